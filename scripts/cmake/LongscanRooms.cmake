@@ -1,7 +1,8 @@
 # A room is an OBJECT library with an include view of its own: a directory in the build tree that
 # holds one link to the room. Including a header of a room that is not named does not compile.
 add_library(ls_flags INTERFACE)
-target_compile_options(ls_flags INTERFACE -Wall -Wextra -Wno-missing-field-initializers -fno-math-errno
+target_compile_options(ls_flags INTERFACE -Wall -Wextra -Wno-missing-field-initializers
+                                          -Wno-stringop-overflow -fno-math-errno
                                           -fno-trapping-math -ffp-contract=fast)
 if(LONGSCAN_NATIVE)
   target_compile_options(ls_flags INTERFACE -march=native)

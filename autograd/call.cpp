@@ -1,0 +1,90 @@
+#include "autograd/call.h"
+
+#include <cmath>
+
+#include "autograd/tape.h"
+
+namespace ls::ag {
+namespace {
+
+thread_local int check_finite_depth = 0;
+
+class OpNode final : public NodeFn {
+ public:
+  OpNode(const OpInfo& op, std::span<const Tensor> in, std::span<const Tensor> out,
+         std::shared_ptr<const void> attrs)
+      : op_(op), dtype_(op_dtype(op, in)), attrs_(std::move(attrs)), in_(in.size()), out_(out.size()) {
+    shapes_.reserve(in.size());
+    for (std::size_t i = 0; i < in.size(); ++i) {
+      shapes_.push_back(in[i].defined() ? in[i].shape() : Shape());
+      if (op.saves_in[i] && in[i].defined()) {
+        in_[i] = Saved(in[i]);
+      }
+    }
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      if (op.saves_out[i] && out[i].defined()) {
+        out_[i] = Saved(out[i]);
+      }
+    }
+  }
+  std::string name() const override { return op_.name; }
+  void backward(std::span<const Tensor> dout, const std::vector<bool>& wanted,
+                std::span<Tensor> din) override {
+    const std::vector<Tensor> in = load(in_);
+    const std::vector<Tensor> out = load(out_);
+    std::vector<Tensor> grads = run_backward(op_, in, out, dout, wanted, shapes_, dtype_, attrs_.get());
+    std::move(grads.begin(), grads.end(), din.begin());
+  }
+
+ private:
+  std::vector<Tensor> load(const std::vector<Saved>& saved) const {
+    std::vector<Tensor> out;
+    out.reserve(saved.size());
+    for (const Saved& s : saved) {
+      out.push_back(s.get(op_.name));
+    }
+    return out;
+  }
+  const OpInfo& op_;
+  DType dtype_;
+  std::shared_ptr<const void> attrs_;
+  std::vector<Saved> in_, out_;
+  std::vector<Shape> shapes_;
+};
+
+void check_outputs(const OpInfo& op, std::span<const Tensor> out) {
+  for (std::size_t k = 0; k < out.size(); ++k) {
+    if (!out[k].defined() || !is_float(out[k].dtype())) {
+      continue;
+    }
+    const Tensor t = out[k].to(DType::kF64).contiguous();
+    const double* p = t.data<double>();
+    for (Index i = 0; i < t.numel(); ++i) {
+      LS_CHECK(std::isfinite(p[i]), kNumeric, "op {}: output {} ({}) is {} at element {}", op.name,
+               op.out[k].name, out[k].describe(), p[i], i);
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs, std::shared_ptr<const void> attrs) {
+  std::vector<Tensor> in;
+  in.reserve(inputs.size());
+  for (const Var& v : inputs) {
+    in.push_back(v.defined() ? v.value() : Tensor());
+  }
+  const std::vector<Tensor> out = run_forward(op, in, attrs.get());
+  if (check_finite_depth > 0) {
+    check_outputs(op, out);
+  }
+  if (op.has_backward && Tape::records(inputs)) {
+    return Tape::current()->record(std::make_unique<OpNode>(op, in, out, std::move(attrs)), inputs, out);
+  }
+  return std::vector<Var>(out.begin(), out.end());
+}
+
+CheckFinite::CheckFinite() { ++check_finite_depth; }
+CheckFinite::~CheckFinite() { --check_finite_depth; }
+
+}  // namespace ls::ag

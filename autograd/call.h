@@ -1,0 +1,32 @@
+#pragma once
+// Calls a registered op and records it: auto [o, sT] = ag::call<GatedScan>({.q = q, ...}, {.chunk = 64}).
+#include "autograd/var.h"
+#include "core/op.h"
+
+namespace ls::ag {
+
+/// Untyped call; `attrs` points to the op's Attrs and is kept for the backward pass. Undefined Vars
+/// are absent optional inputs.
+std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs, std::shared_ptr<const void> attrs);
+
+/// Runs `Op` forward; outputs in the order of its Out struct.
+template <class Op>
+typename Op::template Out<Var> call(const typename Op::template In<Var>& in,
+                                    const typename Op::Attrs& attrs = {}) {
+  const std::vector<Var> inputs = ls::detail::spread_members<Var>(in);
+  const std::vector<Var> out =
+      call(op_info<Op>(), inputs, std::make_shared<const typename Op::Attrs>(attrs));
+  return ls::detail::gather_members<typename Op::template Out<Var>>(std::span<const Var>(out));
+}
+
+/// While alive, every op's outputs on this thread are checked; the first non-finite one throws
+/// Error(Numeric) naming op, output and the enclosing ErrorContext lines (module path).
+class CheckFinite {
+ public:
+  CheckFinite();
+  ~CheckFinite();
+  CheckFinite(const CheckFinite&) = delete;
+  CheckFinite& operator=(const CheckFinite&) = delete;
+};
+
+}  // namespace ls::ag

@@ -1,0 +1,16 @@
+#pragma once
+// Recomputation: a block keeps its inputs only and runs again in the backward pass.
+#include <functional>
+#include <vector>
+
+#include "autograd/var.h"
+
+namespace ls::ag {
+
+using Block = std::function<std::vector<Var>(const std::vector<Var>&)>;
+
+/// block(inputs) as one node. The block must give the same outputs when it runs again; parameters
+/// (leaves) that it reads get their gradients as usual. Side effects happen twice.
+std::vector<Var> checkpoint(const Block& block, const std::vector<Var>& inputs);
+
+}  // namespace ls::ag

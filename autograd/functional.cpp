@@ -1,0 +1,192 @@
+#include "autograd/functional.h"
+
+#include <functional>
+
+#include "autograd/tape.h"
+
+namespace ls::ag {
+namespace {
+
+/// One-input node whose derivative is a function of the gradient alone.
+class UnaryNode final : public NodeFn {
+ public:
+  UnaryNode(const char* name, std::function<Tensor(const Tensor&)> fn) : name_(name), fn_(std::move(fn)) {}
+  std::string name() const override { return name_; }
+  void backward(std::span<const Tensor> dout, const std::vector<bool>&, std::span<Tensor> din) override {
+    din[0] = fn_(dout[0]);
+  }
+
+ private:
+  const char* name_;
+  std::function<Tensor(const Tensor&)> fn_;
+};
+
+template <class Fn>
+Var unary(const char* name, const Var& x, Tensor value, Fn&& derivative) {
+  const std::span<const Var> in(&x, 1);
+  if (!Tape::records(in)) {
+    return Var(std::move(value));
+  }
+  auto node = std::make_unique<UnaryNode>(name, std::forward<Fn>(derivative));
+  return Tape::current()->record(std::move(node), in, std::span<const Tensor>(&value, 1))[0];
+}
+
+class SplitNode final : public NodeFn {
+ public:
+  SplitNode(const Tensor& x, int axis, std::vector<Index> extents)
+      : shape_(x.shape()), dtype_(x.dtype()), axis_(axis), extents_(std::move(extents)) {}
+  std::string name() const override { return "split"; }
+  void backward(std::span<const Tensor> dout, const std::vector<bool>&, std::span<Tensor> din) override {
+    din[0] = Tensor::empty(shape_, dtype_);
+    Index at = 0;
+    for (std::size_t i = 0; i < extents_.size(); ++i) {
+      Tensor part = din[0].slice(axis_, at, at + extents_[i]);
+      if (dout[i].defined()) {
+        part.copy_(dout[i]);
+      } else {
+        part.zero_();
+      }
+      at += extents_[i];
+    }
+  }
+
+ private:
+  Shape shape_;
+  DType dtype_;
+  int axis_;
+  std::vector<Index> extents_;
+};
+
+class ConcatNode final : public NodeFn {
+ public:
+  ConcatNode(int axis, std::vector<Index> extents) : axis_(axis), extents_(std::move(extents)) {}
+  std::string name() const override { return "concat"; }
+  void backward(std::span<const Tensor> dout, const std::vector<bool>& wanted,
+                std::span<Tensor> din) override {
+    Index at = 0;
+    for (std::size_t i = 0; i < extents_.size(); ++i) {
+      if (wanted[i]) {
+        din[i] = dout[0].slice(axis_, at, at + extents_[i]);
+      }
+      at += extents_[i];
+    }
+  }
+
+ private:
+  int axis_;
+  std::vector<Index> extents_;
+};
+
+class AddNode final : public NodeFn {
+ public:
+  std::string name() const override { return "add"; }
+  void backward(std::span<const Tensor> dout, const std::vector<bool>& wanted,
+                std::span<Tensor> din) override {
+    for (std::size_t i = 0; i < 2; ++i) {
+      if (wanted[i]) {
+        din[i] = dout[0];
+      }
+    }
+  }
+};
+
+}  // namespace
+
+Var reshape(const Var& x, const Shape& shape) {
+  const Shape old = x.shape();
+  return unary("reshape", x, x.value().reshape(shape), [old](const Tensor& g) { return g.reshape(old); });
+}
+
+Var permute(const Var& x, std::initializer_list<int> axes) {
+  std::vector<int> inverse(axes.size());
+  int i = 0;
+  for (const int a : axes) {
+    inverse[static_cast<std::size_t>(a < 0 ? a + x.rank() : a)] = i++;
+  }
+  return unary("permute", x, x.value().permute(axes),
+               [inverse](const Tensor& g) { return g.permute(std::span<const int>(inverse)); });
+}
+
+Var transpose(const Var& x, int a, int b) {
+  return unary("transpose", x, x.value().transpose(a, b),
+               [a, b](const Tensor& g) { return g.transpose(a, b); });
+}
+
+Var slice(const Var& x, int axis, Index begin, Index end) {
+  const Shape shape = x.shape();
+  const DType dtype = x.dtype();
+  return unary("slice", x, x.value().slice(axis, begin, end), [=](const Tensor& g) {
+    Tensor full = Tensor::zeros(shape, dtype);
+    full.slice(axis, begin, end).copy_(g);
+    return full;
+  });
+}
+
+std::vector<Var> split(const Var& x, int axis, const std::vector<Index>& extents) {
+  std::vector<Tensor> parts;
+  Index at = 0;
+  for (const Index n : extents) {
+    parts.push_back(x.value().slice(axis, at, at + n));
+    at += n;
+  }
+  LS_CHECK(at == x.size(axis), kShape, "axis {} of shape {} is split into pieces that sum to {}", axis,
+           x.shape().str(), at);
+  const std::span<const Var> in(&x, 1);
+  if (!Tape::records(in)) {
+    return std::vector<Var>(parts.begin(), parts.end());
+  }
+  return Tape::current()->record(std::make_unique<SplitNode>(x.value(), axis, extents), in, parts);
+}
+
+Var concat(const std::vector<Var>& parts, int axis) {
+  LS_CHECK(!parts.empty(), kShape, "nothing to concatenate");
+  Shape shape = parts[0].shape();
+  const int a = axis < 0 ? axis + shape.rank() : axis;
+  shape[a] = 0;
+  std::vector<Index> extents;
+  for (const Var& p : parts) {
+    extents.push_back(p.size(a));
+    shape[a] += p.size(a);
+  }
+  Tensor out = Tensor::empty(shape, parts[0].dtype());
+  Index at = 0;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    out.slice(a, at, at + extents[i]).copy_(parts[i].value());
+    at += extents[i];
+  }
+  if (!Tape::records(parts)) {
+    return Var(std::move(out));
+  }
+  return Tape::current()->record(std::make_unique<ConcatNode>(a, extents), parts,
+                                 std::span<const Tensor>(&out, 1))[0];
+}
+
+Var cast(const Var& x, DType dtype) {
+  if (x.dtype() == dtype) {
+    return x;
+  }
+  const DType own = x.dtype();
+  return unary("cast", x, x.value().to(dtype), [own](const Tensor& g) { return g.to(own); });
+}
+
+Var add(const Var& a, const Var& b) {
+  Tensor out = a.value().clone();
+  out.add_(b.value());
+  const Var in[] = {a, b};
+  if (!Tape::records(in)) {
+    return Var(std::move(out));
+  }
+  return Tape::current()->record(std::make_unique<AddNode>(), in, std::span<const Tensor>(&out, 1))[0];
+}
+
+Var scale(const Var& x, double factor) {
+  Tensor out = x.value().clone();
+  out.mul_(factor);
+  return unary("scale", x, std::move(out), [factor](const Tensor& g) {
+    Tensor d = g.clone();
+    d.mul_(factor);
+    return d;
+  });
+}
+
+}  // namespace ls::ag

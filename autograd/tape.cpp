@@ -1,0 +1,184 @@
+#include "autograd/tape.h"
+
+#include <atomic>
+#include <cmath>
+
+#include "core/dispatch.h"
+
+namespace ls::ag {
+namespace {
+thread_local Tape* innermost = nullptr;
+thread_local int no_grad_depth = 0;
+std::atomic<std::uint64_t> next_id{1};
+
+// In place when nobody else can see the slot.
+void accumulate(Tensor& slot, Tensor grad) {
+  if (!slot.defined()) {
+    slot = std::move(grad);
+    return;
+  }
+  if (slot.storage_use_count() != 1 || !slot.is_contiguous()) {
+    slot = slot.clone();
+  }
+  slot.add_(grad);
+}
+
+bool all_finite(const Tensor& t) {
+  if (!is_float(t.dtype())) {
+    return true;
+  }
+  bool finite = true;
+  const Tensor c = t.contiguous();
+  dispatch_float(c.dtype(), [&]<class T>() {
+    const T* p = c.data<T>();
+    for (Index i = 0; i < c.numel() && finite; ++i) {
+      finite = std::isfinite(convert<double>(p[i]));
+    }
+  });
+  return finite;
+}
+}  // namespace
+
+const Tensor& Saved::get(const std::string& node) const {
+  LS_CHECK(!tensor_.defined() || tensor_.version() == version_, kInternal,
+           "{}: a tensor that the backward pass needs ({}) was changed in place after it was saved", node,
+           tensor_.describe());
+  return tensor_;
+}
+
+Tape::Tape() : outer_(innermost), id_(next_id++) { innermost = this; }
+
+Tape::~Tape() {
+  // From the end, in a loop: no recursion through saved tensors, however long the tape.
+  while (!nodes_.empty()) {
+    nodes_.pop_back();
+  }
+  innermost = outer_;
+}
+
+Tape* Tape::current() { return innermost; }
+
+bool Tape::records(std::span<const Var> inputs) {
+  if (!innermost || no_grad_depth > 0) {
+    return false;
+  }
+  for (const Var& v : inputs) {
+    if (v.requires_grad()) {
+      return true;
+    }
+  }
+  return false;
+}
+
+std::vector<Var> Tape::record(std::unique_ptr<NodeFn> fn, std::span<const Var> inputs,
+                              std::span<const Tensor> outputs) {
+  Node node;
+  node.inputs.reserve(inputs.size());
+  for (const Var& v : inputs) {
+    InputRef ref;
+    if (v.requires_grad()) {
+      const VarData& d = *v.data();
+      ref.wanted = true;
+      if (d.node < 0) {
+        ref.leaf = v.data();
+      } else {
+        LS_CHECK(d.tape_id == id_, kInternal,
+                 "{}: an input was recorded on another tape; detach it or compute it again", fn->name());
+        ref.node = d.node;
+        ref.output = d.output;
+      }
+    }
+    node.inputs.push_back(std::move(ref));
+  }
+  std::vector<Var> vars;
+  vars.reserve(outputs.size());
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    Var v{outputs[i]};
+    node.dtypes.push_back(v.defined() ? v.dtype() : DType::kF32);
+    if (v.defined() && is_float(v.dtype())) {
+      VarData& d = *v.data_;
+      d.requires_grad = true;
+      d.tape_id = id_;
+      d.node = static_cast<Index>(nodes_.size());
+      d.output = static_cast<int>(i);
+    }
+    vars.push_back(std::move(v));
+  }
+  node.grads.resize(outputs.size());
+  node.fn = std::move(fn);
+  nodes_.push_back(std::move(node));
+  return vars;
+}
+
+void Tape::add_gradient(const InputRef& ref, Tensor grad) {
+  if (ref.leaf) {
+    accumulate(ref.leaf->grad, std::move(grad));
+  } else {
+    Node& node = nodes_[static_cast<std::size_t>(ref.node)];
+    accumulate(node.grads[static_cast<std::size_t>(ref.output)], std::move(grad));
+  }
+}
+
+void Tape::backward(const Var& loss, const Tensor& seed) {
+  Tensor s = seed;
+  if (!s.defined()) {
+    LS_CHECK(loss.value().numel() == 1, kShape, "backward needs a seed for an output of shape {}",
+             loss.shape().str());
+    s = Tensor::full(loss.shape(), loss.dtype(), 1.0);
+  }
+  backward(std::span<const Var>(&loss, 1), std::span<const Tensor>(&s, 1));
+}
+
+void Tape::backward(std::span<const Var> outputs, std::span<const Tensor> seeds) {
+  LS_CHECK(innermost == this, kInternal, "backward runs on the innermost tape");
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    if (!outputs[i].requires_grad() || !seeds[i].defined()) {
+      continue;
+    }
+    const std::shared_ptr<VarData>& d = outputs[i].data();
+    LS_CHECK(d->node < 0 || d->tape_id == id_, kInternal, "backward of a value that another tape recorded");
+    InputRef ref;
+    ref.leaf = d->node < 0 ? d : nullptr;
+    ref.node = d->node;
+    ref.output = d->output;
+    add_gradient(ref, seeds[i]);
+  }
+  const NoGrad no_grad;
+  while (!nodes_.empty()) {
+    Node node = std::move(nodes_.back());
+    nodes_.pop_back();
+    bool reached = false;
+    for (std::size_t i = 0; i < node.grads.size(); ++i) {
+      Tensor& g = node.grads[i];
+      reached |= g.defined();
+      if (g.defined() && g.dtype() != node.dtypes[i]) {
+        g = g.to(node.dtypes[i]);
+      }
+    }
+    if (!reached) {
+      continue;
+    }
+    std::vector<bool> wanted(node.inputs.size());
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      wanted[i] = node.inputs[i].wanted;
+    }
+    std::vector<Tensor> din(node.inputs.size());
+    node.fn->backward(node.grads, wanted, din);
+    for (std::size_t i = 0; i < din.size(); ++i) {
+      if (!din[i].defined() || !wanted[i]) {
+        continue;
+      }
+      LS_CHECK(!check_finite_ || all_finite(din[i]), kNumeric,
+               "the gradient of input {} of {} is the first that is not finite", i, node.fn->name());
+      add_gradient(node.inputs[i], std::move(din[i]));
+    }
+  }
+}
+
+NoGrad::NoGrad() { ++no_grad_depth; }
+NoGrad::~NoGrad() { --no_grad_depth; }
+EnableGrad::EnableGrad() : depth_(no_grad_depth) { no_grad_depth = 0; }
+EnableGrad::~EnableGrad() { no_grad_depth = depth_; }
+bool grad_enabled() { return no_grad_depth == 0; }
+
+}  // namespace ls::ag

@@ -1,0 +1,108 @@
+#pragma once
+// The tape: a flat list of nodes in creation order, walked backwards and released as it goes.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "autograd/var.h"
+
+namespace ls::ag {
+
+/// Derivative of one recorded step.
+class NodeFn {
+ public:
+  virtual ~NodeFn() = default;
+  virtual std::string name() const = 0;
+  /// `dout` entries may be undefined (zero). `din` has one entry per input; only those with
+  /// `wanted[i]` need to be set, an undefined entry means a zero gradient.
+  virtual void backward(std::span<const Tensor> dout, const std::vector<bool>& wanted,
+                        std::span<Tensor> din) = 0;
+};
+
+/// A tensor kept for the backward pass, with the version it had.
+class Saved {
+ public:
+  Saved() = default;
+  explicit Saved(const Tensor& t) : tensor_(t), version_(t.version()) {}
+  /// @throws Error(Internal) when the tensor was changed in place since it was saved.
+  const Tensor& get(const std::string& node) const;
+
+ private:
+  Tensor tensor_;
+  std::uint64_t version_ = 0;
+};
+
+/// Records while it is the innermost Tape of its thread and gradients are enabled. One forward and
+/// backward pass per Tape; destroying it releases everything that it kept.
+class Tape {
+ public:
+  Tape();
+  ~Tape();
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  /// The innermost tape of this thread, or null.
+  static Tape* current();
+  /// True when a call with these inputs has to be recorded.
+  static bool records(std::span<const Var> inputs);
+  /// Appends a node; returns its float outputs as Vars on this tape, the others as constants.
+  std::vector<Var> record(std::unique_ptr<NodeFn> fn, std::span<const Var> inputs,
+                          std::span<const Tensor> outputs);
+
+  /// Adds d(loss)/d(leaf) to the gradient of every leaf that `loss` depends on. `seed` is
+  /// d/d(loss), by default 1 for a loss with one element. The tape is empty afterwards.
+  /// @throws Error(Numeric) naming the node whose gradient first became non-finite, when
+  ///   set_check_finite(true).
+  void backward(const Var& loss, const Tensor& seed = {});
+  /// Several outputs at once, each with its seed; undefined seeds are skipped.
+  void backward(std::span<const Var> outputs, std::span<const Tensor> seeds);
+
+  /// Every gradient that a node produces is checked; slow, for finding where a NaN first appeared.
+  void set_check_finite(bool on) { check_finite_ = on; }
+  Index size() const { return static_cast<Index>(nodes_.size()); }
+
+ private:
+  struct InputRef {
+    std::shared_ptr<VarData> leaf;  // leaves
+    Index node = -1;                // intermediate values
+    int output = 0;
+    bool wanted = false;
+  };
+  struct Node {
+    std::unique_ptr<NodeFn> fn;
+    std::vector<InputRef> inputs;
+    std::vector<Tensor> grads;  // of the outputs, as they accumulate
+    std::vector<DType> dtypes;  // of the outputs
+  };
+  void add_gradient(const InputRef& ref, Tensor grad);
+
+  std::vector<Node> nodes_;
+  Tape* outer_ = nullptr;
+  std::uint64_t id_ = 0;
+  bool check_finite_ = false;
+};
+
+/// While alive, nothing on this thread is recorded.
+class NoGrad {
+ public:
+  NoGrad();
+  ~NoGrad();
+  NoGrad(const NoGrad&) = delete;
+  NoGrad& operator=(const NoGrad&) = delete;
+};
+
+/// Undoes enclosing NoGrad guards while alive (recomputation inside a backward pass).
+class EnableGrad {
+ public:
+  EnableGrad();
+  ~EnableGrad();
+  EnableGrad(const EnableGrad&) = delete;
+  EnableGrad& operator=(const EnableGrad&) = delete;
+
+ private:
+  int depth_;
+};
+
+bool grad_enabled();
+
+}  // namespace ls::ag

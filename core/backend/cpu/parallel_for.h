@@ -1,0 +1,54 @@
+#pragma once
+// Loops over the thread pool. The pool is OpenMP's, shared with the libraries that use it too, so
+// that nothing competes for the cores.
+#include <omp.h>
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "core/types.h"
+
+namespace ls {
+
+/// Threads that a loop uses: at first the cores that the affinity mask allows.
+int num_threads();
+/// 0 goes back to the affinity mask.
+void set_num_threads(int threads);
+
+/// f(begin, end) over pieces of [0, n), none smaller than `grain` but the last. Serial when one piece
+/// is enough and inside another parallel loop. The first exception is rethrown here.
+template <class F>
+void parallel_for(Index n, Index grain, F&& f) {
+  if (n <= 0) {
+    return;
+  }
+  const Index pieces = std::min<Index>(num_threads(), n / std::max<Index>(1, grain));
+  if (pieces <= 1 || omp_in_parallel()) {
+    f(Index{0}, n);
+    return;
+  }
+  std::exception_ptr error;
+#pragma omp parallel num_threads(static_cast<int>(pieces))
+  {
+    const Index team = omp_get_num_threads();
+    const Index i = omp_get_thread_num();
+    const Index begin = n * i / team;
+    const Index end = n * (i + 1) / team;
+    try {
+      if (begin < end) {
+        f(begin, end);
+      }
+    } catch (...) {
+#pragma omp critical(ls_parallel_for)
+      if (!error) {
+        error = std::current_exception();
+      }
+    }
+  }
+  if (error) {
+    std::rethrow_exception(error);
+  }
+}
+
+}  // namespace ls

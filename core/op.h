@@ -1,0 +1,342 @@
+#pragma once
+// Ops: declared once (shape contract, element types, reference forward and backward, cost), with
+// kernels attached from any source file.
+//
+//   // core/ops/scale/scale.h
+//   struct Scale {
+//     template <class T> struct In { T x; };
+//     template <class T> struct Out { T y; };
+//     struct Attrs { double factor = 1; };
+//   };
+//   // core/ops/scale/scale.cpp
+//   template <class Real> struct ScaleRef {
+//     static void forward(const Scale::In<Tensor>&, Scale::Out<Tensor>&, const Scale::Attrs&);
+//     static void backward(const Scale::In<Tensor>& in, const Scale::Out<Tensor>& out,
+//                          const Scale::Out<Tensor>& dout, Scale::In<Tensor>& din,
+//                          const Scale::Attrs&);
+//   };
+//   LS_OP(Scale, "scale").in("x[...]").out("y[...]").saves("").reference<ScaleRef>();
+//   // core/ops/scale/scale_cpu.cpp
+//   LS_KERNEL(Scale).forward<float>(&scale_forward<float>).backward<float>(&scale_backward<float>);
+//
+// The contract string lists arguments as name[axes]dtype?:
+//   axes   symbols bound at first sight (B, T), integers, `...` for any leading axes, or sums and
+//          products of symbols and integers (W-1, 4*H) that are checked, not bound
+//   dtype  nothing: the op's float type, the same for all such arguments; :acc f32, or f64 when the
+//          op's type is f64; :i64, :f32, ... exactly that; :any unchecked
+//   ?      after the brackets or dtype: may be absent
+// Members of In and Out are all of type T and stand in the order of the contract.
+#include <array>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <source_location>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/registry.h"
+#include "core/tensor.h"
+
+namespace ls {
+
+/// Work of one call, for rooflines: bytes that must move, floating-point operations.
+struct Cost {
+  double bytes = 0;
+  double flops = 0;
+};
+
+enum class Device : std::uint8_t { kCpu, kCuda };
+enum class Direction : std::uint8_t { kForward, kBackward };
+
+/// One argument of a contract.
+struct ArgSpec {
+  enum class Type : std::uint8_t { kFloat, kAcc, kExact, kAny };
+  std::string name;
+  std::vector<std::string> axes;  ///< without the ellipsis
+  bool ellipsis = false;
+  Type type = Type::kFloat;
+  DType exact = DType::kF32;  ///< for kExact
+  bool optional = false;
+  std::string text;  ///< as written
+};
+
+/// Values of the contract's symbols in one call.
+class Bindings {
+ public:
+  /// @throws Error(Internal) for a symbol that was never bound.
+  Index operator[](std::string_view symbol) const;
+  bool has(std::string_view symbol) const;
+  void set(std::string symbol, Index value);
+  /// The optional output `name` is not produced by this call.
+  void drop_output(std::string name) { dropped_.push_back(std::move(name)); }
+  bool dropped(std::string_view name) const;
+  /// Evaluates "W-1", "4*H", "7". Empty when a symbol is unbound.
+  std::optional<Index> evaluate(std::string_view expression) const;
+
+  Shape ellipsis;  ///< the axes that `...` stood for
+  bool ellipsis_bound = false;
+
+ private:
+  std::vector<std::pair<std::string, Index>> values_;
+  std::vector<std::string> dropped_;
+};
+
+using ForwardKernel =
+    std::function<void(std::span<const Tensor> in, std::span<Tensor> out, const void* attrs)>;
+/// `dout` entries may be undefined (no gradient arrives there: zero). Every defined entry of `din`
+/// must be filled; the others are not wanted. Entries of `in` and `out` that are not saved are
+/// undefined, with the exception that the caller may always read shapes through `din`.
+using BackwardKernel =
+    std::function<void(std::span<const Tensor> in, std::span<const Tensor> out,
+                       std::span<const Tensor> dout, std::span<Tensor> din, const void* attrs)>;
+
+/// Everything known of one op. Read through OpRegistry or op_info<Op>().
+struct OpInfo {
+  std::string name;
+  std::string contract_in, contract_out, summary;
+  std::vector<ArgSpec> in, out;
+  std::vector<bool> saves_in, saves_out;  ///< kept for the backward pass
+  std::vector<bool> differentiable;       ///< inputs: has a gradient
+  std::vector<bool> grad_is_acc;          ///< inputs: the gradient has the acc type
+  bool has_backward = false;
+  std::string file;
+
+  std::function<void(std::span<const Tensor>, const void* attrs, Bindings&)> bind;
+  std::function<Cost(std::span<const Tensor>, const void* attrs)> cost;
+  std::array<ForwardKernel, kNumDTypes> forward_cpu;
+  std::array<BackwardKernel, kNumDTypes> backward_cpu;
+  std::array<ForwardKernel, kNumDTypes> forward_reference;
+  std::array<BackwardKernel, kNumDTypes> backward_reference;
+
+  int input_index(std::string_view name) const;   ///< -1 if there is none
+  int output_index(std::string_view name) const;  ///< -1 if there is none
+};
+
+/// All ops by name.
+Registry<const OpInfo*>& op_registry();
+
+/// While alive, ops on this thread run their references, not their kernels (tests, oracles).
+class UseReference {
+ public:
+  UseReference();
+  ~UseReference();
+  UseReference(const UseReference&) = delete;
+  UseReference& operator=(const UseReference&) = delete;
+};
+
+/// Checks the call against the contract, makes the outputs and runs the kernel for their type: on
+/// the CPU the kernel of exactly that type, else for 16-bit floats the f32 kernel on converted
+/// tensors, else the reference. @throws Error(Shape, DType, Unsupported) naming op and argument.
+std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, const void* attrs);
+/// Gradients of the inputs marked in `wanted`; the others come back undefined.
+std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
+                                 std::span<const Tensor> out, std::span<const Tensor> dout,
+                                 const std::vector<bool>& wanted, std::span<const Shape> in_shapes,
+                                 DType dtype, const void* attrs);
+/// The float type a call with these inputs runs in: that of the first argument without a suffix.
+DType op_dtype(const OpInfo& op, std::span<const Tensor> in);
+
+namespace detail {
+
+/// Pointers to the members of a struct whose N members all have type T.
+template <class T, class Struct>
+auto members(Struct& s) {
+  constexpr std::size_t kN = sizeof(Struct) / sizeof(T);
+  static_assert(kN * sizeof(T) == sizeof(Struct) && kN >= 1 && kN <= 14);
+  if constexpr (kN == 1) { auto& [a] = s; return std::array{&a}; }
+  else if constexpr (kN == 2) { auto& [a, b] = s; return std::array{&a, &b}; }
+  else if constexpr (kN == 3) { auto& [a, b, c] = s; return std::array{&a, &b, &c}; }
+  else if constexpr (kN == 4) { auto& [a, b, c, d] = s; return std::array{&a, &b, &c, &d}; }
+  else if constexpr (kN == 5) { auto& [a, b, c, d, e] = s; return std::array{&a, &b, &c, &d, &e}; }
+  else if constexpr (kN == 6) { auto& [a, b, c, d, e, f] = s; return std::array{&a, &b, &c, &d, &e, &f}; }
+  else if constexpr (kN == 7) { auto& [a, b, c, d, e, f, g] = s; return std::array{&a, &b, &c, &d, &e, &f, &g}; }
+  else if constexpr (kN == 8) { auto& [a, b, c, d, e, f, g, h] = s; return std::array{&a, &b, &c, &d, &e, &f, &g, &h}; }
+  else if constexpr (kN == 9) { auto& [a, b, c, d, e, f, g, h, i] = s; return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i}; }
+  else if constexpr (kN == 10) { auto& [a, b, c, d, e, f, g, h, i, j] = s; return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j}; }
+  else if constexpr (kN == 11) { auto& [a, b, c, d, e, f, g, h, i, j, k] = s; return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k}; }
+  else if constexpr (kN == 12) { auto& [a, b, c, d, e, f, g, h, i, j, k, l] = s; return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k, &l}; }
+  else if constexpr (kN == 13) { auto& [a, b, c, d, e, f, g, h, i, j, k, l, m] = s; return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k, &l, &m}; }
+  else { auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = s; return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k, &l, &m, &n}; }
+}
+
+template <class Struct, class T>
+Struct gather_members(std::span<const T> values) {
+  Struct s;
+  std::size_t i = 0;
+  for (T* member : members<T>(s)) {
+    *member = values[i++];
+  }
+  return s;
+}
+
+template <class T, class Struct>
+std::vector<T> spread_members(const Struct& s) {
+  std::vector<T> out;
+  for (const T* member : members<const T>(s)) {
+    out.push_back(*member);
+  }
+  return out;
+}
+
+template <class Op>
+struct OpSlot {
+  static OpInfo& info() {
+    static OpInfo* const instance = new OpInfo;
+    return *instance;
+  }
+};
+
+void parse_contract(OpInfo& info);
+void mark(std::vector<bool>& flags, const std::vector<ArgSpec>& args, std::string_view names,
+          const std::string& op);
+void register_op(OpInfo& info, std::source_location where);
+
+}  // namespace detail
+
+template <class Op>
+const OpInfo& op_info() {
+  return detail::OpSlot<Op>::info();
+}
+
+/// Typed kernels and their erased form.
+template <class Op>
+struct OpTypes {
+  using In = typename Op::template In<Tensor>;
+  using Out = typename Op::template Out<Tensor>;
+  using Attrs = typename Op::Attrs;
+  using Forward = void (*)(const In&, Out&, const Attrs&);
+  using Backward = void (*)(const In& in, const Out& out, const Out& dout, In& din, const Attrs&);
+
+  static ForwardKernel erase(Forward fn) {
+    return [fn](std::span<const Tensor> in, std::span<Tensor> out, const void* attrs) {
+      Out o = detail::gather_members<Out>(std::span<const Tensor>(out));
+      fn(detail::gather_members<In>(in), o, *static_cast<const Attrs*>(attrs));
+    };
+  }
+  static BackwardKernel erase(Backward fn) {
+    return [fn](std::span<const Tensor> in, std::span<const Tensor> out,
+                std::span<const Tensor> dout, std::span<Tensor> din, const void* attrs) {
+      In d = detail::gather_members<In>(std::span<const Tensor>(din));
+      fn(detail::gather_members<In>(in), detail::gather_members<Out>(out),
+         detail::gather_members<Out>(dout), d, *static_cast<const Attrs*>(attrs));
+    };
+  }
+};
+
+/// Built by LS_OP; each call returns the builder. Conversion to bool registers.
+template <class Op>
+class OpBuilder {
+  using Types = OpTypes<Op>;
+
+ public:
+  OpBuilder(std::string name, std::source_location where = std::source_location::current())
+      : info_(detail::OpSlot<Op>::info()), where_(where) {
+    info_.name = std::move(name);
+  }
+  OpBuilder& in(std::string contract) { info_.contract_in = std::move(contract); return *this; }
+  OpBuilder& out(std::string contract) { info_.contract_out = std::move(contract); return *this; }
+  /// Inputs and outputs that the backward pass reads.
+  OpBuilder& saves(std::string names) { saves_ = std::move(names); return *this; }
+  /// Inputs without a gradient, besides integer ones.
+  OpBuilder& no_grad(std::string names) { no_grad_ = std::move(names); return *this; }
+  /// Inputs (weights) whose gradient is summed and returned in the acc type.
+  OpBuilder& grad_acc(std::string names) { grad_acc_ = std::move(names); return *this; }
+  OpBuilder& summary(std::string text) { info_.summary = std::move(text); return *this; }
+  /// Binds symbols that outputs need and inputs do not show, checks attributes, drops outputs.
+  OpBuilder& bind(void (*fn)(const typename Types::In&, const typename Types::Attrs&, Bindings&)) {
+    info_.bind = [fn](std::span<const Tensor> in, const void* attrs, Bindings& b) {
+      fn(detail::gather_members<typename Types::In>(in),
+         *static_cast<const typename Types::Attrs*>(attrs), b);
+    };
+    return *this;
+  }
+  OpBuilder& cost(Cost (*fn)(const typename Types::In&, const typename Types::Attrs&)) {
+    info_.cost = [fn](std::span<const Tensor> in, const void* attrs) {
+      return fn(detail::gather_members<typename Types::In>(in),
+                *static_cast<const typename Types::Attrs*>(attrs));
+    };
+    return *this;
+  }
+  /// Plain loops for double (the oracle) and float.
+  template <template <class> class Ref>
+  OpBuilder& reference() {
+    set_reference<Ref, double>();
+    set_reference<Ref, float>();
+    return *this;
+  }
+  operator bool() {  // NOLINT: the declaration is an initialiser
+    detail::parse_contract(info_);
+    detail::mark(info_.saves_in, info_.in, saves_, "");
+    detail::mark(info_.saves_out, info_.out, saves_, "");
+    std::vector<bool> excluded;
+    detail::mark(excluded, info_.in, no_grad_, "");
+    detail::mark(info_.grad_is_acc, info_.in, grad_acc_, "");
+    info_.differentiable.resize(info_.in.size());
+    for (std::size_t i = 0; i < info_.in.size(); ++i) {
+      const ArgSpec& a = info_.in[i];
+      info_.differentiable[i] = info_.has_backward && !excluded[i] &&
+                                (a.type != ArgSpec::Type::kExact || is_float(a.exact));
+    }
+    detail::register_op(info_, where_);
+    return true;
+  }
+
+ private:
+  template <template <class> class Ref, class Real>
+  void set_reference() {
+    const auto t = static_cast<std::size_t>(dtype_of_v<Real>);
+    info_.forward_reference[t] = Types::erase(typename Types::Forward(&Ref<Real>::forward));
+    if constexpr (requires { &Ref<Real>::backward; }) {
+      info_.backward_reference[t] = Types::erase(typename Types::Backward(&Ref<Real>::backward));
+      info_.has_backward = true;
+    }
+  }
+  OpInfo& info_;
+  std::source_location where_;
+  std::string saves_, no_grad_, grad_acc_;
+};
+
+/// Attaches CPU kernels to an op; the order against LS_OP does not matter.
+template <class Op>
+class KernelBuilder {
+  using Types = OpTypes<Op>;
+
+ public:
+  template <class... T>
+  KernelBuilder& forward(typename Types::Forward fn) {
+    ((detail::OpSlot<Op>::info().forward_cpu[static_cast<std::size_t>(dtype_of_v<T>)] =
+          Types::erase(fn)),
+     ...);
+    return *this;
+  }
+  template <class... T>
+  KernelBuilder& backward(typename Types::Backward fn) {
+    ((detail::OpSlot<Op>::info().backward_cpu[static_cast<std::size_t>(dtype_of_v<T>)] =
+          Types::erase(fn)),
+     ...);
+    return *this;
+  }
+  operator bool() { return true; }  // NOLINT
+};
+
+/// Runs an op on plain tensors, without a tape: `call_op<Scale>({.x = x}, {.factor = 2}).y`.
+template <class Op>
+typename Op::template Out<Tensor> call_op(const typename Op::template In<Tensor>& in,
+                                          const typename Op::Attrs& attrs = {}) {
+  const std::vector<Tensor> inputs = detail::spread_members<Tensor>(in);
+  const std::vector<Tensor> out = run_forward(op_info<Op>(), inputs, &attrs);
+  return detail::gather_members<typename Op::template Out<Tensor>>(std::span<const Tensor>(out));
+}
+
+}  // namespace ls
+
+#define LS_OP(Type, name) \
+  [[maybe_unused]] static const bool ls_op_##Type = ::ls::OpBuilder<Type>(name)
+#define LS_CONCAT_(a, b) a##b
+#define LS_CONCAT(a, b) LS_CONCAT_(a, b)
+#define LS_KERNEL(Type) \
+  [[maybe_unused]] static const bool LS_CONCAT(ls_kernel_, __LINE__) = ::ls::KernelBuilder<Type>()

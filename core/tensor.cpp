@@ -1,0 +1,374 @@
+#include "core/tensor.h"
+
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "core/backend/cpu/parallel_for.h"
+#include "core/dispatch.h"
+
+namespace ls {
+namespace {
+
+constexpr Index kGrain = 1 << 15;
+
+// Rows of the last axis; the offset of a row in each operand is found from its index.
+template <class Fn>
+void for_each_row(const Shape& shape, const Shape& sa, const Shape& sb, Fn&& fn) {
+  const Index cols = shape.empty() ? 1 : shape.back();
+  const Index rows = cols == 0 ? 0 : shape.numel() / cols;
+  parallel_for(rows, std::max<Index>(1, kGrain / std::max<Index>(1, cols)), [&](Index r0, Index r1) {
+    for (Index r = r0; r < r1; ++r) {
+      Index rest = r, oa = 0, ob = 0;
+      for (int a = shape.rank() - 2; a >= 0; --a) {
+        const Index i = rest % shape[a];
+        rest /= shape[a];
+        oa += i * sa[a];
+        ob += i * sb[a];
+      }
+      fn(oa, ob, cols);
+    }
+  });
+}
+
+}  // namespace
+
+Tensor Tensor::empty(const Shape& shape, DType dtype) {
+  for (const Index d : shape) {
+    LS_CHECK(d >= 0, kShape, "a tensor cannot have shape {}", shape.str());
+  }
+  Tensor t;
+  t.shape_ = shape;
+  t.strides_ = shape.contiguous_strides();
+  t.dtype_ = dtype;
+  t.storage_ = std::make_shared<Storage>(shape.numel() * dtype_size(dtype));
+  return t;
+}
+
+Tensor Tensor::zeros(const Shape& shape, DType dtype) {
+  Tensor t = empty(shape, dtype);
+  std::memset(t.storage_->data(), 0, static_cast<std::size_t>(t.bytes()));
+  return t;
+}
+
+Tensor Tensor::full(const Shape& shape, DType dtype, double value) {
+  Tensor t = empty(shape, dtype);
+  t.fill_(value);
+  return t;
+}
+
+Tensor Tensor::scalar(double value, DType dtype) { return full({}, dtype, value); }
+
+Tensor Tensor::from_raw(const void* values, Index count, const Shape& shape, DType dtype) {
+  LS_CHECK(count == shape.numel(), kShape, "{} values do not fill shape {}", count, shape.str());
+  Tensor t = empty(shape, dtype);
+  if (count > 0) {
+    std::memcpy(t.storage_->data(), values, static_cast<std::size_t>(t.bytes()));
+  }
+  return t;
+}
+
+bool Tensor::is_contiguous() const {
+  Index step = 1;
+  for (int i = rank() - 1; i >= 0; --i) {
+    if (shape_[i] != 1 && strides_[i] != step) {
+      return shape_.numel() == 0;
+    }
+    step *= shape_[i];
+  }
+  return true;
+}
+
+const void* Tensor::raw() const {
+  LS_ASSERT(defined());
+  return static_cast<const char*>(storage_->data()) + offset_ * dtype_size(dtype_);
+}
+void* Tensor::raw() { return const_cast<void*>(std::as_const(*this).raw()); }
+
+int Tensor::normalize_axis(int axis) const {
+  const int a = axis < 0 ? axis + rank() : axis;
+  LS_CHECK(a >= 0 && a < rank(), kShape, "axis {} of a tensor of shape {}", axis, shape_.str());
+  return a;
+}
+
+void Tensor::check_dtype(DType wanted) const {
+  LS_CHECK(dtype_ == wanted, kDType, "data of a {} tensor was asked for as {}",
+           std::string(dtype_name(dtype_)), std::string(dtype_name(wanted)));
+}
+
+Tensor Tensor::view(const Shape& wanted) const {
+  Shape shape = wanted;
+  Index known = 1;
+  int infer = -1;
+  for (int i = 0; i < shape.rank(); ++i) {
+    if (shape[i] == -1 && infer < 0) {
+      infer = i;
+    } else {
+      known *= shape[i];
+    }
+  }
+  if (infer >= 0) {
+    LS_CHECK(known != 0 && numel() % known == 0, kShape, "shape {} cannot be viewed as {}",
+             shape_.str(), wanted.str());
+    shape[infer] = numel() / known;
+  }
+  LS_CHECK(shape.numel() == numel(), kShape, "shape {} cannot be viewed as {}", shape_.str(),
+           wanted.str());
+  Tensor t = *this;
+  t.shape_ = shape;
+  if (is_contiguous()) {
+    t.strides_ = shape.contiguous_strides();
+    return t;
+  }
+  // Match runs of old axes that are contiguous among themselves with runs of new axes.
+  t.strides_ = shape;
+  int o = rank() - 1;
+  int n = shape.rank() - 1;
+  while (n >= 0) {
+    while (o >= 0 && shape_[o] == 1) {
+      --o;
+    }
+    Index chunk = o >= 0 ? shape_[o] : 1;
+    Index step = o >= 0 ? strides_[o] : 1;
+    const Index base = step;
+    Index covered = 1;
+    while (n >= 0 && covered < chunk) {
+      t.strides_[n] = base * covered;
+      covered *= shape[n--];
+      while (covered > chunk && o > 0 && strides_[o - 1] == strides_[o] * shape_[o]) {
+        chunk *= shape_[--o];
+      }
+    }
+    LS_CHECK(covered == chunk, kShape, "shape {} with strides {} cannot be viewed as {} without a copy",
+             shape_.str(), strides_.str(), wanted.str());
+    --o;
+    while (n >= 0 && shape[n] == 1) {
+      t.strides_[n--] = 1;
+    }
+  }
+  return t;
+}
+
+Tensor Tensor::reshape(const Shape& shape) const {
+  if (is_contiguous()) {
+    return view(shape);
+  }
+  return contiguous().view(shape);
+}
+
+Tensor Tensor::permute(std::initializer_list<int> axes) const {
+  return permute(std::span<const int>(axes.begin(), axes.size()));
+}
+
+Tensor Tensor::permute(std::span<const int> axes) const {
+  LS_CHECK(static_cast<int>(axes.size()) == rank(), kShape, "{} axes permute a tensor of shape {}",
+           axes.size(), shape_.str());
+  Tensor t = *this;
+  unsigned seen = 0;
+  for (int i = 0; i < rank(); ++i) {
+    const int a = normalize_axis(axes[static_cast<std::size_t>(i)]);
+    LS_CHECK(!(seen >> a & 1u), kShape, "axis {} is permuted twice", a);
+    seen |= 1u << a;
+    t.shape_[i] = shape_[a];
+    t.strides_[i] = strides_[a];
+  }
+  return t;
+}
+
+Tensor Tensor::transpose(int a, int b) const {
+  a = normalize_axis(a);
+  b = normalize_axis(b);
+  Tensor t = *this;
+  std::swap(t.shape_[a], t.shape_[b]);
+  std::swap(t.strides_[a], t.strides_[b]);
+  return t;
+}
+
+Tensor Tensor::slice(int axis, Index begin, Index end) const {
+  axis = normalize_axis(axis);
+  LS_CHECK(0 <= begin && begin <= end && end <= shape_[axis], kShape,
+           "slice [{}, {}) of axis {} of shape {}", begin, end, axis, shape_.str());
+  Tensor t = *this;
+  t.offset_ += begin * strides_[axis];
+  t.shape_[axis] = end - begin;
+  return t;
+}
+
+Tensor Tensor::select(int axis, Index index) const {
+  axis = normalize_axis(axis);
+  return slice(axis, index, index + 1).squeeze(axis);
+}
+
+Tensor Tensor::unsqueeze(int axis) const {
+  const int a = axis < 0 ? axis + rank() + 1 : axis;
+  LS_CHECK(a >= 0 && a <= rank(), kShape, "axis {} put into shape {}", axis, shape_.str());
+  Tensor t = *this;
+  t.shape_.push_back(1);
+  t.strides_.push_back(1);
+  for (int i = rank(); i > a; --i) {
+    t.shape_[i] = shape_[i - 1];
+    t.strides_[i] = strides_[i - 1];
+  }
+  t.shape_[a] = 1;
+  t.strides_[a] = a < rank() ? strides_[a] * shape_[a] : 1;
+  return t;
+}
+
+Tensor Tensor::squeeze(int axis) const {
+  axis = normalize_axis(axis);
+  LS_CHECK(shape_[axis] == 1, kShape, "axis {} of shape {} is not 1", axis, shape_.str());
+  Tensor t = *this;
+  t.shape_ = Shape{};
+  t.strides_ = Shape{};
+  for (int i = 0; i < rank(); ++i) {
+    if (i != axis) {
+      t.shape_.push_back(shape_[i]);
+      t.strides_.push_back(strides_[i]);
+    }
+  }
+  return t;
+}
+
+Tensor Tensor::expand(const Shape& shape) const {
+  LS_CHECK(shape.rank() == rank(), kShape, "shape {} cannot be expanded to {}", shape_.str(),
+           shape.str());
+  Tensor t = *this;
+  for (int i = 0; i < rank(); ++i) {
+    LS_CHECK(shape_[i] == shape[i] || shape_[i] == 1, kShape, "shape {} cannot be expanded to {}",
+             shape_.str(), shape.str());
+    if (shape_[i] != shape[i]) {
+      t.shape_[i] = shape[i];
+      t.strides_[i] = 0;
+    }
+  }
+  return t;
+}
+
+Tensor Tensor::contiguous() const { return is_contiguous() ? *this : clone(); }
+
+Tensor Tensor::clone() const {
+  Tensor t = empty(shape_, dtype_);
+  t.copy_(*this);
+  return t;
+}
+
+Tensor Tensor::to(DType dtype) const {
+  if (dtype == dtype_) {
+    return *this;
+  }
+  Tensor t = empty(shape_, dtype);
+  t.copy_(*this);
+  return t;
+}
+
+Tensor& Tensor::copy_(const Tensor& source) {
+  LS_CHECK(source.shape_ == shape_, kShape, "a tensor of shape {} is copied into shape {}",
+           source.shape_.str(), shape_.str());
+  dispatch_all(dtype_, [&]<class To>() {
+    dispatch_all(source.dtype_, [&]<class From>() {
+      To* dst = static_cast<To*>(raw());
+      const From* src = static_cast<const From*>(source.raw());
+      if (is_contiguous() && source.is_contiguous()) {
+        parallel_for(numel(), kGrain, [&](Index i0, Index i1) {
+          for (Index i = i0; i < i1; ++i) {
+            dst[i] = convert<To>(src[i]);
+          }
+        });
+        return;
+      }
+      const Index sd = rank() ? strides_.back() : 1;
+      const Index ss = rank() ? source.strides_.back() : 1;
+      for_each_row(shape_, strides_, source.strides_, [&](Index od, Index os, Index cols) {
+        for (Index c = 0; c < cols; ++c) {
+          dst[od + c * sd] = convert<To>(src[os + c * ss]);
+        }
+      });
+    });
+  });
+  bump_version();
+  return *this;
+}
+
+Tensor& Tensor::fill_(double value) {
+  dispatch_all(dtype_, [&]<class T>() {
+    T* dst = static_cast<T*>(raw());
+    const T v = convert<T>(value);
+    for_each_row(shape_, strides_, strides_, [&](Index o, Index, Index cols) {
+      const Index s = rank() ? strides_.back() : 1;
+      for (Index c = 0; c < cols; ++c) {
+        dst[o + c * s] = v;
+      }
+    });
+  });
+  bump_version();
+  return *this;
+}
+
+Tensor& Tensor::add_(const Tensor& other, double alpha) {
+  LS_CHECK(other.shape_ == shape_, kShape, "shapes {} and {} are added", shape_.str(),
+           other.shape_.str());
+  dispatch_float(dtype_, [&]<class T>() {
+    dispatch_float(other.dtype_, [&]<class U>() {
+      using A = std::conditional_t<std::is_same_v<T, double>, double, float>;
+      T* dst = static_cast<T*>(raw());
+      const U* src = static_cast<const U*>(other.raw());
+      const A a = static_cast<A>(alpha);
+      const Index sd = rank() ? strides_.back() : 1;
+      const Index ss = rank() ? other.strides_.back() : 1;
+      const bool flat = is_contiguous() && other.is_contiguous();
+      const auto row = [&](Index od, Index os, Index cols, Index step_d, Index step_s) {
+        for (Index c = 0; c < cols; ++c) {
+          T& d = dst[od + c * step_d];
+          d = convert<T>(static_cast<A>(convert<A>(d) + a * convert<A>(src[os + c * step_s])));
+        }
+      };
+      if (flat) {
+        parallel_for(numel(), kGrain, [&](Index i0, Index i1) { row(i0, i0, i1 - i0, 1, 1); });
+      } else {
+        for_each_row(shape_, strides_, other.strides_,
+                     [&](Index od, Index os, Index cols) { row(od, os, cols, sd, ss); });
+      }
+    });
+  });
+  bump_version();
+  return *this;
+}
+
+Tensor& Tensor::mul_(double factor) {
+  dispatch_float(dtype_, [&]<class T>() {
+    T* dst = static_cast<T*>(raw());
+    using A = acc_t<T>;
+    for_each_row(shape_, strides_, strides_, [&](Index o, Index, Index cols) {
+      const Index s = rank() ? strides_.back() : 1;
+      for (Index c = 0; c < cols; ++c) {
+        dst[o + c * s] = convert<T>(static_cast<A>(convert<A>(dst[o + c * s]) * static_cast<A>(factor)));
+      }
+    });
+  });
+  bump_version();
+  return *this;
+}
+
+double Tensor::item() const {
+  LS_CHECK(numel() == 1, kShape, "a tensor of shape {} is read as one number", shape_.str());
+  return at(0);
+}
+
+double Tensor::at(Index flat) const {
+  Index offset = 0;
+  for (int a = rank() - 1; a >= 0; --a) {
+    offset += flat % shape_[a] * strides_[a];
+    flat /= shape_[a];
+  }
+  double value = 0;
+  dispatch_all(dtype_, [&]<class T>() {
+    value = convert<double>(static_cast<const T*>(raw())[offset]);
+  });
+  return value;
+}
+
+std::string Tensor::describe() const {
+  return defined() ? std::string(dtype_name(dtype_)) + shape_.str() : "undefined";
+}
+
+}  // namespace ls
