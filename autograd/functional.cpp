@@ -77,6 +77,19 @@ class ConcatNode final : public NodeFn {
   std::vector<Index> extents_;
 };
 
+class CastNode final : public NodeFn {
+ public:
+  explicit CastNode(DType own) : own_(own) {}
+  std::string name() const override { return "cast"; }
+  bool takes_wider_gradients() const override { return true; }
+  void backward(std::span<const Tensor> dout, const std::vector<bool>&, std::span<Tensor> din) override {
+    din[0] = dout[0].to(own_);
+  }
+
+ private:
+  DType own_;
+};
+
 class AddNode final : public NodeFn {
  public:
   std::string name() const override { return "add"; }
@@ -165,8 +178,41 @@ Var cast(const Var& x, DType dtype) {
   if (x.dtype() == dtype) {
     return x;
   }
-  const DType own = x.dtype();
-  return unary("cast", x, x.value().to(dtype), [own](const Tensor& g) { return g.to(own); });
+  const std::span<const Var> in(&x, 1);
+  const Tensor value = x.value().to(dtype);
+  if (!Tape::records(in)) {
+    return Var(value);
+  }
+  return Tape::current()->record(std::make_unique<CastNode>(x.dtype()), in,
+                                 std::span<const Tensor>(&value, 1))[0];
+}
+
+Var take_rows(const Var& x, const std::vector<Index>& rows) {
+  Shape shape = x.shape();
+  const Index sources = shape[0];
+  shape[0] = static_cast<Index>(rows.size());
+  Tensor out = Tensor::empty(shape, x.dtype());
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const auto at = static_cast<Index>(i);
+    LS_CHECK(rows[i] < sources, kShape, "row {} of a tensor of shape {}", rows[i], x.shape().str());
+    Tensor row = out.slice(0, at, at + 1);
+    if (rows[i] < 0) {
+      row.zero_();
+    } else {
+      row.copy_(x.value().slice(0, rows[i], rows[i] + 1));
+    }
+  }
+  const Shape full = x.shape();
+  return unary("take_rows", x, std::move(out), [rows, full](const Tensor& g) {
+    Tensor dx = Tensor::zeros(full, g.dtype());
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const auto at = static_cast<Index>(i);
+      if (rows[i] >= 0) {
+        dx.slice(0, rows[i], rows[i] + 1).add_(g.slice(0, at, at + 1));
+      }
+    }
+    return dx;
+  });
 }
 
 Var add(const Var& a, const Var& b) {

@@ -18,6 +18,9 @@ std::vector<Var> split(const Var& x, int axis, const std::vector<Index>& extents
 Var concat(const std::vector<Var>& parts, int axis);
 /// The value in another float type; the gradient comes back in the type of `x`.
 Var cast(const Var& x, DType dtype);
+/// Rows of the first axis by index; index -1 gives a row of zeros. Repeated indices add up in the
+/// gradient.
+Var take_rows(const Var& x, const std::vector<Index>& rows);
 /// Same shape and type.
 Var add(const Var& a, const Var& b);
 Var scale(const Var& x, double factor);

@@ -151,7 +151,7 @@ void Tape::backward(std::span<const Var> outputs, std::span<const Tensor> seeds)
     for (std::size_t i = 0; i < node.grads.size(); ++i) {
       Tensor& g = node.grads[i];
       reached |= g.defined();
-      if (g.defined() && g.dtype() != node.dtypes[i]) {
+      if (g.defined() && g.dtype() != node.dtypes[i] && !node.fn->takes_wider_gradients()) {
         g = g.to(node.dtypes[i]);
       }
     }

@@ -13,6 +13,8 @@ class NodeFn {
  public:
   virtual ~NodeFn() = default;
   virtual std::string name() const = 0;
+  /// True: a gradient may arrive in a wider type than the output's (casts of f32 weights).
+  virtual bool takes_wider_gradients() const { return false; }
   /// `dout` entries may be undefined (zero). `din` has one entry per input; only those with
   /// `wanted[i]` need to be set, an undefined entry means a zero gradient.
   virtual void backward(std::span<const Tensor> dout, const std::vector<bool>& wanted,

@@ -96,6 +96,42 @@ void Tensor::check_dtype(DType wanted) const {
            std::string(dtype_name(dtype_)), std::string(dtype_name(wanted)));
 }
 
+// Matches runs of old axes that are contiguous among themselves with runs of new axes.
+bool Tensor::view_strides(const Shape& shape, Shape& strides) const {
+  strides = shape.contiguous_strides();
+  if (is_contiguous()) {
+    return true;
+  }
+  int o = rank() - 1;
+  int n = shape.rank() - 1;
+  while (n >= 0) {
+    while (o >= 0 && shape_[o] == 1) {
+      --o;
+    }
+    if (o < 0) {
+      break;  // only axes of extent 1 are left
+    }
+    Index run = shape_[o];
+    const Index step = strides_[o];
+    Index covered = 1;
+    while (n >= 0 && covered < run) {
+      strides[n] = step * covered;
+      covered *= shape[n--];
+      while (covered > run && o > 0 && strides_[o - 1] == strides_[o] * shape_[o]) {
+        run *= shape_[--o];
+      }
+    }
+    if (covered != run) {
+      return false;
+    }
+    --o;
+    while (n >= 0 && shape[n] == 1) {
+      --n;
+    }
+  }
+  return true;
+}
+
 Tensor Tensor::view(const Shape& wanted) const {
   Shape shape = wanted;
   Index known = 1;
@@ -107,50 +143,22 @@ Tensor Tensor::view(const Shape& wanted) const {
       known *= shape[i];
     }
   }
-  if (infer >= 0) {
-    LS_CHECK(known != 0 && numel() % known == 0, kShape, "shape {} cannot be viewed as {}",
-             shape_.str(), wanted.str());
+  if (infer >= 0 && known != 0) {
     shape[infer] = numel() / known;
   }
-  LS_CHECK(shape.numel() == numel(), kShape, "shape {} cannot be viewed as {}", shape_.str(),
-           wanted.str());
+  LS_CHECK(shape.numel() == numel(), kShape, "shape {} cannot be viewed as {}", shape_.str(), wanted.str());
   Tensor t = *this;
   t.shape_ = shape;
-  if (is_contiguous()) {
-    t.strides_ = shape.contiguous_strides();
-    return t;
-  }
-  // Match runs of old axes that are contiguous among themselves with runs of new axes.
-  t.strides_ = shape;
-  int o = rank() - 1;
-  int n = shape.rank() - 1;
-  while (n >= 0) {
-    while (o >= 0 && shape_[o] == 1) {
-      --o;
-    }
-    Index chunk = o >= 0 ? shape_[o] : 1;
-    Index step = o >= 0 ? strides_[o] : 1;
-    const Index base = step;
-    Index covered = 1;
-    while (n >= 0 && covered < chunk) {
-      t.strides_[n] = base * covered;
-      covered *= shape[n--];
-      while (covered > chunk && o > 0 && strides_[o - 1] == strides_[o] * shape_[o]) {
-        chunk *= shape_[--o];
-      }
-    }
-    LS_CHECK(covered == chunk, kShape, "shape {} with strides {} cannot be viewed as {} without a copy",
-             shape_.str(), strides_.str(), wanted.str());
-    --o;
-    while (n >= 0 && shape[n] == 1) {
-      t.strides_[n--] = 1;
-    }
-  }
+  LS_CHECK(view_strides(shape, t.strides_), kShape,
+           "shape {} with strides {} cannot be viewed as {} without a copy", shape_.str(), strides_.str(),
+           wanted.str());
   return t;
 }
 
 Tensor Tensor::reshape(const Shape& shape) const {
-  if (is_contiguous()) {
+  Shape strides;
+  const bool infers = std::find(shape.begin(), shape.end(), -1) != shape.end();
+  if (!infers && shape.numel() == numel() && view_strides(shape, strides)) {
     return view(shape);
   }
   return contiguous().view(shape);

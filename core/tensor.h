@@ -104,6 +104,7 @@ class Tensor {
   std::string describe() const;  ///< "f32[2, 3]"
 
  private:
+  bool view_strides(const Shape& shape, Shape& strides) const;
   static Tensor from_raw(const void* values, Index count, const Shape& shape, DType dtype);
   int normalize_axis(int axis) const;
   void check_dtype(DType wanted) const;

@@ -1,0 +1,53 @@
+#pragma once
+// Parameters of a model: named leaves in f32 (f64 in checks), in creation order.
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "autograd/var.h"
+
+namespace ls::ag {
+
+struct Parameter {
+  std::string name;  ///< path, "blocks.0.mixer.q.weight"
+  Var var;           ///< leaf; the master copy
+  bool decay = true; ///< weight decay applies (no: norms, biases, gates)
+};
+
+class ParameterSet {
+ public:
+  /// @throws Error(Internal) when the name is taken.
+  Var add(std::string name, Tensor value, bool decay) {
+    LS_CHECK(!find(name), kInternal, "two parameters are named {}", name);
+    items_.push_back({std::move(name), Var::leaf(std::move(value)), decay});
+    return items_.back().var;
+  }
+  const Parameter* find(std::string_view name) const {
+    for (const Parameter& p : items_) {
+      if (p.name == name) {
+        return &p;
+      }
+    }
+    return nullptr;
+  }
+  std::vector<Parameter>& items() { return items_; }
+  const std::vector<Parameter>& items() const { return items_; }
+  /// Number of elements.
+  Index count() const {
+    Index n = 0;
+    for (const Parameter& p : items_) {
+      n += p.var.value().numel();
+    }
+    return n;
+  }
+  void clear_grads() {
+    for (Parameter& p : items_) {
+      p.var.clear_grad();
+    }
+  }
+
+ private:
+  std::vector<Parameter> items_;
+};
+
+}  // namespace ls::ag

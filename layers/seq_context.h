@@ -1,0 +1,78 @@
+#pragma once
+// What a mixer knows of the sequence: document boundaries, positions, carried states, form.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "layers/seq_runner.h"
+#include "layers/state.h"
+
+namespace ls::layers {
+
+/// Document starts of a batch, per row: ascending token indices in [0, T) at which a new document
+/// begins. A row whose first start is 0 forgets its carried state; a row without starts continues.
+using DocumentStarts = std::vector<std::vector<Index>>;
+
+struct SeqOptions {
+  Form form = Form::kAuto;
+  Index chunk = 0;                 ///< 0: each family's default
+  const DocumentStarts* documents = nullptr;  ///< null: no boundary inside the batch
+  const ModelState* incoming = nullptr;       ///< null: every state is zero
+  bool keep_states = false;        ///< collect outgoing states
+  SeqRunner* runner = nullptr;     ///< null: this process alone
+};
+
+/// One forward pass over [B, T] tokens. Not shared between threads.
+class SeqContext {
+ public:
+  SeqContext(Index batch, Index tokens, const SeqOptions& options);
+  ~SeqContext();
+
+  Index batch() const { return batch_; }
+  Index tokens() const { return tokens_; }
+  /// i64 [B,T]: index of each token within its document, carried tokens included.
+  const Tensor& positions();
+  /// States after the last token; filled when `keep_states` is set.
+  ModelState& outgoing() { return outgoing_; }
+
+  /// Runs the scan that `Op` is on inputs [B,T,...]; fills state and boundary inputs, keeps the
+  /// outgoing states under `slot`, a name unique within the mixer, and returns the op's outputs.
+  template <class Op>
+  typename Op::template Out<ag::Var> scan(const std::string& slot,
+                                          const typename Op::template In<ag::Var>& in,
+                                          const typename Op::Attrs& attrs = {}) {
+    const std::vector<ag::Var> out = scan(op_info<Op>(), slot, ls::detail::spread_members<ag::Var>(in), &attrs);
+    return ls::detail::gather_members<typename Op::template Out<ag::Var>>(std::span<const ag::Var>(out));
+  }
+  std::vector<ag::Var> scan(const OpInfo& op, const std::string& slot, std::vector<ag::Var> in,
+                            const void* attrs);
+
+  /// Prefixes slot names and error messages while a layer runs.
+  class Layer {
+   public:
+    Layer(SeqContext& seq, const std::string& name);
+    ~Layer();
+    Layer(const Layer&) = delete;
+    Layer& operator=(const Layer&) = delete;
+
+   private:
+    SeqContext& seq_;
+    std::size_t length_;
+    ErrorContext context_;
+  };
+
+ private:
+  struct Packing;  // documents of all rows laid end to end
+  const Packing& packing();
+  ag::Var incoming(const std::string& path) const;
+
+  Index batch_, tokens_;
+  SeqOptions options_;
+  LocalRunner local_;
+  std::string path_;
+  Tensor positions_;
+  std::unique_ptr<Packing> packing_;
+  ModelState outgoing_;
+};
+
+}  // namespace ls::layers

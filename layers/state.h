@@ -1,0 +1,38 @@
+#pragma once
+// The state of a model between two stretches of tokens, measured from its real buffers.
+#include <map>
+#include <string>
+
+#include "autograd/var.h"
+#include "layers/scan/family.h"
+
+namespace ls::layers {
+
+struct StateBytes {
+  Index matrix = 0, vector = 0, conv = 0, kv = 0;
+  Index total() const { return matrix + vector + conv + kv; }
+  void add(StatePart part, Index bytes);
+};
+
+/// One carried tensor; the leading axis is the batch row.
+struct StateSlot {
+  ag::Var value;
+  StatePart part = StatePart::kMatrix;
+};
+
+/// Slots by path ("blocks.0.mixer.S"), and where each row stands in its document.
+struct ModelState {
+  std::map<std::string, StateSlot> slots;
+  /// Tokens of the current document that each row has seen; empty before the first token.
+  std::vector<Index> position;
+
+  /// Bytes of all buffers, over all rows.
+  StateBytes bytes() const;
+  /// The same values off the tape (truncated back-propagation).
+  ModelState detached() const;
+  /// Rows by index; -1 gives a row without history. For growing states every kept row must have the
+  /// same number of tokens.
+  ModelState rows(const std::vector<Index>& index) const;
+};
+
+}  // namespace ls::layers
