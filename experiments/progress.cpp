@@ -1,0 +1,142 @@
+#include "experiments/progress.h"
+
+#include <fmt/core.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+namespace ls::experiments {
+namespace {
+constexpr double kTerminalInterval = 0.1, kPlainInterval = 10.0;  // seconds
+double seconds(std::chrono::steady_clock::duration d) { return std::chrono::duration<double>(d).count(); }
+}  // namespace
+
+std::string human_count(double n) {
+  const char* kUnits[] = {"", "k", "M", "G", "T"};
+  int u = 0;
+  while (std::abs(n) >= 999.5 && u < 4) {
+    n /= 1000;
+    ++u;
+  }
+  return u == 0 ? fmt::format("{:.0f}", n) : fmt::format("{:.{}f}{}", n, n < 9.995 ? 2 : n < 99.95 ? 1 : 0, kUnits[u]);
+}
+
+std::string human_bytes(double n) {
+  const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  int u = 0;
+  while (std::abs(n) >= 1023.5 && u < 4) {
+    n /= 1024;
+    ++u;
+  }
+  return u == 0 ? fmt::format("{:.0f} B", n) : fmt::format("{:.{}f} {}", n, n < 99.95 ? 1 : 0, kUnits[u]);
+}
+
+std::string human_seconds(double s) {
+  const auto n = static_cast<Index>(std::llround(std::max(0.0, s)));
+  if (n < 60) {
+    return fmt::format("{} s", n);
+  }
+  return n < 3600 ? fmt::format("{} min {:02} s", n / 60, n % 60)
+                  : fmt::format("{} h {:02} min", n / 3600, n / 60 % 60);
+}
+
+Index resident_bytes() {
+  Index pages = 0;
+  if (std::FILE* f = std::fopen("/proc/self/statm", "r")) {
+    long size = 0, resident = 0;
+    if (std::fscanf(f, "%ld %ld", &size, &resident) == 2) {
+      pages = resident;
+    }
+    std::fclose(f);
+  }
+  return pages * sysconf(_SC_PAGESIZE);
+}
+
+Index peak_resident_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<Index>(usage.ru_maxrss) * 1024;
+}
+
+Progress::Progress(std::string title, Index total_steps, Index from, bool quiet)
+    : title_(std::move(title)),
+      total_(total_steps),
+      from_(from),
+      quiet_(quiet),
+      terminal_(isatty(STDOUT_FILENO) != 0),
+      begin_(Clock::now()),
+      last_(begin_) {}
+
+Progress::~Progress() {
+  if (open_) {
+    std::fputs("\n", stdout);
+  }
+}
+
+void Progress::update(const ProgressState& state) {
+  state_ = state;
+  const double since = seconds(Clock::now() - last_);
+  if (quiet_ || (since < (terminal_ ? kTerminalInterval : kPlainInterval) && state.step != total_)) {
+    return;
+  }
+  last_ = Clock::now();
+  draw(state);
+}
+
+void Progress::draw(const ProgressState& s) {
+  const double elapsed = seconds(Clock::now() - begin_);
+  const auto done = static_cast<double>(s.step - from_), left = static_cast<double>(total_ - s.step);
+  const std::string eta = s.step >= total_ ? "took " + human_seconds(elapsed)
+                          : done > 0       ? "ETA " + human_seconds(elapsed * left / done)
+                                           : "ETA ?";
+  const std::string numbers =
+      fmt::format("{}/{}  loss {:.4f}  {} tok/s  {}  {}{}", s.step, total_, s.loss, human_count(s.tokens_per_s), eta,
+                  human_bytes(static_cast<double>(s.memory_bytes)),
+                  s.idle_share >= 0.005 ? fmt::format("  data wait {:.0f} %", 100 * s.idle_share) : "");
+  if (!terminal_) {
+    fmt::print("{}  {}\n", title_, numbers);
+    std::fflush(stdout);
+    return;
+  }
+  winsize window{};
+  const int columns = ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 100;
+  const int room = std::clamp(columns - static_cast<int>(title_.size() + numbers.size()) - 6, 0, 30);
+  std::string bar;
+  const double filled = total_ > 0 ? static_cast<double>(room) * static_cast<double>(s.step) / static_cast<double>(total_) : 0;
+  for (int i = 0; i < room; ++i) {
+    bar += i < static_cast<int>(filled) ? "█" : "░";
+  }
+  fmt::print("\r\033[K{} {} {}", title_, bar, numbers);
+  std::fflush(stdout);
+  open_ = true;
+}
+
+void Progress::note(const std::string& line) {
+  if (quiet_) {
+    return;
+  }
+  if (open_) {
+    std::fputs("\r\033[K", stdout);
+    open_ = false;
+  }
+  fmt::print("{}  {}\n", title_, line);
+  std::fflush(stdout);
+}
+
+void Progress::finish() {
+  if (!quiet_ && last_ != begin_) {
+    if (terminal_) {
+      draw(state_);
+    }
+  }
+  if (open_) {
+    std::fputs("\n", stdout);
+    open_ = false;
+  }
+}
+
+}  // namespace ls::experiments
