@@ -1,0 +1,68 @@
+#pragma once
+// HDF5 files: tensors, attributes, groups. Every failure is one Error(Io) naming the file, the object
+// and HDF5's own reason. Calls are serialised: the library need not be built thread-safe.
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace ls::h5 {
+
+std::string library_version();  ///< "1.10.8"
+
+using Attribute =
+    std::variant<std::int64_t, double, std::string, std::vector<std::int64_t>, std::vector<double>,
+                 std::vector<std::string>>;
+
+/// One open file. Paths of groups and datasets are absolute or relative to the root, "a/b/c".
+class File {
+ public:
+  /// For reading. @throws Error(Io) for a missing, unreadable, truncated or foreign file
+  static File open(const std::string& path);
+  /// A new file, replacing an old one.
+  static File create(const std::string& path);
+  File(File&&) noexcept;
+  File& operator=(File&&) noexcept;
+  /// Closes without reporting failure: a writer calls close().
+  ~File();
+
+  const std::string& path() const;
+  bool exists(const std::string& object) const;
+  /// Names in a group, sorted.
+  std::vector<std::string> children(const std::string& group = "/") const;
+  bool is_group(const std::string& object) const;
+
+  /// A dataset as f64, f32, bf16, f16, i64, i32, u8 or bool, as it was written; float and integer
+  /// types of other programs come as the narrowest of these that holds them.
+  Tensor read(const std::string& dataset) const;
+  /// Creates missing groups on the way.
+  void write(const std::string& dataset, const Tensor& value);
+  void create_group(const std::string& group);
+
+  /// Attribute names of a group or dataset, sorted.
+  std::vector<std::string> attributes(const std::string& object = "/") const;
+  bool has_attribute(const std::string& object, const std::string& name) const;
+  Attribute attribute(const std::string& object, const std::string& name) const;
+  void set_attribute(const std::string& object, const std::string& name, const Attribute& value);
+
+  /// The attribute as one type. @throws Error(Io) when it is of another
+  std::int64_t integer(const std::string& object, const std::string& name) const;
+  double number(const std::string& object, const std::string& name) const;  ///< integers too
+  std::string text(const std::string& object, const std::string& name) const;
+
+  /// Everything written so far is handed to the system and forced to the disk.
+  void flush();
+  /// Flushes and closes; a full disk is reported here at the latest.
+  void close();
+
+ private:
+  struct Impl;
+  explicit File(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ls::h5
