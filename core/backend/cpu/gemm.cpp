@@ -1,0 +1,195 @@
+#include "core/backend/cpu/gemm.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "core/backend/cpu/gemm_kernel.h"
+#include "core/backend/cpu/parallel_for.h"
+#include "core/backend/cpu/small_gemm.h"
+#include "core/error.h"
+
+#ifdef LS_HAVE_ONEDNN
+#include <oneapi/dnnl/dnnl.h>
+#endif
+
+namespace ls {
+namespace {
+
+// Below this many multiply-adds waking a second thread costs more than it saves.
+constexpr double kParallelWork = 64.0 * 64.0 * 64.0;
+
+struct Product {
+  bool trans_a, trans_b;
+  Index m, n, k;
+  double alpha;
+  Index lda, ldb;
+  double beta;
+  Index ldc;
+};
+
+template <class T, class F>
+void with_transposes(const Product& g, F&& f) {
+  if (g.trans_a) {
+    g.trans_b ? f.template operator()<true, true>() : f.template operator()<true, false>();
+  } else {
+    g.trans_b ? f.template operator()<false, true>() : f.template operator()<false, false>();
+  }
+}
+
+/// Rows of C shared out over the threads.
+template <class T>
+void by_rows(const Product& g, const T* a, const T* b, acc_t<T>* c) {
+  const double row_work = static_cast<double>(g.n) * static_cast<double>(g.k);
+  const Index grain = std::max<Index>(1, static_cast<Index>(kParallelWork / row_work));
+  parallel_for(g.m, grain, [&](Index begin, Index end) {
+    with_transposes<T>(g, [&]<bool TA, bool TB>() {
+      small_gemm<TA, TB, T>(end - begin, g.n, g.k, static_cast<acc_t<T>>(g.alpha),
+                            a + (TA ? begin : begin * g.lda), g.lda, b, g.ldb,
+                            static_cast<acc_t<T>>(g.beta), c + begin * g.ldc, g.ldc);
+    });
+  });
+}
+
+void product(const Product& g, const double* a, const double* b, double* c) { by_rows(g, a, b, c); }
+
+void product(const Product& g, const float* a, const float* b, float* c) {
+#ifdef LS_HAVE_ONEDNN
+  if (omp_get_max_threads() != num_threads()) {
+    omp_set_num_threads(num_threads());
+  }
+  const auto status = dnnl_sgemm(g.trans_a ? 'T' : 'N', g.trans_b ? 'T' : 'N', g.m, g.n, g.k,
+                                 static_cast<float>(g.alpha), a, g.lda, b, g.ldb,
+                                 static_cast<float>(g.beta), c, g.ldc);
+  LS_CHECK(status == dnnl_success, kInternal, "dnnl_sgemm failed with status {} for {}x{}x{}",
+           static_cast<int>(status), g.m, g.n, g.k);
+#else
+  by_rows(g, a, b, c);
+#endif
+}
+
+void product(const Product& g, const bf16* a, const bf16* b, float* c) { by_rows(g, a, b, c); }
+
+void product(const Product& g, const f16* a, const f16* b, float* c) {
+  const auto widen = [](Index rows, Index cols, const f16* from, Index ld) {
+    std::vector<float> to(static_cast<std::size_t>(rows * cols));
+    for (Index i = 0; i < rows; ++i) {
+      std::transform(from + i * ld, from + i * ld + cols, to.begin() + i * cols,
+                     [](f16 x) { return static_cast<float>(x); });
+    }
+    return to;
+  };
+  const auto left = widen(g.trans_a ? g.k : g.m, g.trans_a ? g.m : g.k, a, g.lda);
+  const auto right = widen(g.trans_b ? g.n : g.k, g.trans_b ? g.k : g.n, b, g.ldb);
+  Product packed = g;
+  packed.lda = g.trans_a ? g.m : g.k;
+  packed.ldb = g.trans_b ? g.k : g.n;
+  product(packed, left.data(), right.data(), c);
+}
+
+/// C in 16 bits: the product is summed in float and rounded once.
+template <class T>
+void rounded_product(const Product& g, const T* a, const T* b, T* c) {
+  std::vector<float> sums(static_cast<std::size_t>(g.m * g.n));
+  Product wide = g;
+  wide.beta = 0;
+  wide.ldc = g.n;
+  product(wide, a, b, sums.data());
+  parallel_for(g.m, std::max<Index>(1, 16384 / g.n), [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      for (Index j = 0; j < g.n; ++j) {
+        T& x = c[i * g.ldc + j];
+        float sum = sums[static_cast<std::size_t>(i * g.n + j)];
+        if (g.beta != 0) {
+          sum += static_cast<float>(g.beta) * static_cast<float>(x);
+        }
+        x = T(sum);
+      }
+    }
+  });
+}
+
+/// C = beta * C.
+template <class C>
+void scale(const Product& g, C* c) {
+  for (Index i = 0; i < g.m; ++i) {
+    for (Index j = 0; j < g.n; ++j) {
+      C& x = c[i * g.ldc + j];
+      x = g.beta == 0 ? C{0.0f} : convert<C>(static_cast<acc_t<C>>(g.beta) * convert<acc_t<C>>(x));
+    }
+  }
+}
+
+void check(DType ab, DType c, const Product& g) {
+  LS_CHECK(is_float(ab) && (c == ab || (c == DType::kF32 && dtype_size(ab) == 2)), kDType,
+           "gemm: {} x {} -> {} is not supported; C has the type of A and B, or f32 for 16-bit inputs",
+           std::string(dtype_name(ab)), std::string(dtype_name(ab)), std::string(dtype_name(c)));
+  LS_CHECK(g.m >= 0 && g.n >= 0 && g.k >= 0, kShape, "gemm: negative size: m {}, n {}, k {}", g.m, g.n,
+           g.k);
+  const Index row_a = g.trans_a ? g.m : g.k, row_b = g.trans_b ? g.k : g.n;
+  LS_CHECK(g.lda >= row_a && g.ldb >= row_b && g.ldc >= g.n, kShape,
+           "gemm: rows of A, B, C hold {}, {}, {} elements, more than their strides {}, {}, {}", row_a,
+           row_b, g.n, g.lda, g.ldb, g.ldc);
+}
+
+void run(DType ab, DType c_dtype, const Product& g, const void* a, const void* b, void* c) {
+  if (g.m == 0 || g.n == 0) {
+    return;
+  }
+  const auto typed = [&]<class T, class C>() {
+    if (g.k == 0) {
+      scale(g, static_cast<C*>(c));
+    } else if constexpr (std::is_same_v<C, acc_t<T>>) {
+      product(g, static_cast<const T*>(a), static_cast<const T*>(b), static_cast<C*>(c));
+    } else {
+      rounded_product(g, static_cast<const T*>(a), static_cast<const T*>(b), static_cast<C*>(c));
+    }
+  };
+  const bool wide = c_dtype == DType::kF32;
+  switch (ab) {
+    case DType::kF64: return typed.template operator()<double, double>();
+    case DType::kF32: return typed.template operator()<float, float>();
+    case DType::kBF16:
+      return wide ? typed.template operator()<bf16, float>() : typed.template operator()<bf16, bf16>();
+    default:
+      return wide ? typed.template operator()<f16, float>() : typed.template operator()<f16, f16>();
+  }
+}
+}  // namespace
+
+void gemm(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index m, Index n, Index k,
+          double alpha, const void* a, Index lda, const void* b, Index ldb, double beta, void* c,
+          Index ldc) {
+  const Product g{trans_a, trans_b, m, n, k, alpha, lda, ldb, beta, ldc};
+  check(ab, c_dtype, g);
+  run(ab, c_dtype, g, a, b, c);
+}
+
+void gemm_batched(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index batch, Index m, Index n,
+                  Index k, double alpha, const void* a, Index lda, Index stride_a, const void* b,
+                  Index ldb, Index stride_b, double beta, void* c, Index ldc, Index stride_c) {
+  const Product g{trans_a, trans_b, m, n, k, alpha, lda, ldb, beta, ldc};
+  check(ab, c_dtype, g);
+  const auto one = [&](Index i) {
+    run(ab, c_dtype, g, static_cast<const char*>(a) + i * stride_a * dtype_size(ab),
+        static_cast<const char*>(b) + i * stride_b * dtype_size(ab),
+        static_cast<char*>(c) + i * stride_c * dtype_size(c_dtype));
+  };
+  const double work = static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+  if (batch >= num_threads() && work < 64 * kParallelWork) {
+    const Index grain = std::max<Index>(1, static_cast<Index>(kParallelWork / std::max(1.0, work)));
+    parallel_for(batch, grain, [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) {
+        one(i);
+      }
+    });
+  } else {
+    for (Index i = 0; i < batch; ++i) {
+      one(i);
+    }
+  }
+}
+
+}  // namespace ls
