@@ -1,6 +1,8 @@
 #include "parallel/mpi_comm.h"
 
 #ifdef LS_HAVE_MPI
+#define OMPI_SKIP_MPICXX 1  // the C interface only
+#define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 #include <sched.h>
 

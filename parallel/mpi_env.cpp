@@ -21,6 +21,8 @@
 #include "parallel/rank_board.h"
 
 #ifdef LS_HAVE_MPI
+#define OMPI_SKIP_MPICXX 1  // the C interface only
+#define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 #endif
 

@@ -4,9 +4,17 @@
 # as the only one when a run fails. LONGSCAN_MPIRUN names another mpirun.
 set -uo pipefail
 
+if [ $# -lt 3 ] || [ "$1" != -n ]; then
+  echo "usage: mpirun.sh -n RANKS PROGRAM [ARGUMENT]..." >&2
+  exit 2
+fi
 mpirun=${LONGSCAN_MPIRUN:-mpirun}
 if ! command -v "$mpirun" >/dev/null; then
   echo "mpirun.sh: no $mpirun here; install openmpi-bin" >&2
+  exit 127
+fi
+if ! command -v "$3" >/dev/null; then  # the quiet mpirun would not say
+  echo "mpirun.sh: $3 is not a program" >&2
   exit 127
 fi
 
