@@ -53,7 +53,9 @@ void by_rows(const Product& g, const T* a, const T* b, acc_t<T>* c) {
   });
 }
 
-void product(const Product& g, const double* a, const double* b, double* c) { by_rows(g, a, b, c); }
+void product(const Product& g, const double* a, const double* b, double* c) {
+  by_rows(g, a, b, c);
+}
 
 void product(const Product& g, const float* a, const float* b, float* c) {
 #ifdef LS_HAVE_ONEDNN
@@ -70,7 +72,9 @@ void product(const Product& g, const float* a, const float* b, float* c) {
 #endif
 }
 
-void product(const Product& g, const bf16* a, const bf16* b, float* c) { by_rows(g, a, b, c); }
+void product(const Product& g, const bf16* a, const bf16* b, float* c) {
+  by_rows(g, a, b, c);
+}
 
 void product(const Product& g, const f16* a, const f16* b, float* c) {
   const auto widen = [](Index rows, Index cols, const f16* from, Index ld) {
@@ -123,15 +127,16 @@ void scale(const Product& g, C* c) {
 }
 
 void check(DType ab, DType c, const Product& g) {
-  LS_CHECK(is_float(ab) && (c == ab || (c == DType::kF32 && dtype_size(ab) == 2)), kDType,
-           "gemm: {} x {} -> {} is not supported; C has the type of A and B, or f32 for 16-bit inputs",
-           std::string(dtype_name(ab)), std::string(dtype_name(ab)), std::string(dtype_name(c)));
-  LS_CHECK(g.m >= 0 && g.n >= 0 && g.k >= 0, kShape, "gemm: negative size: m {}, n {}, k {}", g.m, g.n,
-           g.k);
+  LS_CHECK(
+      is_float(ab) && (c == ab || (c == DType::kF32 && dtype_size(ab) == 2)), kDType,
+      "gemm: {} x {} -> {} is not supported; C has the type of A and B, or f32 for 16-bit inputs",
+      std::string(dtype_name(ab)), std::string(dtype_name(ab)), std::string(dtype_name(c)));
+  LS_CHECK(g.m >= 0 && g.n >= 0 && g.k >= 0, kShape, "gemm: negative size: m {}, n {}, k {}", g.m,
+           g.n, g.k);
   const Index row_a = g.trans_a ? g.m : g.k, row_b = g.trans_b ? g.k : g.n;
   LS_CHECK(g.lda >= row_a && g.ldb >= row_b && g.ldc >= g.n, kShape,
-           "gemm: rows of A, B, C hold {}, {}, {} elements, more than their strides {}, {}, {}", row_a,
-           row_b, g.n, g.lda, g.ldb, g.ldc);
+           "gemm: rows of A, B, C hold {}, {}, {} elements, more than their strides {}, {}, {}",
+           row_a, row_b, g.n, g.lda, g.ldb, g.ldc);
 }
 
 void run(DType ab, DType c_dtype, const Product& g, const void* a, const void* b, void* c) {
@@ -149,10 +154,13 @@ void run(DType ab, DType c_dtype, const Product& g, const void* a, const void* b
   };
   const bool wide = c_dtype == DType::kF32;
   switch (ab) {
-    case DType::kF64: return typed.template operator()<double, double>();
-    case DType::kF32: return typed.template operator()<float, float>();
+    case DType::kF64:
+      return typed.template operator()<double, double>();
+    case DType::kF32:
+      return typed.template operator()<float, float>();
     case DType::kBF16:
-      return wide ? typed.template operator()<bf16, float>() : typed.template operator()<bf16, bf16>();
+      return wide ? typed.template operator()<bf16, float>()
+                  : typed.template operator()<bf16, bf16>();
     default:
       return wide ? typed.template operator()<f16, float>() : typed.template operator()<f16, f16>();
   }
@@ -167,9 +175,10 @@ void gemm(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index m, Index n,
   run(ab, c_dtype, g, a, b, c);
 }
 
-void gemm_batched(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index batch, Index m, Index n,
-                  Index k, double alpha, const void* a, Index lda, Index stride_a, const void* b,
-                  Index ldb, Index stride_b, double beta, void* c, Index ldc, Index stride_c) {
+void gemm_batched(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index batch, Index m,
+                  Index n, Index k, double alpha, const void* a, Index lda, Index stride_a,
+                  const void* b, Index ldb, Index stride_b, double beta, void* c, Index ldc,
+                  Index stride_c) {
   const Product g{trans_a, trans_b, m, n, k, alpha, lda, ldb, beta, ldc};
   check(ab, c_dtype, g);
   const auto one = [&](Index i) {

@@ -76,7 +76,8 @@ constexpr int kTallest = 8;
 
 template <class T, bool TA, int NV, int... MR>
 constexpr std::array<MicroKernel<T>, kTallest> kernels_of(std::integer_sequence<int, MR...>) {
-  return {(MR < max_rows(NV) ? &micro_kernel<T, std::min(MR + 1, max_rows(NV)), NV, TA> : nullptr)...};
+  return {
+      (MR < max_rows(NV) ? &micro_kernel<T, std::min(MR + 1, max_rows(NV)), NV, TA> : nullptr)...};
 }
 
 template <class T, bool TA, int... NV>
@@ -85,7 +86,8 @@ constexpr auto kernel_table(std::integer_sequence<int, NV...>) {
       kernels_of<T, TA, NV + 1>(std::make_integer_sequence<int, kTallest>{})...};
 }
 
-/// Transposes a square of vectors in registers: swaps blocks of half the size, then of a quarter, ...
+/// Transposes a square of vectors in registers: swaps blocks of half the size, then of a quarter,
+/// ...
 template <class T>
 void transpose(typename Simd<T>::Vector (&row)[Simd<T>::kLanes]) {
   using V = typename Simd<T>::Vector;
@@ -152,7 +154,8 @@ template <class T, bool TA>
 void run_tile(Index m, Index cols, Index k, const T* a, Index lda, const T* b, Index ldb,
               typename Simd<T>::Acc alpha, typename Simd<T>::Acc beta, typename Simd<T>::Acc* c,
               Index ldc) {
-  static constexpr auto kTable = kernel_table<T, TA>(std::make_integer_sequence<int, kMaxVectors>{});
+  static constexpr auto kTable =
+      kernel_table<T, TA>(std::make_integer_sequence<int, kMaxVectors>{});
   constexpr int kLanes = Simd<T>::kLanes;
   const int nv = static_cast<int>((cols + kLanes - 1) / kLanes);
   const int last = static_cast<int>(cols - (nv - 1) * kLanes);
@@ -221,8 +224,8 @@ void pack_columns_bf16(Index cols, Index k, const bf16* b, Index ldb, Bf16Pair* 
 }
 template void pack_columns_bf16<false>(Index, Index, const bf16*, Index, Bf16Pair*);
 template void pack_columns_bf16<true>(Index, Index, const bf16*, Index, Bf16Pair*);
-template void run_tile<Bf16Pair, false>(Index, Index, Index, const Bf16Pair*, Index, const Bf16Pair*,
-                                        Index, float, float, float*, Index);
+template void run_tile<Bf16Pair, false>(Index, Index, Index, const Bf16Pair*, Index,
+                                        const Bf16Pair*, Index, float, float, float*, Index);
 template void run_tile<Bf16Pair, true>(Index, Index, Index, const Bf16Pair*, Index, const Bf16Pair*,
                                        Index, float, float, float*, Index);
 #endif
@@ -252,9 +255,9 @@ void* thread_scratch(int slot, Index bytes) {
 }
 
 #define LS_INSTANTIATE(T)                                                                          \
-  template void run_tile<T, false>(Index, Index, Index, const T*, Index, const T*, Index, T, T, T*, \
-                                   Index);                                                         \
-  template void run_tile<T, true>(Index, Index, Index, const T*, Index, const T*, Index, T, T, T*,  \
+  template void run_tile<T, false>(Index, Index, Index, const T*, Index, const T*, Index, T, T,    \
+                                   T*, Index);                                                     \
+  template void run_tile<T, true>(Index, Index, Index, const T*, Index, const T*, Index, T, T, T*, \
                                   Index);                                                          \
   template void pack_columns<T, false>(Index, Index, const T*, Index, T*);                         \
   template void pack_columns<T, true>(Index, Index, const T*, Index, T*);

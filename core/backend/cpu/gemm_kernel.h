@@ -1,14 +1,15 @@
 #pragma once
 // Register-blocked inner kernels behind gemm.h and small_gemm.h; include it nowhere else.
 //
-// micro_kernel keeps an MR x (NV vectors) block of C in registers. Per step of K it loads NV vectors
-// of a row of B and multiplies each by MR broadcast elements of A, so that A needs no packing in
-// either orientation and B only where its columns are not contiguous or not a whole number of
-// vectors. With AVX-512 the block is 24 of the 32 registers, with AVX2 12 of 16: enough independent
-// sums to cover the latency of two fused multiply-adds per cycle, with few enough loads to feed them.
+// micro_kernel keeps an MR x (NV vectors) block of C in registers. Per step of K it loads NV
+// vectors of a row of B and multiplies each by MR broadcast elements of A, so that A needs no
+// packing in either orientation and B only where its columns are not contiguous or not a whole
+// number of vectors. With AVX-512 the block is 24 of the 32 registers, with AVX2 12 of 16: enough
+// independent sums to cover the latency of two fused multiply-adds per cycle, with few enough loads
+// to feed them.
 //
-// With AVX512-BF16 the element is a pair of neighbours along K, and one instruction adds the products
-// of both to a float sum: half the steps, same structure.
+// With AVX512-BF16 the element is a pair of neighbours along K, and one instruction adds the
+// products of both to a float sum: half the steps, same structure.
 #include "core/types.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
@@ -75,15 +76,15 @@ struct Simd<Bf16Pair> {
 #endif
 
 /// C[m, cols] = alpha * A * B + beta * C for one column tile: cols elements, held by nv =
-/// ceil(cols / kLanes) <= kMaxVectors vectors. A(i, p) is a[i * lda + p], or a[p * lda + i] when TA;
-/// row p of B starts at b + p * ldb and has nv whole vectors. beta = 0 does not read C.
+/// ceil(cols / kLanes) <= kMaxVectors vectors. A(i, p) is a[i * lda + p], or a[p * lda + i] when
+/// TA; row p of B starts at b + p * ldb and has nv whole vectors. beta = 0 does not read C.
 template <class T, bool TA>
 void run_tile(Index m, Index cols, Index k, const T* a, Index lda, const T* b, Index ldb,
               typename Simd<T>::Acc alpha, typename Simd<T>::Acc beta, typename Simd<T>::Acc* c,
               Index ldc);
 
-/// Columns [0, cols) of B as K rows of ceil(cols / kLanes) whole vectors, zero behind cols. B(p, j) is
-/// b[p * ldb + j], or b[j * ldb + p] when TB.
+/// Columns [0, cols) of B as K rows of ceil(cols / kLanes) whole vectors, zero behind cols. B(p, j)
+/// is b[p * ldb + j], or b[j * ldb + p] when TB.
 template <class T, bool TB>
 void pack_columns(Index cols, Index k, const T* b, Index ldb, T* out);
 

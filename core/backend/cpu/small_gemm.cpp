@@ -35,8 +35,8 @@ void for_column_tiles(Index n, F&& f) {
 }
 
 template <bool TA, bool TB, class T>
-void product(Index m, Index n, Index k, T alpha, const T* a, Index lda, const T* b, Index ldb, T beta,
-             T* c, Index ldc) {
+void product(Index m, Index n, Index k, T alpha, const T* a, Index lda, const T* b, Index ldb,
+             T beta, T* c, Index ldc) {
   constexpr Index kLanes = Simd<T>::kLanes;
   for_column_tiles<T>(n, [&](Index j, Index cols) {
     T scale_c = beta;
@@ -78,9 +78,11 @@ void product(Index m, Index n, Index k, float alpha, const bf16* a, Index lda, c
     auto* packed = static_cast<Bf16Pair*>(thread_scratch(0, pairs * width * 4));
     pack_columns_bf16<TB>(cols, k, b + (TB ? j * ldb : j), ldb, packed);
     if (direct) {
-      run_tile<Bf16Pair, false>(m, cols, pairs, left, left_ld, packed, width, alpha, beta, c + j, ldc);
+      run_tile<Bf16Pair, false>(m, cols, pairs, left, left_ld, packed, width, alpha, beta, c + j,
+                                ldc);
     } else {
-      run_tile<Bf16Pair, true>(m, cols, pairs, left, left_ld, packed, width, alpha, beta, c + j, ldc);
+      run_tile<Bf16Pair, true>(m, cols, pairs, left, left_ld, packed, width, alpha, beta, c + j,
+                               ldc);
     }
   });
 #else
@@ -113,13 +115,13 @@ void small_gemm(Index m, Index n, Index k, acc_t<T> alpha, const T* a, Index lda
   product<TA, TB>(m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-#define LS_INSTANTIATE(TA, TB, T)                                                                \
-  template void small_gemm<TA, TB, T>(Index, Index, Index, acc_t<T>, const T*, Index, const T*,  \
+#define LS_INSTANTIATE(TA, TB, T)                                                               \
+  template void small_gemm<TA, TB, T>(Index, Index, Index, acc_t<T>, const T*, Index, const T*, \
                                       Index, acc_t<T>, acc_t<T>*, Index);
-#define LS_INSTANTIATE_ALL(T)      \
-  LS_INSTANTIATE(false, false, T)  \
-  LS_INSTANTIATE(false, true, T)   \
-  LS_INSTANTIATE(true, false, T)   \
+#define LS_INSTANTIATE_ALL(T)     \
+  LS_INSTANTIATE(false, false, T) \
+  LS_INSTANTIATE(false, true, T)  \
+  LS_INSTANTIATE(true, false, T)  \
   LS_INSTANTIATE(true, true, T)
 LS_INSTANTIATE_ALL(float)
 LS_INSTANTIATE_ALL(double)

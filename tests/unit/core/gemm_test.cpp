@@ -33,8 +33,8 @@ std::vector<T> random_matrix(Index rows, Index ld, unsigned seed) {
   return x;
 }
 
-/// Runs `product` (arguments as gemm's) on random operands and compares with sums in double. C starts
-/// as NaN where beta is 0, and what lies between its rows must stay untouched.
+/// Runs `product` (arguments as gemm's) on random operands and compares with sums in double. C
+/// starts as NaN where beta is 0, and what lies between its rows must stay untouched.
 template <class T, class C, class F>
 void check_product(const Case& t, double tolerance, F&& product) {
   CAPTURE(t.m);
@@ -94,9 +94,10 @@ void check_product(const Case& t, double tolerance, F&& product) {
 
 template <class F>
 void for_cases(F&& f) {
-  const Index sizes[][3] = {{1, 1, 1},   {1, 5, 3},    {5, 1, 7},    {2, 3, 64},   {16, 16, 16},
-                            {17, 31, 9}, {64, 64, 64}, {64, 64, 128}, {33, 65, 127}, {7, 200, 48},
-                            {130, 3, 70}, {3, 130, 1}, {48, 80, 33},  {9, 15, 600},  {12, 96, 1025}};
+  const Index sizes[][3] = {{1, 1, 1},     {1, 5, 3},    {5, 1, 7},     {2, 3, 64},
+                            {16, 16, 16},  {17, 31, 9},  {64, 64, 64},  {64, 64, 128},
+                            {33, 65, 127}, {7, 200, 48}, {130, 3, 70},  {3, 130, 1},
+                            {48, 80, 33},  {9, 15, 600}, {12, 96, 1025}};
   for (const auto& s : sizes) {
     for (int trans = 0; trans < 4; ++trans) {
       for (const Index pad : {0, 1, 6}) {
@@ -147,21 +148,40 @@ void check_small(double tolerance) {
   // Every height and width of register block, with whole and ragged vectors.
   for (Index m = 1; m <= 14; ++m) {
     for (Index n = 1; n <= 70; n += m % 3 + 1) {
-      check_product<T, acc_t<T>>(Case{m, n, 5, (m & 1) != 0, (n & 1) != 0, 1, 0, 1}, tolerance, product);
+      check_product<T, acc_t<T>>(Case{m, n, 5, (m & 1) != 0, (n & 1) != 0, 1, 0, 1}, tolerance,
+                                 product);
     }
   }
 }
 
 TEST_SUITE("unit") {
-  TEST_CASE("gemm f64") { check_gemm<double, double>(1e-15); }
-  TEST_CASE("gemm f32") { check_gemm<float, float>(1e-6); }
-  TEST_CASE("gemm bf16 -> f32") { check_gemm<bf16, float>(1e-6); }
-  TEST_CASE("gemm bf16 -> bf16") { check_gemm<bf16, bf16>(6e-3); }
-  TEST_CASE("gemm f16 -> f32") { check_gemm<f16, float>(1e-6); }
-  TEST_CASE("gemm f16 -> f16") { check_gemm<f16, f16>(1e-3); }
-  TEST_CASE("small_gemm f64") { check_small<double>(1e-15); }
-  TEST_CASE("small_gemm f32") { check_small<float>(1e-6); }
-  TEST_CASE("small_gemm bf16") { check_small<bf16>(1e-6); }
+  TEST_CASE("gemm f64") {
+    check_gemm<double, double>(1e-15);
+  }
+  TEST_CASE("gemm f32") {
+    check_gemm<float, float>(1e-6);
+  }
+  TEST_CASE("gemm bf16 -> f32") {
+    check_gemm<bf16, float>(1e-6);
+  }
+  TEST_CASE("gemm bf16 -> bf16") {
+    check_gemm<bf16, bf16>(6e-3);
+  }
+  TEST_CASE("gemm f16 -> f32") {
+    check_gemm<f16, float>(1e-6);
+  }
+  TEST_CASE("gemm f16 -> f16") {
+    check_gemm<f16, f16>(1e-3);
+  }
+  TEST_CASE("small_gemm f64") {
+    check_small<double>(1e-15);
+  }
+  TEST_CASE("small_gemm f32") {
+    check_small<float>(1e-6);
+  }
+  TEST_CASE("small_gemm bf16") {
+    check_small<bf16>(1e-6);
+  }
 
   TEST_CASE("gemm keeps NaN and infinity of its operands") {
     const float inf = std::numeric_limits<float>::infinity();
@@ -192,8 +212,9 @@ TEST_SUITE("unit") {
             for (Index j = 0; j < n; ++j) {
               double want = 0;
               for (Index p = 0; p < k; ++p) {
-                want += static_cast<double>(a[static_cast<std::size_t>(s * (m * k + 2) + i * k + p)]) *
-                        b[static_cast<std::size_t>(p * n + j)];
+                want +=
+                    static_cast<double>(a[static_cast<std::size_t>(s * (m * k + 2) + i * k + p)]) *
+                    b[static_cast<std::size_t>(p * n + j)];
               }
               const double error = std::abs(c[static_cast<std::size_t>(s * sc + i * n + j)] - want);
               worst = std::isnan(error) ? 1e9 : std::max(worst, error);
@@ -212,7 +233,8 @@ TEST_SUITE("unit") {
     gemm(false, true, 96, 96, 96, 1, a.data(), 96, b.data(), 96, 0, want.data(), 96);
     parallel_for(4, 1, [&](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) {
-        gemm(false, true, 96, 96, 96, 1, a.data(), 96, b.data(), 96, 0, got.data() + i * 96 * 96, 96);
+        gemm(false, true, 96, 96, 96, 1, a.data(), 96, b.data(), 96, 0, got.data() + i * 96 * 96,
+             96);
       }
     });
     for (std::size_t i = 0; i < got.size(); ++i) {
@@ -231,8 +253,10 @@ TEST_SUITE("unit") {
     float x[16] = {};
     CHECK_THROWS_AS(gemm(false, false, 2, 2, 4, 1, x, 3, x, 2, 0, x + 8, 2), Error);
     CHECK_THROWS_AS(gemm(false, false, -1, 2, 4, 1, x, 4, x, 2, 0, x + 8, 2), Error);
-    CHECK_THROWS_AS(gemm(DType::kF32, DType::kBF16, false, false, 1, 1, 1, 1, x, 1, x, 1, 0, x, 1), Error);
-    CHECK_THROWS_AS(gemm(DType::kI32, DType::kI32, false, false, 1, 1, 1, 1, x, 1, x, 1, 0, x, 1), Error);
+    CHECK_THROWS_AS(gemm(DType::kF32, DType::kBF16, false, false, 1, 1, 1, 1, x, 1, x, 1, 0, x, 1),
+                    Error);
+    CHECK_THROWS_AS(gemm(DType::kI32, DType::kI32, false, false, 1, 1, 1, 1, x, 1, x, 1, 0, x, 1),
+                    Error);
   }
 }
 

@@ -40,9 +40,7 @@ TEST_SUITE("unit") {
     std::atomic<int> inner{0}, outer{0};
     parallel_for(4, 1, [&](Index, Index) {
       ++outer;
-      parallel_for(100, 1, [&](Index begin, Index end) {
-        inner += end - begin == 100 ? 1 : 100;
-      });
+      parallel_for(100, 1, [&](Index begin, Index end) { inner += end - begin == 100 ? 1 : 100; });
     });
     CHECK(inner == outer);
     set_num_threads(0);
