@@ -1,0 +1,73 @@
+#include "data/batcher.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace ls::data {
+
+Batcher::Batcher(const Task& task, const BatcherOptions& options)
+    : task_(task), options_(options), sampler_(task, options.split, options.batch, options.seed) {
+  LS_CHECK(0 <= options.rank && options.rank < options.ranks, kConfig, "rank {} of {}",
+           options.rank, options.ranks);
+}
+
+Batch Batcher::make(Index step) const {
+  const TaskInfo& info = task_.info();
+  const BatchPlan plan = sampler_.plan(step);
+  Batch b;
+  b.step = step;
+  b.slice = plan.slice;
+  b.length = plan.length;
+  b.global_rows = static_cast<Index>(plan.index.size());
+  b.first_row = b.global_rows * options_.rank / options_.ranks;
+  b.rows = b.global_rows * (options_.rank + 1) / options_.ranks - b.first_row;
+  b.continues = options_.split == Split::kTrain && info.order == Order::kStream && step > 0;
+
+  const Index t = plan.length;
+  const Index e = info.vector_width;
+  if (e > 0) {
+    b.vectors = Tensor::zeros({b.rows, t, e}, DType::kF32);
+  } else {
+    b.tokens = Tensor::zeros({b.rows, t}, DType::kI64);
+  }
+  b.labels = Tensor::full({b.rows, t}, DType::kI64, static_cast<double>(kIgnore));
+  if (!info.tags.empty()) {
+    b.tags = Tensor::zeros({b.rows, t}, DType::kU8);
+  }
+  b.documents.resize(static_cast<std::size_t>(b.rows));
+  bool any_start = false;
+  for (Index r = 0; r < b.rows; ++r) {
+    const auto piece = [&](auto* data, Index width) {
+      return std::span(data + r * width, static_cast<std::size_t>(width));
+    };
+    ExampleView out;
+    if (e > 0) {
+      out.vectors = piece(b.vectors.data<float>(), t * e);
+    } else {
+      out.tokens = piece(b.tokens.data<std::int64_t>(), t);
+    }
+    out.labels = piece(b.labels.data<std::int64_t>(), t);
+    if (b.tags.defined()) {
+      out.tags = piece(b.tags.data<std::uint8_t>(), t);
+    }
+    out.document_starts = &b.documents[static_cast<std::size_t>(r)];
+    const Index row = b.first_row + r;
+    task_.sample({.split = options_.split,
+                  .slice = plan.slice,
+                  .length = t,
+                  .index = plan.index[static_cast<std::size_t>(row)],
+                  .step = step,
+                  .row = row,
+                  .rows = b.global_rows},
+                 out);
+    any_start |= !out.document_starts->empty();
+    b.labelled += t - std::count(out.labels.begin(), out.labels.end(), kIgnore);
+  }
+  if (!any_start) {
+    b.documents.clear();
+  }
+  return b;
+}
+
+}  // namespace ls::data

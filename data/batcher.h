@@ -1,0 +1,54 @@
+#pragma once
+// Batches as contiguous tensors, and the rows of them that belong to one rank.
+#include <vector>
+
+#include "core/tensor.h"
+#include "data/sampler.h"
+#include "data/task.h"
+
+namespace ls::data {
+
+struct Batch {
+  Index step = 0;
+  Index slice = 0;   ///< index into the task's slices
+  Index length = 0;  ///< T
+  /// Rows first_row .. first_row + rows - 1 of the global batch are here; rows may be 0 where there
+  /// are more ranks than rows.
+  Index first_row = 0, rows = 0, global_rows = 0;
+  Tensor tokens;   ///< i64 [rows,T], or undefined
+  Tensor vectors;  ///< f32 [rows,T,E], or undefined
+  Tensor labels;   ///< i64 [rows,T], kIgnore where there is none
+  Tensor tags;     ///< u8 [rows,T], or undefined for a task without tags
+  /// Per row the ascending positions at which a document begins (layers::DocumentStarts); empty
+  /// when no row has any.
+  std::vector<std::vector<Index>> documents;
+  bool continues = false;  ///< rows go on from the batch before: its final states are their first
+  Index labelled = 0;      ///< labels in these rows
+};
+
+struct BatcherOptions {
+  Split split = Split::kTrain;
+  Index batch = 1;         ///< global: over all ranks
+  std::uint64_t seed = 0;  ///< of the order of batches
+  Index rank = 0, ranks = 1;
+};
+
+/// Makes any batch by its number. The task must outlive it.
+class Batcher {
+ public:
+  /// @throws Error(Config) as Sampler
+  Batcher(const Task& task, const BatcherOptions& options);
+
+  const Sampler& sampler() const { return sampler_; }
+  /// As Sampler::batches: 0 when training examples never end.
+  Index batches() const { return sampler_.batches(); }
+  /// Safe to call from several threads at once.
+  Batch make(Index step) const;
+
+ private:
+  const Task& task_;
+  BatcherOptions options_;
+  Sampler sampler_;
+};
+
+}  // namespace ls::data

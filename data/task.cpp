@@ -1,0 +1,43 @@
+#include "data/task.h"
+
+#include "core/error.h"
+
+namespace ls::data {
+
+std::string_view split_name(Split split) {
+  constexpr std::array<std::string_view, kNumSplits> kNames = {"train", "valid", "test"};
+  return kNames[static_cast<std::size_t>(split)];
+}
+
+Task::Registry& Task::registry() {
+  static Registry registry("task");
+  return registry;
+}
+
+void Task::add_slice(Split split, Slice slice) {
+  const std::size_t s = static_cast<std::size_t>(split);
+  LS_CHECK(slice.length > 0, kConfig, "task {}: {} setting '{}' has length {}, must be at least 1",
+           name_, split_name(split), slice.name, slice.length);
+  LS_CHECK(split == Split::kTrain || slice.examples > 0, kConfig,
+           "task {}: {} setting '{}' needs a number of examples", name_, split_name(split),
+           slice.name);
+  for (const Slice& other : slices_[s]) {
+    LS_CHECK(other.name != slice.name, kConfig, "task {}: two {} settings are both {}", name_,
+             split_name(split), slice.name);
+  }
+  streams_[s].push_back(stream_id(fmt::format("{}/{}/{}", name_, split_name(split), slice.name)));
+  slices_[s].push_back(std::move(slice));
+}
+
+std::unique_ptr<Task> make_task(const Component<Task>& task, const TaskArgs& args) {
+  const ErrorContext context("setting up task '" + task.name() + "'");
+  std::unique_ptr<Task> made = task.make(args);
+  LS_CHECK(
+      !args.stream || made->info().order == Order::kStream, kConfig,
+      "task '{}' has no rows that continue from step to step, so states cannot be carried; use "
+      "'bytes' or reset states",
+      task.name());
+  return made;
+}
+
+}  // namespace ls::data

@@ -1,0 +1,102 @@
+// Copying: hold M tokens over a stretch of blanks, then write them out.
+// Source: Gu and Dao, "Mamba", 2023 (arXiv 2312.00752), appendix E.1; generator of the S4
+// repository, src/dataloaders/datasets/copying.py.
+#include <algorithm>
+
+#include "data/task.h"
+
+namespace ls::data {
+namespace {
+
+class Copying final : public Task {
+ public:
+  enum class Variant { kSelective, kPlain, kLag };
+  struct Config {
+    Variant variant = Variant::kSelective;
+    Index vocab = 10;
+    Index memorize = 8;
+    Index blanks = 64;
+    std::vector<Index> test_blanks;
+    Index test_examples = 500;
+
+    template <class F>
+    void fields(F& f) {
+      f("variant", variant,
+        {.help =
+             "tokens strewn among the blanks, tokens first, or the input given back M steps later",
+         .choices = {"selective", "plain", "lag"}});
+      f("vocab", vocab,
+        {.help = "symbols: blank 0, tokens 1 .. vocab-2, marker vocab-1", .min = 3});
+      f("memorize", memorize, {.help = "tokens to hold, M", .min = 1});
+      f("blanks", blanks,
+        {.help = "blanks among or after the tokens, L; with lag the length of the input",
+         .min = 0});
+      f.check(variant != Variant::kLag || blanks > memorize, "blanks",
+              "must be greater than memorize with lag");
+      f("test_blanks", test_blanks,
+        {.help = "blanks in validation; empty: as in training", .min = 0});
+      f.check(variant != Variant::kLag ||
+                  std::all_of(test_blanks.begin(), test_blanks.end(),
+                              [&](Index blanks_then) { return blanks_then > memorize; }),
+              "test_blanks", "must be greater than memorize with lag");
+      f("test_examples", test_examples, {.help = "for each number of blanks", .min = 1});
+    }
+  };
+
+  Copying(const Config& config, const TaskArgs& args) : Task("copying", args), config_(config) {
+    if (config_.test_blanks.empty()) {
+      config_.test_blanks = {config_.blanks};
+    }
+    info_.vocab_in = info_.classes = config_.vocab;
+    info_.metrics = {"tok_acc", "seq_acc"};
+    const auto slice = [&](Index blanks, Index examples) {
+      const bool lag = config_.variant == Variant::kLag;
+      return Slice{.name = fmt::format("L{}.M{}", blanks, config_.memorize),
+                   .length = lag ? blanks : blanks + 2 * config_.memorize,
+                   .examples = examples};
+    };
+    add_slice(Split::kTrain, slice(config_.blanks, 0));
+    for (const Split split : {Split::kValid, Split::kTest}) {
+      for (const Index blanks : config_.test_blanks) {
+        add_slice(split, slice(blanks, config_.test_examples));
+      }
+    }
+  }
+
+  void sample(const ExampleKey& key, const ExampleView& out) const override {
+    Rng numbers = rng(key);
+    const auto m = static_cast<std::size_t>(config_.memorize);
+    const std::size_t length = out.tokens.size();
+    const auto token = [&] { return 1 + numbers.below(config_.vocab - 2); };
+    if (config_.variant == Variant::kLag) {
+      std::generate(out.tokens.begin(), out.tokens.end(), token);
+      // The reference also asks for a blank at the first M outputs; nothing is recalled there.
+      std::copy(out.tokens.begin(), out.tokens.end() - config_.memorize,
+                out.labels.begin() + config_.memorize);
+      return;
+    }
+    std::vector<Index> place(m);
+    if (config_.variant == Variant::kSelective) {
+      place = numbers.sample_without_replacement(static_cast<Index>(length - m), config_.memorize);
+      std::sort(place.begin(), place.end());
+    } else {
+      for (std::size_t j = 0; j < m; ++j) {
+        place[j] = static_cast<Index>(j);
+      }
+    }
+    for (std::size_t j = 0; j < m; ++j) {
+      const std::int64_t x = token();
+      out.tokens[static_cast<std::size_t>(place[j])] = x;
+      out.tokens[length - m + j] = config_.vocab - 1;
+      out.labels[length - m + j] = x;
+    }
+  }
+
+ private:
+  Config config_;
+};
+
+LS_REGISTER(Task, Copying, "copying", "hold tokens over a stretch of blanks and write them out");
+
+}  // namespace
+}  // namespace ls::data

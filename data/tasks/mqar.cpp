@@ -1,0 +1,405 @@
+// Multi-query associative recall: K key-value pairs, then queries for every key. Token and vector
+// (continuous) inputs, with and without rewritten keys.
+//
+// Sources: Arora et al., "Zoology", 2023 (arXiv 2312.04927), and the generators of its repository,
+// zoology/data/{multiquery_ar,forgetting_mqar,stacked_mqar}.py. `protocol: zoology` keeps what
+// those generators do, wanted or not:
+//   - a finite set of examples for each setting, seen in the same order every epoch, settings one
+//     after the other, the last batch of each smaller;
+//   - with random_non_queries every blank becomes any token of the vocabulary: it may equal a key
+//   or
+//     value of the same example, or the blank;
+//   - rewritten keys: update j avoids the old value of key number j, not of the key that it
+//   rewrites,
+//     so that a rewrite may repeat the old value, and two keys may end with one value;
+//   - continuous, mapping global: the permutation that pairs the drawn keys with the drawn values
+//   is
+//     shared, but keys and values are drawn anew, so that no association outlives its sequence.
+// `protocol: clean` draws fresh examples for ever and has none of these: all values of an example
+// are distinct, fillers avoid its keys and values, a global mapping ties every key to one value.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <optional>
+
+#include "core/error.h"
+#include "data/task.h"
+
+namespace ls::data {
+namespace {
+
+struct MqarSetting {
+  std::optional<Index> length;
+  Index pairs = 8;
+  Index updates = 4;
+  Index examples = 0;
+  double weight = 1;
+
+  template <class F>
+  void fields(F& f) {
+    f("length", length, {.help = "tokens; null: as short as the example allows", .min = 1});
+    f("pairs", pairs, {.help = "keys K, each queried once", .min = 1});
+    f("updates", updates, {.help = "forgetting: keys written a second time", .min = 0});
+    f("examples", examples,
+      {.help = "size of the set; 0: endless in training, else the default of the protocol",
+       .min = 0});
+    f("weight", weight, {.help = "share of the training batches (protocol clean)", .min = 0});
+  }
+};
+
+class Mqar final : public Task {
+ public:
+  enum class Variant { kStandard, kForgetting, kContinuous, kContinuousForgetting };
+  enum class Protocol { kClean, kZoology };
+  enum class Mapping { kSequence, kGlobal };
+
+  struct Config {
+    Variant variant = Variant::kStandard;
+    Protocol protocol = Protocol::kClean;
+    Index vocab = 8192;
+    Index passes = 1;
+    double power_a = 0.01;
+    bool random_non_queries = false;
+    Index width = 32;
+    Mapping mapping = Mapping::kSequence;
+    std::vector<MqarSetting> train = {MqarSetting{.length = 64, .pairs = 4}};
+    std::vector<MqarSetting> test;
+
+    template <class F>
+    void fields(F& f) {
+      f("variant", variant,
+        {.help = "what is recalled",
+         .choices = {"standard", "forgetting", "continuous", "continuous_forgetting"}});
+      f("protocol", protocol,
+        {.help = "fresh flawless examples, or the published generator with its quirks",
+         .choices = {"clean", "zoology"}});
+      f("vocab", vocab, {.help = "tokens; the first half are keys, the second values", .min = 4});
+      f("passes", passes, {.help = "times the pairs are shown", .min = 1});
+      f("power_a", power_a,
+        {.help = "query slot i has weight i^(a-1): near 0 favours short gaps, 1 is uniform",
+         .above = 0});
+      f("random_non_queries", random_non_queries,
+        {.help = "blanks become random tokens (token variants)"});
+      f("width", width, {.help = "of a key or value embedding (continuous variants)", .min = 1});
+      f("mapping", mapping,
+        {.help = "which value belongs to a key is drawn for each sequence, or once (continuous)",
+         .choices = {"sequence", "global"}});
+      f("train", train, {.help = "settings to train on", .min_size = 1});
+      f("test", test, {.help = "settings to validate and test on; empty: those of training"});
+      const std::string train_fault = fault(train);
+      f.check(train_fault.empty(), "train", train_fault);
+      const std::string test_fault = fault(test);
+      f.check(test_fault.empty(), "test", test_fault);
+      f.check(mapping == Mapping::kSequence || variant == Variant::kContinuous, "mapping",
+              "global is for the variant continuous only");
+      f.check(variant != Variant::kForgetting || protocol == Protocol::kClean || passes == 1,
+              "passes", "must be 1 for forgetting under the zoology protocol");
+    }
+
+    bool continuous() const {
+      return variant == Variant::kContinuous || variant == Variant::kContinuousForgetting;
+    }
+    bool forgetting() const {
+      return variant == Variant::kForgetting || variant == Variant::kContinuousForgetting;
+    }
+    Index updates(const MqarSetting& s) const { return forgetting() ? s.updates : 0; }
+    /// Tokens before the first query.
+    Index context(const MqarSetting& s) const {
+      return (s.pairs * passes + updates(s)) * (continuous() ? 1 : 2);
+    }
+    Index shortest(const MqarSetting& s) const {
+      return context(s) + s.pairs * (continuous() ? 1 : 2);
+    }
+    Index length(const MqarSetting& s) const { return s.length.value_or(shortest(s)); }
+    /// What makes a setting impossible, or "".
+    std::string fault(const std::vector<MqarSetting>& settings) const;
+  };
+
+  Mqar(const Config& config, const TaskArgs& args);
+  void sample(const ExampleKey& key, const ExampleView& out) const override;
+
+ private:
+  struct Content {  // of one example; values by key, `last` after the updates
+    std::vector<Index> keys, first, last;
+    std::vector<Index> updated;  // places in `keys`, in the order of the updates
+  };
+  const MqarSetting& setting(const ExampleKey& key) const {
+    return (key.split == Split::kTrain ? config_.train
+                                       : config_.test)[static_cast<std::size_t>(key.slice)];
+  }
+  Content draw(Rng& rng, const MqarSetting& s) const;
+  void sample_tokens(Rng& rng, const MqarSetting& s, const ExampleView& out) const;
+  void sample_vectors(Rng& rng, const MqarSetting& s, const ExampleView& out) const;
+  std::uint8_t tag(const Content& c, Index key) const;
+
+  Config config_;
+  std::vector<float> embeddings_;    // [vocab, width], unit rows, keys then values
+  std::vector<Index> global_value_;  // mapping global, clean: value of each key
+};
+
+std::string Mqar::Config::fault(const std::vector<MqarSetting>& settings) const {
+  const Index keys = continuous() ? vocab / 2 : vocab / 2 - 1;
+  const Index values = vocab - vocab / 2;
+  for (const MqarSetting& s : settings) {
+    const std::string which = fmt::format("the setting with {} pairs", s.pairs);
+    const Index drawn = s.pairs + (protocol == Protocol::kClean ? updates(s) : 0);
+    if (updates(s) > s.pairs) {
+      return fmt::format("{} has {} updates: at most one a key", which, updates(s));
+    }
+    if (s.pairs > keys || drawn > values) {
+      return fmt::format("{} needs {} keys and {} values, a vocabulary of {} has {} and {}", which,
+                         s.pairs, drawn, vocab, keys, values);
+    }
+    if (protocol == Protocol::kZoology && updates(s) > 0 && values < 2) {
+      return fmt::format("{} needs a second value to write", which);
+    }
+    if (continuous() ? length(s) != shortest(s) : length(s) < shortest(s)) {
+      return fmt::format("{} needs {} {} tokens, its length is {}", which,
+                         continuous() ? "exactly" : "at least", shortest(s), length(s));
+    }
+    if (!continuous() && length(s) % 2 != 0) {
+      return fmt::format("{} has length {}: must be even", which, length(s));
+    }
+    if (!continuous() && random_non_queries && protocol == Protocol::kClean &&
+        s.pairs * 2 + updates(s) >= vocab - 1) {
+      return fmt::format("{} leaves no token of {} for fillers", which, vocab);
+    }
+  }
+  return "";
+}
+
+Mqar::Mqar(const Config& config, const TaskArgs& args) : Task("mqar", args), config_(config) {
+  const bool zoology = config_.protocol == Protocol::kZoology;
+  if (config_.test.empty()) {
+    config_.test = config_.train;
+    for (MqarSetting& s : config_.test) {
+      s.examples = 0;
+    }
+  }
+  for (const auto* settings : {&config_.train, &config_.test}) {
+    const std::string problem = config_.fault(*settings);
+    LS_CHECK(problem.empty(), kConfig, "mqar: {}", problem);
+  }
+  for (const Split split : {Split::kTrain, Split::kValid, Split::kTest}) {
+    for (const MqarSetting& s : split == Split::kTrain ? config_.train : config_.test) {
+      std::string name = fmt::format("T{}.K{}", config_.length(s), s.pairs);
+      if (config_.forgetting()) {
+        name += fmt::format(".U{}", s.updates);
+      }
+      const Index standard_size =
+          split == Split::kTrain ? (zoology ? 100'000 : 0) : (zoology ? 3'000 : 1'000);
+      add_slice(split, {.name = name,
+                        .length = config_.length(s),
+                        .examples = s.examples > 0 ? s.examples : standard_size,
+                        .weight = s.weight});
+    }
+  }
+  const bool finite = std::any_of(config_.train.begin(), config_.train.end(),
+                                  [](const MqarSetting& s) { return s.examples > 0; });
+  LS_CHECK(zoology || !finite ||
+               std::all_of(config_.train.begin(), config_.train.end(),
+                           [](const MqarSetting& s) { return s.examples > 0; }),
+           kConfig, "mqar: either all or none of the training settings have a number of examples");
+  info_.order = zoology ? Order::kEpochs : finite ? Order::kShuffled : Order::kFresh;
+  info_.metrics = {"ex_acc", "tok_acc", "seq_acc"};
+  if (config_.forgetting()) {
+    info_.tags = {"updated", "untouched"};
+  }
+  if (!config_.continuous()) {
+    info_.vocab_in = info_.classes = config_.vocab;
+    return;
+  }
+  const Index keys = config_.vocab / 2;
+  const Index values = config_.vocab - keys;
+  const Index e = config_.width;
+  info_.vector_width = 2 * e;
+  info_.classes = values;
+  embeddings_.resize(static_cast<std::size_t>(config_.vocab * e));
+  for (Index v = 0; v < config_.vocab; ++v) {
+    Rng rng(args.seed, "mqar/embeddings", static_cast<std::uint64_t>(v));
+    std::vector<double> row(static_cast<std::size_t>(e));
+    double square = 0;
+    for (double& x : row) {
+      x = rng.normal();
+      square += x * x;
+    }
+    for (Index i = 0; i < e; ++i) {
+      embeddings_[static_cast<std::size_t>(v * e + i)] =
+          static_cast<float>(row[static_cast<std::size_t>(i)] / std::sqrt(square));
+    }
+  }
+  info_.class_embeddings = Tensor::empty({values, e}, DType::kF32);
+  std::copy(embeddings_.begin() + keys * e, embeddings_.end(),
+            info_.class_embeddings.data<float>());
+  if (config_.mapping == Mapping::kGlobal && !zoology) {
+    global_value_ = Rng(args.seed, "mqar/mapping").sample_without_replacement(values, keys);
+  }
+}
+
+void Mqar::sample(const ExampleKey& key, const ExampleView& out) const {
+  Rng numbers = rng(key);
+  if (config_.continuous()) {
+    sample_vectors(numbers, setting(key), out);
+  } else {
+    sample_tokens(numbers, setting(key), out);
+  }
+}
+
+// Keys and values are numbers from 0 here; the token variants add where each kind begins.
+Mqar::Content Mqar::draw(Rng& rng, const MqarSetting& s) const {
+  const Index keys = config_.continuous() ? config_.vocab / 2 : config_.vocab / 2 - 1;
+  const Index values = config_.vocab - config_.vocab / 2;
+  const Index updates = config_.updates(s);
+  Content c;
+  c.keys = rng.sample_without_replacement(keys, s.pairs);
+  if (config_.protocol == Protocol::kClean) {
+    c.first = rng.sample_without_replacement(values, s.pairs + updates);
+    const std::vector<Index> fresh(c.first.begin() + s.pairs, c.first.end());
+    c.first.resize(static_cast<std::size_t>(s.pairs));
+    if (!global_value_.empty()) {
+      for (std::size_t i = 0; i < c.keys.size(); ++i) {
+        c.first[i] = global_value_[static_cast<std::size_t>(c.keys[i])];
+      }
+    }
+    c.last = c.first;
+    c.updated = rng.sample_without_replacement(s.pairs, updates);
+    for (std::size_t j = 0; j < c.updated.size(); ++j) {
+      c.last[static_cast<std::size_t>(c.updated[j])] = fresh[j];
+    }
+    return c;
+  }
+  c.first = rng.sample_without_replacement(values, s.pairs);
+  if (config_.mapping == Mapping::kGlobal) {
+    Rng shared(args().seed, "mqar/mapping", static_cast<std::uint64_t>(s.pairs));
+    const std::vector<Index> order = shared.sample_without_replacement(s.pairs, s.pairs);
+    std::vector<Index> mapped(c.first.size());
+    for (std::size_t i = 0; i < mapped.size(); ++i) {
+      mapped[i] = c.first[static_cast<std::size_t>(order[i])];
+    }
+    c.first = mapped;
+  }
+  std::vector<Index> fresh(static_cast<std::size_t>(updates));
+  for (std::size_t j = 0; j < fresh.size(); ++j) {
+    fresh[j] = rng.below(values - 1);
+    fresh[j] += fresh[j] >= c.first[j] ? 1 : 0;  // the wrong key's old value
+  }
+  c.last = c.first;
+  c.updated = rng.sample_without_replacement(s.pairs, updates);
+  for (std::size_t j = 0; j < fresh.size(); ++j) {
+    c.last[static_cast<std::size_t>(c.updated[j])] = fresh[j];
+  }
+  return c;
+}
+
+std::uint8_t Mqar::tag(const Content& c, Index key) const {
+  return std::find(c.updated.begin(), c.updated.end(), key) != c.updated.end() ? 1 : 2;
+}
+
+/// k of the places 0 .. space-1, drawn one after the other with weights (i+1)^(a-1) among those
+/// left, by the exponential race of Efraimidis and Spirakis (2006).
+std::vector<Index> draw_slots(Rng& rng, Index space, Index k, double power_a) {
+  std::vector<std::pair<double, Index>> finish(static_cast<std::size_t>(space));
+  for (Index i = 0; i < space; ++i) {
+    const double slowness = std::pow(static_cast<double>(i + 1), 1 - power_a);
+    finish[static_cast<std::size_t>(i)] = {-std::log1p(-rng.uniform()) * slowness, i};
+  }
+  std::partial_sort(finish.begin(), finish.begin() + k, finish.end());
+  std::vector<Index> slots(static_cast<std::size_t>(k));
+  for (std::size_t j = 0; j < slots.size(); ++j) {
+    slots[j] = finish[j].second;
+  }
+  return slots;
+}
+
+void Mqar::sample_tokens(Rng& rng, const MqarSetting& s, const ExampleView& out) const {
+  const Index first_value = config_.vocab / 2;
+  const Content c = draw(rng, s);
+  auto token = out.tokens.begin();
+  const auto write = [&](Index key, Index value) {
+    *token++ = 1 + c.keys[static_cast<std::size_t>(key)];
+    *token++ = first_value + value;
+  };
+  for (Index pass = 0; pass < config_.passes; ++pass) {
+    for (Index i = 0; i < s.pairs; ++i) {
+      write(i, c.first[static_cast<std::size_t>(i)]);
+    }
+  }
+  for (const Index key : c.updated) {
+    write(key, c.last[static_cast<std::size_t>(key)]);
+  }
+
+  const Index context = config_.context(s);
+  const Index space = (static_cast<Index>(out.tokens.size()) - context) / 2;
+  const std::vector<Index> slots = draw_slots(rng, space, s.pairs, config_.power_a);
+  for (Index i = 0; i < s.pairs; ++i) {
+    const auto at = static_cast<std::size_t>(context + 2 * slots[static_cast<std::size_t>(i)]);
+    out.tokens[at] = 1 + c.keys[static_cast<std::size_t>(i)];
+    out.labels[at] = first_value + c.last[static_cast<std::size_t>(i)];
+    if (!out.tags.empty()) {
+      out.tags[at] = tag(c, i);
+    }
+  }
+  if (!config_.random_non_queries) {
+    return;
+  }
+  if (config_.protocol == Protocol::kZoology) {
+    for (std::int64_t& t : out.tokens) {
+      t = t == 0 ? rng.below(config_.vocab) : t;
+    }
+    return;
+  }
+  std::vector<bool> live(static_cast<std::size_t>(config_.vocab));
+  live[0] = true;
+  for (std::size_t i = 0; i < c.keys.size(); ++i) {
+    live[static_cast<std::size_t>(1 + c.keys[i])] = true;
+    live[static_cast<std::size_t>(first_value + c.first[i])] = true;
+    live[static_cast<std::size_t>(first_value + c.last[i])] = true;
+  }
+  std::vector<Index> fillers;
+  for (Index t = 0; t < config_.vocab; ++t) {
+    if (!live[static_cast<std::size_t>(t)]) {
+      fillers.push_back(t);
+    }
+  }
+  for (std::int64_t& t : out.tokens) {
+    if (t == 0) {
+      t = fillers[static_cast<std::size_t>(rng.below(static_cast<Index>(fillers.size())))];
+    }
+  }
+}
+
+void Mqar::sample_vectors(Rng& rng, const MqarSetting& s, const ExampleView& out) const {
+  const Index e = config_.width;
+  const Index first_value = config_.vocab / 2;
+  const Content c = draw(rng, s);
+  Index t = 0;
+  const auto put = [&](Index embedding, Index half) {
+    std::copy_n(embeddings_.begin() + embedding * e, e, out.vectors.begin() + (2 * t + half) * e);
+  };
+  const auto write = [&](Index i, Index value) {
+    put(c.keys[static_cast<std::size_t>(i)], 0);
+    put(first_value + value, 1);
+    ++t;
+  };
+  for (Index pass = 0; pass < config_.passes; ++pass) {
+    for (const Index i : rng.sample_without_replacement(s.pairs, s.pairs)) {
+      write(i, c.first[static_cast<std::size_t>(i)]);
+    }
+  }
+  for (const Index i : c.updated) {
+    write(i, c.last[static_cast<std::size_t>(i)]);
+  }
+  for (const Index i : rng.sample_without_replacement(s.pairs, s.pairs)) {
+    put(c.keys[static_cast<std::size_t>(i)], 0);
+    out.labels[static_cast<std::size_t>(t)] = c.last[static_cast<std::size_t>(i)];
+    if (!out.tags.empty()) {
+      out.tags[static_cast<std::size_t>(t)] = tag(c, i);
+    }
+    ++t;
+  }
+}
+
+LS_REGISTER(Task, Mqar, "mqar", "associative recall of many keys, with tokens or vectors");
+
+}  // namespace
+}  // namespace ls::data

@@ -1,0 +1,114 @@
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "tests/unit/data/data_support.h"
+
+using namespace ls;
+using namespace ls::data;
+
+TEST_SUITE("unit") {
+  TEST_CASE("every registered task but those that read files: ranges, masks, splits, sameness") {
+    for (const std::string& name : Task::registry().names()) {
+      if (name == "bytes") {
+        continue;
+      }
+      CAPTURE(name);
+      const std::string yaml = "{name: " + name + "}";
+      const auto task = task_from(yaml), twin = task_from(yaml),
+                 other = task_from(yaml, {.seed = 2});
+      const TaskInfo& info = task->info();
+      CHECK(!Task::registry().help(name).empty());
+      CHECK(info.classes > 1);
+      CHECK((info.vocab_in > 0) != (info.vector_width > 0));
+      CHECK(!info.metrics.empty());
+      std::set<std::vector<std::int64_t>> seen;
+      for (const Split split : {Split::kTrain, Split::kValid, Split::kTest}) {
+        for (Index slice = 0; slice < static_cast<Index>(task->slices(split).size()); ++slice) {
+          for (Index i = 0; i < 20; ++i) {
+            const ExampleKey key{.split = split, .slice = slice, .index = i};
+            const Example e = example(*task, key);
+            CHECK(e == example(*twin, key));
+            CHECK(!(e == example(*other, key)));
+            Index labels = 0;
+            for (std::size_t t = 0; t < e.labels.size(); ++t) {
+              const bool ok =
+                  e.labels[t] == kIgnore || (e.labels[t] >= 0 && e.labels[t] < info.classes);
+              REQUIRE(ok);
+              labels += e.labels[t] != kIgnore;
+              REQUIRE((e.tokens.empty() || (e.tokens[t] >= 0 && e.tokens[t] < info.vocab_in)));
+            }
+            CHECK(labels > 0);
+            // No example is in two splits or two places of one (lengths differ between slices).
+            if (!e.tokens.empty()) {
+              CHECK(seen.insert(e.tokens).second);
+            }
+          }
+        }
+      }
+    }
+  }
+
+  TEST_CASE("parity: the label is the parity of the bits so far, at every position or the last") {
+    const auto all = task_from("{name: parity, length: 8, max_length: 24, test_lengths: [64]}");
+    const auto last = task_from("{name: parity, labels: last}");
+    Index ones = 0;
+    for (Index i = 0; i < 100; ++i) {
+      const Example e = example(*all, {.length = 24, .index = i});
+      std::int64_t parity = 0;
+      for (std::size_t t = 0; t < 24; ++t) {
+        parity = (parity + e.tokens[t]) % 2;
+        ones += e.tokens[t];
+        CHECK(e.labels[t] == parity);
+      }
+      const Example l = example(*last, {.length = 20, .index = i});
+      CHECK(std::count(l.labels.begin(), l.labels.end(), kIgnore) == 19);
+      CHECK(l.labels.back() == std::count(l.tokens.begin(), l.tokens.end(), 1) % 2);
+    }
+    CHECK(std::abs(static_cast<double>(ones) - 1200) < 5 * 25);
+    CHECK(all->slices(Split::kTrain)[0].name == "T8-24");
+    CHECK(all->slices(Split::kValid)[0].length == 64);
+    CHECK_THROWS_AS(task_from("{name: parity, length: 8, max_length: 7}"), Error);
+    CHECK_THROWS_AS(task_from("{name: parity}", {.stream = true}), Error);
+  }
+
+  TEST_CASE("copying: the last outputs are the tokens in order of appearance") {
+    const auto selective = task_from("{name: copying, vocab: 6, memorize: 4, blanks: 10}");
+    const auto plain =
+        task_from("{name: copying, variant: plain, vocab: 6, memorize: 4, blanks: 10}");
+    std::set<std::vector<std::size_t>> places;
+    for (Index i = 0; i < 200; ++i) {
+      for (const Task* task : {selective.get(), plain.get()}) {
+        const Example e = example(*task, {.index = i});
+        REQUIRE(e.tokens.size() == 18);
+        std::vector<std::int64_t> held;
+        std::vector<std::size_t> place;
+        for (std::size_t t = 0; t < 14; ++t) {
+          CHECK(e.labels[t] == kIgnore);
+          REQUIRE((e.tokens[t] >= 0 && e.tokens[t] <= 4));
+          if (e.tokens[t] != 0) {
+            held.push_back(e.tokens[t]);
+            place.push_back(t);
+          }
+        }
+        CHECK(std::all_of(e.tokens.end() - 4, e.tokens.end(), [](auto x) { return x == 5; }));
+        CHECK(held == std::vector<std::int64_t>(e.labels.end() - 4, e.labels.end()));
+        if (task == plain.get()) {
+          CHECK(place == std::vector<std::size_t>{0, 1, 2, 3});
+        } else {
+          places.insert(place);
+        }
+      }
+    }
+    CHECK(places.size() > 150);  // of 1001
+
+    const auto lag = task_from("{name: copying, variant: lag, memorize: 3, blanks: 12}");
+    const Example e = example(*lag, {.index = 5});
+    REQUIRE(e.tokens.size() == 12);
+    for (std::size_t t = 0; t < 12; ++t) {
+      CHECK(e.labels[t] == (t < 3 ? kIgnore : e.tokens[t - 3]));
+    }
+    CHECK_THROWS_AS(task_from("{name: copying, variant: lag, memorize: 3, blanks: 3}"), Error);
+  }
+}
