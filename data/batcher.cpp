@@ -5,6 +5,17 @@
 #include "core/error.h"
 
 namespace ls::data {
+namespace {
+
+/// On this thread alone: Tensor::full may start a team of threads beside the trainer's.
+template <class T>
+Tensor filled(const Shape& shape, T value) {
+  Tensor t = Tensor::empty(shape, dtype_of_v<T>);
+  std::fill_n(t.data<T>(), t.numel(), value);
+  return t;
+}
+
+}  // namespace
 
 Batcher::Batcher(const Task& task, const BatcherOptions& options)
     : task_(task), options_(options), sampler_(task, options.split, options.batch, options.seed) {
@@ -27,13 +38,13 @@ Batch Batcher::make(Index step) const {
   const Index t = plan.length;
   const Index e = info.vector_width;
   if (e > 0) {
-    b.vectors = Tensor::zeros({b.rows, t, e}, DType::kF32);
+    b.vectors = filled<float>({b.rows, t, e}, 0);
   } else {
-    b.tokens = Tensor::zeros({b.rows, t}, DType::kI64);
+    b.tokens = filled<std::int64_t>({b.rows, t}, 0);
   }
-  b.labels = Tensor::full({b.rows, t}, DType::kI64, static_cast<double>(kIgnore));
+  b.labels = filled<std::int64_t>({b.rows, t}, kIgnore);
   if (!info.tags.empty()) {
-    b.tags = Tensor::zeros({b.rows, t}, DType::kU8);
+    b.tags = filled<std::uint8_t>({b.rows, t}, 0);
   }
   b.documents.resize(static_cast<std::size_t>(b.rows));
   bool any_start = false;
