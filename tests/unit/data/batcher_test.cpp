@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <map>
@@ -132,6 +133,24 @@ TEST_SUITE("unit") {
       CHECK(std::set<std::pair<Index, Index>>(epoch.begin(), epoch.end()).size() == 16);
       CHECK(epoch.size() == 16);
     }
+    // Which examples share a batch changes too, not only the order of the batches.
+    const BatchPlan first = sampler.plan(0);
+    CHECK(first.index != std::vector<Index>{0, 1, 2, 3});
+    CHECK(!std::is_sorted(epochs[2].begin(), epochs[2].end()));
+    std::set<std::set<Index>> shared;
+    std::set<std::vector<Index>> slice_orders;
+    std::vector<Index> order;
+    for (Index step = 0; step < 15; ++step) {
+      const BatchPlan plan = sampler.plan(step);
+      order.push_back(plan.slice);
+      if (order.size() == 5) {
+        slice_orders.insert(order);
+        order.clear();
+      }
+      shared.insert(std::set<Index>(plan.index.begin(), plan.index.end()));
+    }
+    CHECK(slice_orders.size() > 1);
+    CHECK(shared.size() > 10);  // 5 if the sets never changed
     CHECK(epochs[0] != epochs[1]);
     CHECK(epochs[1] != epochs[2]);
   }

@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <set>
 
 #include "tests/unit/data/data_support.h"
@@ -48,6 +49,23 @@ TEST_SUITE("unit") {
         }
       }
     }
+  }
+
+  TEST_CASE("the task files in configs/tasks make tasks, and their longest slices examples") {
+    Index files = 0;
+    for (const auto& file :
+         std::filesystem::directory_iterator(std::string(LS_SOURCE_DIR) + "/configs/tasks")) {
+      CAPTURE(file.path().string());
+      const auto task = task_from("{extend: \"" + file.path().string() + "\"}");
+      for (const Split split : {Split::kTrain, Split::kValid, Split::kTest}) {
+        const auto last = static_cast<Index>(task->slices(split).size()) - 1;
+        const Example e = example(*task, {.split = split, .slice = last});
+        CHECK(std::count(e.labels.begin(), e.labels.end(), kIgnore) <
+              static_cast<Index>(e.labels.size()));
+      }
+      ++files;
+    }
+    CHECK(files >= 10);
   }
 
   TEST_CASE("parity: the label is the parity of the bits so far, at every position or the last") {
