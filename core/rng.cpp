@@ -37,7 +37,7 @@ Index Rng::below(Index n) {
     }
     return static_cast<Index>(product >> 32);
   }
-  __extension__ using Wide = unsigned __int128;
+  __extension__ typedef unsigned __int128 Wide;
   Wide product = static_cast<Wide>(next_u64()) * range;
   const std::uint64_t redraw_below = (std::uint64_t{0} - range) % range;
   while (static_cast<std::uint64_t>(product) < redraw_below) {

@@ -203,12 +203,10 @@ TEST_SUITE("unit") {
       }
     }
     SUBCASE("a rewrite may repeat the old value of its key") {
-      const std::string yaml =
-          "{{name: mqar, protocol: {}, variant: forgetting, vocab: 16, train: [{{length: 24, "
-          "pairs: "
-          "4, updates: 4}}]}}";
-      const auto repeats = [&](const std::string& protocol) {
-        const auto task = task_from(fmt::format(fmt::runtime(yaml), protocol));
+      const auto repeats = [](const std::string& protocol) {
+        const auto task =
+            task_from("{name: mqar, variant: forgetting, vocab: 16, protocol: " + protocol +
+                      ", train: [{length: 24, pairs: 4, updates: 4}]}");
         Index n = 0, wrong = 0;
         for (Index i = 0; i < 2000; ++i) {
           const Example e = example(*task, {.index = i});
@@ -363,7 +361,7 @@ TEST_SUITE("unit") {
   }
 
   TEST_CASE("mqar: settings that cannot be are refused with the reason") {
-    const std::pair<const char*, const char*> cases[] = {
+    const std::pair<std::string, const char*> cases[] = {
         {"{name: mqar, train: [{length: 15, pairs: 4}]}", "at least 16"},
         {"{name: mqar, train: [{length: 17, pairs: 4}]}", "even"},
         {"{name: mqar, vocab: 16, train: [{length: 64, pairs: 8}]}", "needs 8 keys"},

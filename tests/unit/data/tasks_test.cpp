@@ -51,6 +51,31 @@ TEST_SUITE("unit") {
     }
   }
 
+  TEST_CASE("generators give what they gave before: a change of examples must be meant") {
+    const std::pair<std::string, std::uint64_t> cases[] = {
+        {"{name: mqar, train: [{length: 64, pairs: 8}]}", 0xa4a6e3fa671c21fcu},
+        {"{name: mqar, random_non_queries: true, passes: 2}", 0x834881a9e5523ee8u},
+        {"{name: mqar, protocol: zoology, variant: forgetting, random_non_queries: true}",
+         0x6902e5cb98079414u},
+        {"{name: parity}", 0xd2a44af71caa42f1u},
+        {"{name: copying}", 0xab6205f38ddda034u},
+        {"{name: copying, variant: lag}", 0x12f8c27156e6c1b4u},
+    };
+    for (const auto& [yaml, want] : cases) {
+      const auto task = task_from(yaml, {.seed = 7});
+      std::uint64_t hash = 0;
+      for (Index i = 0; i < 10; ++i) {
+        const Example e = example(*task, {.index = i});
+        for (std::size_t t = 0; t < e.tokens.size(); ++t) {
+          hash = mix64(hash ^ static_cast<std::uint64_t>(e.tokens[t]));
+          hash = mix64(hash ^ static_cast<std::uint64_t>(e.labels[t]));
+        }
+      }
+      CAPTURE(yaml);
+      CHECK(fmt::format("{:016x}", hash) == fmt::format("{:016x}", want));
+    }
+  }
+
   TEST_CASE("the task files in configs/tasks make tasks, and their longest slices examples") {
     Index files = 0;
     for (const auto& file :
