@@ -1,6 +1,13 @@
 #pragma once
-// HDF5 files: tensors, attributes, groups. Every failure is one Error(Io) naming the file, the object
-// and HDF5's own reason. Calls are serialised: the library need not be built thread-safe.
+// HDF5 files: tensors, attributes, groups. Every failure is one Error(Io) naming the file, the
+// object and HDF5's own reason. Calls are serialised: the library need not be built thread-safe.
+//
+// HDF5 itself can crash on a damaged file and after a failed write, so neither reaches it: a new
+// file is built in memory, written by flush() and close(), and sealed by a checksum of the whole
+// behind HDF5's part (which other readers ignore); open() checks the seal before HDF5 sees the
+// file. A file written here whose seal is missing was not written to its end and is refused. Files
+// of other programs have no seal: where damage passes HDF5's own checks, HDF5 may still crash on
+// them.
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -14,23 +21,31 @@ namespace ls::h5 {
 
 std::string library_version();  ///< "1.10.8"
 
-using Attribute =
-    std::variant<std::int64_t, double, std::string, std::vector<std::int64_t>, std::vector<double>,
-                 std::vector<std::string>>;
+using Attribute = std::variant<std::int64_t, double, std::string, std::vector<std::int64_t>,
+                               std::vector<double>, std::vector<std::string>>;
+
+/// What a dataset holds, without its elements.
+struct DatasetInfo {
+  Shape shape;
+  DType dtype;
+};
 
 /// One open file. Paths of groups and datasets are absolute or relative to the root, "a/b/c".
 class File {
  public:
-  /// For reading. @throws Error(Io) for a missing, unreadable, truncated or foreign file
+  /// For reading. @throws Error(Io) for a missing, unreadable, truncated, damaged or foreign file
   static File open(const std::string& path);
-  /// A new file, replacing an old one.
+  /// A new file, replacing an old one; empty on the disk, and held in memory, until flush() or
+  /// close().
   static File create(const std::string& path);
   File(File&&) noexcept;
   File& operator=(File&&) noexcept;
-  /// Closes without reporting failure: a writer calls close().
+  /// Drops what has not been flushed: a writer calls close().
   ~File();
 
   const std::string& path() const;
+  /// Whether the file was written here and its checksum holds; other programs' files have none.
+  bool sealed() const;
   bool exists(const std::string& object) const;
   /// Names in a group, sorted.
   std::vector<std::string> children(const std::string& group = "/") const;
@@ -39,6 +54,8 @@ class File {
   /// A dataset as f64, f32, bf16, f16, i64, i32, u8 or bool, as it was written; float and integer
   /// types of other programs come as the narrowest of these that holds them.
   Tensor read(const std::string& dataset) const;
+  /// Shape and type of what read() would return.
+  DatasetInfo info(const std::string& dataset) const;
   /// Creates missing groups on the way.
   void write(const std::string& dataset, const Tensor& value);
   void create_group(const std::string& group);
@@ -54,9 +71,10 @@ class File {
   double number(const std::string& object, const std::string& name) const;  ///< integers too
   std::string text(const std::string& object, const std::string& name) const;
 
-  /// Everything written so far is handed to the system and forced to the disk.
+  /// Writes the whole file as it is now, sealed, and forces it to the disk.
+  /// @throws Error(Io) on a full disk and the like; what is on the disk is then refused by open()
   void flush();
-  /// Flushes and closes; a full disk is reported here at the latest.
+  /// Flushes if the file is new, and closes.
   void close();
 
  private:
