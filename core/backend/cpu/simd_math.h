@@ -20,7 +20,7 @@ inline constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 inline constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
 
 inline float power_of_two(std::int32_t n) {  // -126 <= n <= 127
-  return std::bit_cast<float>((n + 127) << 23);
+  return std::bit_cast<float>((static_cast<std::uint32_t>(n) + 127u) << 23);
 }
 
 /// e^x for x <= 88.72 or NaN; garbage above.
@@ -28,7 +28,8 @@ inline float exp_bounded(float x) {
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
   constexpr float kShift = 12582912.0f;
   const float shifted = x * 1.44269504f + kShift;
-  const std::int32_t n = std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(kShift);
+  const auto n = static_cast<std::int32_t>(  // unsigned: far below, it wraps
+      std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(kShift));
   const float k = shifted - kShift;
   const float r = (x - k * kLn2High) - k * kLn2Low;
   float p = 0.001392625083f;
