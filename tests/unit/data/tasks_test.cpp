@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <set>
 
+#include "tests/support/paths.h"
 #include "tests/unit/data/data_support.h"
 
 using namespace ls;
@@ -79,7 +80,7 @@ TEST_SUITE("unit") {
   TEST_CASE("the task files in configs/tasks make tasks, and their longest slices examples") {
     Index files = 0;
     for (const auto& file :
-         std::filesystem::directory_iterator(std::string(LS_SOURCE_DIR) + "/configs/tasks")) {
+         std::filesystem::directory_iterator(ls::test::source_dir() + "/configs/tasks")) {
       CAPTURE(file.path().string());
       const auto task = task_from("{extend: \"" + file.path().string() + "\"}");
       for (const Split split : {Split::kTrain, Split::kValid, Split::kTest}) {
