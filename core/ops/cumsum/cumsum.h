@@ -1,0 +1,19 @@
+#pragma once
+#include "core/op.h"
+
+namespace ls {
+
+/// Running sums along an axis, each including its own element; from the end when `reverse`.
+/// @shape  x, y [...]
+/// @dtype  any float; sums in f64
+/// @grad   exact: the running sums of the gradient the other way
+struct Cumsum {
+  template <class T> struct In { T x; };
+  template <class T> struct Out { T y; };
+  struct Attrs {
+    int axis = -1;  ///< negative counts from the end
+    bool reverse = false;
+  };
+};
+
+}  // namespace ls

@@ -1,0 +1,17 @@
+#pragma once
+#include "core/op.h"
+
+namespace ls {
+
+/// Rows by index: y = x[index]; index -1 gives a row of zeros.
+/// @shape  x [N,D], index [...] -> y [...,D]
+/// @dtype  x, y any one float
+/// @grad   exact; rows named several times add up, in acc
+/// @throws Error(Shape) on an index outside -1 .. N-1
+struct GatherRows {
+  template <class T> struct In { T x, index; };
+  template <class T> struct Out { T y; };
+  struct Attrs {};
+};
+
+}  // namespace ls

@@ -1,0 +1,23 @@
+#pragma once
+#include "core/op.h"
+
+namespace ls {
+
+/// Matrix products, one for each index of the leading axes: c = alpha * op(a) op(b), with op the
+/// transpose of the last two axes or nothing.
+/// @shape  op(a) [...,M,K], op(b) [...,K,N] -> c [...,M,N]; a is stored [...,K,M] with trans_a, b
+///         [...,N,K] with trans_b
+/// @dtype  any one float; sums in acc
+/// @grad   exact
+/// @cost   2 M N K flop a product; views whose last two axes are rows or columns of a matrix, and
+///         whose leading axes lie at one step, are read where they are
+struct Matmul {
+  template <class T> struct In { T a, b; };
+  template <class T> struct Out { T c; };
+  struct Attrs {
+    bool trans_a = false, trans_b = false;
+    double alpha = 1;
+  };
+};
+
+}  // namespace ls

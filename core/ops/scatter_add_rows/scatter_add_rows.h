@@ -1,0 +1,20 @@
+#pragma once
+#include "core/op.h"
+
+namespace ls {
+
+/// Adds rows into `rows` rows of zeros: y[index] += x; rows with index -1 are left out. The adjoint
+/// of GatherRows.
+/// @shape  x [...,D], index [...] -> y [rows,D]
+/// @dtype  x, y any one float; sums in acc, in the order of the rows of x
+/// @grad   exact
+/// @throws Error(Shape) on an index outside -1 .. rows-1
+struct ScatterAddRows {
+  template <class T> struct In { T x, index; };
+  template <class T> struct Out { T y; };
+  struct Attrs {
+    Index rows = 0;
+  };
+};
+
+}  // namespace ls
