@@ -1,0 +1,47 @@
+#pragma once
+// Tensors seen as rows of their last axis, for kernels that work row by row.
+#include "core/tensor.h"
+
+namespace ls {
+
+/// Rows of a tensor: the last axis is contiguous, rows lie `stride` elements apart. Slices of a wider
+/// tensor (pieces of a projection) are such rows without a copy.
+class Rows {
+ public:
+  explicit Rows(const Tensor& t) : tensor_(t) {
+    cols = t.rank() > 0 ? t.size(-1) : 1;
+    count = cols > 0 ? t.numel() / cols : 0;
+    stride = cols;
+    if (t.is_contiguous()) {
+      return;
+    }
+    bool regular = t.stride(-1) == 1 || cols == 1;
+    Index step = 0;
+    for (int a = t.rank() - 2; a >= 0 && regular; --a) {
+      if (t.size(a) == 1) {
+        continue;
+      }
+      if (step == 0) {
+        stride = t.stride(a);
+        step = stride * t.size(a);
+      } else {
+        regular = t.stride(a) == step;
+        step *= t.size(a);
+      }
+    }
+    if (!regular) {
+      tensor_ = t.contiguous();
+      stride = cols;
+    }
+  }
+  template <class T>
+  const T* row(Index r) const {
+    return static_cast<const T*>(tensor_.raw()) + r * stride;
+  }
+  Index count = 0, cols = 0, stride = 0;
+
+ private:
+  Tensor tensor_;
+};
+
+}  // namespace ls

@@ -1,0 +1,16 @@
+#pragma once
+#include "core/op.h"
+
+namespace ls {
+
+/// Elementwise product y = a * b.
+/// @shape  a, b, y [...], all the same
+/// @dtype  any one float
+/// @grad   exact
+struct Mul {
+  template <class T> struct In { T a, b; };
+  template <class T> struct Out { T y; };
+  struct Attrs {};
+};
+
+}  // namespace ls
