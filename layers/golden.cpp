@@ -17,27 +17,27 @@ struct Tolerance {
 };
 Tolerance tolerance(DType dtype, double rtol) {
   switch (dtype) {
-    case DType::kF64: return {rtol, rtol};
-    case DType::kF32: return {std::max(rtol, 2e-5), std::max(rtol, 1e-4)};
-    default: return {std::max(rtol, 3e-2), std::max(rtol, 8e-2)};
+    case DType::kF64:
+      return {rtol, rtol};
+    case DType::kF32:
+      return {std::max(rtol, 2e-5), std::max(rtol, 1e-4)};
+    default:
+      return {std::max(rtol, 3e-2), std::max(rtol, 8e-2)};
   }
 }
 
-// Largest difference over the largest reference; absolute where the reference is zero. Anything that
-// is not comparable is infinitely wrong.
+// Largest difference over the largest reference; absolute where the reference is zero. Anything
+// that is not comparable is infinitely wrong.
 double error_of(const Tensor& x, const Tensor& ref) {
-  if (!x.defined() || x.numel() != ref.numel()) {
-    return INFINITY;
-  }
   const std::vector<double> a = x.to_vector<double>(), b = ref.to_vector<double>();
   double diff = 0, scale = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
     const double d = a[i] == b[i] ? 0.0 : std::abs(a[i] - b[i]);
-    if (!(d <= INFINITY) || std::isinf(d)) {
+    if (!std::isfinite(d)) {
       return INFINITY;
     }
     diff = std::max(diff, d);
-    scale = std::max(scale, std::abs(b[i]));
+    scale = std::isfinite(b[i]) ? std::max(scale, std::abs(b[i])) : scale;
   }
   return scale > 0 ? diff / scale : diff;
 }
@@ -52,8 +52,21 @@ std::map<std::string, Tensor> read_group(const h5::File& file, const std::string
   return out;
 }
 
+/// Every tensor of `parts` has one of its name and shape in `wholes`.
+void check_partners(const std::map<std::string, Tensor>& parts,
+                    const std::map<std::string, Tensor>& wholes, const std::string& where,
+                    const char* kind) {
+  for (const auto& [name, part] : parts) {
+    const auto whole = wholes.find(name);
+    LS_CHECK(whole != wholes.end(), kIo, "{}/{}: there is no {} of that name", where, name, kind);
+    LS_CHECK(whole->second.shape() == part.shape(), kIo, "{}/{}: shape {}, that {} has {}", where,
+             name, part.shape().str(), kind, whole->second.shape().str());
+  }
+}
+
+/// [B,T,...], or keys [B,Tk,...], which are cut only where they are the same tokens.
 bool is_sequence(const ArgSpec& arg) {
-  return arg.axes.size() >= 2 && arg.axes[0] == "B" && arg.axes[1] == "T";
+  return arg.axes.size() >= 2 && arg.axes[0] == "B" && (arg.axes[1] == "T" || arg.axes[1] == "Tk");
 }
 
 }  // namespace
@@ -62,8 +75,8 @@ std::vector<GoldenCase> read_golden(const std::string& path) {
   const h5::File file = h5::File::open(path);
   LS_CHECK(file.has_attribute("/", "format") && file.has_attribute("/", "op"), kIo,
            "{}: is not a golden file: the root has no attributes 'format' and 'op'", path);
-  LS_CHECK(file.integer("/", "format") == 1, kIo, "{}: format {} is not supported, expected 1", path,
-           file.integer("/", "format"));
+  LS_CHECK(file.integer("/", "format") == 1, kIo, "{}: format {} is not supported, expected 1",
+           path, file.integer("/", "format"));
   std::vector<GoldenCase> cases;
   for (const std::string& name : file.children()) {
     if (!file.is_group(name)) {
@@ -82,7 +95,11 @@ std::vector<GoldenCase> read_golden(const std::string& path) {
     if (c.attributes.count("rtol")) {
       c.rtol = file.number(name, "rtol");
     }
+    LS_CHECK(std::isfinite(c.rtol) && c.rtol > 0, kIo, "{}: case '{}' has rtol {}", path, name,
+             c.rtol);
     LS_CHECK(!c.outputs.empty(), kIo, "{}: case '{}' has no outputs", path, name);
+    check_partners(c.grads, c.inputs, path + ": case '" + name + "': grads", "input");
+    check_partners(c.cotangents, c.outputs, path + ": case '" + name + "': cotangents", "output");
     cases.push_back(std::move(c));
   }
   LS_CHECK(!cases.empty(), kIo, "{}: holds no case", path);
@@ -94,11 +111,12 @@ Registry<GoldenAdapter>& golden_registry() {
   return *registry;
 }
 
-GoldenCall::GoldenCall(const GoldenCase& golden, const GoldenOptions& options) : case_(golden), options_(options) {
+GoldenCall::GoldenCall(const GoldenCase& golden, const GoldenOptions& options)
+    : case_(golden), options_(options) {
   ignore({"dtype", "rtol", "agreement", "checked_by", "note", "source"});
 }
 
-ag::Var GoldenCall::load(const std::string& name, DType dtype) {
+ag::Var GoldenCall::load(const std::string& name, DType dtype, DType through) {
   used_inputs_.insert(name);
   const auto known = leaves_.find(name);
   if (known != leaves_.end()) {
@@ -106,17 +124,25 @@ ag::Var GoldenCall::load(const std::string& name, DType dtype) {
   }
   const auto it = case_.inputs.find(name);
   LS_CHECK(it != case_.inputs.end(), kIo, "the case has no input '{}'", name);
-  const Tensor value = is_float(it->second.dtype()) ? it->second.to(dtype).clone() : it->second;
+  const Tensor& stored = it->second;
+  const Tensor value = is_float(stored.dtype()) ? stored.to(through).to(dtype).clone() : stored;
   const ag::Var v = case_.grads.count(name) ? ag::Var::leaf(value) : ag::Var(value);
   leaves_.emplace(name, v);
   return v;
 }
 
-ag::Var GoldenCall::in(const std::string& name) { return load(name, options_.dtype); }
-ag::Var GoldenCall::acc(const std::string& name) { return load(name, acc_dtype(options_.dtype)); }
+ag::Var GoldenCall::in(const std::string& name) {
+  return load(name, options_.dtype, rounding_.value_or(options_.dtype));
+}
+ag::Var GoldenCall::acc(const std::string& name) {
+  const DType acc = acc_dtype(options_.dtype);
+  return load(name, acc, rounding_ ? acc_dtype(*rounding_) : acc);
+}
 Tensor GoldenCall::values(const std::string& name) {
   used_inputs_.insert(name);
-  return case_.inputs.at(name);
+  const auto it = case_.inputs.find(name);
+  LS_CHECK(it != case_.inputs.end(), kIo, "the case has no input '{}'", name);
+  return it->second;
 }
 
 double GoldenCall::number(const std::string& name, double absent) {
@@ -171,11 +197,18 @@ std::vector<ag::Var> GoldenCall::scan(const OpInfo& op, std::vector<ag::Var> in,
                                       bool can_split) {
   const FamilyInfo* const family = find_family(op);
   LS_CHECK(family, kInternal, "op {} is not registered as a scan", op.name);
-  scanned_ = true;
   const std::shared_ptr<void> own = family->clone_attrs(attrs);
   auto* const scan_attrs = static_cast<ScanAttrs*>(own.get());
-  scan_attrs->form = options_.form;
-  scan_attrs->chunk = options_.chunk;
+  const Form form = options_.form;
+  if (form == Form::kRecurrent || (form == Form::kChunk && family->has_chunk) ||
+      (form == Form::kParallel && family->has_parallel)) {
+    scan_attrs->form = form;
+    form_done_ = true;
+  }
+  if (family->has_chunk && (scan_attrs->form == Form::kAuto || scan_attrs->form == Form::kChunk)) {
+    scan_attrs->chunk = options_.chunk;
+    chunk_done_ = true;
+  }
   if (options_.split <= 1 || !can_split) {
     return ag::call(op, in, own);
   }
@@ -216,7 +249,8 @@ std::vector<ag::Var> GoldenCall::scan(const OpInfo& op, std::vector<ag::Var> in,
     if (per_document) {
       std::vector<std::int64_t> local;
       for (Index d = 0; d < documents; ++d) {
-        const Index from = offsets[static_cast<std::size_t>(d)], to = offsets[static_cast<std::size_t>(d + 1)];
+        const Index from = offsets[static_cast<std::size_t>(d)],
+                    to = offsets[static_cast<std::size_t>(d + 1)];
         const bool here = from < b && to > a;
         (here ? rows : to <= a ? before : after).push_back(d);
         if (here) {
@@ -248,7 +282,8 @@ std::vector<ag::Var> GoldenCall::scan(const OpInfo& op, std::vector<ag::Var> in,
       }
     }
     for (std::size_t s = 0; s < states.size(); ++s) {
-      const ag::Var& fresh = out[static_cast<std::size_t>(op.output_index(family->states[s].output))];
+      const ag::Var& fresh =
+          out[static_cast<std::size_t>(op.output_index(family->states[s].output))];
       if (!per_document) {
         states[s] = fresh;
         continue;
@@ -277,82 +312,173 @@ bool GoldenReport::passed() const {
   return fault.empty() && worst_output <= tolerance_output && worst_grad <= tolerance_grad;
 }
 
-GoldenReport check_golden(const GoldenCase& golden, const GoldenOptions& options) {
-  GoldenReport report;
-  report.op = golden.op;
-  report.name = golden.name;
-  const Tolerance tol = tolerance(options.dtype, golden.rtol);
-  report.tolerance_output = tol.output;
-  report.tolerance_grad = tol.grad;
-  try {
-    const GoldenAdapter* const adapter = golden_registry().find(golden.op);
-    if (!adapter) {
-      report.fault = "no op of that name";
-      return report;
-    }
-    ag::Tape tape;
-    GoldenCall call(golden, options);
-    (*adapter)(call);
-    std::string unknown;
-    for (const auto& [name, value] : golden.inputs) {
-      if (!call.used_inputs_.count(name)) {
-        unknown += " input " + name;
-      }
-    }
-    for (const auto& [name, value] : golden.attributes) {
-      if (!call.used_attributes_.count(name)) {
-        unknown += " attribute " + name;
-      }
-    }
-    if (!unknown.empty()) {
-      report.fault = "unknown" + unknown;
-      return report;
-    }
-    std::vector<ag::Var> outputs;
-    std::vector<Tensor> seeds;
-    for (const auto& [name, ref] : golden.outputs) {
-      const auto it = call.outputs_.find(name);
-      if (it == call.outputs_.end() || !it->second.defined()) {
-        report.fault = "output " + name + " is not computed";
-        return report;
-      }
-      const double e = error_of(it->second.value(), ref);
-      if (!(e <= report.worst_output)) {
-        report.worst_output = e;
-        report.worst_output_name = name;
-      }
-      const auto seed = golden.cotangents.find(name);
-      if (seed != golden.cotangents.end()) {
-        outputs.push_back(it->second);
-        seeds.push_back(seed->second.to(it->second.dtype()).reshape(it->second.shape()));
-      }
-    }
-    if (!golden.grads.empty()) {
-      tape.backward(outputs, seeds);
-    }
-    for (const auto& [name, ref] : golden.grads) {
-      const auto it = call.leaves_.find(name);
-      if (it == call.leaves_.end()) {
-        report.fault = "input " + name + " was not used";
-        return report;
-      }
-      const Tensor& g = it->second.grad();
-      const double e = error_of(g.defined() ? g : Tensor::zeros(ref.shape(), DType::kF64), ref);
-      if (!(e <= report.worst_grad)) {
-        report.worst_grad = e;
-        report.worst_grad_name = name;
-      }
-    }
-    if (!call.scanned_ && (options.form != Form::kAuto || options.chunk > 0)) {
-      report.note += " form and chunk do not apply";
-    }
-    if (options.split > 1 && !call.split_done_) {
-      report.note += " split does not apply";
-    }
-  } catch (const std::exception& e) {
-    report.fault = e.what();
+/// One computation of a case and its errors.
+class GoldenRun {
+ public:
+  GoldenRun(const GoldenCase& golden, const GoldenOptions& options)
+      : golden_(golden), call_(golden, options) {
+    const Tolerance tol = tolerance(options.dtype, golden.rtol);
+    report.op = golden.op;
+    report.name = golden.name;
+    report.tolerance_output = tol.output;
+    report.tolerance_grad = tol.grad;
   }
-  return report;
+
+  /// As if inputs and cotangents had gone through the types of `other`.
+  void round_as(const GoldenRun& other) {
+    call_.rounding_ = other.call_.options_.dtype;
+    for (const auto& [name, value] : other.call_.outputs_) {
+      seed_types_[name] = value.dtype();
+    }
+  }
+
+  void run() {
+    try {
+      const GoldenAdapter* const adapter = golden_registry().find(golden_.op);
+      if (!adapter) {
+        const std::string near = nearest_name(golden_.op, golden_registry().names());
+        report.fault =
+            "no op of that name" + (near.empty() ? "" : "; the nearest is '" + near + "'");
+        return;
+      }
+      ag::Tape tape;
+      (*adapter)(call_);
+      report.fault = unknown();
+      if (report.fault.empty()) {
+        compare_outputs();
+      }
+      if (report.fault.empty() && !golden_.grads.empty()) {
+        tape.backward(outputs_, seeds_);
+        compare_grads();
+      }
+    } catch (const Error& e) {
+      report.fault = e.message();
+      report.unsupported = e.kind() == ErrorKind::kUnsupported;
+    } catch (const std::exception& e) {
+      report.fault = e.what();
+    }
+    const GoldenOptions& o = call_.options_;
+    note(o.form != Form::kAuto && !call_.form_done_, "form does not apply");
+    note(o.chunk > 0 && !call_.chunk_done_, "chunk does not apply");
+    note(o.split > 1 && !call_.split_done_, "split does not apply");
+  }
+  void note(bool applies, const std::string& text) {
+    if (applies) {
+      report.note += (report.note.empty() ? "" : ", ") + text;
+    }
+  }
+
+  /// The case with what this run computed in the place of the reference.
+  GoldenCase results() const {
+    GoldenCase computed = golden_;
+    for (auto& [name, value] : computed.outputs) {
+      value = call_.outputs_.at(name).value();
+    }
+    for (auto& [name, value] : computed.grads) {
+      const Tensor& grad = call_.leaves_.at(name).grad();
+      value = grad.defined() ? grad : Tensor::zeros(value.shape(), DType::kF64);
+    }
+    return computed;
+  }
+
+  GoldenReport report;
+
+ private:
+  std::string unknown() const {
+    std::string list;
+    for (const auto& [name, value] : golden_.inputs) {
+      if (!call_.used_inputs_.count(name)) {
+        list += (list.empty() ? "" : ", ") + ("input " + name);
+      }
+    }
+    for (const auto& [name, value] : golden_.attributes) {
+      if (!call_.used_attributes_.count(name)) {
+        list += (list.empty() ? "" : ", ") + ("attribute " + name);
+      }
+    }
+    return list.empty() ? list : "unknown " + list;
+  }
+  void compare_outputs() {
+    for (const auto& [name, ref] : golden_.outputs) {
+      const auto it = call_.outputs_.find(name);
+      if (it == call_.outputs_.end() || !it->second.defined()) {
+        report.fault = "output " + name + " is not computed";
+        return;
+      }
+      const Tensor& value = it->second.value();
+      if (!same_shape("output " + name, value, ref)) {
+        return;
+      }
+      take(error_of(value, ref), name, report.worst_output, report.worst_output_name);
+      const auto seed = golden_.cotangents.find(name);
+      if (seed != golden_.cotangents.end()) {
+        const auto through = seed_types_.find(name);
+        const Tensor rounded =
+            through == seed_types_.end() ? seed->second : seed->second.to(through->second);
+        outputs_.push_back(it->second);
+        seeds_.push_back(rounded.to(value.dtype()));
+      }
+    }
+  }
+  void compare_grads() {
+    for (const auto& [name, ref] : golden_.grads) {
+      // What no gradient reached has a gradient of zero.
+      const Tensor& grad = call_.leaves_.at(name).grad();
+      const Tensor value = grad.defined() ? grad : Tensor::zeros(ref.shape(), DType::kF64);
+      if (same_shape("gradient of " + name, value, ref)) {
+        take(error_of(value, ref), name, report.worst_grad, report.worst_grad_name);
+      }
+    }
+  }
+  bool same_shape(const std::string& what, const Tensor& value, const Tensor& ref) {
+    if (value.shape() == ref.shape()) {
+      return true;
+    }
+    report.fault =
+        what + " has shape " + value.shape().str() + ", the reference " + ref.shape().str();
+    return false;
+  }
+  static void take(double error, const std::string& name, double& worst, std::string& worst_name) {
+    if (worst_name.empty() || !(error <= worst)) {
+      worst = error;
+      worst_name = name;
+    }
+  }
+
+  const GoldenCase& golden_;
+  GoldenCall call_;
+  std::map<std::string, DType> seed_types_;
+  std::vector<ag::Var> outputs_;
+  std::vector<Tensor> seeds_;
+};
+
+GoldenReport check_golden(const GoldenCase& golden, const GoldenOptions& options) {
+  GoldenRun run(golden, options);
+  run.run();
+  GoldenReport& report = run.report;
+  if (report.passed() || !report.fault.empty() || options.dtype == DType::kF64) {
+    return report;
+  }
+  GoldenOptions wide = options;
+  wide.dtype = DType::kF64;
+  GoldenRun exact(golden, wide), rounded(golden, wide);
+  exact.run();
+  rounded.round_as(run);
+  rounded.run();
+  if (!exact.report.passed() || !rounded.report.fault.empty()) {
+    return report;
+  }
+  const GoldenCase reference = rounded.results();
+  GoldenRun again(reference, options);
+  again.run();
+  if (!again.report.passed()) {
+    return report;
+  }
+  again.note(true, fmt::format("against f64 on inputs rounded to {}, which changes outputs by "
+                               "{:.0e}, gradients by {:.0e}",
+                               std::string(dtype_name(options.dtype)), rounded.report.worst_output,
+                               rounded.report.worst_grad));
+  return again.report;
 }
 
 }  // namespace ls::layers
