@@ -1,0 +1,215 @@
+"""Training speed and memory of `longscan bench` against PyTorch on the same processors.
+
+usage: compare_cpu.py --peer-python PYTHON [--case NAME]... [--dtype f32|bf16]... [--rounds 5]
+                      [--seconds 4] [--cpus 0,1] [--longscan build/longscan] [--output DIR]
+
+For each case the peers (tests/bench/peers/torch_cpu.py, one living process for eager and one for
+torch.compile; in bf16 also autocast against bf16 weights) are timed once, and the fastest goes on. Then
+peer and longscan take turns, A B A B, a few seconds each; the figure is the median over the rounds of
+longscan's tokens/s over the peer's just before. Both stay on the same processors. Memory is the peak
+resident set of each process, PyTorch's that of the eager f32 one. One longscan process is one turn:
+launch to the end of the first optimiser step is timed by longscan itself.
+
+Prints a table in Markdown and writes every reading to DIR/compare_cpu.jsonl.
+Exit status 1 when a bar is missed, 2 when something could not be run.
+"""
+import argparse
+import collections
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+
+# Least ratio of tokens/s over PyTorch's best.
+BARS = {
+    ("attention_w128_v8192", "f32"): 1.2,
+    ("attention_w128_v8192", "bf16"): 1.8,
+    ("attention_w256_bytes", "f32"): 1.2,
+    ("attention_w256_bytes", "bf16"): 1.8,
+    ("gated_deltanet_w128_v8192", "f32"): 1.6,
+    ("gated_deltanet_w256_bytes", "f32"): 1.6,
+    ("attention_w64_bytes", "f32"): 1.5,
+    ("attention_w64_v8192", "f32"): 2.0,
+    ("gated_deltanet_w64_bytes", "f32"): 2.5,
+}
+MEMORY_BAR = 0.5  # of PyTorch eager's peak
+FIRST_STEP_BAR = 1.0  # seconds
+VARIANTS = {
+    "f32": [("eager", "f32"), ("compile", "f32")],
+    "bf16": [(mode, dtype) for dtype in ("autocast", "bf16") for mode in ("eager", "compile")],
+}
+Row = collections.namedtuple(
+    "Row", "case dtype peer peer_speed speed ratio spread bar peer_memory memory first_step")
+
+
+class Failure(Exception):
+    pass
+
+
+class Peer:
+    """A PyTorch process that runs steps when told to and sleeps otherwise."""
+
+    def __init__(self, python, case, mode, dtype):
+        self.name = f"{mode} {dtype}"
+        self.process = subprocess.Popen(
+            [python, str(HERE / "peers" / "torch_cpu.py"), "--case", case, "--mode", mode, "--dtype", dtype],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"})
+        self.facts = self.answer()
+        warm = self.run(3)
+        self.step_seconds = warm["seconds"] / warm["steps"]
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise Failure(f"the peer {self.name} ended with status {self.process.wait()}")
+        return json.loads(line)
+
+    def run(self, steps):
+        self.process.stdin.write(f"run {steps}\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def run_longscan(program, case, dtype, steps):
+    config = ROOT / "configs" / "bench" / f"{case}.yaml"
+    command = [program, "bench", "--config", str(config), "--steps", str(steps)]
+    if dtype == "bf16":
+        command += ["--set", "models.0.dtype=bf16"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        raise Failure(f"{' '.join(command)}: status {done.returncode}")
+    return json.loads(lines[-1])
+
+
+def steps_for(seconds, step_seconds):
+    return max(2, round(seconds / step_seconds))
+
+
+def compare(options, case, dtype, log):
+    def say(**reading):
+        log.write(json.dumps({"case": case, "dtype": dtype, **reading}) + "\n")
+        log.flush()
+
+    peers = []
+    try:
+        for mode, precision in VARIANTS[dtype]:
+            peer = Peer(options.peer_python, case, mode, precision)
+            peers.append(peer)
+            trial = peer.run(steps_for(options.seconds, peer.step_seconds))
+            peer.step_seconds = trial["seconds"] / trial["steps"]
+            say(peer=peer.name, **peer.facts, trial=trial)
+        if dtype == "f32":
+            memory = peers[0].run(2)["peak_rss_bytes"]
+        else:
+            eager = Peer(options.peer_python, case, "eager", "f32")
+            memory = eager.run(2)["peak_rss_bytes"]
+            eager.close()
+        peers.sort(key=lambda peer: peer.step_seconds)
+        for slower in peers[1:]:
+            slower.close()
+        best = peers[0]
+
+        ours = run_longscan(options.longscan, case, dtype, 5)
+        if "params" in ours and ours["params"] != best.facts["params"]:
+            raise Failure(f"{case}: {ours['params']} parameters here, {best.facts['params']} in PyTorch")
+        our_steps = steps_for(options.seconds, ours["seconds"] / ours["steps"])
+        peer_steps = steps_for(options.seconds, best.step_seconds)
+        pairs = []
+        for _ in range(options.rounds):
+            theirs = best.run(peer_steps)
+            ours = run_longscan(options.longscan, case, dtype, our_steps)
+            say(peer=best.name, theirs=theirs, ours=ours)
+            pairs.append((theirs, ours))
+    finally:
+        for peer in peers:
+            peer.close()
+
+    ratios = sorted(ours["tokens_per_s"] / theirs["tokens_per_s"] for theirs, ours in pairs)
+    median = lambda values: statistics.median(list(values))
+    return Row(case, dtype, best.name, median(t["tokens_per_s"] for t, _ in pairs),
+               median(o["tokens_per_s"] for _, o in pairs), median(ratios),
+               f"{ratios[0]:.2f}-{ratios[-1]:.2f}", BARS.get((case, dtype)), memory,
+               max(o["peak_rss_bytes"] for _, o in pairs), median(o["first_step_s"] for _, o in pairs))
+
+
+def verdict(value, bar, at_least=True):
+    if bar is None:
+        return ""
+    return "" if (value >= bar if at_least else value <= bar) else " (missed)"
+
+
+def table(rows):
+    lines = ["| case | type | PyTorch, fastest | tokens/s | longscan tokens/s | ratio, median (range) | bar "
+             "| peak memory, MB: PyTorch eager, longscan, share | first step, s |",
+             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for r in rows:
+        share = r.memory / r.peer_memory
+        lines.append(
+            f"| {r.case} | {r.dtype} | {r.peer} | {r.peer_speed:,.0f} | {r.speed:,.0f} "
+            f"| {r.ratio:.2f} ({r.spread}){verdict(r.ratio, r.bar)} | {r.bar or '-'} "
+            f"| {r.peer_memory / 1e6:,.0f}, {r.memory / 1e6:,.0f}, {share:.2f}"
+            f"{verdict(share, MEMORY_BAR, False)} "
+            f"| {r.first_step:.2f}{verdict(r.first_step, FIRST_STEP_BAR, False)} |")
+    return "\n".join(lines)
+
+
+def cpu_model():
+    with open("/proc/cpuinfo") as info:
+        for line in info:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def main():
+    names = list(dict.fromkeys(case for case, _ in BARS))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", required=True, help="a Python that has torch and transformers")
+    parser.add_argument("--case", action="append", choices=names)
+    parser.add_argument("--dtype", action="append", choices=list(VARIANTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4, help="of a turn")
+    parser.add_argument("--cpus", help="processors of both sides, by default the first two allowed")
+    parser.add_argument("--longscan", default=str(ROOT / "build" / "longscan"))
+    parser.add_argument("--output", default=str(ROOT / "build"))
+    options = parser.parse_args()
+
+    allowed = sorted(os.sched_getaffinity(0))
+    cpus = [int(c) for c in options.cpus.split(",")] if options.cpus else allowed[:2]
+    os.sched_setaffinity(0, cpus)  # children inherit it
+    path = pathlib.Path(options.output) / "compare_cpu.jsonl"
+    rows, failed = [], False
+    print(f"{cpu_model()}, processors {cpus}, {time.strftime('%Y-%m-%d')}, load "
+          f"{os.getloadavg()[0]:.2f}", flush=True)
+    with open(path, "w") as log:
+        for case, dtype in BARS:
+            if (options.case and case not in options.case) or (options.dtype and dtype not in options.dtype):
+                continue
+            try:
+                rows.append(compare(options, case, dtype, log))
+                print(table(rows[-1:]).splitlines()[-1], flush=True)
+            except (Failure, OSError, KeyError, json.JSONDecodeError) as error:
+                failed = True
+                print(f"{case} {dtype}: {error}", file=sys.stderr, flush=True)
+    print(f"\n{table(rows)}\n\nevery reading: {path}")
+    if failed:
+        return 2
+    missed = any((r.bar and r.ratio < r.bar) or r.memory > MEMORY_BAR * r.peer_memory or
+                 r.first_step > FIRST_STEP_BAR for r in rows)
+    return 1 if missed else 0
+
+
+sys.exit(main())
