@@ -1,0 +1,17 @@
+#pragma once
+#include "core/ops/activation/activation.h"
+
+namespace ls {
+
+/// y = act(x + bias) in one pass.
+/// @shape  x [...,D], bias [D] or absent -> y [...,D]
+/// @dtype  x any float; bias acc; evaluated in acc
+struct BiasAct {
+  template <class T> struct In { T x, bias; };
+  template <class T> struct Out { T y; };
+  struct Attrs {
+    Act activation = Act::kGeluTanh;
+  };
+};
+
+}  // namespace ls

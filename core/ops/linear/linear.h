@@ -1,0 +1,17 @@
+#pragma once
+#include "core/op.h"
+
+namespace ls {
+
+/// Dense projection: y = x W^T + b.
+/// @shape  x [...,I], weight [O,I], bias [O] or absent -> y [...,O]
+/// @dtype  x, weight, y any one float; bias acc; sums in acc
+/// @grad   exact; weight and bias gradients are summed over rows and returned in acc
+/// @cost   2 * rows * I * O flop
+struct Linear {
+  template <class T> struct In { T x, weight, bias; };
+  template <class T> struct Out { T y; };
+  struct Attrs {};
+};
+
+}  // namespace ls

@@ -1,0 +1,66 @@
+// Products through the matrix library; the bias is added while its row is in cache.
+#include "core/backend/cpu/gemm.h"
+#include "core/backend/cpu/parallel_for.h"
+#include "core/backend/cpu/rows.h"
+#include "core/ops/linear/linear.h"
+
+namespace ls {
+namespace {
+
+template <class T>
+void linear_forward(const Linear::In<Tensor>& in, Linear::Out<Tensor>& out, const Linear::Attrs&) {
+  const Rows x(in.x);
+  const Tensor w = in.weight.contiguous();
+  const Index o = w.size(0), i = w.size(1), rows = i > 0 ? x.count : out.y.numel() / std::max<Index>(1, o);
+  T* y = out.y.data<T>();
+  gemm<T>(false, true, rows, o, i, 1.0, x.row<T>(0), std::max<Index>(1, x.stride), w.data<T>(),
+          std::max<Index>(1, i), 0.0, y, std::max<Index>(1, o));
+  if (in.bias.defined()) {
+    using A = acc_t<T>;
+    const Tensor bias = in.bias.contiguous();
+    const A* b = bias.data<A>();
+    parallel_for(rows, std::max<Index>(1, 16384 / std::max<Index>(1, o)), [&](Index r0, Index r1) {
+      for (Index r = r0; r < r1; ++r) {
+        for (Index c = 0; c < o; ++c) {
+          y[r * o + c] = convert<T>(convert<A>(y[r * o + c]) + b[c]);
+        }
+      }
+    });
+  }
+}
+
+template <class T>
+void linear_backward(const Linear::In<Tensor>& in, const Linear::Out<Tensor>&, const Linear::Out<Tensor>& dout,
+                     Linear::In<Tensor>& din, const Linear::Attrs&) {
+  using A = acc_t<T>;
+  const Rows x(in.x), g(dout.y);
+  const Tensor w = in.weight.contiguous();
+  const Index o = w.size(0), i = w.size(1), rows = g.count;
+  if (din.x.defined()) {
+    gemm<T>(false, false, rows, i, o, 1.0, g.row<T>(0), g.stride, w.data<T>(), i, 0.0, din.x.data<T>(), i);
+  }
+  if (din.weight.defined()) {
+    gemm<T, A>(true, false, o, i, rows, 1.0, g.row<T>(0), g.stride, x.row<T>(0), x.stride, 0.0, din.weight.data<A>(), i);
+  }
+  if (din.bias.defined()) {
+    A* db = din.bias.data<A>();
+    parallel_for(o, 64, [&](Index c0, Index c1) {
+      std::fill(db + c0, db + c1, A(0));
+      for (Index r = 0; r < rows; ++r) {
+        const T* gp = g.row<T>(r);
+        for (Index c = c0; c < c1; ++c) {
+          db[c] += convert<A>(gp[c]);
+        }
+      }
+    });
+  }
+}
+
+LS_KERNEL(Linear)
+    .forward<float>(&linear_forward<float>)
+    .backward<float>(&linear_backward<float>)
+    .forward<bf16>(&linear_forward<bf16>)
+    .backward<bf16>(&linear_backward<bf16>);
+
+}  // namespace
+}  // namespace ls
