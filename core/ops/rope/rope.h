@@ -1,0 +1,40 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "core/op.h"
+
+namespace ls {
+
+/// Rotary positions: pairs of channels are turned by positions * inv_freq.
+/// @shape  x [B,T,H,D], positions [B,T], inv_freq [P] or absent (theta^(-2p/(2P)), 2P channels) -> y [B,T,H,D];
+///         the first 2P channels of each head are turned, the rest is copied
+/// @dtype  x any float; angles in f64, so that long contexts keep their phase
+/// @source Su et al. 2104.09864
+struct Rope {
+  template <class T> struct In { T x, positions, inv_freq; };
+  template <class T> struct Out { T y; };
+  struct Attrs {
+    double theta = 10000;
+    Index rotary_dim = 0;          ///< channels turned without inv_freq; 0: all
+    bool interleaved = false;      ///< pairs (2p, 2p+1) instead of (p, p + P)
+    double attention_factor = 1;   ///< factor on cosine and sine
+  };
+};
+
+/// Rules for the frequencies of contexts longer than the trained one, by their published names.
+struct RopeRule {
+  std::string type = "default";  ///< default, linear, dynamic, yarn, llama3, longrope
+  double theta = 10000;
+  Index rotary_dim = 0;
+  double factor = 1;
+  double original_max_position = 0, max_position = 0, seq_len = 0;
+  double beta_fast = 32, beta_slow = 1;
+  bool truncate = true;
+  double low_freq_factor = 1, high_freq_factor = 4;
+  std::vector<double> short_factor, long_factor;
+};
+/// inv_freq [rotary_dim / 2] under a rule. @throws Error(Config) on an unknown type
+std::vector<double> rope_inv_freq(const RopeRule& rule);
+
+}  // namespace ls
