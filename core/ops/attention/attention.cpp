@@ -1,0 +1,548 @@
+// Forward: one task is a block of queries of one head; key blocks pass by with a running maximum and
+// sum. Backward: one task is a key head of one row; probabilities are made again from lse.
+#include "core/ops/attention/attention.h"
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/backend/cpu/simd_math.h"
+#include "core/backend/cpu/small_gemm.h"
+#include "core/ops/scan/sequences.h"
+
+namespace ls {
+namespace {
+
+using Op = Attention;
+constexpr Index kBlock = 64;
+
+Index kept(Index keys, Index window) { return window > 0 ? std::min(keys, window - 1) : keys; }
+
+void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
+  LS_CHECK(in.k.size(2) > 0 && in.q.size(2) % in.k.size(2) == 0, kShape,
+           "attention: {} query heads are not a multiple of {} key heads", in.q.size(2), in.k.size(2));
+  LS_CHECK(in.k0.defined() == in.v0.defined(), kShape, "attention: give both k0 and v0 or neither");
+  LS_CHECK(!in.offsets.defined() || (in.q.size(0) == 1 && in.q.size(1) == in.k.size(1) && !in.k0.defined()), kShape,
+           "attention: offsets need one batch row, as many queries as keys, and no cache");
+  const Index keys = in.k.size(1) + (in.k0.defined() ? in.k0.size(1) : 0);
+  b.set("T1", kept(keys, a.window));
+}
+
+/// Keys that a query may see: [lo, hi) and [0, prefix), of all keys with the cache in front.
+struct Range {
+  Index lo, hi, prefix;
+};
+
+template <class T>
+struct Call {
+  using A = acc_t<T>;
+  const Op::In<Tensor>& in;
+  const Op::Attrs& a;
+  Index batch, queries, keys, cached, q_heads, heads, group, dk, dv;
+  scan::Operand<T> q, k, v, k0, v0;
+  Tensor start, sink, slopes, bias;
+  std::vector<std::int64_t> document;  // first token of each token's document
+
+  Call(const Op::In<Tensor>& i, const Op::Attrs& attrs)
+      : in(i), a(attrs), batch(i.q.size(0)), queries(i.q.size(1)), keys(i.k.size(1) + (i.k0.defined() ? i.k0.size(1) : 0)),
+        cached(i.k0.defined() ? i.k0.size(1) : 0), q_heads(i.q.size(2)), heads(i.k.size(2)), group(q_heads / heads),
+        dk(i.q.size(3)), dv(i.v.size(3)), q(i.q), k(i.k), v(i.v), k0(i.k0), v0(i.v0) {
+    const auto whole = [](const Tensor& t) { return t.defined() ? t.contiguous() : Tensor(); };
+    start = whole(i.start);
+    sink = whole(i.sink);
+    slopes = whole(i.slopes);
+    bias = whole(i.bias);
+    for (const scan::Sequence& s : scan::sequences(i.offsets.defined() ? 1 : 0, queries, i.offsets, "attention")) {
+      document.insert(document.end(), static_cast<std::size_t>(s.length), s.begin);
+    }
+  }
+  Index position(Index t) const { return t + cached + a.q_offset; }
+  Range range(Index b, Index t) const {
+    const Index at = position(t);
+    Range r{0, keys, std::min(a.prefix, keys)};
+    if (a.causal) {
+      r.hi = std::clamp<Index>(at + 1, 0, keys);
+    }
+    if (a.window > 0) {
+      r.lo = std::clamp<Index>(at - a.window + 1, 0, keys);
+    }
+    Index first = 0;
+    if (start.defined()) {
+      first = cached + std::as_const(start).template data<std::int64_t>()[b * queries + t];
+    } else if (!document.empty()) {
+      first = document[static_cast<std::size_t>(t)];
+      if (!a.causal) {  // a document sees itself only
+        Index end = t;
+        while (end < queries && document[static_cast<std::size_t>(end)] == first) {
+          ++end;
+        }
+        r.hi = std::min(r.hi, end);
+      }
+    }
+    r.lo = std::max(r.lo, first);
+    if (first > 0) {
+      r.prefix = 0;
+    }
+    r.hi = std::max(r.hi, r.lo);
+    return r;
+  }
+  void load_keys(const scan::Operand<T>& cache, const scan::Operand<T>& own, Index b, Index h, Index j, Index n, Index d, A* to) const {
+    const Index old = std::clamp<Index>(cached - j, 0, n);
+    if (old > 0) {
+      cache.load(b, j, h, old, d, to);
+    }
+    if (n > old) {
+      own.load(b, j + old - cached, h, n - old, d, to + old * d);
+    }
+  }
+  /// Scores of a block: capped, biased, -inf where hidden. `slope` keeps the derivative of the cap when asked.
+  void scores(Index b, Index qh, const Range* ranges, Index t, Index m, Index j, Index n, A* s, A* slope) const {
+    const A scale = static_cast<A>(a.scale), cap = static_cast<A>(a.softcap);
+    const A decline = slopes.defined() ? std::as_const(slopes).template data<A>()[qh] : A(0);
+    for (Index r = 0; r < m; ++r) {
+      A* __restrict row = s + r * n;
+      for (Index c = 0; c < n; ++c) {
+        row[c] *= scale;
+      }
+      if (cap > 0) {
+        for (Index c = 0; c < n; ++c) {
+          const A u = simd::tanh(row[c] / cap);
+          row[c] = cap * u;
+          if (slope) {
+            slope[r * n + c] = 1 - u * u;
+          }
+        }
+      }
+      if (slopes.defined()) {
+        for (Index c = 0; c < n; ++c) {
+          row[c] -= decline * static_cast<A>(position(t + r) - (j + c));
+        }
+      }
+      if (bias.defined()) {
+        const A* line = std::as_const(bias).template data<A>() + (qh * queries + t + r) * keys + j;
+        for (Index c = 0; c < n; ++c) {
+          row[c] += line[c];
+        }
+      }
+      const Range& g = ranges[r];
+      if (g.lo > j || g.hi < j + n) {
+        for (Index c = 0; c < n; ++c) {
+          const Index key = j + c;
+          if (!((key >= g.lo && key < g.hi) || key < g.prefix)) {
+            row[c] = -std::numeric_limits<A>::infinity();
+          }
+        }
+      }
+    }
+    (void)b;
+  }
+  bool skip(const Range* ranges, Index m, Index j, Index n) const {
+    for (Index r = 0; r < m; ++r) {
+      if ((ranges[r].lo < j + n && ranges[r].hi > j) || ranges[r].prefix > j) {
+        return false;
+      }
+    }
+    return true;
+  }
+};
+
+template <class T>
+void keep_cache(const Tensor& old, const Tensor& fresh, Tensor& out) {
+  const Index total = (old.defined() ? old.size(1) : 0) + fresh.size(1), n = out.size(1), from_old = old.defined() ? old.size(1) : 0;
+  const Index first = total - n;
+  if (first < from_old) {
+    out.slice(1, 0, from_old - first).copy_(old.slice(1, first, from_old));
+  }
+  const Index done = std::max<Index>(0, from_old - first), skip = std::max<Index>(0, first - from_old);
+  out.slice(1, done, n).copy_(fresh.slice(1, skip, fresh.size(1)));
+}
+
+template <class T>
+void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  using A = acc_t<T>;
+  const Call<T> call(in, a);
+  const scan::Result<T> o(out.o);
+  A* lse = out.lse.data<A>();
+  const Index dk = call.dk, dv = call.dv, blocks = (call.queries + kBlock - 1) / kBlock;
+  constexpr A kInf = std::numeric_limits<A>::infinity();
+  keep_cache<T>(in.k0, in.k, out.kT);
+  keep_cache<T>(in.v0, in.v, out.vT);
+  parallel_for(call.batch * call.q_heads * blocks, 1, [&](Index first, Index last) {
+    scan::Scratch<A> scratch(kBlock * (2 * dk + 2 * dv + kBlock + 2));
+    A *q = scratch.take(kBlock * dk), *k = scratch.take(kBlock * dk), *v = scratch.take(kBlock * dv);
+    A *y = scratch.take(kBlock * dv), *s = scratch.take(kBlock * kBlock), *top = scratch.take(kBlock), *sum = scratch.take(kBlock);
+    std::vector<Range> ranges(kBlock);
+    for (Index task = first; task < last; ++task) {
+      const Index b = task / (call.q_heads * blocks), qh = task / blocks % call.q_heads, h = qh / call.group;
+      const Index t = task % blocks * kBlock, m = std::min(kBlock, call.queries - t);
+      Index lo = call.keys, hi = 0;
+      for (Index r = 0; r < m; ++r) {
+        ranges[static_cast<std::size_t>(r)] = call.range(b, t + r);
+        const Range& g = ranges[static_cast<std::size_t>(r)];
+        lo = std::min(lo, g.prefix > 0 ? 0 : g.lo);
+        hi = std::max({hi, g.hi, g.prefix});
+        top[r] = call.sink.defined() ? std::as_const(call.sink).template data<A>()[qh] : -kInf;
+        sum[r] = call.sink.defined() ? A(1) : A(0);
+      }
+      call.q.load(b, t, qh, m, dk, q);
+      std::fill(y, y + m * dv, A(0));
+      for (Index j = lo / kBlock * kBlock; j < hi; j += kBlock) {
+        const Index n = std::min(kBlock, call.keys - j);
+        if (call.skip(ranges.data(), m, j, n)) {
+          continue;
+        }
+        call.load_keys(call.k0, call.k, b, h, j, n, dk, k);
+        call.load_keys(call.v0, call.v, b, h, j, n, dv, v);
+        small_gemm<false, true, A>(m, n, dk, A(1), q, dk, k, dk, A(0), s, n);
+        call.scores(b, qh, ranges.data(), t, m, j, n, s, nullptr);
+        for (Index r = 0; r < m; ++r) {
+          A* __restrict row = s + r * n;
+          A peak = top[r];
+#pragma omp simd reduction(max : peak)
+          for (Index c = 0; c < n; ++c) {
+            peak = row[c] > peak ? row[c] : peak;
+          }
+          if (peak == -kInf) {
+            std::fill(row, row + n, A(0));
+            continue;
+          }
+          const A keep = simd::exp(top[r] - peak);
+          A added = 0;
+#pragma omp simd reduction(+ : added)
+          for (Index c = 0; c < n; ++c) {
+            row[c] = simd::exp(row[c] - peak);
+            added += row[c];
+          }
+          sum[r] = sum[r] * keep + added;
+          top[r] = peak;
+          if (keep != A(1)) {
+            for (Index c = 0; c < dv; ++c) {
+              y[r * dv + c] *= keep;
+            }
+          }
+        }
+        small_gemm<false, false, A>(m, dv, n, A(1), s, n, v, dv, A(1), y, dv);
+      }
+      for (Index r = 0; r < m; ++r) {
+        const A inverse = sum[r] > 0 ? A(1) / sum[r] : A(0);
+        for (Index c = 0; c < dv; ++c) {
+          y[r * dv + c] *= inverse;
+        }
+        lse[(b * call.queries + t + r) * call.q_heads + qh] = sum[r] > 0 ? top[r] + std::log(sum[r]) : -kInf;
+      }
+      o.store(b, t, qh, m, dv, y);
+    }
+  });
+}
+
+template <class T>
+void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout, Op::In<Tensor>& din,
+              const Op::Attrs& a) {
+  using A = acc_t<T>;
+  const Call<T> call(in, a);
+  const scan::Operand<T> go(dout.o), y_op(out.o);
+  const scan::Operand<A> glse(dout.lse, true);
+  const scan::Result<T> dq(din.q), dk_own(din.k), dv_own(din.v), dk_old(din.k0), dv_old(din.v0);
+  const A* lse = out.lse.data<A>();
+  const Index dk = call.dk, dv = call.dv, blocks = (call.queries + kBlock - 1) / kBlock;
+  const Index key_blocks = (call.keys + kBlock - 1) / kBlock;
+  const Index kept_keys = kept(call.keys, a.window);
+  if (din.bias.defined()) {
+    din.bias.zero_();
+  }
+  // Sums over the batch have one owner: a task is a key head with all its rows when sink or bias ask for it.
+  const bool shared = din.sink.defined() || din.bias.defined();
+  if (din.sink.defined()) {
+    din.sink.zero_();
+  }
+  const Tensor gkT = dout.kT.defined() ? dout.kT.contiguous() : Tensor(), gvT = dout.vT.defined() ? dout.vT.contiguous() : Tensor();
+  parallel_for(shared ? call.heads : call.batch * call.heads, 1, [&](Index first, Index last) {
+    scan::Scratch<A> scratch(call.keys * 2 * (dk + dv) + call.queries * (2 * dk + dv + 1) + kBlock * (3 * kBlock + dv));
+    A *k = scratch.take(call.keys * dk), *gk = scratch.take(call.keys * dk);
+    A *v = scratch.take(call.keys * dv), *gv = scratch.take(call.keys * dv);
+    A *q = scratch.take(call.queries * dk), *gq = scratch.take(call.queries * dk), *gy = scratch.take(call.queries * dv);
+    A *delta = scratch.take(call.queries), *s = scratch.take(kBlock * kBlock), *p = scratch.take(kBlock * kBlock);
+    A *slope = scratch.take(kBlock * kBlock), *y = scratch.take(kBlock * dv);
+    std::vector<Range> ranges(static_cast<std::size_t>(call.queries));
+    for (Index task = first; task < last; ++task) {
+      const Index h = task % call.heads;
+      for (Index b = shared ? 0 : task / call.heads; b < (shared ? call.batch : task / call.heads + 1); ++b) {
+        call.load_keys(call.k0, call.k, b, h, 0, call.keys, dk, k);
+        call.load_keys(call.v0, call.v, b, h, 0, call.keys, dv, v);
+        std::fill(gk, gk + call.keys * dk, A(0));
+        std::fill(gv, gv + call.keys * dv, A(0));
+        for (Index t = 0; t < call.queries; ++t) {
+          ranges[static_cast<std::size_t>(t)] = call.range(b, t);
+        }
+        for (Index qh = h * call.group; qh < (h + 1) * call.group; ++qh) {
+          call.q.load(b, 0, qh, call.queries, dk, q);
+          std::fill(gq, gq + call.queries * dk, A(0));
+          if (go.defined()) {
+            go.load(b, 0, qh, call.queries, dv, gy);
+          } else {
+            std::fill(gy, gy + call.queries * dv, A(0));
+          }
+          for (Index t = 0; t < call.queries; t += kBlock) {
+            const Index m = std::min(kBlock, call.queries - t);
+            y_op.load(b, t, qh, m, dv, y);
+            for (Index r = 0; r < m; ++r) {
+              A dot = 0;
+              for (Index c = 0; c < dv; ++c) {
+                dot += y[r * dv + c] * gy[(t + r) * dv + c];
+              }
+              delta[t + r] = dot - (glse.defined() ? *glse.at(b, t + r, qh) : A(0));
+            }
+          }
+          if (din.sink.defined()) {
+            A sum = 0;
+            const A logit = std::as_const(call.sink).template data<A>()[qh];
+            for (Index t = 0; t < call.queries; ++t) {
+              sum -= simd::exp(logit - lse[(b * call.queries + t) * call.q_heads + qh]) * delta[t];
+            }
+            din.sink.data<A>()[qh] += sum;
+          }
+          for (Index kb = 0; kb < key_blocks; ++kb) {
+            const Index j = kb * kBlock, n = std::min(kBlock, call.keys - j);
+            for (Index qb = 0; qb < blocks; ++qb) {
+              const Index t = qb * kBlock, m = std::min(kBlock, call.queries - t);
+              if (call.skip(ranges.data() + t, m, j, n)) {
+                continue;
+              }
+              small_gemm<false, true, A>(m, n, dk, A(1), q + t * dk, dk, k + j * dk, dk, A(0), p, n);
+              call.scores(b, qh, ranges.data() + t, t, m, j, n, p, a.softcap > 0 ? slope : nullptr);
+              for (Index r = 0; r < m; ++r) {
+                const A l = lse[(b * call.queries + t + r) * call.q_heads + qh];
+                A* __restrict row = p + r * n;
+                if (std::isinf(l)) {
+                  std::fill(row, row + n, A(0));
+                  continue;
+                }
+                for (Index c = 0; c < n; ++c) {
+                  row[c] = simd::exp(row[c] - l);
+                }
+              }
+              small_gemm<true, false, A>(n, dv, m, A(1), p, n, gy + t * dv, dv, A(1), gv + j * dv, dv);
+              small_gemm<false, true, A>(m, n, dv, A(1), gy + t * dv, dv, v + j * dv, dv, A(0), s, n);
+              for (Index r = 0; r < m; ++r) {
+                const A d = delta[t + r];
+                A* __restrict row = s + r * n;
+                const A* __restrict prob = p + r * n;
+                for (Index c = 0; c < n; ++c) {
+                  row[c] = prob[c] * (row[c] - d);
+                }
+                if (din.bias.defined()) {
+                  A* line = din.bias.data<A>() + (qh * call.queries + t + r) * call.keys + j;
+                  for (Index c = 0; c < n; ++c) {
+                    line[c] += row[c];
+                  }
+                }
+                if (a.softcap > 0) {
+                  for (Index c = 0; c < n; ++c) {
+                    row[c] *= slope[r * n + c];
+                  }
+                }
+              }
+              const A scale = static_cast<A>(a.scale);
+              small_gemm<false, false, A>(m, dk, n, scale, s, n, k + j * dk, dk, A(1), gq + t * dk, dk);
+              small_gemm<true, false, A>(n, dk, m, scale, s, n, q + t * dk, dk, A(1), gk + j * dk, dk);
+            }
+          }
+          if (dq.defined()) {
+            dq.store(b, 0, qh, call.queries, dk, gq);
+          }
+        }
+        // The cache that goes out is these keys and values.
+        const auto add_kept = [&](const Tensor& g, Index d, A* to) {
+          for (Index i = 0; g.defined() && i < kept_keys; ++i) {
+            const T* from = g.data<T>() + ((b * kept_keys + i) * call.heads + h) * d;
+            for (Index c = 0; c < d; ++c) {
+              to[(call.keys - kept_keys + i) * d + c] += convert<A>(from[c]);
+            }
+          }
+        };
+        add_kept(gkT, dk, gk);
+        add_kept(gvT, dv, gv);
+        const auto give = [&](const scan::Result<T>& old, const scan::Result<T>& own, Index d, const A* from) {
+          if (old.defined()) {
+            old.store(b, 0, h, call.cached, d, from);
+          }
+          if (own.defined()) {
+            own.store(b, 0, h, call.keys - call.cached, d, from + call.cached * d);
+          }
+        };
+        give(dk_old, dk_own, dk, gk);
+        give(dv_old, dv_own, dv, gv);
+      }
+    }
+  });
+}
+
+/// One query at a time over all keys.
+template <class Real>
+struct Reference {
+  static std::vector<Real> row_scores(const Call<Real>& call, const Op::Attrs& a, Index b, Index t, Index qh, std::vector<Real>& slope) {
+    const Range r = call.range(b, t);
+    const Index h = qh / call.group;
+    std::vector<Real> s(static_cast<std::size_t>(call.keys), -std::numeric_limits<Real>::infinity());
+    slope.assign(s.size(), Real(1));
+    for (Index j = 0; j < call.keys; ++j) {
+      if (!((j >= r.lo && j < r.hi) || j < r.prefix)) {
+        continue;
+      }
+      const Real* key = j < call.cached ? call.k0.at(b, j, h) : call.k.at(b, j - call.cached, h);
+      Real dot = 0;
+      for (Index c = 0; c < call.dk; ++c) {
+        dot += call.q.at(b, t, qh)[c] * key[c];
+      }
+      dot *= static_cast<Real>(a.scale);
+      if (a.softcap > 0) {
+        const Real u = std::tanh(dot / static_cast<Real>(a.softcap));
+        slope[static_cast<std::size_t>(j)] = 1 - u * u;
+        dot = static_cast<Real>(a.softcap) * u;
+      }
+      if (call.slopes.defined()) {
+        dot -= static_cast<Real>(call.slopes.at(qh)) * static_cast<Real>(call.position(t) - j);
+      }
+      if (call.bias.defined()) {
+        dot += static_cast<Real>(call.bias.at((qh * call.queries + t) * call.keys + j));
+      }
+      s[static_cast<std::size_t>(j)] = dot;
+    }
+    return s;
+  }
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+    const Call<Real> call(in, a);
+    const scan::Result<Real> o(out.o);
+    keep_cache<Real>(in.k0, in.k, out.kT);
+    keep_cache<Real>(in.v0, in.v, out.vT);
+    std::vector<Real> slope;
+    for (Index b = 0; b < call.batch; ++b) {
+      for (Index t = 0; t < call.queries; ++t) {
+        for (Index qh = 0; qh < call.q_heads; ++qh) {
+          const std::vector<Real> s = row_scores(call, a, b, t, qh, slope);
+          Real top = call.sink.defined() ? static_cast<Real>(call.sink.at(qh)) : -std::numeric_limits<Real>::infinity();
+          for (const Real x : s) {
+            top = std::max(top, x);
+          }
+          Real sum = call.sink.defined() ? std::exp(static_cast<Real>(call.sink.at(qh)) - top) : Real(0);
+          Real* y = o.at(b, t, qh);
+          std::fill(y, y + call.dv, Real(0));
+          for (Index j = 0; j < call.keys && !std::isinf(top); ++j) {
+            const Real p = std::exp(s[static_cast<std::size_t>(j)] - top);
+            sum += p;
+            const Real* value = j < call.cached ? call.v0.at(b, j, qh / call.group) : call.v.at(b, j - call.cached, qh / call.group);
+            for (Index c = 0; c < call.dv; ++c) {
+              y[c] += p * value[c];
+            }
+          }
+          for (Index c = 0; c < call.dv && sum > 0; ++c) {
+            y[c] /= sum;
+          }
+          out.lse.data<Real>()[(b * call.queries + t) * call.q_heads + qh] =
+              sum > 0 ? top + std::log(sum) : -std::numeric_limits<Real>::infinity();
+        }
+      }
+    }
+  }
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
+                       Op::In<Tensor>& din, const Op::Attrs& a) {
+    const Call<Real> call(in, a);
+    const scan::Operand<Real> go(dout.o), y(out.o), glse(dout.lse, true);
+    for (Tensor* d : {&din.q, &din.k, &din.v, &din.k0, &din.v0, &din.sink, &din.bias}) {
+      if (d->defined()) {
+        d->zero_();
+      }
+    }
+    const scan::Result<Real> dq(din.q), dk(din.k), dv(din.v), dk0(din.k0), dv0(din.v0);
+    const Index kept_keys = kept(call.keys, a.window);
+    std::vector<Real> slope;
+    for (Index b = 0; b < call.batch; ++b) {
+      for (Index qh = 0; qh < call.q_heads; ++qh) {
+        const Index h = qh / call.group;
+        for (Index t = 0; t < call.queries; ++t) {
+          const Real lse = out.lse.data<Real>()[(b * call.queries + t) * call.q_heads + qh];
+          if (std::isinf(lse)) {
+            continue;
+          }
+          const std::vector<Real> s = row_scores(call, a, b, t, qh, slope);
+          Real delta = glse.defined() ? -*glse.at(b, t, qh) : Real(0);
+          for (Index c = 0; go.defined() && c < call.dv; ++c) {
+            delta += y.at(b, t, qh)[c] * go.at(b, t, qh)[c];
+          }
+          if (din.sink.defined()) {
+            din.sink.data<Real>()[qh] -= std::exp(static_cast<Real>(call.sink.at(qh)) - lse) * delta;
+          }
+          for (Index j = 0; j < call.keys; ++j) {
+            const Real p = std::exp(s[static_cast<std::size_t>(j)] - lse);
+            const bool old = j < call.cached;
+            const Real* key = old ? call.k0.at(b, j, h) : call.k.at(b, j - call.cached, h);
+            const Real* value = old ? call.v0.at(b, j, h) : call.v.at(b, j - call.cached, h);
+            Real dp = 0;
+            for (Index c = 0; go.defined() && c < call.dv; ++c) {
+              dp += go.at(b, t, qh)[c] * value[c];
+              if (old ? dv0.defined() : dv.defined()) {
+                (old ? dv0.at(b, j, h) : dv.at(b, j - call.cached, h))[c] += p * go.at(b, t, qh)[c];
+              }
+            }
+            Real ds = p * (dp - delta);
+            if (din.bias.defined()) {
+              din.bias.data<Real>()[(qh * call.queries + t) * call.keys + j] += ds;
+            }
+            ds *= slope[static_cast<std::size_t>(j)] * static_cast<Real>(a.scale);
+            for (Index c = 0; c < call.dk; ++c) {
+              if (dq.defined()) {
+                dq.at(b, t, qh)[c] += ds * key[c];
+              }
+              if (old ? dk0.defined() : dk.defined()) {
+                (old ? dk0.at(b, j, h) : dk.at(b, j - call.cached, h))[c] += ds * call.q.at(b, t, qh)[c];
+              }
+            }
+          }
+        }
+      }
+      for (Index i = 0; i < kept_keys; ++i) {
+        const Index j = call.keys - kept_keys + i;
+        for (Index h = 0; h < call.heads; ++h) {
+          const auto add = [&](const Tensor& g, const scan::Result<Real>& old, const scan::Result<Real>& own, Index d) {
+            const scan::Result<Real>& to = j < call.cached ? old : own;
+            for (Index c = 0; g.defined() && to.defined() && c < d; ++c) {
+              to.at(b, j < call.cached ? j : j - call.cached, h)[c] +=
+                  static_cast<Real>(g.at(((b * kept_keys + i) * call.heads + h) * d + c));
+            }
+          };
+          add(dout.kT, dk0, dk, call.dk);
+          add(dout.vT, dv0, dv, call.dv);
+        }
+      }
+    }
+  }
+};
+
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
+  const auto pairs = static_cast<double>(in.q.size(0) * in.q.size(2)) * static_cast<double>(in.q.size(1)) *
+                     static_cast<double>(in.k.size(1)) * (a.causal ? 0.5 : 1.0);
+  return {.bytes = static_cast<double>(2 * in.q.bytes() + in.k.bytes() + in.v.bytes()),
+          .flops = 2 * pairs * static_cast<double>(in.q.size(3) + in.v.size(3))};
+}
+
+LS_OP(Attention, "attention")
+    .in("q[B,T,HQ,Dk] k[B,Tk,H,Dk] v[B,Tk,H,Dv] k0[B,T0,H,Dk]? v0[B,T0,H,Dv]? start[B,T]:i64? sink[HQ]:acc? "
+        "slopes[HQ]:acc? bias[HQ,T,Tk]:acc? offsets[N1]:i64?")
+    .out("o[B,T,HQ,Dv] lse[B,T,HQ]:acc kT[B,T1,H,Dk] vT[B,T1,H,Dv]")
+    .saves("q k v k0 v0 start sink slopes bias offsets o lse")
+    .no_grad("slopes")
+    .bind(bind)
+    .summary("softmax attention in blocks: grouped queries, window, cap, sink, packed documents, cache")
+    .reference<Reference>()
+    .cost(cost);
+
+LS_KERNEL(Attention)
+    .forward<double>(&forward<double>)
+    .backward<double>(&backward<double>)
+    .forward<float>(&forward<float>)
+    .backward<float>(&backward<float>)
+    .forward<bf16>(&forward<bf16>)
+    .backward<bf16>(&backward<bf16>);
+
+}  // namespace
+}  // namespace ls
