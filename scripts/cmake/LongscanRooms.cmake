@@ -2,7 +2,7 @@
 # holds one link to the room. Including a header of a room that is not named does not compile.
 add_library(ls_flags INTERFACE)
 target_compile_options(ls_flags INTERFACE -Wall -Wextra -Wno-missing-field-initializers
-                                          -Wno-stringop-overflow -fno-math-errno
+                                          -Wno-stringop-overflow -Wno-restrict -fno-math-errno
                                           -fno-trapping-math -ffp-contract=fast)
 if(LONGSCAN_NATIVE)
   target_compile_options(ls_flags INTERFACE -march=native)

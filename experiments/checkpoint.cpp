@@ -1,0 +1,266 @@
+#include "experiments/checkpoint.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <map>
+
+#include "core/io/h5.h"
+#include "core/rng.h"
+
+namespace ls::experiments {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr const char* kFormat = "longscan checkpoint";
+
+/// Order-dependent digest of names, shapes, types and bytes.
+class Digest {
+ public:
+  void add(std::string_view text) {
+    add_bytes(text.data(), text.size());
+    word(text.size());
+  }
+  void add(const std::string& name, const Tensor& t) {
+    const Tensor c = t.contiguous();
+    add(name);
+    add(c.describe());
+    add_bytes(static_cast<const char*>(c.raw()), static_cast<std::size_t>(c.bytes()));
+  }
+  std::string hex() const { return fmt::format("{:016x}", mix64(state_)); }
+
+ private:
+  void word(std::uint64_t w) { state_ = (state_ ^ w) * 0x9E3779B97F4A7C15u + (state_ >> 29); }
+  void add_bytes(const char* data, std::size_t n) {
+    std::size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+      std::uint64_t w = 0;
+      std::memcpy(&w, data + i, 8);
+      word(w);
+    }
+    if (i < n) {
+      std::uint64_t w = 0;
+      std::memcpy(&w, data + i, n - i);
+      word(w);
+    }
+  }
+  std::uint64_t state_ = 0x243F6A8885A308D3u;
+};
+
+// Everything in the file but the checksum itself, in a fixed order.
+std::string digest_of(const h5::File& file) {
+  Digest d;
+  for (const std::string& a : file.attributes("/")) {
+    if (a != "checksum") {
+      const h5::Attribute value = file.attribute("/", a);
+      d.add(a);
+      if (const auto* i = std::get_if<std::int64_t>(&value)) {
+        d.add(std::to_string(*i));
+      } else if (const auto* x = std::get_if<double>(&value)) {
+        d.add(fmt::format("{:a}", *x));
+      } else if (const auto* s = std::get_if<std::string>(&value)) {
+        d.add(*s);
+      } else if (const auto* v = std::get_if<std::vector<std::string>>(&value)) {
+        for (const std::string& s2 : *v) {
+          d.add(s2);
+        }
+      } else {
+        LS_FAIL(kIo, "{}: attribute '{}' is of an unexpected type", file.path(), a);
+      }
+    }
+  }
+  for (const std::string& group : file.children()) {
+    for (const std::string& name : file.children(group)) {
+      if (file.is_group(group + "/" + name)) {
+        for (const std::string& inner : file.children(group + "/" + name)) {
+          const std::string full = group + "/" + name + "/" + inner;
+          d.add(full, file.read(full));
+        }
+      } else {
+        d.add(group + "/" + name, file.read(group + "/" + name));
+        if (file.has_attribute(group + "/" + name, "part")) {
+          d.add(std::to_string(file.integer(group + "/" + name, "part")));
+        }
+      }
+    }
+  }
+  return d.hex();
+}
+
+void sync_directory(const std::string& directory) {
+  const int fd = ::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_DIRECTORY);
+  if (fd >= 0) {
+    ::fsync(fd);
+    ::close(fd);
+  }
+}
+
+}  // namespace
+
+void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters, const CheckpointData& data) {
+  const ErrorContext context("saving checkpoint " + path);
+  const std::string temporary = path + ".tmp";
+  try {
+    {
+      h5::File file = h5::File::create(temporary);
+      file.set_attribute("/", "format", std::string(kFormat));
+      file.set_attribute("/", "version", kCheckpointVersion);
+      file.set_attribute("/", "step", static_cast<std::int64_t>(data.step));
+      file.set_attribute("/", "tokens", static_cast<std::int64_t>(data.tokens));
+      file.set_attribute("/", "seed", static_cast<std::int64_t>(data.seed));
+      file.set_attribute("/", "seconds", data.seconds);
+      file.set_attribute("/", "config_hash", data.config_hash);
+      file.set_attribute("/", "model", data.model);
+      file.set_attribute("/", "optimizer_states", data.optimizer_states);
+      // As a dataset: attributes are limited to 64 KiB.
+      file.write("text/config", Tensor::from(std::vector<std::uint8_t>(data.config.begin(), data.config.end())));
+      for (const auto& [name, value] : data.provenance) {
+        file.set_attribute("/", "provenance." + name, value);
+      }
+      const auto& items = parameters.items();
+      for (std::size_t i = 0; i < items.size(); ++i) {
+        file.write("parameters/" + items[i].name, items[i].var.value());
+        for (std::size_t s = 0; s < data.optimizer_states.size(); ++s) {
+          file.write("optimizer/" + data.optimizer_states[s] + "/" + items[i].name, data.optimizer[i][s]);
+        }
+      }
+      if (data.carried) {
+        std::vector<std::int64_t> position(data.carried->position.begin(), data.carried->position.end());
+        file.write("carried_position/rows", Tensor::from(position));
+        for (const auto& [name, slot] : data.carried->slots) {
+          file.write("carried/" + name, slot.value.value());
+          file.set_attribute("carried/" + name, "part", static_cast<std::int64_t>(slot.part));
+        }
+      }
+      file.flush();
+      file.set_attribute("/", "checksum", digest_of(file));
+      file.close();
+    }
+    LS_CHECK(std::rename(temporary.c_str(), path.c_str()) == 0, kIo, "{} cannot be renamed: {}", temporary,
+             std::strerror(errno));
+  } catch (...) {
+    std::error_code ignored;
+    fs::remove(temporary, ignored);
+    throw;
+  }
+  sync_directory(fs::path(path).parent_path().string());
+}
+
+LoadedCheckpoint load_checkpoint(const std::string& path) {
+  const ErrorContext context("loading checkpoint " + path);
+  const h5::File file = h5::File::open(path);
+  LS_CHECK(file.has_attribute("/", "format") && file.text("/", "format") == kFormat, kIo,
+           "{}: is an HDF5 file but not a checkpoint of this program", path);
+  const std::int64_t version = file.integer("/", "version");
+  LS_CHECK(version == kCheckpointVersion, kIo,
+           "{}: was written in format version {}, this program reads version {}; use the program that wrote it", path,
+           version, kCheckpointVersion);
+  LS_CHECK(file.text("/", "checksum") == digest_of(file), kIo,
+           "{}: the checksum does not match, the file was damaged after it was written; use an earlier checkpoint", path);
+  LoadedCheckpoint out;
+  CheckpointData& d = out.data;
+  d.step = file.integer("/", "step");
+  d.tokens = file.integer("/", "tokens");
+  d.seed = static_cast<std::uint64_t>(file.integer("/", "seed"));
+  d.seconds = file.number("/", "seconds");
+  d.config_hash = file.text("/", "config_hash");
+  d.model = file.text("/", "model");
+  const std::vector<std::uint8_t> config = file.read("text/config").to_vector<std::uint8_t>();
+  d.config.assign(config.begin(), config.end());
+  d.optimizer_states = std::get<std::vector<std::string>>(file.attribute("/", "optimizer_states"));
+  for (const std::string& a : file.attributes("/")) {
+    if (a.rfind("provenance.", 0) == 0) {
+      d.provenance.emplace_back(a.substr(11), file.text("/", a));
+    }
+  }
+  for (const std::string& name : file.children("parameters")) {
+    out.parameters.emplace_back(name, file.read("parameters/" + name));
+    std::vector<Tensor> states;
+    for (const std::string& s : d.optimizer_states) {
+      states.push_back(file.read("optimizer/" + s + "/" + name));
+    }
+    d.optimizer.push_back(std::move(states));
+  }
+  if (file.exists("carried_position")) {
+    d.carried.emplace();
+    for (const std::int64_t p : file.read("carried_position/rows").to_vector<std::int64_t>()) {
+      d.carried->position.push_back(p);
+    }
+    if (file.exists("carried")) {
+      for (const std::string& name : file.children("carried")) {
+        const std::int64_t part = file.integer("carried/" + name, "part");
+        d.carried->slots.emplace(
+            name, layers::StateSlot{ag::Var(file.read("carried/" + name)), static_cast<layers::StatePart>(part)});
+      }
+    }
+  }
+  return out;
+}
+
+void restore_parameters(const LoadedCheckpoint& loaded, const std::string& path, ag::ParameterSet& parameters) {
+  std::map<std::string, const Tensor*> stored;
+  for (const auto& [name, value] : loaded.parameters) {
+    stored[name] = &value;
+  }
+  std::string faults;
+  for (const ag::Parameter& p : parameters.items()) {
+    const auto it = stored.find(p.name);
+    if (it == stored.end()) {
+      faults += "\n  " + p.name + " is not in the file";
+    } else {
+      if (!(it->second->shape() == p.var.shape())) {
+        faults += "\n  " + p.name + " is " + it->second->shape().str() + " in the file, " + p.var.shape().str() +
+                  " in the model";
+      }
+      stored.erase(it);
+    }
+  }
+  for (const auto& [name, value] : stored) {
+    faults += "\n  " + name + " is not in the model";
+  }
+  LS_CHECK(faults.empty(), kIo, "{}: does not fit the model of this config:{}", path, faults);
+  for (const auto& [name, value] : loaded.parameters) {
+    for (ag::Parameter& p : parameters.items()) {
+      if (p.name == name) {
+        p.var.mutable_value().copy_(value);
+      }
+    }
+  }
+}
+
+std::string checkpoint_path(const std::string& directory, Index step) {
+  return fmt::format("{}/step_{:09}.h5", directory, step);
+}
+
+std::vector<std::string> list_checkpoints(const std::string& directory) {
+  std::vector<std::string> found;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.rfind("step_", 0) == 0 && entry.path().extension() == ".h5") {
+      found.push_back(entry.path().string());
+    }
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+void prune_checkpoints(const std::string& directory, Index keep) {
+  const std::vector<std::string> all = list_checkpoints(directory);
+  std::error_code ignored;
+  for (std::size_t i = 0; i + static_cast<std::size_t>(keep) < all.size(); ++i) {
+    fs::remove(all[i], ignored);
+  }
+  for (const auto& entry : fs::directory_iterator(directory, ignored)) {
+    if (entry.path().extension() == ".tmp") {
+      fs::remove(entry.path(), ignored);
+    }
+  }
+}
+
+}  // namespace ls::experiments

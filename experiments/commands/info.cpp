@@ -1,0 +1,50 @@
+#include <fmt/core.h>
+
+#include "experiments/checkpoint.h"
+#include "experiments/commands/command.h"
+#include "experiments/provenance.h"
+#include "experiments/table.h"
+
+namespace ls::experiments {
+namespace {
+
+void describe_checkpoint(const std::string& path) {
+  const LoadedCheckpoint c = load_checkpoint(path);
+  Index count = 0;
+  for (const auto& [name, value] : c.parameters) {
+    count += value.numel();
+  }
+  Table t({"fact", "value"});
+  t.add({"model", c.data.model});
+  t.add({"update", std::to_string(c.data.step)});
+  t.add({"tokens", std::to_string(c.data.tokens)});
+  t.add({"seed", std::to_string(c.data.seed)});
+  t.add({"parameters", std::to_string(count)});
+  t.add({"carried states", c.data.carried ? std::to_string(c.data.carried->bytes().total()) + " bytes" : "none"});
+  t.add({"config hash", c.data.config_hash});
+  for (const auto& [name, value] : c.data.provenance) {
+    t.add({name, value});
+  }
+  fmt::print("{}\n{}", t.str(), c.data.config);
+}
+
+Action setup(CLI::App& app) {
+  auto path = std::make_shared<std::string>();
+  app.add_option("checkpoint", *path, "a checkpoint to describe; without one, this build and machine");
+  return [path](parallel::RankEnv& env) {
+    if (!path->empty()) {
+      describe_checkpoint(*path);
+      return 0;
+    }
+    Table t({"fact", "value"});
+    for (const auto& [name, value] : provenance(env.world().size())) {
+      t.add({name, value});
+    }
+    fmt::print("{}", t.str());
+    return 0;
+  };
+}
+LS_COMMAND(info, {"info", "facts about this build and machine, or about a checkpoint", 60, setup});
+
+}  // namespace
+}  // namespace ls::experiments

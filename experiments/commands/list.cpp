@@ -1,0 +1,81 @@
+#include <fmt/core.h>
+
+#include "core/config/yaml.h"
+#include "data/task.h"
+#include "experiments/commands/command.h"
+#include "experiments/table.h"
+#include "layers/channel/channel.h"
+#include "layers/mixers/mixer.h"
+#include "layers/scan/family.h"
+#include "optim/optimizer.h"
+#include "optim/schedule.h"
+
+namespace ls::experiments {
+namespace {
+
+std::string components(const ComponentCatalog& catalog) {
+  Table table({catalog.kind(), "what"});
+  for (const std::string& name : catalog.names()) {
+    table.add({name, catalog.help(name)});
+  }
+  return table.str();
+}
+
+std::string ops() {
+  Table table({"op", "inputs", "outputs", "what"});
+  for (const std::string& name : op_registry().names()) {
+    const OpInfo& op = *op_registry().at(name);
+    table.add({name, op.contract_in, op.contract_out, op.summary});
+  }
+  return table.str();
+}
+
+std::string families() {
+  Table table({"scan op", "family", "kind", "states", "forms", "what"});
+  for (const std::string& name : layers::family_registry().names()) {
+    const layers::FamilyInfo& f = *layers::family_registry().at(name);
+    std::string states;
+    for (const layers::StatePort& s : f.states) {
+      states += (states.empty() ? "" : ", ") + s.name + " (" + std::string(layers::state_part_name(s.part)) + ")";
+    }
+    table.add({name, f.family, std::string(layers::family_kind_name(f.kind)), states,
+               std::string("recurrent") + (f.has_chunk ? ", chunk" : "") + (f.has_parallel ? ", parallel" : ""),
+               f.summary});
+  }
+  return table.str();
+}
+
+const std::vector<std::pair<std::string, std::function<std::string()>>>& kinds() {
+  static const std::vector<std::pair<std::string, std::function<std::string()>>> list = {
+      {"mixers", [] { return components(layers::TokenMixer::registry()); }},
+      {"channels", [] { return components(layers::ChannelMixer::registry()); }},
+      {"families", families},
+      {"ops", ops},
+      {"tasks", [] { return components(data::Task::registry()); }},
+      {"optimizers", [] { return components(optim::Optimizer::registry()); }},
+      {"schedules", [] { return components(optim::Schedule::registry()); }}};
+  return list;
+}
+
+Action setup_list(CLI::App& app) {
+  auto what = std::make_shared<std::string>();
+  std::vector<std::string> names;
+  for (const auto& [name, text] : kinds()) {
+    names.push_back(name);
+  }
+  app.add_option("kind", *what, "what to list; everything without it")->check(CLI::IsMember(names));
+  return [what](parallel::RankEnv&) {
+    bool first = true;
+    for (const auto& [name, text] : kinds()) {
+      if (what->empty() || *what == name) {
+        fmt::print("{}{}", first ? "" : "\n", text());
+        first = false;
+      }
+    }
+    return 0;
+  };
+}
+LS_COMMAND(list, {"list", "list mixers, ops, scan families, tasks, optimizers, schedules", 40, setup_list});
+
+}  // namespace
+}  // namespace ls::experiments

@@ -1,0 +1,57 @@
+#include "experiments/provenance.h"
+
+#include <ctime>
+#include <fstream>
+#include <unistd.h>
+
+#include "core/backend/cpu/parallel_for.h"
+#include "core/config/yaml.h"
+#include "core/io/h5.h"
+#include "longscan_build_info.h"
+#include "parallel/mpi_env.h"
+
+namespace ls::experiments {
+namespace {
+
+std::string cpu_model() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);) {
+    if (line.rfind("model name", 0) == 0) {
+      return line.substr(line.find(':') + 2);
+    }
+  }
+  return "unknown";
+}
+
+std::string utc_now() {
+  char text[32];
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
+}
+
+}  // namespace
+
+std::string version_line() { return "longscan " LS_BUILD_VERSION " (" LS_BUILD_COMMIT ")"; }
+
+std::vector<std::pair<std::string, std::string>> provenance(int ranks) {
+  char host[256] = "unknown";
+  gethostname(host, sizeof host - 1);
+  return {{"version", LS_BUILD_VERSION},
+          {"commit", LS_BUILD_COMMIT},
+          {"compiler", LS_BUILD_COMPILER},
+          {"flags", LS_BUILD_FLAGS},
+          {"matrix products", LS_BUILD_MATMUL},
+          {"yaml-cpp", LS_BUILD_YAML},
+          {"hdf5", h5::library_version()},
+          {"mpi", parallel::mpi_version()},
+          {"cpu", cpu_model()},
+          {"threads", std::to_string(num_threads())},
+          {"ranks", std::to_string(ranks)},
+          {"host", host},
+          {"started", utc_now()}};
+}
+
+}  // namespace ls::experiments

@@ -1,0 +1,15 @@
+#pragma once
+// Where a result comes from: stored with every one.
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace ls::experiments {
+
+/// Name and value of every fact about build and machine that a figure depends on: version, commit,
+/// compiler, flags, libraries, CPU, threads, ranks, host, start time.
+std::vector<std::pair<std::string, std::string>> provenance(int ranks = 1);
+/// "longscan 0.1.0 (1a2b3c4, modified)".
+std::string version_line();
+
+}  // namespace ls::experiments

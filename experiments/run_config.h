@@ -1,0 +1,102 @@
+#pragma once
+// What `longscan train` reads. Each component owns its fields; this file lists only the run's own.
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config/yaml.h"
+#include "data/task.h"
+#include "layers/model.h"
+#include "optim/optimizer.h"
+#include "optim/schedule.h"
+
+namespace ls::experiments {
+
+struct RunModel : layers::ModelConfig {
+  std::optional<double> lr;
+  template <class F>
+  void fields(F& f) {
+    layers::ModelConfig::fields(f);
+    f("lr", lr, {.help = "peak learning rate of this model; the run's when null", .above = 0});
+  }
+};
+
+struct EvalConfig {
+  Index every = 0;
+  Index batch = 64;
+  template <class F>
+  void fields(F& f) {
+    f("every", every, {.help = "updates between evaluations; 0: only at the end", .min = 0});
+    f("batch", batch, {.help = "examples per forward pass", .min = 1});
+  }
+};
+
+struct CheckpointConfig {
+  Index every = 0;
+  Index keep = 2;
+  template <class F>
+  void fields(F& f) {
+    f("every", every, {.help = "updates between checkpoints; 0: only at the end", .min = 0});
+    f("keep", keep, {.help = "newest checkpoints that stay on the disk", .min = 1});
+  }
+};
+
+struct ScanConfig {
+  std::string form = "auto";
+  Index chunk = 0;
+  template <class F>
+  void fields(F& f) {
+    f("form", form, {.help = "form of every scan", .choices = {"auto", "recurrent", "chunk", "parallel"}});
+    f("chunk", chunk, {.help = "tokens per chunk; 0: each scan's default", .min = 0});
+  }
+};
+
+struct RunConfig {
+  std::string name;
+  std::string output = "runs";
+  std::vector<Index> seeds = {0};
+  Component<data::Task> task;
+  std::vector<RunModel> models;
+  Index steps = 1000;
+  Index batch = 32;
+  Index accumulate = 1;
+  double lr = 1e-3;
+  Component<optim::Optimizer> optimizer{"adamw"};
+  Component<optim::Schedule> schedule{"constant"};
+  double clip = 1.0;
+  std::string state = "reset";
+  EvalConfig eval;
+  CheckpointConfig checkpoint;
+  ScanConfig scan;
+  Index log_every = 10;
+  Index prefetch = 4;
+
+  template <class F>
+  void fields(F& f) {
+    f("name", name, {.help = "of the run, and of its folder", .required = true, .min_size = 1});
+    f.check(name.find_first_of("/\\ \t") == std::string::npos && name != "." && name != "..", "name",
+            "names a folder: no slashes or spaces");
+    f("output", output, {.help = "folder that holds the folders of runs", .min_size = 1, .hashed = false});
+    f("seeds", seeds, {.help = "one run each, with mean and spread in the table", .min = 0, .min_size = 1});
+    f("task", task, {.help = "what to learn", .required = true});
+    f("models", models, {.help = "trained one after the other on the same data", .required = true, .min_size = 1});
+    f("steps", steps, {.help = "updates", .min = 1});
+    f("batch", batch, {.help = "sequences per update, over all ranks", .min = 1});
+    f("accumulate", accumulate, {.help = "pieces in which a batch is computed", .min = 1});
+    f.check(batch % accumulate == 0, "accumulate", "must divide batch");
+    f("lr", lr, {.help = "peak learning rate", .above = 0});
+    f("optimizer", optimizer, {.help = "update rule"});
+    f("schedule", schedule, {.help = "learning rate over the run"});
+    f("clip", clip, {.help = "largest norm of the gradient; 0: no clipping", .min = 0});
+    f("state", state, {.help = "reset: every batch starts from zero states; carry: rows continue where the last "
+                               "batch ended, gradients stop there", .choices = {"reset", "carry"}});
+    f.check(state == "reset" || accumulate == 1, "state", "carry needs accumulate: 1");
+    f.section("eval", eval, {.help = "evaluation"});
+    f.section("checkpoint", checkpoint, {.help = "saving"});
+    f.section("scan", scan, {.help = "how scans are computed; changes no result beyond rounding"});
+    f("log_every", log_every, {.help = "updates between lines of metrics.jsonl", .min = 1, .hashed = false});
+    f("prefetch", prefetch, {.help = "batches made ahead of the trainer", .min = 1, .hashed = false});
+  }
+};
+
+}  // namespace ls::experiments

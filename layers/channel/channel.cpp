@@ -1,0 +1,97 @@
+#include "layers/channel/channel.h"
+
+#include <cmath>
+
+#include "autograd/call.h"
+#include "core/ops/bias_act/bias_act.h"
+#include "core/ops/glu/glu.h"
+
+namespace ls::layers {
+
+ChannelMixer::Registry& ChannelMixer::registry() {
+  static auto* const registry = new Registry("channel mixer");
+  return *registry;
+}
+
+namespace {
+
+Index hidden_width(Index width, double expand, Index multiple) {
+  const auto h = static_cast<Index>(std::llround(static_cast<double>(width) * expand));
+  return (h + multiple - 1) / multiple * multiple;
+}
+
+class Swiglu final : public ChannelMixer {
+ public:
+  struct Config {
+    double expand = 4;
+    Index multiple = 1;
+    std::string activation = "silu";
+    template <class F>
+    void fields(F& f) {
+      f("expand", expand, {.help = "hidden width over model width", .above = 0});
+      f("multiple", multiple, {.help = "the hidden width is rounded up to a multiple of this", .min = 1});
+      f("activation", activation,
+        {.help = "of the gate", .choices = {"silu", "gelu_tanh", "gelu_erf", "relu", "sigmoid"}});
+    }
+  };
+  Swiglu(const Config& c, const ChannelArgs& a) : activation_(c.activation) {
+    const Index hidden = hidden_width(a.width, c.expand, c.multiple);
+    gate_up_ = Linear(a.scope.child("gate_up"), a.width, 2 * hidden, Init::normal(a.init_std));
+    down_ = Linear(a.scope.child("down"), hidden, a.width, Init::normal(a.init_std));
+  }
+  ag::Var forward(const ag::Var& x) override {
+    return down_(ag::call<Glu>({.x = gate_up_(x)}, {.activation = parse_activation(activation_)}).y);
+  }
+
+ private:
+  std::string activation_;
+  Linear gate_up_, down_;
+};
+LS_REGISTER(ChannelMixer, Swiglu, "swiglu", "gated linear unit: W_down (act(W_gate x) * W_up x); Shazeer 2020");
+
+class Mlp final : public ChannelMixer {
+ public:
+  struct Config {
+    double expand = 4;
+    Index multiple = 1;
+    std::string activation = "gelu_tanh";
+    bool bias = true;
+    template <class F>
+    void fields(F& f) {
+      f("expand", expand, {.help = "hidden width over model width", .above = 0});
+      f("multiple", multiple, {.help = "the hidden width is rounded up to a multiple of this", .min = 1});
+      f("activation", activation,
+        {.help = "between the two products", .choices = {"gelu_tanh", "gelu_erf", "relu", "relu2", "silu", "tanh"}});
+      f("bias", bias, {.help = "biases in both products"});
+    }
+  };
+  Mlp(const Config& c, const ChannelArgs& a) : activation_(c.activation) {
+    const Index hidden = hidden_width(a.width, c.expand, c.multiple);
+    up_ = Linear(a.scope.child("up"), a.width, hidden, Init::normal(a.init_std));
+    if (c.bias) {
+      bias_ = a.scope.child("up").param("bias", {hidden}, Init::constant(0), {.decay = false});
+    }
+    down_ = Linear(a.scope.child("down"), hidden, a.width, Init::normal(a.init_std), c.bias);
+  }
+  ag::Var forward(const ag::Var& x) override {
+    return down_(ag::call<BiasAct>({.x = up_(x), .bias = bias_}, {.activation = parse_activation(activation_)}).y);
+  }
+
+ private:
+  std::string activation_;
+  Linear up_, down_;
+  ag::Var bias_;
+};
+LS_REGISTER(ChannelMixer, Mlp, "gelu", "two products with an activation between: W_down act(W_up x + b) + c");
+
+class NoChannel final : public ChannelMixer {
+ public:
+  using Config = NoConfig;
+  NoChannel(const Config&, const ChannelArgs&) {}
+  ag::Var forward(const ag::Var& x) override { return x; }
+  bool present() const override { return false; }
+};
+LS_REGISTER(ChannelMixer, NoChannel, "none", "no channel mixer: the block is the token mixer alone");
+
+}  // namespace
+}  // namespace ls::layers

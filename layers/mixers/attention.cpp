@@ -1,0 +1,57 @@
+#include "layers/mixers/attention.h"
+
+#include <cmath>
+
+#include "autograd/functional.h"
+#include "core/ops/attention/attention.h"
+#include "core/ops/rms_norm/rms_norm.h"
+#include "core/ops/rope/rope.h"
+
+namespace ls::layers {
+
+Attention::Attention(const Config& c, const MixerArgs& a) : config_(c), eps_(a.norm_eps) {
+  heads_ = c.heads.value_or(std::max<Index>(1, a.width / 64));
+  kv_heads_ = c.kv_heads.value_or(heads_);
+  dim_ = c.head_dim.value_or(a.width / heads_);
+  LS_CHECK(c.head_dim || a.width % heads_ == 0, kConfig,
+           "attention: {} heads do not divide width {}; set head_dim or another number of heads", heads_, a.width);
+  LS_CHECK(heads_ % kv_heads_ == 0, kConfig, "attention: kv_heads ({}) must divide heads ({})", kv_heads_, heads_);
+  LS_CHECK(c.position != "rope" || dim_ % 2 == 0, kConfig,
+           "attention: rotary positions need an even head_dim, not {}; set position: none", dim_);
+  const Init init = Init::normal(a.init_std);
+  qkv_ = Linear(a.scope.child("qkv"), a.width, (heads_ + 2 * kv_heads_) * dim_, init);
+  out_ = Linear(a.scope.child("out"), heads_ * dim_, a.width, init);
+  if (c.qk_norm) {
+    q_norm_ = a.scope.child("q_norm").param("weight", {dim_}, Init::constant(1), {.decay = false});
+    k_norm_ = a.scope.child("k_norm").param("weight", {dim_}, Init::constant(1), {.decay = false});
+  }
+}
+
+ag::Var Attention::forward(const ag::Var& x, SeqContext& seq) {
+  const Index b = seq.batch(), t = seq.tokens();
+  const auto parts = ag::split(qkv_(x), 2, {heads_ * dim_, kv_heads_ * dim_, kv_heads_ * dim_});
+  ag::Var q = ag::reshape(parts[0], {b, t, heads_, dim_});
+  ag::Var k = ag::reshape(parts[1], {b, t, kv_heads_, dim_});
+  const ag::Var v = ag::reshape(parts[2], {b, t, kv_heads_, dim_});
+  if (config_.qk_norm) {
+    q = ag::call<RmsNorm>({.x = q, .weight = q_norm_}, {.eps = eps_}).y;
+    k = ag::call<RmsNorm>({.x = k, .weight = k_norm_}, {.eps = eps_}).y;
+  }
+  if (config_.position == "rope") {
+    const Rope::Attrs rope{.theta = config_.rope_theta};
+    const ag::Var positions(seq.positions());
+    q = ag::call<Rope>({.x = q, .positions = positions}, rope).y;
+    k = ag::call<Rope>({.x = k, .positions = positions}, rope).y;
+  }
+  ls::Attention::Attrs attrs;
+  attrs.scale = 1.0 / std::sqrt(static_cast<double>(dim_));
+  attrs.causal = true;
+  attrs.window = config_.window.value_or(0);
+  const ag::Var o = seq.scan<ls::Attention>("kv", {.q = q, .k = k, .v = v}, attrs).o;
+  return out_(ag::reshape(o, {b, t, heads_ * dim_}));
+}
+
+LS_MIXER("attention", Attention,
+         "softmax attention: grouped queries, rotary positions, sliding window, QK norm (Vaswani 2017)");
+
+}  // namespace ls::layers

@@ -1,0 +1,39 @@
+#pragma once
+#include "layers/mixers/mixer.h"
+
+namespace ls::layers {
+
+/// Softmax attention with grouped queries, rotary positions, sliding window and QK norm:
+///   o_t = sum_s softmax_s(q_t k_s / sqrt(Dh)) v_s over visible s <= t.
+/// State: keys and values of the tokens so far, or of the last window-1.
+class Attention final : public TokenMixer {
+ public:
+  struct Config {
+    std::optional<Index> heads, kv_heads, head_dim;
+    std::string position = "rope";
+    double rope_theta = 10000;
+    bool qk_norm = false;
+    std::optional<Index> window;
+    template <class F>
+    void fields(F& f) {
+      f("heads", heads, {.help = "query heads; width / 64 when null, at least 1", .min = 1});
+      f("kv_heads", kv_heads, {.help = "key and value heads, as many as query heads when null", .min = 1});
+      f("head_dim", head_dim, {.help = "channels of a head, width / heads when null", .min = 1});
+      f("position", position, {.help = "how positions enter", .choices = {"rope", "none"}});
+      f("rope_theta", rope_theta, {.help = "base of the rotary frequencies", .above = 0});
+      f("qk_norm", qk_norm, {.help = "RMS norm of each query and key head, with a learned gain"});
+      f("window", window, {.help = "tokens seen, the current one included; all when null", .min = 1});
+    }
+  };
+  Attention(const Config& config, const MixerArgs& args);
+  ag::Var forward(const ag::Var& x, SeqContext& seq) override;
+
+ private:
+  Config config_;
+  Index heads_, kv_heads_, dim_;
+  double eps_;
+  Linear qkv_, out_;
+  ag::Var q_norm_, k_norm_;
+};
+
+}  // namespace ls::layers

@@ -1,0 +1,79 @@
+#include <cmath>
+
+#include "autograd/functional.h"
+#include "core/ops/activation/activation.h"
+#include "core/ops/delta_rule/delta_rule.h"
+#include "layers/mixers/projections.h"
+
+namespace ls::layers {
+namespace {
+
+/// DeltaNet: S_t = (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, o_t = q_t S_t / sqrt(Dk),
+/// unit q and k, beta = sigmoid(W_b x), doubled for eigenvalues in [-1,1]. Wiring and defaults of
+/// flash-linear-attention's layer (Schlag 2021, Yang 2024).
+class DeltaNet final : public TokenMixer {
+ public:
+  struct Config {
+    Index heads = 4;
+    double expand_k = 1, expand_v = 1;
+    Index conv = 4;
+    bool gate = false;
+    std::string eigenvalues = "[0,1]";
+    template <class F>
+    void fields(F& f) {
+      f("heads", heads, {.help = "heads", .min = 1});
+      f("expand_k", expand_k, {.help = "query and key width over model width", .above = 0});
+      f("expand_v", expand_v, {.help = "value width over model width", .above = 0});
+      f("conv", conv, {.help = "taps of the short convolution with SiLU on q, k, v; 0 for none", .min = 0});
+      f("gate", gate, {.help = "multiply the normalised output by silu(W_g x)"});
+      f("eigenvalues", eigenvalues,
+        {.help = "range of the transition's eigenvalues; [-1,1] doubles beta (Grazzi 2024)", .choices = {"[0,1]", "[-1,1]"}});
+    }
+  };
+  DeltaNet(const Config& c, const MixerArgs& a)
+      : c_(c), shape_(expanded_heads("deltanet", a.width, c.heads, c.expand_k, c.expand_v)) {
+    const auto [h, dk, dv] = shape_;
+    const Init init = Init::normal(a.init_std);
+    in_ = Linear(a.scope.child("in"), a.width, h * (2 * dk + dv + (c.gate ? dv : 0)), init);
+    beta_ = Linear(a.scope.child("beta"), a.width, h, init);
+    conv_ = ShortConvLayer(a, h * (2 * dk + dv), c.conv);
+    out_ = HeadOutput(a, h, dv);
+  }
+  ag::Var forward(const ag::Var& x, SeqContext& seq) override {
+    const auto [h, dk, dv] = shape_;
+    const Index b = seq.batch(), t = seq.tokens();
+    const ag::Var in = in_(x);
+    ag::Var qkv = in, gate;
+    if (c_.gate) {
+      const auto halves = ag::split(in, 2, {h * (2 * dk + dv), h * dv});
+      qkv = halves[0];
+      gate = halves[1];
+    }
+    const auto parts = ag::split(conv_(qkv, seq, "conv"), 2, {h * dk, h * dk, h * dv});
+    ag::Var beta = ag::call<Activation>({.x = beta_(x)}, {.activation = Act::kSigmoid}).y;
+    if (c_.eigenvalues == "[-1,1]") {
+      beta = ag::scale(beta, 2.0);
+    }
+    DeltaRule::Attrs attrs;
+    attrs.scale = 1.0 / std::sqrt(static_cast<double>(dk));
+    attrs.qk_l2norm = true;
+    const ag::Var o = seq.scan<DeltaRule>("scan",
+                                          {.q = ag::reshape(parts[0], {b, t, h, dk}),
+                                           .k = ag::reshape(parts[1], {b, t, h, dk}),
+                                           .v = ag::reshape(parts[2], {b, t, h, dv}),
+                                           .beta = beta},
+                                          attrs).o;
+    return out_(o, gate);
+  }
+
+ private:
+  Config c_;
+  HeadShape shape_;
+  Linear in_, beta_;
+  ShortConvLayer conv_;
+  HeadOutput out_;
+};
+LS_MIXER("deltanet", DeltaNet, "delta rule: S = (I - beta k k^T) S + beta k v^T (Schlag 2021, Yang 2024)");
+
+}  // namespace
+}  // namespace ls::layers

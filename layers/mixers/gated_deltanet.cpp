@@ -1,0 +1,107 @@
+#include <cmath>
+
+#include "autograd/functional.h"
+#include "core/ops/activation/activation.h"
+#include "core/ops/delta_rule/delta_rule.h"
+#include "core/ops/mamba_gate/mamba_gate.h"
+#include "layers/mixers/projections.h"
+
+namespace ls::layers {
+namespace {
+
+/// Gated DeltaNet: S_t = alpha_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T,
+/// o_t = q_t S_t / sqrt(Dk), unit q and k, log alpha = -exp(A_log) softplus(W_a x + dt_bias),
+/// beta = sigmoid(W_b x). Wiring and defaults of flash-linear-attention's layer (Yang, Kautz,
+/// Hatamizadeh 2024); `value_heads` is a multiple of `heads`.
+class GatedDeltaNet final : public TokenMixer {
+ public:
+  struct Config {
+    Index heads = 6;
+    std::optional<Index> value_heads;
+    Index head_dim = 256;
+    double expand_v = 2;
+    Index conv = 4;
+    bool gate = true;
+    std::string eigenvalues = "[0,1]";
+    template <class F>
+    void fields(F& f) {
+      f("heads", heads, {.help = "query and key heads", .min = 1});
+      f("value_heads", value_heads, {.help = "value heads, a multiple of heads; as many when null", .min = 1});
+      f("head_dim", head_dim, {.help = "query and key channels of a head", .min = 1});
+      f("expand_v", expand_v, {.help = "value channels of a head over head_dim", .above = 0});
+      f("conv", conv, {.help = "taps of the short convolution with SiLU on q, k, v; 0 for none", .min = 0});
+      f("gate", gate, {.help = "multiply the normalised output by silu(W_g x)"});
+      f("eigenvalues", eigenvalues,
+        {.help = "range of the transition's eigenvalues; [-1,1] doubles beta (Grazzi 2024)", .choices = {"[0,1]", "[-1,1]"}});
+      f.check(value_heads.value_or(heads) % heads == 0, "value_heads", "must be a multiple of heads");
+    }
+  };
+  GatedDeltaNet(const Config& c, const MixerArgs& a) : c_(c), h_(c.heads), hv_(c.value_heads.value_or(c.heads)) {
+    dk_ = c.head_dim;
+    dv_ = static_cast<Index>(std::llround(static_cast<double>(dk_) * c.expand_v));
+    LS_CHECK(dv_ > 0 && std::abs(static_cast<double>(dk_) * c.expand_v - static_cast<double>(dv_)) < 1e-9, kConfig,
+             "gated_deltanet: head_dim {} times expand_v {} is not a whole number of channels", dk_, c.expand_v);
+    const Init init = Init::normal(a.init_std);
+    in_ = Linear(a.scope.child("in"), a.width, 2 * h_ * dk_ + hv_ * dv_ + (c.gate ? hv_ * dv_ : 0), init);
+    beta_ = Linear(a.scope.child("beta"), a.width, hv_, init);
+    alpha_ = Linear(a.scope.child("alpha"), a.width, hv_, init);
+    a_log_ = a.scope.param("a_log", {hv_}, {[](Rng& rng, std::span<double> x) {
+                             for (double& v : x) {
+                               v = std::log(std::max(16.0 * rng.uniform(), 1e-4));
+                             }
+                           }},
+                           {.decay = false});
+    // Inverse softplus of a step drawn log-uniformly from [.001, .1].
+    dt_bias_ = a.scope.param("dt_bias", {hv_}, {[](Rng& rng, std::span<double> x) {
+                               for (double& v : x) {
+                                 const double dt = std::max(
+                                     std::exp(rng.uniform() * (std::log(0.1) - std::log(0.001)) + std::log(0.001)), 1e-4);
+                                 v = dt + std::log(-std::expm1(-dt));
+                               }
+                             }},
+                             {.decay = false});
+    conv_ = ShortConvLayer(a, 2 * h_ * dk_ + hv_ * dv_, c.conv);
+    out_ = HeadOutput(a, hv_, dv_);
+  }
+  ag::Var forward(const ag::Var& x, SeqContext& seq) override {
+    const Index b = seq.batch(), t = seq.tokens();
+    const Index conv_width = 2 * h_ * dk_ + hv_ * dv_;
+    const ag::Var in = in_(x);
+    ag::Var qkv = in, gate;
+    if (c_.gate) {
+      const auto halves = ag::split(in, 2, {conv_width, hv_ * dv_});
+      qkv = halves[0];
+      gate = halves[1];
+    }
+    const auto parts = ag::split(conv_(qkv, seq, "conv"), 2, {h_ * dk_, h_ * dk_, hv_ * dv_});
+    ag::Var beta = ag::call<Activation>({.x = beta_(x)}, {.activation = Act::kSigmoid}).y;
+    if (c_.eigenvalues == "[-1,1]") {
+      beta = ag::scale(beta, 2.0);
+    }
+    const ag::Var g = ag::call<MambaGate>({.x = alpha_(x), .a_log = a_log_, .dt_bias = dt_bias_}).g;
+    DeltaRule::Attrs attrs;
+    attrs.scale = 1.0 / std::sqrt(static_cast<double>(dk_));
+    attrs.qk_l2norm = true;
+    const ag::Var o = seq.scan<DeltaRule>("scan",
+                                          {.q = ag::reshape(parts[0], {b, t, h_, dk_}),
+                                           .k = ag::reshape(parts[1], {b, t, h_, dk_}),
+                                           .v = ag::reshape(parts[2], {b, t, hv_, dv_}),
+                                           .beta = beta,
+                                           .g = g},
+                                          attrs).o;
+    return out_(o, gate);
+  }
+
+ private:
+  Config c_;
+  Index h_, hv_, dk_ = 0, dv_ = 0;
+  Linear in_, beta_, alpha_;
+  ag::Var a_log_, dt_bias_;
+  ShortConvLayer conv_;
+  HeadOutput out_;
+};
+LS_MIXER("gated_deltanet", GatedDeltaNet,
+         "gated delta rule: S = alpha (I - beta k k^T) S + beta k v^T (Yang, Kautz, Hatamizadeh 2024)");
+
+}  // namespace
+}  // namespace ls::layers

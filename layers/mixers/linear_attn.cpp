@@ -1,0 +1,85 @@
+#include <cmath>
+
+#include "autograd/functional.h"
+#include "core/ops/activation/activation.h"
+#include "core/ops/decayed_linear/decayed_linear.h"
+#include "core/ops/row_normalize/row_normalize.h"
+#include "layers/mixers/projections.h"
+
+namespace ls::layers {
+namespace {
+
+/// Linear attention: S_t = S_{t-1} + phi(k_t) v_t^T, z_t = z_{t-1} + phi(k_t),
+///   o_t = phi(q_t) S_t / (phi(q_t) z_t + eps).
+/// The normaliser is one more value column of ones, so S has shape [Dk, Dv + 1].
+/// Defaults are those of idiap/fast-transformers (Katharopoulos et al. 2020): elu + 1, scale 1,
+/// normalised, no output norm.
+class LinearAttn final : public TokenMixer {
+ public:
+  struct Config {
+    Index heads = 8;
+    double expand_k = 1, expand_v = 1;
+    std::string feature_map = "elu1";
+    bool normalize = true;
+    double eps = 1e-6;
+    bool scale = false;
+    bool out_norm = false;
+    Index conv = 0;
+    template <class F>
+    void fields(F& f) {
+      f("heads", heads, {.help = "heads", .min = 1});
+      f("expand_k", expand_k, {.help = "query and key width over model width", .above = 0});
+      f("expand_v", expand_v, {.help = "value width over model width", .above = 0});
+      f("feature_map", feature_map, {.help = "of queries and keys", .choices = {"elu1", "relu", "identity"}});
+      f("normalize", normalize, {.help = "divide by the sum of weights"});
+      f.check(!normalize || feature_map != "identity", "normalize",
+              "needs a feature map that is not negative: the sum of weights can vanish; set feature_map or normalize: false");
+      f("eps", eps, {.help = "added to the sum of weights", .min = 0});
+      f("scale", scale, {.help = "scale queries by 1 / sqrt(key width)"});
+      f("out_norm", out_norm, {.help = "RMS norm of each head's output"});
+      f("conv", conv, {.help = "taps of a short convolution on q, k, v; 0 for none", .min = 0});
+    }
+  };
+  LinearAttn(const Config& c, const MixerArgs& a)
+      : c_(c), shape_(expanded_heads("linear_attn", a.width, c.heads, c.expand_k, c.expand_v)) {
+    const Index channels = shape_.heads * (2 * shape_.key_dim + shape_.value_dim);
+    qkv_ = Linear(a.scope.child("qkv"), a.width, channels, Init::normal(a.init_std));
+    conv_ = ShortConvLayer(a, channels, c.conv);
+    out_ = HeadOutput(a, shape_.heads, shape_.value_dim, c.out_norm);
+  }
+  ag::Var forward(const ag::Var& x, SeqContext& seq) override {
+    const auto [h, dk, dv] = shape_;
+    const Index b = seq.batch(), t = seq.tokens();
+    const auto parts = ag::split(conv_(qkv_(x), seq, "conv"), 2, {h * dk, h * dk, h * dv});
+    const ag::Var q = feature_map(ag::reshape(parts[0], {b, t, h, dk}));
+    const ag::Var k = feature_map(ag::reshape(parts[1], {b, t, h, dk}));
+    ag::Var v = ag::reshape(parts[2], {b, t, h, dv});
+    if (c_.normalize) {
+      v = ag::concat({v, ag::Var(Tensor::full({b, t, h, 1}, v.dtype(), 1.0))}, 3);
+    }
+    DecayedLinear::Attrs attrs;
+    attrs.scale = c_.scale ? 1.0 / std::sqrt(static_cast<double>(dk)) : 1.0;
+    ag::Var o = seq.scan<DecayedLinear>("scan", {.q = q, .k = k, .v = v}, attrs).o;
+    if (c_.normalize) {
+      o = ag::call<RowNormalize>({.x = o}, {.eps = c_.eps}).y;
+    }
+    return out_(o, {});
+  }
+
+ private:
+  ag::Var feature_map(const ag::Var& x) const {
+    if (c_.feature_map == "identity") {
+      return x;
+    }
+    return ag::call<Activation>({.x = x}, {.activation = c_.feature_map == "relu" ? Act::kRelu : Act::kEluPlusOne}).y;
+  }
+  Config c_;
+  HeadShape shape_;
+  Linear qkv_;
+  ShortConvLayer conv_;
+  HeadOutput out_;
+};
+LS_MIXER("linear_attn", LinearAttn, "linear attention: S += phi(k) v^T, o = phi(q) S / phi(q) z (Katharopoulos 2020)");
+
+}  // namespace
+}  // namespace ls::layers

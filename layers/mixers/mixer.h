@@ -1,0 +1,33 @@
+#pragma once
+// Token mixers: the one contract of everything that looks along the sequence.
+#include <memory>
+
+#include "core/config/component.h"
+#include "layers/module.h"
+#include "layers/seq_context.h"
+
+namespace ls::layers {
+
+/// What a mixer is given besides its own Config.
+struct MixerArgs {
+  Scope scope;
+  Index width = 0;       ///< of the residual stream
+  double init_std = 0.02;
+  double norm_eps = 1e-5;
+};
+
+/// `forward` serves training, prefill, decoding (T = 1) and split sequences alike: project, call
+/// `seq.scan`, gate, project back. States live in the slots of `seq`; a mixer has none of its own.
+class TokenMixer {
+ public:
+  using Registry = ComponentRegistry<TokenMixer, const MixerArgs&>;
+  static Registry& registry();
+  virtual ~TokenMixer() = default;
+  /// x [B,T,D] -> [B,T,D]
+  virtual ag::Var forward(const ag::Var& x, SeqContext& seq) = 0;
+};
+
+/// In layers/mixers/<name>.cpp. `help` is one line: the equation and its source.
+#define LS_MIXER(name, Type, help) LS_REGISTER(::ls::layers::TokenMixer, Type, name, help)
+
+}  // namespace ls::layers

@@ -1,0 +1,159 @@
+#include "layers/model.h"
+
+#include "autograd/call.h"
+#include "autograd/checkpoint.h"
+#include "autograd/functional.h"
+#include "autograd/tape.h"
+#include "core/ops/embedding/embedding.h"
+#include "core/ops/linear/linear.h"
+#include "core/ops/linear_cross_entropy/linear_cross_entropy.h"
+
+namespace ls::layers {
+
+// A block hands its sum on unadded: `residual` plus `update`, which the next norm adds and normalises
+// in one pass.
+struct Model::BlockParts {
+  std::string path;
+  Norm mixer_norm, channel_norm;
+  std::unique_ptr<TokenMixer> mixer;
+  std::unique_ptr<ChannelMixer> channel;
+
+  struct Stream {
+    ag::Var residual, update;  // update is undefined before the first block
+  };
+  Stream forward(const Stream& in, SeqContext& seq) {
+    const SeqContext::Layer layer(seq, path);
+    Stream out = step(mixer_norm, in, [&](const ag::Var& x) {
+      const SeqContext::Layer inner(seq, "mixer");
+      return mixer->forward(x, seq);
+    });
+    if (channel->present()) {
+      out = step(channel_norm, out, [&](const ag::Var& x) { return channel->forward(x); });
+    }
+    return out;
+  }
+
+ private:
+  template <class Fn>
+  static Stream step(const Norm& norm, const Stream& in, Fn&& half) {
+    if (!in.update.defined()) {
+      return {in.residual, half(norm(in.residual))};
+    }
+    const Norm::Added a = norm.add(in.residual, in.update);
+    return {a.sum, half(a.normed)};
+  }
+};
+
+Model::Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t seed)
+    : config_(config), io_(io), dtype_(parse_dtype(config.dtype)) {
+  LS_CHECK(!config.tie_embeddings || (io.vocab_in == io.classes && !io.class_embeddings.defined()), kConfig,
+           "tie_embeddings needs inputs and outputs over one vocabulary; the task has {} inputs and {} classes",
+           io.vocab_in, io.classes);
+  const DType master = acc_dtype(dtype_);
+  const Scope root(parameters_, seed, master);
+  const Init normal = Init::normal(config.init_std);
+  const Index d = config.width;
+  if (io.vocab_in > 0) {
+    embedding_ = root.child("embedding").param("weight", {io.vocab_in, d}, normal);
+  } else {
+    input_ = Linear(root.child("input"), io.vector_width, d, normal);
+  }
+  for (std::size_t i = 0; i < config.layers.size(); ++i) {
+    auto block = std::make_shared<BlockParts>();
+    block->path = "blocks." + std::to_string(i);
+    const ErrorContext context("building " + block->path + " (" + config.layers[i].name() + ")");
+    const Scope scope = root.child(block->path);
+    block->mixer_norm = Norm(scope.child("mixer_norm"), config.norm, d, config.norm_eps);
+    block->mixer = config.layers[i].make(
+        MixerArgs{scope.child("mixer"), d, config.init_std, config.norm_eps});
+    block->channel = config.channel.make(ChannelArgs{scope.child("channel"), d, config.init_std});
+    if (block->channel->present()) {
+      block->channel_norm = Norm(scope.child("channel_norm"), config.norm, d, config.norm_eps);
+    }
+    blocks_.push_back(std::move(block));
+  }
+  final_norm_ = Norm(root.child("norm"), config.norm, d, config.norm_eps);
+  if (io.class_embeddings.defined()) {
+    output_ = Linear(root.child("output"), d, io.class_embeddings.size(1), normal);
+    head_ = ag::Var(io.class_embeddings.to(master));
+  } else if (!config.tie_embeddings) {
+    head_ = root.child("head").param("weight", {io.classes, d}, normal);
+  }
+}
+
+ag::Var Model::head_weight() const {
+  return ag::cast(head_.defined() ? head_ : embedding_, dtype_);
+}
+
+ag::Var Model::hidden(const ModelInput& input, SeqContext& seq) {
+  BlockParts::Stream stream;
+  if (io_.vocab_in > 0) {
+    LS_CHECK(input.tokens.defined(), kShape, "this model takes tokens");
+    stream.residual = ag::cast(ag::call<Embedding>({.weight = embedding_, .ids = ag::Var(input.tokens)}).y, dtype_);
+  } else {
+    LS_CHECK(input.vectors.defined(), kShape, "this model takes vectors");
+    stream.residual = input_(ag::Var(input.vectors.to(dtype_)));
+  }
+  for (const std::shared_ptr<BlockParts>& block : blocks_) {
+    if (!config_.recompute || !ag::grad_enabled()) {
+      stream = block->forward(stream, seq);
+      continue;
+    }
+    // The block runs twice on the same context; the second run's outgoing states are not wanted.
+    SeqContext* const context = &seq;
+    const bool first = !stream.update.defined();
+    const std::vector<ag::Var> out = ag::checkpoint(
+        [block, context, first](const std::vector<ag::Var>& in) {
+          const auto s = block->forward({in[0], first ? ag::Var() : in[1]}, *context);
+          return std::vector<ag::Var>{s.residual, s.update};
+        },
+        {stream.residual, stream.update});
+    stream = {out[0], out[1]};
+  }
+  const ag::Var h = final_norm_.add(stream.residual, stream.update).normed;
+  return io_.class_embeddings.defined() ? output_(h) : h;
+}
+
+ag::Var Model::logits(const ag::Var& hidden) {
+  return ag::call<ls::Linear>({.x = hidden, .weight = head_weight()}).y;
+}
+
+Model::Loss Model::loss(const ag::Var& hidden, const Tensor& labels) {
+  const Index b = hidden.size(0), t = hidden.size(1);
+  const auto out = ag::call<LinearCrossEntropy>({.x = ag::reshape(hidden, {b * t, hidden.size(2)}),
+                                                 .weight = head_weight(),
+                                                 .targets = ag::Var(labels.reshape({b * t}))},
+                                                {.gradients = ag::Tape::current() != nullptr && ag::grad_enabled()});
+  return {out.loss, out.per_token.value().view({b, t}), out.predicted.value().view({b, t})};
+}
+
+std::string model_label(const ModelConfig& config) {
+  if (!config.name.empty()) {
+    return config.name;
+  }
+  std::string out;
+  for (std::size_t i = 0; i < config.layers.size();) {
+    std::size_t j = i;
+    while (j < config.layers.size() && config.layers[j].name() == config.layers[i].name()) {
+      ++j;
+    }
+    out += (out.empty() ? "" : "+") + config.layers[i].name() + (j - i > 1 ? "x" + std::to_string(j - i) : "");
+    i = j;
+  }
+  return out;
+}
+
+StateBytes Model::measure_state(Index tokens) {
+  const ag::NoGrad no_grad;
+  SeqContext seq(1, tokens, {.keep_states = true});
+  ModelInput input;
+  if (io_.vocab_in > 0) {
+    input.tokens = Tensor::zeros({1, tokens}, DType::kI64);
+  } else {
+    input.vectors = Tensor::zeros({1, tokens, io_.vector_width}, DType::kF32);
+  }
+  hidden(input, seq);
+  return seq.outgoing().bytes();
+}
+
+}  // namespace ls::layers

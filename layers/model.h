@@ -1,0 +1,101 @@
+#pragma once
+// The one model skeleton: input, blocks of (norm, token mixer, norm, channel mixer), norm, head.
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "layers/channel/channel.h"
+#include "layers/mixers/mixer.h"
+
+namespace ls::layers {
+
+/// What the task decides.
+struct ModelInterface {
+  Index vocab_in = 0;      ///< token inputs; 0 when inputs are vectors
+  Index vector_width = 0;  ///< vector inputs [B,T,E]
+  Index classes = 0;       ///< outputs
+  /// Frozen [classes, E] embeddings that outputs of width E are compared with; undefined: the head
+  /// has weights of its own.
+  Tensor class_embeddings;
+};
+
+struct ModelConfig {
+  std::string name;
+  Index width = 128;
+  std::vector<Component<TokenMixer>> layers = {Component<TokenMixer>("attention")};
+  Component<ChannelMixer> channel{"swiglu"};
+  std::string norm = "rms_norm";
+  double norm_eps = 1e-5;
+  bool tie_embeddings = false;
+  double init_std = 0.02;
+  std::string dtype = "f32";
+  bool recompute = false;
+
+  template <class F>
+  void fields(F& f) {
+    f("name", name, {.help = "in tables and file names; by default the mixers' names"});
+    f("width", width, {.help = "of the residual stream", .min = 1});
+    f("layers", layers, {.help = "token mixers from first to last, e.g. [gated_deltanet, attention] * 3",
+                         .pattern = true, .min_size = 1});
+    f("channel", channel, {.help = "channel mixer of every block"});
+    f("norm", norm, {.help = "norm before each half of a block and before the head",
+                     .choices = {"rms_norm", "layer_norm"}});
+    f("norm_eps", norm_eps, {.help = "added inside the root of norms", .above = 0});
+    f("tie_embeddings", tie_embeddings, {.help = "the head uses the input embedding's weights"});
+    f("init_std", init_std, {.help = "standard deviation of first weights", .above = 0});
+    f("dtype", dtype, {.help = "of activations and products; parameters and states stay f32",
+                       .choices = {"f32", "bf16", "f64"}});
+    f("recompute", recompute, {.help = "keep only block inputs and recompute blocks in the backward pass"});
+  }
+};
+
+/// Tokens i32/i64 [B,T] or vectors [B,T,E].
+struct ModelInput {
+  Tensor tokens, vectors;
+};
+
+/// The config's name, else from the layer list: "gated_deltanetx3+attention".
+std::string model_label(const ModelConfig& config);
+
+class Model {
+ public:
+  Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t seed);
+
+  /// Hidden states after the last norm, [B,T,D] (or [B,T,E] with class embeddings).
+  ag::Var hidden(const ModelInput& input, SeqContext& seq);
+  /// Logits of hidden states [...,D] -> [...,classes], for generation.
+  ag::Var logits(const ag::Var& hidden);
+  struct Loss {
+    ag::Var mean;     ///< over labelled positions; 0 if there are none
+    Tensor per_token; ///< f32 [B,T]; 0 where unlabelled
+    Tensor predicted; ///< i64 [B,T]: most likely class
+  };
+  /// Cross-entropy against labels i64 [B,T], -100 ignored; logits are never held whole.
+  Loss loss(const ag::Var& hidden, const Tensor& labels);
+
+  ag::ParameterSet& parameters() { return parameters_; }
+  const ag::ParameterSet& parameters() const { return parameters_; }
+  const ModelConfig& config() const { return config_; }
+  const ModelInterface& interface() const { return io_; }
+  DType dtype() const { return dtype_; }
+  std::string label() const { return model_label(config_); }
+
+  /// Bytes of state per sequence after `tokens` tokens, from the buffers of a real forward pass.
+  StateBytes measure_state(Index tokens);
+
+ private:
+  struct BlockParts;
+  ag::Var head_weight() const;
+
+  ModelConfig config_;
+  ModelInterface io_;
+  DType dtype_;
+  ag::ParameterSet parameters_;
+  ag::Var embedding_, head_;
+  Linear input_, output_;
+  std::vector<std::shared_ptr<BlockParts>> blocks_;
+  Norm final_norm_;
+};
+
+}  // namespace ls::layers

@@ -1,0 +1,113 @@
+#include "layers/module.h"
+
+#include <cmath>
+
+#include "autograd/call.h"
+#include "autograd/functional.h"
+#include "core/ops/add_rms_norm/add_rms_norm.h"
+#include "core/ops/layer_norm/layer_norm.h"
+#include "core/ops/linear/linear.h"
+#include "core/ops/rms_norm/rms_norm.h"
+
+namespace ls::layers {
+
+Init Init::constant(double value) {
+  return {[value](Rng&, std::span<double> x) { std::fill(x.begin(), x.end(), value); }};
+}
+
+Init Init::normal(double std) {
+  return {[std](Rng& rng, std::span<double> x) {
+    for (double& v : x) {
+      v = std * rng.normal();
+    }
+  }};
+}
+
+Init Init::uniform(double low, double high) {
+  return {[low, high](Rng& rng, std::span<double> x) {
+    for (double& v : x) {
+      v = low + (high - low) * rng.uniform();
+    }
+  }};
+}
+
+Init Init::orthogonal(Index n) {
+  return {[n](Rng& rng, std::span<double> x) {
+    const auto size = static_cast<std::size_t>(n);
+    for (std::size_t block = 0; block + size * size <= x.size(); block += size * size) {
+      // Modified Gram-Schmidt over the rows.
+      for (std::size_t i = 0; i < size; ++i) {
+        double* row = &x[block + i * size];
+        for (std::size_t c = 0; c < size; ++c) {
+          row[c] = rng.normal();
+        }
+        for (int pass = 0; pass < 2; ++pass) {
+          for (std::size_t j = 0; j < i; ++j) {
+            const double* other = &x[block + j * size];
+            double dot = 0;
+            for (std::size_t c = 0; c < size; ++c) {
+              dot += row[c] * other[c];
+            }
+            for (std::size_t c = 0; c < size; ++c) {
+              row[c] -= dot * other[c];
+            }
+          }
+        }
+        double norm = 0;
+        for (std::size_t c = 0; c < size; ++c) {
+          norm += row[c] * row[c];
+        }
+        for (std::size_t c = 0; c < size; ++c) {
+          row[c] /= std::sqrt(norm);
+        }
+      }
+    }
+  }};
+}
+
+ag::Var Scope::param(const std::string& name, const Shape& shape, const Init& init,
+                     ParamOptions options) const {
+  const std::string full = path_.empty() ? name : path_ + "." + name;
+  std::vector<double> values(static_cast<std::size_t>(shape.numel()));
+  Rng rng(seed_, stream_id("init/" + full), 0);
+  init.fill(rng, values);
+  return set_->add(full, Tensor::from(values, shape).to(dtype_), options.decay);
+}
+
+Linear::Linear(const Scope& scope, Index in, Index out, const Init& init, bool bias)
+    : weight_(scope.param("weight", {out, in}, init)) {
+  if (bias) {
+    bias_ = scope.param("bias", {out}, Init::constant(0), {.decay = false});
+  }
+}
+
+ag::Var Linear::operator()(const ag::Var& x) const {
+  return ag::call<ls::Linear>({.x = x, .weight = ag::cast(weight_, x.dtype()), .bias = bias_}).y;
+}
+
+Norm::Norm(const Scope& scope, const std::string& kind, Index width, double eps)
+    : layer_norm_(kind == "layer_norm"),
+      eps_(eps),
+      weight_(scope.param("weight", {width}, Init::constant(1), {.decay = false})) {
+  if (layer_norm_) {
+    bias_ = scope.param("bias", {width}, Init::constant(0), {.decay = false});
+  }
+}
+
+ag::Var Norm::operator()(const ag::Var& x) const {
+  if (layer_norm_) {
+    return ag::call<LayerNorm>({.x = x, .weight = weight_, .bias = bias_}, {.eps = eps_}).y;
+  }
+  return ag::call<RmsNorm>({.x = x, .weight = weight_}, {.eps = eps_}).y;
+}
+
+Norm::Added Norm::add(const ag::Var& residual, const ag::Var& x) const {
+  if (layer_norm_) {
+    const ag::Var sum = ag::add(residual, x);
+    return {sum, (*this)(sum)};
+  }
+  const auto out = ag::call<AddRmsNorm>({.x = x, .residual = residual, .weight = weight_}, {.eps = eps_});
+  return {out.sum, out.y};
+}
+
+}  // namespace ls::layers

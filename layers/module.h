@@ -1,0 +1,76 @@
+#pragma once
+// Building blocks of layers: where parameters come from, dense projections, norms.
+#include <functional>
+#include <string>
+
+#include "autograd/parameter.h"
+#include "core/rng.h"
+
+namespace ls::layers {
+
+/// First values of a parameter. The stream of random numbers depends on the seed and the
+/// parameter's own name only, so adding a parameter changes no other.
+struct Init {
+  std::function<void(Rng&, std::span<double>)> fill;
+
+  static Init constant(double value);
+  static Init normal(double std);
+  static Init uniform(double low, double high);
+  /// Blocks of [n,n] matrices with orthonormal rows (QR of a normal matrix).
+  static Init orthogonal(Index n);
+};
+
+struct ParamOptions {
+  bool decay = true;  ///< weight decay applies
+};
+
+/// A place in the model: makes parameters under a path.
+class Scope {
+ public:
+  Scope(ag::ParameterSet& set, std::uint64_t seed, DType dtype, std::string path = "")
+      : set_(&set), seed_(seed), dtype_(dtype), path_(std::move(path)) {}
+  Scope child(const std::string& name) const {
+    return Scope(*set_, seed_, dtype_, path_.empty() ? name : path_ + "." + name);
+  }
+  /// A new f32 (f64 in checks) leaf named path.name.
+  ag::Var param(const std::string& name, const Shape& shape, const Init& init, ParamOptions options = {}) const;
+  const std::string& path() const { return path_; }
+
+ private:
+  ag::ParameterSet* set_;
+  std::uint64_t seed_;
+  DType dtype_;
+  std::string path_;
+};
+
+/// y = x W^T + b; W [out, in] is used in the element type of x.
+class Linear {
+ public:
+  Linear() = default;
+  Linear(const Scope& scope, Index in, Index out, const Init& init, bool bias = false);
+  ag::Var operator()(const ag::Var& x) const;
+  const ag::Var& weight() const { return weight_; }
+
+ private:
+  ag::Var weight_, bias_;
+};
+
+/// The norm of a block, by name: "rms_norm" or "layer_norm", with a learned gain (and shift).
+class Norm {
+ public:
+  Norm() = default;
+  Norm(const Scope& scope, const std::string& kind, Index width, double eps);
+  ag::Var operator()(const ag::Var& x) const;
+  /// The sum of `residual` and `x`, and its norm.
+  struct Added {
+    ag::Var sum, normed;
+  };
+  Added add(const ag::Var& residual, const ag::Var& x) const;
+
+ private:
+  bool layer_norm_ = false;
+  double eps_ = 1e-5;
+  ag::Var weight_, bias_;
+};
+
+}  // namespace ls::layers

@@ -1,0 +1,243 @@
+// Everything that a user can get wrong gives one clear error, loses nothing and never crashes.
+#include <doctest/doctest.h>
+
+#include <filesystem>
+#include <functional>
+
+#include "core/io/h5.h"
+#include "tests/e2e/program.h"
+
+using namespace ls;
+using testing::Outcome;
+using testing::Workplace;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::string kBase =
+    "name: run\n"
+    "task: {name: parity, length: 8, test_lengths: [8], test_examples: 8}\n"
+    "models:\n"
+    "  - {layers: [deltanet], width: 8, channel: none}\n"
+    "steps: 2\n"
+    "batch: 2\n";
+
+std::string with(std::string text, const std::string& from, const std::string& to) {
+  const auto at = text.find(from);
+  REQUIRE(at != std::string::npos);
+  return text.replace(at, from.size(), to);
+}
+
+/// One error: the program ends with status 1 (or CLI11's for the command line), says everything in
+/// `wanted`, and prints "error" lines once.
+void check_refused(const std::string& name, const Outcome& out, const std::vector<std::string>& wanted) {
+  INFO(name << "\n" << out.text);
+  CHECK(out.status > 0);
+  CHECK(out.status < 124);  // neither hung nor killed by a signal
+  for (const std::string& w : wanted) {
+    INFO("expected: " << w);
+    CHECK(out.text.find(w) != std::string::npos);
+  }
+  CHECK(out.text.find("terminate called") == std::string::npos);
+}
+
+struct BadConfig {
+  const char* name;
+  std::string text;
+  std::vector<std::string> wanted;
+  std::vector<std::string> arguments = {};
+};
+
+}  // namespace
+
+TEST_SUITE("e2e") {
+  TEST_CASE("broken configs") {
+    const std::vector<BadConfig> table = {
+        {"unknown key", kBase + "stepz: 3\n", {"run.yaml:7:1", "stepz", "steps"}},
+        {"unknown nested key", kBase + "eval: {evry: 1}\n", {"run.yaml:7:8", "eval.evry", "every"}},
+        {"unknown mixer", with(kBase, "[deltanet]", "[deltanets]"), {"run.yaml:4", "deltanets", "deltanet"}},
+        {"unknown field of a mixer", with(kBase, "[deltanet]", "[{name: deltanet, head: 2}]"), {"run.yaml:4", "head", "heads"}},
+        {"unknown task", with(kBase, "parity", "paritty"), {"run.yaml:2", "paritty", "parity"}},
+        {"unknown optimizer", kBase + "optimizer: adam_w\n", {"run.yaml:7", "adam_w", "adamw"}},
+        {"unknown schedule", kBase + "schedule: cosin\n", {"run.yaml:7", "cosin", "cosine"}},
+        {"text for a number", with(kBase, "steps: 2", "steps: two"), {"run.yaml:5:8", "steps", "integer"}},
+        {"fraction for an integer", with(kBase, "steps: 2", "steps: 2.5"), {"run.yaml:5:8", "steps", "integer"}},
+        {"number out of range", with(kBase, "steps: 2", "steps: 0"), {"run.yaml:5:8", "steps", ">= 1"}},
+        {"negative learning rate", kBase + "lr: -1\n", {"run.yaml:7:5", "lr", "> 0"}},
+        {"not a number", kBase + "lr: .nan\n", {"run.yaml:7:5", "lr"}},
+        {"integer too large", with(kBase, "steps: 2", "steps: 99999999999999999999"), {"run.yaml:5:8", "steps"}},
+        {"list for a map", kBase + "eval: [1]\n", {"run.yaml:7:7", "eval"}},
+        {"map for a number", with(kBase, "steps: 2", "steps: {a: 1}"), {"run.yaml:5:8", "steps"}},
+        {"wrong choice", kBase + "state: carried\n", {"run.yaml:7:8", "state", "carry", "reset"}},
+        {"required field missing", with(kBase, "name: run\n", ""), {"name"}},
+        {"no model", with(kBase, "  - {layers: [deltanet], width: 8, channel: none}\n", ""), {"models"}},
+        {"empty model list", with(kBase, "models:\n  - {layers: [deltanet], width: 8, channel: none}\n", "models: []\n"), {"models"}},
+        {"no layers", with(kBase, "[deltanet]", "[]"), {"layers"}},
+        {"key twice", kBase + "steps: 3\n", {"run.yaml:7:1", "steps"}},
+        {"bad YAML", kBase + "eval: {every: 1\n", {"run.yaml:"}},
+        {"not a map", "just text\n", {"run.yaml:1:1"}},
+        {"empty file", "", {"run.yaml"}},
+        {"extends a missing file", "extend: base.yaml\n" + kBase, {"run.yaml:1:9", "base.yaml"}},
+        {"extends itself", "extend: run.yaml\n" + kBase, {"run.yaml"}},
+        {"bad pattern", with(kBase, "[deltanet]", "\"[deltanet * 2\""), {"run.yaml:4"}},
+        {"heads do not divide the width", with(kBase, "[deltanet]", "[{name: deltanet, heads: 3}]"), {"blocks.0", "3 heads"}},
+        {"odd head for rotary positions", with(with(kBase, "[deltanet]", "[attention]"), "width: 8", "width: 7"), {"even head_dim"}},
+        {"tied embeddings over two vocabularies", with(kBase, "width: 8", "width: 8, tie_embeddings: true"), {"tie_embeddings"}},
+        {"two models of one name", with(kBase, "steps: 2", "  - {layers: [deltanet], width: 16}\nsteps: 2"), {"models.1", "deltanet"}},
+        {"a seed twice", kBase + "seeds: [1, 1]\n", {"seeds"}},
+        {"slash in the name", with(kBase, "name: run", "name: a/b"), {"run.yaml:1", "name"}},
+        {"batch not divisible", kBase + "accumulate: 3\n", {"run.yaml:7", "accumulate", "divide"}},
+        {"carry with accumulation", kBase + "accumulate: 2\nstate: carry\n", {"state"}},
+        {"a task that cannot stream", kBase + "state: carry\n", {"parity"}},
+        {"override of an unknown field", kBase, {"--set", "stepz", "steps"}, {"--set", "stepz=3"}},
+        {"override of a wrong type", kBase, {"--set", "steps"}, {"--set", "steps=x"}},
+        {"override without a value", kBase, {"--set"}, {"--set", "steps"}},
+        {"override past a list", kBase, {"models"}, {"--set", "models.3.width=8"}},
+        {"data file missing", with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}", "{name: bytes, path: none.txt}"), {"none.txt"}},
+        {"data file empty", with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}", "{name: bytes, path: empty.txt}"), {"empty.txt"}},
+        {"data file too short", with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}", "{name: bytes, path: short.txt}"), {"short.txt"}},
+        {"data folder without files", with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}", "{name: bytes, path: folder}"), {"folder"}},
+        {"task settings that cannot be", with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}", "{name: mqar, train: [{length: 8, pairs: 8}]}"), {"pairs"}},
+    };
+    CHECK(table.size() >= 40);
+    for (const BadConfig& c : table) {
+      const Workplace w;
+      w.write("run.yaml", c.text);
+      w.write("empty.txt", "");
+      w.write("short.txt", "abc");
+      fs::create_directories(w.path("folder"));
+      std::vector<std::string> arguments = {"train", "run.yaml"};
+      arguments.insert(arguments.end(), c.arguments.begin(), c.arguments.end());
+      check_refused(c.name, w.run(arguments), c.wanted);
+      CHECK_FALSE(fs::exists(w.path("runs/run/deltanet/seed0/checkpoints")));
+    }
+  }
+
+  TEST_CASE("unreadable files") {
+    const Workplace w;
+    w.write("run.yaml", kBase);
+    fs::permissions(w.path("run.yaml"), fs::perms::none);
+    check_refused("unreadable config", w.run({"train", "run.yaml"}, {.unprivileged = true}), {"run.yaml", "ermission"});
+    check_refused("missing config", w.run({"train", "none.yaml"}), {"none.yaml"});
+    check_refused("a folder as config", w.run({"train", "."}), {"."});
+  }
+
+  TEST_CASE("wrong command lines") {
+    const Workplace w;
+    check_refused("no command", w.run({}), {"subcommand"});
+    check_refused("unknown command", w.run({"trian"}), {"trian"});
+    check_refused("unknown option", w.run({"train", "x.yaml", "--stepz"}), {"--stepz"});
+    check_refused("contradiction", w.run({"train", "x.yaml", "--resume", "--fresh"}), {"--fresh"});
+    check_refused("unknown list", w.run({"list", "mixer"}), {"mixers"});
+    check_refused("unknown mixer", w.run({"describe", "deltanett"}), {"deltanett", "deltanet"});
+  }
+
+  TEST_CASE("broken checkpoints") {
+    const Workplace w;
+    w.write("run.yaml", kBase + "checkpoint: {every: 1}\n");
+    REQUIRE(w.run({"train", "run.yaml"}).status == 0);
+    const std::string folder = w.path("runs/run/deltanet/seed0/checkpoints/");
+    const std::string good = folder + "step_000000002.h5";
+    REQUIRE(fs::exists(good));
+    const std::string bytes = w.read("runs/run/deltanet/seed0/checkpoints/step_000000002.h5");
+
+    struct Broken {
+      const char* name;
+      std::function<void(const std::string&)> damage;
+      std::vector<std::string> wanted;
+    };
+    const auto edit = [&](const std::string& path, const std::function<void(h5::File&)>& change) {
+      // Rewritten whole, without the checksum being made right again.
+      const h5::File old = h5::File::open(good);
+      h5::File file = h5::File::create(path);
+      for (const std::string& a : old.attributes()) {
+        file.set_attribute("/", a, old.attribute("/", a));
+      }
+      for (const std::string& g : old.children()) {
+        for (const std::string& n : old.children(g)) {
+          if (old.is_group(g + "/" + n)) {
+            for (const std::string& i : old.children(g + "/" + n)) {
+              file.write(g + "/" + n + "/" + i, old.read(g + "/" + n + "/" + i));
+            }
+          } else {
+            file.write(g + "/" + n, old.read(g + "/" + n));
+          }
+        }
+      }
+      change(file);
+      file.close();
+    };
+    const std::vector<Broken> table = {
+        {"missing", [](const std::string&) {}, {"No such file"}},
+        {"empty", [](const std::string& p) { fs::resize_file(p, 0); }, {"not an HDF5 file"}},
+        {"truncated", [&](const std::string& p) { fs::resize_file(p, bytes.size() / 2); }, {"truncated"}},
+        {"not HDF5", [](const std::string& p) { fs::resize_file(p, 0); fs::resize_file(p, 5000); }, {"not an HDF5 file"}},
+        {"another program's HDF5", [](const std::string& p) { h5::File f = h5::File::create(p); f.close(); }, {"not a checkpoint"}},
+        {"other version", [&](const std::string& p) { edit(p, [](h5::File& f) { f.set_attribute("/", "version", std::int64_t{99}); }); }, {"version 99"}},
+        {"changed attribute", [&](const std::string& p) { edit(p, [](h5::File& f) { f.set_attribute("/", "step", std::int64_t{7}); }); }, {"checksum"}},
+        {"dataset too many", [&](const std::string& p) { edit(p, [](h5::File& f) { f.write("parameters/extra", Tensor::zeros({2}, DType::kF32)); }); }, {}},
+        {"NaN inside", [&](const std::string& p) { edit(p, [](h5::File& f) { f.write("carried/x", Tensor::full({2}, DType::kF32, 0.0 / 0.0)); }); }, {}},
+    };
+    for (const Broken& b : table) {
+      const std::string path = w.path("broken.h5");
+      fs::remove(path);
+      if (std::string(b.name) != "missing") {
+        fs::copy_file(good, path);
+      }
+      b.damage(path);
+      check_refused(b.name, w.run({"eval", path}), b.wanted);
+      check_refused(b.name, w.run({"info", path}), b.wanted);
+      check_refused(b.name, w.run({"generate", path}), b.wanted);
+    }
+
+    // Any single flipped bit is noticed, wherever it is: refused, or without effect on what is read.
+    int refused = 0;
+    for (std::size_t at = 97; at < bytes.size(); at += bytes.size() / 24) {
+      std::string flipped = bytes;
+      flipped[at] = static_cast<char>(flipped[at] ^ 0x10);
+      w.write("flipped.h5", flipped);
+      const Outcome out = w.run({"info", w.path("flipped.h5")});
+      INFO("bit flipped in byte " << at << "\n" << out.text);
+      CHECK((out.status == 0 || out.status == 1));
+      refused += out.status == 1;
+    }
+    CHECK(refused > 0);
+
+    // The newest is damaged: resuming says so and leaves the older one alone.
+    fs::remove(w.path("runs/run/deltanet/seed0/result.json"));
+    fs::resize_file(good, bytes.size() / 3);
+    check_refused("resume from a damaged file", w.run({"train", "run.yaml", "--resume"}), {"step_000000002.h5"});
+    CHECK(w.run({"info", folder + "step_000000001.h5"}).status == 0);
+    fs::remove(good);
+    CHECK(w.run({"train", "run.yaml", "--resume"}).status == 0);
+
+    // Another model, another config.
+    w.write("other.yaml", with(kBase, "width: 8", "width: 16"));
+    fs::remove(w.path("runs/run/deltanet/seed0/result.json"));
+    check_refused("another config", w.run({"train", "other.yaml", "--resume"}), {"another configuration", "--fresh"});
+    check_refused("results in the way", w.run({"train", "run.yaml"}), {"--resume", "--fresh"});
+    check_refused("a model of vectors or small vocabularies cannot write bytes",
+                  w.run({"generate", folder + "step_000000002.h5"}), {"generation writes bytes"});
+  }
+
+  TEST_CASE("a full disk loses no earlier checkpoint") {
+    const Workplace w;
+    w.write("run.yaml", with(kBase, "width: 8", "width: 64") + "checkpoint: {every: 1}\n");
+    const Outcome full = w.run({"train", "run.yaml"}, {.file_limit = 20000});
+    check_refused("disk full at the first checkpoint", full, {"checkpoint", "disk full"});
+    REQUIRE(w.run({"train", "run.yaml", "--fresh"}).status == 0);
+    const std::string kept = "runs/run/deltanet/seed0/checkpoints/step_000000002.h5";
+    const std::string before = w.read(kept);
+    check_refused("disk full later", w.run({"train", "run.yaml", "--resume", "--set", "steps=2", "--set", "name=run2"}, {.file_limit = 20000}), {"disk full"});
+    CHECK(w.read(kept) == before);
+    CHECK(w.run({"info", w.path(kept)}).status == 0);
+  }
+
+  TEST_CASE("a loss that is not finite stops the run and says where") {
+    const Workplace w;
+    w.write("run.yaml", with(kBase, "steps: 2", "steps: 400") + "lr: 1e30\nclip: 0\noptimizer: sgd\ncheckpoint: {every: 1}\n");
+    const Outcome out = w.run({"train", "run.yaml"});
+    check_refused("diverging run", out, {"not finite", "update", "checkpoint"});
+  }
+}

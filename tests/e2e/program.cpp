@@ -1,0 +1,90 @@
+#include "tests/e2e/program.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+namespace ls::testing {
+namespace fs = std::filesystem;
+
+Workplace::Workplace() {
+  std::string pattern = (fs::temp_directory_path() / "longscan-test-XXXXXX").string();
+  directory_ = mkdtemp(pattern.data());
+  fs::permissions(directory_, fs::perms::all);
+}
+Workplace::~Workplace() {
+  std::error_code ignored;
+  fs::remove_all(directory_, ignored);
+}
+
+void Workplace::write(const std::string& name, const std::string& text) const {
+  fs::create_directories(fs::path(path(name)).parent_path());
+  std::ofstream(path(name), std::ios::binary) << text;
+}
+
+std::string Workplace::read(const std::string& name) const {
+  std::ifstream in(path(name), std::ios::binary);
+  std::stringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+Outcome Workplace::run(const std::vector<std::string>& arguments, const Options& o) const {
+  const std::string log = path("output.txt");
+  const pid_t pid = fork();
+  if (pid == 0) {
+    if (chdir(directory_.c_str()) != 0) {
+      _exit(126);
+    }
+    const int fd = open(log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    dup2(fd, 1);
+    dup2(fd, 2);
+    if (o.file_limit > 0) {
+      const rlimit limit{static_cast<rlim_t>(o.file_limit), static_cast<rlim_t>(o.file_limit)};
+      setrlimit(RLIMIT_FSIZE, &limit);
+      signal(SIGXFSZ, SIG_IGN);  // as on a full disk: the write fails, the process lives
+    }
+    if (o.unprivileged && geteuid() == 0 && setuid(65534) != 0) {
+      _exit(126);
+    }
+    std::vector<char*> argv{const_cast<char*>(LS_PROGRAM)};
+    for (const std::string& a : arguments) {
+      argv.push_back(const_cast<char*>(a.c_str()));
+    }
+    argv.push_back(nullptr);
+    execv(LS_PROGRAM, argv.data());
+    _exit(127);
+  }
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
+  int status = 0;
+  bool sent = false, hung = false;
+  while (waitpid(pid, &status, WNOHANG) == 0) {
+    const std::chrono::duration<double> elapsed = Clock::now() - begin;
+    const double when = o.kill_after_s > 0 ? o.kill_after_s : o.signal_after_s;
+    if (when > 0 && !sent && elapsed.count() > when) {
+      kill(pid, o.kill_after_s > 0 ? SIGKILL : o.signal);
+      sent = true;
+    }
+    if (elapsed.count() > o.time_limit_s && !hung) {
+      kill(pid, SIGKILL);
+      hung = true;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  Outcome out;
+  out.status = hung ? 124 : WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  out.text = read("output.txt");
+  return out;
+}
+
+}  // namespace ls::testing

@@ -1,0 +1,40 @@
+#pragma once
+// Runs the built program as a user would, in a folder of its own.
+#include <string>
+#include <vector>
+
+namespace ls::testing {
+
+struct Outcome {
+  int status = 0;    ///< exit status; 128 + signal when killed
+  std::string text;  ///< standard output and standard error together
+};
+
+/// A scratch folder, removed at the end.
+class Workplace {
+ public:
+  Workplace();
+  ~Workplace();
+  Workplace(const Workplace&) = delete;
+  Workplace& operator=(const Workplace&) = delete;
+  std::string path(const std::string& name) const { return directory_ + "/" + name; }
+  void write(const std::string& name, const std::string& text) const;
+  std::string read(const std::string& name) const;
+
+  struct Options {
+    double kill_after_s = 0;     ///< SIGKILL after this long
+    double signal_after_s = 0;   ///< `signal` after this long
+    int signal = 0;
+    long file_limit = 0;         ///< largest file in bytes (RLIMIT_FSIZE), 0: none
+    double time_limit_s = 120;   ///< a run that takes longer has hung: killed, status 124
+    bool unprivileged = false;   ///< as user nobody, when the test runs as root
+  };
+  /// longscan ARGUMENTS
+  Outcome run(const std::vector<std::string>& arguments, const Options& options) const;
+  Outcome run(const std::vector<std::string>& arguments) const { return run(arguments, Options()); }
+
+ private:
+  std::string directory_;
+};
+
+}  // namespace ls::testing
