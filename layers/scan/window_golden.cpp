@@ -1,0 +1,56 @@
+// The last W-1 inputs: short convolution, token shift.
+#include "autograd/functional.h"
+#include "core/ops/mul/mul.h"
+#include "core/ops/short_conv/short_conv.h"
+#include "layers/golden.h"
+
+namespace ls::layers {
+namespace {
+
+LS_GOLDEN("short_conv", [](GoldenCall& c) {
+  const std::string activation = c.text("activation");
+  LS_CHECK(activation.empty() || activation == "silu", kUnsupported,
+           "activation '{}' is not one of silu, ''", activation);
+  ShortConv::Attrs attrs;
+  attrs.silu = activation == "silu";
+  c.ignore({"final", "width"});
+  const auto [y, state] = c.scan<ShortConv>({.x = c.in("x"),
+                                             .weight = c.acc("weight"),
+                                             .bias = c.acc_or_none("bias"),
+                                             .s0 = c.acc_or_none("initial_state"),
+                                             .offsets = c.in_or_none("offsets")},
+                                            attrs);
+  c.out("y", y);
+  c.out("final_state", state);
+});
+
+/// x_{t-1} - x_t is a convolution of width 2.
+LS_GOLDEN("token_shift", [](GoldenCall& c) {
+  c.ignore({"final"});
+  const ag::Var x = c.in("x");
+  const Index batch = x.size(0), tokens = x.size(1), width = x.size(2);
+  ag::Var s0 = c.acc_or_none("initial_state");
+  if (s0.defined()) {
+    s0 = ag::reshape(s0, {-1, width, 1});
+  }
+  Tensor difference = Tensor::full({width, 2}, acc_dtype(x.dtype()), 1);
+  difference.slice(1, 1, 2).fill_(-1);
+  const auto [delta, state] = c.scan<ShortConv>(
+      {.x = x, .weight = difference, .s0 = s0, .offsets = c.in_or_none("offsets")}, {});
+  c.out("delta", delta);
+  c.out("final_state", ag::reshape(state, {-1, width}));
+  if (c.has("mu")) {
+    const ag::Var mu = c.in("mu");
+    std::vector<ag::Var> mixes;
+    for (Index j = 0; j < mu.size(0); ++j) {
+      const std::vector<Index> repeat(static_cast<std::size_t>(batch * tokens), j);
+      const ag::Var share = ag::reshape(ag::take_rows(mu, repeat), x.shape());
+      const ag::Var mixed = ag::add(x, ag::call<Mul>({.a = delta, .b = share}).y);
+      mixes.push_back(ag::reshape(mixed, {batch, tokens, 1, width}));
+    }
+    c.out("y", ag::concat(mixes, 2));
+  }
+});
+
+}  // namespace
+}  // namespace ls::layers
