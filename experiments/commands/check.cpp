@@ -34,11 +34,13 @@ int check(const Options& o) {
         result += " at " + (r.worst_output > r.tolerance_output ? r.worst_output_name : "d" + r.worst_grad_name);
       }
       if (!r.note.empty()) {
-        result += ";" + r.note;
+        result += "; " + r.note;
       }
       if (!o.quiet || !r.passed()) {
-        table.add({r.op, r.name, fmt::format("{:.1e}", r.worst_output), fmt::format("{:.0e}", r.tolerance_output),
-                   c.grads.empty() ? "" : fmt::format("{:.1e}", r.worst_grad),
+        const bool known = r.fault.empty();  // else nothing, or not everything, was computed
+        table.add({r.op, r.name, known ? fmt::format("{:.1e}", r.worst_output) : "-",
+                   fmt::format("{:.0e}", r.tolerance_output),
+                   c.grads.empty() ? "" : known ? fmt::format("{:.1e}", r.worst_grad) : "-",
                    c.grads.empty() ? "" : fmt::format("{:.0e}", r.tolerance_grad), result});
       }
     }
