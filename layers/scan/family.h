@@ -60,6 +60,7 @@ struct FamilyInfo {
   std::function<Tensors(std::span<const Tensor> like, const void* attrs)> identity;
   std::function<Tensors(const Tensors& earlier, const Tensors& later, const void* attrs)> compose;
   std::function<Tensors(const Tensors& summary, const Tensors& states, const void* attrs)> act;
+  // For growing families: of the newest rows; rows left out (dropped by a window) have none.
   std::function<Tensors(const Tensors& summary, const Tensors& dstates, const void* attrs)> act_adjoint;
 
   // Filled by register_family.

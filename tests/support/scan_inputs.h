@@ -1,0 +1,25 @@
+#pragma once
+// Inputs of scan cases, f64.
+#include <string_view>
+
+#include "core/rng.h"
+#include "core/tensor.h"
+
+namespace ls::test {
+
+/// Numbers that depend on the name and the order of the calls only.
+class Draw {
+ public:
+  explicit Draw(std::string_view name) : rng_(11, name) {}
+  Tensor normal(const Shape& shape, double scale = 1);
+  Tensor uniform(const Shape& shape, double lo, double hi);
+  /// Log-decays of every regime: exactly 0, a hair below, moderate, and so low that the decay is 0.
+  Tensor extreme_gates(const Shape& shape);
+  /// Rows of the last axis with length 1.
+  Tensor unit_rows(const Shape& shape);
+
+ private:
+  Rng rng_;
+};
+
+}  // namespace ls::test

@@ -1,0 +1,96 @@
+#pragma once
+// The laws of layers/scan/family.h, checked for any family on any case.
+//
+//   // tests/cases/delta_scan.cpp
+//   LS_SCAN_CASES(DeltaRule, "delta_rule") {
+//     cases.add("plain", {.q = normal({2, 70, 2, 8}), ...}, attrs)
+//         .mask([](DeltaRule::In<Tensor>& in, Index a, Index b) { in.beta.slice(1, a, b).zero_();
+//         });
+//   }
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "layers/scan/family.h"
+
+namespace ls::test {
+
+/// One stretch of tokens, [B,T,...] in the sequence inputs.
+struct ScanCase {
+  std::string name;
+  /// In contract order: floats as f64, integers as they are; incoming states where the case has
+  /// some (absent: zero); no document boundaries.
+  std::vector<Tensor> in;
+  std::shared_ptr<const void> attrs;
+  /// Makes tokens [from, to) of `in` padding: no decay and no write. Null where no input can say
+  /// so.
+  std::function<void(std::vector<Tensor>& in, Index from, Index to)> mask;
+  double slack = 1;  ///< factor on the tolerances; an exception that needs a reason
+};
+
+template <class Op>
+class ScanCaseList {
+ public:
+  class Added {
+   public:
+    explicit Added(ScanCase& c) : case_(c) {}
+    Added& mask(std::function<void(typename Op::template In<Tensor>&, Index, Index)> f) {
+      case_.mask = [f = std::move(f)](std::vector<Tensor>& in, Index from, Index to) {
+        auto members = ls::detail::gather_members<typename Op::template In<Tensor>>(
+            std::span<const Tensor>(in));
+        f(members, from, to);
+        in = ls::detail::spread_members<Tensor>(members);
+      };
+      return *this;
+    }
+    Added& slack(double factor, const char* /*reason*/) {
+      case_.slack = factor;
+      return *this;
+    }
+
+   private:
+    ScanCase& case_;
+  };
+  /// The returned handle is used in the same statement.
+  Added add(std::string name, const typename Op::template In<Tensor>& in,
+            const typename Op::Attrs& attrs = {}) {
+    cases.push_back({std::move(name), ls::detail::spread_members<Tensor>(in),
+                     std::make_shared<const typename Op::Attrs>(attrs), nullptr});
+    return Added(cases.back());
+  }
+  std::vector<ScanCase> cases;
+};
+
+/// Cases by op name, made when asked for.
+using ScanCaseMaker = std::vector<ScanCase> (*)();
+Registry<ScanCaseMaker>& scan_cases();
+
+/// What is wrong with the family on this case in type `t` (f64 or f32), one line a fault starting
+/// with the law's name; empty when nothing is. Laws:
+///   zero-state  an absent state and a zero state are the same
+///   identity    compose and act with identity change nothing; an empty stretch has that summary
+///   associative compose(compose(a, b), c) = compose(a, compose(b, c))
+///   summarize   summarize(x ++ y) = compose(summarize(x), summarize(y))
+///   state       outgoing state = act(summarize(x), s)
+///   adjoint     act_adjoint is the transpose of act
+///   forms       recurrent, chunk (1, 16, 37, 64, T tokens), parallel, auto: outputs, states,
+///   gradients split       apply and its derivative piece by piece, empty and one-token pieces
+///   included decode      token by token fold        the derivative over ranks: g_r, the fold of
+///   act_adjoint, then the pieces mask        a padded token changes nothing reset       packed
+///   documents = separate documents: outputs, states, gradients
+/// Relay families have no summaries and skip identity .. adjoint and fold.
+std::vector<std::string> check_scan(const layers::FamilyInfo& family, const ScanCase& scan_case,
+                                    DType t);
+
+}  // namespace ls::test
+
+#define LS_SCAN_CASES(Type, name)                                          \
+  static void ls_scan_cases_##Type(::ls::test::ScanCaseList<Type>& cases); \
+  [[maybe_unused]] static const bool ls_scan_cases_added_##Type =          \
+      ::ls::test::scan_cases().add(name, [] {                              \
+        ::ls::test::ScanCaseList<Type> cases;                              \
+        ls_scan_cases_##Type(cases);                                       \
+        return std::move(cases.cases);                                     \
+      });                                                                  \
+  static void ls_scan_cases_##Type(::ls::test::ScanCaseList<Type>& cases)
