@@ -8,12 +8,15 @@ namespace {
 using Op = DecayedLinear;
 
 void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
-  LS_CHECK(!(in.g.defined() && in.decay.defined()), kShape, "decayed_linear: give g or decay, not both");
+  LS_CHECK(!(in.g.defined() && in.decay.defined()), kShape,
+           "decayed_linear: give g or decay, not both");
   LS_CHECK(in.k.size(2) > 0 && in.q.size(2) % in.k.size(2) == 0, kShape,
-           "decayed_linear: {} query heads are not a multiple of {} key heads", in.q.size(2), in.k.size(2));
+           "decayed_linear: {} query heads are not a multiple of {} key heads", in.q.size(2),
+           in.k.size(2));
   const Index n = scan::sequence_count(in.q.size(0), in.offsets);
-  LS_CHECK(!in.s0.defined() || in.s0.size(0) == n, kShape, "decayed_linear: s0 has {} rows for {} sequences",
-           in.s0.defined() ? in.s0.size(0) : 0, n);
+  LS_CHECK(!in.s0.defined() || in.s0.size(0) == n, kShape,
+           "decayed_linear: s0 has {} rows for {} sequences", in.s0.defined() ? in.s0.size(0) : 0,
+           n);
   if (!b.has("N")) {
     b.set("N", n);
   }
@@ -22,11 +25,15 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
 /// Token by token.
 template <class Real>
 struct Reference {
-  static Real gate(const Op::In<Tensor>& in, const scan::Operand<Real>& g, Index b, Index t, Index h) {
-    return in.g.defined() ? *g.at(b, t, h) : in.decay.defined() ? static_cast<Real>(in.decay.at(h)) : Real(0);
+  static Real gate(const Op::In<Tensor>& in, const scan::Operand<Real>& g, Index b, Index t,
+                   Index h) {
+    return in.g.defined()       ? *g.at(b, t, h)
+           : in.decay.defined() ? static_cast<Real>(in.decay.at(h))
+                                : Real(0);
   }
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-    const Index h_count = in.k.size(2), group = in.q.size(2) / h_count, dk = in.k.size(3), dv = in.v.size(3);
+    const Index h_count = in.k.size(2), group = in.q.size(2) / h_count, dk = in.k.size(3),
+                dv = in.v.size(3);
     const auto seqs = scan::sequences(in.q.size(0), in.q.size(1), in.offsets, "decayed_linear");
     const scan::Operand<Real> q(in.q), k(in.k), v(in.v), g(in.g, true);
     const scan::Result<Real> o(out.o);
@@ -62,9 +69,10 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
-                       Op::In<Tensor>& din, const Op::Attrs& a) {
-    const Index h_count = in.k.size(2), group = in.q.size(2) / h_count, dk = in.k.size(3), dv = in.v.size(3), size = dk * dv;
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+    const Index h_count = in.k.size(2), group = in.q.size(2) / h_count, dk = in.k.size(3),
+                dv = in.v.size(3), size = dk * dv;
     const auto seqs = scan::sequences(in.q.size(0), in.q.size(1), in.offsets, "decayed_linear");
     const scan::Operand<Real> q(in.q), k(in.k), v(in.v), g(in.g, true), go(dout.o);
     const Real scale = static_cast<Real>(a.scale);
@@ -78,8 +86,10 @@ struct Reference {
     const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
     for (std::size_t n = 0; n < seqs.size(); ++n) {
       for (Index h = 0; h < h_count; ++h) {
-        const Index at = (static_cast<Index>(n) * h_count + h) * size, length = seqs[n].length, b = seqs[n].row;
-        std::vector<Real> s(static_cast<std::size_t>((length + 1) * size)), ds(static_cast<std::size_t>(size));
+        const Index at = (static_cast<Index>(n) * h_count + h) * size, length = seqs[n].length,
+                    b = seqs[n].row;
+        std::vector<Real> s(static_cast<std::size_t>((length + 1) * size)),
+            ds(static_cast<std::size_t>(size));
         if (s0.defined()) {
           std::copy(s0.data<Real>() + at, s0.data<Real>() + at + size, s.begin());
         }
@@ -91,8 +101,10 @@ struct Reference {
           const Real decay = std::exp(gate(in, g, b, t, h));
           for (Index x = 0; x < dk; ++x) {
             for (Index y = 0; y < dv; ++y) {
-              const auto e = static_cast<std::size_t>(x * dv + y), now = static_cast<std::size_t>((i + 1) * size) + e;
-              s[now] = decay * s[now - static_cast<std::size_t>(size)] + k.at(b, t, h)[x] * v.at(b, t, h)[y];
+              const auto e = static_cast<std::size_t>(x * dv + y),
+                         now = static_cast<std::size_t>((i + 1) * size) + e;
+              s[now] = decay * s[now - static_cast<std::size_t>(size)] +
+                       k.at(b, t, h)[x] * v.at(b, t, h)[y];
             }
           }
         }
@@ -134,15 +146,17 @@ struct Reference {
 };
 
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
-  const auto t = static_cast<double>(in.q.size(0) * in.q.size(1)), dk = static_cast<double>(in.k.size(3)),
-             dv = static_cast<double>(in.v.size(3)), hq = static_cast<double>(in.q.size(2)),
-             h = static_cast<double>(in.k.size(2)), c = static_cast<double>(a.chunk > 0 ? a.chunk : 64);
+  const auto t = static_cast<double>(in.q.size(0) * in.q.size(1)),
+             dk = static_cast<double>(in.k.size(3)), dv = static_cast<double>(in.v.size(3)),
+             hq = static_cast<double>(in.q.size(2)), h = static_cast<double>(in.k.size(2)),
+             c = static_cast<double>(a.chunk > 0 ? a.chunk : 64);
   return {.bytes = static_cast<double>(in.q.bytes() + in.k.bytes() + 2 * in.v.bytes()),
           .flops = 2 * t * (hq + h) * dk * dv + t * c * hq * (dk + dv)};
 }
 
 LS_OP(DecayedLinear, "decayed_linear")
-    .in("q[B,T,HQ,Dk] k[B,T,H,Dk] v[B,T,H,Dv] g[B,T,H]:acc? decay[H]:acc? s0[N,H,Dk,Dv]:acc? offsets[N1]:i64?")
+    .in("q[B,T,HQ,Dk] k[B,T,H,Dk] v[B,T,H,Dv] g[B,T,H]:acc? decay[H]:acc? s0[N,H,Dk,Dv]:acc? "
+        "offsets[N1]:i64?")
     .out("o[B,T,HQ,Dv] sT[N,H,Dk,Dv]:acc")
     .saves("q k v g decay s0 offsets")
     .no_grad("decay")

@@ -11,12 +11,20 @@ namespace ls {
 /// @units  g and decay are natural logs of the decay per token, <= 0
 /// @dtype  q, k, v any one float; g, decay, states and sums acc
 /// @grad   hand-written for q, k, v, g, s0; decay is a constant
-/// @forms  recurrent; chunk (default 64 tokens); parallel: one chunk. auto: recurrent for T = 1, else chunk
+/// @forms  recurrent; chunk (32 tokens unless given); parallel: one chunk. auto: recurrent for T =
+/// 1, else chunk
 /// @cost   about 4 T H Dk Dv + 2 T C H (Dk + Dv) flop in chunks of C
-/// @source Katharopoulos 2020 (no decay), Sun 2307.08621 (constant), Yang 2312.06635, Dao & Gu 2405.21060
+/// @source Katharopoulos 2020 (no decay), Sun 2307.08621 (constant), Yang 2312.06635, Dao & Gu
+/// 2405.21060
 struct DecayedLinear {
-  template <class T> struct In { T q, k, v, g, decay, s0, offsets; };
-  template <class T> struct Out { T o, sT; };
+  template <class T>
+  struct In {
+    T q, k, v, g, decay, s0, offsets;
+  };
+  template <class T>
+  struct Out {
+    T o, sT;
+  };
   struct Attrs : ScanAttrs {
     double scale = 1;
   };

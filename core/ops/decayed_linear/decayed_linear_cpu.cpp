@@ -1,287 +1,212 @@
 // Chunks of C tokens with a carried state S [Dk,Dv]; G is the running sum of log-decays in a chunk.
-//   P = tril(Q K^T) * exp(G_i - G_j),  O = scale (exp(G) Q S + P V),  S' = exp(G_C) S + (exp(G_C - G) K)^T V
-// One task is one sequence and state head. The backward pass runs the chunks forward once for their
-// incoming states, then backwards; every exponent is of a difference that is at most 0.
-#include "core/backend/cpu/simd_math.h"
+//   P = tril(Q K^T) * exp(G_i - G_j),  O = scale (exp(G) Q S + P V),  S' = exp(G_C) S + (exp(G_C -
+//   G) K)^T V
+// Backward: a pass forward keeps the incoming state of each chunk, a pass backward carries dS;
+// dG = q.dq - k.dk, + <S', dS'> at the last row. The query heads of a state head lie one after the
+// other, so that one product serves them all. One task is one sequence and state head.
 #include "core/backend/cpu/small_gemm.h"
-#include "core/ops/decayed_linear/decayed_linear.h"
-#include "core/ops/scan/sequences.h"
+#include "core/ops/decayed_linear/decayed_linear_kernels.h"
 
-namespace ls {
+namespace ls::decayed_linear {
 namespace {
 
 using Op = DecayedLinear;
-constexpr Index kChunk = 64;
 
-Index chunk_of(const Op::Attrs& a, Index length) {
-  switch (a.form) {
-    case Form::kRecurrent: return 1;
-    case Form::kParallel: return std::max<Index>(1, length);
-    default: return std::min(std::max<Index>(1, length), a.chunk > 0 ? a.chunk : kChunk);
-  }
-}
-
-/// Shapes and gates of a call; gates of one chunk.
 template <class T>
-struct Call {
-  using A = acc_t<T>;
-  const Op::In<Tensor>& in;
-  Index heads, group, dk, dv, size;
-  A scale;
-  std::vector<scan::Sequence> seqs;
-  scan::Operand<T> q, k, v;
-  scan::Operand<A> g;
-  std::vector<A> constant;
-  Tensor s0;
-  bool decays;
-
-  Call(const Op::In<Tensor>& i, const Op::Attrs& a)
-      : in(i), heads(i.k.size(2)), group(i.q.size(2) / std::max<Index>(1, i.k.size(2))), dk(i.k.size(3)), dv(i.v.size(3)),
-        size(dk * dv), scale(static_cast<A>(a.scale)),
-        seqs(scan::sequences(i.q.size(0), i.q.size(1), i.offsets, "decayed_linear")), q(i.q), k(i.k), v(i.v), g(i.g, true),
-        decays(i.g.defined() || i.decay.defined()) {
-    if (i.decay.defined()) {
-      constant = i.decay.template to_vector<A>();
-    }
-    if (i.s0.defined()) {
-      s0 = i.s0.contiguous();
-    }
-  }
-  Index longest() const {
-    Index n = 0;
-    for (const scan::Sequence& s : seqs) {
-      n = std::max(n, s.length);
-    }
-    return n;
-  }
-  void first_state(Index n, Index h, A* s) const {
-    if (s0.defined()) {
-      const A* from = std::as_const(s0).template data<A>() + (n * heads + h) * size;
-      std::copy(from, from + size, s);
-    } else {
-      std::fill(s, s + size, A(0));
-    }
-  }
-  /// Running sums of log-decays over tokens t .. t+c-1.
-  void gates(Index b, Index t, Index h, Index c, A* sum) const {
-    A total = 0;
-    for (Index i = 0; i < c; ++i) {
-      total += g.defined() ? *g.at(b, t + i, h) : constant.empty() ? A(0) : constant[static_cast<std::size_t>(h)];
-      sum[i] = total;
-    }
-  }
-};
-
-/// P *= factor * exp(G_i - G_j) on and below the diagonal, 0 above.
-template <class A>
-void decay_mask(A* p, const A* g, Index c, A factor, bool decays) {
-  for (Index i = 0; i < c; ++i) {
-    A* __restrict row = p + i * c;
-    if (decays) {
-      const A gi = g[i];
-      for (Index j = 0; j <= i; ++j) {
-        row[j] *= factor * simd::exp(gi - g[j]);
-      }
-    } else {
-      for (Index j = 0; j <= i; ++j) {
-        row[j] *= factor;
-      }
-    }
-    std::fill(row + i + 1, row + c, A(0));
-  }
+Index flops_per_token(const Call<T>& call, Index chunk) {
+  return 2 * (call.group + 1) * call.size + 2 * call.group * chunk * (call.dk + call.dv);
 }
 
-/// to_i = from_i * exp(sign applied by the caller in e).
+/// S' = exp(G_C) S + (exp(G_C - G) K)^T V; kg is scratch.
 template <class A>
-void scale_rows(const A* from, const A* e, Index c, Index d, A* to) {
-  for (Index i = 0; i < c; ++i) {
-    const A f = e[i];
-    for (Index x = 0; x < d; ++x) {
-      to[i * d + x] = f * from[i * d + x];
-    }
+void advance(Index c, Index dk, Index dv, const scan::Decays<A>& d, const A* k, const A* v, A* kg,
+             A* s) {
+  if (!d.trivial) {
+    scan::scale_rows(c, dk, A(1), d.out, k, kg);
+    k = kg;
   }
-}
-
-template <class A>
-struct GateFactors {
-  A *sum, *in, *out;  // G; exp(G); exp(G_C - G)
-  void fill(Index c) const {
-    for (Index i = 0; i < c; ++i) {
-      in[i] = simd::exp(sum[i]);
-      out[i] = simd::exp(sum[c - 1] - sum[i]);
-    }
-  }
-};
-
-/// S' = exp(G_C) S + (exp(G_C - G) K)^T V.
-template <class A>
-void advance(A* s, const A* k, const A* v, const GateFactors<A>& f, Index c, Index dk, Index dv, bool decays, A* kg) {
-  if (decays) {
-    scale_rows(k, f.out, c, dk, kg);
-    small_gemm<true, false, A>(dk, dv, c, A(1), kg, dk, v, dv, f.in[c - 1], s, dv);
-  } else {
-    small_gemm<true, false, A>(dk, dv, c, A(1), k, dk, v, dv, A(1), s, dv);
-  }
+  small_gemm<true, false, A>(dk, dv, c, A(1), k, dk, v, dv, d.all, s, dv);
 }
 
 template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& attrs) {
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
+  if (scan::is_recurrent(attrs, call.longest)) {
+    recurrent_forward(call, out);
+    return;
+  }
   const scan::Result<T> o(out.o);
   A* const states = out.sT.data<A>();
-  const Index heads = call.heads, dk = call.dk, dv = call.dv, longest = chunk_of(attrs, call.longest());
-  parallel_for(static_cast<Index>(call.seqs.size()) * heads, 1, [&](Index first, Index last) {
-    scan::Scratch<A> scratch(longest * (3 * dk + 2 * dv + longest + 3));
-    A *q = scratch.take(longest * dk), *k = scratch.take(longest * dk), *kg = scratch.take(longest * dk);
-    A *v = scratch.take(longest * dv), *y = scratch.take(longest * dv), *p = scratch.take(longest * longest);
-    const GateFactors<A> f{scratch.take(longest), scratch.take(longest), scratch.take(longest)};
+  const Index dk = call.dk, dv = call.dv, group = call.group,
+              most = scan::chunk_of(attrs, call.longest);
+  scan::for_tasks(call.seqs, call.heads, flops_per_token(call, most), [&](Index first, Index last) {
+    scan::Workspace<A> ws;
+    scan::Decays<A> d;
+    A *q, *k, *side, *v, *y, *p;
+    ws.add(q, group * most * dk);
+    ws.add(k, most * dk);
+    ws.add(side, group * most * dk);
+    ws.add(v, most * dv);
+    ws.add(y, group * most * dv);
+    ws.add(p, group * most * most);
+    d.reserve(ws, most);
+    ws.allocate();
     for (Index task = first; task < last; ++task) {
-      const Index n = task / heads, h = task % heads;
+      const Index n = task / call.heads, h = task % call.heads;
       const scan::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
+      const Index b = seq.row, chunk = scan::chunk_of(attrs, seq.length);
       A* s = states + task * call.size;
-      call.first_state(n, h, s);
-      const Index chunk = chunk_of(attrs, seq.length);
+      call.copy_first_state(task, s);
       for (Index i = 0; i < seq.length; i += chunk) {
         const Index c = std::min(chunk, seq.length - i), t = seq.begin + i;
-        call.gates(seq.row, t, h, c, f.sum);
-        f.fill(c);
-        call.k.load(seq.row, t, h, c, dk, k);
-        call.v.load(seq.row, t, h, c, dv, v);
-        for (Index j = h * call.group; j < (h + 1) * call.group; ++j) {
-          call.q.load(seq.row, t, j, c, dk, q);
-          small_gemm<false, true, A>(c, c, dk, A(1), q, dk, k, dk, A(0), p, c);
-          decay_mask(p, f.sum, c, call.scale, call.decays);
-          if (call.decays) {
-            scale_rows(q, f.in, c, dk, q);
-          }
-          small_gemm<false, false, A>(c, dv, dk, call.scale, q, dk, s, dv, A(0), y, dv);
-          small_gemm<false, false, A>(c, dv, c, A(1), p, c, v, dv, A(1), y, dv);
-          o.store(seq.row, t, j, c, dv, y);
+        call.load_decays(b, t, h, c, d);
+        call.k.load(b, t, h, c, dk, k);
+        call.v.load(b, t, h, c, dv, v);
+        for (Index j = 0; j < group; ++j) {
+          call.q.load(b, t, h * group + j, c, dk, q + j * c * dk);
+          scan::scale_rows(c, dk, call.scale, d.in, q + j * c * dk, side + j * c * dk);
         }
-        advance(s, k, v, f, c, dk, dv, call.decays, kg);
+        small_gemm<false, true, A>(group * c, c, dk, A(1), q, dk, k, dk, A(0), p, c);
+        small_gemm<false, false, A>(group * c, dv, dk, A(1), side, dk, s, dv, A(0), y, dv);
+        for (Index j = 0; j < group; ++j) {
+          scan::mask(c, call.scale, p + j * c * c, d.between, p + j * c * c);
+        }
+        small_gemm<false, false, A>(group * c, dv, c, A(1), p, c, v, dv, A(1), y, dv);
+        for (Index j = 0; j < group; ++j) {
+          o.store(b, t, h * group + j, c, dv, y + j * c * dv);
+        }
+        advance(c, dk, dv, d, k, v, side, s);
       }
     }
   });
 }
 
 template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout, Op::In<Tensor>& din,
-              const Op::Attrs& attrs) {
+void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
+              Op::In<Tensor>& din, const Op::Attrs& attrs) {
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
+  if (scan::is_recurrent(attrs, call.longest)) {
+    recurrent_backward(call, dout, din);
+    return;
+  }
   const scan::Operand<T> go(dout.o);
-  const scan::Result<T> dq(din.q), dkey(din.k), dval(din.v);
-  const scan::Result<A> dg(din.g);
+  const Gradients<T> grad(din);
   const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
-  const Index heads = call.heads, dk = call.dk, dv = call.dv, size = call.size, longest = chunk_of(attrs, call.longest());
-  const Index most_chunks = (call.longest() + longest - 1) / std::max<Index>(1, longest) + 1;
-  parallel_for(static_cast<Index>(call.seqs.size()) * heads, 1, [&](Index first, Index last) {
-    scan::Scratch<A> scratch(longest * (6 * dk + 4 * dv + 2 * longest + 4) + (most_chunks + 2) * size);
-    A *q = scratch.take(longest * dk), *k = scratch.take(longest * dk), *kg = scratch.take(longest * dk);
-    A *gq = scratch.take(longest * dk), *gk = scratch.take(longest * dk), *qg = scratch.take(longest * dk);
-    A *v = scratch.take(longest * dv), *gv = scratch.take(longest * dv), *y = scratch.take(longest * dv);
-    scratch.take(longest * dv);
-    A *p = scratch.take(longest * longest), *gp = scratch.take(longest * longest);
-    const GateFactors<A> f{scratch.take(longest), scratch.take(longest), scratch.take(longest)};
-    A* gg = scratch.take(longest);
-    A *ds = scratch.take(size), *starts = scratch.take((most_chunks + 1) * size);
-    for (Index task = first; task < last; ++task) {
-      const Index n = task / heads, h = task % heads;
-      const scan::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
-      const Index chunk = chunk_of(attrs, seq.length), chunks = (seq.length + chunk - 1) / chunk;
-      call.first_state(n, h, starts);
-      for (Index m = 0; m < chunks; ++m) {
-        const Index i = m * chunk, c = std::min(chunk, seq.length - i), t = seq.begin + i;
-        A* next = starts + (m + 1) * size;
-        std::copy(starts + m * size, starts + (m + 1) * size, next);
-        call.gates(seq.row, t, h, c, f.sum);
-        f.fill(c);
-        call.k.load(seq.row, t, h, c, dk, k);
-        call.v.load(seq.row, t, h, c, dv, v);
-        advance(next, k, v, f, c, dk, dv, call.decays, kg);
-      }
-      if (dsT.defined()) {
-        const A* from = dsT.data<A>() + task * size;
-        std::copy(from, from + size, ds);
-      } else {
-        std::fill(ds, ds + size, A(0));
-      }
-      for (Index m = chunks - 1; m >= 0; --m) {
-        const Index i = m * chunk, c = std::min(chunk, seq.length - i), t = seq.begin + i;
-        const A* s = starts + m * size;
-        const A* after = s + size;
-        call.gates(seq.row, t, h, c, f.sum);
-        f.fill(c);
-        call.k.load(seq.row, t, h, c, dk, k);
-        call.v.load(seq.row, t, h, c, dv, v);
-        scale_rows(k, f.out, c, dk, kg);
-        A through = 0;  // <S', dS'>: all of S' scales with exp(G_C)
-        for (Index x = 0; x < size; ++x) {
-          through += after[x] * ds[x];
+  const Index dk = call.dk, dv = call.dv, size = call.size, group = call.group;
+  const Index most = scan::chunk_of(attrs, call.longest),
+              chunks_most = (call.longest + most - 1) / most;
+  scan::for_tasks(
+      call.seqs, call.heads, 3 * flops_per_token(call, most), [&](Index first, Index last) {
+        scan::Workspace<A> ws;
+        scan::Decays<A> d;
+        A *states, *ds, *q, *k, *side, *gq, *gk, *v, *gv, *y, *p, *dp, *dgate;
+        ws.add(states, (chunks_most + 1) * size);
+        ws.add(ds, size);
+        for (A** rows : {&q, &side, &gq}) {
+          ws.add(*rows, group * most * dk);
         }
-        std::fill(gg, gg + c, A(0));
-        // What the chunk writes into S'.
-        small_gemm<false, true, A>(c, dk, dv, A(1), v, dv, ds, dv, A(0), gk, dk);
-        scale_rows(gk, f.out, c, dk, gk);
-        small_gemm<false, false, A>(c, dv, dk, A(1), kg, dk, ds, dv, A(0), gv, dv);
-        for (Index x = 0; x < size; ++x) {
-          ds[x] *= f.in[c - 1];
-        }
-        for (Index j = h * call.group; go.defined() && j < (h + 1) * call.group; ++j) {
-          call.q.load(seq.row, t, j, c, dk, q);
-          go.load(seq.row, t, j, c, dv, y);
-          small_gemm<false, true, A>(c, c, dk, A(1), q, dk, k, dk, A(0), p, c);
-          decay_mask(p, f.sum, c, call.scale, call.decays);
-          small_gemm<false, true, A>(c, c, dv, A(1), y, dv, v, dv, A(0), gp, c);
-          decay_mask(gp, f.sum, c, call.scale, call.decays);
-          small_gemm<false, true, A>(c, dk, dv, call.scale, y, dv, s, dv, A(0), gq, dk);
-          scale_rows(gq, f.in, c, dk, gq);
-          small_gemm<false, false, A>(c, dk, c, A(1), gp, c, k, dk, A(1), gq, dk);
-          small_gemm<true, false, A>(c, dk, c, A(1), gp, c, q, dk, A(1), gk, dk);
-          small_gemm<true, false, A>(c, dv, c, A(1), p, c, y, dv, A(1), gv, dv);
-          scale_rows(q, f.in, c, dk, qg);
-          small_gemm<true, false, A>(dk, dv, c, call.scale, qg, dk, y, dv, A(1), ds, dv);
-          if (dq.defined()) {
-            dq.store(seq.row, t, j, c, dk, gq);
+        ws.add(k, most * dk);
+        ws.add(gk, most * dk);
+        ws.add(v, most * dv);
+        ws.add(gv, most * dv);
+        ws.add(y, group * most * dv);
+        ws.add(p, group * most * most);
+        ws.add(dp, group * most * most);
+        ws.add(dgate, most);
+        d.reserve(ws, most);
+        ws.allocate();
+        for (Index task = first; task < last; ++task) {
+          const Index n = task / call.heads, h = task % call.heads;
+          const scan::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
+          const Index b = seq.row, chunk = scan::chunk_of(attrs, seq.length),
+                      chunks = (seq.length + chunk - 1) / chunk;
+          call.copy_first_state(task, states);
+          for (Index z = 0; z < chunks; ++z) {
+            const Index i = z * chunk, c = std::min(chunk, seq.length - i), t = seq.begin + i;
+            A* const next = states + (z + 1) * size;
+            std::copy(next - size, next, next);
+            call.load_decays(b, t, h, c, d);
+            call.k.load(b, t, h, c, dk, k);
+            call.v.load(b, t, h, c, dv, v);
+            advance(c, dk, dv, d, k, v, side, next);
           }
-          for (Index r = 0; r < c; ++r) {
-            A dot = 0;
-            for (Index x = 0; x < dk; ++x) {
-              dot += q[r * dk + x] * gq[r * dk + x];
+          if (dsT.defined()) {
+            const A* from = dsT.data<A>() + task * size;
+            std::copy(from, from + size, ds);
+          } else {
+            std::fill(ds, ds + size, A(0));
+          }
+          for (Index z = chunks - 1; z >= 0; --z) {
+            const Index i = z * chunk, c = std::min(chunk, seq.length - i), t = seq.begin + i,
+                        rows = group * c;
+            const A *s = states + z * size, *after = s + size;
+            call.load_decays(b, t, h, c, d);
+            call.k.load(b, t, h, c, dk, k);
+            call.v.load(b, t, h, c, dv, v);
+            A through = 0;  // all of S' scales with exp(G_C)
+            if (grad.g.defined()) {
+#pragma omp simd reduction(+ : through)
+              for (Index e = 0; e < size; ++e) {
+                through += after[e] * ds[e];
+              }
             }
-            gg[r] += dot;
-          }
-        }
-        if (!go.defined() && dq.defined()) {
-          std::fill(gq, gq + c * dk, A(0));
-          for (Index j = h * call.group; j < (h + 1) * call.group; ++j) {
-            dq.store(seq.row, t, j, c, dk, gq);
-          }
-        }
-        if (dkey.defined()) {
-          dkey.store(seq.row, t, h, c, dk, gk);
-        }
-        if (dval.defined()) {
-          dval.store(seq.row, t, h, c, dv, gv);
-        }
-        if (dg.defined()) {
-          A sum = through;
-          for (Index r = c - 1; r >= 0; --r) {
-            A dot = 0;
-            for (Index x = 0; x < dk; ++x) {
-              dot += k[r * dk + x] * gk[r * dk + x];
+            // What the chunk writes into S'.
+            small_gemm<false, true, A>(c, dk, dv, A(1), v, dv, ds, dv, A(0), gk, dk);
+            scan::scale_rows(c, dk, A(1), d.out, gk);
+            scan::scale_rows(c, dk, A(1), d.out, k, side);
+            small_gemm<false, false, A>(c, dv, dk, A(1), side, dk, ds, dv, A(0), gv, dv);
+            std::fill(dgate, dgate + c, A(0));
+            if (go.defined()) {
+              for (Index j = 0; j < group; ++j) {
+                call.q.load(b, t, h * group + j, c, dk, q + j * c * dk);
+                go.load(b, t, h * group + j, c, dv, y + j * c * dv);
+                scan::scale_rows(c, dk, call.scale, d.in, q + j * c * dk, side + j * c * dk);
+              }
+              small_gemm<false, true, A>(rows, c, dk, A(1), q, dk, k, dk, A(0), p, c);
+              small_gemm<false, true, A>(rows, c, dv, A(1), y, dv, v, dv, A(0), dp, c);
+              small_gemm<false, true, A>(rows, dk, dv, A(1), y, dv, s, dv, A(0), gq, dk);
+              for (Index j = 0; j < group; ++j) {
+                scan::mask(c, call.scale, p + j * c * c, d.between, p + j * c * c);
+                scan::mask(c, call.scale, dp + j * c * c, d.between, dp + j * c * c);
+                scan::scale_rows(c, dk, call.scale, d.in, gq + j * c * dk);
+              }
+              small_gemm<false, false, A>(rows, dk, c, A(1), dp, c, k, dk, A(1), gq, dk);
+              small_gemm<true, false, A>(c, dk, rows, A(1), dp, c, q, dk, A(1), gk, dk);
+              small_gemm<true, false, A>(c, dv, rows, A(1), p, c, y, dv, A(1), gv, dv);
+              small_gemm<true, false, A>(dk, dv, rows, A(1), side, dk, y, dv, d.all, ds, dv);
+              for (Index e = 0; e < rows && grad.g.defined(); ++e) {
+                dgate[e % c] += scan::dot(dk, q + e * dk, gq + e * dk);
+              }
+            } else {
+              std::fill(gq, gq + rows * dk, A(0));
+              for (Index e = 0; e < size; ++e) {
+                ds[e] *= d.all;
+              }
             }
-            sum += gg[r] - dot;
-            *dg.at(seq.row, t + r, h) = sum;
+            for (Index j = 0; j < group && grad.q.defined(); ++j) {
+              grad.q.store(b, t, h * group + j, c, dk, gq + j * c * dk);
+            }
+            if (grad.k.defined()) {
+              grad.k.store(b, t, h, c, dk, gk);
+            }
+            if (grad.v.defined()) {
+              grad.v.store(b, t, h, c, dv, gv);
+            }
+            if (grad.g.defined()) {
+              A sum = through;
+              for (Index e = c - 1; e >= 0; --e) {
+                sum += dgate[e] - scan::dot(dk, k + e * dk, gk + e * dk);
+                *grad.g.at(b, t + e, h) = sum;
+              }
+            }
+          }
+          if (grad.s0) {
+            std::copy(ds, ds + size, grad.s0 + task * size);
           }
         }
-      }
-      if (din.s0.defined()) {
-        std::copy(ds, ds + size, din.s0.data<A>() + task * size);
-      }
-    }
-  });
+      });
 }
 
 LS_KERNEL(DecayedLinear)
@@ -293,4 +218,4 @@ LS_KERNEL(DecayedLinear)
     .backward<bf16>(&backward<bf16>);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::decayed_linear

@@ -9,12 +9,14 @@ using Op = DeltaRule;
 constexpr double kNormEps = 1e-6;
 
 void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
-  LS_CHECK(in.beta.defined() != in.beta_v.defined(), kShape, "delta_rule: give either beta or beta_v");
+  LS_CHECK(in.beta.defined() != in.beta_v.defined(), kShape,
+           "delta_rule: give either beta or beta_v");
   LS_CHECK(in.k.size(2) > 0 && in.v.size(2) % in.k.size(2) == 0, kShape,
-           "delta_rule: {} value heads are not a multiple of {} key heads", in.v.size(2), in.k.size(2));
+           "delta_rule: {} value heads are not a multiple of {} key heads", in.v.size(2),
+           in.k.size(2));
   const Index n = scan::sequence_count(in.q.size(0), in.offsets);
-  LS_CHECK(!in.s0.defined() || in.s0.size(0) == n, kShape, "delta_rule: s0 has {} rows for {} sequences",
-           in.s0.defined() ? in.s0.size(0) : 0, n);
+  LS_CHECK(!in.s0.defined() || in.s0.size(0) == n, kShape,
+           "delta_rule: s0 has {} rows for {} sequences", in.s0.defined() ? in.s0.size(0) : 0, n);
   if (!b.has("N")) {
     b.set("N", n);
   }
@@ -29,7 +31,8 @@ struct Reference {
   };
   static Token token(const Op::In<Tensor>& in, const Op::Attrs& a, Index b, Index t, Index hv) {
     const Index h = hv / (in.v.size(2) / in.k.size(2)), dk = in.k.size(3), dv = in.v.size(3);
-    const scan::Operand<Real> q(in.q), k(in.k), beta(in.beta, true), beta_v(in.beta_v), g(in.g, true);
+    const scan::Operand<Real> q(in.q), k(in.k), beta(in.beta, true), beta_v(in.beta_v),
+        g(in.g, true);
     Token x;
     x.q.assign(q.at(b, t, h), q.at(b, t, h) + dk);
     x.k.assign(k.at(b, t, h), k.at(b, t, h) + dk);
@@ -55,7 +58,8 @@ struct Reference {
     return x;
   }
   // s becomes the next state; `read` the decayed state's answer to the key.
-  static void update(std::vector<Real>& s, const Token& x, const Real* v, Index dk, Index dv, std::vector<Real>& read) {
+  static void update(std::vector<Real>& s, const Token& x, const Real* v, Index dk, Index dv,
+                     std::vector<Real>& read) {
     read.assign(static_cast<std::size_t>(dv), Real(0));
     for (Index i = 0; i < dk; ++i) {
       for (Index c = 0; c < dv; ++c) {
@@ -67,7 +71,8 @@ struct Reference {
     for (Index i = 0; i < dk; ++i) {
       for (Index c = 0; c < dv; ++c) {
         const auto j = static_cast<std::size_t>(c);
-        s[static_cast<std::size_t>(i * dv + c)] += x.k[static_cast<std::size_t>(i)] * x.beta[j] * (v[c] - read[j]);
+        s[static_cast<std::size_t>(i * dv + c)] +=
+            x.k[static_cast<std::size_t>(i)] * x.beta[j] * (v[c] - read[j]);
       }
     }
   }
@@ -97,7 +102,8 @@ struct Reference {
           std::fill(to, to + dv, Real(0));
           for (Index j = 0; j < dk; ++j) {
             for (Index c = 0; c < dv; ++c) {
-              to[c] += static_cast<Real>(a.scale) * x.q[static_cast<std::size_t>(j)] * s[static_cast<std::size_t>(j * dv + c)];
+              to[c] += static_cast<Real>(a.scale) * x.q[static_cast<std::size_t>(j)] *
+                       s[static_cast<std::size_t>(j * dv + c)];
             }
           }
         }
@@ -105,9 +111,10 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
-                       Op::In<Tensor>& din, const Op::Attrs& a) {
-    const Index heads = in.v.size(2), group = heads / in.k.size(2), dk = in.k.size(3), dv = in.v.size(3), size = dk * dv;
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+    const Index heads = in.v.size(2), group = heads / in.k.size(2), dk = in.k.size(3),
+                dv = in.v.size(3), size = dk * dv;
     const auto seqs = scan::sequences(in.q.size(0), in.q.size(1), in.offsets, "delta_rule");
     const scan::Operand<Real> v(in.v), go(dout.o);
     const Real scale = static_cast<Real>(a.scale);
@@ -116,7 +123,8 @@ struct Reference {
         d->zero_();
       }
     }
-    const scan::Result<Real> dq(din.q), dkey(din.k), dval(din.v), dbeta(din.beta), dbeta_v(din.beta_v), dg(din.g);
+    const scan::Result<Real> dq(din.q), dkey(din.k), dval(din.v), dbeta(din.beta),
+        dbeta_v(din.beta_v), dg(din.g);
     std::vector<Real> read;
     for (std::size_t n = 0; n < seqs.size(); ++n) {
       for (Index h = 0; h < heads; ++h) {
@@ -124,7 +132,8 @@ struct Reference {
         std::vector<std::vector<Real>> states = {first_state(in.s0, at, size)};
         for (Index i = 0; i < seqs[n].length; ++i) {
           std::vector<Real> s = states.back();
-          update(s, token(in, a, b, seqs[n].begin + i, h), v.at(b, seqs[n].begin + i, h), dk, dv, read);
+          update(s, token(in, a, b, seqs[n].begin + i, h), v.at(b, seqs[n].begin + i, h), dk, dv,
+                 read);
           states.push_back(std::move(s));
         }
         std::vector<Real> ds = first_state(dout.sT, at, size);
@@ -142,7 +151,8 @@ struct Reference {
                 gq[static_cast<std::size_t>(j)] += scale * now[e] * go.at(b, t, h)[c];
                 ds[e] += scale * x.q[static_cast<std::size_t>(j)] * go.at(b, t, h)[c];
               }
-              answer[static_cast<std::size_t>(c)] += x.k[static_cast<std::size_t>(j)] * x.decay * before[e];
+              answer[static_cast<std::size_t>(c)] +=
+                  x.k[static_cast<std::size_t>(j)] * x.decay * before[e];
               gw[static_cast<std::size_t>(c)] += x.k[static_cast<std::size_t>(j)] * ds[e];
             }
           }
@@ -174,7 +184,8 @@ struct Reference {
           if (dg.defined()) {
             *dg.at(b, t, h) = dgate;
           }
-          const auto through_norm = [&](std::vector<Real>& d, const std::vector<Real>& unit, Real factor) {
+          const auto through_norm = [&](std::vector<Real>& d, const std::vector<Real>& unit,
+                                        Real factor) {
             Real dot = 0;
             for (std::size_t j = 0; j < d.size(); ++j) {
               dot += d[j] * unit[j];
@@ -205,15 +216,17 @@ struct Reference {
 };
 
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
-  const auto t = static_cast<double>(in.q.size(0) * in.q.size(1)), dk = static_cast<double>(in.k.size(3)),
-             dv = static_cast<double>(in.v.size(3)), h = static_cast<double>(in.v.size(2)),
+  const auto t = static_cast<double>(in.q.size(0) * in.q.size(1)),
+             dk = static_cast<double>(in.k.size(3)), dv = static_cast<double>(in.v.size(3)),
+             h = static_cast<double>(in.v.size(2)),
              c = static_cast<double>(a.chunk > 0 ? a.chunk : 64);
   return {.bytes = static_cast<double>(in.q.bytes() + in.k.bytes() + 2 * in.v.bytes()),
           .flops = 6 * t * h * dk * dv + 2 * t * c * h * (dk + dv)};
 }
 
 LS_OP(DeltaRule, "delta_rule")
-    .in("q[B,T,H,Dk] k[B,T,H,Dk] v[B,T,HV,Dv] beta[B,T,HV]? beta_v[B,T,HV,Dv]? g[B,T,HV]:acc? s0[N,HV,Dk,Dv]:acc? "
+    .in("q[B,T,H,Dk] k[B,T,H,Dk] v[B,T,HV,Dv] beta[B,T,HV]? beta_v[B,T,HV,Dv]? g[B,T,HV]:acc? "
+        "s0[N,HV,Dk,Dv]:acc? "
         "offsets[N1]:i64?")
     .out("o[B,T,HV,Dv] sT[N,HV,Dk,Dv]:acc")
     .saves("q k v beta beta_v g s0 offsets")

@@ -106,21 +106,23 @@ class Result {
   Index b_ = 0, t_ = 0, h_ = 0;
 };
 
-/// Buffers of one thread, handed out one after the other; freed when the scope ends.
+/// Buffers of one thread, handed out one after the other, uninitialised; freed when the scope ends.
 template <class A>
 class Scratch {
  public:
-  explicit Scratch(Index capacity) { memory_.resize(static_cast<std::size_t>(capacity)); }
+  explicit Scratch(Index capacity)
+      : storage_(capacity * Index{sizeof(A)}), memory_(static_cast<A*>(storage_.data())), capacity_(capacity) {}
   A* take(Index n) {
-    LS_ASSERT(used_ + n <= static_cast<Index>(memory_.size()));
-    A* const p = memory_.data() + used_;
+    LS_ASSERT(used_ + n <= capacity_);
+    A* const p = memory_ + used_;
     used_ += n;
     return p;
   }
 
  private:
-  std::vector<A> memory_;
-  Index used_ = 0;
+  Storage storage_;
+  A* memory_;
+  Index capacity_, used_ = 0;
 };
 
 }  // namespace ls::scan

@@ -1,0 +1,278 @@
+// Token by token: for decoding, and for anyone who wants no chunks.
+// Forward: two passes over the state per token, in tiles of columns: what the key reads, then the
+// update and what the query reads. Backward: states are kept for one stretch of tokens at a time
+// and made again from the state at its start.
+#include "core/ops/delta_rule/delta_rule_kernels.h"
+#include "core/ops/scan/state_columns.h"
+
+namespace ls::delta_rule {
+namespace {
+
+constexpr Index kStretch = 64;
+
+/// One token and value head, converted.
+template <class A>
+struct Token {
+  A *q, *k, *v, *y, *x, *w;  // of Dk, Dk, Dv, ...
+  void reserve(scan::Workspace<A>& ws, Index dk, Index dv) {
+    ws.add(q, dk);
+    ws.add(k, dk);
+    for (A** p : {&v, &y, &x, &w}) {
+      ws.add(*p, dv);
+    }
+  }
+};
+
+template <class T, class A>
+A decay_of(const Call<T>& call, Index b, Index t, Index hv) {
+  return call.decays ? simd::exp(*call.g.at(b, t, hv)) : A(1);
+}
+
+/// to = decay * from + k w^T, x = v - decay * from^T k, w = beta * x, y = to^T q. `from` null is
+/// zero and may be `to`.
+template <class T, class A>
+void step(const Call<T>& call, Index b, Index t, Index hv, A decay, const A* from, A* to,
+          const Token<A>& token) {
+  const Index dk = call.dk, dv = call.dv;
+  call.v.load(b, t, hv, 1, dv, token.v);
+  scan::for_columns<A>(dv, [&]<int NV>(Index c, Index cols) {
+    scan::Columns<A, NV> sum(cols);
+    sum.clear();
+    for (Index i = 0; from && i < dk; ++i) {
+      sum.add(token.k[i], from + i * dv + c);
+    }
+    sum.write(token.x + c);
+  });
+  for (Index c = 0; c < dv; ++c) {
+    token.x[c] = token.v[c] - decay * token.x[c];
+  }
+  call.times_beta(b, t, hv, token.x, token.w);
+  scan::for_columns<A>(dv, [&]<int NV>(Index c, Index cols) {
+    scan::Columns<A, NV> w(cols), y(cols);
+    w.read(token.w + c);
+    y.clear();
+    if (from) {
+      for (Index i = 0; i < dk; ++i) {
+        y.update(decay, from + i * dv + c, token.k[i], w, token.q[i], to + i * dv + c);
+      }
+    } else {
+      for (Index i = 0; i < dk; ++i) {
+        y.begin(token.k[i], w, token.q[i], to + i * dv + c);
+      }
+    }
+    y.write(token.y + c);
+  });
+}
+
+}  // namespace
+
+template <class T>
+void recurrent_forward(const Call<T>& call, DeltaRule::Out<Tensor>& out) {
+  using A = acc_t<T>;
+  const scan::Result<T> o(out.o);
+  A* const states = out.sT.data<A>();
+  const Index dk = call.dk, dv = call.dv;
+  scan::for_tasks(call.seqs, call.heads, call.group * 8 * call.size, [&](Index first, Index last) {
+    scan::Workspace<A> ws;
+    Token<A> token;
+    A* factor;
+    token.reserve(ws, dk, dv);
+    ws.add(factor, 1);
+    ws.allocate();
+    for (Index task = first; task < last; ++task) {
+      const Index n = task / call.heads, h = task % call.heads;
+      const scan::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
+      const Index b = seq.row, first_head = n * call.value_heads + h * call.group;
+      for (Index i = 0; i < seq.length; ++i) {
+        const Index t = seq.begin + i;
+        call.load_keys(call.q, b, t, h, 1, token.q, factor);
+        call.load_keys(call.k, b, t, h, 1, token.k, factor);
+        for (Index x = 0; x < dk; ++x) {
+          token.q[x] *= call.scale;
+        }
+        for (Index r = 0; r < call.group; ++r) {
+          const Index hv = h * call.group + r;
+          A* s = states + (first_head + r) * call.size;
+          step(call, b, t, hv, decay_of<T, A>(call, b, t, hv),
+               i > 0 ? s : call.first_state(first_head + r), s, token);
+          o.store(b, t, hv, 1, dv, token.y);
+        }
+      }
+      for (Index r = 0; r < call.group && seq.length == 0; ++r) {
+        call.copy_first_state(first_head + r, states + (first_head + r) * call.size);
+      }
+    }
+  });
+}
+
+template <class T>
+void recurrent_backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
+                        DeltaRule::In<Tensor>& din) {
+  using A = acc_t<T>;
+  const scan::Operand<T> go(dout.o);
+  const Gradients<T> grad(din);
+  const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
+  const Index dk = call.dk, dv = call.dv, size = call.size, group = call.group;
+  const Index stretch = std::min(std::max<Index>(1, call.longest), kStretch);
+  const Index stretches = (call.longest + stretch - 1) / stretch;
+  scan::for_tasks(call.seqs, call.heads, 3 * group * 8 * size, [&](Index first, Index last) {
+    scan::Workspace<A> ws;
+    Token<A> token;
+    A *starts, *inside, *ds_all, *gq, *gk, *answer, *gw, *nq, *nk;
+    token.reserve(ws, dk, dv);
+    ws.add(starts, group * (stretches + 1) * size);
+    ws.add(inside, group * (stretch + 1) * size);
+    ws.add(ds_all, group * size);
+    ws.add(gq, dk);
+    ws.add(gk, dk);
+    ws.add(answer, dv);
+    ws.add(gw, dv);
+    ws.add(nq, 1);
+    ws.add(nk, 1);
+    ws.allocate();
+    for (Index task = first; task < last; ++task) {
+      const Index n = task / call.heads, h = task % call.heads;
+      const scan::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
+      const Index b = seq.row, first_head = n * call.value_heads + h * group;
+      const Index pieces = (seq.length + stretch - 1) / stretch;
+      const auto start_of = [&](Index r, Index z) {
+        return starts + (r * (stretches + 1) + z) * size;
+      };
+      const auto before = [&](Index r, Index i) { return inside + (r * (stretch + 1) + i) * size; };
+      const auto load = [&](Index t) {
+        call.load_keys(call.q, b, t, h, 1, token.q, nq);
+        call.load_keys(call.k, b, t, h, 1, token.k, nk);
+      };
+      const auto run = [&](Index r, Index t, const A* from, A* to) {
+        const Index hv = h * group + r;
+        step(call, b, t, hv, decay_of<T, A>(call, b, t, hv), from, to, token);
+      };
+      for (Index r = 0; r < group; ++r) {
+        call.copy_first_state(first_head + r, start_of(r, 0));
+        A* ds = ds_all + r * size;
+        if (dsT.defined()) {
+          const A* from = dsT.data<A>() + (first_head + r) * size;
+          std::copy(from, from + size, ds);
+        } else {
+          std::fill(ds, ds + size, A(0));
+        }
+      }
+      for (Index z = 0; z + 1 < pieces; ++z) {
+        for (Index i = 0; i < stretch; ++i) {
+          load(seq.begin + z * stretch + i);
+          for (Index r = 0; r < group; ++r) {
+            run(r, seq.begin + z * stretch + i, i > 0 ? start_of(r, z + 1) : start_of(r, z),
+                start_of(r, z + 1));
+          }
+        }
+      }
+      for (Index z = pieces - 1; z >= 0; --z) {
+        const Index begin = seq.begin + z * stretch,
+                    count = std::min(stretch, seq.begin + seq.length - begin);
+        for (Index r = 0; r < group; ++r) {
+          std::copy(start_of(r, z), start_of(r, z) + size, before(r, 0));
+        }
+        for (Index i = 0; i + 1 < count; ++i) {
+          load(begin + i);
+          for (Index r = 0; r < group; ++r) {
+            run(r, begin + i, before(r, i), before(r, i + 1));
+          }
+        }
+        for (Index i = count - 1; i >= 0; --i) {
+          const Index t = begin + i;
+          load(t);
+          std::fill(gq, gq + dk, A(0));
+          std::fill(gk, gk + dk, A(0));
+          for (Index r = 0; r < group; ++r) {
+            const Index hv = h * group + r;
+            const A decay = decay_of<T, A>(call, b, t, hv);
+            const A* s = before(r, i);
+            A* ds = ds_all + r * size;
+            A* __restrict y = token.y, * __restrict x = token.x, * __restrict w = token.w;
+            if (go.defined()) {
+              go.load(b, t, hv, 1, dv, y);
+              for (Index c = 0; c < dv; ++c) {
+                y[c] *= call.scale;
+              }
+            } else {
+              std::fill(y, y + dv, A(0));
+            }
+            call.v.load(b, t, hv, 1, dv, x);
+            std::fill(answer, answer + dv, A(0));
+            std::fill(gw, gw + dv, A(0));
+            for (Index j = 0; j < dk; ++j) {
+              const A* __restrict row = s + j * dv;
+              A* __restrict drow = ds + j * dv;
+              const A qj = token.q[j], kj = token.k[j];
+              for (Index c = 0; c < dv; ++c) {
+                drow[c] += qj * y[c];
+                answer[c] += kj * row[c];
+                gw[c] += kj * drow[c];
+              }
+            }
+            A wy = 0, through = 0;
+            for (Index c = 0; c < dv; ++c) {
+              answer[c] *= decay;
+              x[c] -= answer[c];
+            }
+            call.times_beta(b, t, hv, x, w);
+            call.times_beta(b, t, hv, gw, token.v);  // d x, which is d v
+            for (Index c = 0; c < dv; ++c) {
+              wy += w[c] * y[c];
+              through -= answer[c] * token.v[c];
+            }
+            for (Index j = 0; j < dk; ++j) {
+              const A* __restrict row = s + j * dv;
+              A* __restrict drow = ds + j * dv;
+              const A* __restrict dx = token.v;
+              A read_y = 0, read_dx = 0, written = 0, kept = 0;
+#pragma omp simd reduction(+ : read_y, read_dx, written, kept)
+              for (Index c = 0; c < dv; ++c) {
+                read_y += row[c] * y[c];
+                read_dx += row[c] * dx[c];
+                written += drow[c] * w[c];
+                kept += row[c] * drow[c];
+              }
+              gq[j] += decay * read_y + token.k[j] * wy;
+              gk[j] += written - decay * read_dx;
+              through += decay * kept;
+              for (Index c = 0; c < dv; ++c) {
+                drow[c] = decay * (drow[c] - token.k[j] * dx[c]);
+              }
+            }
+            if (grad.v.defined()) {
+              grad.v.store(b, t, hv, 1, dv, token.v);
+            }
+            grad.store_beta(b, t, hv, dv, gw, x);
+            if (grad.g.defined()) {
+              *grad.g.at(b, t, hv) = through;
+            }
+          }
+          if (grad.q.defined()) {
+            call.through_norm(1, token.q, nq, gq);
+            grad.q.store(b, t, h, 1, dk, gq);
+          }
+          if (grad.k.defined()) {
+            call.through_norm(1, token.k, nk, gk);
+            grad.k.store(b, t, h, 1, dk, gk);
+          }
+        }
+      }
+      if (grad.s0) {
+        std::copy(ds_all, ds_all + group * size, grad.s0 + first_head * size);
+      }
+    }
+  });
+}
+
+template void recurrent_forward<double>(const Call<double>&, DeltaRule::Out<Tensor>&);
+template void recurrent_forward<float>(const Call<float>&, DeltaRule::Out<Tensor>&);
+template void recurrent_forward<bf16>(const Call<bf16>&, DeltaRule::Out<Tensor>&);
+template void recurrent_backward<double>(const Call<double>&, const DeltaRule::Out<Tensor>&,
+                                         DeltaRule::In<Tensor>&);
+template void recurrent_backward<float>(const Call<float>&, const DeltaRule::Out<Tensor>&,
+                                        DeltaRule::In<Tensor>&);
+template void recurrent_backward<bf16>(const Call<bf16>&, const DeltaRule::Out<Tensor>&,
+                                       DeltaRule::In<Tensor>&);
+
+}  // namespace ls::delta_rule
