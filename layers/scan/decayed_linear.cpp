@@ -1,7 +1,9 @@
 // Summary of a stretch: (sum of log-decays [B,H], X [B,H,Dk,Dv]); S' = exp(sum) S + X.
+#include "core/ops/decayed_linear/decayed_linear.h"
+
 #include <cmath>
 
-#include "core/ops/decayed_linear/decayed_linear.h"
+#include "core/dispatch.h"
 #include "layers/scan/family.h"
 
 namespace ls::layers {
@@ -9,34 +11,45 @@ namespace {
 
 using Op = ls::DecayedLinear;
 
-Tensor log_decay(const Op::In<Tensor>& in) {
-  const Index b = in.k.size(0), t = in.k.size(1), h = in.k.size(2);
-  Tensor sum = Tensor::zeros({b, h}, acc_dtype(in.k.dtype()));
-  if (in.g.defined()) {
-    for (Index i = 0; i < t; ++i) {
-      sum.add_(in.g.select(1, i));
-    }
-  } else if (in.decay.defined()) {
-    sum.add_(in.decay.unsqueeze(0).expand({b, h}), static_cast<double>(t));
-  }
-  return sum;
+Op::In<Tensor> inputs(std::span<const Tensor> in) {
+  return ls::detail::gather_members<Op::In<Tensor>>(in);
 }
 
-// x [B,H,Dk,Dv] with head h of row b times exp(d[b,h]), plus y.
-Tensor decayed(const Tensor& d, const Tensor& x, const Tensor& y) {
-  Tensor out = x.clone();
-  for (Index b = 0; b < x.size(0); ++b) {
-    for (Index h = 0; h < x.size(1); ++h) {
-      out.select(0, b).select(0, h).mul_(std::exp(d.at(b * x.size(1) + h)));
+Tensor log_decay(const Op::In<Tensor>& in) {
+  const Index b = in.k.size(0), t = in.k.size(1), h = in.k.size(2);
+  const DType type = acc_dtype(in.k.dtype());
+  Tensor out = Tensor::empty({b, h}, type);
+  dispatch_float(type, [&]<class A>() {
+    const Tensor g = in.g.defined() ? in.g.contiguous() : Tensor();
+    for (Index i = 0; i < b * h; ++i) {
+      double sum = in.decay.defined() ? static_cast<double>(t) * in.decay.at(i % h) : 0.0;
+      for (Index j = 0; g.defined() && j < t; ++j) {
+        sum += convert<double>(g.data<A>()[(i / h * t + j) * h + i % h]);
+      }
+      out.data<A>()[i] = convert<A>(sum);
     }
-  }
-  if (y.defined()) {
-    out.add_(y);
-  }
+  });
   return out;
 }
 
-Op::In<Tensor> inputs(std::span<const Tensor> in) { return ls::detail::gather_members<Op::In<Tensor>>(in); }
+/// exp(sum) x + y, head by head; y may be absent.
+Tensor decayed(const Tensor& sum, const Tensor& x, const Tensor& y) {
+  Tensor out = Tensor::empty(x.shape(), x.dtype());
+  const Index size = x.size(2) * x.size(3), heads = x.size(0) * x.size(1);
+  dispatch_float(x.dtype(), [&]<class A>() {
+    const Tensor from = x.contiguous(), plus = y.defined() ? y.contiguous() : Tensor(),
+                 d = sum.contiguous();
+    const A* p = plus.defined() ? plus.data<A>() : nullptr;
+    for (Index h = 0; h < heads; ++h) {
+      const double f = std::exp(convert<double>(d.data<A>()[h]));
+      for (Index i = h * size; i < (h + 1) * size; ++i) {
+        out.data<A>()[i] =
+            convert<A>(f * convert<double>(from.data<A>()[i]) + (p ? convert<double>(p[i]) : 0.0));
+      }
+    }
+  });
+  return out;
+}
 
 [[maybe_unused]] const bool registered = register_family<Op>(
     "decayed_linear",
@@ -54,8 +67,9 @@ Op::In<Tensor> inputs(std::span<const Tensor> in) { return ls::detail::gather_me
          [](std::span<const Tensor> like, const void*) {
            const auto in = inputs(like);
            const DType t = acc_dtype(in.k.dtype());
-           return Tensors{Tensor::zeros({in.k.size(0), in.k.size(2)}, t),
-                          Tensor::zeros({in.k.size(0), in.k.size(2), in.k.size(3), in.v.size(3)}, t)};
+           return Tensors{
+               Tensor::zeros({in.k.size(0), in.k.size(2)}, t),
+               Tensor::zeros({in.k.size(0), in.k.size(2), in.k.size(3), in.v.size(3)}, t)};
          },
      .compose =
          [](const Tensors& a, const Tensors& b, const void*) {
@@ -63,8 +77,10 @@ Op::In<Tensor> inputs(std::span<const Tensor> in) { return ls::detail::gather_me
            sum.add_(b[0]);
            return Tensors{sum, decayed(b[0], a[1], b[1])};
          },
-     .act = [](const Tensors& m, const Tensors& s, const void*) { return Tensors{decayed(m[0], s[0], m[1])}; },
-     .act_adjoint = [](const Tensors& m, const Tensors& ds, const void*) { return Tensors{decayed(m[0], ds[0], Tensor())}; }});
+     .act = [](const Tensors& m, const Tensors& s,
+               const void*) { return Tensors{decayed(m[0], s[0], m[1])}; },
+     .act_adjoint = [](const Tensors& m, const Tensors& ds,
+                       const void*) { return Tensors{decayed(m[0], ds[0], Tensor())}; }});
 
 }  // namespace
 }  // namespace ls::layers

@@ -1,4 +1,5 @@
-// Summary of a stretch: (M [B,HV,Dk,Dk], X [B,HV,Dk,Dv]); S' = M S + X, the decay being part of M.
+// Summary of a stretch: (M, X); S' = M S + X, the decay being part of M. X is [B,HV,Dk,Dv]; M is
+// [B,HV,Dk,Dk], or with one beta per value channel [B,HV,Dv,Dk,Dk]: each column of S has its own.
 #include "core/ops/delta_rule/delta_rule.h"
 #include "core/ops/matmul/matmul.h"
 #include "layers/scan/family.h"
@@ -8,8 +9,21 @@ namespace {
 
 using Op = ls::DeltaRule;
 
+Op::In<Tensor> inputs(std::span<const Tensor> in) {
+  return ls::detail::gather_members<Op::In<Tensor>>(in);
+}
+
 Tensor product(const Tensor& a, const Tensor& b, bool transpose_a = false) {
   return call_op<Matmul>({.a = a, .b = b}, {.trans_a = transpose_a}).c;
+}
+
+/// M S, or with `transpose` M^T S.
+Tensor times(const Tensor& m, const Tensor& s, bool transpose = false) {
+  if (m.rank() == 4) {
+    return product(m, s, transpose);
+  }
+  const Tensor columns = s.transpose(2, 3).contiguous().unsqueeze(4);  // [B,HV,Dv,Dk,1]
+  return product(m, columns, transpose).squeeze(4).transpose(2, 3).contiguous();
 }
 
 Tensor sum(Tensor a, const Tensor& b) {
@@ -17,8 +31,7 @@ Tensor sum(Tensor a, const Tensor& b) {
   return a;
 }
 
-Op::In<Tensor> inputs(std::span<const Tensor> in) { return ls::detail::gather_members<Op::In<Tensor>>(in); }
-
+/// Unit matrices [B,heads,n,n].
 Tensor unit(Index batch, Index heads, Index n, DType t) {
   Tensor eye = Tensor::zeros({n, n}, t);
   for (Index i = 0; i < n; ++i) {
@@ -27,15 +40,28 @@ Tensor unit(Index batch, Index heads, Index n, DType t) {
   return eye.unsqueeze(0).unsqueeze(0).expand({batch, heads, n, n}).clone();
 }
 
-// The transition is what the recurrence makes of the unit matrix when nothing is written.
-Tensor transition(const Op::In<Tensor>& in, const void* attrs) {
-  LS_CHECK(!in.beta_v.defined(), kUnsupported,
-           "delta_rule: with one beta per value channel the transition differs between channels and has no [Dk,Dk] summary");
-  Op::In<Tensor> free = in;
-  const Index b = in.v.size(0), hv = in.v.size(2), dk = in.k.size(3);
-  free.v = Tensor::zeros({b, in.v.size(1), hv, dk}, in.v.dtype());
-  free.s0 = unit(b, hv, dk, acc_dtype(in.k.dtype()));
-  return run_forward(op_info<Op>(), ls::detail::spread_members<Tensor>(free), attrs)[1];
+/// [B,T,HV] -> [B,T,HV*n], each head n times.
+Tensor repeat_heads(const Tensor& x, Index n) {
+  return x.unsqueeze(3)
+      .expand({x.size(0), x.size(1), x.size(2), n})
+      .reshape({x.size(0), x.size(1), x.size(2) * n});
+}
+
+/// What the recurrence makes of the unit matrix when nothing is written.
+Tensor transition(Op::In<Tensor> in, const void* attrs) {
+  const Index b = in.v.size(0), t = in.v.size(1), dk = in.k.size(3), dv = in.v.size(3);
+  Index heads = in.v.size(2);
+  const bool per_channel = in.beta_v.defined();
+  if (per_channel) {  // a head for each value channel
+    in.beta = in.beta_v.reshape({b, t, heads * dv});
+    in.g = in.g.defined() ? repeat_heads(in.g, dv) : in.g;
+    in.beta_v = Tensor();
+    heads *= dv;
+  }
+  in.v = Tensor::zeros({b, t, heads, dk}, in.v.dtype());
+  in.s0 = unit(b, heads, dk, acc_dtype(in.k.dtype()));
+  const Tensor m = run_forward(op_info<Op>(), ls::detail::spread_members<Tensor>(in), attrs)[1];
+  return per_channel ? m.view({b, heads / dv, dv, dk, dk}) : m;
 }
 
 [[maybe_unused]] const bool registered = register_family<Op>(
@@ -54,15 +80,19 @@ Tensor transition(const Op::In<Tensor>& in, const void* attrs) {
          [](std::span<const Tensor> like, const void*) {
            const auto in = inputs(like);
            const DType t = acc_dtype(in.k.dtype());
-           const Index b = in.v.size(0), hv = in.v.size(2), dk = in.k.size(3);
-           return Tensors{unit(b, hv, dk, t), Tensor::zeros({b, hv, dk, in.v.size(3)}, t)};
+           const Index b = in.v.size(0), hv = in.v.size(2), dk = in.k.size(3), dv = in.v.size(3);
+           const Tensor m = in.beta_v.defined() ? unit(b, hv * dv, dk, t).view({b, hv, dv, dk, dk})
+                                                : unit(b, hv, dk, t);
+           return Tensors{m, Tensor::zeros({b, hv, dk, dv}, t)};
          },
      .compose =
          [](const Tensors& a, const Tensors& b, const void*) {
-           return Tensors{product(b[0], a[0]), sum(product(b[0], a[1]), b[1])};
+           return Tensors{product(b[0], a[0]), sum(times(b[0], a[1]), b[1])};
          },
-     .act = [](const Tensors& m, const Tensors& s, const void*) { return Tensors{sum(product(m[0], s[0]), m[1])}; },
-     .act_adjoint = [](const Tensors& m, const Tensors& ds, const void*) { return Tensors{product(m[0], ds[0], true)}; }});
+     .act = [](const Tensors& m, const Tensors& s,
+               const void*) { return Tensors{sum(times(m[0], s[0]), m[1])}; },
+     .act_adjoint = [](const Tensors& m, const Tensors& ds,
+                       const void*) { return Tensors{times(m[0], ds[0], true)}; }});
 
 }  // namespace
 }  // namespace ls::layers

@@ -54,6 +54,13 @@ LS_SCAN_CASES(DeltaRule, "delta_rule") {
   extreme.s0 = draw.normal({1, 1, 8, 8});
   cases.add("gates at 0, -1e-7 and down to -300", extreme, attrs).mask(pad);
 
+  In channels = inputs(1, 45, 1, 2, 5, 3, 1);
+  channels.beta = Tensor();
+  channels.beta_v = draw.uniform({1, 45, 2, 3}, 0, 1.5);
+  channels.g = draw.uniform({1, 45, 2}, -0.3, 0);
+  channels.s0 = draw.normal({1, 2, 5, 3});
+  cases.add("beta per value channel", channels, attrs).mask(pad);
+
   In one = inputs(3, 1, 1, 2, 4, 4, 1);
   one.g = draw.uniform({3, 1, 2}, -1, 0);
   one.s0 = draw.normal({3, 2, 4, 4});

@@ -6,6 +6,7 @@
 
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/delta_rule/delta_rule.h"
+#include "core/storage.h"
 #include "tests/support/scan_inputs.h"
 #include "tests/support/scan_laws.h"
 
@@ -16,6 +17,17 @@ using namespace ls::test;
 namespace {
 
 using Linear = DecayedLinear::In<Tensor>;
+
+/// New and freed buffers are NaN, and guarded at both ends.
+struct Poisoned {
+  Poisoned() {
+    take_guard_violations();
+    set_allocator_mode({.poison = true, .guard = true});
+  }
+  ~Poisoned() { set_allocator_mode({}); }
+  Poisoned(const Poisoned&) = delete;
+  Poisoned& operator=(const Poisoned&) = delete;
+};
 
 /// A family and its op, to be made wrong.
 struct Copy {
@@ -117,10 +129,14 @@ TEST_SUITE("conformance") {
         const ScanCaseMaker* const make = scan_cases().find(name);
         const std::vector<ScanCase> cases = make ? (*make)() : std::vector<ScanCase>();
         CHECK_MESSAGE(!cases.empty(), "no LS_SCAN_CASES for " << name);
+        const Poisoned poisoned;
         for (const ScanCase& c : cases) {
           for (const DType t : {DType::kF64, DType::kF32}) {
             for (const std::string& fault : check_scan(family, c, t)) {
               FAIL_CHECK(dtype_name(t) << " " << fault);
+            }
+            for (const std::string& violation : take_guard_violations()) {
+              FAIL_CHECK(c.name << ": " << violation);
             }
           }
         }
@@ -292,6 +308,41 @@ TEST_SUITE("conformance") {
       }
     });
     CHECK(has(broken(wrong.family, linear_case()), "decode"));
+  }
+
+  TEST_CASE("scan laws: kernels that agree with each other but not with the reference") {
+    Copy wrong("decayed_linear");
+    const auto longer = [](const void* attrs) {
+      DecayedLinear::Attrs a = *static_cast<const DecayedLinear::Attrs*>(attrs);
+      a.scale *= 1 + 1e-9;
+      return a;
+    };
+    wrong.forward([longer](const ForwardKernel& right, std::span<const Tensor> in,
+                           std::span<Tensor> out, const void* attrs) {
+      const DecayedLinear::Attrs a = longer(attrs);
+      right(in, out, &a);
+    });
+    wrong.backward([longer](const BackwardKernel& right, std::span<const Tensor> in,
+                            std::span<const Tensor> out, std::span<const Tensor> dout,
+                            std::span<Tensor> din, const void* attrs) {
+      const DecayedLinear::Attrs a = longer(attrs);
+      right(in, out, dout, din, &a);
+    });
+    CHECK(broken(wrong.family, linear_case()) == "reference ");
+  }
+
+  TEST_CASE("scan laws: a gradient a little too large, in kernel and reference") {
+    Copy wrong("delta_rule");
+    for (auto* kernels : {&wrong.op.backward_cpu, &wrong.op.backward_reference}) {
+      BackwardKernel& kernel = (*kernels)[static_cast<std::size_t>(DType::kF64)];
+      kernel = [right = kernel](std::span<const Tensor> in, std::span<const Tensor> out,
+                                std::span<const Tensor> dout, std::span<Tensor> din,
+                                const void* attrs) {
+        right(in, out, dout, din, attrs);
+        din[3].mul_(1.001);
+      };
+    }
+    CHECK(broken(wrong.family, delta_case()) == "derivative ");
   }
 
   TEST_CASE("scan laws: NaN is never right") {

@@ -26,6 +26,8 @@ struct ScanCase {
   /// Makes tokens [from, to) of `in` padding: no decay and no write. Null where no input can say
   /// so.
   std::function<void(std::vector<Tensor>& in, Index from, Index to)> mask;
+  std::vector<std::string>
+      kept;          ///< outputs kept for the backward pass only: no gradient arrives there
   double slack = 1;  ///< factor on the tolerances; an exception that needs a reason
 };
 
@@ -42,6 +44,10 @@ class ScanCaseList {
         f(members, from, to);
         in = ls::detail::spread_members<Tensor>(members);
       };
+      return *this;
+    }
+    Added& kept(std::vector<std::string> outputs) {
+      case_.kept = std::move(outputs);
       return *this;
     }
     Added& slack(double factor, const char* /*reason*/) {
@@ -68,6 +74,8 @@ Registry<ScanCaseMaker>& scan_cases();
 
 /// What is wrong with the family on this case in type `t` (f64 or f32), one line a fault starting
 /// with the law's name; empty when nothing is. Laws:
+///   reference   the op's reference gives the same outputs and gradients
+///   derivative  gradients agree with a difference along a random direction (f64)
 ///   zero-state  an absent state and a zero state are the same
 ///   identity    compose and act with identity change nothing; an empty stretch has that summary
 ///   associative compose(compose(a, b), c) = compose(a, compose(b, c))
