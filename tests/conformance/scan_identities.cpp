@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "core/backend/cpu/parallel_for.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/delta_rule/delta_rule.h"
 #include "core/ops/l2_norm/l2_norm.h"
@@ -353,6 +354,37 @@ TEST_SUITE("conformance") {
     }
   }
 
+  TEST_CASE("the number of threads changes no bit") {
+    Draw draw("identities 10");
+    const Index t = 900, d = 64;
+    Delta in{.q = draw.normal({1, t, 2, d}),
+             .k = draw.normal({1, t, 2, d}),
+             .v = draw.normal({1, t, 2, d})};
+    in.beta = draw.uniform({1, t, 2}, 0, 1);
+    in.g = draw.uniform({1, t, 2}, -0.1, 0);
+    in.offsets = Tensor::from(std::vector<std::int64_t>{0, 0, 700, 701, 701, 880, 900, 900});
+    Linear linear{.q = in.q, .k = in.k, .v = in.v, .g = in.g};
+    linear.offsets = in.offsets;
+    DeltaRule::Attrs inside;
+    inside.qk_l2norm = true;
+    const int before = num_threads();
+    for (const Way& way : {kWays[3], kWays[4]}) {
+      set_num_threads(1);
+      const auto delta = run<DeltaRule>(way, in, inside);
+      const auto decayed = run<DecayedLinear>(way, linear);
+      for (const int threads : {2, 3, 5}) {
+        set_num_threads(threads);
+        const auto a = run<DeltaRule>(way, in, inside);
+        const auto b = run<DecayedLinear>(way, linear);
+        CHECK(difference(a.o, delta.o) == 0);
+        CHECK(difference(a.sT, delta.sT) == 0);
+        CHECK(difference(b.o, decayed.o) == 0);
+        CHECK(difference(b.sT, decayed.sT) == 0);
+      }
+    }
+    set_num_threads(before);
+  }
+
   TEST_CASE("scans in bf16 over 65536 tokens stay near f64") {
     // Inputs are rounded once, states are f32: the error does not grow with the length.
     Draw draw("identities 9");
@@ -440,6 +472,9 @@ TEST_SUITE("conformance") {
       return message([&] { call_op<DeltaRule>(in); });
     };
     CHECK(delta([](Delta&) {}) == "accepted");
+    const Linear endless{.q = z({1, 9000, 1, 1}), .k = z({1, 9000, 1, 1}), .v = z({1, 9000, 1, 1})};
+    CHECK(has(message([&] { call_op<DecayedLinear>(endless, {{Form::kParallel}}); }),
+              "9000 tokens are more than 8192; use form chunk"));
     CHECK(has(delta([&](Delta& x) { x.beta = Tensor(); }), "either beta or beta_v"));
     CHECK(has(delta([&](Delta& x) { x.beta_v = z({2, 6, 2, 3}); }), "either beta or beta_v"));
     CHECK(has(delta([&](Delta& x) {

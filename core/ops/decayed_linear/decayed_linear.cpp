@@ -1,6 +1,6 @@
 #include "core/ops/decayed_linear/decayed_linear.h"
 
-#include "core/ops/scan/sequences.h"
+#include "core/ops/scan/chunks.h"
 
 namespace ls {
 namespace {
@@ -145,13 +145,16 @@ struct Reference {
   }
 };
 
+/// Half of each masked product counts.
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
-  const auto t = static_cast<double>(in.q.size(0) * in.q.size(1)),
-             dk = static_cast<double>(in.k.size(3)), dv = static_cast<double>(in.v.size(3)),
-             hq = static_cast<double>(in.q.size(2)), h = static_cast<double>(in.k.size(2)),
-             c = static_cast<double>(a.chunk > 0 ? a.chunk : 64);
-  return {.bytes = static_cast<double>(in.q.bytes() + in.k.bytes() + 2 * in.v.bytes()),
-          .flops = 2 * t * (hq + h) * dk * dv + t * c * hq * (dk + dv)};
+  const Index b = in.q.size(0), t = in.q.size(1), hq = in.q.size(2), h = in.k.size(2);
+  const Index dk = in.k.size(3), dv = in.v.size(3), n = scan::sequence_count(b, in.offsets);
+  const Index c = scan::is_recurrent(a, t) ? 0 : scan::chunk_of(a, t);
+  const Index values = b * t * (hq * (dk + dv) + h * (dk + dv));
+  const Index accs = (in.s0.defined() ? 2 : 1) * n * h * dk * dv + (in.g.defined() ? b * t * h : 0);
+  return {.bytes = static_cast<double>(values * dtype_size(in.q.dtype()) +
+                                       accs * dtype_size(acc_dtype(in.q.dtype()))),
+          .flops = static_cast<double>(b * t * (2 * (hq + h) * dk * dv + c * hq * (dk + dv)))};
 }
 
 LS_OP(DecayedLinear, "decayed_linear")

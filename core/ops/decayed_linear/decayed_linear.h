@@ -11,11 +11,12 @@ namespace ls {
 /// @units  g and decay are natural logs of the decay per token, <= 0
 /// @dtype  q, k, v any one float; g, decay, states and sums acc
 /// @grad   hand-written for q, k, v, g, s0; decay is a constant
-/// @forms  recurrent; chunk (32 tokens unless given); parallel: one chunk. auto: recurrent for T =
-/// 1, else chunk
-/// @cost   about 4 T H Dk Dv + 2 T C H (Dk + Dv) flop in chunks of C
-/// @source Katharopoulos 2020 (no decay), Sun 2307.08621 (constant), Yang 2312.06635, Dao & Gu
-/// 2405.21060
+/// @forms  recurrent; chunk (32 tokens unless given); parallel: one chunk, at most 8192 tokens.
+///         auto: recurrent where no sequence is longer than a token, else chunk
+/// @cost   2 T (HQ + H) Dk Dv + T C HQ (Dk + Dv) flop in chunks of C; backward 2.5 times that, with
+///         T / C states per sequence and head in memory while it runs
+/// @source Katharopoulos 2020 (no decay), Sun 2307.08621 (constant), Yang 2312.06635,
+///         Dao & Gu 2405.21060 (per token)
 struct DecayedLinear {
   template <class T>
   struct In {

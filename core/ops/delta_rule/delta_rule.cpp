@@ -1,6 +1,6 @@
 #include "core/ops/delta_rule/delta_rule.h"
 
-#include "core/ops/scan/sequences.h"
+#include "core/ops/scan/chunks.h"
 
 namespace ls {
 namespace {
@@ -215,19 +215,22 @@ struct Reference {
   }
 };
 
+/// Half of each masked product counts.
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
-  const auto t = static_cast<double>(in.q.size(0) * in.q.size(1)),
-             dk = static_cast<double>(in.k.size(3)), dv = static_cast<double>(in.v.size(3)),
-             h = static_cast<double>(in.v.size(2)),
-             c = static_cast<double>(a.chunk > 0 ? a.chunk : 64);
-  return {.bytes = static_cast<double>(in.q.bytes() + in.k.bytes() + 2 * in.v.bytes()),
-          .flops = 6 * t * h * dk * dv + 2 * t * c * h * (dk + dv)};
+  const Index b = in.q.size(0), t = in.q.size(1), h = in.k.size(2), hv = in.v.size(2);
+  const Index dk = in.k.size(3), dv = in.v.size(3), n = scan::sequence_count(b, in.offsets);
+  const Index c = scan::is_recurrent(a, t) ? 0 : scan::chunk_of(a, t);
+  const Index values = b * t * (2 * h * dk + 2 * hv * dv + hv * (in.beta.defined() ? 1 : dv));
+  const Index accs =
+      (in.s0.defined() ? 2 : 1) * n * hv * dk * dv + (in.g.defined() ? b * t * hv : 0);
+  return {.bytes = static_cast<double>(values * dtype_size(in.q.dtype()) +
+                                       accs * dtype_size(acc_dtype(in.q.dtype()))),
+          .flops = static_cast<double>(b * t * (6 * hv * dk * dv + 2 * c * (h * dk + hv * dv)))};
 }
 
 LS_OP(DeltaRule, "delta_rule")
     .in("q[B,T,H,Dk] k[B,T,H,Dk] v[B,T,HV,Dv] beta[B,T,HV]? beta_v[B,T,HV,Dv]? g[B,T,HV]:acc? "
-        "s0[N,HV,Dk,Dv]:acc? "
-        "offsets[N1]:i64?")
+        "s0[N,HV,Dk,Dv]:acc? offsets[N1]:i64?")
     .out("o[B,T,HV,Dv] sT[N,HV,Dk,Dv]:acc")
     .saves("q k v beta beta_v g s0 offsets")
     .bind(bind)

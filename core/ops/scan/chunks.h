@@ -26,7 +26,12 @@ inline Index longest(const std::vector<Sequence>& seqs) {
 inline bool is_recurrent(const ScanAttrs& a, Index longest) {
   return a.form == Form::kRecurrent || (a.form == Form::kAuto && longest <= 1);
 }
+/// @throws Error(Unsupported) where the parallel form would hold scores too large for the memory
 inline Index chunk_of(const ScanAttrs& a, Index length) {
+  constexpr Index kLongest = 8192;
+  LS_CHECK(a.form != Form::kParallel || length <= kLongest, kUnsupported,
+           "the parallel form holds T x T scores: {} tokens are more than {}; use form chunk",
+           length, kLongest);
   const Index most = a.form == Form::kParallel ? length : a.chunk > 0 ? a.chunk : kChunk;
   return std::max<Index>(1, std::min(most, length));
 }
