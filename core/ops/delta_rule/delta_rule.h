@@ -14,9 +14,9 @@ namespace ls {
 /// @grad   hand-written for all float inputs; with qk_l2norm through x / sqrt(sum x^2 + 1e-6)
 /// @forms  recurrent; chunk (32 tokens unless given); parallel: one chunk, at most 8192 tokens.
 ///         auto: recurrent where no sequence is longer than a token, else chunk
-/// @cost   6 T HV Dk Dv + 2 T C (H Dk + HV Dv) flop in chunks of C; backward 3 times that, with T / C
-///         states and 2 T (Dv + C / 2) values per sequence and head in memory while it runs
-/// @source Schlag 2102.11174, Yang 2406.06484 (chunks), Yang 2412.06464 (gate); derivation: NOTES.md
+/// @cost   6 T HV Dk Dv + 2 T C (H Dk + HV Dv) flop in chunks of C; backward 3 times that, with
+///         T / C states and T (2 Dv + C) values per sequence and head in memory while it runs
+/// @source Schlag 2102.11174, Yang 2406.06484 (chunks), Yang 2412.06464 (gate); NOTES.md
 struct DeltaRule {
   template <class T>
   struct In {

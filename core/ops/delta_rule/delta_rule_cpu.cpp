@@ -282,9 +282,13 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
               scan::scale_rows(c, dk, A(-1), d.in, k, side + c * dk);
               small_gemm<true, false, A>(dk, dv, 2 * c, A(1), side, dk, yx, dv, d.all, ds, dv);
               for (Index e = 0; e < c; ++e) {
-                const A* __restrict qe = q + e * dk, * __restrict ke = k + e * dk, * __restrict hq = hqk + e * dk;
-                const A* __restrict hk = hqk + (c + e) * dk, * __restrict we = write + e * dk;
-                A* __restrict gq = dqk + e * dk, * __restrict gk = dqk + (c + e) * dk;
+                const A* __restrict qe = q + e * dk;
+                const A* __restrict ke = k + e * dk;
+                const A* __restrict hq = hqk + e * dk;
+                const A* __restrict hk = hqk + (c + e) * dk;
+                const A* __restrict we = write + e * dk;
+                A* __restrict gq = dqk + e * dk;
+                A* __restrict gk = dqk + (c + e) * dk;
                 A dot = 0;
                 if (r == 0) {
 #pragma omp simd reduction(+ : dot)

@@ -17,7 +17,8 @@ struct Sequence {
 };
 
 /// Rows [B,T], or the documents of `offsets` (then B = 1). @throws Error(Shape) on bad offsets
-inline std::vector<Sequence> sequences(Index batch, Index tokens, const Tensor& offsets, const char* op) {
+inline std::vector<Sequence> sequences(Index batch, Index tokens, const Tensor& offsets,
+                                       const char* op) {
   std::vector<Sequence> out;
   if (!offsets.defined()) {
     for (Index b = 0; b < batch; ++b) {
@@ -31,7 +32,8 @@ inline std::vector<Sequence> sequences(Index batch, Index tokens, const Tensor& 
            "{}: offsets run from {} to {}, expected from 0 to {}", op, at.empty() ? -1 : at.front(),
            at.empty() ? -1 : at.back(), tokens);
   for (std::size_t i = 0; i + 1 < at.size(); ++i) {
-    LS_CHECK(at[i] <= at[i + 1], kShape, "{}: offset {} is {} and the next one {}", op, i, at[i], at[i + 1]);
+    LS_CHECK(at[i] <= at[i + 1], kShape, "{}: offset {} is {} and the next one {}", op, i, at[i],
+             at[i + 1]);
     out.push_back({0, at[i], at[i + 1] - at[i]});
   }
   return out;
@@ -42,7 +44,8 @@ inline Index sequence_count(Index batch, const Tensor& offsets) {
   return offsets.defined() ? offsets.numel() - 1 : batch;
 }
 
-/// An operand [B,T,H,D] (or [B,T,H], then D = 1) whose last axis is contiguous; others have any stride.
+/// An operand [B,T,H,D] (or [B,T,H], then D = 1) whose last axis is contiguous; others have any
+/// stride.
 template <class T>
 class Operand {
  public:
@@ -111,7 +114,9 @@ template <class A>
 class Scratch {
  public:
   explicit Scratch(Index capacity)
-      : storage_(capacity * Index{sizeof(A)}), memory_(static_cast<A*>(storage_.data())), capacity_(capacity) {}
+      : storage_(capacity * Index{sizeof(A)}),
+        memory_(static_cast<A*>(storage_.data())),
+        capacity_(capacity) {}
   A* take(Index n) {
     LS_ASSERT(used_ + n <= capacity_);
     A* const p = memory_ + used_;

@@ -4,12 +4,20 @@
 
 namespace ls::scan {
 
-/// 64 bytes of one row of a state.
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;
+#endif
+
+/// One vector register of a row of a state.
 template <class A>
 struct Lanes {
-  static constexpr Index kCount = 64 / Index{sizeof(A)};
-  typedef A Vector __attribute__((vector_size(64)));
-  typedef A Unaligned __attribute__((vector_size(64), aligned(alignof(A)), may_alias));
+  static constexpr Index kCount = kVectorBytes / Index{sizeof(A)};
+  typedef A Vector __attribute__((vector_size(kVectorBytes)));
+  typedef A Unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(A)), may_alias));
   static Vector load(const A* p) { return *reinterpret_cast<const Unaligned*>(p); }
   static void store(A* p, Vector v) { *reinterpret_cast<Unaligned*>(p) = v; }
 };
