@@ -282,6 +282,31 @@ TEST_SUITE("conformance") {
     }
   }
 
+  TEST_CASE("a decay of exactly 0 forgets like a new document") {
+    Draw draw("identities 11");
+    const Index t = 60;
+    Delta in{.q = draw.normal({1, t, 1, 4}),
+             .k = draw.unit_rows({1, t, 1, 4}),
+             .v = draw.normal({1, t, 1, 3})};
+    in.beta = draw.uniform({1, t, 1}, 0, 1);
+    in.g = draw.uniform({1, t, 1}, -0.2, 0);
+    Delta packed = in;
+    in.g = in.g.clone();
+    for (const Index at : {5, 6, 40}) {
+      in.g.data<double>()[at] = -INFINITY;
+    }
+    packed.offsets = Tensor::from(std::vector<std::int64_t>{0, 5, 6, 40, t});
+    const Linear linear{.q = in.q, .k = in.k, .v = in.v, .g = in.g};
+    Linear separate = linear;
+    separate.g = packed.g;
+    separate.offsets = packed.offsets;
+    for (const Way& way : kWays) {
+      CHECK(difference(run<DeltaRule>(way, in).o, run<DeltaRule>(way, packed).o) < way.tolerance);
+      CHECK(difference(run<DecayedLinear>(way, linear).o, run<DecayedLinear>(way, separate).o) <
+            way.tolerance * 10);
+    }
+  }
+
   TEST_CASE("delta_rule: orthogonal keys erase nothing: linear attention of beta v") {
     Draw draw("identities 6");
     const Index n = 48;

@@ -111,7 +111,9 @@ struct Decays {
     known_ = 0;
     A sum = 0, rest = 0;
     for (Index i = 0; i < c; ++i) {
-      const A x = g(i), next = sum + x, back = next - sum;
+      const A given = g(i);
+      const A x = given < A(-2000) ? A(-2000) : given;  // as good as -infinity, and finite
+      const A next = sum + x, back = next - sum;
       rest += (sum - (next - back)) + (x - back);
       high[i] = sum = next;
       low[i] = rest;
