@@ -13,7 +13,11 @@ class OpNode final : public NodeFn {
  public:
   OpNode(const OpInfo& op, std::span<const Tensor> in, std::span<const Tensor> out,
          std::shared_ptr<const void> attrs)
-      : op_(op), dtype_(op_dtype(op, in)), attrs_(std::move(attrs)), in_(in.size()), out_(out.size()) {
+      : op_(op),
+        dtype_(op_dtype(op, in)),
+        attrs_(std::move(attrs)),
+        in_(in.size()),
+        out_(out.size()) {
     shapes_.reserve(in.size());
     for (std::size_t i = 0; i < in.size(); ++i) {
       shapes_.push_back(in[i].defined() ? in[i].shape() : Shape());
@@ -32,7 +36,8 @@ class OpNode final : public NodeFn {
                 std::span<Tensor> din) override {
     const std::vector<Tensor> in = load(in_);
     const std::vector<Tensor> out = load(out_);
-    std::vector<Tensor> grads = run_backward(op_, in, out, dout, wanted, shapes_, dtype_, attrs_.get());
+    std::vector<Tensor> grads =
+        run_backward(op_, in, out, dout, wanted, shapes_, dtype_, attrs_.get());
     std::move(grads.begin(), grads.end(), din.begin());
   }
 
@@ -68,7 +73,8 @@ void check_outputs(const OpInfo& op, std::span<const Tensor> out) {
 
 }  // namespace
 
-std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs, std::shared_ptr<const void> attrs) {
+std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
+                      std::shared_ptr<const void> attrs) {
   std::vector<Tensor> in;
   in.reserve(inputs.size());
   for (const Var& v : inputs) {
@@ -79,12 +85,17 @@ std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs, std::shared
     check_outputs(op, out);
   }
   if (op.has_backward && Tape::records(inputs)) {
-    return Tape::current()->record(std::make_unique<OpNode>(op, in, out, std::move(attrs)), inputs, out);
+    return Tape::current()->record(std::make_unique<OpNode>(op, in, out, std::move(attrs)), inputs,
+                                   out);
   }
   return std::vector<Var>(out.begin(), out.end());
 }
 
-CheckFinite::CheckFinite() { ++check_finite_depth; }
-CheckFinite::~CheckFinite() { --check_finite_depth; }
+CheckFinite::CheckFinite() {
+  ++check_finite_depth;
+}
+CheckFinite::~CheckFinite() {
+  --check_finite_depth;
+}
 
 }  // namespace ls::ag

@@ -1,5 +1,6 @@
 #pragma once
-// Calls a registered op and records it: auto [o, sT] = ag::call<GatedScan>({.q = q, ...}, {.chunk = 64}).
+// Calls a registered op and records it: auto [o, sT] = ag::call<GatedScan>({.q = q, ...}, {.chunk =
+// 64}).
 #include "autograd/var.h"
 #include "core/op.h"
 
@@ -7,7 +8,8 @@ namespace ls::ag {
 
 /// Untyped call; `attrs` points to the op's Attrs and is kept for the backward pass. Undefined Vars
 /// are absent optional inputs.
-std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs, std::shared_ptr<const void> attrs);
+std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
+                      std::shared_ptr<const void> attrs);
 
 /// Runs `Op` forward; outputs in the order of its Out struct.
 template <class Op>

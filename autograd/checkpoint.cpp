@@ -14,7 +14,8 @@ class CheckpointNode final : public NodeFn {
     }
   }
   std::string name() const override { return "checkpoint"; }
-  void backward(std::span<const Tensor> dout, const std::vector<bool>&, std::span<Tensor> din) override {
+  void backward(std::span<const Tensor> dout, const std::vector<bool>&,
+                std::span<Tensor> din) override {
     std::vector<Var> in;
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
       const Tensor& t = inputs_[i].get(name());

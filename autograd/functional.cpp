@@ -10,9 +10,11 @@ namespace {
 /// One-input node whose derivative is a function of the gradient alone.
 class UnaryNode final : public NodeFn {
  public:
-  UnaryNode(const char* name, std::function<Tensor(const Tensor&)> fn) : name_(name), fn_(std::move(fn)) {}
+  UnaryNode(const char* name, std::function<Tensor(const Tensor&)> fn)
+      : name_(name), fn_(std::move(fn)) {}
   std::string name() const override { return name_; }
-  void backward(std::span<const Tensor> dout, const std::vector<bool>&, std::span<Tensor> din) override {
+  void backward(std::span<const Tensor> dout, const std::vector<bool>&,
+                std::span<Tensor> din) override {
     din[0] = fn_(dout[0]);
   }
 
@@ -36,7 +38,8 @@ class SplitNode final : public NodeFn {
   SplitNode(const Tensor& x, int axis, std::vector<Index> extents)
       : shape_(x.shape()), dtype_(x.dtype()), axis_(axis), extents_(std::move(extents)) {}
   std::string name() const override { return "split"; }
-  void backward(std::span<const Tensor> dout, const std::vector<bool>&, std::span<Tensor> din) override {
+  void backward(std::span<const Tensor> dout, const std::vector<bool>&,
+                std::span<Tensor> din) override {
     din[0] = Tensor::empty(shape_, dtype_);
     Index at = 0;
     for (std::size_t i = 0; i < extents_.size(); ++i) {
@@ -82,7 +85,8 @@ class CastNode final : public NodeFn {
   explicit CastNode(DType own) : own_(own) {}
   std::string name() const override { return "cast"; }
   bool takes_wider_gradients() const override { return true; }
-  void backward(std::span<const Tensor> dout, const std::vector<bool>&, std::span<Tensor> din) override {
+  void backward(std::span<const Tensor> dout, const std::vector<bool>&,
+                std::span<Tensor> din) override {
     din[0] = dout[0].to(own_);
   }
 
@@ -107,7 +111,8 @@ class AddNode final : public NodeFn {
 
 Var reshape(const Var& x, const Shape& shape) {
   const Shape old = x.shape();
-  return unary("reshape", x, x.value().reshape(shape), [old](const Tensor& g) { return g.reshape(old); });
+  return unary("reshape", x, x.value().reshape(shape),
+               [old](const Tensor& g) { return g.reshape(old); });
 }
 
 Var permute(const Var& x, std::initializer_list<int> axes) {
@@ -142,8 +147,8 @@ std::vector<Var> split(const Var& x, int axis, const std::vector<Index>& extents
     parts.push_back(x.value().slice(axis, at, at + n));
     at += n;
   }
-  LS_CHECK(at == x.size(axis), kShape, "axis {} of shape {} is split into pieces that sum to {}", axis,
-           x.shape().str(), at);
+  LS_CHECK(at == x.size(axis), kShape, "axis {} of shape {} is split into pieces that sum to {}",
+           axis, x.shape().str(), at);
   const std::span<const Var> in(&x, 1);
   if (!Tape::records(in)) {
     return std::vector<Var>(parts.begin(), parts.end());
@@ -222,7 +227,8 @@ Var add(const Var& a, const Var& b) {
   if (!Tape::records(in)) {
     return Var(std::move(out));
   }
-  return Tape::current()->record(std::make_unique<AddNode>(), in, std::span<const Tensor>(&out, 1))[0];
+  return Tape::current()->record(std::make_unique<AddNode>(), in,
+                                 std::span<const Tensor>(&out, 1))[0];
 }
 
 Var scale(const Var& x, double factor) {

@@ -9,9 +9,9 @@
 namespace ls::ag {
 
 struct Parameter {
-  std::string name;  ///< path, "blocks.0.mixer.q.weight"
-  Var var;           ///< leaf; the master copy
-  bool decay = true; ///< weight decay applies (no: norms, biases, gates)
+  std::string name;   ///< path, "blocks.0.mixer.q.weight"
+  Var var;            ///< leaf; the master copy
+  bool decay = true;  ///< weight decay applies (no: norms, biases, gates)
 };
 
 class ParameterSet {

@@ -41,12 +41,14 @@ bool all_finite(const Tensor& t) {
 
 const Tensor& Saved::get(const std::string& node) const {
   LS_CHECK(!tensor_.defined() || tensor_.version() == version_, kInternal,
-           "{}: a tensor that the backward pass needs ({}) was changed in place after it was saved", node,
-           tensor_.describe());
+           "{}: a tensor that the backward pass needs ({}) was changed in place after it was saved",
+           node, tensor_.describe());
   return tensor_;
 }
 
-Tape::Tape() : outer_(innermost), id_(next_id++) { innermost = this; }
+Tape::Tape() : outer_(innermost), id_(next_id++) {
+  innermost = this;
+}
 
 Tape::~Tape() {
   // From the end, in a loop: no recursion through saved tensors, however long the tape.
@@ -56,7 +58,9 @@ Tape::~Tape() {
   innermost = outer_;
 }
 
-Tape* Tape::current() { return innermost; }
+Tape* Tape::current() {
+  return innermost;
+}
 
 bool Tape::records(std::span<const Var> inputs) {
   if (!innermost || no_grad_depth > 0) {
@@ -83,7 +87,8 @@ std::vector<Var> Tape::record(std::unique_ptr<NodeFn> fn, std::span<const Var> i
         ref.leaf = v.data();
       } else {
         LS_CHECK(d.tape_id == id_, kInternal,
-                 "{}: an input was recorded on another tape; detach it or compute it again", fn->name());
+                 "{}: an input was recorded on another tape; detach it or compute it again",
+                 fn->name());
         ref.node = d.node;
         ref.output = d.output;
       }
@@ -136,7 +141,8 @@ void Tape::backward(std::span<const Var> outputs, std::span<const Tensor> seeds)
       continue;
     }
     const std::shared_ptr<VarData>& d = outputs[i].data();
-    LS_CHECK(d->node < 0 || d->tape_id == id_, kInternal, "backward of a value that another tape recorded");
+    LS_CHECK(d->node < 0 || d->tape_id == id_, kInternal,
+             "backward of a value that another tape recorded");
     InputRef ref;
     ref.leaf = d->node < 0 ? d : nullptr;
     ref.node = d->node;
@@ -169,16 +175,27 @@ void Tape::backward(std::span<const Var> outputs, std::span<const Tensor> seeds)
         continue;
       }
       LS_CHECK(!check_finite_ || all_finite(din[i]), kNumeric,
-               "the gradient of input {} of {} is the first that is not finite", i, node.fn->name());
+               "the gradient of input {} of {} is the first that is not finite", i,
+               node.fn->name());
       add_gradient(node.inputs[i], std::move(din[i]));
     }
   }
 }
 
-NoGrad::NoGrad() { ++no_grad_depth; }
-NoGrad::~NoGrad() { --no_grad_depth; }
-EnableGrad::EnableGrad() : depth_(no_grad_depth) { no_grad_depth = 0; }
-EnableGrad::~EnableGrad() { no_grad_depth = depth_; }
-bool grad_enabled() { return no_grad_depth == 0; }
+NoGrad::NoGrad() {
+  ++no_grad_depth;
+}
+NoGrad::~NoGrad() {
+  --no_grad_depth;
+}
+EnableGrad::EnableGrad() : depth_(no_grad_depth) {
+  no_grad_depth = 0;
+}
+EnableGrad::~EnableGrad() {
+  no_grad_depth = depth_;
+}
+bool grad_enabled() {
+  return no_grad_depth == 0;
+}
 
 }  // namespace ls::ag

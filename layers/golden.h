@@ -26,7 +26,8 @@ struct GoldenOptions {
   Index split = 1;  ///< the sequence is cut into this many pieces, the state carried
 };
 
-/// One case of a file: inputs, reference outputs, cotangents and gradients in f64 (i64 for indices).
+/// One case of a file: inputs, reference outputs, cotangents and gradients in f64 (i64 for
+/// indices).
 struct GoldenCase {
   std::string op, name;
   std::map<std::string, Tensor> inputs, outputs, cotangents, grads;
@@ -38,8 +39,8 @@ struct GoldenCase {
 ///   gradient or cotangent that belongs to nothing, an rtol that is not above 0
 std::vector<GoldenCase> read_golden(const std::string& path);
 
-/// What an adapter sees. Every input and attribute of the case has to be asked for: what is left over
-/// is an input or attribute that we do not know.
+/// What an adapter sees. Every input and attribute of the case has to be asked for: what is left
+/// over is an input or attribute that we do not know.
 class GoldenCall {
  public:
   GoldenCall(const GoldenCase& golden, const GoldenOptions& options);
@@ -56,7 +57,9 @@ class GoldenCall {
 
   bool has_attribute(const std::string& name) const { return case_.attributes.count(name) != 0; }
   double number(const std::string& name, double absent = 0);
-  Index integer(const std::string& name, Index absent = 0) { return static_cast<Index>(number(name, static_cast<double>(absent))); }
+  Index integer(const std::string& name, Index absent = 0) {
+    return static_cast<Index>(number(name, static_cast<double>(absent)));
+  }
   bool flag(const std::string& name, bool absent = false) { return number(name, absent) != 0; }
   std::string text(const std::string& name, const std::string& absent = "");
   std::vector<double> numbers(const std::string& name);
@@ -66,14 +69,15 @@ class GoldenCall {
   void out(const std::string& name, const ag::Var& value);
   void out(const std::string& name, const Tensor& value) { out(name, ag::Var(value)); }
 
-  /// Runs a scan op in the form, chunk and number of pieces that the check asks for. States given in
-  /// `in` are the incoming ones of each row, or of each document with `offsets`.
+  /// Runs a scan op in the form, chunk and number of pieces that the check asks for. States given
+  /// in `in` are the incoming ones of each row, or of each document with `offsets`.
   template <class Op>
   typename Op::template Out<ag::Var> scan(const typename Op::template In<ag::Var>& in,
                                           const typename Op::Attrs& attrs, bool can_split = true) {
     const std::vector<ag::Var> out =
         scan(op_info<Op>(), ls::detail::spread_members<ag::Var>(in), &attrs, can_split);
-    return ls::detail::gather_members<typename Op::template Out<ag::Var>>(std::span<const ag::Var>(out));
+    return ls::detail::gather_members<typename Op::template Out<ag::Var>>(
+        std::span<const ag::Var>(out));
   }
 
   const GoldenCase& golden() const { return case_; }
@@ -82,7 +86,8 @@ class GoldenCall {
  private:
   friend class GoldenRun;
   ag::Var load(const std::string& name, DType dtype, DType through);
-  std::vector<ag::Var> scan(const OpInfo& op, std::vector<ag::Var> in, const void* attrs, bool can_split);
+  std::vector<ag::Var> scan(const OpInfo& op, std::vector<ag::Var> in, const void* attrs,
+                            bool can_split);
 
   const GoldenCase& case_;
   GoldenOptions options_;
@@ -117,5 +122,6 @@ GoldenReport check_golden(const GoldenCase& golden, const GoldenOptions& options
 }  // namespace ls::layers
 
 /// At namespace scope beside the op's family, or in layers/golden/.
-#define LS_GOLDEN(name, ...) \
-  [[maybe_unused]] static const bool LS_CONCAT(ls_golden_, __LINE__) = ::ls::layers::golden_registry().add(name, ::ls::layers::GoldenAdapter(__VA_ARGS__))
+#define LS_GOLDEN(name, ...)                                           \
+  [[maybe_unused]] static const bool LS_CONCAT(ls_golden_, __LINE__) = \
+      ::ls::layers::golden_registry().add(name, ::ls::layers::GoldenAdapter(__VA_ARGS__))

@@ -10,8 +10,8 @@
 
 namespace ls::layers {
 
-// A block hands its sum on unadded: `residual` plus `update`, which the next norm adds and normalises
-// in one pass.
+// A block hands its sum on unadded: `residual` plus `update`, which the next norm adds and
+// normalises in one pass.
 struct Model::BlockParts {
   std::string path;
   Norm mixer_norm, channel_norm;
@@ -46,8 +46,10 @@ struct Model::BlockParts {
 
 Model::Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t seed)
     : config_(config), io_(io), dtype_(parse_dtype(config.dtype)) {
-  LS_CHECK(!config.tie_embeddings || (io.vocab_in == io.classes && !io.class_embeddings.defined()), kConfig,
-           "tie_embeddings needs inputs and outputs over one vocabulary; the task has {} inputs and {} classes",
+  LS_CHECK(!config.tie_embeddings || (io.vocab_in == io.classes && !io.class_embeddings.defined()),
+           kConfig,
+           "tie_embeddings needs inputs and outputs over one vocabulary; the task has {} inputs "
+           "and {} classes",
            io.vocab_in, io.classes);
   const DType master = acc_dtype(dtype_);
   const Scope root(parameters_, seed, master);
@@ -64,8 +66,8 @@ Model::Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t 
     const ErrorContext context("building " + block->path + " (" + config.layers[i].name() + ")");
     const Scope scope = root.child(block->path);
     block->mixer_norm = Norm(scope.child("mixer_norm"), config.norm, d, config.norm_eps);
-    block->mixer = config.layers[i].make(
-        MixerArgs{scope.child("mixer"), d, config.init_std, config.norm_eps});
+    block->mixer =
+        config.layers[i].make(MixerArgs{scope.child("mixer"), d, config.init_std, config.norm_eps});
     block->channel = config.channel.make(ChannelArgs{scope.child("channel"), d, config.init_std});
     if (block->channel->present()) {
       block->channel_norm = Norm(scope.child("channel_norm"), config.norm, d, config.norm_eps);
@@ -89,7 +91,8 @@ ag::Var Model::hidden(const ModelInput& input, SeqContext& seq) {
   BlockParts::Stream stream;
   if (io_.vocab_in > 0) {
     LS_CHECK(input.tokens.defined(), kShape, "this model takes tokens");
-    stream.residual = ag::cast(ag::call<Embedding>({.weight = embedding_, .ids = ag::Var(input.tokens)}).y, dtype_);
+    stream.residual = ag::cast(
+        ag::call<Embedding>({.weight = embedding_, .ids = ag::Var(input.tokens)}).y, dtype_);
   } else {
     LS_CHECK(input.vectors.defined(), kShape, "this model takes vectors");
     stream.residual = input_(ag::Var(input.vectors.to(dtype_)));
@@ -120,10 +123,11 @@ ag::Var Model::logits(const ag::Var& hidden) {
 
 Model::Loss Model::loss(const ag::Var& hidden, const Tensor& labels) {
   const Index b = hidden.size(0), t = hidden.size(1);
-  const auto out = ag::call<LinearCrossEntropy>({.x = ag::reshape(hidden, {b * t, hidden.size(2)}),
-                                                 .weight = head_weight(),
-                                                 .targets = ag::Var(labels.reshape({b * t}))},
-                                                {.gradients = ag::Tape::current() != nullptr && ag::grad_enabled()});
+  const auto out = ag::call<LinearCrossEntropy>(
+      {.x = ag::reshape(hidden, {b * t, hidden.size(2)}),
+       .weight = head_weight(),
+       .targets = ag::Var(labels.reshape({b * t}))},
+      {.gradients = ag::Tape::current() != nullptr && ag::grad_enabled()});
   return {out.loss, out.per_token.value().view({b, t}), out.predicted.value().view({b, t})};
 }
 
@@ -137,7 +141,8 @@ std::string model_label(const ModelConfig& config) {
     while (j < config.layers.size() && config.layers[j].name() == config.layers[i].name()) {
       ++j;
     }
-    out += (out.empty() ? "" : "+") + config.layers[i].name() + (j - i > 1 ? "x" + std::to_string(j - i) : "");
+    out += (out.empty() ? "" : "+") + config.layers[i].name() +
+           (j - i > 1 ? "x" + std::to_string(j - i) : "");
     i = j;
   }
   return out;

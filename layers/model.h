@@ -36,17 +36,22 @@ struct ModelConfig {
   void fields(F& f) {
     f("name", name, {.help = "in tables and file names; by default the mixers' names"});
     f("width", width, {.help = "of the residual stream", .min = 1});
-    f("layers", layers, {.help = "token mixers from first to last, e.g. [gated_deltanet, attention] * 3",
-                         .pattern = true, .min_size = 1});
+    f("layers", layers,
+      {.help = "token mixers from first to last, e.g. [gated_deltanet, attention] * 3",
+       .pattern = true,
+       .min_size = 1});
     f("channel", channel, {.help = "channel mixer of every block"});
-    f("norm", norm, {.help = "norm before each half of a block and before the head",
-                     .choices = {"rms_norm", "layer_norm"}});
+    f("norm", norm,
+      {.help = "norm before each half of a block and before the head",
+       .choices = {"rms_norm", "layer_norm"}});
     f("norm_eps", norm_eps, {.help = "added inside the root of norms", .above = 0});
     f("tie_embeddings", tie_embeddings, {.help = "the head uses the input embedding's weights"});
     f("init_std", init_std, {.help = "standard deviation of first weights", .above = 0});
-    f("dtype", dtype, {.help = "of activations and products; parameters and states stay f32",
-                       .choices = {"f32", "bf16", "f64"}});
-    f("recompute", recompute, {.help = "keep only block inputs and recompute blocks in the backward pass"});
+    f("dtype", dtype,
+      {.help = "of activations and products; parameters and states stay f32",
+       .choices = {"f32", "bf16", "f64"}});
+    f("recompute", recompute,
+      {.help = "keep only block inputs and recompute blocks in the backward pass"});
   }
 };
 
@@ -67,9 +72,9 @@ class Model {
   /// Logits of hidden states [...,D] -> [...,classes], for generation.
   ag::Var logits(const ag::Var& hidden);
   struct Loss {
-    ag::Var mean;     ///< over labelled positions; 0 if there are none
-    Tensor per_token; ///< f32 [B,T]; 0 where unlabelled
-    Tensor predicted; ///< i64 [B,T]: most likely class
+    ag::Var mean;      ///< over labelled positions; 0 if there are none
+    Tensor per_token;  ///< f32 [B,T]; 0 where unlabelled
+    Tensor predicted;  ///< i64 [B,T]: most likely class
   };
   /// Cross-entropy against labels i64 [B,T], -100 ignored; logits are never held whole.
   Loss loss(const ag::Var& hidden, const Tensor& labels);

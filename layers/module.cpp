@@ -106,7 +106,8 @@ Norm::Added Norm::add(const ag::Var& residual, const ag::Var& x) const {
     const ag::Var sum = ag::add(residual, x);
     return {sum, (*this)(sum)};
   }
-  const auto out = ag::call<AddRmsNorm>({.x = x, .residual = residual, .weight = weight_}, {.eps = eps_});
+  const auto out =
+      ag::call<AddRmsNorm>({.x = x, .residual = residual, .weight = weight_}, {.eps = eps_});
   return {out.sum, out.y};
 }
 

@@ -33,7 +33,8 @@ class Scope {
     return Scope(*set_, seed_, dtype_, path_.empty() ? name : path_ + "." + name);
   }
   /// A new f32 (f64 in checks) leaf named path.name.
-  ag::Var param(const std::string& name, const Shape& shape, const Init& init, ParamOptions options = {}) const;
+  ag::Var param(const std::string& name, const Shape& shape, const Init& init,
+                ParamOptions options = {}) const;
   const std::string& path() const { return path_; }
 
  private:

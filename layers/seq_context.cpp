@@ -43,7 +43,8 @@ SeqContext::SeqContext(Index batch, Index tokens, const SeqOptions& options)
            "document starts are given for {} rows of {}", options.documents->size(), batch);
   LS_CHECK(!options.incoming || options.incoming->position.empty() ||
                options.incoming->position.size() == rows,
-           kShape, "carried states have {} rows, the batch has {}", options.incoming->position.size(), batch);
+           kShape, "carried states have {} rows, the batch has {}",
+           options.incoming->position.size(), batch);
   outgoing_.position.assign(rows, 0);
   for (std::size_t r = 0; r < rows; ++r) {
     const Index before =
@@ -61,7 +62,9 @@ const Tensor& SeqContext::positions() {
     auto* p = positions_.data<std::int64_t>();
     for (Index r = 0; r < batch_; ++r) {
       const auto row = static_cast<std::size_t>(r);
-      Index at = options_.incoming && !options_.incoming->position.empty() ? options_.incoming->position[row] : 0;
+      Index at = options_.incoming && !options_.incoming->position.empty()
+                     ? options_.incoming->position[row]
+                     : 0;
       std::size_t next = 0;
       for (Index t = 0; t < tokens_; ++t) {
         if (options_.documents && next < (*options_.documents)[row].size() &&
@@ -93,15 +96,16 @@ const SeqContext::Packing& SeqContext::packing() {
     }
     Index previous = -1;
     for (const Index t : starts) {
-      LS_CHECK(t > previous && t < tokens_, kShape, "document starts of row {} are not ascending within {} tokens",
-               r, tokens_);
+      LS_CHECK(t > previous && t < tokens_, kShape,
+               "document starts of row {} are not ascending within {} tokens", r, tokens_);
       previous = t;
       offsets.push_back(r * tokens_ + t);
       packing_->first_of.push_back(-1);
     }
     packing_->last_of.push_back(static_cast<Index>(offsets.size()) - 1);
-    const Index carried =
-        options_.incoming && !options_.incoming->position.empty() ? options_.incoming->position[row] : 0;
+    const Index carried = options_.incoming && !options_.incoming->position.empty()
+                              ? options_.incoming->position[row]
+                              : 0;
     Index visible = -carried;
     std::size_t next = 0;
     for (Index t = 0; t < tokens_; ++t) {
@@ -126,8 +130,8 @@ ag::Var SeqContext::incoming(const std::string& path) const {
   return it == options_.incoming->slots.end() ? ag::Var() : it->second.value;
 }
 
-std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot, std::vector<ag::Var> in,
-                                      const void* attrs) {
+std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
+                                      std::vector<ag::Var> in, const void* attrs) {
   const FamilyInfo* const family = find_family(op);
   LS_CHECK(family, kInternal, "op {} is not registered as a scan", op.name);
   const std::shared_ptr<void> own_attrs = family->clone_attrs(attrs);
@@ -193,6 +197,8 @@ SeqContext::Layer::Layer(SeqContext& seq, const std::string& name)
     : seq_(seq), length_(seq.path_.size()), context_("running " + seq.path_ + name) {
   seq_.path_ += name + ".";
 }
-SeqContext::Layer::~Layer() { seq_.path_.resize(length_); }
+SeqContext::Layer::~Layer() {
+  seq_.path_.resize(length_);
+}
 
 }  // namespace ls::layers

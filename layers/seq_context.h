@@ -15,11 +15,11 @@ using DocumentStarts = std::vector<std::vector<Index>>;
 
 struct SeqOptions {
   Form form = Form::kAuto;
-  Index chunk = 0;                 ///< 0: each family's default
+  Index chunk = 0;                            ///< 0: each family's default
   const DocumentStarts* documents = nullptr;  ///< null: no boundary inside the batch
   const ModelState* incoming = nullptr;       ///< null: every state is zero
-  bool keep_states = false;        ///< collect outgoing states
-  SeqRunner* runner = nullptr;     ///< null: this process alone
+  bool keep_states = false;                   ///< collect outgoing states
+  SeqRunner* runner = nullptr;                ///< null: this process alone
 };
 
 /// One forward pass over [B, T] tokens. Not shared between threads.
@@ -41,8 +41,10 @@ class SeqContext {
   typename Op::template Out<ag::Var> scan(const std::string& slot,
                                           const typename Op::template In<ag::Var>& in,
                                           const typename Op::Attrs& attrs = {}) {
-    const std::vector<ag::Var> out = scan(op_info<Op>(), slot, ls::detail::spread_members<ag::Var>(in), &attrs);
-    return ls::detail::gather_members<typename Op::template Out<ag::Var>>(std::span<const ag::Var>(out));
+    const std::vector<ag::Var> out =
+        scan(op_info<Op>(), slot, ls::detail::spread_members<ag::Var>(in), &attrs);
+    return ls::detail::gather_members<typename Op::template Out<ag::Var>>(
+        std::span<const ag::Var>(out));
   }
   std::vector<ag::Var> scan(const OpInfo& op, const std::string& slot, std::vector<ag::Var> in,
                             const void* attrs);

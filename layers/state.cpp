@@ -6,10 +6,18 @@ namespace ls::layers {
 
 void StateBytes::add(StatePart part, Index n) {
   switch (part) {
-    case StatePart::kMatrix: matrix += n; break;
-    case StatePart::kVector: vector += n; break;
-    case StatePart::kConv: conv += n; break;
-    case StatePart::kKeyValue: kv += n; break;
+    case StatePart::kMatrix:
+      matrix += n;
+      break;
+    case StatePart::kVector:
+      vector += n;
+      break;
+    case StatePart::kConv:
+      conv += n;
+      break;
+    case StatePart::kKeyValue:
+      kv += n;
+      break;
   }
 }
 

@@ -29,7 +29,8 @@ class Swiglu final : public ChannelMixer {
     template <class F>
     void fields(F& f) {
       f("expand", expand, {.help = "hidden width over model width", .above = 0});
-      f("multiple", multiple, {.help = "the hidden width is rounded up to a multiple of this", .min = 1});
+      f("multiple", multiple,
+        {.help = "the hidden width is rounded up to a multiple of this", .min = 1});
       f("activation", activation,
         {.help = "of the gate", .choices = {"silu", "gelu_tanh", "gelu_erf", "relu", "sigmoid"}});
     }
@@ -40,14 +41,16 @@ class Swiglu final : public ChannelMixer {
     down_ = Linear(a.scope.child("down"), hidden, a.width, Init::normal(a.init_std));
   }
   ag::Var forward(const ag::Var& x) override {
-    return down_(ag::call<Glu>({.x = gate_up_(x)}, {.activation = parse_activation(activation_)}).y);
+    return down_(
+        ag::call<Glu>({.x = gate_up_(x)}, {.activation = parse_activation(activation_)}).y);
   }
 
  private:
   std::string activation_;
   Linear gate_up_, down_;
 };
-LS_REGISTER(ChannelMixer, Swiglu, "swiglu", "gated linear unit: W_down (act(W_gate x) * W_up x); Shazeer 2020");
+LS_REGISTER(ChannelMixer, Swiglu, "swiglu",
+            "gated linear unit: W_down (act(W_gate x) * W_up x); Shazeer 2020");
 
 class Mlp final : public ChannelMixer {
  public:
@@ -59,9 +62,11 @@ class Mlp final : public ChannelMixer {
     template <class F>
     void fields(F& f) {
       f("expand", expand, {.help = "hidden width over model width", .above = 0});
-      f("multiple", multiple, {.help = "the hidden width is rounded up to a multiple of this", .min = 1});
+      f("multiple", multiple,
+        {.help = "the hidden width is rounded up to a multiple of this", .min = 1});
       f("activation", activation,
-        {.help = "between the two products", .choices = {"gelu_tanh", "gelu_erf", "relu", "relu2", "silu", "tanh"}});
+        {.help = "between the two products",
+         .choices = {"gelu_tanh", "gelu_erf", "relu", "relu2", "silu", "tanh"}});
       f("bias", bias, {.help = "biases in both products"});
     }
   };
@@ -74,7 +79,9 @@ class Mlp final : public ChannelMixer {
     down_ = Linear(a.scope.child("down"), hidden, a.width, Init::normal(a.init_std), c.bias);
   }
   ag::Var forward(const ag::Var& x) override {
-    return down_(ag::call<BiasAct>({.x = up_(x), .bias = bias_}, {.activation = parse_activation(activation_)}).y);
+    return down_(ag::call<BiasAct>({.x = up_(x), .bias = bias_},
+                                   {.activation = parse_activation(activation_)})
+                     .y);
   }
 
  private:
@@ -82,7 +89,8 @@ class Mlp final : public ChannelMixer {
   Linear up_, down_;
   ag::Var bias_;
 };
-LS_REGISTER(ChannelMixer, Mlp, "gelu", "two products with an activation between: W_down act(W_up x + b) + c");
+LS_REGISTER(ChannelMixer, Mlp, "gelu",
+            "two products with an activation between: W_down act(W_up x + b) + c");
 
 class NoChannel final : public ChannelMixer {
  public:
@@ -91,7 +99,8 @@ class NoChannel final : public ChannelMixer {
   ag::Var forward(const ag::Var& x) override { return x; }
   bool present() const override { return false; }
 };
-LS_REGISTER(ChannelMixer, NoChannel, "none", "no channel mixer: the block is the token mixer alone");
+LS_REGISTER(ChannelMixer, NoChannel, "none",
+            "no channel mixer: the block is the token mixer alone");
 
 }  // namespace
 }  // namespace ls::layers

@@ -14,8 +14,10 @@ Attention::Attention(const Config& c, const MixerArgs& a) : config_(c), eps_(a.n
   kv_heads_ = c.kv_heads.value_or(heads_);
   dim_ = c.head_dim.value_or(a.width / heads_);
   LS_CHECK(c.head_dim || a.width % heads_ == 0, kConfig,
-           "attention: {} heads do not divide width {}; set head_dim or another number of heads", heads_, a.width);
-  LS_CHECK(heads_ % kv_heads_ == 0, kConfig, "attention: kv_heads ({}) must divide heads ({})", kv_heads_, heads_);
+           "attention: {} heads do not divide width {}; set head_dim or another number of heads",
+           heads_, a.width);
+  LS_CHECK(heads_ % kv_heads_ == 0, kConfig, "attention: kv_heads ({}) must divide heads ({})",
+           kv_heads_, heads_);
   LS_CHECK(c.position != "rope" || dim_ % 2 == 0, kConfig,
            "attention: rotary positions need an even head_dim, not {}; set position: none", dim_);
   const Init init = Init::normal(a.init_std);
@@ -51,7 +53,8 @@ ag::Var Attention::forward(const ag::Var& x, SeqContext& seq) {
   return out_(ag::reshape(o, {b, t, heads_ * dim_}));
 }
 
-LS_MIXER("attention", Attention,
-         "softmax attention: grouped queries, rotary positions, sliding window, QK norm (Vaswani 2017)");
+LS_MIXER(
+    "attention", Attention,
+    "softmax attention: grouped queries, rotary positions, sliding window, QK norm (Vaswani 2017)");
 
 }  // namespace ls::layers

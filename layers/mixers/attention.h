@@ -17,12 +17,14 @@ class Attention final : public TokenMixer {
     template <class F>
     void fields(F& f) {
       f("heads", heads, {.help = "query heads; width / 64 when null, at least 1", .min = 1});
-      f("kv_heads", kv_heads, {.help = "key and value heads, as many as query heads when null", .min = 1});
+      f("kv_heads", kv_heads,
+        {.help = "key and value heads, as many as query heads when null", .min = 1});
       f("head_dim", head_dim, {.help = "channels of a head, width / heads when null", .min = 1});
       f("position", position, {.help = "how positions enter", .choices = {"rope", "none"}});
       f("rope_theta", rope_theta, {.help = "base of the rotary frequencies", .above = 0});
       f("qk_norm", qk_norm, {.help = "RMS norm of each query and key head, with a learned gain"});
-      f("window", window, {.help = "tokens seen, the current one included; all when null", .min = 1});
+      f("window", window,
+        {.help = "tokens seen, the current one included; all when null", .min = 1});
     }
   };
   Attention(const Config& config, const MixerArgs& args);

@@ -24,10 +24,12 @@ class DeltaNet final : public TokenMixer {
       f("heads", heads, {.help = "heads", .min = 1});
       f("expand_k", expand_k, {.help = "query and key width over model width", .above = 0});
       f("expand_v", expand_v, {.help = "value width over model width", .above = 0});
-      f("conv", conv, {.help = "taps of the short convolution with SiLU on q, k, v; 0 for none", .min = 0});
+      f("conv", conv,
+        {.help = "taps of the short convolution with SiLU on q, k, v; 0 for none", .min = 0});
       f("gate", gate, {.help = "multiply the normalised output by silu(W_g x)"});
       f("eigenvalues", eigenvalues,
-        {.help = "range of the transition's eigenvalues; [-1,1] doubles beta (Grazzi 2024)", .choices = {"[0,1]", "[-1,1]"}});
+        {.help = "range of the transition's eigenvalues; [-1,1] doubles beta (Grazzi 2024)",
+         .choices = {"[0,1]", "[-1,1]"}});
     }
   };
   DeltaNet(const Config& c, const MixerArgs& a)
@@ -62,7 +64,8 @@ class DeltaNet final : public TokenMixer {
                                            .k = ag::reshape(parts[1], {b, t, h, dk}),
                                            .v = ag::reshape(parts[2], {b, t, h, dv}),
                                            .beta = beta},
-                                          attrs).o;
+                                          attrs)
+                          .o;
     return out_(o, gate);
   }
 
@@ -73,7 +76,8 @@ class DeltaNet final : public TokenMixer {
   ShortConvLayer conv_;
   HeadOutput out_;
 };
-LS_MIXER("deltanet", DeltaNet, "delta rule: S = (I - beta k k^T) S + beta k v^T (Schlag 2021, Yang 2024)");
+LS_MIXER("deltanet", DeltaNet,
+         "delta rule: S = (I - beta k k^T) S + beta k v^T (Schlag 2021, Yang 2024)");
 
 }  // namespace
 }  // namespace ls::layers

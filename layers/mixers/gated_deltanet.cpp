@@ -26,23 +26,32 @@ class GatedDeltaNet final : public TokenMixer {
     template <class F>
     void fields(F& f) {
       f("heads", heads, {.help = "query and key heads", .min = 1});
-      f("value_heads", value_heads, {.help = "value heads, a multiple of heads; as many when null", .min = 1});
+      f("value_heads", value_heads,
+        {.help = "value heads, a multiple of heads; as many when null", .min = 1});
       f("head_dim", head_dim, {.help = "query and key channels of a head", .min = 1});
       f("expand_v", expand_v, {.help = "value channels of a head over head_dim", .above = 0});
-      f("conv", conv, {.help = "taps of the short convolution with SiLU on q, k, v; 0 for none", .min = 0});
+      f("conv", conv,
+        {.help = "taps of the short convolution with SiLU on q, k, v; 0 for none", .min = 0});
       f("gate", gate, {.help = "multiply the normalised output by silu(W_g x)"});
       f("eigenvalues", eigenvalues,
-        {.help = "range of the transition's eigenvalues; [-1,1] doubles beta (Grazzi 2024)", .choices = {"[0,1]", "[-1,1]"}});
-      f.check(value_heads.value_or(heads) % heads == 0, "value_heads", "must be a multiple of heads");
+        {.help = "range of the transition's eigenvalues; [-1,1] doubles beta (Grazzi 2024)",
+         .choices = {"[0,1]", "[-1,1]"}});
+      f.check(value_heads.value_or(heads) % heads == 0, "value_heads",
+              "must be a multiple of heads");
     }
   };
-  GatedDeltaNet(const Config& c, const MixerArgs& a) : c_(c), h_(c.heads), hv_(c.value_heads.value_or(c.heads)) {
+  GatedDeltaNet(const Config& c, const MixerArgs& a)
+      : c_(c), h_(c.heads), hv_(c.value_heads.value_or(c.heads)) {
     dk_ = c.head_dim;
     dv_ = static_cast<Index>(std::llround(static_cast<double>(dk_) * c.expand_v));
-    LS_CHECK(dv_ > 0 && std::abs(static_cast<double>(dk_) * c.expand_v - static_cast<double>(dv_)) < 1e-9, kConfig,
-             "gated_deltanet: head_dim {} times expand_v {} is not a whole number of channels", dk_, c.expand_v);
+    LS_CHECK(dv_ > 0 &&
+                 std::abs(static_cast<double>(dk_) * c.expand_v - static_cast<double>(dv_)) < 1e-9,
+             kConfig,
+             "gated_deltanet: head_dim {} times expand_v {} is not a whole number of channels", dk_,
+             c.expand_v);
     const Init init = Init::normal(a.init_std);
-    in_ = Linear(a.scope.child("in"), a.width, 2 * h_ * dk_ + hv_ * dv_ + (c.gate ? hv_ * dv_ : 0), init);
+    in_ = Linear(a.scope.child("in"), a.width, 2 * h_ * dk_ + hv_ * dv_ + (c.gate ? hv_ * dv_ : 0),
+                 init);
     beta_ = Linear(a.scope.child("beta"), a.width, hv_, init);
     alpha_ = Linear(a.scope.child("alpha"), a.width, hv_, init);
     a_log_ = a.scope.param("a_log", {hv_}, {[](Rng& rng, std::span<double> x) {
@@ -52,14 +61,16 @@ class GatedDeltaNet final : public TokenMixer {
                            }},
                            {.decay = false});
     // Inverse softplus of a step drawn log-uniformly from [.001, .1].
-    dt_bias_ = a.scope.param("dt_bias", {hv_}, {[](Rng& rng, std::span<double> x) {
-                               for (double& v : x) {
-                                 const double dt = std::max(
-                                     std::exp(rng.uniform() * (std::log(0.1) - std::log(0.001)) + std::log(0.001)), 1e-4);
-                                 v = dt + std::log(-std::expm1(-dt));
-                               }
-                             }},
-                             {.decay = false});
+    dt_bias_ = a.scope.param(
+        "dt_bias", {hv_}, {[](Rng& rng, std::span<double> x) {
+          for (double& v : x) {
+            const double dt = std::max(
+                std::exp(rng.uniform() * (std::log(0.1) - std::log(0.001)) + std::log(0.001)),
+                1e-4);
+            v = dt + std::log(-std::expm1(-dt));
+          }
+        }},
+        {.decay = false});
     conv_ = ShortConvLayer(a, 2 * h_ * dk_ + hv_ * dv_, c.conv);
     out_ = HeadOutput(a, hv_, dv_);
   }
@@ -88,7 +99,8 @@ class GatedDeltaNet final : public TokenMixer {
                                            .v = ag::reshape(parts[2], {b, t, hv_, dv_}),
                                            .beta = beta,
                                            .g = g},
-                                          attrs).o;
+                                          attrs)
+                          .o;
     return out_(o, gate);
   }
 
@@ -100,8 +112,9 @@ class GatedDeltaNet final : public TokenMixer {
   ShortConvLayer conv_;
   HeadOutput out_;
 };
-LS_MIXER("gated_deltanet", GatedDeltaNet,
-         "gated delta rule: S = alpha (I - beta k k^T) S + beta k v^T (Yang, Kautz, Hatamizadeh 2024)");
+LS_MIXER(
+    "gated_deltanet", GatedDeltaNet,
+    "gated delta rule: S = alpha (I - beta k k^T) S + beta k v^T (Yang, Kautz, Hatamizadeh 2024)");
 
 }  // namespace
 }  // namespace ls::layers

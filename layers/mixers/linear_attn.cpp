@@ -30,10 +30,12 @@ class LinearAttn final : public TokenMixer {
       f("heads", heads, {.help = "heads", .min = 1});
       f("expand_k", expand_k, {.help = "query and key width over model width", .above = 0});
       f("expand_v", expand_v, {.help = "value width over model width", .above = 0});
-      f("feature_map", feature_map, {.help = "of queries and keys", .choices = {"elu1", "relu", "identity"}});
+      f("feature_map", feature_map,
+        {.help = "of queries and keys", .choices = {"elu1", "relu", "identity"}});
       f("normalize", normalize, {.help = "divide by the sum of weights"});
       f.check(!normalize || feature_map != "identity", "normalize",
-              "needs a feature map that is not negative: the sum of weights can vanish; set feature_map or normalize: false");
+              "needs a feature map that is not negative: the sum of weights can vanish; set "
+              "feature_map or normalize: false");
       f("eps", eps, {.help = "added to the sum of weights", .min = 0});
       f("scale", scale, {.help = "scale queries by 1 / sqrt(key width)"});
       f("out_norm", out_norm, {.help = "RMS norm of each head's output"});
@@ -71,7 +73,9 @@ class LinearAttn final : public TokenMixer {
     if (c_.feature_map == "identity") {
       return x;
     }
-    return ag::call<Activation>({.x = x}, {.activation = c_.feature_map == "relu" ? Act::kRelu : Act::kEluPlusOne}).y;
+    return ag::call<Activation>(
+               {.x = x}, {.activation = c_.feature_map == "relu" ? Act::kRelu : Act::kEluPlusOne})
+        .y;
   }
   Config c_;
   HeadShape shape_;
@@ -79,7 +83,8 @@ class LinearAttn final : public TokenMixer {
   ShortConvLayer conv_;
   HeadOutput out_;
 };
-LS_MIXER("linear_attn", LinearAttn, "linear attention: S += phi(k) v^T, o = phi(q) S / phi(q) z (Katharopoulos 2020)");
+LS_MIXER("linear_attn", LinearAttn,
+         "linear attention: S += phi(k) v^T, o = phi(q) S / phi(q) z (Katharopoulos 2020)");
 
 }  // namespace
 }  // namespace ls::layers

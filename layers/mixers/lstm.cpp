@@ -7,8 +7,9 @@
 namespace ls::layers {
 namespace {
 
-/// LSTM: i, f, o = sigmoid(.), g = tanh(.) of x W + h R + b; c_t = f c_{t-1} + i g, h_t = o tanh(c_t).
-/// R is dense with one head, block-diagonal over several (Hochreiter & Schmidhuber 1997; Gers 2000).
+/// LSTM: i, f, o = sigmoid(.), g = tanh(.) of x W + h R + b; c_t = f c_{t-1} + i g, h_t = o
+/// tanh(c_t). R is dense with one head, block-diagonal over several (Hochreiter & Schmidhuber 1997;
+/// Gers 2000).
 class Lstm final : public TokenMixer {
  public:
   struct Config {
@@ -20,25 +21,29 @@ class Lstm final : public TokenMixer {
       f("heads", heads, {.help = "blocks of the recurrent matrix", .min = 1});
       f("forget_bias", forget_bias, {.help = "first value of the forget gate's bias"});
       f("recurrent_init", recurrent_init,
-        {.help = "first recurrent weights: uniform(+-1/sqrt(D)) or orthogonal blocks", .choices = {"uniform", "orthogonal"}});
+        {.help = "first recurrent weights: uniform(+-1/sqrt(D)) or orthogonal blocks",
+         .choices = {"uniform", "orthogonal"}});
     }
   };
   Lstm(const Config& c, const MixerArgs& a) : heads_(c.heads), width_(a.width) {
-    LS_CHECK(a.width % c.heads == 0, kConfig, "lstm: {} heads do not divide width {}", c.heads, a.width);
+    LS_CHECK(a.width % c.heads == 0, kConfig, "lstm: {} heads do not divide width {}", c.heads,
+             a.width);
     const Index d = a.width / c.heads;
     const double bound = 1.0 / std::sqrt(static_cast<double>(a.width));
     in_ = Linear(a.scope.child("in"), a.width, 4 * a.width, Init::uniform(-bound, bound));
     const double forget = c.forget_bias;
     const Index width = a.width;
-    bias_ = a.scope.child("in").param("bias", {4 * a.width}, {[forget, width](Rng&, std::span<double> x) {
+    bias_ = a.scope.child("in").param("bias", {4 * a.width},
+                                      {[forget, width](Rng&, std::span<double> x) {
                                         for (std::size_t i = 0; i < x.size(); ++i) {
                                           x[i] = static_cast<Index>(i) / width == 1 ? forget : 0.0;
                                         }
                                       }},
                                       {.decay = false});
-    recurrent_ = a.scope.child("recurrent").param(
-        "weight", {c.heads, 4 * d, d},
-        c.recurrent_init == "orthogonal" ? Init::orthogonal(d) : Init::uniform(-bound, bound));
+    recurrent_ = a.scope.child("recurrent")
+                     .param("weight", {c.heads, 4 * d, d},
+                            c.recurrent_init == "orthogonal" ? Init::orthogonal(d)
+                                                             : Init::uniform(-bound, bound));
   }
   ag::Var forward(const ag::Var& x, SeqContext& seq) override {
     return seq.scan<ls::Lstm>("cell", {.gx = in_(x), .r = recurrent_, .bias = bias_}).y;
@@ -49,7 +54,9 @@ class Lstm final : public TokenMixer {
   Linear in_;
   ag::Var bias_, recurrent_;
 };
-LS_MIXER("lstm", Lstm, "long short-term memory with a dense or block-diagonal recurrent matrix (Hochreiter 1997)");
+LS_MIXER(
+    "lstm", Lstm,
+    "long short-term memory with a dense or block-diagonal recurrent matrix (Hochreiter 1997)");
 
 }  // namespace
 }  // namespace ls::layers

@@ -11,7 +11,7 @@ namespace ls::layers {
 /// What a mixer is given besides its own Config.
 struct MixerArgs {
   Scope scope;
-  Index width = 0;       ///< of the residual stream
+  Index width = 0;  ///< of the residual stream
   double init_std = 0.02;
   double norm_eps = 1e-5;
 };

@@ -12,11 +12,13 @@ ShortConvLayer::ShortConvLayer(const MixerArgs& args, Index channels, Index widt
                                const std::string& activation)
     : activation_(activation) {
   if (width > 1) {
-    weight_ = args.scope.child("conv").param("weight", {channels, width}, Init::normal(args.init_std));
+    weight_ =
+        args.scope.child("conv").param("weight", {channels, width}, Init::normal(args.init_std));
   }
 }
 
-ag::Var ShortConvLayer::operator()(const ag::Var& x, SeqContext& seq, const std::string& slot) const {
+ag::Var ShortConvLayer::operator()(const ag::Var& x, SeqContext& seq,
+                                   const std::string& slot) const {
   if (!weight_.defined()) {
     return x;
   }
@@ -25,9 +27,11 @@ ag::Var ShortConvLayer::operator()(const ag::Var& x, SeqContext& seq, const std:
   return seq.scan<ShortConv>(slot, {.x = x, .weight = weight_}, attrs).y;
 }
 
-HeadOutput::HeadOutput(const MixerArgs& args, Index heads, Index dim, bool norm) : eps_(args.norm_eps) {
+HeadOutput::HeadOutput(const MixerArgs& args, Index heads, Index dim, bool norm)
+    : eps_(args.norm_eps) {
   if (norm) {
-    norm_ = args.scope.child("out_norm").param("weight", {dim}, Init::constant(1), {.decay = false});
+    norm_ =
+        args.scope.child("out_norm").param("weight", {dim}, Init::constant(1), {.decay = false});
   }
   out_ = Linear(args.scope.child("out"), heads * dim, args.width, Init::normal(args.init_std));
 }
@@ -39,20 +43,25 @@ ag::Var HeadOutput::operator()(const ag::Var& o, const ag::Var& gate) const {
     RmsNorm::Attrs attrs;
     attrs.eps = eps_;
     attrs.norm_before_gate = true;
-    y = ag::call<RmsNorm>({.x = o, .weight = norm_,
+    y = ag::call<RmsNorm>({.x = o,
+                           .weight = norm_,
                            .z = gate.defined() ? ag::reshape(gate, {b, t, h, d}) : ag::Var()},
-                          attrs).y;
+                          attrs)
+            .y;
   }
   return out_(ag::reshape(y, {b, t, h * d}));
 }
 
-HeadShape expanded_heads(const char* mixer, Index width, Index heads, double expand_k, double expand_v) {
+HeadShape expanded_heads(const char* mixer, Index width, Index heads, double expand_k,
+                         double expand_v) {
   const auto dim = [&](double expand, const char* field) {
     const double total = static_cast<double>(width) * expand;
     const auto whole = static_cast<Index>(std::llround(total));
-    LS_CHECK(whole > 0 && std::abs(total - static_cast<double>(whole)) < 1e-9 && whole % heads == 0, kConfig,
-             "{}: width {} times {} = {} gives {}, which {} heads do not divide; change heads or {}", mixer, width,
-             field, expand, total, heads, field);
+    LS_CHECK(
+        whole > 0 && std::abs(total - static_cast<double>(whole)) < 1e-9 && whole % heads == 0,
+        kConfig,
+        "{}: width {} times {} = {} gives {}, which {} heads do not divide; change heads or {}",
+        mixer, width, field, expand, total, heads, field);
     return whole / heads;
   };
   return {heads, dim(expand_k, "expand_k"), dim(expand_v, "expand_v")};

@@ -13,7 +13,8 @@ namespace ls::layers {
 class ShortConvLayer {
  public:
   ShortConvLayer() = default;
-  ShortConvLayer(const MixerArgs& args, Index channels, Index width, const std::string& activation = "silu");
+  ShortConvLayer(const MixerArgs& args, Index channels, Index width,
+                 const std::string& activation = "silu");
   /// x [B,T,channels]; carried under `slot`. The identity when there is no convolution.
   ag::Var operator()(const ag::Var& x, SeqContext& seq, const std::string& slot) const;
 
@@ -41,6 +42,7 @@ struct HeadShape {
   Index heads, key_dim, value_dim;
 };
 /// width * expand / heads, checked to be whole. `mixer` names the caller in errors.
-HeadShape expanded_heads(const char* mixer, Index width, Index heads, double expand_k, double expand_v);
+HeadShape expanded_heads(const char* mixer, Index width, Index heads, double expand_k,
+                         double expand_v);
 
 }  // namespace ls::layers

@@ -30,7 +30,8 @@ class RetNet final : public TokenMixer {
   RetNet(const Config& c, const MixerArgs& a)
       : c_(c), shape_(expanded_heads("retnet", a.width, c.heads, c.expand_k, c.expand_v)) {
     const auto [h, dk, dv] = shape_;
-    LS_CHECK(dk % 2 == 0, kConfig, "retnet: rotary positions need an even key width per head, not {}", dk);
+    LS_CHECK(dk % 2 == 0, kConfig,
+             "retnet: rotary positions need an even key width per head, not {}", dk);
     in_ = Linear(a.scope.child("in"), a.width, h * (2 * dk + 2 * dv), Init::normal(a.init_std));
     conv_ = ShortConvLayer(a, h * (2 * dk + dv), c.conv);
     out_ = HeadOutput(a, h, dv);
@@ -47,13 +48,16 @@ class RetNet final : public TokenMixer {
     const auto parts = ag::split(conv_(halves[0], seq, "conv"), 2, {h * dk, h * dk, h * dv});
     const Rope::Attrs rope{.theta = c_.rope_theta};
     const ag::Var positions(seq.positions());
-    const ag::Var q = ag::call<Rope>({.x = ag::reshape(parts[0], {b, t, h, dk}), .positions = positions}, rope).y;
-    const ag::Var k = ag::call<Rope>({.x = ag::reshape(parts[1], {b, t, h, dk}), .positions = positions}, rope).y;
+    const ag::Var q =
+        ag::call<Rope>({.x = ag::reshape(parts[0], {b, t, h, dk}), .positions = positions}, rope).y;
+    const ag::Var k =
+        ag::call<Rope>({.x = ag::reshape(parts[1], {b, t, h, dk}), .positions = positions}, rope).y;
     const ag::Var v = ag::reshape(parts[2], {b, t, h, dv});
     DecayedLinear::Attrs attrs;
     attrs.scale = 1.0 / std::sqrt(static_cast<double>(dk));
     const ag::Var decay(decay_.to(acc_dtype(x.dtype())));
-    return out_(seq.scan<DecayedLinear>("scan", {.q = q, .k = k, .v = v, .decay = decay}, attrs).o, halves[1]);
+    return out_(seq.scan<DecayedLinear>("scan", {.q = q, .k = k, .v = v, .decay = decay}, attrs).o,
+                halves[1]);
   }
 
  private:
@@ -64,7 +68,8 @@ class RetNet final : public TokenMixer {
   HeadOutput out_;
   Tensor decay_;
 };
-LS_MIXER("retnet", RetNet, "retention: S = gamma_h S + k v^T with a constant decay per head (Sun 2023)");
+LS_MIXER("retnet", RetNet,
+         "retention: S = gamma_h S + k v^T with a constant decay per head (Sun 2023)");
 
 }  // namespace
 }  // namespace ls::layers

@@ -42,8 +42,9 @@ class SimpleGla final : public TokenMixer {
     const auto halves = ag::split(in_(x), 2, {h * (2 * dk + dv), h * dv});
     const auto parts = ag::split(conv_(halves[0], seq, "conv"), 2, {h * dk, h * dk, h * dv});
     const ag::Var logits = ag::cast(gate_(x), acc_dtype(x.dtype()));
-    const ag::Var g = ag::scale(ag::call<Activation>({.x = logits}, {.activation = Act::kLogSigmoid}).y,
-                                1.0 / c_.gate_normalizer);
+    const ag::Var g =
+        ag::scale(ag::call<Activation>({.x = logits}, {.activation = Act::kLogSigmoid}).y,
+                  1.0 / c_.gate_normalizer);
     DecayedLinear::Attrs attrs;
     attrs.scale = 1.0 / std::sqrt(static_cast<double>(dk));
     const ag::Var o = seq.scan<DecayedLinear>("scan",
@@ -51,7 +52,8 @@ class SimpleGla final : public TokenMixer {
                                                .k = ag::reshape(parts[1], {b, t, h, dk}),
                                                .v = ag::reshape(parts[2], {b, t, h, dv}),
                                                .g = g},
-                                              attrs).o;
+                                              attrs)
+                          .o;
     return out_(o, halves[1]);
   }
 
@@ -62,7 +64,8 @@ class SimpleGla final : public TokenMixer {
   ShortConvLayer conv_;
   HeadOutput out_;
 };
-LS_MIXER("simple_gla", SimpleGla, "linear attention with a scalar gate per head: S = exp(g) S + k v^T");
+LS_MIXER("simple_gla", SimpleGla,
+         "linear attention with a scalar gate per head: S = exp(g) S + k v^T");
 
 }  // namespace
 }  // namespace ls::layers

@@ -23,7 +23,8 @@ const FamilyInfo* find_family(const OpInfo& op) {
 }
 
 namespace detail {
-bool register_family(FamilyInfo info, const OpInfo& op, const char* name, std::source_location where) {
+bool register_family(FamilyInfo info, const OpInfo& op, const char* name,
+                     std::source_location where) {
   auto* const stored = new FamilyInfo(std::move(info));  // lives as long as the registry
   stored->op = &op;
   return family_registry().add(name, stored, where);

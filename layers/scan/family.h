@@ -2,9 +2,9 @@
 // Scan families: what crosses a cut in the sequence, and how. Mixers call families through
 // SeqContext::scan; they do not write sequence loops.
 //
-// A family is served by one or more registered ops. `apply` is the op's forward pass, `apply_vjp` its
-// backward pass; the functions below say what a stretch of tokens does to any incoming state. Laws,
-// checked for every registered op in tests/conformance/scans.cpp (x, y stretches, s states):
+// A family is served by one or more registered ops. `apply` is the op's forward pass, `apply_vjp`
+// its backward pass; the functions below say what a stretch of tokens does to any incoming state.
+// Laws, checked for every registered op in tests/conformance/scans.cpp (x, y stretches, s states):
 //   compose is associative and identity(x) is its identity
 //   summarize(x ++ y) = compose(summarize(x), summarize(y))
 //   apply(x ++ y, s) = apply(x, s) followed by apply(y, outgoing state)
@@ -45,7 +45,7 @@ enum class Boundary : std::uint8_t {
 };
 
 struct FamilyInfo {
-  std::string family;   ///< "decayed_linear", "delta", "window", "keys_values", "nonlinear"
+  std::string family;  ///< "decayed_linear", "delta", "window", "keys_values", "nonlinear"
   FamilyKind kind = FamilyKind::kFixed;
   std::string summary;  ///< one line for `longscan list families`
   std::vector<StatePort> states;
@@ -61,7 +61,8 @@ struct FamilyInfo {
   std::function<Tensors(const Tensors& earlier, const Tensors& later, const void* attrs)> compose;
   std::function<Tensors(const Tensors& summary, const Tensors& states, const void* attrs)> act;
   // For growing families: of the newest rows; rows left out (dropped by a window) have none.
-  std::function<Tensors(const Tensors& summary, const Tensors& dstates, const void* attrs)> act_adjoint;
+  std::function<Tensors(const Tensors& summary, const Tensors& dstates, const void* attrs)>
+      act_adjoint;
 
   // Filled by register_family.
   const OpInfo* op = nullptr;
@@ -74,10 +75,12 @@ Registry<const FamilyInfo*>& family_registry();
 const FamilyInfo* find_family(const OpInfo& op);
 
 namespace detail {
-bool register_family(FamilyInfo info, const OpInfo& op, const char* name, std::source_location where);
+bool register_family(FamilyInfo info, const OpInfo& op, const char* name,
+                     std::source_location where);
 }
 
-/// In layers/scan/<family>.cpp: static const bool ok = register_family<DeltaRule>("delta_rule", {...});
+/// In layers/scan/<family>.cpp: static const bool ok = register_family<DeltaRule>("delta_rule",
+/// {...});
 template <class Op>
 bool register_family(const char* op_name, FamilyInfo info,
                      std::source_location where = std::source_location::current()) {

@@ -1,5 +1,5 @@
-// Summary of a stretch: its keys and values, under a window the last window-1 of them. The state is the
-// same of everything so far; composing is laying end to end.
+// Summary of a stretch: its keys and values, under a window the last window-1 of them. The state is
+// the same of everything so far; composing is laying end to end.
 #include "core/ops/attention/attention.h"
 #include "layers/scan/family.h"
 
@@ -15,7 +15,8 @@ Tensor joined(const Tensor& a, const Tensor& b, const void* attrs) {
   out.slice(1, 0, a.size(1)).copy_(a);
   out.slice(1, a.size(1), shape[1]).copy_(b);
   const Index window = static_cast<const Op::Attrs*>(attrs)->window;
-  return window > 0 && shape[1] > window - 1 ? out.slice(1, shape[1] - (window - 1), shape[1]) : out;
+  return window > 0 && shape[1] > window - 1 ? out.slice(1, shape[1] - (window - 1), shape[1])
+                                             : out;
 }
 
 [[maybe_unused]] const bool registered = register_family<Op>(
@@ -47,7 +48,8 @@ Tensor joined(const Tensor& a, const Tensor& b, const void* attrs) {
      // Rows of the state that are still kept; those that left the window have no gradient.
      .act_adjoint =
          [](const Tensors& m, const Tensors& ds, const void*) {
-           return Tensors{ds[0].slice(1, 0, ds[0].size(1) - m[0].size(1)), ds[1].slice(1, 0, ds[1].size(1) - m[1].size(1))};
+           return Tensors{ds[0].slice(1, 0, ds[0].size(1) - m[0].size(1)),
+                          ds[1].slice(1, 0, ds[1].size(1) - m[1].size(1))};
          }});
 
 }  // namespace

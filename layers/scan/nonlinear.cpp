@@ -5,11 +5,12 @@
 namespace ls::layers {
 namespace {
 
-[[maybe_unused]] const bool registered =
-    register_family<ls::Lstm>("lstm", {.family = "nonlinear",
-                                       .kind = FamilyKind::kRelay,
-                                       .summary = "LSTM: hidden and cell vectors",
-                                       .states = {{"h", "h0", "hT", StatePart::kVector}, {"c", "c0", "cT", StatePart::kVector}}});
+[[maybe_unused]] const bool registered = register_family<ls::Lstm>(
+    "lstm",
+    {.family = "nonlinear",
+     .kind = FamilyKind::kRelay,
+     .summary = "LSTM: hidden and cell vectors",
+     .states = {{"h", "h0", "hT", StatePart::kVector}, {"c", "c0", "cT", StatePart::kVector}}});
 
 }  // namespace
 }  // namespace ls::layers

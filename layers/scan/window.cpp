@@ -1,5 +1,5 @@
-// Summary of a stretch: (number of tokens, at most W-1; the last W-1 inputs, newest at the end, zeros
-// before the first). The state is those inputs.
+// Summary of a stretch: (number of tokens, at most W-1; the last W-1 inputs, newest at the end,
+// zeros before the first). The state is those inputs.
 #include "core/ops/short_conv/short_conv.h"
 #include "layers/scan/family.h"
 
@@ -8,7 +8,9 @@ namespace {
 
 using Op = ls::ShortConv;
 
-Tensor count(Index n) { return Tensor::from(std::vector<std::int64_t>{n}); }
+Tensor count(Index n) {
+  return Tensor::from(std::vector<std::int64_t>{n});
+}
 
 // `older` moves out by n places, the last n of `newer` come in.
 Tensor shifted(const Tensor& older, const Tensor& newer, Index n) {
@@ -33,13 +35,15 @@ Tensor shifted(const Tensor& older, const Tensor& newer, Index n) {
      .identity =
          [](std::span<const Tensor> like, const void*) {
            const auto in = ls::detail::gather_members<Op::In<Tensor>>(like);
-           return Tensors{count(0), Tensor::zeros({in.x.size(0), in.weight.size(0), in.weight.size(1) - 1},
-                                                  acc_dtype(in.x.dtype()))};
+           return Tensors{count(0),
+                          Tensor::zeros({in.x.size(0), in.weight.size(0), in.weight.size(1) - 1},
+                                        acc_dtype(in.x.dtype()))};
          },
      .compose =
          [](const Tensors& a, const Tensors& b, const void*) {
            const auto n = static_cast<Index>(b[0].item());
-           return Tensors{count(std::min(static_cast<Index>(a[0].item()) + n, b[1].size(2))), shifted(a[1], b[1], n)};
+           return Tensors{count(std::min(static_cast<Index>(a[0].item()) + n, b[1].size(2))),
+                          shifted(a[1], b[1], n)};
          },
      .act =
          [](const Tensors& m, const Tensors& s, const void*) {

@@ -1,5 +1,5 @@
-// Forward: one task is a block of queries of one head; key blocks pass by with a running maximum and
-// sum. Backward: one task is a key head of one row; probabilities are made again from lse.
+// Forward: one task is a block of queries of one head; key blocks pass by with a running maximum
+// and sum. Backward: one task is a key head of one row; probabilities are made again from lse.
 #include "core/ops/attention/attention.h"
 
 #include <cmath>
@@ -16,14 +16,18 @@ namespace {
 using Op = Attention;
 constexpr Index kBlock = 64;
 
-Index kept(Index keys, Index window) { return window > 0 ? std::min(keys, window - 1) : keys; }
+Index kept(Index keys, Index window) {
+  return window > 0 ? std::min(keys, window - 1) : keys;
+}
 
 void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
   LS_CHECK(in.k.size(2) > 0 && in.q.size(2) % in.k.size(2) == 0, kShape,
-           "attention: {} query heads are not a multiple of {} key heads", in.q.size(2), in.k.size(2));
+           "attention: {} query heads are not a multiple of {} key heads", in.q.size(2),
+           in.k.size(2));
   LS_CHECK(in.k0.defined() == in.v0.defined(), kShape, "attention: give both k0 and v0 or neither");
-  LS_CHECK(!in.offsets.defined() || (in.q.size(0) == 1 && in.q.size(1) == in.k.size(1) && !in.k0.defined()), kShape,
-           "attention: offsets need one batch row, as many queries as keys, and no cache");
+  LS_CHECK(!in.offsets.defined() ||
+               (in.q.size(0) == 1 && in.q.size(1) == in.k.size(1) && !in.k0.defined()),
+           kShape, "attention: offsets need one batch row, as many queries as keys, and no cache");
   const Index keys = in.k.size(1) + (in.k0.defined() ? in.k0.size(1) : 0);
   b.set("T1", kept(keys, a.window));
 }
@@ -44,15 +48,29 @@ struct Call {
   std::vector<std::int64_t> document;  // first token of each token's document
 
   Call(const Op::In<Tensor>& i, const Op::Attrs& attrs)
-      : in(i), a(attrs), batch(i.q.size(0)), queries(i.q.size(1)), keys(i.k.size(1) + (i.k0.defined() ? i.k0.size(1) : 0)),
-        cached(i.k0.defined() ? i.k0.size(1) : 0), q_heads(i.q.size(2)), heads(i.k.size(2)), group(q_heads / heads),
-        dk(i.q.size(3)), dv(i.v.size(3)), q(i.q), k(i.k), v(i.v), k0(i.k0), v0(i.v0) {
+      : in(i),
+        a(attrs),
+        batch(i.q.size(0)),
+        queries(i.q.size(1)),
+        keys(i.k.size(1) + (i.k0.defined() ? i.k0.size(1) : 0)),
+        cached(i.k0.defined() ? i.k0.size(1) : 0),
+        q_heads(i.q.size(2)),
+        heads(i.k.size(2)),
+        group(q_heads / heads),
+        dk(i.q.size(3)),
+        dv(i.v.size(3)),
+        q(i.q),
+        k(i.k),
+        v(i.v),
+        k0(i.k0),
+        v0(i.v0) {
     const auto whole = [](const Tensor& t) { return t.defined() ? t.contiguous() : Tensor(); };
     start = whole(i.start);
     sink = whole(i.sink);
     slopes = whole(i.slopes);
     bias = whole(i.bias);
-    for (const scan::Sequence& s : scan::sequences(i.offsets.defined() ? 1 : 0, queries, i.offsets, "attention")) {
+    for (const scan::Sequence& s :
+         scan::sequences(i.offsets.defined() ? 1 : 0, queries, i.offsets, "attention")) {
       document.insert(document.end(), static_cast<std::size_t>(s.length), s.begin);
     }
   }
@@ -86,7 +104,8 @@ struct Call {
     r.hi = std::max(r.hi, r.lo);
     return r;
   }
-  void load_keys(const scan::Operand<T>& cache, const scan::Operand<T>& own, Index b, Index h, Index j, Index n, Index d, A* to) const {
+  void load_keys(const scan::Operand<T>& cache, const scan::Operand<T>& own, Index b, Index h,
+                 Index j, Index n, Index d, A* to) const {
     const Index old = std::clamp<Index>(cached - j, 0, n);
     if (old > 0) {
       cache.load(b, j, h, old, d, to);
@@ -95,8 +114,10 @@ struct Call {
       own.load(b, j + old - cached, h, n - old, d, to + old * d);
     }
   }
-  /// Scores of a block: capped, biased, -inf where hidden. `slope` keeps the derivative of the cap when asked.
-  void scores(Index b, Index qh, const Range* ranges, Index t, Index m, Index j, Index n, A* s, A* slope) const {
+  /// Scores of a block: capped, biased, -inf where hidden. `slope` keeps the derivative of the cap
+  /// when asked.
+  void scores(Index b, Index qh, const Range* ranges, Index t, Index m, Index j, Index n, A* s,
+              A* slope) const {
     const A scale = static_cast<A>(a.scale), cap = static_cast<A>(a.softcap);
     const A decline = slopes.defined() ? std::as_const(slopes).template data<A>()[qh] : A(0);
     for (Index r = 0; r < m; ++r) {
@@ -148,12 +169,14 @@ struct Call {
 
 template <class T>
 void keep_cache(const Tensor& old, const Tensor& fresh, Tensor& out) {
-  const Index total = (old.defined() ? old.size(1) : 0) + fresh.size(1), n = out.size(1), from_old = old.defined() ? old.size(1) : 0;
+  const Index total = (old.defined() ? old.size(1) : 0) + fresh.size(1), n = out.size(1),
+              from_old = old.defined() ? old.size(1) : 0;
   const Index first = total - n;
   if (first < from_old) {
     out.slice(1, 0, from_old - first).copy_(old.slice(1, first, from_old));
   }
-  const Index done = std::max<Index>(0, from_old - first), skip = std::max<Index>(0, first - from_old);
+  const Index done = std::max<Index>(0, from_old - first),
+              skip = std::max<Index>(0, first - from_old);
   out.slice(1, done, n).copy_(fresh.slice(1, skip, fresh.size(1)));
 }
 
@@ -169,11 +192,14 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
   keep_cache<T>(in.v0, in.v, out.vT);
   parallel_for(call.batch * call.q_heads * blocks, 1, [&](Index first, Index last) {
     scan::Scratch<A> scratch(kBlock * (2 * dk + 2 * dv + kBlock + 2));
-    A *q = scratch.take(kBlock * dk), *k = scratch.take(kBlock * dk), *v = scratch.take(kBlock * dv);
-    A *y = scratch.take(kBlock * dv), *s = scratch.take(kBlock * kBlock), *top = scratch.take(kBlock), *sum = scratch.take(kBlock);
+    A *q = scratch.take(kBlock * dk), *k = scratch.take(kBlock * dk),
+      *v = scratch.take(kBlock * dv);
+    A *y = scratch.take(kBlock * dv), *s = scratch.take(kBlock * kBlock),
+      *top = scratch.take(kBlock), *sum = scratch.take(kBlock);
     std::vector<Range> ranges(kBlock);
     for (Index task = first; task < last; ++task) {
-      const Index b = task / (call.q_heads * blocks), qh = task / blocks % call.q_heads, h = qh / call.group;
+      const Index b = task / (call.q_heads * blocks), qh = task / blocks % call.q_heads,
+                  h = qh / call.group;
       const Index t = task % blocks * kBlock, m = std::min(kBlock, call.queries - t);
       Index lo = call.keys, hi = 0;
       for (Index r = 0; r < m; ++r) {
@@ -228,7 +254,8 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
         for (Index c = 0; c < dv; ++c) {
           y[r * dv + c] *= inverse;
         }
-        lse[(b * call.queries + t + r) * call.q_heads + qh] = sum[r] > 0 ? top[r] + std::log(sum[r]) : -kInf;
+        lse[(b * call.queries + t + r) * call.q_heads + qh] =
+            sum[r] > 0 ? top[r] + std::log(sum[r]) : -kInf;
       }
       o.store(b, t, qh, m, dv, y);
     }
@@ -236,8 +263,8 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
 }
 
 template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout, Op::In<Tensor>& din,
-              const Op::Attrs& a) {
+void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
+              Op::In<Tensor>& din, const Op::Attrs& a) {
   using A = acc_t<T>;
   const Call<T> call(in, a);
   const scan::Operand<T> go(dout.o), y_op(out.o);
@@ -250,23 +277,29 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
   if (din.bias.defined()) {
     din.bias.zero_();
   }
-  // Sums over the batch have one owner: a task is a key head with all its rows when sink or bias ask for it.
+  // Sums over the batch have one owner: a task is a key head with all its rows when sink or bias
+  // ask for it.
   const bool shared = din.sink.defined() || din.bias.defined();
   if (din.sink.defined()) {
     din.sink.zero_();
   }
-  const Tensor gkT = dout.kT.defined() ? dout.kT.contiguous() : Tensor(), gvT = dout.vT.defined() ? dout.vT.contiguous() : Tensor();
+  const Tensor gkT = dout.kT.defined() ? dout.kT.contiguous() : Tensor(),
+               gvT = dout.vT.defined() ? dout.vT.contiguous() : Tensor();
   parallel_for(shared ? call.heads : call.batch * call.heads, 1, [&](Index first, Index last) {
-    scan::Scratch<A> scratch(call.keys * 2 * (dk + dv) + call.queries * (2 * dk + dv + 1) + kBlock * (3 * kBlock + dv));
+    scan::Scratch<A> scratch(call.keys * 2 * (dk + dv) + call.queries * (2 * dk + dv + 1) +
+                             kBlock * (3 * kBlock + dv));
     A *k = scratch.take(call.keys * dk), *gk = scratch.take(call.keys * dk);
     A *v = scratch.take(call.keys * dv), *gv = scratch.take(call.keys * dv);
-    A *q = scratch.take(call.queries * dk), *gq = scratch.take(call.queries * dk), *gy = scratch.take(call.queries * dv);
-    A *delta = scratch.take(call.queries), *s = scratch.take(kBlock * kBlock), *p = scratch.take(kBlock * kBlock);
+    A *q = scratch.take(call.queries * dk), *gq = scratch.take(call.queries * dk),
+      *gy = scratch.take(call.queries * dv);
+    A *delta = scratch.take(call.queries), *s = scratch.take(kBlock * kBlock),
+      *p = scratch.take(kBlock * kBlock);
     A *slope = scratch.take(kBlock * kBlock), *y = scratch.take(kBlock * dv);
     std::vector<Range> ranges(static_cast<std::size_t>(call.queries));
     for (Index task = first; task < last; ++task) {
       const Index h = task % call.heads;
-      for (Index b = shared ? 0 : task / call.heads; b < (shared ? call.batch : task / call.heads + 1); ++b) {
+      for (Index b = shared ? 0 : task / call.heads;
+           b < (shared ? call.batch : task / call.heads + 1); ++b) {
         call.load_keys(call.k0, call.k, b, h, 0, call.keys, dk, k);
         call.load_keys(call.v0, call.v, b, h, 0, call.keys, dv, v);
         std::fill(gk, gk + call.keys * dk, A(0));
@@ -308,7 +341,8 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
               if (call.skip(ranges.data() + t, m, j, n)) {
                 continue;
               }
-              small_gemm<false, true, A>(m, n, dk, A(1), q + t * dk, dk, k + j * dk, dk, A(0), p, n);
+              small_gemm<false, true, A>(m, n, dk, A(1), q + t * dk, dk, k + j * dk, dk, A(0), p,
+                                         n);
               call.scores(b, qh, ranges.data() + t, t, m, j, n, p, a.softcap > 0 ? slope : nullptr);
               for (Index r = 0; r < m; ++r) {
                 const A l = lse[(b * call.queries + t + r) * call.q_heads + qh];
@@ -321,8 +355,10 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
                   row[c] = simd::exp(row[c] - l);
                 }
               }
-              small_gemm<true, false, A>(n, dv, m, A(1), p, n, gy + t * dv, dv, A(1), gv + j * dv, dv);
-              small_gemm<false, true, A>(m, n, dv, A(1), gy + t * dv, dv, v + j * dv, dv, A(0), s, n);
+              small_gemm<true, false, A>(n, dv, m, A(1), p, n, gy + t * dv, dv, A(1), gv + j * dv,
+                                         dv);
+              small_gemm<false, true, A>(m, n, dv, A(1), gy + t * dv, dv, v + j * dv, dv, A(0), s,
+                                         n);
               for (Index r = 0; r < m; ++r) {
                 const A d = delta[t + r];
                 A* __restrict row = s + r * n;
@@ -343,8 +379,10 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
                 }
               }
               const A scale = static_cast<A>(a.scale);
-              small_gemm<false, false, A>(m, dk, n, scale, s, n, k + j * dk, dk, A(1), gq + t * dk, dk);
-              small_gemm<true, false, A>(n, dk, m, scale, s, n, q + t * dk, dk, A(1), gk + j * dk, dk);
+              small_gemm<false, false, A>(m, dk, n, scale, s, n, k + j * dk, dk, A(1), gq + t * dk,
+                                          dk);
+              small_gemm<true, false, A>(n, dk, m, scale, s, n, q + t * dk, dk, A(1), gk + j * dk,
+                                         dk);
             }
           }
           if (dq.defined()) {
@@ -362,7 +400,8 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
         };
         add_kept(gkT, dk, gk);
         add_kept(gvT, dv, gv);
-        const auto give = [&](const scan::Result<T>& old, const scan::Result<T>& own, Index d, const A* from) {
+        const auto give = [&](const scan::Result<T>& old, const scan::Result<T>& own, Index d,
+                              const A* from) {
           if (old.defined()) {
             old.store(b, 0, h, call.cached, d, from);
           }
@@ -380,10 +419,12 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
 /// One query at a time over all keys.
 template <class Real>
 struct Reference {
-  static std::vector<Real> row_scores(const Call<Real>& call, const Op::Attrs& a, Index b, Index t, Index qh, std::vector<Real>& slope) {
+  static std::vector<Real> row_scores(const Call<Real>& call, const Op::Attrs& a, Index b, Index t,
+                                      Index qh, std::vector<Real>& slope) {
     const Range r = call.range(b, t);
     const Index h = qh / call.group;
-    std::vector<Real> s(static_cast<std::size_t>(call.keys), -std::numeric_limits<Real>::infinity());
+    std::vector<Real> s(static_cast<std::size_t>(call.keys),
+                        -std::numeric_limits<Real>::infinity());
     slope.assign(s.size(), Real(1));
     for (Index j = 0; j < call.keys; ++j) {
       if (!((j >= r.lo && j < r.hi) || j < r.prefix)) {
@@ -420,17 +461,20 @@ struct Reference {
       for (Index t = 0; t < call.queries; ++t) {
         for (Index qh = 0; qh < call.q_heads; ++qh) {
           const std::vector<Real> s = row_scores(call, a, b, t, qh, slope);
-          Real top = call.sink.defined() ? static_cast<Real>(call.sink.at(qh)) : -std::numeric_limits<Real>::infinity();
+          Real top = call.sink.defined() ? static_cast<Real>(call.sink.at(qh))
+                                         : -std::numeric_limits<Real>::infinity();
           for (const Real x : s) {
             top = std::max(top, x);
           }
-          Real sum = call.sink.defined() ? std::exp(static_cast<Real>(call.sink.at(qh)) - top) : Real(0);
+          Real sum =
+              call.sink.defined() ? std::exp(static_cast<Real>(call.sink.at(qh)) - top) : Real(0);
           Real* y = o.at(b, t, qh);
           std::fill(y, y + call.dv, Real(0));
           for (Index j = 0; j < call.keys && !std::isinf(top); ++j) {
             const Real p = std::exp(s[static_cast<std::size_t>(j)] - top);
             sum += p;
-            const Real* value = j < call.cached ? call.v0.at(b, j, qh / call.group) : call.v.at(b, j - call.cached, qh / call.group);
+            const Real* value = j < call.cached ? call.v0.at(b, j, qh / call.group)
+                                                : call.v.at(b, j - call.cached, qh / call.group);
             for (Index c = 0; c < call.dv; ++c) {
               y[c] += p * value[c];
             }
@@ -444,8 +488,8 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
-                       Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
     const Call<Real> call(in, a);
     const scan::Operand<Real> go(dout.o), y(out.o), glse(dout.lse, true);
     for (Tensor* d : {&din.q, &din.k, &din.v, &din.k0, &din.v0, &din.sink, &din.bias}) {
@@ -470,7 +514,8 @@ struct Reference {
             delta += y.at(b, t, qh)[c] * go.at(b, t, qh)[c];
           }
           if (din.sink.defined()) {
-            din.sink.data<Real>()[qh] -= std::exp(static_cast<Real>(call.sink.at(qh)) - lse) * delta;
+            din.sink.data<Real>()[qh] -=
+                std::exp(static_cast<Real>(call.sink.at(qh)) - lse) * delta;
           }
           for (Index j = 0; j < call.keys; ++j) {
             const Real p = std::exp(s[static_cast<std::size_t>(j)] - lse);
@@ -494,7 +539,8 @@ struct Reference {
                 dq.at(b, t, qh)[c] += ds * key[c];
               }
               if (old ? dk0.defined() : dk.defined()) {
-                (old ? dk0.at(b, j, h) : dk.at(b, j - call.cached, h))[c] += ds * call.q.at(b, t, qh)[c];
+                (old ? dk0.at(b, j, h) : dk.at(b, j - call.cached, h))[c] +=
+                    ds * call.q.at(b, t, qh)[c];
               }
             }
           }
@@ -503,7 +549,8 @@ struct Reference {
       for (Index i = 0; i < kept_keys; ++i) {
         const Index j = call.keys - kept_keys + i;
         for (Index h = 0; h < call.heads; ++h) {
-          const auto add = [&](const Tensor& g, const scan::Result<Real>& old, const scan::Result<Real>& own, Index d) {
+          const auto add = [&](const Tensor& g, const scan::Result<Real>& old,
+                               const scan::Result<Real>& own, Index d) {
             const scan::Result<Real>& to = j < call.cached ? old : own;
             for (Index c = 0; g.defined() && to.defined() && c < d; ++c) {
               to.at(b, j < call.cached ? j : j - call.cached, h)[c] +=
@@ -519,20 +566,23 @@ struct Reference {
 };
 
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
-  const auto pairs = static_cast<double>(in.q.size(0) * in.q.size(2)) * static_cast<double>(in.q.size(1)) *
-                     static_cast<double>(in.k.size(1)) * (a.causal ? 0.5 : 1.0);
+  const auto pairs = static_cast<double>(in.q.size(0) * in.q.size(2)) *
+                     static_cast<double>(in.q.size(1)) * static_cast<double>(in.k.size(1)) *
+                     (a.causal ? 0.5 : 1.0);
   return {.bytes = static_cast<double>(2 * in.q.bytes() + in.k.bytes() + in.v.bytes()),
           .flops = 2 * pairs * static_cast<double>(in.q.size(3) + in.v.size(3))};
 }
 
 LS_OP(Attention, "attention")
-    .in("q[B,T,HQ,Dk] k[B,Tk,H,Dk] v[B,Tk,H,Dv] k0[B,T0,H,Dk]? v0[B,T0,H,Dv]? start[B,T]:i64? sink[HQ]:acc? "
+    .in("q[B,T,HQ,Dk] k[B,Tk,H,Dk] v[B,Tk,H,Dv] k0[B,T0,H,Dk]? v0[B,T0,H,Dv]? start[B,T]:i64? "
+        "sink[HQ]:acc? "
         "slopes[HQ]:acc? bias[HQ,T,Tk]:acc? offsets[N1]:i64?")
     .out("o[B,T,HQ,Dv] lse[B,T,HQ]:acc kT[B,T1,H,Dk] vT[B,T1,H,Dv]")
     .saves("q k v k0 v0 start sink slopes bias offsets o lse")
     .no_grad("slopes")
     .bind(bind)
-    .summary("softmax attention in blocks: grouped queries, window, cap, sink, packed documents, cache")
+    .summary(
+        "softmax attention in blocks: grouped queries, window, cap, sink, packed documents, cache")
     .reference<Reference>()
     .cost(cost);
 

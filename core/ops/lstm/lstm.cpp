@@ -1,6 +1,6 @@
-// All sequences advance together, longest first, so that those still running are the first rows of the
-// state; a step is one product a head and one elementwise pass. The gradient of R is one product after
-// the loop.
+// All sequences advance together, longest first, so that those still running are the first rows of
+// the state; a step is one product a head and one elementwise pass. The gradient of R is one
+// product after the loop.
 #include "core/ops/lstm/lstm.h"
 
 #include <algorithm>
@@ -20,12 +20,13 @@ using Op = Lstm;
 void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   const Index heads = in.r.size(0), d = in.r.size(2);
   LS_CHECK(in.r.size(1) == 4 * d && in.gx.size(2) == 4 * heads * d, kShape,
-           "lstm: gates {} and recurrent weights {} do not fit: expected [B,T,4*heads*d] and [heads,4*d,d]",
+           "lstm: gates {} and recurrent weights {} do not fit: expected [B,T,4*heads*d] and "
+           "[heads,4*d,d]",
            in.gx.shape().str(), in.r.shape().str());
   b.set("D", heads * d);
   const Index n = scan::sequence_count(in.gx.size(0), in.offsets);
-  LS_CHECK((!in.h0.defined() || in.h0.size(0) == n) && (!in.c0.defined() || in.c0.size(0) == n), kShape,
-           "lstm: initial states do not have the {} rows of the sequences", n);
+  LS_CHECK((!in.h0.defined() || in.h0.size(0) == n) && (!in.c0.defined() || in.c0.size(0) == n),
+           kShape, "lstm: initial states do not have the {} rows of the sequences", n);
   if (!b.has("N")) {
     b.set("N", n);
   }
@@ -41,18 +42,26 @@ struct Call {
   Tensor r, bias;
 
   explicit Call(const Op::In<Tensor>& in)
-      : heads(in.r.size(0)), d(in.r.size(2)), width(heads * d), tokens(in.gx.size(1)),
-        seqs(scan::sequences(in.gx.size(0), in.gx.size(1), in.offsets, "lstm")), order(seqs.size()), gx(in.gx),
-        r(in.r.contiguous()), bias(in.bias.defined() ? in.bias.contiguous() : Tensor()) {
+      : heads(in.r.size(0)),
+        d(in.r.size(2)),
+        width(heads * d),
+        tokens(in.gx.size(1)),
+        seqs(scan::sequences(in.gx.size(0), in.gx.size(1), in.offsets, "lstm")),
+        order(seqs.size()),
+        gx(in.gx),
+        r(in.r.contiguous()),
+        bias(in.bias.defined() ? in.bias.contiguous() : Tensor()) {
     std::iota(order.begin(), order.end(), Index{0});
-    std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return at(a).length > at(b).length; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](Index a, Index b) { return at(a).length > at(b).length; });
     steps = order.empty() ? 0 : at(order[0]).length;
   }
   const scan::Sequence& at(Index n) const { return seqs[static_cast<std::size_t>(n)]; }
   /// Sequences that are longer than t.
   Index active(Index t) const {
     Index n = 0;
-    while (n < static_cast<Index>(order.size()) && at(order[static_cast<std::size_t>(n)]).length > t) {
+    while (n < static_cast<Index>(order.size()) &&
+           at(order[static_cast<std::size_t>(n)]).length > t) {
       ++n;
     }
     return n;
@@ -100,7 +109,8 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
     finish(m);
     for (Index e = 0; e < call.heads; ++e) {
       // pre [m, heads, 4d]
-      gemm<A>(false, true, m, 4 * d, d, 1.0, h.data() + e * d, w, r + e * 4 * d * d, d, 0.0, pre.data() + e * 4 * d, 4 * w);
+      gemm<A>(false, true, m, 4 * d, d, 1.0, h.data() + e * d, w, r + e * 4 * d * d, d, 0.0,
+              pre.data() + e * 4 * d, 4 * w);
     }
     parallel_for(m, std::max<Index>(1, 2048 / std::max<Index>(1, w)), [&](Index i0, Index i1) {
       for (Index i = i0; i < i1; ++i) {
@@ -112,7 +122,8 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
             const A* __restrict p = pre.data() + i * 4 * w + e * 4 * d + gate * d;
             const Index at = gate * w + e * d;
             for (Index u = 0; u < d; ++u) {
-              const A b = call.bias.defined() ? std::as_const(call.bias).template data<A>()[at + u] : A(0);
+              const A b =
+                  call.bias.defined() ? std::as_const(call.bias).template data<A>()[at + u] : A(0);
               const A v = p[u] + convert<A>(x[at + u]) + b;
               g[at + u] = gate == 2 ? simd::tanh(v) : simd::sigmoid(v);
             }
@@ -133,8 +144,8 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
 }
 
 template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout, Op::In<Tensor>& din,
-              const Op::Attrs&) {
+void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
+              Op::In<Tensor>& din, const Op::Attrs&) {
   using A = acc_t<T>;
   const Call<T> call(in);
   const Index w = call.width, d = call.d, count = static_cast<Index>(call.order.size());
@@ -152,8 +163,10 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
   for (const scan::Sequence& s : call.seqs) {
     total += s.length;
   }
-  // Rows in the order of the loop: gradients of gates by head, and the hidden state before the step.
-  std::vector<A> all_gates(static_cast<std::size_t>(total * 4 * w)), all_before(static_cast<std::size_t>(total * w));
+  // Rows in the order of the loop: gradients of gates by head, and the hidden state before the
+  // step.
+  std::vector<A> all_gates(static_cast<std::size_t>(total * 4 * w)),
+      all_before(static_cast<std::size_t>(total * w));
   Index at_row = 0;
   for (Index t = call.steps - 1; t >= 0; --t) {
     const Index m = call.active(t);
@@ -180,7 +193,8 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
             to[3 * d] = dhid * tc * go * (1 - go);
             dc[sx] = dcell * gf;
             // The hidden state before, from the gates and cell of the step before.
-            step_before[i * w + x] = t > 0 ? gates[(row - 1) * 4 * w + 3 * w + x] * simd::tanh(before) : h0[sx];
+            step_before[i * w + x] =
+                t > 0 ? gates[(row - 1) * 4 * w + 3 * w + x] * simd::tanh(before) : h0[sx];
           }
         }
         if (din.gx.defined()) {
@@ -188,7 +202,8 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
           for (Index e = 0; e < call.heads; ++e) {
             for (Index gate = 0; gate < 4; ++gate) {
               for (Index u = 0; u < d; ++u) {
-                dx[gate * w + e * d + u] = convert<T>(step_gates[i * 4 * w + (e * 4 + gate) * d + u]);
+                dx[gate * w + e * d + u] =
+                    convert<T>(step_gates[i * 4 * w + (e * 4 + gate) * d + u]);
               }
             }
           }
@@ -196,14 +211,15 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
       }
     });
     for (Index e = 0; e < call.heads; ++e) {
-      gemm<A>(false, false, m, d, 4 * d, 1.0, step_gates + e * 4 * d, 4 * w, r + e * 4 * d * d, d, 0.0, dh.data() + e * d, w);
+      gemm<A>(false, false, m, d, 4 * d, 1.0, step_gates + e * 4 * d, 4 * w, r + e * 4 * d * d, d,
+              0.0, dh.data() + e * d, w);
     }
     at_row += m;
   }
   if (din.r.defined()) {
     for (Index e = 0; e < call.heads; ++e) {
-      gemm<A>(true, false, 4 * d, d, total, 1.0, all_gates.data() + e * 4 * d, 4 * w, all_before.data() + e * d, w, 0.0,
-              din.r.data<A>() + e * 4 * d * d, d);
+      gemm<A>(true, false, 4 * d, d, total, 1.0, all_gates.data() + e * 4 * d, 4 * w,
+              all_before.data() + e * d, w, 0.0, din.r.data<A>() + e * 4 * d * d, d);
     }
   }
   if (din.bias.defined()) {
@@ -213,7 +229,8 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
       for (Index e = 0; e < call.heads; ++e) {
         for (Index gate = 0; gate < 4; ++gate) {
           for (Index u = 0; u < d; ++u) {
-            db[gate * w + e * d + u] += all_gates[static_cast<std::size_t>(i * 4 * w + (e * 4 + gate) * d + u)];
+            db[gate * w + e * d + u] +=
+                all_gates[static_cast<std::size_t>(i * 4 * w + (e * 4 + gate) * d + u)];
           }
         }
       }
@@ -232,16 +249,19 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
 
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) { ls::forward<Real>(in, out, a); }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
-                       Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+    ls::forward<Real>(in, out, a);
+  }
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
     ls::backward<Real>(in, out, dout, din, a);
   }
 };
 
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   const auto tokens = static_cast<double>(in.gx.size(0) * in.gx.size(1));
-  return {.bytes = 3.0 * static_cast<double>(in.gx.bytes()), .flops = 2 * tokens * static_cast<double>(in.r.numel())};
+  return {.bytes = 3.0 * static_cast<double>(in.gx.bytes()),
+          .flops = 2 * tokens * static_cast<double>(in.r.numel())};
 }
 
 LS_OP(Lstm, "lstm")

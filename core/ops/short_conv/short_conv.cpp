@@ -1,5 +1,5 @@
-// Every sequence is extended by its W-1 carried inputs; taps then read a window of rows. Work is shared
-// out by blocks of channels, so that sums over tokens have one owner and one order.
+// Every sequence is extended by its W-1 carried inputs; taps then read a window of rows. Work is
+// shared out by blocks of channels, so that sums over tokens have one owner and one order.
 #include "core/ops/short_conv/short_conv.h"
 
 #include <vector>
@@ -17,8 +17,8 @@ constexpr Index kChannels = 64;  // of a block
 void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(in.weight.size(1) >= 1, kShape, "short_conv: no taps");
   const Index n = scan::sequence_count(in.x.size(0), in.offsets);
-  LS_CHECK(!in.s0.defined() || in.s0.size(0) == n, kShape, "short_conv: s0 has {} rows for {} sequences",
-           in.s0.defined() ? in.s0.size(0) : 0, n);
+  LS_CHECK(!in.s0.defined() || in.s0.size(0) == n, kShape,
+           "short_conv: s0 has {} rows for {} sequences", in.s0.defined() ? in.s0.size(0) : 0, n);
   if (!b.has("N")) {
     b.set("N", n);
   }
@@ -33,9 +33,14 @@ struct Call {
   Index tokens;
   Tensor weight, bias, s0;
   explicit Call(const Op::In<Tensor>& in)
-      : channels(in.weight.size(0)), taps(in.weight.size(1)), past(taps - 1),
-        seqs(scan::sequences(in.x.size(0), in.x.size(1), in.offsets, "short_conv")), x(in.x), tokens(in.x.size(1)),
-        weight(in.weight.contiguous()), bias(in.bias.defined() ? in.bias.contiguous() : Tensor()),
+      : channels(in.weight.size(0)),
+        taps(in.weight.size(1)),
+        past(taps - 1),
+        seqs(scan::sequences(in.x.size(0), in.x.size(1), in.offsets, "short_conv")),
+        x(in.x),
+        tokens(in.x.size(1)),
+        weight(in.weight.contiguous()),
+        bias(in.bias.defined() ? in.bias.contiguous() : Tensor()),
         s0(in.s0.defined() ? in.s0.contiguous() : Tensor()) {}
 
   Index longest() const {
@@ -51,7 +56,9 @@ struct Call {
     const scan::Sequence& s = seqs[static_cast<std::size_t>(n)];
     for (Index p = 0; p < past; ++p) {
       for (Index c = 0; c < w; ++c) {
-        to[p * w + c] = s0.defined() ? std::as_const(s0).template data<A>()[(n * channels + c0 + c) * past + p] : A(0);
+        to[p * w + c] =
+            s0.defined() ? std::as_const(s0).template data<A>()[(n * channels + c0 + c) * past + p]
+                         : A(0);
       }
     }
     for (Index t = 0; t < s.length; ++t) {
@@ -70,7 +77,8 @@ struct Call {
       }
     }
   }
-  void pre_activation(const A* in, const A* w_block, Index c0, Index w, Index t, A* __restrict to) const {
+  void pre_activation(const A* in, const A* w_block, Index c0, Index w, Index t,
+                      A* __restrict to) const {
     for (Index c = 0; c < w; ++c) {
       to[c] = bias.defined() ? std::as_const(bias).template data<A>()[c0 + c] : A(0);
     }
@@ -93,10 +101,12 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
   A* sT = out.sT.data<A>();
   // Blocks of channels and sequences are independent here.
   parallel_for(blocks * static_cast<Index>(call.seqs.size()), 1, [&](Index first, Index last) {
-    std::vector<A> memory(static_cast<std::size_t>((call.past + call.longest() + call.taps + 1) * kChannels));
+    std::vector<A> memory(
+        static_cast<std::size_t>((call.past + call.longest() + call.taps + 1) * kChannels));
     A *taps = memory.data(), *pre = taps + call.taps * kChannels, *x = pre + kChannels;
     for (Index task = first; task < last; ++task) {
-      const Index n = task / blocks, c0 = task % blocks * kChannels, w = std::min(kChannels, call.channels - c0);
+      const Index n = task / blocks, c0 = task % blocks * kChannels,
+                  w = std::min(kChannels, call.channels - c0);
       const scan::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
       call.load_weight(c0, w, taps);
       call.load(n, c0, w, x);
@@ -123,18 +133,21 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
 }
 
 template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout, Op::In<Tensor>& din,
-              const Op::Attrs& a) {
+void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
+              Op::In<Tensor>& din, const Op::Attrs& a) {
   using A = acc_t<T>;
   const Call<T> call(in);
-  const Index blocks = (call.channels + kChannels - 1) / kChannels, count = static_cast<Index>(call.seqs.size());
+  const Index blocks = (call.channels + kChannels - 1) / kChannels,
+              count = static_cast<Index>(call.seqs.size());
   const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
   const Rows dy(dout.y.defined() ? dout.y : in.x);
   parallel_for(blocks, 1, [&](Index first, Index last) {
     const Index most = call.past + call.longest();
     std::vector<A> memory(static_cast<std::size_t>((2 * most + 2 * call.taps + 3) * kChannels));
-    A *taps = memory.data(), *dtaps = taps + call.taps * kChannels, *pre = dtaps + call.taps * kChannels;
-    A *dbias = pre + kChannels, *g = dbias + kChannels, *x = g + kChannels, *dx = x + most * kChannels;
+    A *taps = memory.data(), *dtaps = taps + call.taps * kChannels,
+      *pre = dtaps + call.taps * kChannels;
+    A *dbias = pre + kChannels, *g = dbias + kChannels, *x = g + kChannels,
+      *dx = x + most * kChannels;
     for (Index block = first; block < last; ++block) {
       const Index c0 = block * kChannels, w = std::min(kChannels, call.channels - c0);
       call.load_weight(c0, w, taps);
@@ -172,7 +185,8 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
         }
         for (Index p = 0; p < call.past && dsT.defined(); ++p) {
           for (Index c = 0; c < w; ++c) {
-            dx[(s.length + p) * w + c] += dsT.data<A>()[(n * call.channels + c0 + c) * call.past + p];
+            dx[(s.length + p) * w + c] +=
+                dsT.data<A>()[(n * call.channels + c0 + c) * call.past + p];
           }
         }
         for (Index t = 0; t < s.length && din.x.defined(); ++t) {
@@ -201,9 +215,11 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
 
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) { ls::forward<Real>(in, out, a); }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
-                       Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+    ls::forward<Real>(in, out, a);
+  }
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
     ls::backward<Real>(in, out, dout, din, a);
   }
 };
