@@ -75,7 +75,7 @@ Registry<ScanCaseMaker>& scan_cases();
 /// What is wrong with the family on this case in type `t` (f64 or f32), one line a fault starting
 /// with the law's name; empty when nothing is. Laws:
 ///   reference   the op's reference gives the same outputs and gradients
-///   derivative  gradients agree with a difference along a random direction (f64)
+///   derivative  gradients agree with finite differences (f64)
 ///   zero-state  an absent state and a zero state are the same
 ///   identity    compose and act with identity change nothing; an empty stretch has that summary
 ///   associative compose(compose(a, b), c) = compose(a, compose(b, c))
