@@ -1,25 +1,23 @@
 #include "core/backend/cpu/gemm.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <string>
 #include <vector>
 
 #include "core/backend/cpu/gemm_kernel.h"
+#include "core/backend/cpu/onednn.h"
 #include "core/backend/cpu/parallel_for.h"
 #include "core/backend/cpu/small_gemm.h"
 #include "core/error.h"
-
-#ifdef LS_HAVE_ONEDNN
-#include <oneapi/dnnl/dnnl.h>
-#endif
 
 namespace ls {
 namespace {
 
 // Below this many multiply-adds waking a second thread costs more than it saves.
 constexpr double kParallelWork = 64.0 * 64.0 * 64.0;
+
+// Below this many, calling the library costs more than its better kernel saves.
+constexpr double kSmallWork = 40.0 * 40.0 * 40.0;
 
 struct Product {
   bool trans_a, trans_b;
@@ -29,6 +27,10 @@ struct Product {
   double beta;
   Index ldc;
 };
+
+double work(const Product& g) {
+  return static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
+}
 
 template <class T, class F>
 void with_transposes(const Product& g, F&& f) {
@@ -58,18 +60,7 @@ void product(const Product& g, const double* a, const double* b, double* c) {
 }
 
 void product(const Product& g, const float* a, const float* b, float* c) {
-#ifdef LS_HAVE_ONEDNN
-  if (omp_get_max_threads() != num_threads()) {
-    omp_set_num_threads(num_threads());
-  }
-  const auto status = dnnl_sgemm(g.trans_a ? 'T' : 'N', g.trans_b ? 'T' : 'N', g.m, g.n, g.k,
-                                 static_cast<float>(g.alpha), a, g.lda, b, g.ldb,
-                                 static_cast<float>(g.beta), c, g.ldc);
-  LS_CHECK(status == dnnl_success, kInternal, "dnnl_sgemm failed with status {} for {}x{}x{}",
-           static_cast<int>(status), g.m, g.n, g.k);
-#else
   by_rows(g, a, b, c);
-#endif
 }
 
 void product(const Product& g, const bf16* a, const bf16* b, float* c) {
@@ -143,6 +134,11 @@ void run(DType ab, DType c_dtype, const Product& g, const void* a, const void* b
   if (g.m == 0 || g.n == 0) {
     return;
   }
+  if (g.alpha == 1 && work(g) > kSmallWork &&
+      onednn_gemm(ab, c_dtype, g.trans_a, g.trans_b, g.m, g.n, g.k, a, g.lda, b, g.ldb, g.beta, c,
+                  g.ldc)) {
+    return;
+  }
   const auto typed = [&]<class T, class C>() {
     if (g.k == 0) {
       scale(g, static_cast<C*>(c));
@@ -186,9 +182,9 @@ void gemm_batched(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index bat
         static_cast<const char*>(b) + i * stride_b * dtype_size(ab),
         static_cast<char*>(c) + i * stride_c * dtype_size(c_dtype));
   };
-  const double work = static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
-  if (batch >= num_threads() && work < 64 * kParallelWork) {
-    const Index grain = std::max<Index>(1, static_cast<Index>(kParallelWork / std::max(1.0, work)));
+  const double each = work(g);
+  if (batch >= num_threads() && each < 64 * kParallelWork) {
+    const Index grain = std::max<Index>(1, static_cast<Index>(kParallelWork / std::max(1.0, each)));
     parallel_for(batch, grain, [&](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) {
         one(i);

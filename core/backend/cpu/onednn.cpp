@@ -1,0 +1,180 @@
+// Products are oneDNN primitives, generated for their sizes and kept by each thread: their scratch
+// memory belongs to the thread that made them. A million different shapes (lengths of documents)
+// must not fill the memory, so a full cache is emptied.
+#include "core/backend/cpu/onednn.h"
+
+#ifdef LS_HAVE_ONEDNN
+#include <omp.h>
+
+#include <cstring>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <string_view>
+#include <unordered_map>
+
+#include "core/backend/cpu/parallel_for.h"
+#include "core/error.h"
+#endif
+
+namespace ls {
+
+#ifdef LS_HAVE_ONEDNN
+namespace {
+
+struct Key {
+  Index m, n, k, lda, ldb, ldc;
+  float beta;
+  std::int32_t threads;
+  DType ab, c;
+  bool trans_a, trans_b;
+};
+
+struct KeyHash {
+  std::size_t operator()(const Key& key) const {
+    std::uint64_t h = 0x9e3779b97f4a7c15u;
+    const auto mix = [&h](std::uint64_t x) { h = (h ^ x) * 0xff51afd7ed558ccdu, h ^= h >> 32; };
+    for (const Index x : {key.m, key.n, key.k, key.lda, key.ldb, key.ldc}) {
+      mix(static_cast<std::uint64_t>(x));
+    }
+    std::uint32_t beta;
+    std::memcpy(&beta, &key.beta, sizeof beta);
+    mix(beta | static_cast<std::uint64_t>(key.threads) << 32);
+    mix(static_cast<std::uint64_t>(key.ab) | static_cast<std::uint64_t>(key.c) << 8 |
+        static_cast<std::uint64_t>(key.trans_a) << 16 |
+        static_cast<std::uint64_t>(key.trans_b) << 17);
+    return h;
+  }
+};
+struct KeyEqual {
+  bool operator()(const Key& x, const Key& y) const {
+    return x.m == y.m && x.n == y.n && x.k == y.k && x.lda == y.lda && x.ldb == y.ldb &&
+           x.ldc == y.ldc && x.beta == y.beta && x.threads == y.threads && x.ab == y.ab &&
+           x.c == y.c && x.trans_a == y.trans_a && x.trans_b == y.trans_b;
+  }
+};
+
+struct Engine {
+  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+  dnnl::stream stream{engine};
+};
+Engine& engine() {
+  thread_local Engine instance;
+  return instance;
+}
+
+struct Multiplication {
+  dnnl::matmul primitive;
+  dnnl::memory a, b, c;
+  std::unordered_map<int, dnnl::memory> arguments;
+};
+
+dnnl::memory::data_type type_of(DType t) {
+  return t == DType::kF32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
+}
+
+/// Null where no kernel but oneDNN's plain loops would do it.
+std::unique_ptr<Multiplication> make(const Key& key) {
+  using dnnl::memory;
+  const auto matrix = [](DType t, Index rows, Index cols, bool transposed, Index ld) {
+    return memory::desc({rows, cols}, type_of(t),
+                        transposed ? memory::dims{1, ld} : memory::dims{ld, 1});
+  };
+  const memory::desc a = matrix(key.ab, key.m, key.k, key.trans_a, key.lda);
+  const memory::desc b = matrix(key.ab, key.k, key.n, key.trans_b, key.ldb);
+  const memory::desc c = matrix(key.c, key.m, key.n, false, key.ldc);
+  dnnl::primitive_attr attributes;
+  if (key.beta != 0) {
+    dnnl::post_ops sum;
+    sum.append_sum(key.beta);
+    attributes.set_post_ops(sum);
+  }
+  Engine& e = engine();
+  try {
+#if DNNL_VERSION_MAJOR >= 3
+    const dnnl::matmul::primitive_desc kind(e.engine, a, b, c, attributes);
+#else
+    const dnnl::matmul::primitive_desc kind(dnnl::matmul::desc(a, b, c), attributes, e.engine);
+#endif
+    if (std::string_view(kind.impl_info_str()).starts_with("ref")) {
+      return nullptr;
+    }
+    auto out = std::make_unique<Multiplication>();
+    out->primitive = dnnl::matmul(kind);
+    out->a = memory(a, e.engine, nullptr);
+    out->b = memory(b, e.engine, nullptr);
+    out->c = memory(c, e.engine, nullptr);
+    out->arguments = {{DNNL_ARG_SRC, out->a}, {DNNL_ARG_WEIGHTS, out->b}, {DNNL_ARG_DST, out->c}};
+    return out;
+  } catch (const dnnl::error& error) {
+    if (error.status == dnnl_unimplemented) {
+      return nullptr;
+    }
+    LS_FAIL(kInternal, "oneDNN: {} for a product of {}x{}x{}", error.what(), key.m, key.n, key.k);
+  }
+}
+
+}  // namespace
+
+bool onednn_gemm(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index m, Index n, Index k,
+                 const void* a, Index lda, const void* b, Index ldb, double beta, void* c,
+                 Index ldc) {
+  if (ab != DType::kF32 && ab != DType::kBF16) {
+    return false;
+  }
+  if (omp_get_max_threads() != num_threads()) {
+    omp_set_num_threads(num_threads());
+  }
+  // On wide f32 products oneDNN's older kernel is up to a tenth faster, but for long columns.
+  if (ab == DType::kF32 && n >= 768 && m >= 768 && (!trans_b || k < 1024)) {
+    const auto status = dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', m, n, k, 1.0f,
+                                   static_cast<const float*>(a), lda, static_cast<const float*>(b),
+                                   ldb, static_cast<float>(beta), static_cast<float*>(c), ldc);
+    LS_CHECK(status == dnnl_success, kInternal, "dnnl_sgemm: status {} for a product of {}x{}x{}",
+             static_cast<int>(status), m, n, k);
+    return true;
+  }
+  const Key key{m,
+                n,
+                k,
+                lda,
+                ldb,
+                ldc,
+                static_cast<float>(beta),
+                omp_in_parallel() ? 1 : num_threads(),
+                ab,
+                c_dtype,
+                trans_a,
+                trans_b};
+  constexpr std::size_t kMost = 1024;
+  thread_local std::unordered_map<Key, std::unique_ptr<Multiplication>, KeyHash, KeyEqual> known;
+  auto at = known.find(key);
+  if (at == known.end()) {
+    if (known.size() >= kMost) {
+      known.clear();
+    }
+    at = known.emplace(key, make(key)).first;
+  }
+  Multiplication* const product = at->second.get();
+  if (!product) {
+    return false;
+  }
+  product->a.set_data_handle(const_cast<void*>(a));
+  product->b.set_data_handle(const_cast<void*>(b));
+  product->c.set_data_handle(c);
+  try {
+    product->primitive.execute(engine().stream, product->arguments);
+  } catch (const dnnl::error& error) {
+    LS_FAIL(kInternal, "oneDNN: {} in a product of {}x{}x{}", error.what(), m, n, k);
+  }
+  return true;
+}
+
+#else
+
+bool onednn_gemm(DType, DType, bool, bool, Index, Index, Index, const void*, Index, const void*,
+                 Index, double, void*, Index) {
+  return false;
+}
+
+#endif
+
+}  // namespace ls
