@@ -1,6 +1,6 @@
 #pragma once
-// Calls a registered op and records it: auto [o, sT] = ag::call<GatedScan>({.q = q, ...}, {.chunk =
-// 64}).
+// Calls a registered op and records it:
+//   auto [o, sT] = ag::call<DecayedLinear>({.q = q, .k = k, .v = v}, {.scale = 0.5});
 #include "autograd/var.h"
 #include "core/op.h"
 

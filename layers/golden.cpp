@@ -195,7 +195,7 @@ void GoldenCall::out(const std::string& name, const ag::Var& value) {
 
 std::vector<ag::Var> GoldenCall::scan(const OpInfo& op, std::vector<ag::Var> in, const void* attrs,
                                       bool can_split) {
-  const FamilyInfo* const family = find_family(op);
+  const FamilyInfo* const family = find_family(op, attrs);
   LS_CHECK(family, kInternal, "op {} is not registered as a scan", op.name);
   const std::shared_ptr<void> own = family->clone_attrs(attrs);
   auto* const scan_attrs = static_cast<ScanAttrs*>(own.get());

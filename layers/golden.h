@@ -26,8 +26,7 @@ struct GoldenOptions {
   Index split = 1;  ///< the sequence is cut into this many pieces, the state carried
 };
 
-/// One case of a file: inputs, reference outputs, cotangents and gradients in f64 (i64 for
-/// indices).
+/// One case of a file: inputs, reference outputs, cotangents and gradients, f64 (indices i64).
 struct GoldenCase {
   std::string op, name;
   std::map<std::string, Tensor> inputs, outputs, cotangents, grads;

@@ -132,7 +132,7 @@ ag::Var SeqContext::incoming(const std::string& path) const {
 
 std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
                                       std::vector<ag::Var> in, const void* attrs) {
-  const FamilyInfo* const family = find_family(op);
+  const FamilyInfo* const family = find_family(op, attrs);
   LS_CHECK(family, kInternal, "op {} is not registered as a scan", op.name);
   const std::shared_ptr<void> own_attrs = family->clone_attrs(attrs);
   auto* const scan_attrs = static_cast<ScanAttrs*>(own_attrs.get());

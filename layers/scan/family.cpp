@@ -17,9 +17,21 @@ Registry<const FamilyInfo*>& family_registry() {
   return *registry;
 }
 
-const FamilyInfo* find_family(const OpInfo& op) {
-  const FamilyInfo* const* found = family_registry().find(op.name);
-  return found ? *found : nullptr;
+namespace {
+/// All scans, for look-up by op without building names.
+std::vector<const FamilyInfo*>& scans() {
+  static auto* const list = new std::vector<const FamilyInfo*>;
+  return *list;
+}
+}  // namespace
+
+const FamilyInfo* find_family(const OpInfo& op, const void* attrs) {
+  for (const FamilyInfo* scan : scans()) {
+    if (scan->op == &op && (!scan->applies || scan->applies(attrs))) {
+      return scan;
+    }
+  }
+  return nullptr;
 }
 
 namespace detail {
@@ -27,6 +39,7 @@ bool register_family(FamilyInfo info, const OpInfo& op, const char* name,
                      std::source_location where) {
   auto* const stored = new FamilyInfo(std::move(info));  // lives as long as the registry
   stored->op = &op;
+  scans().push_back(stored);
   return family_registry().add(name, stored, where);
 }
 }  // namespace detail

@@ -20,7 +20,7 @@
 namespace ls::layers {
 
 enum class FamilyKind : std::uint8_t {
-  kFixed,    ///< the summary has a fixed size
+  kFixed,    ///< the summary has a fixed size, or one that a window bounds
   kGrowing,  ///< the summary grows with the tokens
   kRelay,    ///< only apply: ranks take turns; no summary functions
 };
@@ -44,12 +44,16 @@ enum class Boundary : std::uint8_t {
   kStart,    ///< input `start` [B,T]: first visible token of each query; states per row
 };
 
+/// One scan: an op, or an op under some of its attributes, and the family that it belongs to.
 struct FamilyInfo {
   std::string family;  ///< "decayed_linear", "delta", "window", "keys_values", "nonlinear"
   FamilyKind kind = FamilyKind::kFixed;
   std::string summary;  ///< one line for `longscan list families`
   std::vector<StatePort> states;
   Boundary boundary = Boundary::kOffsets;
+  /// The attributes under which the op is this scan; null: all. For each call exactly one scan of
+  /// the op applies.
+  std::function<bool(const void* attrs)> applies;
   /// Forms that differ from the recurrent one for this op.
   bool has_chunk = false, has_parallel = false;
 
@@ -60,7 +64,8 @@ struct FamilyInfo {
   std::function<Tensors(std::span<const Tensor> like, const void* attrs)> identity;
   std::function<Tensors(const Tensors& earlier, const Tensors& later, const void* attrs)> compose;
   std::function<Tensors(const Tensors& summary, const Tensors& states, const void* attrs)> act;
-  // For growing families: of the newest rows; rows left out (dropped by a window) have none.
+  // For key-value states, which hold a row for each token: of the newest rows; rows left out
+  // (dropped by a window) have none.
   std::function<Tensors(const Tensors& summary, const Tensors& dstates, const void* attrs)>
       act_adjoint;
 
@@ -69,27 +74,27 @@ struct FamilyInfo {
   std::function<std::shared_ptr<void>(const void* attrs)> clone_attrs;  ///< starts with a ScanAttrs
 };
 
-/// By op name.
+/// By the scan's name: that of its op, or another where an op is several scans.
 Registry<const FamilyInfo*>& family_registry();
-/// The family that an op belongs to, or null for ops that are not scans.
-const FamilyInfo* find_family(const OpInfo& op);
+/// The scan that a call of `op` is, or null for ops that are not scans.
+const FamilyInfo* find_family(const OpInfo& op, const void* attrs);
 
 namespace detail {
 bool register_family(FamilyInfo info, const OpInfo& op, const char* name,
                      std::source_location where);
 }
 
-/// In layers/scan/<family>.cpp: static const bool ok = register_family<DeltaRule>("delta_rule",
-/// {...});
+/// In layers/scan/<family>.cpp:
+///   static const bool ok = register_family<DeltaRule>("delta_rule", {...});
 template <class Op>
-bool register_family(const char* op_name, FamilyInfo info,
+bool register_family(const char* name, FamilyInfo info,
                      std::source_location where = std::source_location::current()) {
   using Attrs = typename Op::Attrs;
   static_assert(std::is_base_of_v<ScanAttrs, Attrs>);
   info.clone_attrs = [](const void* attrs) -> std::shared_ptr<void> {
     return std::make_shared<Attrs>(*static_cast<const Attrs*>(attrs));
   };
-  return detail::register_family(std::move(info), op_info<Op>(), op_name, where);
+  return detail::register_family(std::move(info), op_info<Op>(), name, where);
 }
 
 }  // namespace ls::layers

@@ -19,38 +19,57 @@ Tensor joined(const Tensor& a, const Tensor& b, const void* attrs) {
                                              : out;
 }
 
-[[maybe_unused]] const bool registered = register_family<Op>(
-    "attention",
-    {.family = "keys_values",
-     .kind = FamilyKind::kGrowing,
-     .summary = "keys and values of the tokens so far, or of a sliding window",
-     .states = {{"k", "k0", "kT", StatePart::kKeyValue}, {"v", "v0", "vT", StatePart::kKeyValue}},
-     .boundary = Boundary::kStart,
-     .has_chunk = true,
-     .summarize =
-         [](std::span<const Tensor> in, const void* attrs) {
-           const std::vector<Tensor> out = run_forward(op_info<Op>(), in, attrs);
-           return Tensors{out[2], out[3]};
-         },
-     .identity =
-         [](std::span<const Tensor> like, const void*) {
-           const auto in = ls::detail::gather_members<Op::In<Tensor>>(like);
-           return Tensors{in.k.slice(1, 0, 0).clone(), in.v.slice(1, 0, 0).clone()};
-         },
-     .compose =
-         [](const Tensors& a, const Tensors& b, const void* attrs) {
-           return Tensors{joined(a[0], b[0], attrs), joined(a[1], b[1], attrs)};
-         },
-     .act =
-         [](const Tensors& m, const Tensors& s, const void* attrs) {
-           return Tensors{joined(s[0], m[0], attrs), joined(s[1], m[1], attrs)};
-         },
-     // Rows of the state that are still kept; those that left the window have no gradient.
-     .act_adjoint =
-         [](const Tensors& m, const Tensors& ds, const void*) {
-           return Tensors{ds[0].slice(1, 0, ds[0].size(1) - m[0].size(1)),
-                          ds[1].slice(1, 0, ds[1].size(1) - m[1].size(1))};
-         }});
+Tensors summarize(std::span<const Tensor> in, const void* attrs) {
+  const std::vector<Tensor> out = run_forward(op_info<Op>(), in, attrs);
+  return {out[2], out[3]};
+}
+
+Tensors identity(std::span<const Tensor> like, const void*) {
+  const auto in = ls::detail::gather_members<Op::In<Tensor>>(like);
+  return {in.k.slice(1, 0, 0).clone(), in.v.slice(1, 0, 0).clone()};
+}
+
+/// `later` behind `earlier`: two summaries, or a state and a summary.
+Tensors behind(const Tensors& earlier, const Tensors& later, const void* attrs) {
+  return {joined(earlier[0], later[0], attrs), joined(earlier[1], later[1], attrs)};
+}
+
+// Rows of the state that are still kept; those that left the window have no gradient.
+Tensors act_adjoint(const Tensors& m, const Tensors& ds, const void*) {
+  return {ds[0].slice(1, 0, ds[0].size(1) - m[0].size(1)),
+          ds[1].slice(1, 0, ds[1].size(1) - m[1].size(1))};
+}
+
+bool has_window(const void* attrs) {
+  return static_cast<const Op::Attrs*>(attrs)->window > 0;
+}
+
+FamilyInfo scan(std::string family, FamilyKind kind, std::string summary,
+                std::function<bool(const void*)> applies) {
+  return {
+      .family = std::move(family),
+      .kind = kind,
+      .summary = std::move(summary),
+      .states = {{"k", "k0", "kT", StatePart::kKeyValue}, {"v", "v0", "vT", StatePart::kKeyValue}},
+      .boundary = Boundary::kStart,
+      .applies = std::move(applies),
+      .has_chunk = true,
+      .summarize = summarize,
+      .identity = identity,
+      .compose = behind,
+      .act = [](const Tensors& m, const Tensors& s,
+                const void* attrs) { return behind(s, m, attrs); },
+      .act_adjoint = act_adjoint};
+}
+
+[[maybe_unused]] const bool registered[] = {
+    register_family<Op>("attention", scan("keys_values", FamilyKind::kGrowing,
+                                          "keys and values of all tokens so far",
+                                          [](const void* a) { return !has_window(a); })),
+    register_family<Op>("sliding_window", scan("window", FamilyKind::kFixed,
+                                               "keys and values of the last W-1 tokens: "
+                                               "attention with a window",
+                                               has_window))};
 
 }  // namespace
 }  // namespace ls::layers

@@ -2,6 +2,7 @@
 #include "autograd/functional.h"
 #include "core/ops/mul/mul.h"
 #include "core/ops/short_conv/short_conv.h"
+#include "core/ops/token_shift/token_shift.h"
 #include "layers/golden.h"
 
 namespace ls::layers {
@@ -24,21 +25,14 @@ LS_GOLDEN("short_conv", [](GoldenCall& c) {
   c.out("final_state", state);
 });
 
-/// x_{t-1} - x_t is a convolution of width 2.
 LS_GOLDEN("token_shift", [](GoldenCall& c) {
   c.ignore({"final"});
   const ag::Var x = c.in("x");
   const Index batch = x.size(0), tokens = x.size(1), width = x.size(2);
-  ag::Var s0 = c.acc_or_none("initial_state");
-  if (s0.defined()) {
-    s0 = ag::reshape(s0, {-1, width, 1});
-  }
-  Tensor difference = Tensor::full({width, 2}, acc_dtype(x.dtype()), 1);
-  difference.slice(1, 1, 2).fill_(-1);
-  const auto [delta, state] = c.scan<ShortConv>(
-      {.x = x, .weight = difference, .s0 = s0, .offsets = c.in_or_none("offsets")}, {});
+  const auto [delta, state] = c.scan<TokenShift>(
+      {.x = x, .s0 = c.acc_or_none("initial_state"), .offsets = c.in_or_none("offsets")}, {});
   c.out("delta", delta);
-  c.out("final_state", ag::reshape(state, {-1, width}));
+  c.out("final_state", state);
   if (c.has("mu")) {
     const ag::Var mu = c.in("mu");
     std::vector<ag::Var> mixes;

@@ -23,12 +23,6 @@ LS_SCAN_CASES(Attention, "attention") {
   carried.v0 = draw.normal({1, 9, 2, 4});
   cases.add("carried cache", carried, attrs);
   cases.add("one token", inputs(2, 1, 2, 1, 4, 4), attrs);
-
-  Attention::Attrs window = attrs;
-  for (const Index w : {1, 2, 9, 64}) {
-    window.window = w;
-    cases.add(fmt::format("window of {}", w), inputs(1, 40, 2, 1, 4, 3), window);
-  }
 }
 
 }  // namespace

@@ -62,7 +62,12 @@ struct Run {
 class Checker {
  public:
   Checker(const FamilyInfo& family, const ScanCase& c, DType t)
-      : family_(family), op_(*family.op), case_(c), type_(t), rng_(7, "scan laws/" + c.name) {
+      : family_(family),
+        op_(*family.op),
+        case_(c),
+        type_(t),
+        rng_(7, "scan laws/" + c.name),
+        rows_(family.states[0].part == layers::StatePart::kKeyValue) {
     for (std::size_t i = 0; i < c.in.size(); ++i) {
       Tensor x = c.in[i];
       if (x.defined() && is_float(x.dtype())) {
@@ -89,9 +94,8 @@ class Checker {
     const Run plain = apply(x_, given_);
     for (const std::size_t p : port_out_) {
       const Tensor& s = plain.out[p];
-      zero_.push_back(family_.kind == FamilyKind::kGrowing
-                          ? Tensor::empty(s.slice(1, 0, 0).shape(), s.dtype())
-                          : Tensor::zeros(s.shape(), s.dtype()));
+      zero_.push_back(rows_ ? Tensor::empty(s.slice(1, 0, 0).shape(), s.dtype())
+                            : Tensor::zeros(s.shape(), s.dtype()));
     }
     start_ = given_[0].defined() ? given_ : zero_;
     for (std::size_t i = 0; i < op_.out.size(); ++i) {
@@ -223,7 +227,7 @@ class Checker {
     Tensors d = family_.act_adjoint(summary, dstates, attrs());
     for (std::size_t i = 0; i < d.size(); ++i) {
       d[i] = d[i].clone();
-      if (family_.kind == FamilyKind::kGrowing && d[i].size(1) < like[i].size(1)) {
+      if (rows_ && d[i].size(1) < like[i].size(1)) {
         const Tensor old = like[i].slice(1, 0, like[i].size(1) - d[i].size(1));
         d[i] = concat({Tensor::zeros(old.shape(), old.dtype()), d[i]}, 1);
       }
@@ -654,6 +658,7 @@ class Checker {
   const ScanCase& case_;
   DType type_;
   Rng rng_;
+  bool rows_;  ///< states have a row for each token, none at first
   Index batch_ = 0, tokens_ = 0;
   double tolerance_ = 0;
   Tensors x_;  // without states

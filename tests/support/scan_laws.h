@@ -68,7 +68,7 @@ class ScanCaseList {
   std::vector<ScanCase> cases;
 };
 
-/// Cases by op name, made when asked for.
+/// Cases by the name of the scan, made when asked for.
 using ScanCaseMaker = std::vector<ScanCase> (*)();
 Registry<ScanCaseMaker>& scan_cases();
 
@@ -83,10 +83,12 @@ Registry<ScanCaseMaker>& scan_cases();
 ///   state       outgoing state = act(summarize(x), s)
 ///   adjoint     act_adjoint is the transpose of act
 ///   forms       recurrent, chunk (1, 16, 37, 64, T tokens), parallel, auto: outputs, states,
-///   gradients split       apply and its derivative piece by piece, empty and one-token pieces
-///   included decode      token by token fold        the derivative over ranks: g_r, the fold of
-///   act_adjoint, then the pieces mask        a padded token changes nothing reset       packed
-///   documents = separate documents: outputs, states, gradients
+///               gradients
+///   split       apply and its derivative piece by piece, empty and one-token pieces included
+///   decode      token by token
+///   fold        the derivative over ranks: g_r, the fold of act_adjoint, then the pieces
+///   mask        a padded token changes nothing
+///   reset       packed documents = separate documents: outputs, states, gradients
 /// Relay families have no summaries and skip identity .. adjoint and fold.
 std::vector<std::string> check_scan(const layers::FamilyInfo& family, const ScanCase& scan_case,
                                     DType t);
