@@ -67,7 +67,11 @@ Model::Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t 
     const Scope scope = root.child(block->path);
     block->mixer_norm = Norm(scope.child("mixer_norm"), config.norm, d, config.norm_eps);
     block->mixer =
-        config.layers[i].make(MixerArgs{scope.child("mixer"), d, config.init_std, config.norm_eps});
+        config.layers[i].make(MixerArgs{.scope = scope.child("mixer"),
+                                        .width = d,
+                                        .depth = static_cast<Index>(config.layers.size()),
+                                        .init_std = config.init_std,
+                                        .norm_eps = config.norm_eps});
     block->channel = config.channel.make(ChannelArgs{scope.child("channel"), d, config.init_std});
     if (block->channel->present()) {
       block->channel_norm = Norm(scope.child("channel_norm"), config.norm, d, config.norm_eps);

@@ -74,8 +74,9 @@ ag::Var Scope::param(const std::string& name, const Shape& shape, const Init& in
   return set_->add(full, Tensor::from(values, shape).to(dtype_), options.decay);
 }
 
-Linear::Linear(const Scope& scope, Index in, Index out, const Init& init, bool bias)
-    : weight_(scope.param("weight", {out, in}, init)) {
+Linear::Linear(const Scope& scope, Index in, Index out, const Init& init, bool bias,
+               ParamOptions weight)
+    : weight_(scope.param("weight", {out, in}, init, weight)) {
   if (bias) {
     bias_ = scope.param("bias", {out}, Init::constant(0), {.decay = false});
   }

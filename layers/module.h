@@ -48,7 +48,8 @@ class Scope {
 class Linear {
  public:
   Linear() = default;
-  Linear(const Scope& scope, Index in, Index out, const Init& init, bool bias = false);
+  Linear(const Scope& scope, Index in, Index out, const Init& init, bool bias = false,
+         ParamOptions weight = {});
   ag::Var operator()(const ag::Var& x) const;
   const ag::Var& weight() const { return weight_; }
 

@@ -22,7 +22,9 @@ Attention::Attention(const Config& c, const MixerArgs& a) : config_(c), eps_(a.n
            "attention: rotary positions need an even head_dim, not {}; set position: none", dim_);
   const Init init = Init::normal(a.init_std);
   qkv_ = Linear(a.scope.child("qkv"), a.width, (heads_ + 2 * kv_heads_) * dim_, init);
-  out_ = Linear(a.scope.child("out"), heads_ * dim_, a.width, init);
+  // Depth residual branches of two halves each: their sum keeps its size.
+  out_ = Linear(a.scope.child("out"), heads_ * dim_, a.width,
+                Init::normal(a.init_std / std::sqrt(2.0 * static_cast<double>(a.depth))));
   if (c.qk_norm) {
     q_norm_ = a.scope.child("q_norm").param("weight", {dim_}, Init::constant(1), {.decay = false});
     k_norm_ = a.scope.child("k_norm").param("weight", {dim_}, Init::constant(1), {.decay = false});

@@ -5,7 +5,12 @@ namespace ls::layers {
 
 /// Softmax attention with grouped queries, rotary positions, sliding window and QK norm:
 ///   o_t = sum_s softmax_s(q_t k_s / sqrt(Dh)) v_s over visible s <= t.
-/// State: keys and values of the tokens so far, or of the last window-1.
+/// Query head h reads key and value head h / (heads / kv_heads). QK norm is an RMS norm of each
+/// head before the rotation, which turns channel i with channel i + Dh/2. A window of W sees W
+/// tokens, the current one included. No biases; first weights N(0, init_std), those of the output
+/// projection divided by sqrt(2 blocks).
+/// State: keys (rotated) and values of the tokens so far, or of the last window-1.
+/// @source Vaswani 2017; Shazeer 1911.02150, Ainslie 2305.13245 (grouped queries), Su 2104.09864
 class Attention final : public TokenMixer {
  public:
   struct Config {

@@ -9,8 +9,10 @@ namespace ls::layers {
 namespace {
 
 /// DeltaNet: S_t = (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, o_t = q_t S_t / sqrt(Dk),
-/// unit q and k, beta = sigmoid(W_b x), doubled for eigenvalues in [-1,1]. Wiring and defaults of
-/// flash-linear-attention's layer (Schlag 2021, Yang 2024).
+/// unit q and k, beta = sigmoid(W_b x), doubled for eigenvalues in [-1,1]; a short convolution with
+/// SiLU on q, k, v; o goes through an RMS norm of each head. Wiring and defaults of
+/// flash-linear-attention's layer (4 heads; its model config says 16), but that W_b is not decayed
+/// (Schlag 2021, Yang 2024).
 class DeltaNet final : public TokenMixer {
  public:
   struct Config {
@@ -37,7 +39,7 @@ class DeltaNet final : public TokenMixer {
     const auto [h, dk, dv] = shape_;
     const Init init = Init::normal(a.init_std);
     in_ = Linear(a.scope.child("in"), a.width, h * (2 * dk + dv + (c.gate ? dv : 0)), init);
-    beta_ = Linear(a.scope.child("beta"), a.width, h, init);
+    beta_ = Linear(a.scope.child("beta"), a.width, h, init, false, {.decay = false});
     conv_ = ShortConvLayer(a, h * (2 * dk + dv), c.conv);
     out_ = HeadOutput(a, h, dv);
   }
@@ -77,7 +79,8 @@ class DeltaNet final : public TokenMixer {
   HeadOutput out_;
 };
 LS_MIXER("deltanet", DeltaNet,
-         "delta rule: S = (I - beta k k^T) S + beta k v^T (Schlag 2021, Yang 2024)");
+         "delta rule: S = (I - beta k k^T) S + beta k v^T (Schlag 2021, Yang 2024); defaults of "
+         "flash-linear-attention");
 
 }  // namespace
 }  // namespace ls::layers

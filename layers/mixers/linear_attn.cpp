@@ -11,9 +11,12 @@ namespace {
 
 /// Linear attention: S_t = S_{t-1} + phi(k_t) v_t^T, z_t = z_{t-1} + phi(k_t),
 ///   o_t = phi(q_t) S_t / (phi(q_t) z_t + eps).
-/// The normaliser is one more value column of ones, so S has shape [Dk, Dv + 1].
+/// The normaliser is one more value column of ones, so S has shape [Dk, Dv + 1]; like the outputs
+/// it is rounded to the model's type once, after its f32 sum.
 /// Defaults are those of idiap/fast-transformers (Katharopoulos et al. 2020): elu + 1, scale 1,
-/// normalised, no output norm.
+/// normalised, eps 1e-6, no output norm. flash-linear-attention's would be `scale: true`,
+/// `out_norm: true`, eps 1e-10 and a learned feature map; its 8 heads are taken over, since the
+/// first has no default. Projections have no biases.
 class LinearAttn final : public TokenMixer {
  public:
   struct Config {
@@ -37,6 +40,8 @@ class LinearAttn final : public TokenMixer {
               "needs a feature map that is not negative: the sum of weights can vanish; set "
               "feature_map or normalize: false");
       f("eps", eps, {.help = "added to the sum of weights", .min = 0});
+      f.check(!normalize || feature_map != "relu" || eps > 0, "eps",
+              "must be above 0 with relu features, which can all be 0");
       f("scale", scale, {.help = "scale queries by 1 / sqrt(key width)"});
       f("out_norm", out_norm, {.help = "RMS norm of each head's output"});
       f("conv", conv, {.help = "taps of a short convolution on q, k, v; 0 for none", .min = 0});
@@ -84,7 +89,8 @@ class LinearAttn final : public TokenMixer {
   HeadOutput out_;
 };
 LS_MIXER("linear_attn", LinearAttn,
-         "linear attention: S += phi(k) v^T, o = phi(q) S / phi(q) z (Katharopoulos 2020)");
+         "linear attention: S += phi(k) v^T, o = phi(q) S / phi(q) z; defaults of "
+         "idiap/fast-transformers (Katharopoulos 2020)");
 
 }  // namespace
 }  // namespace ls::layers

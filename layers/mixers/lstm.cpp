@@ -7,9 +7,9 @@
 namespace ls::layers {
 namespace {
 
-/// LSTM: i, f, o = sigmoid(.), g = tanh(.) of x W + h R + b; c_t = f c_{t-1} + i g, h_t = o
-/// tanh(c_t). R is dense with one head, block-diagonal over several (Hochreiter & Schmidhuber 1997;
-/// Gers 2000).
+/// LSTM: i, f, o = sigmoid(.), g = tanh(.) of x W + h R + b; c_t = f c_{t-1} + i g,
+/// h_t = o tanh(c_t). R is dense with one head, block-diagonal over several. The output is h
+/// itself, of the model's width (Hochreiter & Schmidhuber 1997; Gers 2000).
 class Lstm final : public TokenMixer {
  public:
   struct Config {
@@ -56,7 +56,8 @@ class Lstm final : public TokenMixer {
 };
 LS_MIXER(
     "lstm", Lstm,
-    "long short-term memory with a dense or block-diagonal recurrent matrix (Hochreiter 1997)");
+    "long short-term memory with a dense or block-diagonal recurrent matrix (Hochreiter 1997); "
+    "first weights U(+-1/sqrt(D)), forget bias 1");
 
 }  // namespace
 }  // namespace ls::layers

@@ -12,6 +12,7 @@ namespace ls::layers {
 struct MixerArgs {
   Scope scope;
   Index width = 0;  ///< of the residual stream
+  Index depth = 1;  ///< blocks of the model
   double init_std = 0.02;
   double norm_eps = 1e-5;
 };

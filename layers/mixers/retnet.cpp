@@ -9,8 +9,10 @@ namespace ls::layers {
 namespace {
 
 /// RetNet retention: S_t = gamma_h S_{t-1} + k_t v_t^T, o_t = q_t S_t / sqrt(Dk), with
-/// gamma_h = 1 - 2^(-5-h) and rotary positions on q and k. Wiring and defaults of
-/// flash-linear-attention's multiscale retention layer (Sun et al. 2023).
+/// gamma_h = 1 - 2^(-5-h) and rotary positions on q and k; o goes through an RMS norm of each head,
+/// times silu(W_g x). Wiring and defaults of flash-linear-attention's multiscale retention layer:
+/// unlike the paper (Sun et al. 2023) it rotates as rope does, and does not rescale retention,
+/// which the norm undoes but for its eps.
 class RetNet final : public TokenMixer {
  public:
   struct Config {
@@ -69,7 +71,8 @@ class RetNet final : public TokenMixer {
   Tensor decay_;
 };
 LS_MIXER("retnet", RetNet,
-         "retention: S = gamma_h S + k v^T with a constant decay per head (Sun 2023)");
+         "retention: S = gamma_h S + k v^T with a constant decay per head (Sun 2023); defaults of "
+         "flash-linear-attention");
 
 }  // namespace
 }  // namespace ls::layers

@@ -9,8 +9,9 @@ namespace ls::layers {
 namespace {
 
 /// Linear attention with a scalar gate per head and token: S_t = exp(g_t) S_{t-1} + k_t v_t^T,
-/// o_t = q_t S_t / sqrt(Dk), g = logsigmoid(W_g x + b) / 16. Wiring and defaults of
-/// flash-linear-attention's layer.
+/// o_t = q_t S_t / sqrt(Dk), g = logsigmoid(W_g x + b) / 16; a short convolution with SiLU on q, k,
+/// v; o goes through an RMS norm of each head, times silu of an output gate. Wiring and defaults of
+/// flash-linear-attention's layer, but that W_g is not decayed.
 class SimpleGla final : public TokenMixer {
  public:
   struct Config {
@@ -32,7 +33,7 @@ class SimpleGla final : public TokenMixer {
     const auto [h, dk, dv] = shape_;
     const Init init = Init::normal(a.init_std);
     in_ = Linear(a.scope.child("in"), a.width, h * (2 * dk + 2 * dv), init);
-    gate_ = Linear(a.scope.child("gate"), a.width, h, init, true);
+    gate_ = Linear(a.scope.child("gate"), a.width, h, init, true, {.decay = false});
     conv_ = ShortConvLayer(a, h * (2 * dk + dv), c.conv);
     out_ = HeadOutput(a, h, dv);
   }
@@ -65,7 +66,8 @@ class SimpleGla final : public TokenMixer {
   HeadOutput out_;
 };
 LS_MIXER("simple_gla", SimpleGla,
-         "linear attention with a scalar gate per head: S = exp(g) S + k v^T");
+         "linear attention with a scalar gate per head: S = exp(g) S + k v^T; defaults of "
+         "flash-linear-attention (Yang 2024)");
 
 }  // namespace
 }  // namespace ls::layers
