@@ -102,7 +102,8 @@ void sync_directory(const std::string& directory) {
 
 }  // namespace
 
-void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters, const CheckpointData& data) {
+void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters,
+                     const CheckpointData& data) {
   const ErrorContext context("saving checkpoint " + path);
   const std::string temporary = path + ".tmp";
   try {
@@ -118,7 +119,8 @@ void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters
       file.set_attribute("/", "model", data.model);
       file.set_attribute("/", "optimizer_states", data.optimizer_states);
       // As a dataset: attributes are limited to 64 KiB.
-      file.write("text/config", Tensor::from(std::vector<std::uint8_t>(data.config.begin(), data.config.end())));
+      file.write("text/config",
+                 Tensor::from(std::vector<std::uint8_t>(data.config.begin(), data.config.end())));
       for (const auto& [name, value] : data.provenance) {
         file.set_attribute("/", "provenance." + name, value);
       }
@@ -126,11 +128,13 @@ void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters
       for (std::size_t i = 0; i < items.size(); ++i) {
         file.write("parameters/" + items[i].name, items[i].var.value());
         for (std::size_t s = 0; s < data.optimizer_states.size(); ++s) {
-          file.write("optimizer/" + data.optimizer_states[s] + "/" + items[i].name, data.optimizer[i][s]);
+          file.write("optimizer/" + data.optimizer_states[s] + "/" + items[i].name,
+                     data.optimizer[i][s]);
         }
       }
       if (data.carried) {
-        std::vector<std::int64_t> position(data.carried->position.begin(), data.carried->position.end());
+        std::vector<std::int64_t> position(data.carried->position.begin(),
+                                           data.carried->position.end());
         file.write("carried_position/rows", Tensor::from(position));
         for (const auto& [name, slot] : data.carried->slots) {
           file.write("carried/" + name, slot.value.value());
@@ -141,8 +145,8 @@ void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters
       file.set_attribute("/", "checksum", digest_of(file));
       file.close();
     }
-    LS_CHECK(std::rename(temporary.c_str(), path.c_str()) == 0, kIo, "{} cannot be renamed: {}", temporary,
-             std::strerror(errno));
+    LS_CHECK(std::rename(temporary.c_str(), path.c_str()) == 0, kIo, "{} cannot be renamed: {}",
+             temporary, std::strerror(errno));
   } catch (...) {
     std::error_code ignored;
     fs::remove(temporary, ignored);
@@ -158,10 +162,13 @@ LoadedCheckpoint load_checkpoint(const std::string& path) {
            "{}: is an HDF5 file but not a checkpoint of this program", path);
   const std::int64_t version = file.integer("/", "version");
   LS_CHECK(version == kCheckpointVersion, kIo,
-           "{}: was written in format version {}, this program reads version {}; use the program that wrote it", path,
-           version, kCheckpointVersion);
+           "{}: was written in format version {}, this program reads version {}; use the program "
+           "that wrote it",
+           path, version, kCheckpointVersion);
   LS_CHECK(file.text("/", "checksum") == digest_of(file), kIo,
-           "{}: the checksum does not match, the file was damaged after it was written; use an earlier checkpoint", path);
+           "{}: the checksum does not match, the file was damaged after it was written; use an "
+           "earlier checkpoint",
+           path);
   LoadedCheckpoint out;
   CheckpointData& d = out.data;
   d.step = file.integer("/", "step");
@@ -194,15 +201,16 @@ LoadedCheckpoint load_checkpoint(const std::string& path) {
     if (file.exists("carried")) {
       for (const std::string& name : file.children("carried")) {
         const std::int64_t part = file.integer("carried/" + name, "part");
-        d.carried->slots.emplace(
-            name, layers::StateSlot{ag::Var(file.read("carried/" + name)), static_cast<layers::StatePart>(part)});
+        d.carried->slots.emplace(name, layers::StateSlot{ag::Var(file.read("carried/" + name)),
+                                                         static_cast<layers::StatePart>(part)});
       }
     }
   }
   return out;
 }
 
-void restore_parameters(const LoadedCheckpoint& loaded, const std::string& path, ag::ParameterSet& parameters) {
+void restore_parameters(const LoadedCheckpoint& loaded, const std::string& path,
+                        ag::ParameterSet& parameters) {
   std::map<std::string, const Tensor*> stored;
   for (const auto& [name, value] : loaded.parameters) {
     stored[name] = &value;
@@ -214,8 +222,8 @@ void restore_parameters(const LoadedCheckpoint& loaded, const std::string& path,
       faults += "\n  " + p.name + " is not in the file";
     } else {
       if (!(it->second->shape() == p.var.shape())) {
-        faults += "\n  " + p.name + " is " + it->second->shape().str() + " in the file, " + p.var.shape().str() +
-                  " in the model";
+        faults += "\n  " + p.name + " is " + it->second->shape().str() + " in the file, " +
+                  p.var.shape().str() + " in the model";
       }
       stored.erase(it);
     }

@@ -12,24 +12,25 @@ namespace ls::experiments {
 
 /// What a checkpoint holds besides the parameters themselves.
 struct CheckpointData {
-  Index step = 0;                  ///< updates made; also the position in data and schedule
-  Index tokens = 0;                ///< trained on so far
+  Index step = 0;    ///< updates made; also the position in data and schedule
+  Index tokens = 0;  ///< trained on so far
   std::uint64_t seed = 0;
-  double seconds = 0;              ///< training time so far
-  std::string config;              ///< resolved, YAML
+  double seconds = 0;  ///< training time so far
+  std::string config;  ///< resolved, YAML
   std::string config_hash;
-  std::string model;               ///< label within the config
-  std::vector<std::string> optimizer_states;            ///< names, as Optimizer::state_names
-  std::vector<std::vector<Tensor>> optimizer;           ///< per parameter, per state
+  std::string model;                           ///< label within the config
+  std::vector<std::string> optimizer_states;   ///< names, as Optimizer::state_names
+  std::vector<std::vector<Tensor>> optimizer;  ///< per parameter, per state
   std::optional<layers::ModelState> carried;
   std::vector<std::pair<std::string, std::string>> provenance;
 };
 
 inline constexpr std::int64_t kCheckpointVersion = 1;
 
-/// Writes to a temporary file beside `path`, forces it to the disk, renames. @throws Error(Io); a file
-/// already at `path` is then untouched.
-void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters, const CheckpointData& data);
+/// Writes to a temporary file beside `path`, forces it to the disk, renames. @throws Error(Io); a
+/// file already at `path` is then untouched.
+void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters,
+                     const CheckpointData& data);
 
 /// Reads a checkpoint whole and verifies version and checksum before anything is given out.
 /// @throws Error(Io) naming file and fault
@@ -39,9 +40,10 @@ struct LoadedCheckpoint {
 };
 LoadedCheckpoint load_checkpoint(const std::string& path);
 
-/// Copies loaded values into a model's parameters. @throws Error(Io) listing what is missing, what is
-/// too many and which shapes differ
-void restore_parameters(const LoadedCheckpoint& loaded, const std::string& path, ag::ParameterSet& parameters);
+/// Copies loaded values into a model's parameters. @throws Error(Io) listing what is missing, what
+/// is too many and which shapes differ
+void restore_parameters(const LoadedCheckpoint& loaded, const std::string& path,
+                        ag::ParameterSet& parameters);
 
 /// DIR/step_00001000.h5
 std::string checkpoint_path(const std::string& directory, Index step);

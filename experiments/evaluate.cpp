@@ -87,13 +87,16 @@ layers::SeqOptions scan_options(const ScanConfig& scan) {
   return o;
 }
 
-Evaluation evaluate(layers::Model& model, const data::Task& task, data::Split split, const RunConfig& config,
-                    std::uint64_t seed, Communicator& comm) {
+Evaluation evaluate(layers::Model& model, const data::Task& task, data::Split split,
+                    const RunConfig& config, std::uint64_t seed, Communicator& comm) {
   const ag::NoGrad no_grad;
   const data::TaskInfo& info = task.info();
   const std::vector<data::Slice>& slices = task.slices(split);
-  const data::Batcher batcher(
-      task, {.split = split, .batch = config.eval.batch, .seed = seed, .rank = comm.rank(), .ranks = comm.size()});
+  const data::Batcher batcher(task, {.split = split,
+                                     .batch = config.eval.batch,
+                                     .seed = seed,
+                                     .rank = comm.rank(),
+                                     .ranks = comm.size()});
   std::vector<Tally> tallies(slices.size(), Tally(info.tags.size()));
   for (Index i = 0; i < batcher.batches(); ++i) {
     const data::Batch batch = batcher.make(i);

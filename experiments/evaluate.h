@@ -9,7 +9,8 @@
 
 namespace ls::experiments {
 
-/// Metric name -> value: "loss" (nats per label), those of data::TaskInfo::metrics, and "tok_acc/TAG".
+/// Metric name -> value: "loss" (nats per label), those of data::TaskInfo::metrics, and
+/// "tok_acc/TAG".
 using Metrics = std::map<std::string, double>;
 struct Evaluation {
   Index step = 0;
@@ -17,9 +18,10 @@ struct Evaluation {
   std::map<std::string, Metrics> slices;
 };
 
-/// One pass over the split, shared by the ranks; the same numbers on any number of them, to rounding.
-Evaluation evaluate(layers::Model& model, const data::Task& task, data::Split split, const RunConfig& config,
-                    std::uint64_t seed, Communicator& comm);
+/// One pass over the split, shared by the ranks; the same numbers on any number of them, to
+/// rounding.
+Evaluation evaluate(layers::Model& model, const data::Task& task, data::Split split,
+                    const RunConfig& config, std::uint64_t seed, Communicator& comm);
 /// {"step": .., "split": .., "eval": {slice: {metric: value}}}
 std::string evaluation_json(const Evaluation& e);
 

@@ -50,15 +50,22 @@ int run(const std::vector<std::string>& command) {
 }  // namespace
 
 std::string draw_figure(const std::string& path, const std::vector<Panel>& panels) {
-  constexpr const char* kColors[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"};
+  constexpr const char* kColors[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
+                                     "#e69f00", "#56b4e9", "#000000"};
   std::string data, script;
-  script += fmt::format("set terminal svg size {},420 font 'sans,13' background '#ffffff'\n", 560 * panels.size());
-  script += "set output " + quoted(path + ".svg") + "\nset multiplot layout 1," + std::to_string(panels.size()) + "\n";
-  script += "set border 3\nset tics nomirror out\nset grid back lc '#dddddd'\nset key bottom right samplen 2\n";
+  script += fmt::format("set terminal svg size {},420 font 'sans,13' background '#ffffff'\n",
+                        560 * panels.size());
+  script += "set output " + quoted(path + ".svg") + "\nset multiplot layout 1," +
+            std::to_string(panels.size()) + "\n";
+  script +=
+      "set border 3\nset tics nomirror out\nset grid back lc '#dddddd'\nset key bottom right "
+      "samplen 2\n";
   int index = 0;
   for (const Panel& p : panels) {
-    script += "set title " + quoted(p.title) + "\nset xlabel " + quoted(p.x_label) + "\nset ylabel " + quoted(p.y_label) + "\n";
-    script += p.y_max > p.y_min ? fmt::format("set yrange [{}:{}]\n", p.y_min, p.y_max) : "set yrange [*:*]\n";
+    script += "set title " + quoted(p.title) + "\nset xlabel " + quoted(p.x_label) +
+              "\nset ylabel " + quoted(p.y_label) + "\n";
+    script += p.y_max > p.y_min ? fmt::format("set yrange [{}:{}]\n", p.y_min, p.y_max)
+                                : "set yrange [*:*]\n";
     script += p.log_x ? "set logscale x 2\n" : "unset logscale x\n";
     std::string plots;
     for (std::size_t s = 0; s < p.series.size(); ++s) {
@@ -66,17 +73,22 @@ std::string draw_figure(const std::string& path, const std::vector<Panel>& panel
       const char* color = kColors[s % std::size(kColors)];
       for (std::size_t i = 0; i < line.x.size(); ++i) {
         const double spread = line.spread.empty() ? 0 : line.spread[i];
-        data += std::isfinite(line.y[i])
-                    ? fmt::format("{} {} {} {}\n", line.x[i], line.y[i], line.y[i] - spread, line.y[i] + spread)
-                    : "\n";
+        data += std::isfinite(line.y[i]) ? fmt::format("{} {} {} {}\n", line.x[i], line.y[i],
+                                                       line.y[i] - spread, line.y[i] + spread)
+                                         : "\n";
       }
       data += "\n\n";
       const std::string from = quoted(path + ".dat") + " index " + std::to_string(index++);
       plots += plots.empty() ? "plot " : ", ";
       if (!line.spread.empty()) {
-        plots += from + fmt::format(" using 1:3:4 with filledcurves fs transparent solid 0.2 noborder lc '{}' notitle, ", color);
+        plots += from + fmt::format(
+                            " using 1:3:4 with filledcurves fs transparent solid 0.2 noborder lc "
+                            "'{}' notitle, ",
+                            color);
       }
-      plots += from + fmt::format(" using 1:2 with {} lw 2 pt 7 ps 0.4 lc '{}' title ", line.x.size() < 40 ? "linespoints" : "lines", color) +
+      plots += from +
+               fmt::format(" using 1:2 with {} lw 2 pt 7 ps 0.4 lc '{}' title ",
+                           line.x.size() < 40 ? "linespoints" : "lines", color) +
                quoted(line.label) + " noenhanced";
     }
     script += plots + "\n";
@@ -88,7 +100,8 @@ std::string draw_figure(const std::string& path, const std::vector<Panel>& panel
   if (status == 0) {
     return "";
   }
-  return status == 127 ? "gnuplot is not installed (package gnuplot-nox); data and script are in " + path + ".dat and .gp"
+  return status == 127 ? "gnuplot is not installed (package gnuplot-nox); data and script are in " +
+                             path + ".dat and .gp"
                        : fmt::format("gnuplot failed with status {} on {}.gp", status, path);
 }
 

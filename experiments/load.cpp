@@ -15,7 +15,8 @@ LoadedModel load_model(const std::string& path, const std::vector<std::string>& 
   out.seed = c.data.seed;
   out.step = c.data.step;
   out.task = data::make_task(out.config.task, {.seed = out.seed, .stream = false});
-  out.model = std::make_unique<layers::Model>(out.config.models[out.model_index], model_interface(*out.task), out.seed);
+  out.model = std::make_unique<layers::Model>(out.config.models[out.model_index],
+                                              model_interface(*out.task), out.seed);
   restore_parameters(c, path, out.model->parameters());
   return out;
 }

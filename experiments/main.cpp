@@ -16,15 +16,18 @@ int run(int argc, char** argv) {
   for (const std::string& fault : duplicate_registrations()) {
     LS_FAIL(kInternal, "{}", fault);
   }
-  CLI::App app("Longscan: training and measuring sequence models whose memory is a recurrent state");
+  CLI::App app(
+      "Longscan: training and measuring sequence models whose memory is a recurrent state");
   app.set_version_flag("--version", experiments::version_line());
   app.require_subcommand(1);
   int threads = 0;
-  app.add_option("--threads", threads, "compute threads; 0 follows the affinity mask")->check(CLI::Range(0, 4096));
+  app.add_option("--threads", threads, "compute threads; 0 follows the affinity mask")
+      ->check(CLI::Range(0, 4096));
   app.fallthrough();
 
   auto& verbs = experiments::commands();
-  std::sort(verbs.begin(), verbs.end(), [](const auto& a, const auto& b) { return a.order < b.order; });
+  std::sort(verbs.begin(), verbs.end(),
+            [](const auto& a, const auto& b) { return a.order < b.order; });
   experiments::Action chosen;
   for (const experiments::Command& verb : verbs) {
     CLI::App* const sub = app.add_subcommand(verb.name, verb.help);

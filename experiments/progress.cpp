@@ -12,7 +12,9 @@
 namespace ls::experiments {
 namespace {
 constexpr double kTerminalInterval = 0.1, kPlainInterval = 10.0;  // seconds
-double seconds(std::chrono::steady_clock::duration d) { return std::chrono::duration<double>(d).count(); }
+double seconds(std::chrono::steady_clock::duration d) {
+  return std::chrono::duration<double>(d).count();
+}
 }  // namespace
 
 std::string human_count(double n) {
@@ -22,7 +24,12 @@ std::string human_count(double n) {
     n /= 1000;
     ++u;
   }
-  return u == 0 ? fmt::format("{:.0f}", n) : fmt::format("{:.{}f}{}", n, n < 9.995 ? 2 : n < 99.95 ? 1 : 0, kUnits[u]);
+  return u == 0 ? fmt::format("{:.0f}", n)
+                : fmt::format("{:.{}f}{}", n,
+                              n < 9.995   ? 2
+                              : n < 99.95 ? 1
+                                          : 0,
+                              kUnits[u]);
 }
 
 std::string human_bytes(double n) {
@@ -32,7 +39,8 @@ std::string human_bytes(double n) {
     n /= 1024;
     ++u;
   }
-  return u == 0 ? fmt::format("{:.0f} B", n) : fmt::format("{:.{}f} {}", n, n < 99.95 ? 1 : 0, kUnits[u]);
+  return u == 0 ? fmt::format("{:.0f} B", n)
+                : fmt::format("{:.{}f} {}", n, n < 99.95 ? 1 : 0, kUnits[u]);
 }
 
 std::string human_seconds(double s) {
@@ -80,7 +88,8 @@ Progress::~Progress() {
 void Progress::update(const ProgressState& state) {
   state_ = state;
   const double since = seconds(Clock::now() - last_);
-  if (quiet_ || (since < (terminal_ ? kTerminalInterval : kPlainInterval) && state.step != total_)) {
+  if (quiet_ ||
+      (since < (terminal_ ? kTerminalInterval : kPlainInterval) && state.step != total_)) {
     return;
   }
   last_ = Clock::now();
@@ -89,24 +98,29 @@ void Progress::update(const ProgressState& state) {
 
 void Progress::draw(const ProgressState& s) {
   const double elapsed = seconds(Clock::now() - begin_);
-  const auto done = static_cast<double>(s.step - from_), left = static_cast<double>(total_ - s.step);
+  const auto done = static_cast<double>(s.step - from_),
+             left = static_cast<double>(total_ - s.step);
   const std::string eta = s.step >= total_ ? "took " + human_seconds(elapsed)
                           : done > 0       ? "ETA " + human_seconds(elapsed * left / done)
                                            : "ETA ?";
-  const std::string numbers =
-      fmt::format("{}/{}  loss {:.4f}  {} tok/s  {}  {}{}", s.step, total_, s.loss, human_count(s.tokens_per_s), eta,
-                  human_bytes(static_cast<double>(s.memory_bytes)),
-                  s.idle_share >= 0.005 ? fmt::format("  data wait {:.0f} %", 100 * s.idle_share) : "");
+  const std::string numbers = fmt::format(
+      "{}/{}  loss {:.4f}  {} tok/s  {}  {}{}", s.step, total_, s.loss, human_count(s.tokens_per_s),
+      eta, human_bytes(static_cast<double>(s.memory_bytes)),
+      s.idle_share >= 0.005 ? fmt::format("  data wait {:.0f} %", 100 * s.idle_share) : "");
   if (!terminal_) {
     fmt::print("{}  {}\n", title_, numbers);
     std::fflush(stdout);
     return;
   }
   winsize window{};
-  const int columns = ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 100;
-  const int room = std::clamp(columns - static_cast<int>(title_.size() + numbers.size()) - 6, 0, 30);
+  const int columns =
+      ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 100;
+  const int room =
+      std::clamp(columns - static_cast<int>(title_.size() + numbers.size()) - 6, 0, 30);
   std::string bar;
-  const double filled = total_ > 0 ? static_cast<double>(room) * static_cast<double>(s.step) / static_cast<double>(total_) : 0;
+  const double filled = total_ > 0 ? static_cast<double>(room) * static_cast<double>(s.step) /
+                                         static_cast<double>(total_)
+                                   : 0;
   for (int i = 0; i < room; ++i) {
     bar += i < static_cast<int>(filled) ? "█" : "░";
   }

@@ -11,8 +11,8 @@ struct ProgressState {
   Index step = 0;
   double loss = 0;
   double tokens_per_s = 0;
-  double idle_share = 0;  ///< of the trainer's time spent waiting for data
-  Index memory_bytes = 0; ///< resident set of this process
+  double idle_share = 0;   ///< of the trainer's time spent waiting for data
+  Index memory_bytes = 0;  ///< resident set of this process
 };
 
 class Progress {

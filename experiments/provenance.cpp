@@ -1,8 +1,8 @@
 #include "experiments/provenance.h"
 
+#include <unistd.h>
 #include <ctime>
 #include <fstream>
-#include <unistd.h>
 
 #include "core/backend/cpu/parallel_for.h"
 #include "core/config/yaml.h"
@@ -34,7 +34,9 @@ std::string utc_now() {
 
 }  // namespace
 
-std::string version_line() { return "longscan " LS_BUILD_VERSION " (" LS_BUILD_COMMIT ")"; }
+std::string version_line() {
+  return "longscan " LS_BUILD_VERSION " (" LS_BUILD_COMMIT ")";
+}
 
 std::vector<std::pair<std::string, std::string>> provenance(int ranks) {
   char host[256] = "unknown";

@@ -45,7 +45,8 @@ std::string show(const MeanSpread& m, int digits) {
 RunResult read_result(const std::string& path) {
   std::ifstream in(path);
   const Json j = Json::parse(in, nullptr, false);
-  LS_CHECK(!j.is_discarded() && j.is_object(), kIo, "{}: is not a result file; remove it or use --fresh", path);
+  LS_CHECK(!j.is_discarded() && j.is_object(), kIo,
+           "{}: is not a result file; remove it or use --fresh", path);
   RunResult r;
   try {
     r.model = j.at("model");
@@ -160,17 +161,20 @@ void validate_run(const RunConfig& config) {
   const std::vector<std::string> labels = model_labels(config);
   const std::set<std::string> unique(labels.begin(), labels.end());
   for (std::size_t i = 0; i < labels.size(); ++i) {
-    LS_CHECK(std::find(labels.begin(), labels.begin() + static_cast<std::ptrdiff_t>(i), labels[i]) ==
-                 labels.begin() + static_cast<std::ptrdiff_t>(i),
-             kConfig, "models.{} is named '{}' like an earlier model; give it a name of its own", i, labels[i]);
-    LS_CHECK(labels[i].find('/') == std::string::npos, kConfig, "models.{}.name: '{}' names a folder: no slashes", i, labels[i]);
+    LS_CHECK(std::find(labels.begin(), labels.begin() + static_cast<std::ptrdiff_t>(i),
+                       labels[i]) == labels.begin() + static_cast<std::ptrdiff_t>(i),
+             kConfig, "models.{} is named '{}' like an earlier model; give it a name of its own", i,
+             labels[i]);
+    LS_CHECK(labels[i].find('/') == std::string::npos, kConfig,
+             "models.{}.name: '{}' names a folder: no slashes", i, labels[i]);
   }
   const std::set<Index> seeds(config.seeds.begin(), config.seeds.end());
   LS_CHECK(seeds.size() == config.seeds.size(), kConfig, "seeds: a seed is listed twice");
 }
 
 std::string part_directory(const RunConfig& config, std::size_t model, Index seed) {
-  return fmt::format("{}/{}/{}/seed{}", config.output, config.name, model_labels(config)[model], seed);
+  return fmt::format("{}/{}/{}/seed{}", config.output, config.name, model_labels(config)[model],
+                     seed);
 }
 
 std::string results_table(const std::vector<RunResult>& results) {
@@ -179,7 +183,8 @@ std::string results_table(const std::vector<RunResult>& results) {
   }
   const auto columns = columns_of(results.front());
   std::vector<std::string> header = {"model", "parameters", "state bytes"};
-  const bool one_slice = !results.front().history.empty() && results.front().history.back().slices.size() == 1;
+  const bool one_slice =
+      !results.front().history.empty() && results.front().history.back().slices.size() == 1;
   for (const auto& [slice, metric] : columns) {
     header.push_back(one_slice ? metric : slice + " " + metric);
   }
@@ -210,7 +215,8 @@ std::string results_table(const std::vector<RunResult>& results) {
         }
       }
     }
-    std::vector<std::string> row = {model, std::to_string(first->parameters), std::to_string(first->state.total())};
+    std::vector<std::string> row = {model, std::to_string(first->parameters),
+                                    std::to_string(first->state.total())};
     for (const auto& c : columns) {
       row.push_back(values[c].empty() ? "-" : show(mean_spread(values[c]), 3));
     }
@@ -230,7 +236,8 @@ RunOutcome run_all(const RunConfig& config, Existing existing, Communicator& com
   if (comm.size() > 1) {
     std::string text = dump_yaml(config);
     const parallel::RawBuffer buffer{text.data(), static_cast<Index>(text.size()), DType::kU8};
-    parallel::check_same_across_ranks(comm, parallel::hash_buffers({&buffer, 1}), "the configuration");
+    parallel::check_same_across_ranks(comm, parallel::hash_buffers({&buffer, 1}),
+                                      "the configuration");
   }
   if (root) {
     if (existing == Existing::kFresh) {
@@ -241,7 +248,9 @@ RunOutcome run_all(const RunConfig& config, Existing existing, Communicator& com
         for (const Index seed : config.seeds) {
           const std::string part = part_directory(config, m, seed);
           LS_CHECK(!fs::exists(part + "/metrics.jsonl"), kConfig,
-                   "{} already holds a run; go on with --resume, start over with --fresh, or choose another name", part);
+                   "{} already holds a run; go on with --resume, start over with --fresh, or "
+                   "choose another name",
+                   part);
         }
       }
     }

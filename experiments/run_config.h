@@ -46,7 +46,8 @@ struct ScanConfig {
   Index chunk = 0;
   template <class F>
   void fields(F& f) {
-    f("form", form, {.help = "form of every scan", .choices = {"auto", "recurrent", "chunk", "parallel"}});
+    f("form", form,
+      {.help = "form of every scan", .choices = {"auto", "recurrent", "chunk", "parallel"}});
     f("chunk", chunk, {.help = "tokens per chunk; 0: each scan's default", .min = 0});
   }
 };
@@ -74,12 +75,15 @@ struct RunConfig {
   template <class F>
   void fields(F& f) {
     f("name", name, {.help = "of the run, and of its folder", .required = true, .min_size = 1});
-    f.check(name.find_first_of("/\\ \t") == std::string::npos && name != "." && name != "..", "name",
-            "names a folder: no slashes or spaces");
-    f("output", output, {.help = "folder that holds the folders of runs", .min_size = 1, .hashed = false});
-    f("seeds", seeds, {.help = "one run each, with mean and spread in the table", .min = 0, .min_size = 1});
+    f.check(name.find_first_of("/\\ \t") == std::string::npos && name != "." && name != "..",
+            "name", "names a folder: no slashes or spaces");
+    f("output", output,
+      {.help = "folder that holds the folders of runs", .min_size = 1, .hashed = false});
+    f("seeds", seeds,
+      {.help = "one run each, with mean and spread in the table", .min = 0, .min_size = 1});
     f("task", task, {.help = "what to learn", .required = true});
-    f("models", models, {.help = "trained one after the other on the same data", .required = true, .min_size = 1});
+    f("models", models,
+      {.help = "trained one after the other on the same data", .required = true, .min_size = 1});
     f("steps", steps, {.help = "updates", .min = 1});
     f("batch", batch, {.help = "sequences per update, over all ranks", .min = 1});
     f("accumulate", accumulate, {.help = "pieces in which a batch is computed", .min = 1});
@@ -88,14 +92,18 @@ struct RunConfig {
     f("optimizer", optimizer, {.help = "update rule"});
     f("schedule", schedule, {.help = "learning rate over the run"});
     f("clip", clip, {.help = "largest norm of the gradient; 0: no clipping", .min = 0});
-    f("state", state, {.help = "reset: every batch starts from zero states; carry: rows continue where the last "
-                               "batch ended, gradients stop there", .choices = {"reset", "carry"}});
+    f("state", state,
+      {.help = "reset: every batch starts from zero states; carry: rows continue where the last "
+               "batch ended, gradients stop there",
+       .choices = {"reset", "carry"}});
     f.check(state == "reset" || accumulate == 1, "state", "carry needs accumulate: 1");
     f.section("eval", eval, {.help = "evaluation"});
     f.section("checkpoint", checkpoint, {.help = "saving"});
     f.section("scan", scan, {.help = "how scans are computed; changes no result beyond rounding"});
-    f("log_every", log_every, {.help = "updates between lines of metrics.jsonl", .min = 1, .hashed = false});
-    f("prefetch", prefetch, {.help = "batches made ahead of the trainer", .min = 1, .hashed = false});
+    f("log_every", log_every,
+      {.help = "updates between lines of metrics.jsonl", .min = 1, .hashed = false});
+    f("prefetch", prefetch,
+      {.help = "batches made ahead of the trainer", .min = 1, .hashed = false});
   }
 };
 

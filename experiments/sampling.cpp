@@ -12,7 +12,9 @@ namespace ls::experiments {
 Index sample_token(std::span<const float> logits, const SamplingOptions& o, Rng& rng) {
   std::vector<Index> order(logits.size());
   std::iota(order.begin(), order.end(), Index{0});
-  const auto logit = [&](Index i) { return static_cast<double>(logits[static_cast<std::size_t>(i)]); };
+  const auto logit = [&](Index i) {
+    return static_cast<double>(logits[static_cast<std::size_t>(i)]);
+  };
   for (const Index i : order) {
     LS_CHECK(!std::isnan(logit(i)), kNumeric, "the model's score of token {} is not a number", i);
   }

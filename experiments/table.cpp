@@ -6,9 +6,12 @@ namespace ls::experiments {
 namespace {
 // Columns on the screen: UTF-8 continuation bytes take none.
 std::size_t columns(const std::string& s) {
-  return static_cast<std::size_t>(std::count_if(s.begin(), s.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+  return static_cast<std::size_t>(
+      std::count_if(s.begin(), s.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
-bool numeric(const std::string& s) { return !s.empty() && (s[0] == '-' || s[0] == '.' || (s[0] >= '0' && s[0] <= '9')); }
+bool numeric(const std::string& s) {
+  return !s.empty() && (s[0] == '-' || s[0] == '.' || (s[0] >= '0' && s[0] <= '9'));
+}
 }  // namespace
 
 std::string Table::str() const {

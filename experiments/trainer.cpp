@@ -25,15 +25,20 @@ using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 std::atomic<int> stop_flag{0};
-void on_stop(int signal) { stop_flag = signal; }
+void on_stop(int signal) {
+  stop_flag = signal;
+}
 
-double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+double since(Clock::time_point t) {
+  return std::chrono::duration<double>(Clock::now() - t).count();
+}
 
 void append_line(const std::string& path, const std::string& line) {
   std::ofstream out(path, std::ios::app);
   out << line << "\n";
   out.close();
-  LS_CHECK(out.good(), kIo, "{}: a line of {} bytes could not be written; is the disk full?", path, line.size());
+  LS_CHECK(out.good(), kIo, "{}: a line of {} bytes could not be written; is the disk full?", path,
+           line.size());
 }
 
 void write_text(const std::string& path, const std::string& text) {
@@ -89,7 +94,9 @@ data::Batch rows_of(const data::Batch& b, Index begin, Index end) {
   return out;
 }
 
-layers::ModelInput input_of(const data::Batch& b) { return {b.tokens, b.vectors}; }
+layers::ModelInput input_of(const data::Batch& b) {
+  return {b.tokens, b.vectors};
+}
 
 }  // namespace
 
@@ -97,19 +104,28 @@ void install_stop_signals() {
   std::signal(SIGINT, on_stop);
   std::signal(SIGTERM, on_stop);
 }
-bool stop_requested() { return stop_flag != 0; }
-int stop_signal() { return stop_flag; }
+bool stop_requested() {
+  return stop_flag != 0;
+}
+int stop_signal() {
+  return stop_flag;
+}
 
-Trainer::Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed, std::string directory,
-                 Communicator& comm)
-    : config_(config), model_config_(config.models.at(model)), seed_(seed), directory_(std::move(directory)), comm_(comm) {
+Trainer::Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed,
+                 std::string directory, Communicator& comm)
+    : config_(config),
+      model_config_(config.models.at(model)),
+      seed_(seed),
+      directory_(std::move(directory)),
+      comm_(comm) {
   task_ = data::make_task(config.task, {.seed = seed, .stream = config.state == "carry"});
   model_ = std::make_unique<layers::Model>(model_config_, model_interface(*task_), seed);
   batcher_ = std::make_unique<data::Batcher>(
-      *task_, data::BatcherOptions{.batch = config.batch, .seed = seed, .rank = comm.rank(), .ranks = comm.size()});
+      *task_, data::BatcherOptions{
+                  .batch = config.batch, .seed = seed, .rank = comm.rank(), .ranks = comm.size()});
   optimizer_ = config.optimizer.make();
-  schedule_ = config.schedule.make(
-      optim::ScheduleArgs{.peak = model_config_.lr.value_or(config.lr), .total_steps = config.steps});
+  schedule_ = config.schedule.make(optim::ScheduleArgs{.peak = model_config_.lr.value_or(config.lr),
+                                                       .total_steps = config.steps});
   state_names_ = optimizer_->state_names();
   for (const ag::Parameter& p : model_->parameters().items()) {
     std::vector<Tensor> states;
@@ -159,10 +175,11 @@ double Trainer::forward_backward(const data::Batch& batch, bool check_finite) {
 
 double Trainer::step() {
   if (!prefetcher_) {
-    prefetcher_ = std::make_unique<data::Prefetcher>([this](Index step) { return batcher_->make(step); },
-                                                     data::PrefetchOptions{.first_step = step_,
-                                                                           .end_step = config_.steps,
-                                                                           .depth = static_cast<int>(config_.prefetch)});
+    prefetcher_ = std::make_unique<data::Prefetcher>(
+        [this](Index step) { return batcher_->make(step); },
+        data::PrefetchOptions{.first_step = step_,
+                              .end_step = config_.steps,
+                              .depth = static_cast<int>(config_.prefetch)});
   }
   const data::Batch batch = prefetcher_->next();
   std::vector<data::Batch> pieces;
@@ -205,7 +222,8 @@ double Trainer::step() {
     explain_non_finite(pieces, std::isfinite(loss) ? "gradient" : "loss");
   }
   const double clip = config_.clip > 0 ? optim::clip_factor(gradient_norm_, config_.clip) : 1.0;
-  const optim::StepArgs args{.lr = schedule_->lr(step_), .step = step_ + 1, .grad_scale = scale * clip};
+  const optim::StepArgs args{
+      .lr = schedule_->lr(step_), .step = step_ + 1, .grad_scale = scale * clip};
   for (std::size_t i = 0; i < parameters.items().size(); ++i) {
     ag::Parameter& p = parameters.items()[i];
     if (!grads[i].defined()) {
@@ -221,9 +239,9 @@ double Trainer::step() {
 
 void Trainer::explain_non_finite(const std::vector<data::Batch>& pieces, const std::string& what) {
   const std::vector<std::string> saved = list_checkpoints(directory_ + "/checkpoints");
-  const std::string advice =
-      (saved.empty() ? std::string("no checkpoint was written yet") : "the last good checkpoint is " + saved.back()) +
-      "; lower lr, raise the warm-up or lower clip";
+  const std::string advice = (saved.empty() ? std::string("no checkpoint was written yet")
+                                            : "the last good checkpoint is " + saved.back()) +
+                             "; lower lr, raise the warm-up or lower clip";
   std::string where = "it could not be found again";
   try {
     const ag::CheckFinite check;
@@ -245,8 +263,8 @@ void Trainer::explain_non_finite(const std::vector<data::Batch>& pieces, const s
       break;
     }
   }
-  LS_FAIL(kNumeric, "the {} of update {} of model {}, seed {}, is not finite: {}; {}", what, step_ + 1,
-          model_->label(), seed_, where, advice);
+  LS_FAIL(kNumeric, "the {} of update {} of model {}, seed {}, is not finite: {}; {}", what,
+          step_ + 1, model_->label(), seed_, where, advice);
 }
 
 Evaluation Trainer::evaluate(data::Split split) {
@@ -285,14 +303,16 @@ void Trainer::resume() {
   }
   const LoadedCheckpoint loaded = load_checkpoint(found.back());
   LS_CHECK(loaded.data.config_hash == config_hash(config_) && loaded.data.seed == seed_, kConfig,
-           "{} was written by another configuration (hash {}, this one is {}); restore the config or start over with --fresh",
+           "{} was written by another configuration (hash {}, this one is {}); restore the config "
+           "or start over with --fresh",
            found.back(), loaded.data.config_hash, config_hash(config_));
   restore_parameters(loaded, found.back(), model_->parameters());
   std::map<std::string, std::size_t> place;
   for (std::size_t i = 0; i < loaded.parameters.size(); ++i) {
     place[loaded.parameters[i].first] = i;
   }
-  LS_CHECK(loaded.data.optimizer_states == state_names_, kIo, "{}: holds states of another optimizer", found.back());
+  LS_CHECK(loaded.data.optimizer_states == state_names_, kIo,
+           "{}: holds states of another optimizer", found.back());
   for (std::size_t i = 0; i < optimizer_state_.size(); ++i) {
     const auto& stored = loaded.data.optimizer[place.at(model_->parameters().items()[i].name)];
     for (std::size_t s = 0; s < state_names_.size(); ++s) {
@@ -336,8 +356,11 @@ std::string Trainer::result_json(const RunResult& r) const {
   j["data_wait_share"] = r.idle_share;
   j["train_loss"] = r.train_loss;
   j["state_tokens"] = r.state_tokens;
-  j["state_bytes"] = {{"matrix", r.state.matrix}, {"vector", r.state.vector}, {"conv", r.state.conv},
-                      {"kv", r.state.kv}, {"total", r.state.total()}};
+  j["state_bytes"] = {{"matrix", r.state.matrix},
+                      {"vector", r.state.vector},
+                      {"conv", r.state.conv},
+                      {"kv", r.state.kv},
+                      {"total", r.state.total()}};
   for (const Evaluation& e : r.history) {
     j["history"].push_back(Json::parse(evaluation_json(e)));
   }
@@ -391,17 +414,17 @@ RunResult Trainer::run(bool quiet) {
     progress.update({step_, smooth, rate, idle, resident_bytes()});
     if (writes && (step_ % config_.log_every == 0 || step_ == config_.steps)) {
       idle = prefetcher_->take_idle_share();
-      append_line(metrics_path,
-                  Json{{"step", step_},
-                       {"loss", window_loss / static_cast<double>(window)},
-                       {"lr", schedule_->lr(step_ - 1)},
-                       {"grad_norm", gradient_norm_},
-                       {"tokens", tokens_},
-                       {"tokens_per_s", static_cast<double>(tokens_ - window_tokens) / since(window_begin)},
-                       {"seconds", seconds_},
-                       {"data_wait_share", idle},
-                       {"memory_bytes", resident_bytes()}}
-                      .dump());
+      append_line(metrics_path, Json{{"step", step_},
+                                     {"loss", window_loss / static_cast<double>(window)},
+                                     {"lr", schedule_->lr(step_ - 1)},
+                                     {"grad_norm", gradient_norm_},
+                                     {"tokens", tokens_},
+                                     {"tokens_per_s", static_cast<double>(tokens_ - window_tokens) /
+                                                          since(window_begin)},
+                                     {"seconds", seconds_},
+                                     {"data_wait_share", idle},
+                                     {"memory_bytes", resident_bytes()}}
+                                    .dump());
       window_loss = 0;
       window = 0;
       window_tokens = tokens_;
@@ -417,7 +440,8 @@ RunResult Trainer::run(bool quiet) {
     }
     if (stop > 0 && !last) {
       save();
-      progress.note(fmt::format("stopped by a signal after update {}; saved, go on with --resume", step_));
+      progress.note(
+          fmt::format("stopped by a signal after update {}; saved, go on with --resume", step_));
       result.interrupted = true;
       break;
     }
@@ -427,7 +451,8 @@ RunResult Trainer::run(bool quiet) {
   }
   if (!result.interrupted) {
     if (history_.empty() || history_.back().step != step_) {
-      report_eval(evaluate(task_->slices(data::Split::kTest).empty() ? data::Split::kValid : data::Split::kTest));
+      report_eval(evaluate(task_->slices(data::Split::kTest).empty() ? data::Split::kValid
+                                                                     : data::Split::kTest));
       save();
     }
   }
@@ -441,8 +466,9 @@ RunResult Trainer::run(bool quiet) {
   result.state_tokens = task_->slices(data::Split::kTrain).front().length;
   result.state = model_->measure_state(result.state_tokens);
   result.seconds = seconds_;
-  result.tokens_per_s = step_ > first ? static_cast<double>(tokens_ - first_tokens) / train_seconds
-                        : seconds_ > 0 ? static_cast<double>(result.tokens) / seconds_ : 0;
+  result.tokens_per_s = step_ > first  ? static_cast<double>(tokens_ - first_tokens) / train_seconds
+                        : seconds_ > 0 ? static_cast<double>(result.tokens) / seconds_
+                                       : 0;
   result.idle_share = idle;
   result.train_loss = smooth;
   result.history = history_;

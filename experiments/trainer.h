@@ -38,9 +38,10 @@ int stop_signal();
 
 class Trainer {
  public:
-  /// `directory` gets metrics.jsonl, config.yaml, result.json and checkpoints/. @throws Error(Config)
-  /// when config and task do not fit
-  Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed, std::string directory, Communicator& comm);
+  /// `directory` gets metrics.jsonl, config.yaml, result.json and checkpoints/. @throws
+  /// Error(Config) when config and task do not fit
+  Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed, std::string directory,
+          Communicator& comm);
   ~Trainer();
 
   /// Continues from the newest checkpoint in the directory, if there is one.
@@ -63,7 +64,8 @@ class Trainer {
  private:
   /// Adds gradients of the sum of losses; returns that sum.
   double forward_backward(const data::Batch& batch, bool check_finite);
-  [[noreturn]] void explain_non_finite(const std::vector<data::Batch>& pieces, const std::string& what);
+  [[noreturn]] void explain_non_finite(const std::vector<data::Batch>& pieces,
+                                       const std::string& what);
   layers::SeqOptions sequence_options(const data::Batch& batch) const;
   std::string result_json(const RunResult& result) const;
 

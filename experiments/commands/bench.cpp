@@ -22,7 +22,10 @@ struct Options {
 double seconds_since_launch() {
   long long ticks = 0;
   if (std::FILE* f = std::fopen("/proc/self/stat", "r")) {
-    if (std::fscanf(f, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %lld", &ticks) != 1) {
+    if (std::fscanf(f,
+                    "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d "
+                    "%*d %*d %*d %lld",
+                    &ticks) != 1) {
       ticks = 0;
     }
     std::fclose(f);
@@ -51,14 +54,15 @@ int bench(const Options& o, parallel::RankEnv& env) {
     }
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
     if (env.world().rank() == 0) {
-      nlohmann::ordered_json j{{"model", trainer.model().label()},
-                               {"params", trainer.model().parameters().count()},
-                               {"tokens_per_s", static_cast<double>(trainer.tokens_done() - before) / took.count()},
-                               {"steps", o.steps},
-                               {"seconds", took.count()},
-                               {"first_step_s", first},
-                               {"peak_rss_bytes", peak_resident_bytes()},
-                               {"loss", loss}};
+      nlohmann::ordered_json j{
+          {"model", trainer.model().label()},
+          {"params", trainer.model().parameters().count()},
+          {"tokens_per_s", static_cast<double>(trainer.tokens_done() - before) / took.count()},
+          {"steps", o.steps},
+          {"seconds", took.count()},
+          {"first_step_s", first},
+          {"peak_rss_bytes", peak_resident_bytes()},
+          {"loss", loss}};
       fmt::print("{}\n", j.dump());
       std::fflush(stdout);
     }
@@ -69,12 +73,16 @@ int bench(const Options& o, parallel::RankEnv& env) {
 Action setup(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("--config,config", o->config, "YAML file")->required();
-  app.add_option("--set", o->overrides, "a.b=c: override one field")->take_all()->allow_extra_args(false);
+  app.add_option("--set", o->overrides, "a.b=c: override one field")
+      ->take_all()
+      ->allow_extra_args(false);
   app.add_option("--steps", o->steps, "updates timed")->check(CLI::Range(Index{1}, Index{1} << 30));
-  app.add_option("--warmup", o->warmup, "updates before, besides the first")->check(CLI::Range(Index{0}, Index{1} << 30));
+  app.add_option("--warmup", o->warmup, "updates before, besides the first")
+      ->check(CLI::Range(Index{0}, Index{1} << 30));
   return [o](parallel::RankEnv& env) { return bench(*o, env); };
 }
-LS_COMMAND(bench, {"bench", "time training steps of a config; one line of JSON a model", 80, setup});
+LS_COMMAND(bench,
+           {"bench", "time training steps of a config; one line of JSON a model", 80, setup});
 
 }  // namespace
 }  // namespace ls::experiments

@@ -31,7 +31,8 @@ int check(const Options& o) {
       if (!r.fault.empty()) {
         result += ": " + r.fault.substr(0, r.fault.find('\n'));
       } else if (!r.passed()) {
-        result += " at " + (r.worst_output > r.tolerance_output ? r.worst_output_name : "d" + r.worst_grad_name);
+        result += " at " + (r.worst_output > r.tolerance_output ? r.worst_output_name
+                                                                : "d" + r.worst_grad_name);
       }
       if (!r.note.empty()) {
         result += "; " + r.note;
@@ -40,7 +41,9 @@ int check(const Options& o) {
         const bool known = r.fault.empty();  // else nothing, or not everything, was computed
         table.add({r.op, r.name, known ? fmt::format("{:.1e}", r.worst_output) : "-",
                    fmt::format("{:.0e}", r.tolerance_output),
-                   c.grads.empty() ? "" : known ? fmt::format("{:.1e}", r.worst_grad) : "-",
+                   c.grads.empty() ? ""
+                   : known         ? fmt::format("{:.1e}", r.worst_grad)
+                                   : "-",
                    c.grads.empty() ? "" : fmt::format("{:.0e}", r.tolerance_grad), result});
       }
     }
@@ -52,10 +55,14 @@ int check(const Options& o) {
 Action setup(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("files", o->files, "golden files, one op each")->required();
-  app.add_option("--dtype", o->dtype, "element type of the computation")->check(CLI::IsMember({"f64", "f32", "bf16"}));
-  app.add_option("--form", o->form, "form of scans")->check(CLI::IsMember({"auto", "recurrent", "chunk", "parallel"}));
-  app.add_option("--chunk", o->golden.chunk, "tokens per chunk of scans")->check(CLI::Range(Index{1}, Index{1} << 20));
-  app.add_option("--split", o->golden.split, "pieces that the sequence is cut into, the state carried")
+  app.add_option("--dtype", o->dtype, "element type of the computation")
+      ->check(CLI::IsMember({"f64", "f32", "bf16"}));
+  app.add_option("--form", o->form, "form of scans")
+      ->check(CLI::IsMember({"auto", "recurrent", "chunk", "parallel"}));
+  app.add_option("--chunk", o->golden.chunk, "tokens per chunk of scans")
+      ->check(CLI::Range(Index{1}, Index{1} << 20));
+  app.add_option("--split", o->golden.split,
+                 "pieces that the sequence is cut into, the state carried")
       ->check(CLI::Range(Index{1}, Index{4096}));
   app.add_flag("-q,--quiet", o->quiet, "print failures only");
   return [o](parallel::RankEnv&) { return check(*o); };

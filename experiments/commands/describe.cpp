@@ -21,7 +21,8 @@ struct Options {
 // One layer of the mixer, built and run: parameters and state come from real buffers.
 void describe_mixer(const Options& o) {
   const ComponentCatalog& catalog = layers::TokenMixer::registry();
-  fmt::print("{}: {}\n\nfields\n{}\n", o.name, catalog.help(o.name), format_fields(describe_component(catalog, o.name)));
+  fmt::print("{}: {}\n\nfields\n{}\n", o.name, catalog.help(o.name),
+             format_fields(describe_component(catalog, o.name)));
   layers::ModelConfig config;
   config.width = o.width;
   config.layers = {Component<layers::TokenMixer>(o.name)};
@@ -36,24 +37,28 @@ void describe_mixer(const Options& o) {
       count += p.var.value().numel();
     }
   }
-  fmt::print("one layer at width {}, default settings: {} parameters\n{}\n", o.width, count, parameters.str());
+  fmt::print("one layer at width {}, default settings: {} parameters\n{}\n", o.width, count,
+             parameters.str());
   Table state({"after tokens", "matrix", "vector", "conv", "kv", "total bytes"});
   for (const Index t : o.tokens) {
     const layers::StateBytes b = model.measure_state(t);
-    state.add({std::to_string(t), std::to_string(b.matrix), std::to_string(b.vector), std::to_string(b.conv),
-               std::to_string(b.kv), std::to_string(b.total())});
+    state.add({std::to_string(t), std::to_string(b.matrix), std::to_string(b.vector),
+               std::to_string(b.conv), std::to_string(b.kv), std::to_string(b.total())});
   }
-  fmt::print("state of one sequence in bytes, measured from the buffers of a forward pass\n{}", state.str());
+  fmt::print("state of one sequence in bytes, measured from the buffers of a forward pass\n{}",
+             state.str());
 }
 
 Action setup(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("name", o->name, "mixer, channel mixer, task, optimizer or schedule")->required();
   app.add_option("--width", o->width, "model width")->check(CLI::Range(Index{1}, Index{1} << 20));
-  app.add_option("--tokens", o->tokens, "lengths at which the state is measured")->check(CLI::Range(Index{1}, Index{1} << 24));
+  app.add_option("--tokens", o->tokens, "lengths at which the state is measured")
+      ->check(CLI::Range(Index{1}, Index{1} << 24));
   return [o](parallel::RankEnv&) {
-    const ComponentCatalog* const others[] = {&layers::ChannelMixer::registry(), &data::Task::registry(),
-                                              &optim::Optimizer::registry(), &optim::Schedule::registry()};
+    const ComponentCatalog* const others[] = {
+        &layers::ChannelMixer::registry(), &data::Task::registry(), &optim::Optimizer::registry(),
+        &optim::Schedule::registry()};
     for (const ComponentCatalog* c : others) {
       const std::vector<std::string> names = c->names();
       if (std::find(names.begin(), names.end(), o->name) != names.end()) {
@@ -66,7 +71,9 @@ Action setup(CLI::App& app) {
     return 0;
   };
 }
-LS_COMMAND(describe, {"describe", "settings, parameters and measured state of a mixer; settings of a task, ...", 45, setup});
+LS_COMMAND(describe, {"describe",
+                      "settings, parameters and measured state of a mixer; settings of a task, ...",
+                      45, setup});
 
 }  // namespace
 }  // namespace ls::experiments

@@ -16,12 +16,15 @@ struct Options {
 
 int eval(const Options& o, parallel::RankEnv& env) {
   const LoadedModel loaded = load_model(o.checkpoint, o.overrides);
-  data::Split split = o.split == "train" ? data::Split::kTrain : o.split == "valid" ? data::Split::kValid : data::Split::kTest;
+  data::Split split = o.split == "train"   ? data::Split::kTrain
+                      : o.split == "valid" ? data::Split::kValid
+                                           : data::Split::kTest;
   if (split == data::Split::kTest && loaded.task->slices(split).empty()) {
     split = data::Split::kValid;
   }
   LS_CHECK(split != data::Split::kTrain, kConfig, "evaluation runs on the valid or the test split");
-  const Evaluation e = evaluate(*loaded.model, *loaded.task, split, loaded.config, loaded.seed, env.world());
+  const Evaluation e =
+      evaluate(*loaded.model, *loaded.task, split, loaded.config, loaded.seed, env.world());
   if (env.world().rank() != 0) {
     return 0;
   }
@@ -50,8 +53,10 @@ Action setup(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("checkpoint", o->checkpoint, "checkpoint file")->required();
   app.add_option("--split", o->split, "examples to use")->check(CLI::IsMember({"valid", "test"}));
-  app.add_option("--set", o->overrides, "a.b=c: override a field of the stored config, e.g. task.eval_lengths=[240]")
-      ->take_all()->allow_extra_args(false);
+  app.add_option("--set", o->overrides,
+                 "a.b=c: override a field of the stored config, e.g. task.eval_lengths=[240]")
+      ->take_all()
+      ->allow_extra_args(false);
   app.add_flag("--json", o->json, "print one line of JSON");
   return [o](parallel::RankEnv& env) { return eval(*o, env); };
 }

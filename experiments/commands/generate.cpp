@@ -50,7 +50,9 @@ class Decoder {
     const ag::Var h = model_.hidden({Tensor::from(tokens, {1, n}), {}}, seq);
     state_ = std::move(seq.outgoing());
     started_ = true;
-    return model_.logits(ag::Var(h.value().slice(1, n - 1, n).contiguous())).value().to_vector<float>();
+    return model_.logits(ag::Var(h.value().slice(1, n - 1, n).contiguous()))
+        .value()
+        .to_vector<float>();
   }
   const layers::ModelState& state() const { return state_; }
 
@@ -64,7 +66,8 @@ int generate(const Options& o) {
   const LoadedModel loaded = load_model(o.checkpoint);
   LS_CHECK(loaded.task->info().vocab_in == 256, kUnsupported,
            "{}: generation writes bytes, this model reads {}", o.checkpoint,
-           loaded.task->info().vocab_in > 0 ? fmt::format("{} tokens", loaded.task->info().vocab_in) : std::string("vectors"));
+           loaded.task->info().vocab_in > 0 ? fmt::format("{} tokens", loaded.task->info().vocab_in)
+                                            : std::string("vectors"));
   const ag::NoGrad no_grad;
   const std::string prompt = read_prompt(o).empty() ? std::string("\n") : read_prompt(o);
   Decoder decoder(*loaded.model);
@@ -92,8 +95,9 @@ int generate(const Options& o) {
   std::fputc('\n', stdout);
   if (!o.quiet) {
     const std::chrono::duration<double> prefill = read - begin, decode = Clock::now() - read;
-    fmt::print(stderr, "prompt {} bytes in {:.3f} s; {} bytes at {:.1f} bytes/s; state {}\n", prompt.size(),
-               prefill.count(), o.tokens, static_cast<double>(o.tokens) / decode.count(),
+    fmt::print(stderr, "prompt {} bytes in {:.3f} s; {} bytes at {:.1f} bytes/s; state {}\n",
+               prompt.size(), prefill.count(), o.tokens,
+               static_cast<double>(o.tokens) / decode.count(),
                human_bytes(static_cast<double>(decoder.state().bytes().total())));
   }
   return 0;
@@ -103,19 +107,27 @@ Action setup(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("checkpoint", o->checkpoint, "checkpoint of a byte model")->required();
   auto* const text = app.add_option("--prompt", o->prompt, "text to go on from");
-  app.add_option("--prompt-file", o->prompt_file, "file to go on from; - for standard input")->excludes(text);
-  app.add_option("--tokens", o->tokens, "bytes to write")->check(CLI::Range(Index{0}, Index{1} << 40));
-  app.add_option("--temperature", o->sampling.temperature, "0 takes the most likely byte")->check(CLI::Range(0.0, 1e6));
-  app.add_option("--top-k", o->sampling.top_k, "choose among the k most likely; 0: all")->check(CLI::Range(Index{0}, Index{1} << 20));
-  app.add_option("--top-p", o->sampling.top_p, "choose among the most likely that reach this probability")->check(CLI::Range(0.0, 1.0));
+  app.add_option("--prompt-file", o->prompt_file, "file to go on from; - for standard input")
+      ->excludes(text);
+  app.add_option("--tokens", o->tokens, "bytes to write")
+      ->check(CLI::Range(Index{0}, Index{1} << 40));
+  app.add_option("--temperature", o->sampling.temperature, "0 takes the most likely byte")
+      ->check(CLI::Range(0.0, 1e6));
+  app.add_option("--top-k", o->sampling.top_k, "choose among the k most likely; 0: all")
+      ->check(CLI::Range(Index{0}, Index{1} << 20));
+  app.add_option("--top-p", o->sampling.top_p,
+                 "choose among the most likely that reach this probability")
+      ->check(CLI::Range(0.0, 1.0));
   app.add_option("--seed", o->seed, "of the choices")->check(CLI::Range(Index{0}, Index{1} << 62));
   app.add_flag("-q,--quiet", o->quiet, "no figures on standard error");
   return [o](parallel::RankEnv& env) {
-    LS_CHECK(env.world().size() == 1, kConfig, "generate runs on one rank, not {}", env.world().size());
+    LS_CHECK(env.world().size() == 1, kConfig, "generate runs on one rank, not {}",
+             env.world().size());
     return generate(*o);
   };
 }
-LS_COMMAND(generate, {"generate", "go on from a prompt, byte by byte, from the model's state", 30, setup});
+LS_COMMAND(generate,
+           {"generate", "go on from a prompt, byte by byte, from the model's state", 30, setup});
 
 }  // namespace
 }  // namespace ls::experiments

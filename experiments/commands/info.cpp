@@ -20,7 +20,8 @@ void describe_checkpoint(const std::string& path) {
   t.add({"tokens", std::to_string(c.data.tokens)});
   t.add({"seed", std::to_string(c.data.seed)});
   t.add({"parameters", std::to_string(count)});
-  t.add({"carried states", c.data.carried ? std::to_string(c.data.carried->bytes().total()) + " bytes" : "none"});
+  t.add({"carried states",
+         c.data.carried ? std::to_string(c.data.carried->bytes().total()) + " bytes" : "none"});
   t.add({"config hash", c.data.config_hash});
   for (const auto& [name, value] : c.data.provenance) {
     t.add({name, value});
@@ -30,7 +31,8 @@ void describe_checkpoint(const std::string& path) {
 
 Action setup(CLI::App& app) {
   auto path = std::make_shared<std::string>();
-  app.add_option("checkpoint", *path, "a checkpoint to describe; without one, this build and machine");
+  app.add_option("checkpoint", *path,
+                 "a checkpoint to describe; without one, this build and machine");
   return [path](parallel::RankEnv& env) {
     if (!path->empty()) {
       describe_checkpoint(*path);

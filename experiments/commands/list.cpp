@@ -36,10 +36,12 @@ std::string families() {
     const layers::FamilyInfo& f = *layers::family_registry().at(name);
     std::string states;
     for (const layers::StatePort& s : f.states) {
-      states += (states.empty() ? "" : ", ") + s.name + " (" + std::string(layers::state_part_name(s.part)) + ")";
+      states += (states.empty() ? "" : ", ") + s.name + " (" +
+                std::string(layers::state_part_name(s.part)) + ")";
     }
     table.add({name, f.family, std::string(layers::family_kind_name(f.kind)), states,
-               std::string("recurrent") + (f.has_chunk ? ", chunk" : "") + (f.has_parallel ? ", parallel" : ""),
+               std::string("recurrent") + (f.has_chunk ? ", chunk" : "") +
+                   (f.has_parallel ? ", parallel" : ""),
                f.summary});
   }
   return table.str();
@@ -75,7 +77,8 @@ Action setup_list(CLI::App& app) {
     return 0;
   };
 }
-LS_COMMAND(list, {"list", "list mixers, ops, scan families, tasks, optimizers, schedules", 40, setup_list});
+LS_COMMAND(list, {"list", "list mixers, ops, scan families, tasks, optimizers, schedules", 40,
+                  setup_list});
 
 }  // namespace
 }  // namespace ls::experiments

@@ -15,8 +15,11 @@ struct Options {
 int train(const Options& o, parallel::RankEnv& env) {
   const RunConfig config = read_config_file<RunConfig>(o.config, o.overrides);
   install_stop_signals();
-  const RunOutcome out =
-      run_all(config, o.resume ? Existing::kResume : o.fresh ? Existing::kFresh : Existing::kRefuse, env.world());
+  const RunOutcome out = run_all(config,
+                                 o.resume  ? Existing::kResume
+                                 : o.fresh ? Existing::kFresh
+                                           : Existing::kRefuse,
+                                 env.world());
   if (out.interrupted) {
     return 128 + stop_signal();
   }
@@ -27,7 +30,8 @@ int train(const Options& o, parallel::RankEnv& env) {
       for (const Index seed : config.seeds) {
         const std::string part = part_directory(config, m, seed);
         const auto saved = list_checkpoints(part + "/checkpoints");
-        fmt::print("checkpoint  {}\nmetrics     {}/metrics.jsonl\n", saved.empty() ? "none" : saved.back(), part);
+        fmt::print("checkpoint  {}\nmetrics     {}/metrics.jsonl\n",
+                   saved.empty() ? "none" : saved.back(), part);
       }
     }
     fmt::print("table       {}/table.txt\n", out.directory);
@@ -41,9 +45,12 @@ int train(const Options& o, parallel::RankEnv& env) {
 Action setup(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("config", o->config, "YAML file")->required();
-  app.add_option("--set", o->overrides, "a.b=c: override one field")->take_all()->allow_extra_args(false);
+  app.add_option("--set", o->overrides, "a.b=c: override one field")
+      ->take_all()
+      ->allow_extra_args(false);
   auto* const resume = app.add_flag("--resume", o->resume, "go on from the newest checkpoints");
-  app.add_flag("--fresh", o->fresh, "delete what the run's folder holds and start over")->excludes(resume);
+  app.add_flag("--fresh", o->fresh, "delete what the run's folder holds and start over")
+      ->excludes(resume);
   return [o](parallel::RankEnv& env) { return train(*o, env); };
 }
 LS_COMMAND(train, {"train", "train the models of a config", 10, setup});

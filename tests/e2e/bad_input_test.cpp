@@ -31,7 +31,8 @@ std::string with(std::string text, const std::string& from, const std::string& t
 
 /// One error: the program ends with status 1 (or CLI11's for the command line), says everything in
 /// `wanted`, and prints "error" lines once.
-void check_refused(const std::string& name, const Outcome& out, const std::vector<std::string>& wanted) {
+void check_refused(const std::string& name, const Outcome& out,
+                   const std::vector<std::string>& wanted) {
   INFO(name << "\n" << out.text);
   CHECK(out.status > 0);
   CHECK(out.status < 124);  // neither hung nor killed by a signal
@@ -56,23 +57,40 @@ TEST_SUITE("e2e") {
     const std::vector<BadConfig> table = {
         {"unknown key", kBase + "stepz: 3\n", {"run.yaml:7:1", "stepz", "steps"}},
         {"unknown nested key", kBase + "eval: {evry: 1}\n", {"run.yaml:7:8", "eval.evry", "every"}},
-        {"unknown mixer", with(kBase, "[deltanet]", "[deltanets]"), {"run.yaml:4", "deltanets", "deltanet"}},
-        {"unknown field of a mixer", with(kBase, "[deltanet]", "[{name: deltanet, head: 2}]"), {"run.yaml:4", "head", "heads"}},
+        {"unknown mixer",
+         with(kBase, "[deltanet]", "[deltanets]"),
+         {"run.yaml:4", "deltanets", "deltanet"}},
+        {"unknown field of a mixer",
+         with(kBase, "[deltanet]", "[{name: deltanet, head: 2}]"),
+         {"run.yaml:4", "head", "heads"}},
         {"unknown task", with(kBase, "parity", "paritty"), {"run.yaml:2", "paritty", "parity"}},
         {"unknown optimizer", kBase + "optimizer: adam_w\n", {"run.yaml:7", "adam_w", "adamw"}},
         {"unknown schedule", kBase + "schedule: cosin\n", {"run.yaml:7", "cosin", "cosine"}},
-        {"text for a number", with(kBase, "steps: 2", "steps: two"), {"run.yaml:5:8", "steps", "integer"}},
-        {"fraction for an integer", with(kBase, "steps: 2", "steps: 2.5"), {"run.yaml:5:8", "steps", "integer"}},
-        {"number out of range", with(kBase, "steps: 2", "steps: 0"), {"run.yaml:5:8", "steps", ">= 1"}},
+        {"text for a number",
+         with(kBase, "steps: 2", "steps: two"),
+         {"run.yaml:5:8", "steps", "integer"}},
+        {"fraction for an integer",
+         with(kBase, "steps: 2", "steps: 2.5"),
+         {"run.yaml:5:8", "steps", "integer"}},
+        {"number out of range",
+         with(kBase, "steps: 2", "steps: 0"),
+         {"run.yaml:5:8", "steps", ">= 1"}},
         {"negative learning rate", kBase + "lr: -1\n", {"run.yaml:7:5", "lr", "> 0"}},
         {"not a number", kBase + "lr: .nan\n", {"run.yaml:7:5", "lr"}},
-        {"integer too large", with(kBase, "steps: 2", "steps: 99999999999999999999"), {"run.yaml:5:8", "steps"}},
+        {"integer too large",
+         with(kBase, "steps: 2", "steps: 99999999999999999999"),
+         {"run.yaml:5:8", "steps"}},
         {"list for a map", kBase + "eval: [1]\n", {"run.yaml:7:7", "eval"}},
         {"map for a number", with(kBase, "steps: 2", "steps: {a: 1}"), {"run.yaml:5:8", "steps"}},
         {"wrong choice", kBase + "state: carried\n", {"run.yaml:7:8", "state", "carry", "reset"}},
         {"required field missing", with(kBase, "name: run\n", ""), {"name"}},
-        {"no model", with(kBase, "  - {layers: [deltanet], width: 8, channel: none}\n", ""), {"models"}},
-        {"empty model list", with(kBase, "models:\n  - {layers: [deltanet], width: 8, channel: none}\n", "models: []\n"), {"models"}},
+        {"no model",
+         with(kBase, "  - {layers: [deltanet], width: 8, channel: none}\n", ""),
+         {"models"}},
+        {"empty model list",
+         with(kBase, "models:\n  - {layers: [deltanet], width: 8, channel: none}\n",
+              "models: []\n"),
+         {"models"}},
         {"no layers", with(kBase, "[deltanet]", "[]"), {"layers"}},
         {"key twice", kBase + "steps: 3\n", {"run.yaml:7:1", "steps"}},
         {"bad YAML", kBase + "eval: {every: 1\n", {"run.yaml:"}},
@@ -81,10 +99,18 @@ TEST_SUITE("e2e") {
         {"extends a missing file", "extend: base.yaml\n" + kBase, {"run.yaml:1:9", "base.yaml"}},
         {"extends itself", "extend: run.yaml\n" + kBase, {"run.yaml"}},
         {"bad pattern", with(kBase, "[deltanet]", "\"[deltanet * 2\""), {"run.yaml:4"}},
-        {"heads do not divide the width", with(kBase, "[deltanet]", "[{name: deltanet, heads: 3}]"), {"blocks.0", "3 heads"}},
-        {"odd head for rotary positions", with(with(kBase, "[deltanet]", "[attention]"), "width: 8", "width: 7"), {"even head_dim"}},
-        {"tied embeddings over two vocabularies", with(kBase, "width: 8", "width: 8, tie_embeddings: true"), {"tie_embeddings"}},
-        {"two models of one name", with(kBase, "steps: 2", "  - {layers: [deltanet], width: 16}\nsteps: 2"), {"models.1", "deltanet"}},
+        {"heads do not divide the width",
+         with(kBase, "[deltanet]", "[{name: deltanet, heads: 3}]"),
+         {"blocks.0", "3 heads"}},
+        {"odd head for rotary positions",
+         with(with(kBase, "[deltanet]", "[attention]"), "width: 8", "width: 7"),
+         {"even head_dim"}},
+        {"tied embeddings over two vocabularies",
+         with(kBase, "width: 8", "width: 8, tie_embeddings: true"),
+         {"tie_embeddings"}},
+        {"two models of one name",
+         with(kBase, "steps: 2", "  - {layers: [deltanet], width: 16}\nsteps: 2"),
+         {"models.1", "deltanet"}},
         {"a seed twice", kBase + "seeds: [1, 1]\n", {"seeds"}},
         {"slash in the name", with(kBase, "name: run", "name: a/b"), {"run.yaml:1", "name"}},
         {"batch not divisible", kBase + "accumulate: 3\n", {"run.yaml:7", "accumulate", "divide"}},
@@ -94,11 +120,26 @@ TEST_SUITE("e2e") {
         {"override of a wrong type", kBase, {"--set", "steps"}, {"--set", "steps=x"}},
         {"override without a value", kBase, {"--set"}, {"--set", "steps"}},
         {"override past a list", kBase, {"models"}, {"--set", "models.3.width=8"}},
-        {"data file missing", with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}", "{name: bytes, path: none.txt}"), {"none.txt"}},
-        {"data file empty", with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}", "{name: bytes, path: empty.txt}"), {"empty.txt"}},
-        {"data file too short", with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}", "{name: bytes, path: short.txt}"), {"short.txt"}},
-        {"data folder without files", with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}", "{name: bytes, path: folder}"), {"folder"}},
-        {"task settings that cannot be", with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}", "{name: mqar, train: [{length: 8, pairs: 8}]}"), {"pairs"}},
+        {"data file missing",
+         with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}",
+              "{name: bytes, path: none.txt}"),
+         {"none.txt"}},
+        {"data file empty",
+         with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}",
+              "{name: bytes, path: empty.txt}"),
+         {"empty.txt"}},
+        {"data file too short",
+         with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}",
+              "{name: bytes, path: short.txt}"),
+         {"short.txt"}},
+        {"data folder without files",
+         with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}",
+              "{name: bytes, path: folder}"),
+         {"folder"}},
+        {"task settings that cannot be",
+         with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}",
+              "{name: mqar, train: [{length: 8, pairs: 8}]}"),
+         {"pairs"}},
     };
     CHECK(table.size() >= 40);
     for (const BadConfig& c : table) {
@@ -118,7 +159,8 @@ TEST_SUITE("e2e") {
     const Workplace w;
     w.write("run.yaml", kBase);
     fs::permissions(w.path("run.yaml"), fs::perms::none);
-    check_refused("unreadable config", w.run({"train", "run.yaml"}, {.unprivileged = true}), {"run.yaml", "ermission"});
+    check_refused("unreadable config", w.run({"train", "run.yaml"}, {.unprivileged = true}),
+                  {"run.yaml", "ermission"});
     check_refused("missing config", w.run({"train", "none.yaml"}), {"none.yaml"});
     check_refused("a folder as config", w.run({"train", "."}), {"."});
   }
@@ -171,13 +213,44 @@ TEST_SUITE("e2e") {
     const std::vector<Broken> table = {
         {"missing", [](const std::string&) {}, {"No such file"}},
         {"empty", [](const std::string& p) { fs::resize_file(p, 0); }, {"not an HDF5 file"}},
-        {"truncated", [&](const std::string& p) { fs::resize_file(p, bytes.size() / 2); }, {"truncated"}},
-        {"not HDF5", [](const std::string& p) { fs::resize_file(p, 0); fs::resize_file(p, 5000); }, {"not an HDF5 file"}},
-        {"another program's HDF5", [](const std::string& p) { h5::File f = h5::File::create(p); f.close(); }, {"not a checkpoint"}},
-        {"other version", [&](const std::string& p) { edit(p, [](h5::File& f) { f.set_attribute("/", "version", std::int64_t{99}); }); }, {"version 99"}},
-        {"changed attribute", [&](const std::string& p) { edit(p, [](h5::File& f) { f.set_attribute("/", "step", std::int64_t{7}); }); }, {"checksum"}},
-        {"dataset too many", [&](const std::string& p) { edit(p, [](h5::File& f) { f.write("parameters/extra", Tensor::zeros({2}, DType::kF32)); }); }, {}},
-        {"NaN inside", [&](const std::string& p) { edit(p, [](h5::File& f) { f.write("carried/x", Tensor::full({2}, DType::kF32, 0.0 / 0.0)); }); }, {}},
+        {"truncated",
+         [&](const std::string& p) { fs::resize_file(p, bytes.size() / 2); },
+         {"truncated"}},
+        {"not HDF5",
+         [](const std::string& p) {
+           fs::resize_file(p, 0);
+           fs::resize_file(p, 5000);
+         },
+         {"not an HDF5 file"}},
+        {"another program's HDF5",
+         [](const std::string& p) {
+           h5::File f = h5::File::create(p);
+           f.close();
+         },
+         {"not a checkpoint"}},
+        {"other version",
+         [&](const std::string& p) {
+           edit(p, [](h5::File& f) { f.set_attribute("/", "version", std::int64_t{99}); });
+         },
+         {"version 99"}},
+        {"changed attribute",
+         [&](const std::string& p) {
+           edit(p, [](h5::File& f) { f.set_attribute("/", "step", std::int64_t{7}); });
+         },
+         {"checksum"}},
+        {"dataset too many",
+         [&](const std::string& p) {
+           edit(p,
+                [](h5::File& f) { f.write("parameters/extra", Tensor::zeros({2}, DType::kF32)); });
+         },
+         {}},
+        {"NaN inside",
+         [&](const std::string& p) {
+           edit(p, [](h5::File& f) {
+             f.write("carried/x", Tensor::full({2}, DType::kF32, 0.0 / 0.0));
+           });
+         },
+         {}},
     };
     for (const Broken& b : table) {
       const std::string path = w.path("broken.h5");
@@ -191,7 +264,8 @@ TEST_SUITE("e2e") {
       check_refused(b.name, w.run({"generate", path}), b.wanted);
     }
 
-    // Any single flipped bit is noticed, wherever it is: refused, or without effect on what is read.
+    // Any single flipped bit is noticed, wherever it is: refused, or without effect on what is
+    // read.
     int refused = 0;
     for (std::size_t at = 97; at < bytes.size(); at += bytes.size() / 24) {
       std::string flipped = bytes;
@@ -207,7 +281,8 @@ TEST_SUITE("e2e") {
     // The newest is damaged: resuming says so and leaves the older one alone.
     fs::remove(w.path("runs/run/deltanet/seed0/result.json"));
     fs::resize_file(good, bytes.size() / 3);
-    check_refused("resume from a damaged file", w.run({"train", "run.yaml", "--resume"}), {"step_000000002.h5"});
+    check_refused("resume from a damaged file", w.run({"train", "run.yaml", "--resume"}),
+                  {"step_000000002.h5"});
     CHECK(w.run({"info", folder + "step_000000001.h5"}).status == 0);
     fs::remove(good);
     CHECK(w.run({"train", "run.yaml", "--resume"}).status == 0);
@@ -215,7 +290,8 @@ TEST_SUITE("e2e") {
     // Another model, another config.
     w.write("other.yaml", with(kBase, "width: 8", "width: 16"));
     fs::remove(w.path("runs/run/deltanet/seed0/result.json"));
-    check_refused("another config", w.run({"train", "other.yaml", "--resume"}), {"another configuration", "--fresh"});
+    check_refused("another config", w.run({"train", "other.yaml", "--resume"}),
+                  {"another configuration", "--fresh"});
     check_refused("results in the way", w.run({"train", "run.yaml"}), {"--resume", "--fresh"});
     check_refused("a model of vectors or small vocabularies cannot write bytes",
                   w.run({"generate", folder + "step_000000002.h5"}), {"generation writes bytes"});
@@ -229,14 +305,18 @@ TEST_SUITE("e2e") {
     REQUIRE(w.run({"train", "run.yaml", "--fresh"}).status == 0);
     const std::string kept = "runs/run/deltanet/seed0/checkpoints/step_000000002.h5";
     const std::string before = w.read(kept);
-    check_refused("disk full later", w.run({"train", "run.yaml", "--resume", "--set", "steps=2", "--set", "name=run2"}, {.file_limit = 20000}), {"disk full"});
+    check_refused("disk full later",
+                  w.run({"train", "run.yaml", "--resume", "--set", "steps=2", "--set", "name=run2"},
+                        {.file_limit = 20000}),
+                  {"disk full"});
     CHECK(w.read(kept) == before);
     CHECK(w.run({"info", w.path(kept)}).status == 0);
   }
 
   TEST_CASE("a loss that is not finite stops the run and says where") {
     const Workplace w;
-    w.write("run.yaml", with(kBase, "steps: 2", "steps: 400") + "lr: 1e30\nclip: 0\noptimizer: sgd\ncheckpoint: {every: 1}\n");
+    w.write("run.yaml", with(kBase, "steps: 2", "steps: 400") +
+                            "lr: 1e30\nclip: 0\noptimizer: sgd\ncheckpoint: {every: 1}\n");
     const Outcome out = w.run({"train", "run.yaml"});
     check_refused("diverging run", out, {"not finite", "update", "checkpoint"});
   }

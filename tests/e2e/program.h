@@ -22,12 +22,12 @@ class Workplace {
   std::string read(const std::string& name) const;
 
   struct Options {
-    double kill_after_s = 0;     ///< SIGKILL after this long
-    double signal_after_s = 0;   ///< `signal` after this long
+    double kill_after_s = 0;    ///< SIGKILL after this long
+    double signal_after_s = 0;  ///< `signal` after this long
     int signal = 0;
-    long file_limit = 0;         ///< largest file in bytes (RLIMIT_FSIZE), 0: none
-    double time_limit_s = 120;   ///< a run that takes longer has hung: killed, status 124
-    bool unprivileged = false;   ///< as user nobody, when the test runs as root
+    long file_limit = 0;        ///< largest file in bytes (RLIMIT_FSIZE), 0: none
+    double time_limit_s = 120;  ///< a run that takes longer has hung: killed, status 124
+    bool unprivileged = false;  ///< as user nobody, when the test runs as root
   };
   /// longscan ARGUMENTS
   Outcome run(const std::vector<std::string>& arguments, const Options& options) const;

@@ -39,9 +39,10 @@ TEST_SUITE("e2e") {
     const Workplace w;
     w.write("run.yaml", kConfig);
     REQUIRE(w.run({"train", "run.yaml", "--set", "output=whole"}).status == 0);
-    const std::vector<double> whole = parameters_of(w.path("whole/run/m/seed0/checkpoints/step_000000060.h5"));
+    const std::vector<double> whole =
+        parameters_of(w.path("whole/run/m/seed0/checkpoints/step_000000060.h5"));
     int kills = 0;
-    for (double after = 0.03; kills < 12; after = after * 1.3 > 0.4 ? 0.05 : after * 1.3) {
+    for (double after = 0.03; kills<12; after = after * 1.3> 0.4 ? 0.05 : after * 1.3) {
       const Outcome out = w.run({"train", "run.yaml", "--resume"}, {.kill_after_s = after});
       if (out.status == 0) {
         break;
@@ -61,7 +62,8 @@ TEST_SUITE("e2e") {
       const Workplace w;
       w.write("run.yaml", kConfig);
       const Outcome out =
-          w.run({"train", "run.yaml", "--set", "steps=1000000", "--set", "checkpoint.every=0"}, {.signal_after_s = 1.0, .signal = sig});
+          w.run({"train", "run.yaml", "--set", "steps=1000000", "--set", "checkpoint.every=0"},
+                {.signal_after_s = 1.0, .signal = sig});
       INFO(out.text);
       CHECK(out.status == 128 + sig);
       CHECK(out.text.find("--resume") != std::string::npos);
@@ -84,11 +86,14 @@ TEST_SUITE("e2e") {
     for (int i = 0; i < 12; ++i) {
       w.write("text/" + std::to_string(i) + ".txt", text + text);
     }
-    w.write("set.yaml", "extend: run.yaml\nmodels: [{layers: [{name: gated_deltanet, heads: 1, head_dim: 8}], width: 16, channel: none, name: m}]\n");
+    w.write("set.yaml",
+            "extend: run.yaml\nmodels: [{layers: [{name: gated_deltanet, heads: 1, head_dim: 8}], "
+            "width: 16, channel: none, name: m}]\n");
     const Outcome whole = w.run({"train", "set.yaml", "--set", "output=whole"});
     INFO(whole.text);
     REQUIRE(whole.status == 0);
-    const Outcome first = w.run({"train", "set.yaml", "--set", "checkpoint.every=5"}, {.signal_after_s = 0.05, .signal = SIGTERM});
+    const Outcome first = w.run({"train", "set.yaml", "--set", "checkpoint.every=5"},
+                                {.signal_after_s = 0.05, .signal = SIGTERM});
     const Outcome rest = w.run({"train", "set.yaml", "--set", "checkpoint.every=5", "--resume"});
     INFO(first.text << rest.text);
     REQUIRE(rest.status == 0);
