@@ -1,8 +1,5 @@
 #include "experiments/checkpoint.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
@@ -10,6 +7,7 @@
 #include <filesystem>
 #include <map>
 
+#include "core/io/files.h"
 #include "core/io/h5.h"
 #include "core/rng.h"
 
@@ -92,14 +90,6 @@ std::string digest_of(const h5::File& file) {
   return d.hex();
 }
 
-void sync_directory(const std::string& directory) {
-  const int fd = ::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_DIRECTORY);
-  if (fd >= 0) {
-    ::fsync(fd);
-    ::close(fd);
-  }
-}
-
 }  // namespace
 
 void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters,
@@ -146,7 +136,7 @@ void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters
       file.close();
     }
     LS_CHECK(std::rename(temporary.c_str(), path.c_str()) == 0, kIo, "{} cannot be renamed: {}",
-             temporary, std::strerror(errno));
+             temporary, write_failure(errno));
   } catch (...) {
     std::error_code ignored;
     fs::remove(temporary, ignored);

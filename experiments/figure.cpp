@@ -4,11 +4,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
-#include <filesystem>
-#include <fstream>
 
-#include "core/error.h"
+#include "core/io/files.h"
 
 namespace ls::experiments {
 namespace {
@@ -19,13 +18,6 @@ std::string quoted(const std::string& s) {
     out += c == '\'' ? "''" : std::string(1, c);
   }
   return out + "'";
-}
-
-void write_file(const std::string& path, const std::string& text) {
-  std::ofstream out(path);
-  out << text;
-  out.close();
-  LS_CHECK(out.good(), kIo, "cannot write {}; is the disk full?", path);
 }
 
 // Without a shell, so that no path is interpreted.
@@ -66,6 +58,15 @@ std::string draw_figure(const std::string& path, const std::vector<Panel>& panel
               "\nset ylabel " + quoted(p.y_label) + "\n";
     script += p.y_max > p.y_min ? fmt::format("set yrange [{}:{}]\n", p.y_min, p.y_max)
                                 : "set yrange [*:*]\n";
+    double x_min = INFINITY, x_max = -INFINITY;
+    for (const Series& line : p.series) {
+      for (const double x : line.x) {
+        x_min = std::min(x_min, x);
+        x_max = std::max(x_max, x);
+      }
+    }
+    script += x_min == x_max ? fmt::format("set xrange [{}:{}]\n", x_min - 1, x_max + 1)
+                             : "set xrange [*:*]\n";
     script += p.log_x ? "set logscale x 2\n" : "unset logscale x\n";
     std::string plots;
     for (std::size_t s = 0; s < p.series.size(); ++s) {
@@ -94,8 +95,8 @@ std::string draw_figure(const std::string& path, const std::vector<Panel>& panel
     script += plots + "\n";
   }
   script += "unset multiplot\n";
-  write_file(path + ".dat", data);
-  write_file(path + ".gp", script);
+  replace_file(path + ".dat", data);
+  replace_file(path + ".gp", script);
   const int status = run({"gnuplot", path + ".gp"});
   if (status == 0) {
     return "";

@@ -1,8 +1,11 @@
 #include <algorithm>
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 
 #include "core/backend/cpu/parallel_for.h"
+#include "core/io/files.h"
 #include "core/log.h"
 #include "core/registry.h"
 #include "experiments/commands/command.h"
@@ -11,6 +14,61 @@
 namespace {
 
 using namespace ls;
+
+/// What is wrong with a command line, with the nearest name where one is misspelt.
+std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  const std::vector<CLI::App*> chosen = app.get_subcommands();
+  std::vector<std::string> names;
+  if (chosen.empty()) {
+    for (const experiments::Command& verb : experiments::commands()) {
+      names.push_back(verb.name);
+    }
+  } else {
+    for (const CLI::Option* option : chosen.front()->get_options()) {
+      for (const std::string& name : option->get_lnames()) {
+        names.push_back("--" + name);
+      }
+    }
+  }
+  std::string text = error.what();
+  for (const std::string& word : app.remaining(true)) {
+    const bool option = word.starts_with('-');
+    if (option == chosen.empty()) {
+      continue;
+    }
+    const std::string near = nearest_name(word.substr(0, word.find('=')), names);
+    text = fmt::format("unknown {} '{}'{}", option ? "option" : "command", word,
+                       near.empty() ? "" : ", did you mean '" + near + "'?");
+    break;
+  }
+  if (chosen.empty()) {
+    text += "; commands:";
+    for (const std::string& name : names) {
+      text += " " + name;
+    }
+    return text;
+  }
+  return text + "; longscan " + chosen.front()->get_name() + " --help lists its options";
+}
+
+/// Of several ranks one speaks: all of them read the same command line.
+int parse(CLI::App& app, int argc, char** argv) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    const auto launch = parallel::launched_by();
+    if (e.get_exit_code() != 0) {
+      const std::string text = usage_error(app, e);
+      return launch ? parallel::fail_unconnected(*launch, text)
+                    : (std::fprintf(stderr, "longscan: %s\n", text.c_str()), 2);
+    }
+    if (!launch || launch->rank == 0) {
+      app.exit(e);
+    }
+    return 0;
+  }
+  return -1;
+}
 
 int run(int argc, char** argv) {
   for (const std::string& fault : duplicate_registrations()) {
@@ -34,26 +92,29 @@ int run(int argc, char** argv) {
     const experiments::Action action = verb.setup(*sub);
     sub->callback([&chosen, action] { chosen = action; });
   }
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    return app.exit(e);
+  if (const int status = parse(app, argc, argv); status >= 0) {
+    return status;
   }
   return parallel::run_with_ranks([&](parallel::RankEnv& env) {
     if (threads > 0) {
       set_num_threads(threads);
     }
-    return chosen(env);
+    const int status = chosen(env);
+    errno = 0;
+    LS_CHECK(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, kIo,
+             "standard output cannot be written: {}", write_failure(errno));
+    return status;
   });
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error of its write
   try {
     return run(argc, argv);
   } catch (const std::exception& e) {
-    std::fprintf(stderr, "longscan: error: %s\n", e.what());
+    std::fprintf(stderr, "longscan: %s\n", e.what());
     return 1;
   }
 }

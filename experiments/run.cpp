@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "autograd/tape.h"
+#include "core/io/files.h"
 #include "core/log.h"
 #include "experiments/figure.h"
 #include "experiments/table.h"
@@ -147,6 +149,39 @@ std::vector<Panel> panels_of(const std::vector<RunResult>& results) {
   return panels;
 }
 
+// Runs f; its errors begin with the place in the config.
+template <class F>
+auto located(const Where& where, const std::string& path, F&& f) {
+  try {
+    return f();
+  } catch (const Error& e) {
+    throw Error(e.kind(), where(path) + ": " + path + ": " + e.what(), e.where());
+  }
+}
+
+// Builds everything that the run will build, and sends one token through each model.
+void rehearse(const RunConfig& config, const Where& where) {
+  const auto seed = static_cast<std::uint64_t>(config.seeds.front());
+  const std::unique_ptr<data::Task> task = located(where, "task", [&] {
+    return data::make_task(config.task, {.seed = seed, .stream = config.state == "carry"});
+  });
+  const layers::ModelInterface io = model_interface(*task);
+  const ag::NoGrad no_grad;
+  for (std::size_t m = 0; m < config.models.size(); ++m) {
+    located(where, "models." + std::to_string(m), [&] {
+      layers::Model model(config.models[m], io, seed);
+      layers::SeqContext seq(1, 1, scan_options(config.scan));
+      layers::ModelInput token;
+      if (io.vocab_in > 0) {
+        token.tokens = Tensor::zeros({1, 1}, DType::kI64);
+      } else {
+        token.vectors = Tensor::zeros({1, 1, io.vector_width}, DType::kF32);
+      }
+      model.hidden(token, seq);
+    });
+  }
+}
+
 }  // namespace
 
 std::vector<std::string> model_labels(const RunConfig& config) {
@@ -228,8 +263,10 @@ std::string results_table(const std::vector<RunResult>& results) {
   return table.str();
 }
 
-RunOutcome run_all(const RunConfig& config, Existing existing, Communicator& comm) {
+RunOutcome run_all(const RunConfig& config, const Where& where, Existing existing,
+                   Communicator& comm) {
   validate_run(config);
+  rehearse(config, where);
   RunOutcome out;
   out.directory = config.output + "/" + config.name;
   const bool root = comm.rank() == 0;
@@ -254,9 +291,7 @@ RunOutcome run_all(const RunConfig& config, Existing existing, Communicator& com
         }
       }
     }
-    std::error_code error;
-    fs::create_directories(out.directory, error);
-    LS_CHECK(!error, kIo, "{}: cannot be created: {}", out.directory, error.message());
+    create_directories(out.directory);
   }
   comm.barrier();
   for (std::size_t m = 0; m < config.models.size() && !out.interrupted; ++m) {
@@ -282,7 +317,7 @@ RunOutcome run_all(const RunConfig& config, Existing existing, Communicator& com
   }
   if (root && !out.interrupted) {
     out.table = results_table(out.results);
-    std::ofstream(out.directory + "/table.txt") << out.table;
+    replace_file(out.directory + "/table.txt", out.table);
     const std::vector<Panel> panels = panels_of(out.results);
     if (!panels.empty()) {
       const std::string why = draw_figure(out.directory + "/figure", panels);

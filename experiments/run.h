@@ -19,8 +19,13 @@ struct RunOutcome {
   bool interrupted = false;
 };
 
-/// Trains everything and writes table.txt and figure.svg into OUTPUT/NAME.
-RunOutcome run_all(const RunConfig& config, Existing existing, Communicator& comm);
+/// "run.yaml:4:5" of a dotted path of the config.
+using Where = std::function<std::string(const std::string& path)>;
+
+/// Trains everything and writes table.txt and figure.svg into OUTPUT/NAME. Task and models are all
+/// built once before anything is written or trained, so that a mistake in the last is found first.
+RunOutcome run_all(const RunConfig& config, const Where& where, Existing existing,
+                   Communicator& comm);
 
 /// OUTPUT/NAME/MODEL/seedN
 std::string part_directory(const RunConfig& config, std::size_t model, Index seed);

@@ -12,6 +12,7 @@
 
 #include "autograd/call.h"
 #include "autograd/tape.h"
+#include "core/io/files.h"
 #include "core/log.h"
 #include "experiments/provenance.h"
 #include "optim/clip.h"
@@ -33,25 +34,6 @@ double since(Clock::time_point t) {
   return std::chrono::duration<double>(Clock::now() - t).count();
 }
 
-void append_line(const std::string& path, const std::string& line) {
-  std::ofstream out(path, std::ios::app);
-  out << line << "\n";
-  out.close();
-  LS_CHECK(out.good(), kIo, "{}: a line of {} bytes could not be written; is the disk full?", path,
-           line.size());
-}
-
-void write_text(const std::string& path, const std::string& text) {
-  const std::string temporary = path + ".tmp";
-  {
-    std::ofstream out(temporary);
-    out << text;
-    out.close();
-    LS_CHECK(out.good(), kIo, "{}: could not be written; is the disk full?", temporary);
-  }
-  fs::rename(temporary, path);
-}
-
 // Lines of updates that a resumed run makes again are dropped.
 std::vector<Json> keep_metrics_until(const std::string& path, Index step) {
   std::vector<Json> kept;
@@ -65,7 +47,7 @@ std::vector<Json> keep_metrics_until(const std::string& path, Index step) {
     }
   }
   in.close();
-  write_text(path, text);
+  replace_file(path, text);
   return kept;
 }
 
@@ -291,7 +273,7 @@ void Trainer::save() {
   if (config_.state == "carry") {
     d.carried = carried_;
   }
-  fs::create_directories(directory_ + "/checkpoints");
+  create_directories(directory_ + "/checkpoints");
   save_checkpoint(checkpoint_path(directory_ + "/checkpoints", step_), model_->parameters(), d);
   prune_checkpoints(directory_ + "/checkpoints", config_.checkpoint.keep);
 }
@@ -375,10 +357,10 @@ RunResult Trainer::run(bool quiet) {
   const bool writes = comm_.rank() == 0 && !directory_.empty();
   const std::string metrics_path = directory_ + "/metrics.jsonl";
   if (writes) {
-    fs::create_directories(directory_);
-    write_text(directory_ + "/config.yaml", dump_yaml(config_));
+    create_directories(directory_);
+    replace_file(directory_ + "/config.yaml", dump_yaml(config_));
     if (step_ == 0) {
-      write_text(metrics_path, "");
+      replace_file(metrics_path, "");
     }
   }
   const std::string title = fmt::format("{} seed {}", model_->label(), seed_);
@@ -473,7 +455,7 @@ RunResult Trainer::run(bool quiet) {
   result.train_loss = smooth;
   result.history = history_;
   if (writes) {
-    write_text(directory_ + "/result.json", result_json(result));
+    replace_file(directory_ + "/result.json", result_json(result));
   }
   return result;
 }

@@ -88,16 +88,6 @@ void sleep_s(double seconds) {
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
 }
 
-/// For faults met before the ranks can talk, mostly by all of them alike. The launcher ends the job
-/// at the first exit: whoever is alive after a while is the only one to have failed, and speaks.
-int fail_unconnected(const Launch& launch, const std::string& text) {
-  if (launch.rank != 0) {
-    sleep_s(2);
-  }
-  print_error(text);
-  return 1;
-}
-
 #ifdef LS_HAVE_MPI
 
 /// How long ranks may take to unwind after another failed, and how long to be ended by it.
@@ -280,6 +270,14 @@ int run_over_mpi(const Launch& launch, const std::function<int(RankEnv&)>& body,
 #endif
 
 }  // namespace
+
+int fail_unconnected(const Launch& launch, const std::string& text) {
+  if (launch.rank != 0) {
+    sleep_s(2);
+  }
+  print_error(text);
+  return 1;
+}
 
 std::optional<Launch> launched_by() {
   // Open MPI and its kin; MPICH, Intel MPI and Slurm's PMI; MVAPICH. PMIx alone does not tell the

@@ -17,6 +17,11 @@ struct Launch {
 /// nullopt when this process was started plainly.
 std::optional<Launch> launched_by();
 
+/// Prints one message of a fault that every rank meets before the ranks can talk (a wrong command
+/// line); returns the exit status 1. The launcher ends the job at the first exit, so ranks other
+/// than 0 wait a while and speak only if they are still alive then.
+int fail_unconnected(const Launch& launch, const std::string& text);
+
 /// "Open MPI v4.1.4, ...", first line; "none" when built without.
 std::string mpi_version();
 

@@ -13,6 +13,8 @@
 #include <new>
 #include <utility>
 
+#include "core/io/files.h"
+
 namespace ls::h5 {
 namespace {
 
@@ -200,7 +202,7 @@ void write_all(int fd, const void* data, std::size_t bytes, std::uint64_t at,
       continue;
     }
     LS_CHECK(n >= 0, kIo, "{}: cannot be written, {} bytes are missing: {}", path, bytes,
-             std::strerror(errno));
+             write_failure(errno));
     from += n;
     at += static_cast<std::uint64_t>(n);
     bytes -= static_cast<std::size_t>(n);
@@ -333,7 +335,7 @@ File File::open(const std::string& path) {
 File File::create(const std::string& path) {
   const Lock lock;
   auto impl = std::make_unique<Impl>(path, ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0644));
-  LS_CHECK(impl->disk >= 0, kIo, "{}: cannot be created: {}", path, std::strerror(errno));
+  LS_CHECK(impl->disk >= 0, kIo, "{}: cannot be created: {}", path, write_failure(errno));
   constexpr std::size_t kGrowth = 1u << 20;
   const Handle access_list(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_libver_bounds(access_list, H5F_LIBVER_V18, H5F_LIBVER_V110);
@@ -683,7 +685,7 @@ void File::flush() {
   write_all(f.disk, *image, seal.bytes, 0, f.path);
   write_all(f.disk, &seal, sizeof seal, seal.bytes, f.path);
   LS_CHECK(::fsync(f.disk) == 0, kIo, "{}: cannot be forced to the disk: {}", f.path,
-           std::strerror(errno));
+           write_failure(errno));
 }
 
 void File::close() {
@@ -697,7 +699,7 @@ void File::close() {
   impl_->check(H5Fclose(std::exchange(impl_->id, -1)), "close", impl_->path);
   const int fd = impl_->disk.release();
   LS_CHECK(fd < 0 || ::close(fd) == 0, kIo, "{}: cannot be closed: {}", impl_->path,
-           std::strerror(errno));
+           write_failure(errno));
 }
 
 }  // namespace ls::h5

@@ -13,13 +13,16 @@ struct Options {
 };
 
 int train(const Options& o, parallel::RankEnv& env) {
-  const RunConfig config = read_config_file<RunConfig>(o.config, o.overrides);
+  const ConfigTree tree = ConfigTree::from_file(o.config, o.overrides);
+  RunConfig config;
+  read_config(tree, config);
   install_stop_signals();
-  const RunOutcome out = run_all(config,
-                                 o.resume  ? Existing::kResume
-                                 : o.fresh ? Existing::kFresh
-                                           : Existing::kRefuse,
-                                 env.world());
+  const RunOutcome out = run_all(
+      config, [&](const std::string& path) { return tree.where(path); },
+      o.resume  ? Existing::kResume
+      : o.fresh ? Existing::kFresh
+                : Existing::kRefuse,
+      env.world());
   if (out.interrupted) {
     return 128 + stop_signal();
   }

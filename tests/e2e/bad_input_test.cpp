@@ -1,10 +1,12 @@
 // Everything that a user can get wrong gives one clear error, loses nothing and never crashes.
 #include <doctest/doctest.h>
 
+#include <csignal>
 #include <filesystem>
 #include <functional>
 
 #include "core/io/h5.h"
+#include "experiments/checkpoint.h"
 #include "tests/e2e/program.h"
 
 using namespace ls;
@@ -15,9 +17,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
+const std::string kParity = "{name: parity, length: 8, test_lengths: [8], test_examples: 8}";
 const std::string kBase =
     "name: run\n"
-    "task: {name: parity, length: 8, test_lengths: [8], test_examples: 8}\n"
+    "task: " +
+    kParity +
+    "\n"
     "models:\n"
     "  - {layers: [deltanet], width: 8, channel: none}\n"
     "steps: 2\n"
@@ -41,6 +46,11 @@ void check_refused(const std::string& name, const Outcome& out,
     CHECK(out.text.find(w) != std::string::npos);
   }
   CHECK(out.text.find("terminate called") == std::string::npos);
+  std::size_t errors = out.text.starts_with("longscan: ");
+  for (std::size_t at = 0; (at = out.text.find("\nlongscan: ", at)) != std::string::npos; ++at) {
+    ++errors;
+  }
+  CHECK(errors == 1);
 }
 
 struct BadConfig {
@@ -81,7 +91,7 @@ TEST_SUITE("e2e") {
          with(kBase, "steps: 2", "steps: 99999999999999999999"),
          {"run.yaml:5:8", "steps"}},
         {"list for a map", kBase + "eval: [1]\n", {"run.yaml:7:7", "eval"}},
-        {"map for a number", with(kBase, "steps: 2", "steps: {a: 1}"), {"run.yaml:5:8", "steps"}},
+        {"map for a number", with(kBase, "steps: 2", "steps: {a: 1}"), {"run.yaml:5:9", "steps"}},
         {"wrong choice", kBase + "state: carried\n", {"run.yaml:7:8", "state", "carry", "reset"}},
         {"required field missing", with(kBase, "name: run\n", ""), {"name"}},
         {"no model",
@@ -106,8 +116,14 @@ TEST_SUITE("e2e") {
          with(with(kBase, "[deltanet]", "[attention]"), "width: 8", "width: 7"),
          {"even head_dim"}},
         {"tied embeddings over two vocabularies",
-         with(kBase, "width: 8", "width: 8, tie_embeddings: true"),
-         {"tie_embeddings"}},
+         with(with(kBase, "width: 8", "width: 8, tie_embeddings: true"), kParity,
+              "{name: mqar, variant: continuous, train: [{pairs: 4}], test: [{pairs: 4, examples: "
+              "8}]}"),
+         {"run.yaml:4:6", "models.0", "tie_embeddings"}},
+        {"a mistake in the second model",
+         with(kBase, "steps: 2",
+              "  - {layers: [{name: deltanet, heads: 3}], width: 8, name: b}\nsteps: 2"),
+         {"run.yaml:5:6", "models.1", "3 heads"}},
         {"two models of one name",
          with(kBase, "steps: 2", "  - {layers: [deltanet], width: 16}\nsteps: 2"),
          {"models.1", "deltanet"}},
@@ -120,25 +136,16 @@ TEST_SUITE("e2e") {
         {"override of a wrong type", kBase, {"--set", "steps"}, {"--set", "steps=x"}},
         {"override without a value", kBase, {"--set"}, {"--set", "steps"}},
         {"override past a list", kBase, {"models"}, {"--set", "models.3.width=8"}},
-        {"data file missing",
-         with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}",
-              "{name: bytes, path: none.txt}"),
-         {"none.txt"}},
-        {"data file empty",
-         with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}",
-              "{name: bytes, path: empty.txt}"),
-         {"empty.txt"}},
+        {"data file missing", with(kBase, kParity, "{name: bytes, path: none.txt}"), {"none.txt"}},
+        {"data file empty", with(kBase, kParity, "{name: bytes, path: empty.txt}"), {"empty.txt"}},
         {"data file too short",
-         with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}",
-              "{name: bytes, path: short.txt}"),
+         with(kBase, kParity, "{name: bytes, path: short.txt}"),
          {"short.txt"}},
         {"data folder without files",
-         with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}",
-              "{name: bytes, path: folder}"),
+         with(kBase, kParity, "{name: bytes, path: folder}"),
          {"folder"}},
         {"task settings that cannot be",
-         with(kBase, "{name: parity, length: 8, test_lengths: [8], test_examples: 8}",
-              "{name: mqar, train: [{length: 8, pairs: 8}]}"),
+         with(kBase, kParity, "{name: mqar, train: [{length: 8, pairs: 8}]}"),
          {"pairs"}},
     };
     CHECK(table.size() >= 40);
@@ -167,9 +174,10 @@ TEST_SUITE("e2e") {
 
   TEST_CASE("wrong command lines") {
     const Workplace w;
-    check_refused("no command", w.run({}), {"subcommand"});
-    check_refused("unknown command", w.run({"trian"}), {"trian"});
-    check_refused("unknown option", w.run({"train", "x.yaml", "--stepz"}), {"--stepz"});
+    check_refused("no command", w.run({}), {"subcommand", "train"});
+    check_refused("unknown command", w.run({"trian"}), {"trian", "'train'"});
+    check_refused("unknown option", w.run({"train", "x.yaml", "--resum"}),
+                  {"--resum'", "'--resume'"});
     check_refused("contradiction", w.run({"train", "x.yaml", "--resume", "--fresh"}), {"--fresh"});
     check_refused("unknown list", w.run({"list", "mixer"}), {"mixers"});
     check_refused("unknown mixer", w.run({"describe", "deltanett"}), {"deltanett", "deltanet"});
@@ -299,18 +307,41 @@ TEST_SUITE("e2e") {
 
   TEST_CASE("a full disk loses no earlier checkpoint") {
     const Workplace w;
-    w.write("run.yaml", with(kBase, "width: 8", "width: 64") + "checkpoint: {every: 1}\n");
-    const Outcome full = w.run({"train", "run.yaml"}, {.file_limit = 20000});
-    check_refused("disk full at the first checkpoint", full, {"checkpoint", "disk full"});
-    REQUIRE(w.run({"train", "run.yaml", "--fresh"}).status == 0);
-    const std::string kept = "runs/run/deltanet/seed0/checkpoints/step_000000002.h5";
-    const std::string before = w.read(kept);
-    check_refused("disk full later",
-                  w.run({"train", "run.yaml", "--resume", "--set", "steps=2", "--set", "name=run2"},
-                        {.file_limit = 20000}),
-                  {"disk full"});
-    CHECK(w.read(kept) == before);
-    CHECK(w.run({"info", w.path(kept)}).status == 0);
+    w.write("run.yaml", with(with(kBase, "width: 8", "width: 64"), "steps: 2", "steps: 100000") +
+                            "log_every: 1000\ncheckpoint: {every: 1000}\n");
+    const std::string folder = "runs/run/deltanet/seed0/checkpoints/";
+    const Workplace::Options stop = {.signal = SIGTERM,
+                                     .signal_when = folder + "step_000001000.h5"};
+    REQUIRE(w.run({"train", "run.yaml"}, stop).status == 128 + SIGTERM);
+    const std::vector<std::string> saved = experiments::list_checkpoints(w.path(folder));
+    REQUIRE(saved.size() >= 1);
+    const std::string last = folder + fs::path(saved.back()).filename().string();
+    const std::string before = w.read(last);
+    REQUIRE(before.size() > 20000);
+    const auto go_on = [&](const Workplace::Options& options) {
+      return w.run({"train", "run.yaml", "--resume"}, options);
+    };
+    check_refused("file size limit", go_on({.file_limit = 20000}),
+                  {"checkpoint", "File too large", "ulimit -f"});
+    CHECK(w.read(last) == before);
+    CHECK(w.run({"info", last}).status == 0);
+    const std::string next = fmt::format(
+        "{}step_{:09}.h5", folder, (std::stol(last.substr(last.size() - 12, 9)) / 1000 + 1) * 1000);
+    CHECK(go_on({.signal = SIGTERM, .signal_when = next}).status == 128 + SIGTERM);
+  }
+
+  TEST_CASE("a full disk is called that") {
+    const Workplace w;
+    w.write("run.yaml", kBase);
+    const std::string folder = w.path("runs/run/deltanet/seed0");
+    fs::create_directories(folder);
+    fs::create_symlink("/dev/full", folder + "/result.json.tmp");
+    check_refused("no space", w.run({"train", "run.yaml"}),
+                  {"result.json", "No space left", "the disk is full; free some space"});
+    CHECK(experiments::list_checkpoints(folder + "/checkpoints").size() == 1);
+    CHECK(w.run({"train", "run.yaml", "--resume"}).status == 0);
+    const Outcome silent = w.run({"list"}, {.full_output = true});
+    CHECK(silent.status == 1);
   }
 
   TEST_CASE("a loss that is not finite stops the run and says where") {

@@ -48,10 +48,12 @@ Outcome Workplace::run(const std::vector<std::string>& arguments, const Options&
     const int fd = open(log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
     dup2(fd, 1);
     dup2(fd, 2);
+    if (o.full_output) {
+      dup2(open("/dev/full", O_WRONLY), 1);
+    }
     if (o.file_limit > 0) {
       const rlimit limit{static_cast<rlim_t>(o.file_limit), static_cast<rlim_t>(o.file_limit)};
       setrlimit(RLIMIT_FSIZE, &limit);
-      signal(SIGXFSZ, SIG_IGN);  // as on a full disk: the write fails, the process lives
     }
     if (o.unprivileged && geteuid() == 0 && setuid(65534) != 0) {
       _exit(126);
@@ -66,13 +68,21 @@ Outcome Workplace::run(const std::vector<std::string>& arguments, const Options&
   }
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
+  auto counted_from = Clock::time_point::max();
   int status = 0;
-  bool sent = false, hung = false;
+  bool sent = o.signal == 0, hung = false;
   while (waitpid(pid, &status, WNOHANG) == 0) {
-    const std::chrono::duration<double> elapsed = Clock::now() - begin;
-    const double when = o.kill_after_s > 0 ? o.kill_after_s : o.signal_after_s;
-    if (when > 0 && !sent && elapsed.count() > when) {
-      kill(pid, o.kill_after_s > 0 ? SIGKILL : o.signal);
+    const auto now = Clock::now();
+    const std::chrono::duration<double> elapsed = now - begin;
+    if (counted_from == Clock::time_point::max()) {
+      std::error_code missing;
+      if (o.signal_when.empty() || (fs::file_size(path(o.signal_when), missing) > 0 && !missing)) {
+        counted_from = now;
+      }
+    }
+    if (!sent && now >= counted_from &&
+        std::chrono::duration<double>(now - counted_from).count() >= o.signal_after_s) {
+      kill(pid, o.signal);
       sent = true;
     }
     if (elapsed.count() > o.time_limit_s && !hung) {

@@ -22,11 +22,12 @@ class Workplace {
   std::string read(const std::string& name) const;
 
   struct Options {
-    double kill_after_s = 0;    ///< SIGKILL after this long
-    double signal_after_s = 0;  ///< `signal` after this long
-    int signal = 0;
+    int signal = 0;  ///< sent once, `signal_after_s` after `signal_when` is there
+    double signal_after_s = 0;
+    std::string signal_when;    ///< a file that has content by then; empty: the start
     long file_limit = 0;        ///< largest file in bytes (RLIMIT_FSIZE), 0: none
     double time_limit_s = 120;  ///< a run that takes longer has hung: killed, status 124
+    bool full_output = false;   ///< standard output is a full disk
     bool unprivileged = false;  ///< as user nobody, when the test runs as root
   };
   /// longscan ARGUMENTS

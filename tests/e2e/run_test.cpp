@@ -43,7 +43,8 @@ TEST_SUITE("e2e") {
         parameters_of(w.path("whole/run/m/seed0/checkpoints/step_000000060.h5"));
     int kills = 0;
     for (double after = 0.03; kills<12; after = after * 1.3> 0.4 ? 0.05 : after * 1.3) {
-      const Outcome out = w.run({"train", "run.yaml", "--resume"}, {.kill_after_s = after});
+      const Outcome out =
+          w.run({"train", "run.yaml", "--resume"}, {.signal = SIGKILL, .signal_after_s = after});
       if (out.status == 0) {
         break;
       }
@@ -63,7 +64,7 @@ TEST_SUITE("e2e") {
       w.write("run.yaml", kConfig);
       const Outcome out =
           w.run({"train", "run.yaml", "--set", "steps=1000000", "--set", "checkpoint.every=0"},
-                {.signal_after_s = 1.0, .signal = sig});
+                {.signal = sig, .signal_when = "runs/run/m/seed0/metrics.jsonl"});
       INFO(out.text);
       CHECK(out.status == 128 + sig);
       CHECK(out.text.find("--resume") != std::string::npos);
@@ -92,8 +93,9 @@ TEST_SUITE("e2e") {
     const Outcome whole = w.run({"train", "set.yaml", "--set", "output=whole"});
     INFO(whole.text);
     REQUIRE(whole.status == 0);
-    const Outcome first = w.run({"train", "set.yaml", "--set", "checkpoint.every=5"},
-                                {.signal_after_s = 0.05, .signal = SIGTERM});
+    const Outcome first =
+        w.run({"train", "set.yaml", "--set", "checkpoint.every=5"},
+              {.signal = SIGTERM, .signal_when = "runs/run/m/seed0/checkpoints/step_000000005.h5"});
     const Outcome rest = w.run({"train", "set.yaml", "--set", "checkpoint.every=5", "--resume"});
     INFO(first.text << rest.text);
     REQUIRE(rest.status == 0);

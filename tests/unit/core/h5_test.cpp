@@ -252,7 +252,7 @@ TEST_SUITE("unit") {
       CHECK((limit == whole) == read_all(path).empty());
       if (limit < whole) {
         CHECK(message.starts_with(path + ": cannot be written"));
-        CHECK(message.ends_with("File too large"));
+        CHECK(message.find("File too large") != std::string::npos);
       }
     }
     std::signal(SIGXFSZ, old_handler);
