@@ -12,23 +12,58 @@ namespace {
 
 constexpr Index kGrain = 1 << 15;
 
-// Rows of the last axis; the offset of a row in each operand is found from its index.
+// f(offset_a, offset_b, n, step_a, step_b) over stretches of n elements, together all of two
+// operands of one shape. Axes that lie one after the other in both are one; the steps are 1 where
+// they can be.
 template <class Fn>
 void for_each_row(const Shape& shape, const Shape& sa, const Shape& sb, Fn&& fn) {
-  const Index cols = shape.empty() ? 1 : shape.back();
-  const Index rows = cols == 0 ? 0 : shape.numel() / cols;
-  parallel_for(rows, std::max<Index>(1, kGrain / std::max<Index>(1, cols)), [&](Index r0, Index r1) {
-    for (Index r = r0; r < r1; ++r) {
-      Index rest = r, oa = 0, ob = 0;
-      for (int a = shape.rank() - 2; a >= 0; --a) {
-        const Index i = rest % shape[a];
-        rest /= shape[a];
-        oa += i * sa[a];
-        ob += i * sb[a];
-      }
-      fn(oa, ob, cols);
+  Shape extent, step_a, step_b;  // innermost first
+  for (int axis = shape.rank() - 1; axis >= 0; --axis) {
+    if (shape[axis] == 1) {
+      continue;
     }
-  });
+    const int last = extent.rank() - 1;
+    if (last >= 0 && sa[axis] == step_a[last] * extent[last] &&
+        sb[axis] == step_b[last] * extent[last]) {
+      extent[last] *= shape[axis];
+      continue;
+    }
+    extent.push_back(shape[axis]);
+    step_a.push_back(sa[axis]);
+    step_b.push_back(sb[axis]);
+  }
+  if (extent.empty()) {
+    extent.push_back(1);
+    step_a.push_back(1);
+    step_b.push_back(1);
+  }
+  const Index cols = extent[0], da = step_a[0], db = step_b[0];
+  const Index rows = cols == 0 ? 0 : shape.numel() / cols;
+  const auto row = [&](Index oa, Index ob, Index n) {
+    if (da == 1 && db == 1) {
+      fn(oa, ob, n, std::integral_constant<Index, 1>(), std::integral_constant<Index, 1>());
+    } else {
+      fn(oa, ob, n, da, db);
+    }
+  };
+  if (rows == 1) {
+    parallel_for(cols, kGrain,
+                 [&](Index begin, Index end) { row(begin * da, begin * db, end - begin); });
+    return;
+  }
+  parallel_for(rows, std::max<Index>(1, kGrain / std::max<Index>(1, cols)),
+               [&](Index r0, Index r1) {
+                 for (Index r = r0; r < r1; ++r) {
+                   Index rest = r, oa = 0, ob = 0;
+                   for (int axis = 1; axis < extent.rank(); ++axis) {
+                     const Index i = rest % extent[axis];
+                     rest /= extent[axis];
+                     oa += i * step_a[axis];
+                     ob += i * step_b[axis];
+                   }
+                   row(oa, ob, cols);
+                 }
+               });
 }
 
 }  // namespace
@@ -57,7 +92,9 @@ Tensor Tensor::full(const Shape& shape, DType dtype, double value) {
   return t;
 }
 
-Tensor Tensor::scalar(double value, DType dtype) { return full({}, dtype, value); }
+Tensor Tensor::scalar(double value, DType dtype) {
+  return full({}, dtype, value);
+}
 
 Tensor Tensor::from_raw(const void* values, Index count, const Shape& shape, DType dtype) {
   LS_CHECK(count == shape.numel(), kShape, "{} values do not fill shape {}", count, shape.str());
@@ -83,7 +120,9 @@ const void* Tensor::raw() const {
   LS_ASSERT(defined());
   return static_cast<const char*>(storage_->data()) + offset_ * dtype_size(dtype_);
 }
-void* Tensor::raw() { return const_cast<void*>(std::as_const(*this).raw()); }
+void* Tensor::raw() {
+  return const_cast<void*>(std::as_const(*this).raw());
+}
 
 int Tensor::normalize_axis(int axis) const {
   const int a = axis < 0 ? axis + rank() : axis;
@@ -146,12 +185,13 @@ Tensor Tensor::view(const Shape& wanted) const {
   if (infer >= 0 && known != 0) {
     shape[infer] = numel() / known;
   }
-  LS_CHECK(shape.numel() == numel(), kShape, "shape {} cannot be viewed as {}", shape_.str(), wanted.str());
+  LS_CHECK(shape.numel() == numel(), kShape, "shape {} cannot be viewed as {}", shape_.str(),
+           wanted.str());
   Tensor t = *this;
   t.shape_ = shape;
   LS_CHECK(view_strides(shape, t.strides_), kShape,
-           "shape {} with strides {} cannot be viewed as {} without a copy", shape_.str(), strides_.str(),
-           wanted.str());
+           "shape {} with strides {} cannot be viewed as {} without a copy", shape_.str(),
+           strides_.str(), wanted.str());
   return t;
 }
 
@@ -252,7 +292,9 @@ Tensor Tensor::expand(const Shape& shape) const {
   return t;
 }
 
-Tensor Tensor::contiguous() const { return is_contiguous() ? *this : clone(); }
+Tensor Tensor::contiguous() const {
+  return is_contiguous() ? *this : clone();
+}
 
 Tensor Tensor::clone() const {
   Tensor t = empty(shape_, dtype_);
@@ -276,21 +318,12 @@ Tensor& Tensor::copy_(const Tensor& source) {
     dispatch_all(source.dtype_, [&]<class From>() {
       To* dst = static_cast<To*>(raw());
       const From* src = static_cast<const From*>(source.raw());
-      if (is_contiguous() && source.is_contiguous()) {
-        parallel_for(numel(), kGrain, [&](Index i0, Index i1) {
-          for (Index i = i0; i < i1; ++i) {
-            dst[i] = convert<To>(src[i]);
-          }
-        });
-        return;
-      }
-      const Index sd = rank() ? strides_.back() : 1;
-      const Index ss = rank() ? source.strides_.back() : 1;
-      for_each_row(shape_, strides_, source.strides_, [&](Index od, Index os, Index cols) {
-        for (Index c = 0; c < cols; ++c) {
-          dst[od + c * sd] = convert<To>(src[os + c * ss]);
-        }
-      });
+      for_each_row(shape_, strides_, source.strides_,
+                   [&](Index od, Index os, Index n, auto step_d, auto step_s) {
+                     for (Index i = 0; i < n; ++i) {
+                       dst[od + i * step_d] = convert<To>(src[os + i * step_s]);
+                     }
+                   });
     });
   });
   bump_version();
@@ -301,10 +334,9 @@ Tensor& Tensor::fill_(double value) {
   dispatch_all(dtype_, [&]<class T>() {
     T* dst = static_cast<T*>(raw());
     const T v = convert<T>(value);
-    for_each_row(shape_, strides_, strides_, [&](Index o, Index, Index cols) {
-      const Index s = rank() ? strides_.back() : 1;
-      for (Index c = 0; c < cols; ++c) {
-        dst[o + c * s] = v;
+    for_each_row(shape_, strides_, strides_, [&](Index o, Index, Index n, auto step, auto) {
+      for (Index i = 0; i < n; ++i) {
+        dst[o + i * step] = v;
       }
     });
   });
@@ -317,25 +349,18 @@ Tensor& Tensor::add_(const Tensor& other, double alpha) {
            other.shape_.str());
   dispatch_float(dtype_, [&]<class T>() {
     dispatch_float(other.dtype_, [&]<class U>() {
-      using A = std::conditional_t<std::is_same_v<T, double>, double, float>;
+      using A = acc_t<T>;
       T* dst = static_cast<T*>(raw());
       const U* src = static_cast<const U*>(other.raw());
       const A a = static_cast<A>(alpha);
-      const Index sd = rank() ? strides_.back() : 1;
-      const Index ss = rank() ? other.strides_.back() : 1;
-      const bool flat = is_contiguous() && other.is_contiguous();
-      const auto row = [&](Index od, Index os, Index cols, Index step_d, Index step_s) {
-        for (Index c = 0; c < cols; ++c) {
-          T& d = dst[od + c * step_d];
-          d = convert<T>(static_cast<A>(convert<A>(d) + a * convert<A>(src[os + c * step_s])));
-        }
-      };
-      if (flat) {
-        parallel_for(numel(), kGrain, [&](Index i0, Index i1) { row(i0, i0, i1 - i0, 1, 1); });
-      } else {
-        for_each_row(shape_, strides_, other.strides_,
-                     [&](Index od, Index os, Index cols) { row(od, os, cols, sd, ss); });
-      }
+      for_each_row(shape_, strides_, other.strides_,
+                   [&](Index od, Index os, Index n, auto step_d, auto step_s) {
+                     for (Index i = 0; i < n; ++i) {
+                       T& d = dst[od + i * step_d];
+                       const A sum = convert<A>(d) + a * convert<A>(src[os + i * step_s]);
+                       d = convert<T>(sum);
+                     }
+                   });
     });
   });
   bump_version();
@@ -346,10 +371,10 @@ Tensor& Tensor::mul_(double factor) {
   dispatch_float(dtype_, [&]<class T>() {
     T* dst = static_cast<T*>(raw());
     using A = acc_t<T>;
-    for_each_row(shape_, strides_, strides_, [&](Index o, Index, Index cols) {
-      const Index s = rank() ? strides_.back() : 1;
-      for (Index c = 0; c < cols; ++c) {
-        dst[o + c * s] = convert<T>(static_cast<A>(convert<A>(dst[o + c * s]) * static_cast<A>(factor)));
+    const A f = static_cast<A>(factor);
+    for_each_row(shape_, strides_, strides_, [&](Index o, Index, Index n, auto step, auto) {
+      for (Index i = 0; i < n; ++i) {
+        dst[o + i * step] = convert<T>(static_cast<A>(convert<A>(dst[o + i * step]) * f));
       }
     });
   });
@@ -369,9 +394,8 @@ double Tensor::at(Index flat) const {
     flat /= shape_[a];
   }
   double value = 0;
-  dispatch_all(dtype_, [&]<class T>() {
-    value = convert<double>(static_cast<const T*>(raw())[offset]);
-  });
+  dispatch_all(dtype_,
+               [&]<class T>() { value = convert<double>(static_cast<const T*>(raw())[offset]); });
   return value;
 }
 

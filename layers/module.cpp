@@ -1,9 +1,12 @@
 #include "layers/module.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "autograd/call.h"
 #include "autograd/functional.h"
+#include "core/backend/cpu/parallel_for.h"
+#include "core/dispatch.h"
 #include "core/ops/add_rms_norm/add_rms_norm.h"
 #include "core/ops/layer_norm/layer_norm.h"
 #include "core/ops/linear/linear.h"
@@ -32,46 +35,61 @@ Init Init::uniform(double low, double high) {
 }
 
 Init Init::orthogonal(Index n) {
-  return {[n](Rng& rng, std::span<double> x) {
-    const auto size = static_cast<std::size_t>(n);
-    for (std::size_t block = 0; block + size * size <= x.size(); block += size * size) {
-      // Modified Gram-Schmidt over the rows.
-      for (std::size_t i = 0; i < size; ++i) {
-        double* row = &x[block + i * size];
-        for (std::size_t c = 0; c < size; ++c) {
-          row[c] = rng.normal();
-        }
-        for (int pass = 0; pass < 2; ++pass) {
-          for (std::size_t j = 0; j < i; ++j) {
-            const double* other = &x[block + j * size];
-            double dot = 0;
-            for (std::size_t c = 0; c < size; ++c) {
-              dot += row[c] * other[c];
-            }
-            for (std::size_t c = 0; c < size; ++c) {
-              row[c] -= dot * other[c];
-            }
-          }
-        }
-        double norm = 0;
-        for (std::size_t c = 0; c < size; ++c) {
-          norm += row[c] * row[c];
-        }
-        for (std::size_t c = 0; c < size; ++c) {
-          row[c] /= std::sqrt(norm);
-        }
-      }
-    }
-  }};
+  return {.fill =
+              [n](Rng& rng, std::span<double> x) {
+                const auto size = static_cast<std::size_t>(n);
+                for (std::size_t block = 0; block + size * size <= x.size(); block += size * size) {
+                  // Modified Gram-Schmidt over the rows.
+                  for (std::size_t i = 0; i < size; ++i) {
+                    double* row = &x[block + i * size];
+                    for (std::size_t c = 0; c < size; ++c) {
+                      row[c] = rng.normal();
+                    }
+                    for (int pass = 0; pass < 2; ++pass) {
+                      for (std::size_t j = 0; j < i; ++j) {
+                        const double* other = &x[block + j * size];
+                        double dot = 0;
+                        for (std::size_t c = 0; c < size; ++c) {
+                          dot += row[c] * other[c];
+                        }
+                        for (std::size_t c = 0; c < size; ++c) {
+                          row[c] -= dot * other[c];
+                        }
+                      }
+                    }
+                    double norm = 0;
+                    for (std::size_t c = 0; c < size; ++c) {
+                      norm += row[c] * row[c];
+                    }
+                    for (std::size_t c = 0; c < size; ++c) {
+                      row[c] /= std::sqrt(norm);
+                    }
+                  }
+                }
+              },
+          .whole = true};
 }
 
 ag::Var Scope::param(const std::string& name, const Shape& shape, const Init& init,
                      ParamOptions options) const {
   const std::string full = path_.empty() ? name : path_ + "." + name;
-  std::vector<double> values(static_cast<std::size_t>(shape.numel()));
-  Rng rng(seed_, stream_id("init/" + full), 0);
-  init.fill(rng, values);
-  return set_->add(full, Tensor::from(values, shape).to(dtype_), options.decay);
+  constexpr Index kBlock = 4096;
+  Tensor value = Tensor::empty(shape, dtype_);
+  const Index n = value.numel(), block = init.whole ? std::max<Index>(1, n) : kBlock;
+  const std::uint64_t stream = stream_id("init/" + full);
+  dispatch_float(dtype_, [&]<class T>() {
+    T* const to = value.data<T>();
+    parallel_for((n + block - 1) / block, 1, [&](Index first, Index last) {
+      std::vector<double> drawn;
+      for (Index i = first; i < last; ++i) {
+        drawn.assign(static_cast<std::size_t>(std::min(block, n - i * block)), 0.0);
+        Rng rng(seed_, stream, static_cast<std::uint64_t>(i));
+        init.fill(rng, drawn);
+        std::transform(drawn.begin(), drawn.end(), to + i * block, convert<T, double>);
+      }
+    });
+  });
+  return set_->add(full, std::move(value), options.decay);
 }
 
 Linear::Linear(const Scope& scope, Index in, Index out, const Init& init, bool bias,

@@ -11,7 +11,10 @@ namespace ls::layers {
 /// First values of a parameter. The stream of random numbers depends on the seed and the
 /// parameter's own name only, so adding a parameter changes no other.
 struct Init {
+  /// Draws the values. Called for blocks of elements, each with a sequence of its own and on any
+  /// thread; or once for all of them when `whole`.
   std::function<void(Rng&, std::span<double>)> fill;
+  bool whole = false;
 
   static Init constant(double value);
   static Init normal(double std);

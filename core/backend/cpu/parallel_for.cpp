@@ -17,7 +17,9 @@ std::atomic<int>& limit() {
 }
 }  // namespace
 
-int num_threads() { return limit().load(std::memory_order_relaxed); }
+int num_threads() {
+  return limit().load(std::memory_order_relaxed);
+}
 
 void set_num_threads(int threads) {
   limit() = threads > 0 ? threads : affinity_threads();

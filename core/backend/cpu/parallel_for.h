@@ -16,8 +16,8 @@ int num_threads();
 /// 0 goes back to the affinity mask.
 void set_num_threads(int threads);
 
-/// f(begin, end) over pieces of [0, n), none smaller than `grain` but the last. Serial when one piece
-/// is enough and inside another parallel loop. The first exception is rethrown here.
+/// f(begin, end) over pieces of [0, n), none smaller than `grain` but the last. Serial when one
+/// piece is enough and inside another parallel loop. The first exception is rethrown here.
 template <class F>
 void parallel_for(Index n, Index grain, F&& f) {
   if (n <= 0) {
@@ -29,7 +29,7 @@ void parallel_for(Index n, Index grain, F&& f) {
     return;
   }
   std::exception_ptr error;
-#pragma omp parallel num_threads(static_cast<int>(pieces))
+#pragma omp parallel num_threads(static_cast <int>(pieces))
   {
     const Index team = omp_get_num_threads();
     const Index i = omp_get_thread_num();

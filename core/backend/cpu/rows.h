@@ -4,8 +4,8 @@
 
 namespace ls {
 
-/// Rows of a tensor: the last axis is contiguous, rows lie `stride` elements apart. Slices of a wider
-/// tensor (pieces of a projection) are such rows without a copy.
+/// Rows of a tensor: the last axis is contiguous, rows lie `stride` elements apart. Slices of a
+/// wider tensor (pieces of a projection) are such rows without a copy.
 class Rows {
  public:
   explicit Rows(const Tensor& t) : tensor_(t) {

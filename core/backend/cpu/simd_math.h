@@ -209,14 +209,24 @@ inline T silu(T x) {
   return (x < -detail::kFar<T> ? -detail::kFar<T> : x) * sigmoid(x);
 }
 
+/// silu and its derivative from one exponential; the value as silu gives it above x = -87, then 0
+/// within the smallest normal number.
+template <class T>
+inline void silu_both(T x, T& value, T& slope) {
+  const T t = detail::bounded(x, detail::kFar<T>);
+  const T e = detail::exp_bounded(-std::fabs(t));
+  const T large = T(1) / (T(1) + e), small = e * large;
+  const T s = t < T(0) ? small : large, rest = t < T(0) ? large : small;
+  value = (x < t ? t : x) * s;
+  slope = s + t * (s * rest);
+}
+
 /// d silu / dx.
 template <class T>
 inline T silu_grad(T x) {
-  const T t = detail::bounded(x, detail::kFar<T>);
-  const T e = detail::exp_bounded(-std::fabs(t));
-  const T small = e / (T(1) + e), large = T(1) / (T(1) + e);
-  const T s = t < T(0) ? small : large, rest = t < T(0) ? large : small;
-  return s + t * (s * rest);
+  T value, slope;
+  silu_both(x, value, slope);
+  return slope;
 }
 
 /// The standard normal distribution at x: `cdf`, and `density` without its factor 1/sqrt(2 pi). The

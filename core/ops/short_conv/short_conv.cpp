@@ -14,6 +14,12 @@ namespace {
 using Op = ShortConv;
 constexpr Index kChannels = 64;  // of a block
 
+/// f(w), with w a constant for whole blocks: loops over channels are then a few vectors each.
+template <class F>
+void with_width(Index w, F&& f) {
+  w == kChannels ? f(std::integral_constant<Index, kChannels>()) : f(w);
+}
+
 void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(in.weight.size(1) >= 1, kShape, "short_conv: no taps");
   const Index n = scan::sequence_count(in.x.size(0), in.offsets);
@@ -52,7 +58,8 @@ struct Call {
   }
   Index flat(const scan::Sequence& s, Index t) const { return s.row * tokens + s.begin + t; }
   /// Carried and own inputs of channels [c0, c0 + w), [past + length, w].
-  void load(Index n, Index c0, Index w, A* to) const {
+  template <class W>
+  void load(Index n, Index c0, W w, A* to) const {
     const scan::Sequence& s = seqs[static_cast<std::size_t>(n)];
     for (Index p = 0; p < past; ++p) {
       for (Index c = 0; c < w; ++c) {
@@ -70,23 +77,38 @@ struct Call {
     }
   }
   /// Taps of the block, [taps, w].
-  void load_weight(Index c0, Index w, A* to) const {
+  template <class W>
+  void load_weight(Index c0, W w, A* to) const {
     for (Index j = 0; j < taps; ++j) {
       for (Index c = 0; c < w; ++c) {
         to[j * w + c] = std::as_const(weight).template data<A>()[(c0 + c) * taps + j];
       }
     }
   }
-  void pre_activation(const A* in, const A* w_block, Index c0, Index w, Index t,
+  /// Output of token t before the activation.
+  template <class W>
+  void pre_activation(const A* in, const A* w_block, Index c0, W w, Index t,
                       A* __restrict to) const {
+    const A* b = bias.defined() ? std::as_const(bias).template data<A>() + c0 : nullptr;
     for (Index c = 0; c < w; ++c) {
-      to[c] = bias.defined() ? std::as_const(bias).template data<A>()[c0 + c] : A(0);
+      to[c] = b ? b[c] : A(0);
     }
-    for (Index j = 0; j < taps; ++j) {
-      const A* __restrict row = in + (t + j) * w;
-      const A* __restrict f = w_block + j * w;
+    weigh(taps, in + t * w, w, w_block, w, to);
+  }
+  /// to += sum over the taps j of f_j * row_j, the rows `step` apart.
+  template <class W>
+  static void weigh(Index taps, const A* rows, Index step, const A* f, W w, A* __restrict to) {
+    Index j = 0;
+    for (; j + 4 <= taps; j += 4) {
+      const A *r0 = rows + j * step, *r1 = r0 + step, *r2 = r1 + step, *r3 = r2 + step;
+      const A *f0 = f + j * w, *f1 = f0 + w, *f2 = f1 + w, *f3 = f2 + w;
       for (Index c = 0; c < w; ++c) {
-        to[c] += f[c] * row[c];
+        to[c] += (f0[c] * r0[c] + f1[c] * r1[c]) + (f2[c] * r2[c] + f3[c] * r3[c]);
+      }
+    }
+    for (; j < taps; ++j) {
+      for (Index c = 0; c < w; ++c) {
+        to[c] += f[j * w + c] * rows[j * step + c];
       }
     }
   }
@@ -105,29 +127,30 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
         static_cast<std::size_t>((call.past + call.longest() + call.taps + 1) * kChannels));
     A *taps = memory.data(), *pre = taps + call.taps * kChannels, *x = pre + kChannels;
     for (Index task = first; task < last; ++task) {
-      const Index n = task / blocks, c0 = task % blocks * kChannels,
-                  w = std::min(kChannels, call.channels - c0);
-      const scan::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
-      call.load_weight(c0, w, taps);
-      call.load(n, c0, w, x);
-      for (Index t = 0; t < s.length; ++t) {
-        call.pre_activation(x, taps, c0, w, t, pre);
-        T* __restrict to = y + call.flat(s, t) * call.channels + c0;
-        if (a.silu) {
-          for (Index c = 0; c < w; ++c) {
-            to[c] = convert<T>(simd::silu(pre[c]));
-          }
-        } else {
-          for (Index c = 0; c < w; ++c) {
-            to[c] = convert<T>(pre[c]);
+      const Index n = task / blocks, c0 = task % blocks * kChannels;
+      with_width(std::min(kChannels, call.channels - c0), [&](auto w) {
+        const scan::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
+        call.load_weight(c0, w, taps);
+        call.load(n, c0, w, x);
+        for (Index t = 0; t < s.length; ++t) {
+          call.pre_activation(x, taps, c0, w, t, pre);
+          T* __restrict to = y + call.flat(s, t) * call.channels + c0;
+          if (a.silu) {
+            for (Index c = 0; c < w; ++c) {
+              to[c] = convert<T>(simd::silu(pre[c]));
+            }
+          } else {
+            for (Index c = 0; c < w; ++c) {
+              to[c] = convert<T>(pre[c]);
+            }
           }
         }
-      }
-      for (Index p = 0; p < call.past; ++p) {
-        for (Index c = 0; c < w; ++c) {
-          sT[(n * call.channels + c0 + c) * call.past + p] = x[(s.length + p) * w + c];
+        for (Index p = 0; p < call.past; ++p) {
+          for (Index c = 0; c < w; ++c) {
+            sT[(n * call.channels + c0 + c) * call.past + p] = x[(s.length + p) * w + c];
+          }
         }
-      }
+      });
     }
   });
 }
@@ -138,79 +161,100 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
   using A = acc_t<T>;
   const Call<T> call(in);
   const Index blocks = (call.channels + kChannels - 1) / kChannels,
-              count = static_cast<Index>(call.seqs.size());
+              count = static_cast<Index>(call.seqs.size()), taps = call.taps, past = call.past;
   const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
   const Rows dy(dout.y.defined() ? dout.y : in.x);
-  parallel_for(blocks, 1, [&](Index first, Index last) {
-    const Index most = call.past + call.longest();
-    std::vector<A> memory(static_cast<std::size_t>((2 * most + 2 * call.taps + 3) * kChannels));
-    A *taps = memory.data(), *dtaps = taps + call.taps * kChannels,
-      *pre = dtaps + call.taps * kChannels;
-    A *dbias = pre + kChannels, *g = dbias + kChannels, *x = g + kChannels,
-      *dx = x + most * kChannels;
-    for (Index block = first; block < last; ++block) {
-      const Index c0 = block * kChannels, w = std::min(kChannels, call.channels - c0);
-      call.load_weight(c0, w, taps);
-      std::fill(dtaps, dtaps + call.taps * w, A(0));
-      std::fill(dbias, dbias + w, A(0));
-      for (Index n = 0; n < count; ++n) {
-        const scan::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
-        call.load(n, c0, w, x);
-        std::fill(dx, dx + (call.past + s.length) * w, A(0));
-        for (Index t = 0; t < s.length && dout.y.defined(); ++t) {
-          const T* __restrict from = dy.row<T>(call.flat(s, t)) + c0;
-          if (a.silu) {
-            call.pre_activation(x, taps, c0, w, t, pre);
-            for (Index c = 0; c < w; ++c) {
-              g[c] = convert<A>(from[c]) * simd::silu_grad(pre[c]);
+  // Gradients of taps and bias are summed over fixed pieces of the sequences, then over pieces: the
+  // same for any number of threads.
+  const Index pieces = std::min<Index>(count, 4), sums = (taps + 1) * kChannels;
+  std::vector<A> partial(static_cast<std::size_t>(blocks * pieces * sums));
+  parallel_for(blocks * pieces, 1, [&](Index first, Index last) {
+    const Index most = past + call.longest();
+    scan::Scratch<A> scratch((2 * most + past + taps + 1) * kChannels);
+    A *const weights = scratch.take(taps * kChannels), *const pre = scratch.take(kChannels);
+    A *const x = scratch.take(most * kChannels), *const g = scratch.take((most + past) * kChannels);
+    for (Index task = first; task < last; ++task) {
+      const Index block = task / pieces, piece = task % pieces, c0 = block * kChannels;
+      with_width(std::min(kChannels, call.channels - c0), [&](auto w) {
+        A* const dtaps = partial.data() + task * sums;
+        A* __restrict const dbias = dtaps + taps * kChannels;
+        call.load_weight(c0, w, weights);
+        for (Index n = count * piece / pieces; n < count * (piece + 1) / pieces; ++n) {
+          const scan::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
+          call.load(n, c0, w, x);
+          // Gradients before the activation, with zeros around them.
+          std::fill(g, g + past * w, A(0));
+          std::fill(g + (past + s.length) * w, g + (2 * past + s.length) * w, A(0));
+          for (Index t = 0; t < s.length; ++t) {
+            A* __restrict gt = g + (past + t) * w;
+            if (!dout.y.defined()) {
+              std::fill(gt, gt + w, A(0));
+              continue;
             }
-          } else {
+            const T* __restrict from = dy.row<T>(call.flat(s, t)) + c0;
+            if (a.silu) {
+              call.pre_activation(x, weights, c0, w, t, pre);
+              for (Index c = 0; c < w; ++c) {
+                gt[c] = convert<A>(from[c]) * simd::silu_grad(pre[c]);
+              }
+            } else {
+              for (Index c = 0; c < w; ++c) {
+                gt[c] = convert<A>(from[c]);
+              }
+            }
             for (Index c = 0; c < w; ++c) {
-              g[c] = convert<A>(from[c]);
+              dbias[c] += gt[c];
+            }
+            for (Index j = 0; j < taps; ++j) {
+              const A* __restrict row = x + (t + j) * w;
+              A* __restrict dt = dtaps + j * kChannels;
+              for (Index c = 0; c < w; ++c) {
+                dt[c] += gt[c] * row[c];
+              }
             }
           }
-          for (Index c = 0; c < w; ++c) {
-            dbias[c] += g[c];
-          }
-          for (Index j = 0; j < call.taps; ++j) {
-            const A* __restrict row = x + (t + j) * w;
-            A* __restrict drow = dx + (t + j) * w;
-            A* __restrict dt = dtaps + j * w;
-            const A* __restrict f = taps + j * w;
+          // Input `u`, carried ones first, was read by the outputs u - past .. u with taps past ..
+          // 0.
+          const auto gradient = [&](Index u, A* __restrict to) {
+            std::fill(to, to + w, A(0));
+            call.weigh(taps, g + (past + u) * w, -w, weights, w, to);
+            if (dsT.defined() && u >= s.length) {
+              for (Index c = 0; c < w; ++c) {
+                to[c] += dsT.data<A>()[(n * call.channels + c0 + c) * past + u - s.length];
+              }
+            }
+          };
+          for (Index t = 0; t < s.length && din.x.defined(); ++t) {
+            gradient(past + t, pre);
+            T* __restrict to = din.x.data<T>() + call.flat(s, t) * call.channels + c0;
             for (Index c = 0; c < w; ++c) {
-              dt[c] += g[c] * row[c];
-              drow[c] += g[c] * f[c];
+              to[c] = convert<T>(pre[c]);
+            }
+          }
+          for (Index p = 0; p < past && din.s0.defined(); ++p) {
+            gradient(p, pre);
+            for (Index c = 0; c < w; ++c) {
+              din.s0.data<A>()[(n * call.channels + c0 + c) * past + p] = pre[c];
             }
           }
         }
-        for (Index p = 0; p < call.past && dsT.defined(); ++p) {
-          for (Index c = 0; c < w; ++c) {
-            dx[(s.length + p) * w + c] +=
-                dsT.data<A>()[(n * call.channels + c0 + c) * call.past + p];
-          }
-        }
-        for (Index t = 0; t < s.length && din.x.defined(); ++t) {
-          T* __restrict to = din.x.data<T>() + call.flat(s, t) * call.channels + c0;
-          for (Index c = 0; c < w; ++c) {
-            to[c] = convert<T>(dx[(call.past + t) * w + c]);
-          }
-        }
-        for (Index p = 0; p < call.past && din.s0.defined(); ++p) {
-          for (Index c = 0; c < w; ++c) {
-            din.s0.data<A>()[(n * call.channels + c0 + c) * call.past + p] = dx[p * w + c];
-          }
-        }
-      }
-      for (Index c = 0; c < w; ++c) {
-        for (Index j = 0; j < call.taps && din.weight.defined(); ++j) {
-          din.weight.data<A>()[(c0 + c) * call.taps + j] = dtaps[j * w + c];
-        }
-        if (din.bias.defined()) {
-          din.bias.data<A>()[c0 + c] = dbias[c];
-        }
-      }
+      });
     }
   });
+  for (Index channel = 0; channel < call.channels; ++channel) {
+    const A* from = partial.data() + channel / kChannels * pieces * sums + channel % kChannels;
+    for (Index j = 0; j <= taps; ++j) {
+      A sum = 0;
+      for (Index piece = 0; piece < pieces; ++piece) {
+        sum += from[piece * sums + j * kChannels];
+      }
+      if (j == taps && din.bias.defined()) {
+        din.bias.data<A>()[channel] = sum;
+      } else if (j < taps && din.weight.defined()) {
+        din.weight.data<A>()[channel * taps + j] = sum;
+      }
+    }
+  }
 }
 
 template <class Real>
