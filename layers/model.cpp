@@ -1,5 +1,8 @@
 #include "layers/model.h"
 
+#include <optional>
+#include <utility>
+
 #include "autograd/call.h"
 #include "autograd/checkpoint.h"
 #include "autograd/functional.h"
@@ -106,11 +109,20 @@ ag::Var Model::hidden(const ModelInput& input, SeqContext& seq) {
       stream = block->forward(stream, seq);
       continue;
     }
-    // The block runs twice on the same context; the second run's outgoing states are not wanted.
+    // The block runs once now and once in the backward pass, on the same context. Carried states
+    // are no inputs of it, so no gradient reaches them.
+    LS_CHECK(!seq.states_need_grad(), kConfig,
+             "recompute: gradients do not flow through carried states; detach them or set "
+             "recompute: false");
     SeqContext* const context = &seq;
     const bool first = !stream.update.defined();
+    const auto replay = std::make_shared<bool>(false);
     const std::vector<ag::Var> out = ag::checkpoint(
-        [block, context, first](const std::vector<ag::Var>& in) {
+        [block, context, first, replay](const std::vector<ag::Var>& in) {
+          std::optional<SeqContext::Replay> guard;
+          if (std::exchange(*replay, true)) {
+            guard.emplace(*context);
+          }
           const auto s = block->forward({in[0], first ? ag::Var() : in[1]}, *context);
           return std::vector<ag::Var>{s.residual, s.update};
         },

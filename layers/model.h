@@ -51,7 +51,8 @@ struct ModelConfig {
       {.help = "of activations and products; parameters and states stay f32",
        .choices = {"f32", "bf16", "f64"}});
     f("recompute", recompute,
-      {.help = "keep only block inputs and recompute blocks in the backward pass"});
+      {.help = "keep only block inputs and recompute blocks in the backward pass; no gradients "
+               "through carried states"});
   }
 };
 
@@ -67,7 +68,10 @@ class Model {
  public:
   Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t seed);
 
-  /// Hidden states after the last norm, [B,T,D] (or [B,T,E] with class embeddings).
+  /// Hidden states after the last norm, [B,T,D] (or [B,T,E] with class embeddings), in the model's
+  /// type. With `recompute` and a tape, `seq` is used again in the backward pass and must outlive
+  /// it.
+  /// @throws Error(Shape) when the input is of the other kind or does not fit `seq`
   ag::Var hidden(const ModelInput& input, SeqContext& seq);
   /// Logits of hidden states [...,D] -> [...,classes], for generation.
   ag::Var logits(const ag::Var& hidden);

@@ -122,6 +122,18 @@ const SeqContext::Packing& SeqContext::packing() {
   return *packing_;
 }
 
+bool SeqContext::states_need_grad() const {
+  if (!options_.incoming) {
+    return false;
+  }
+  for (const auto& [path, slot] : options_.incoming->slots) {
+    if (slot.value.requires_grad()) {
+      return true;
+    }
+  }
+  return false;
+}
+
 ag::Var SeqContext::incoming(const std::string& path) const {
   if (!options_.incoming) {
     return {};

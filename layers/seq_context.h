@@ -32,6 +32,8 @@ class SeqContext {
   Index tokens() const { return tokens_; }
   /// i64 [B,T]: index of each token within its document, carried tokens included.
   const Tensor& positions();
+  /// True when an incoming state asks for a gradient.
+  bool states_need_grad() const;
   /// States after the last token; filled when `keep_states` is set.
   ModelState& outgoing() { return outgoing_; }
 
@@ -48,6 +50,21 @@ class SeqContext {
   }
   std::vector<ag::Var> scan(const OpInfo& op, const std::string& slot, std::vector<ag::Var> in,
                             const void* attrs);
+
+  /// While alive, scans keep no outgoing states: a block runs again in a backward pass.
+  class Replay {
+   public:
+    explicit Replay(SeqContext& seq) : seq_(seq), kept_(seq.options_.keep_states) {
+      seq_.options_.keep_states = false;
+    }
+    ~Replay() { seq_.options_.keep_states = kept_; }
+    Replay(const Replay&) = delete;
+    Replay& operator=(const Replay&) = delete;
+
+   private:
+    SeqContext& seq_;
+    bool kept_;
+  };
 
   /// Prefixes slot names and error messages while a layer runs.
   class Layer {
