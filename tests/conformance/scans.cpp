@@ -6,7 +6,7 @@
 
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/delta_rule/delta_rule.h"
-#include "core/storage.h"
+#include "tests/support/poison.h"
 #include "tests/support/scan_inputs.h"
 #include "tests/support/scan_laws.h"
 
@@ -17,17 +17,6 @@ using namespace ls::test;
 namespace {
 
 using Linear = DecayedLinear::In<Tensor>;
-
-/// New and freed buffers are NaN, and guarded at both ends.
-struct Poisoned {
-  Poisoned() {
-    take_guard_violations();
-    set_allocator_mode({.poison = true, .guard = true});
-  }
-  ~Poisoned() { set_allocator_mode({}); }
-  Poisoned(const Poisoned&) = delete;
-  Poisoned& operator=(const Poisoned&) = delete;
-};
 
 /// A family and its op, to be made wrong.
 struct Copy {

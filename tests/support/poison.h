@@ -1,0 +1,17 @@
+#pragma once
+#include "core/storage.h"
+
+namespace ls::test {
+
+/// While alive, new and freed buffers are NaN, and guarded at both ends.
+struct Poisoned {
+  Poisoned() {
+    take_guard_violations();
+    set_allocator_mode({.poison = true, .guard = true});
+  }
+  ~Poisoned() { set_allocator_mode({}); }
+  Poisoned(const Poisoned&) = delete;
+  Poisoned& operator=(const Poisoned&) = delete;
+};
+
+}  // namespace ls::test
