@@ -1,5 +1,6 @@
 #include "core/op.h"
 
+#include <algorithm>
 #include <charconv>
 
 namespace ls {
@@ -381,6 +382,19 @@ std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
       const DType g = op.grad_is_acc[i] ? acc_dtype(run) : type_of(op.in[i], run);
       din[i] = Tensor::empty(in_shapes[i], g);
     }
+  }
+  const auto defined = [](const Tensor& x) { return x.defined(); };
+  if (std::none_of(din.begin(), din.end(), defined)) {
+    return din;
+  }
+  if (std::none_of(dout.begin(), dout.end(), defined)) {
+    for (std::size_t i = 0; i < din.size(); ++i) {
+      if (din[i].defined()) {
+        din[i] = Tensor::zeros(in_shapes[i],
+                               op.grad_is_acc[i] ? acc_dtype(t) : type_of(op.in[i], t));
+      }
+    }
+    return din;
   }
   if (run == t) {
     (*kernel)(in, out, dout, din, attrs);

@@ -87,8 +87,8 @@ class Bindings {
 
 using ForwardKernel =
     std::function<void(std::span<const Tensor> in, std::span<Tensor> out, const void* attrs)>;
-/// `dout` entries may be undefined (no gradient arrives there: zero). Every defined entry of `din`
-/// must be filled; the others are not wanted. Entries of `in` and `out` that are not saved are
+/// `dout` entries may be undefined (zero), but never all of them. Every defined entry of `din`, of
+/// which there is one, must be filled; the others are not wanted. Entries of `in` and `out` that are not saved are
 /// undefined, with the exception that the caller may always read shapes through `din`.
 using BackwardKernel =
     std::function<void(std::span<const Tensor> in, std::span<const Tensor> out,

@@ -8,7 +8,8 @@ namespace ls {
 /// wider tensor (pieces of a projection) are such rows without a copy.
 class Rows {
  public:
-  explicit Rows(const Tensor& t) : tensor_(t) {
+  /// `apart`: rows do not overlap either (matrix products); expanded ones are copied.
+  explicit Rows(const Tensor& t, bool apart = false) : tensor_(t) {
     cols = t.rank() > 0 ? t.size(-1) : 1;
     count = cols > 0 ? t.numel() / cols : 0;
     stride = cols;
@@ -16,12 +17,12 @@ class Rows {
       return;
     }
     bool regular = t.stride(-1) == 1 || cols == 1;
-    Index step = 0;
+    Index step = -1;  // of the next axis that is not 1; a stride of 0 is one
     for (int a = t.rank() - 2; a >= 0 && regular; --a) {
       if (t.size(a) == 1) {
         continue;
       }
-      if (step == 0) {
+      if (step < 0) {
         stride = t.stride(a);
         step = stride * t.size(a);
       } else {
@@ -29,7 +30,7 @@ class Rows {
         step *= t.size(a);
       }
     }
-    if (!regular) {
+    if (!regular || (apart && stride < cols)) {
       tensor_ = t.contiguous();
       stride = cols;
     }

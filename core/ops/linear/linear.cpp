@@ -25,7 +25,8 @@ struct LinearRef {
   static void backward(const Linear::In<Tensor>& in, const Linear::Out<Tensor>&, const Linear::Out<Tensor>& dout,
                        Linear::In<Tensor>& din, const Linear::Attrs&) {
     const Tensor x = in.x.contiguous(), w = in.weight.contiguous(), g = dout.y.contiguous();
-    const Index o = w.size(0), i = w.size(1), rows = o > 0 ? g.numel() / o : 0;
+    const Index o = w.size(0), i = w.size(1);
+    const Index rows = o > 0 ? g.numel() / o : i > 0 ? x.numel() / i : 0;
     const Real* xp = x.data<Real>();
     const Real* wp = w.data<Real>();
     const Real* gp = g.data<Real>();

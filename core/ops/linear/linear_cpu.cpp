@@ -9,7 +9,7 @@ namespace {
 
 template <class T>
 void linear_forward(const Linear::In<Tensor>& in, Linear::Out<Tensor>& out, const Linear::Attrs&) {
-  const Rows x(in.x);
+  const Rows x(in.x, true);
   const Tensor w = in.weight.contiguous();
   const Index o = w.size(0), i = w.size(1), rows = i > 0 ? x.count : out.y.numel() / std::max<Index>(1, o);
   T* y = out.y.data<T>();
@@ -33,9 +33,9 @@ template <class T>
 void linear_backward(const Linear::In<Tensor>& in, const Linear::Out<Tensor>&, const Linear::Out<Tensor>& dout,
                      Linear::In<Tensor>& din, const Linear::Attrs&) {
   using A = acc_t<T>;
-  const Rows x(in.x), g(dout.y);
+  const Rows x(in.x, true), g(dout.y, true);
   const Tensor w = in.weight.contiguous();
-  const Index o = w.size(0), i = w.size(1), rows = g.count;
+  const Index o = w.size(0), i = w.size(1), rows = o > 0 ? g.count : x.count;
   if (din.x.defined()) {
     gemm<T>(false, false, rows, i, o, 1.0, g.row<T>(0), g.stride, w.data<T>(), i, 0.0, din.x.data<T>(), i);
   }

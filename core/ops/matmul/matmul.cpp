@@ -23,6 +23,14 @@ void matmul_bind(const Matmul::In<Tensor>& in, const Attrs& a, Bindings& b) {
   b.set("N", s.n);
 }
 
+Index stack_size(const Tensor& a) {
+  Index n = 1;
+  for (int axis = 0; axis < a.rank() - 2; ++axis) {
+    n *= a.size(axis);
+  }
+  return n;
+}
+
 /// c = alpha * op(x) op(y), row-major, `batch` of them.
 template <class Real>
 void multiply(bool tx, bool ty, Index batch, Index m, Index n, Index k, double alpha, const Real* x,
@@ -45,7 +53,7 @@ struct MatmulRef {
   static void forward(const Matmul::In<Tensor>& in, Matmul::Out<Tensor>& out, const Attrs& at) {
     const Sizes s(in.a.shape(), in.b.shape(), at);
     const Tensor a = in.a.contiguous(), b = in.b.contiguous();
-    const Index batch = out.c.numel() / std::max<Index>(1, s.m * s.n);
+    const Index batch = stack_size(in.a);
     multiply(at.trans_a, at.trans_b, batch, s.m, s.n, s.k, at.alpha, a.data<Real>(), b.data<Real>(),
              out.c.data<Real>());
   }
@@ -54,7 +62,7 @@ struct MatmulRef {
     const Sizes s(in.a.shape(), in.b.shape(), at);
     const Tensor a = in.a.contiguous(), b = in.b.contiguous(), dc = dout.c.contiguous();
     const Real *ap = a.data<Real>(), *bp = b.data<Real>(), *gp = dc.data<Real>();
-    const Index batch = dc.numel() / std::max<Index>(1, s.m * s.n);
+    const Index batch = stack_size(in.a);
     if (din.a.defined()) {
       Real* da = din.a.data<Real>();
       if (at.trans_a) {
