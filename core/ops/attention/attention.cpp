@@ -22,7 +22,7 @@ Index kept(Index keys, Index window) {
 
 void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
   LS_CHECK(in.k.size(2) > 0 && in.q.size(2) % in.k.size(2) == 0, kShape,
-           "attention: {} query heads are not a multiple of {} key heads", in.q.size(2),
+           "attention: q and k: {} query heads are not a multiple of {} key heads", in.q.size(2),
            in.k.size(2));
   LS_CHECK(in.k0.defined() == in.v0.defined(), kShape, "attention: give both k0 and v0 or neither");
   LS_CHECK(!in.offsets.defined() ||

@@ -12,7 +12,7 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(in.beta.defined() != in.beta_v.defined(), kShape,
            "delta_rule: give either beta or beta_v");
   LS_CHECK(in.k.size(2) > 0 && in.v.size(2) % in.k.size(2) == 0, kShape,
-           "delta_rule: {} value heads are not a multiple of {} key heads", in.v.size(2),
+           "delta_rule: v and k: {} value heads are not a multiple of {} key heads", in.v.size(2),
            in.k.size(2));
   const Index n = scan::sequence_count(in.q.size(0), in.offsets);
   LS_CHECK(!in.s0.defined() || in.s0.size(0) == n, kShape,

@@ -12,7 +12,7 @@ MeanNormArgs args(const GroupNorm::Attrs& a) {
 void group_norm_bind(const GroupNorm::In<Tensor>& in, const GroupNorm::Attrs& a, Bindings& b) {
   const Index d = in.x.size(-1);
   LS_CHECK(a.num_groups > 0 && d % a.num_groups == 0, kShape,
-           "group_norm: {} channels do not divide into {} groups", d, a.num_groups);
+           "group_norm: argument x: {} channels do not divide into {} groups", d, a.num_groups);
   b.set("G", a.num_groups);
 }
 

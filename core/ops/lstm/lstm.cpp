@@ -20,13 +20,13 @@ using Op = Lstm;
 void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   const Index heads = in.r.size(0), d = in.r.size(2);
   LS_CHECK(in.r.size(1) == 4 * d && in.gx.size(2) == 4 * heads * d, kShape,
-           "lstm: gates {} and recurrent weights {} do not fit: expected [B,T,4*heads*d] and "
+           "lstm: gates gx {} and weights r {} do not fit: expected [B,T,4*heads*d] and "
            "[heads,4*d,d]",
            in.gx.shape().str(), in.r.shape().str());
   b.set("D", heads * d);
   const Index n = scan::sequence_count(in.gx.size(0), in.offsets);
   LS_CHECK((!in.h0.defined() || in.h0.size(0) == n) && (!in.c0.defined() || in.c0.size(0) == n),
-           kShape, "lstm: initial states do not have the {} rows of the sequences", n);
+           kShape, "lstm: h0 and c0 do not have the {} rows of the sequences", n);
   if (!b.has("N")) {
     b.set("N", n);
   }

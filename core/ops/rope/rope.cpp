@@ -76,7 +76,7 @@ void rotate(const Tensor& x_in, const Tensor& positions_in, const Tensor& inv_fr
   std::vector<double> freq = inv_freq.defined() ? inv_freq.to_vector<double>()
                                                 : rope_inv_freq({.theta = a.theta, .rotary_dim = a.rotary_dim > 0 ? a.rotary_dim : d});
   const auto pairs = static_cast<Index>(freq.size());
-  LS_CHECK(2 * pairs <= d, kShape, "rope: {} channels are turned, a head has {}", 2 * pairs, d);
+  LS_CHECK(2 * pairs <= d, kShape, "rope: inv_freq or rotary_dim turn {} channels, a head of x has {}", 2 * pairs, d);
   const std::int64_t* pos = positions.data<std::int64_t>();
   const T* xp = x.data<T>();
   T* yp = out.data<T>();
