@@ -1,5 +1,5 @@
 #include "core/ops/decayed_linear/decayed_linear.h"
-#include "tests/support/scan_inputs.h"
+#include "tests/support/draw.h"
 #include "tests/support/scan_laws.h"
 
 namespace ls::test {

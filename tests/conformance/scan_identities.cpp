@@ -8,7 +8,7 @@
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/delta_rule/delta_rule.h"
 #include "core/ops/l2_norm/l2_norm.h"
-#include "tests/support/scan_inputs.h"
+#include "tests/support/draw.h"
 
 using namespace ls;
 using namespace ls::test;

@@ -6,8 +6,8 @@
 
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/delta_rule/delta_rule.h"
+#include "tests/support/draw.h"
 #include "tests/support/poison.h"
-#include "tests/support/scan_inputs.h"
 #include "tests/support/scan_laws.h"
 
 using namespace ls;

@@ -3,7 +3,7 @@
 
 namespace ls::test {
 
-/// While alive, new and freed buffers are NaN, and guarded at both ends.
+/// While alive, new and freed buffers are NaN (0xff in every byte), and guarded at both ends.
 struct Poisoned {
   Poisoned() {
     take_guard_violations();

@@ -13,60 +13,20 @@
 #include <vector>
 
 #include "layers/scan/family.h"
+#include "tests/support/op_case.h"
 
 namespace ls::test {
 
-/// One stretch of tokens, [B,T,...] in the sequence inputs.
-struct ScanCase {
-  std::string name;
-  /// In contract order: floats as f64, integers as they are; incoming states where the case has
-  /// some (absent: zero); no document boundaries.
-  std::vector<Tensor> in;
-  std::shared_ptr<const void> attrs;
+/// One stretch of tokens, [B,T,...] in the sequence inputs; incoming states where the case has some
+/// (absent: zero), no document boundaries.
+struct ScanCase : OpCase {
   /// Makes tokens [from, to) of `in` padding: no decay and no write. Null where no input can say
   /// so.
   std::function<void(std::vector<Tensor>& in, Index from, Index to)> mask;
-  std::vector<std::string>
-      kept;          ///< outputs kept for the backward pass only: no gradient arrives there
-  double slack = 1;  ///< factor on the tolerances; an exception that needs a reason
 };
 
 template <class Op>
-class ScanCaseList {
- public:
-  class Added {
-   public:
-    explicit Added(ScanCase& c) : case_(c) {}
-    Added& mask(std::function<void(typename Op::template In<Tensor>&, Index, Index)> f) {
-      case_.mask = [f = std::move(f)](std::vector<Tensor>& in, Index from, Index to) {
-        auto members = ls::detail::gather_members<typename Op::template In<Tensor>>(
-            std::span<const Tensor>(in));
-        f(members, from, to);
-        in = ls::detail::spread_members<Tensor>(members);
-      };
-      return *this;
-    }
-    Added& kept(std::vector<std::string> outputs) {
-      case_.kept = std::move(outputs);
-      return *this;
-    }
-    Added& slack(double factor, const char* /*reason*/) {
-      case_.slack = factor;
-      return *this;
-    }
-
-   private:
-    ScanCase& case_;
-  };
-  /// The returned handle is used in the same statement.
-  Added add(std::string name, const typename Op::template In<Tensor>& in,
-            const typename Op::Attrs& attrs = {}) {
-    cases.push_back({std::move(name), ls::detail::spread_members<Tensor>(in),
-                     std::make_shared<const typename Op::Attrs>(attrs), nullptr});
-    return Added(cases.back());
-  }
-  std::vector<ScanCase> cases;
-};
+using ScanCaseList = CaseList<Op, ScanCase>;
 
 /// Cases by the name of the scan, made when asked for.
 using ScanCaseMaker = std::vector<ScanCase> (*)();
@@ -82,8 +42,7 @@ Registry<ScanCaseMaker>& scan_cases();
 ///   summarize   summarize(x ++ y) = compose(summarize(x), summarize(y))
 ///   state       outgoing state = act(summarize(x), s)
 ///   adjoint     act_adjoint is the transpose of act
-///   forms       recurrent, chunk (1, 16, 37, 64, T tokens), parallel, auto: outputs, states,
-///               gradients
+///   forms       recurrent, chunk (1, 16, 37, 64, T tokens), parallel, auto: with gradients
 ///   split       apply and its derivative piece by piece, empty and one-token pieces included
 ///   decode      token by token
 ///   fold        the derivative over ranks: g_r, the fold of act_adjoint, then the pieces

@@ -1,5 +1,5 @@
 #pragma once
-// Inputs of scan cases, f64.
+// Inputs of cases, f64 and i64.
 #include <string_view>
 
 #include "core/rng.h"
@@ -17,6 +17,10 @@ class Draw {
   Tensor extreme_gates(const Shape& shape);
   /// Rows of the last axis with length 1.
   Tensor unit_rows(const Shape& shape);
+  /// i64, in [lo, hi).
+  Tensor integers(const Shape& shape, Index lo, Index hi);
+  /// Distinct numbers, a quarter and more apart, in random order.
+  Tensor distinct(const Shape& shape);
 
  private:
   Rng rng_;

@@ -1,4 +1,4 @@
-#include "tests/support/scan_inputs.h"
+#include "tests/support/draw.h"
 
 #include <cmath>
 
@@ -56,6 +56,23 @@ Tensor Draw::unit_rows(const Shape& shape) {
     }
   }
   return t;
+}
+
+Tensor Draw::integers(const Shape& shape, Index lo, Index hi) {
+  Tensor t = Tensor::empty(shape, DType::kI64);
+  for (Index i = 0; i < t.numel(); ++i) {
+    t.data<std::int64_t>()[i] = lo + rng_.below(hi - lo);
+  }
+  return t;
+}
+
+Tensor Draw::distinct(const Shape& shape) {
+  std::vector<double> values;
+  for (Index i = 0; i < shape.numel(); ++i) {
+    values.push_back(0.25 * static_cast<double>(i - shape.numel() / 2) + 0.125);
+  }
+  rng_.shuffle(values);
+  return Tensor::from(values, shape);
 }
 
 }  // namespace ls::test

@@ -1,0 +1,86 @@
+// What the scan cases (attention_scan.cpp) leave out: everything that is not one causal stretch.
+#include "core/ops/attention/attention.h"
+
+#include "tests/support/op_case.h"
+
+namespace ls::test {
+namespace {
+
+LS_OP_CASES(Attention, "attention") {
+  Draw draw("attention, options");
+  const auto inputs = [&](Index b, Index tq, Index tk, Index hq, Index h, Index dk, Index dv) {
+    return Attention::In<Tensor>{.q = draw.normal({b, tq, hq, dk}),
+                                 .k = draw.normal({b, tk, h, dk}),
+                                 .v = draw.normal({b, tk, h, dv})};
+  };
+  Attention::Attrs attrs;
+  attrs.scale = 0.5;
+  auto all = attrs;
+  all.causal = false;
+  cases.add("not causal", inputs(2, 9, 9, 2, 1, 5, 3), all);
+  for (const Index t : {1, 63, 64, 65}) {
+    cases.add(fmt::format("{} tokens", t), inputs(1, t, t, 2, 2, 4, 4), attrs);
+    cases.add(fmt::format("{} tokens, not causal", t), inputs(1, t, t, 2, 2, 4, 4), all);
+  }
+  auto near = all;
+  near.window = 3;
+  cases.add("window, not causal", inputs(1, 11, 11, 2, 2, 4, 4), near);
+
+  auto capped = attrs;
+  capped.softcap = 2;
+  cases.add("capped", inputs(2, 7, 7, 2, 1, 5, 3), capped);
+  auto prefix = attrs;
+  prefix.prefix = 4;
+  cases.add("prefix", inputs(2, 9, 9, 2, 1, 5, 3), prefix);
+  auto windowed_prefix = prefix;
+  windowed_prefix.window = 2;
+  cases.add("prefix and window", inputs(2, 9, 9, 2, 1, 5, 3), windowed_prefix);
+
+  auto everything = inputs(2, 6, 6, 4, 2, 3, 5);
+  everything.sink = draw.normal({4});
+  everything.slopes = draw.uniform({4}, 0.1, 1);
+  everything.bias = draw.normal({4, 6, 6});
+  cases.add("sink, slopes, bias", everything, attrs);
+  cases.add("sink, slopes, bias, capped, not causal", everything, [&] {
+    auto a = capped;
+    a.causal = false;
+    return a;
+  }());
+
+  auto started = inputs(2, 8, 8, 2, 1, 3, 3);
+  started.start =
+      Tensor::from<std::int64_t>({0, 0, 2, 2, 2, 5, 5, 7, 0, 1, 1, 1, 1, 5, 6, 6}, {2, 8});
+  cases.add("starts", started, attrs);
+  auto cached = inputs(2, 5, 5, 2, 1, 3, 3);
+  cached.k0 = draw.normal({2, 4, 1, 3});
+  cached.v0 = draw.normal({2, 4, 1, 3});
+  cached.start = Tensor::from<std::int64_t>({-4, -1, 0, 1, 4, -2, -2, -2, 3, 3}, {2, 5});
+  cases.add("cache and starts", cached, attrs);
+
+  auto packed = inputs(1, 12, 12, 2, 2, 3, 3);
+  packed.offsets = Tensor::from<std::int64_t>({0, 5, 5, 6, 12});
+  cases.add("packed", packed, attrs);
+  cases.add("packed, not causal", packed, all);
+
+  // Fewer queries than keys: the last ones see everything.
+  auto later = attrs;
+  later.q_offset = 5;
+  cases.add("queries of the end", inputs(1, 4, 9, 2, 1, 3, 3), later);
+  auto earlier = attrs;
+  earlier.q_offset = -2;
+  cases.add("queries that see nothing", inputs(1, 5, 5, 2, 1, 3, 3), earlier).kept({"lse"});
+  cases.add("other keys", inputs(2, 3, 10, 2, 2, 4, 5), all);
+  cases
+      .add("large logits", inputs(1, 20, 20, 1, 1, 8, 4),
+           [&] {
+             auto a = attrs;
+             a.scale = 10;
+             return a;
+           }())
+      .slack(20, "logits of size 80");
+  cases.add("no tokens", inputs(2, 0, 0, 2, 1, 4, 4), attrs);
+  cases.add("large", inputs(2, 200, 200, 4, 2, 16, 16), attrs);
+}
+
+}  // namespace
+}  // namespace ls::test

@@ -1,0 +1,41 @@
+// What the scan cases (decayed_linear_scan.cpp) leave out: packed documents, every form, no tokens.
+#include "core/ops/decayed_linear/decayed_linear.h"
+
+#include "tests/support/op_case.h"
+
+namespace ls::test {
+namespace {
+
+LS_OP_CASES(DecayedLinear, "decayed_linear") {
+  Draw draw("decayed_linear, options");
+  const auto inputs = [&](Index b, Index t, Index n) {
+    return DecayedLinear::In<Tensor>{.q = draw.normal({b, t, 4, 5}),
+                                     .k = draw.normal({b, t, 2, 5}, 0.5),
+                                     .v = draw.normal({b, t, 2, 7}),
+                                     .g = draw.uniform({b, t, 2}, -0.5, 0),
+                                     .s0 = draw.normal({n, 2, 5, 7})};
+  };
+  auto packed = inputs(1, 45, 4);
+  packed.offsets = Tensor::from<std::int64_t>({0, 20, 20, 21, 45});
+  auto constant = packed;
+  constant.g = Tensor();
+  constant.decay = draw.uniform({2}, -0.3, 0);
+  auto without = packed;
+  without.s0 = Tensor();
+  for (const Form form : {Form::kAuto, Form::kRecurrent, Form::kChunk, Form::kParallel}) {
+    DecayedLinear::Attrs attrs;
+    attrs.scale = 0.3;
+    attrs.form = form;
+    attrs.chunk = form == Form::kChunk ? 8 : 0;
+    const std::string kind = fmt::format("form {}, ", static_cast<int>(form));
+    cases.add(kind + "one row", inputs(1, 41, 1), attrs);
+    cases.add(kind + "packed", packed, attrs);
+    cases.add(kind + "packed, constant decay", constant, attrs);
+    cases.add(kind + "packed, no state", without, attrs);
+    cases.add(kind + "no tokens", inputs(2, 0, 2), attrs);
+    cases.add(kind + "many rows", inputs(6, 70, 6), attrs);
+  }
+}
+
+}  // namespace
+}  // namespace ls::test

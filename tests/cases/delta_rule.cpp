@@ -1,0 +1,44 @@
+// What the scan cases (delta_scan.cpp) leave out: packed documents, every form, no tokens.
+#include "core/ops/delta_rule/delta_rule.h"
+
+#include "tests/support/op_case.h"
+
+namespace ls::test {
+namespace {
+
+LS_OP_CASES(DeltaRule, "delta_rule") {
+  Draw draw("delta_rule, options");
+  const auto inputs = [&](Index b, Index t, Index n) {
+    return DeltaRule::In<Tensor>{.q = draw.normal({b, t, 2, 5}),
+                                 .k = draw.unit_rows({b, t, 2, 5}),
+                                 .v = draw.normal({b, t, 4, 7}),
+                                 .beta = draw.uniform({b, t, 4}, 0, 1),
+                                 .g = draw.uniform({b, t, 4}, -0.5, 0),
+                                 .s0 = draw.normal({n, 4, 5, 7})};
+  };
+  auto packed = inputs(1, 45, 4);
+  packed.offsets = Tensor::from<std::int64_t>({0, 20, 20, 21, 45});
+  auto channels = packed;
+  channels.beta = Tensor();
+  channels.beta_v = draw.uniform({1, 45, 4, 7}, 0, 1.5);
+  auto without = packed;
+  without.s0 = without.g = Tensor();
+  for (const Form form : {Form::kAuto, Form::kRecurrent, Form::kChunk, Form::kParallel}) {
+    DeltaRule::Attrs attrs;
+    attrs.scale = 0.3;
+    attrs.form = form;
+    attrs.chunk = form == Form::kChunk ? 8 : 0;
+    const std::string kind = fmt::format("form {}, ", static_cast<int>(form));
+    cases.add(kind + "one row", inputs(1, 41, 1), attrs);
+    cases.add(kind + "packed", packed, attrs);
+    cases.add(kind + "packed, beta per channel", channels, attrs);
+    cases.add(kind + "packed, no state, no gate", without, attrs);
+    cases.add(kind + "no tokens", inputs(2, 0, 2), attrs);
+    cases.add(kind + "many rows", inputs(6, 70, 6), attrs);
+    attrs.qk_l2norm = true;
+    cases.add(kind + "normalised", inputs(2, 20, 2), attrs);
+  }
+}
+
+}  // namespace
+}  // namespace ls::test

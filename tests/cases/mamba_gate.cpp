@@ -1,0 +1,26 @@
+#include "core/ops/mamba_gate/mamba_gate.h"
+
+#include "tests/support/op_case.h"
+
+namespace ls::test {
+namespace {
+
+LS_OP_CASES(MambaGate, "mamba_gate") {
+  Draw draw("mamba_gate");
+  const auto add = [&](const std::string& name, const Shape& x, bool bias, double scale = 1) {
+    cases.add(name, {.x = draw.normal(x, scale),
+                     .a_log = draw.normal({x.back()}),
+                     .dt_bias = bias ? draw.normal({x.back()}) : Tensor()});
+  };
+  for (const Index h : {1, 2, 7, 8, 9, 17}) {
+    add(fmt::format("{} heads", h), {2, 3, h}, true);
+    add(fmt::format("{} heads, no bias", h), {2, 3, h}, false);
+  }
+  add("far out", {6, 5}, true, 50);
+  add("one token", {4}, true);
+  add("no tokens", {0, 4}, true);
+  add("large", {5, 700, 9}, true);
+}
+
+}  // namespace
+}  // namespace ls::test

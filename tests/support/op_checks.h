@@ -1,0 +1,28 @@
+#pragma once
+// What every op owes, checked on any case.
+#include <string>
+#include <vector>
+
+#include "tests/support/op_case.h"
+
+namespace ls::test {
+
+/// What is wrong with the op on this case, one line a fault starting with the check's name; empty
+/// when nothing is. Kernels of every float type and the f64 reference run on poisoned and guarded
+/// buffers. Checks:
+///   derivative  gradients of the f64 reference against finite differences
+///   value       outputs and gradients in every type, against the f64 reference on the same inputs
+///   unwritten   an element of an output or a gradient was never written
+///   guard       something was written beside a buffer
+///   inputs      an input, a saved output or an incoming gradient was changed
+///   repeat      a second call gives other bits
+///   threads     another thread count gives other bits
+///   strides     padded, strided, transposed and expanded inputs and incoming gradients
+///   subset      a gradient depends on which others are wanted, or an unwanted one is given
+///   absent      an absent incoming gradient is not the same as zeros
+///   refusal     a missing argument, a wrong type, rank or extent is not refused by an Error that
+///               names op and argument
+///   cost        no cost, or one that is not positive and finite
+std::vector<std::string> check_op(const OpInfo& op, const OpCase& op_case);
+
+}  // namespace ls::test
