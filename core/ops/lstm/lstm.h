@@ -10,7 +10,7 @@ namespace ls {
 ///         r [heads,4d,d], D = heads d  bias [4D] or absent  h0, c0 [N,D] or absent (0)
 ///         offsets [N+1] -> y [B,T,D]  hT, cT [N,D]; N = B, or documents with offsets (then B = 1)
 /// @dtype  gx, y any one float; r, bias, states and sums acc
-/// @grad   hand-written for all float inputs; keeps gates and cell values, no node per step
+/// @grad   hand-written for all float inputs; none through gates and cells, which are kept
 /// @source Hochreiter & Schmidhuber 1997; Gers 2000; block-diagonal R as Poeppel 2412.07752
 struct Lstm {
   template <class T>

@@ -9,7 +9,7 @@ namespace ls {
 /// @shape  x [...,D], weight [D] or absent (1), z [...,D] or absent -> y [...,D], rstd [...,G]
 ///         with G = D / group_size groups (1 when group_size is 0); the weight spans all channels
 /// @dtype  x, z, y any one float; weight and rstd acc; computed in acc
-/// @grad   exact; the weight's is summed over rows in acc
+/// @grad   exact, none through rstd; the weight's is summed over rows in acc
 /// @source Zhang & Sennrich 1910.07467
 struct RmsNorm {
   template <class T> struct In { T x, weight, z; };
