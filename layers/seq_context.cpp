@@ -196,6 +196,12 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
     if (packed && s.defined()) {
       s = ag::take_rows(s, packing().last_of);
     }
+    if (by_rows && options_.documents && s.defined()) {
+      // Rows of documents that have ended everywhere are seen by nobody any more.
+      const Index rows = s.size(1),
+                  seen = *std::max_element(outgoing_.position.begin(), outgoing_.position.end());
+      s = seen < rows ? ag::slice(s, 1, rows - seen, rows) : s;
+    }
     if (options_.keep_states && s.defined()) {
       const bool fresh =
           outgoing_.slots.emplace(path_ + slot + "." + port.name, StateSlot{s, port.part}).second;

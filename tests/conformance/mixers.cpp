@@ -149,6 +149,24 @@ TEST_SUITE("conformance") {
     CHECK(kv("2000", 1000) == 1000 * token);
   }
 
+  TEST_CASE("mixers: a key-value state keeps no rows of documents that have ended") {
+    const MixerCase c = mixer_case("kv", "layers: [{name: attention, heads: 2}]");
+    Model m = make(c, "f32");
+    const ag::NoGrad no_grad;
+    ModelState state;
+    for (int batch = 0; batch < 3; ++batch) {
+      const DocumentStarts starts = {{2, 11}, {0, 5, 9}};
+      SeqContext seq(
+          2, 16,
+          {.documents = &starts, .incoming = batch > 0 ? &state : nullptr, .keep_states = true});
+      m.hidden({Tensor::zeros({2, 16}, DType::kI64), {}}, seq);
+      state = seq.outgoing();
+      for (const auto& [name, slot] : state.slots) {
+        CHECK(slot.value.size(1) == 7);  // row 1 is in its seventh token
+      }
+    }
+  }
+
   TEST_CASE("mixers: norms, biases and gates are not decayed, weights are") {
     for (const MixerCase& c : mixer_cases()) {
       CAPTURE(c.name);
