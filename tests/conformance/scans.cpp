@@ -2,10 +2,15 @@
 // fail.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "core/ops/attention/attention.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/delta_rule/delta_rule.h"
+#include "core/ops/lstm/lstm.h"
+#include "core/ops/short_conv/short_conv.h"
+#include "core/ops/token_shift/token_shift.h"
 #include "tests/support/draw.h"
 #include "tests/support/poison.h"
 #include "tests/support/scan_laws.h"
@@ -23,8 +28,13 @@ struct Copy {
   OpInfo op;
   FamilyInfo family;
   explicit Copy(const char* name)
-      : op(*op_registry().at(name)), family(*family_registry().at(name)) {
+      : op(*family_registry().at(name)->op), family(*family_registry().at(name)) {
     family.op = &op;
+    const auto t = static_cast<std::size_t>(DType::kF64);
+    if (!op.forward_cpu[t]) {  // the reference is the kernel
+      op.forward_cpu[t] = op.forward_reference[t];
+      op.backward_cpu[t] = op.backward_reference[t];
+    }
   }
   Copy(const Copy&) = delete;
   Copy& operator=(const Copy&) = delete;
@@ -92,6 +102,48 @@ ScanCase delta_case() {
   return cases.cases[0];
 }
 
+ScanCase attention_case(Index window) {
+  ScanCaseList<Attention> cases;
+  Draw draw("wrong families, attention");
+  Attention::Attrs attrs;
+  attrs.scale = 0.4;
+  attrs.window = window;
+  cases.add("attention",
+            {.q = draw.normal({2, 43, 2, 4}),
+             .k = draw.normal({2, 43, 1, 4}),
+             .v = draw.normal({2, 43, 1, 3})},
+            attrs);
+  return cases.cases[0];
+}
+
+ScanCase conv_case() {
+  ScanCaseList<ShortConv> cases;
+  Draw draw("wrong families, short_conv");
+  cases.add(
+      "short_conv",
+      {.x = draw.normal({2, 43, 5}), .weight = draw.normal({5, 4}), .s0 = draw.normal({2, 5, 3})});
+  return cases.cases[0];
+}
+
+ScanCase shift_case() {
+  ScanCaseList<TokenShift> cases;
+  Draw draw("wrong families, token_shift");
+  cases.add("token_shift", {.x = draw.normal({2, 43, 5}), .s0 = draw.normal({2, 5})});
+  return cases.cases[0];
+}
+
+ScanCase lstm_case() {
+  ScanCaseList<Lstm> cases;
+  Draw draw("wrong families, lstm");
+  cases
+      .add("lstm", {.gx = draw.normal({2, 43, 16}),
+                    .r = draw.normal({2, 8, 2}, 0.3),
+                    .h0 = draw.uniform({2, 4}, -1, 1),
+                    .c0 = draw.normal({2, 4})})
+      .kept({"gates", "cells"});
+  return cases.cases[0];
+}
+
 /// The laws that report a fault, each once.
 std::string broken(const FamilyInfo& family, const ScanCase& c) {
   std::string laws;
@@ -120,6 +172,8 @@ TEST_SUITE("conformance") {
         CHECK_MESSAGE(!cases.empty(), "no LS_SCAN_CASES for " << name);
         const Poisoned poisoned;
         for (const ScanCase& c : cases) {
+          CHECK_MESSAGE(find_family(*family.op, c.attrs.get()) == &family,
+                        c.name << " is another scan of its op");
           for (const DType t : {DType::kF64, DType::kF32}) {
             for (const std::string& fault : check_scan(family, c, t)) {
               FAIL_CHECK(dtype_name(t) << " " << fault);
@@ -133,7 +187,36 @@ TEST_SUITE("conformance") {
     }
   }
 
+  TEST_CASE("scan laws: cases belong to scans, and the promised scans are there") {
+    const std::vector<std::string> names = family_registry().names();
+    for (const std::string& name : scan_cases().names()) {
+      CHECK_MESSAGE(std::count(names.begin(), names.end(), name) == 1, name);
+    }
+    const std::pair<const char*, const char*> promised[] = {{"decayed_linear", "decayed_linear"},
+                                                            {"delta_rule", "delta"},
+                                                            {"short_conv", "window"},
+                                                            {"token_shift", "window"},
+                                                            {"sliding_window", "window"},
+                                                            {"attention", "keys_values"},
+                                                            {"lstm", "nonlinear"}};
+    for (const auto& [name, family] : promised) {
+      CAPTURE(name);
+      const FamilyInfo& info = *family_registry().at(name);
+      CHECK(info.family == family);
+      CHECK((info.kind == FamilyKind::kRelay) == !info.summarize);
+      for (const StatePort& port : info.states) {
+        CHECK(info.op->input_index(port.input) >= 0);
+        CHECK(info.op->output_index(port.output) >= 0);
+      }
+    }
+  }
+
   TEST_CASE("scan laws: right families pass where wrong ones are caught") {
+    CHECK(broken(Copy("attention").family, attention_case(0)) == "");
+    CHECK(broken(Copy("sliding_window").family, attention_case(7)) == "");
+    CHECK(broken(Copy("short_conv").family, conv_case()) == "");
+    CHECK(broken(Copy("token_shift").family, shift_case()) == "");
+    CHECK(broken(Copy("lstm").family, lstm_case()) == "");
     CHECK(broken(Copy("decayed_linear").family, linear_case()) == "");
     CHECK(broken(Copy("delta_rule").family, delta_case()) == "");
   }
@@ -332,6 +415,100 @@ TEST_SUITE("conformance") {
       };
     }
     CHECK(broken(wrong.family, delta_case()) == "derivative ");
+  }
+
+  TEST_CASE("scan laws: a window one token wider than its state") {
+    Copy wrong("sliding_window");
+    wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
+                     const void* attrs) {
+      right(in, out, attrs);
+      Attention::Attrs wide = *static_cast<const Attention::Attrs*>(attrs);
+      wide.window += 1;
+      std::vector<Tensor> o =
+          run_forward(*op_registry().at("attention"), in, static_cast<const void*>(&wide));
+      out[0].copy_(o[0]);
+    });
+    const std::string laws = broken(wrong.family, attention_case(7));
+    CHECK(has(laws, "split"));
+    CHECK(has(laws, "decode"));
+  }
+
+  TEST_CASE("scan laws: attention that looks back into the document before") {
+    for (const Index window : {0, 7}) {
+      Copy wrong(window > 0 ? "sliding_window" : "attention");
+      wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in,
+                       std::span<Tensor> out, const void* attrs) {
+        std::vector<Tensor> x = list(in);
+        x[static_cast<std::size_t>(op_info<Attention>().input_index("start"))] = Tensor();
+        right(x, out, attrs);
+      });
+      CHECK(has(broken(wrong.family, attention_case(window)), "reset"));
+    }
+  }
+
+  TEST_CASE("scan laws: keys and values composed in the wrong order") {
+    Copy wrong("attention");
+    wrong.family.compose = [right = wrong.family.compose](const Tensors& a, const Tensors& b,
+                                                          const void* attrs) {
+      return right(b, a, attrs);
+    };
+    CHECK(has(broken(wrong.family, attention_case(0)), "summarize"));
+  }
+
+  TEST_CASE("scan laws: a window's gradient that goes to the wrong rows") {
+    for (const char* name : {"short_conv", "sliding_window"}) {
+      Copy wrong(name);
+      const bool conv = wrong.family.states.size() == 1;
+      wrong.family.act_adjoint = [conv, right = wrong.family.act_adjoint](
+                                     const Tensors& m, const Tensors& ds, const void* attrs) {
+        Tensors d = conv ? ds : right(m, ds, attrs);
+        for (std::size_t i = 0; i < ds.size() && !conv; ++i) {  // the newest rows, not the oldest
+          d[i] = ds[i].slice(1, ds[i].size(1) - d[i].size(1), ds[i].size(1));
+        }
+        return d;
+      };
+      const std::string laws = broken(wrong.family, conv ? conv_case() : attention_case(30));
+      CHECK(has(laws, "adjoint"));
+      CHECK(has(laws, "fold"));
+    }
+  }
+
+  TEST_CASE("scan laws: the token before the first is not read") {
+    Copy wrong("token_shift");
+    wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
+                     const void* attrs) {
+      std::vector<Tensor> x = list(in);
+      x[1] = Tensor();
+      right(x, out, attrs);
+    });
+    const std::string laws = broken(wrong.family, shift_case());
+    CHECK(has(laws, "split"));
+    CHECK(has(laws, "decode"));
+  }
+
+  TEST_CASE("scan laws: a cell value that does not cross the cut, forward or backward") {
+    for (const bool forward : {true, false}) {
+      Copy wrong("lstm");
+      if (forward) {
+        wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in,
+                         std::span<Tensor> out, const void* attrs) {
+          std::vector<Tensor> x = list(in);
+          x[static_cast<std::size_t>(op_info<Lstm>().input_index("c0"))] = Tensor();
+          right(x, out, attrs);
+        });
+      } else {
+        wrong.backward([](const BackwardKernel& right, std::span<const Tensor> in,
+                          std::span<const Tensor> out, std::span<const Tensor> dout,
+                          std::span<Tensor> din, const void* attrs) {
+          std::vector<Tensor> d = list(dout);
+          d[static_cast<std::size_t>(op_info<Lstm>().output_index("cT"))] = Tensor();
+          right(in, out, d, din, attrs);
+        });
+      }
+      const std::string laws = broken(wrong.family, lstm_case());
+      CHECK(has(laws, "split"));
+      CHECK(has(laws, "decode"));
+    }
   }
 
   TEST_CASE("scan laws: NaN is never right") {
