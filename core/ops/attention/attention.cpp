@@ -104,8 +104,9 @@ struct Call {
     r.hi = std::max(r.hi, r.lo);
     return r;
   }
+  template <class O>
   void load_keys(const scan::Operand<T>& cache, const scan::Operand<T>& own, Index b, Index h,
-                 Index j, Index n, Index d, A* to) const {
+                 Index j, Index n, Index d, O* to) const {
     const Index old = std::clamp<Index>(cached - j, 0, n);
     if (old > 0) {
       cache.load(b, j, h, old, d, to);
@@ -180,9 +181,27 @@ void keep_cache(const Tensor& old, const Tensor& fresh, Tensor& out) {
   out.slice(1, done, n).copy_(fresh.slice(1, skip, fresh.size(1)));
 }
 
+/// What the products read: bf16 as it is, anything else in the accumulation type.
+template <class T>
+using operand_t = std::conditional_t<std::is_same_v<T, bf16>, bf16, acc_t<T>>;
+
+/// `from`, or its values rounded into `to` where products read a narrower type.
+template <class O, class A>
+const O* as_operand(Index n, const A* from, O* to) {
+  if constexpr (std::is_same_v<O, A>) {
+    return from;
+  } else {
+    for (Index i = 0; i < n; ++i) {
+      to[i] = convert<O>(from[i]);
+    }
+    return to;
+  }
+}
+
 template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
   using A = acc_t<T>;
+  using O = operand_t<T>;
   const Call<T> call(in, a);
   const scan::Result<T> o(out.o);
   A* lse = out.lse.data<A>();
@@ -191,9 +210,10 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
   keep_cache<T>(in.k0, in.k, out.kT);
   keep_cache<T>(in.v0, in.v, out.vT);
   parallel_for(call.batch * call.q_heads * blocks, 1, [&](Index first, Index last) {
-    scan::Scratch<A> scratch(kBlock * (2 * dk + 2 * dv + kBlock + 2));
-    A *q = scratch.take(kBlock * dk), *k = scratch.take(kBlock * dk),
-      *v = scratch.take(kBlock * dv);
+    scan::Scratch<O> operands(kBlock * (2 * dk + dv + kBlock));
+    O *q = operands.take(kBlock * dk), *k = operands.take(kBlock * dk),
+      *v = operands.take(kBlock * dv), *rounded = operands.take(kBlock * kBlock);
+    scan::Scratch<A> scratch(kBlock * (dv + kBlock + 2));
     A *y = scratch.take(kBlock * dv), *s = scratch.take(kBlock * kBlock),
       *top = scratch.take(kBlock), *sum = scratch.take(kBlock);
     std::vector<Range> ranges(kBlock);
@@ -219,7 +239,7 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
         }
         call.load_keys(call.k0, call.k, b, h, j, n, dk, k);
         call.load_keys(call.v0, call.v, b, h, j, n, dv, v);
-        small_gemm<false, true, A>(m, n, dk, A(1), q, dk, k, dk, A(0), s, n);
+        small_gemm<false, true, O>(m, n, dk, A(1), q, dk, k, dk, A(0), s, n);
         call.scores(b, qh, ranges.data(), t, m, j, n, s, nullptr);
         for (Index r = 0; r < m; ++r) {
           A* __restrict row = s + r * n;
@@ -247,7 +267,8 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
             }
           }
         }
-        small_gemm<false, false, A>(m, dv, n, A(1), s, n, v, dv, A(1), y, dv);
+        small_gemm<false, false, O>(m, dv, n, A(1), as_operand(m * n, s, rounded), n, v, dv, A(1),
+                                    y, dv);
       }
       for (Index r = 0; r < m; ++r) {
         const A inverse = sum[r] > 0 ? A(1) / sum[r] : A(0);
@@ -266,6 +287,7 @@ template <class T>
 void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
               Op::In<Tensor>& din, const Op::Attrs& a) {
   using A = acc_t<T>;
+  using O = operand_t<T>;
   const Call<T> call(in, a);
   const scan::Operand<T> go(dout.o), y_op(out.o);
   const scan::Operand<A> glse(dout.lse, true);
@@ -286,15 +308,16 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
   const Tensor gkT = dout.kT.defined() ? dout.kT.contiguous() : Tensor(),
                gvT = dout.vT.defined() ? dout.vT.contiguous() : Tensor();
   parallel_for(shared ? call.heads : call.batch * call.heads, 1, [&](Index first, Index last) {
-    scan::Scratch<A> scratch(call.keys * 2 * (dk + dv) + call.queries * (2 * dk + dv + 1) +
+    scan::Scratch<O> operands(call.keys * (dk + dv) + call.queries * (dk + dv) + kBlock * kBlock);
+    O *k = operands.take(call.keys * dk), *v = operands.take(call.keys * dv);
+    O *q = operands.take(call.queries * dk), *gy = operands.take(call.queries * dv),
+      *rounded = operands.take(kBlock * kBlock);
+    scan::Scratch<A> scratch(call.keys * (dk + dv) + call.queries * (dk + 1) +
                              kBlock * (3 * kBlock + dv));
-    A *k = scratch.take(call.keys * dk), *gk = scratch.take(call.keys * dk);
-    A *v = scratch.take(call.keys * dv), *gv = scratch.take(call.keys * dv);
-    A *q = scratch.take(call.queries * dk), *gq = scratch.take(call.queries * dk),
-      *gy = scratch.take(call.queries * dv);
-    A *delta = scratch.take(call.queries), *s = scratch.take(kBlock * kBlock),
-      *p = scratch.take(kBlock * kBlock);
-    A *slope = scratch.take(kBlock * kBlock), *y = scratch.take(kBlock * dv);
+    A *gk = scratch.take(call.keys * dk), *gv = scratch.take(call.keys * dv),
+      *gq = scratch.take(call.queries * dk), *delta = scratch.take(call.queries);
+    A *s = scratch.take(kBlock * kBlock), *p = scratch.take(kBlock * kBlock),
+      *slope = scratch.take(kBlock * kBlock), *y = scratch.take(kBlock * dv);
     std::vector<Range> ranges(static_cast<std::size_t>(call.queries));
     for (Index task = first; task < last; ++task) {
       const Index h = task % call.heads;
@@ -313,15 +336,16 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
           if (go.defined()) {
             go.load(b, 0, qh, call.queries, dv, gy);
           } else {
-            std::fill(gy, gy + call.queries * dv, A(0));
+            std::fill(gy, gy + call.queries * dv, O(A(0)));
           }
           for (Index t = 0; t < call.queries; t += kBlock) {
             const Index m = std::min(kBlock, call.queries - t);
             y_op.load(b, t, qh, m, dv, y);
             for (Index r = 0; r < m; ++r) {
               A dot = 0;
+#pragma omp simd reduction(+ : dot)
               for (Index c = 0; c < dv; ++c) {
-                dot += y[r * dv + c] * gy[(t + r) * dv + c];
+                dot += y[r * dv + c] * convert<A>(gy[(t + r) * dv + c]);
               }
               delta[t + r] = dot - (glse.defined() ? *glse.at(b, t + r, qh) : A(0));
             }
@@ -341,7 +365,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
               if (call.skip(ranges.data() + t, m, j, n)) {
                 continue;
               }
-              small_gemm<false, true, A>(m, n, dk, A(1), q + t * dk, dk, k + j * dk, dk, A(0), p,
+              small_gemm<false, true, O>(m, n, dk, A(1), q + t * dk, dk, k + j * dk, dk, A(0), p,
                                          n);
               call.scores(b, qh, ranges.data() + t, t, m, j, n, p, a.softcap > 0 ? slope : nullptr);
               for (Index r = 0; r < m; ++r) {
@@ -355,9 +379,9 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
                   row[c] = simd::exp(row[c] - l);
                 }
               }
-              small_gemm<true, false, A>(n, dv, m, A(1), p, n, gy + t * dv, dv, A(1), gv + j * dv,
-                                         dv);
-              small_gemm<false, true, A>(m, n, dv, A(1), gy + t * dv, dv, v + j * dv, dv, A(0), s,
+              small_gemm<true, false, O>(n, dv, m, A(1), as_operand(m * n, p, rounded), n,
+                                         gy + t * dv, dv, A(1), gv + j * dv, dv);
+              small_gemm<false, true, O>(m, n, dv, A(1), gy + t * dv, dv, v + j * dv, dv, A(0), s,
                                          n);
               for (Index r = 0; r < m; ++r) {
                 const A d = delta[t + r];
@@ -379,9 +403,10 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
                 }
               }
               const A scale = static_cast<A>(a.scale);
-              small_gemm<false, false, A>(m, dk, n, scale, s, n, k + j * dk, dk, A(1), gq + t * dk,
+              const O* ds = as_operand(m * n, s, rounded);
+              small_gemm<false, false, O>(m, dk, n, scale, ds, n, k + j * dk, dk, A(1), gq + t * dk,
                                           dk);
-              small_gemm<true, false, A>(n, dk, m, scale, s, n, q + t * dk, dk, A(1), gk + j * dk,
+              small_gemm<true, false, O>(n, dk, m, scale, ds, n, q + t * dk, dk, A(1), gk + j * dk,
                                          dk);
             }
           }
