@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Times f32 matrix products against OpenBLAS, BLIS and oneDNN of the distribution, installed when they are
+# missing: the OpenMP builds, since threads of another kind would compete with ours for the cores.
+# usage: tests/bench/run_matmul.sh [ROUNDS]
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+for package in libopenblas0-openmp libblis4-openmp; do
+  if ! dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii'; then
+    as_root=$([ "$(id -u)" -eq 0 ] || echo sudo)
+    echo "run_matmul: installing $package with apt"
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null
+  fi
+done
+"$root/scripts/setup.sh"
+"$root/scripts/build.sh" matmul_bench
+# Some systems pin an old kernel of OpenBLAS through the environment.
+exec env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE "${LONGSCAN_BUILD:-$root/build}/tests/matmul_bench" "$@"
