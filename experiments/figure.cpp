@@ -54,8 +54,8 @@ std::string draw_figure(const std::string& path, const std::vector<Panel>& panel
       "samplen 2\n";
   int index = 0;
   for (const Panel& p : panels) {
-    script += "set title " + quoted(p.title) + "\nset xlabel " + quoted(p.x_label) +
-              "\nset ylabel " + quoted(p.y_label) + "\n";
+    script += "set title " + quoted(p.title) + " noenhanced\nset xlabel " + quoted(p.x_label) +
+              " noenhanced\nset ylabel " + quoted(p.y_label) + " noenhanced\n";
     script += p.y_max > p.y_min ? fmt::format("set yrange [{}:{}]\n", p.y_min, p.y_max)
                                 : "set yrange [*:*]\n";
     double x_min = INFINITY, x_max = -INFINITY;
