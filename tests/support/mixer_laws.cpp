@@ -107,7 +107,11 @@ struct Way {
 class Checker {
  public:
   Checker(const MixerCase& c, std::string dtype)
-      : case_(c), dtype_(std::move(dtype)), tolerance_(dtype_ == "f64" ? 1e-11 : 5e-5) {}
+      : case_(c),
+        dtype_(std::move(dtype)),
+        // Each layer hands its rounding on to the next.
+        tolerance_((dtype_ == "f64" ? 3e-12 : 2e-5) *
+                   static_cast<double>(2 + c.config.layers.size())) {}
 
   std::vector<std::string> run() {
     law("build", [&] { model_ = build(case_.config, dtype_); });
