@@ -24,7 +24,8 @@ Index check_targets(const Tensor& targets, Index classes, Index ignore) {
   Index count = 0;
   for (Index i = 0; i < targets.numel(); ++i) {
     LS_CHECK(t[i] == ignore || (t[i] >= 0 && t[i] < classes), kShape,
-             "linear_cross_entropy: target {} at position {}, there are {} classes", t[i], i, classes);
+             "linear_cross_entropy: target {} at position {}, there are {} classes", t[i], i,
+             classes);
     count += t[i] != ignore;
   }
   return count;
@@ -34,7 +35,8 @@ Index check_targets(const Tensor& targets, Index classes, Index ignore) {
 template <class Real>
 struct Reference {
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-    const Tensor x = in.x.contiguous(), w = in.weight.contiguous(), targets = in.targets.contiguous();
+    const Tensor x = in.x.contiguous(), w = in.weight.contiguous(),
+                 targets = in.targets.contiguous();
     const Index n = x.size(0), d = x.size(1), v = w.size(0);
     const Index count = check_targets(targets, v, a.ignore_index);
     const std::int64_t* t = targets.data<std::int64_t>();
@@ -67,7 +69,8 @@ struct Reference {
       out.per_token.data<Real>()[i] = loss;
       total += loss;
       for (Index c = 0; c < v && asked && a.gradients; ++c) {
-        const Real g = (std::exp(logit[static_cast<std::size_t>(c)] - top) / z - Real(c == t[i])) / static_cast<Real>(count);
+        const Real g = (std::exp(logit[static_cast<std::size_t>(c)] - top) / z - Real(c == t[i])) /
+                       static_cast<Real>(count);
         for (Index k = 0; k < d; ++k) {
           out.dx.data<Real>()[i * d + k] += g * wp[c * d + k];
           out.dw.data<Real>()[c * d + k] += g * xp[i * d + k];
@@ -76,8 +79,8 @@ struct Reference {
     }
     out.loss.data<Real>()[0] = count > 0 ? total / static_cast<Real>(count) : Real(0);
   }
-  static void backward(const Op::In<Tensor>&, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
-                       Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<Tensor>&, const Op::Out<Tensor>& out,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
     LS_CHECK(a.gradients, kInternal, "linear_cross_entropy ran without gradients");
     const double s = dout.loss.defined() ? dout.loss.item() : 0.0;
     const auto scaled = [s](Tensor& to, const Tensor& from) {
@@ -91,8 +94,10 @@ struct Reference {
   }
 };
 
-/// Tokens of a block: about 2^20 logits, so that a block stays in the caches.
-Index block_tokens(Index n, Index v) { return std::clamp<Index>((Index{1} << 20) / std::max<Index>(1, v), 64, std::max<Index>(64, n)); }
+/// Tokens of a block: about 2^21 logits, so that a block stays in the caches.
+Index block_tokens(Index n, Index v) {
+  return std::clamp<Index>((Index{1} << 21) / std::max<Index>(1, v), 64, std::max<Index>(64, n));
+}
 
 template <class T>
 void kernel_forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
@@ -105,7 +110,9 @@ void kernel_forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::At
   std::int64_t* predicted = out.predicted.data<std::int64_t>();
   const Index block = std::min(n, block_tokens(n, v));
   Tensor logits = Tensor::empty({block, v}, DType::kF32);
-  Tensor narrow = std::is_same_v<T, float> || !a.gradients ? Tensor() : Tensor::empty({block, v}, dtype_of_v<T>);
+  Tensor narrow = std::is_same_v<T, float> || !a.gradients
+                      ? Tensor()
+                      : Tensor::empty({block, v}, dtype_of_v<T>);
   float* l = logits.data<float>();
   for (Index b = 0; b < n; b += block) {
     const Index m = std::min(block, n - b);
@@ -118,10 +125,12 @@ void kernel_forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::At
         for (Index c = 0; c < v; ++c) {
           top = row[c] > top ? row[c] : top;
         }
-        Index best = 0;
-        while (best + 1 < v && row[best] != top) {  // a NaN logit leaves the last class; the loss shows it
-          ++best;
+        Index best = v;
+#pragma omp simd reduction(min : best)
+        for (Index c = 0; c < v; ++c) {
+          best = row[c] == top && c < best ? c : best;
         }
+        best = std::min(best, v - 1);  // where the top is NaN; the loss shows it
         predicted[b + r] = best;
         const std::int64_t target = t[b + r];
         const bool asked = target != a.ignore_index;
@@ -137,16 +146,20 @@ void kernel_forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::At
           continue;
         }
         const float scale = asked ? share / z : 0.0f;
-        for (Index c = 0; c < v; ++c) {
-          row[c] *= scale;
-        }
-        if (asked) {
-          row[target] -= share;
-        }
-        if constexpr (!std::is_same_v<T, float>) {
+        if constexpr (std::is_same_v<T, float>) {
+          for (Index c = 0; c < v; ++c) {
+            row[c] *= scale;
+          }
+          if (asked) {
+            row[target] -= share;
+          }
+        } else {
           T* __restrict half = narrow.data<T>() + r * v;
           for (Index c = 0; c < v; ++c) {
-            half[c] = convert<T>(row[c]);
+            half[c] = convert<T>(scale * row[c]);
+          }
+          if (asked) {
+            half[target] = convert<T>(scale * row[target] - share);
           }
         }
       }
@@ -159,7 +172,8 @@ void kernel_forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::At
         g = std::as_const(narrow).template data<T>();
       }
       gemm<T>(false, false, m, d, v, 1.0, g, v, w.data<T>(), d, 0.0, out.dx.data<T>() + b * d, d);
-      gemm<T, float>(true, false, v, d, m, 1.0, g, v, x.data<T>() + b * d, d, b == 0 ? 0.0 : 1.0, out.dw.data<float>(), d);
+      gemm<T, float>(true, false, v, d, m, 1.0, g, v, x.data<T>() + b * d, d, b == 0 ? 0.0 : 1.0,
+                     out.dw.data<float>(), d);
     }
   }
   if (n == 0 && a.gradients) {
@@ -169,11 +183,13 @@ void kernel_forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::At
   for (Index i = 0; i < n; ++i) {
     total += loss[i];
   }
-  out.loss.data<float>()[0] = count > 0 ? static_cast<float>(total / static_cast<double>(count)) : 0.0f;
+  out.loss.data<float>()[0] =
+      count > 0 ? static_cast<float>(total / static_cast<double>(count)) : 0.0f;
 }
 
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
-  const double products = (a.gradients ? 6.0 : 2.0) * static_cast<double>(in.x.numel()) * static_cast<double>(in.weight.size(0));
+  const double products = (a.gradients ? 6.0 : 2.0) * static_cast<double>(in.x.numel()) *
+                          static_cast<double>(in.weight.size(0));
   return {.bytes = 2.0 * static_cast<double>(in.x.bytes() + in.weight.bytes()), .flops = products};
 }
 
