@@ -9,8 +9,11 @@ namespace ls::ag {
 
 using Block = std::function<std::vector<Var>(const std::vector<Var>&)>;
 
-/// block(inputs) as one node. The block must give the same outputs when it runs again; parameters
-/// (leaves) that it reads get their gradients as usual. Side effects happen twice.
+/// block(inputs) as one node; undefined inputs and outputs are allowed. The block must give the
+/// same outputs when it runs again; parameters (leaves) that it reads get their gradients as usual,
+/// other recorded values must be among `inputs`. Side effects happen twice. Without a tape, or
+/// without gradients, just block(inputs).
+/// @throws Error(Internal) in the backward pass when the block reads a recorded value of its own
 std::vector<Var> checkpoint(const Block& block, const std::vector<Var>& inputs);
 
 }  // namespace ls::ag

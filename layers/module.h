@@ -35,7 +35,7 @@ class Scope {
   Scope child(const std::string& name) const {
     return Scope(*set_, seed_, dtype_, path_.empty() ? name : path_ + "." + name);
   }
-  /// A new f32 (f64 in checks) leaf named path.name.
+  /// A new f32 (f64 in checks) leaf named path.name. @throws Error(Internal) when the name is taken
   ag::Var param(const std::string& name, const Shape& shape, const Init& init,
                 ParamOptions options = {}) const;
   const std::string& path() const { return path_; }
@@ -47,7 +47,8 @@ class Scope {
   std::string path_;
 };
 
-/// y = x W^T + b; W [out, in] is used in the element type of x.
+/// y = x W^T + b: x [...,in] of any float type -> [...,out] of that type. W [out,in], weight decay
+/// by `weight`, is used in the type of x; b [out], zero at first, is added in f32 (f64).
 class Linear {
  public:
   Linear() = default;
@@ -60,7 +61,9 @@ class Linear {
   ag::Var weight_, bias_;
 };
 
-/// The norm of a block, by name: "rms_norm" or "layer_norm", with a learned gain (and shift).
+/// The norm of a block over the last axis, by name: "rms_norm", x / sqrt(mean x^2 + eps) gain, or
+/// "layer_norm", (x - mean) / sqrt(variance + eps) gain + shift. Gain [width] is 1 at first, shift
+/// [width] 0; neither is decayed. x [...,width] of any float type -> the same, sums in f32 (f64).
 class Norm {
  public:
   Norm() = default;

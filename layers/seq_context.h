@@ -13,6 +13,7 @@ namespace ls::layers {
 /// begins. A row whose first start is 0 forgets its carried state; a row without starts continues.
 using DocumentStarts = std::vector<std::vector<Index>>;
 
+/// What a forward pass is given besides its tokens; what is pointed to must outlive the context.
 struct SeqOptions {
   Form form = Form::kAuto;
   Index chunk = 0;                            ///< 0: each family's default
@@ -25,6 +26,7 @@ struct SeqOptions {
 /// One forward pass over [B, T] tokens. Not shared between threads.
 class SeqContext {
  public:
+  /// @throws Error(Shape) when document starts or carried states are for another number of rows
   SeqContext(Index batch, Index tokens, const SeqOptions& options);
   ~SeqContext();
 

@@ -9,10 +9,12 @@
 
 namespace ls::layers {
 
+/// How scans of one forward pass are run; chosen in SeqOptions.
 class SeqRunner {
  public:
   virtual ~SeqRunner() = default;
-  /// The op's outputs for these inputs (contract order, states and boundaries filled in).
+  /// The op's outputs for these inputs, both in contract order; states and boundaries are filled
+  /// in, absent inputs undefined. `attrs` points to the op's Attrs, form and chunk already set.
   virtual std::vector<ag::Var> run(const FamilyInfo& family, std::span<const ag::Var> inputs,
                                    std::shared_ptr<const void> attrs) = 0;
 };

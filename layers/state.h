@@ -8,6 +8,7 @@
 
 namespace ls::layers {
 
+/// Bytes by part; see StatePart.
 struct StateBytes {
   Index matrix = 0, vector = 0, conv = 0, kv = 0;
   Index total() const { return matrix + vector + conv + kv; }
@@ -30,8 +31,7 @@ struct ModelState {
   StateBytes bytes() const;
   /// The same values off the tape (truncated back-propagation).
   ModelState detached() const;
-  /// Rows by index; -1 gives a row without history. For growing states every kept row must have the
-  /// same number of tokens.
+  /// Rows by index, in any order and number; -1 gives a row without history.
   ModelState rows(const std::vector<Index>& index) const;
 };
 

@@ -24,7 +24,8 @@ class TokenMixer {
   using Registry = ComponentRegistry<TokenMixer, const MixerArgs&>;
   static Registry& registry();
   virtual ~TokenMixer() = default;
-  /// x [B,T,D] -> [B,T,D]
+  /// x [B,T,D] -> [B,T,D] of the same float type, D = MixerArgs::width; B and T as in `seq`, T may
+  /// be 0. Output t depends on inputs up to t of the same row and document, carried ones included.
   virtual ag::Var forward(const ag::Var& x, SeqContext& seq) = 0;
 };
 

@@ -8,10 +8,8 @@
 
 namespace ls::layers {
 
-ShortConvLayer::ShortConvLayer(const MixerArgs& args, Index channels, Index width,
-                               const std::string& activation)
-    : activation_(activation) {
-  if (width > 1) {
+ShortConvLayer::ShortConvLayer(const MixerArgs& args, Index channels, Index width) {
+  if (width > 0) {
     weight_ =
         args.scope.child("conv").param("weight", {channels, width}, Init::normal(args.init_std));
   }
@@ -23,7 +21,7 @@ ag::Var ShortConvLayer::operator()(const ag::Var& x, SeqContext& seq,
     return x;
   }
   ShortConv::Attrs attrs;
-  attrs.silu = activation_ == "silu";
+  attrs.silu = true;
   return seq.scan<ShortConv>(slot, {.x = x, .weight = weight_}, attrs).y;
 }
 

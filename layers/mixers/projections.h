@@ -8,23 +8,22 @@
 
 namespace ls::layers {
 
-/// Depthwise causal convolution with SiLU over the first channels of a projection. Width 0 or 1 tap
-/// count means none.
+/// Depthwise causal convolution of `width` taps and SiLU, without bias; width 0: none, x passes as
+/// it is. First taps N(0, init_std).
 class ShortConvLayer {
  public:
   ShortConvLayer() = default;
-  ShortConvLayer(const MixerArgs& args, Index channels, Index width,
-                 const std::string& activation = "silu");
-  /// x [B,T,channels]; carried under `slot`. The identity when there is no convolution.
+  ShortConvLayer(const MixerArgs& args, Index channels, Index width);
+  /// x [B,T,channels] -> the same; the last width-1 inputs are carried under `slot`.
   ag::Var operator()(const ag::Var& x, SeqContext& seq, const std::string& slot) const;
 
  private:
-  std::string activation_;
   ag::Var weight_;
 };
 
-/// RMS norm of each head, gain shared by heads, times silu(gate) when there is a gate; then the
-/// output projection. o [B,T,H,Dv], gate [B,T,H*Dv] or undefined -> [B,T,D].
+/// RMS norm of each head (unless `norm` is false), gain shared by heads, times silu(gate) when
+/// there is a gate, which needs the norm; then the output projection without bias. o [B,T,H,Dv],
+/// gate [B,T,H*Dv] or undefined -> [B,T,D], all of one float type.
 class HeadOutput {
  public:
   HeadOutput() = default;
@@ -41,7 +40,8 @@ class HeadOutput {
 struct HeadShape {
   Index heads, key_dim, value_dim;
 };
-/// width * expand / heads, checked to be whole. `mixer` names the caller in errors.
+/// Key and value channels of a head, width * expand / heads. `mixer` names the caller in errors.
+/// @throws Error(Config) when they are not whole or nothing is left
 HeadShape expanded_heads(const char* mixer, Index width, Index heads, double expand_k,
                          double expand_v);
 

@@ -536,6 +536,7 @@ class Others final : public FieldVisitor {
       }
     } else if (name == "conv") {
       settings.push_back(*static_cast<const Index*>(v.at) > 0 ? "conv: 0" : "conv: 3");
+      settings.push_back("conv: 1");
     }
   }
 };
