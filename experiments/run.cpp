@@ -7,6 +7,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <system_error>
 
 #include "autograd/tape.h"
 #include "core/io/files.h"
@@ -278,7 +279,12 @@ RunOutcome run_all(const RunConfig& config, const Where& where, Existing existin
   }
   if (root) {
     if (existing == Existing::kFresh) {
-      fs::remove_all(out.directory);
+      std::error_code error;
+      fs::remove_all(out.directory, error);
+      LS_CHECK(!error, kIo,
+               "{}: cannot be deleted to start over: {}; delete it as the user who made it, or "
+               "choose another name or output folder",
+               out.directory, error.message());
     }
     if (existing == Existing::kRefuse) {
       for (std::size_t m = 0; m < config.models.size(); ++m) {

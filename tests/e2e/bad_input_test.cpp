@@ -330,6 +330,19 @@ TEST_SUITE("e2e") {
     CHECK(go_on({.signal = SIGTERM, .signal_when = next}).status == 128 + SIGTERM);
   }
 
+  TEST_CASE("a run of another user cannot be started over") {
+    const Workplace w;
+    w.write("run.yaml", kBase);
+    w.write("runs/run/metrics.jsonl", "kept");
+    const fs::perms before = fs::status(w.path("runs/run")).permissions();
+    fs::permissions(w.path("runs/run"), fs::perms::owner_read | fs::perms::owner_exec |
+                                            fs::perms::others_read | fs::perms::others_exec);
+    check_refused("not ours", w.run({"train", "run.yaml", "--fresh"}, {.unprivileged = true}),
+                  {"runs/run: cannot be deleted", "ermission", "another name"});
+    fs::permissions(w.path("runs/run"), before);
+    CHECK(w.read("runs/run/metrics.jsonl") == "kept");
+  }
+
   TEST_CASE("a full disk is called that") {
     const Workplace w;
     w.write("run.yaml", kBase);
