@@ -111,6 +111,9 @@ std::vector<Var> Tape::record(std::unique_ptr<NodeFn> fn, std::span<const Var> i
   }
   node.grads.resize(outputs.size());
   node.fn = std::move(fn);
+  if (check_finite_) {
+    node.made_while = innermost_context();
+  }
   nodes_.push_back(std::move(node));
   return vars;
 }
@@ -175,8 +178,9 @@ void Tape::backward(std::span<const Var> outputs, std::span<const Tensor> seeds)
         continue;
       }
       LS_CHECK(!check_finite_ || all_finite(din[i]), kNumeric,
-               "the gradient of input {} of {} is the first that is not finite", i,
-               node.fn->name());
+               "the gradient of input {} of {} is the first that is not finite{}", i,
+               node.fn->name(),
+               node.made_while.empty() ? "" : "\n  while differentiating " + node.made_while);
       add_gradient(node.inputs[i], std::move(din[i]));
     }
   }

@@ -53,7 +53,8 @@ class Tape {
 
   /// Adds d(loss)/d(leaf) to the gradient of every leaf that `loss` depends on. `seed` is
   /// d/d(loss), by default 1 for a loss with one element. The tape is empty afterwards.
-  /// @throws Error(Numeric) naming the node whose gradient first became non-finite, when
+  /// @throws Error(Numeric) naming the node whose gradient first became non-finite and what
+  ///   its forward pass was part of, when
   ///   set_check_finite(true).
   void backward(const Var& loss, const Tensor& seed = {});
   /// Several outputs at once, each with its seed; undefined seeds are skipped.
@@ -75,6 +76,7 @@ class Tape {
     std::vector<InputRef> inputs;
     std::vector<Tensor> grads;  // of the outputs, as they accumulate
     std::vector<DType> dtypes;  // of the outputs
+    std::string made_while;     // the error context of its forward pass, when gradients are checked
   };
   void add_gradient(const InputRef& ref, Tensor grad);
 

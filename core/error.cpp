@@ -6,8 +6,9 @@ thread_local std::vector<std::string> context_lines;
 }
 
 std::string_view error_kind_name(ErrorKind kind) {
-  constexpr std::string_view kNames[] = {"shape", "dtype", "config", "device", "communication",
-                                         "io",    "numeric", "unsupported", "internal"};
+  constexpr std::string_view kNames[] = {"shape",   "dtype",         "config",
+                                         "device",  "communication", "io",
+                                         "numeric", "unsupported",   "internal"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -18,8 +19,16 @@ Error::Error(ErrorKind kind, std::string message, std::source_location where)
   }
 }
 
-ErrorContext::ErrorContext(std::string line) { context_lines.push_back(std::move(line)); }
-ErrorContext::~ErrorContext() { context_lines.pop_back(); }
+ErrorContext::ErrorContext(std::string line) {
+  context_lines.push_back(std::move(line));
+}
+ErrorContext::~ErrorContext() {
+  context_lines.pop_back();
+}
+
+std::string innermost_context() {
+  return context_lines.empty() ? "" : context_lines.back();
+}
 
 namespace detail {
 void throw_error(ErrorKind kind, std::string message, std::source_location where) {

@@ -10,7 +10,17 @@
 
 namespace ls {
 
-enum class ErrorKind { kShape, kDType, kConfig, kDevice, kComm, kIo, kNumeric, kUnsupported, kInternal };
+enum class ErrorKind {
+  kShape,
+  kDType,
+  kConfig,
+  kDevice,
+  kComm,
+  kIo,
+  kNumeric,
+  kUnsupported,
+  kInternal
+};
 std::string_view error_kind_name(ErrorKind kind);
 
 /// What every failed check throws. `what()` is one message: the fault, then the context lines that
@@ -40,6 +50,9 @@ class ErrorContext {
   ErrorContext& operator=(const ErrorContext&) = delete;
 };
 
+/// The innermost ErrorContext line of this thread, or "".
+std::string innermost_context();
+
 namespace detail {
 [[noreturn]] void throw_error(ErrorKind kind, std::string message, std::source_location where);
 }
@@ -47,15 +60,15 @@ namespace detail {
 }  // namespace ls
 
 /// Throws ls::Error: LS_FAIL(kConfig, "batch is {}", n).
-#define LS_FAIL(kind, ...)                                                           \
+#define LS_FAIL(kind, ...)                                                     \
   ::ls::detail::throw_error(::ls::ErrorKind::kind, ::fmt::format(__VA_ARGS__), \
                             ::std::source_location::current())
 /// A condition that a user can break; always on.
-#define LS_CHECK(cond, kind, ...)      \
-  do {                                 \
-    if (!(cond)) [[unlikely]] {        \
-      LS_FAIL(kind, __VA_ARGS__);      \
-    }                                  \
+#define LS_CHECK(cond, kind, ...) \
+  do {                            \
+    if (!(cond)) [[unlikely]] {   \
+      LS_FAIL(kind, __VA_ARGS__); \
+    }                             \
   } while (0)
 /// A condition that only our own mistakes can break; on unless NDEBUG without LS_ASSERTS.
 #if !defined(NDEBUG) || defined(LS_ASSERTS)

@@ -31,8 +31,8 @@ Batch Batcher::make(Index step) const {
   b.slice = plan.slice;
   b.length = plan.length;
   b.global_rows = static_cast<Index>(plan.index.size());
-  b.first_row = b.global_rows * options_.rank / options_.ranks;
-  b.rows = b.global_rows * (options_.rank + 1) / options_.ranks - b.first_row;
+  b.first_row = first_row(b.global_rows, options_.rank, options_.ranks);
+  b.rows = first_row(b.global_rows, options_.rank + 1, options_.ranks) - b.first_row;
   b.continues = options_.split == Split::kTrain && info.order == Order::kStream && step > 0;
 
   const Index t = plan.length;

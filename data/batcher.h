@@ -26,6 +26,11 @@ struct Batch {
   Index labelled = 0;      ///< labels in these rows
 };
 
+/// First row of a batch of `rows` that belongs to a rank; rank = ranks gives the end.
+inline Index first_row(Index rows, Index rank, Index ranks) {
+  return rows * rank / ranks;
+}
+
 struct BatcherOptions {
   Split split = Split::kTrain;
   Index batch = 1;         ///< global: over all ranks

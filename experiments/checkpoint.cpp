@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <utility>
 
 #include "core/io/files.h"
 #include "core/io/h5.h"
@@ -90,6 +92,20 @@ std::string digest_of(const h5::File& file) {
   return d.hex();
 }
 
+// A model that holds one NaN gives nothing but NaN.
+Tensor read_finite(const h5::File& file, const std::string& name) {
+  const Tensor t = file.read(name);
+  const Tensor wide = t.to(DType::kF64).contiguous();
+  const double* x = std::as_const(wide).data<double>();
+  for (Index i = 0; i < wide.numel(); ++i) {
+    LS_CHECK(std::isfinite(x[i]), kIo,
+             "{}: '{}' holds {} at element {}; a checkpoint holds finite numbers only, use an "
+             "earlier one",
+             file.path(), name, x[i], i);
+  }
+  return t;
+}
+
 }  // namespace
 
 void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters,
@@ -105,6 +121,7 @@ void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters
       file.set_attribute("/", "tokens", static_cast<std::int64_t>(data.tokens));
       file.set_attribute("/", "seed", static_cast<std::int64_t>(data.seed));
       file.set_attribute("/", "seconds", data.seconds);
+      file.set_attribute("/", "wall_seconds", data.wall_seconds);
       file.set_attribute("/", "config_hash", data.config_hash);
       file.set_attribute("/", "model", data.model);
       file.set_attribute("/", "optimizer_states", data.optimizer_states);
@@ -165,6 +182,7 @@ LoadedCheckpoint load_checkpoint(const std::string& path) {
   d.tokens = file.integer("/", "tokens");
   d.seed = static_cast<std::uint64_t>(file.integer("/", "seed"));
   d.seconds = file.number("/", "seconds");
+  d.wall_seconds = file.number("/", "wall_seconds");
   d.config_hash = file.text("/", "config_hash");
   d.model = file.text("/", "model");
   const std::vector<std::uint8_t> config = file.read("text/config").to_vector<std::uint8_t>();
@@ -176,10 +194,15 @@ LoadedCheckpoint load_checkpoint(const std::string& path) {
     }
   }
   for (const std::string& name : file.children("parameters")) {
-    out.parameters.emplace_back(name, file.read("parameters/" + name));
+    const Tensor value = read_finite(file, "parameters/" + name);
+    out.parameters.emplace_back(name, value);
     std::vector<Tensor> states;
     for (const std::string& s : d.optimizer_states) {
-      states.push_back(file.read("optimizer/" + s + "/" + name));
+      const std::string full = "optimizer/" + s + "/" + name;
+      states.push_back(read_finite(file, full));
+      LS_CHECK(states.back().shape() == value.shape() && states.back().dtype() == value.dtype(),
+               kIo, "{}: '{}' is {}, its parameter is {}; use an earlier checkpoint", path, full,
+               states.back().describe(), value.describe());
     }
     d.optimizer.push_back(std::move(states));
   }
@@ -191,8 +214,9 @@ LoadedCheckpoint load_checkpoint(const std::string& path) {
     if (file.exists("carried")) {
       for (const std::string& name : file.children("carried")) {
         const std::int64_t part = file.integer("carried/" + name, "part");
-        d.carried->slots.emplace(name, layers::StateSlot{ag::Var(file.read("carried/" + name)),
-                                                         static_cast<layers::StatePart>(part)});
+        d.carried->slots.emplace(name,
+                                 layers::StateSlot{ag::Var(read_finite(file, "carried/" + name)),
+                                                   static_cast<layers::StatePart>(part)});
       }
     }
   }
@@ -214,6 +238,9 @@ void restore_parameters(const LoadedCheckpoint& loaded, const std::string& path,
       if (!(it->second->shape() == p.var.shape())) {
         faults += "\n  " + p.name + " is " + it->second->shape().str() + " in the file, " +
                   p.var.shape().str() + " in the model";
+      } else if (it->second->dtype() != p.var.dtype()) {
+        faults += fmt::format("\n  {} is {} in the file, {} in the model", p.name,
+                              dtype_name(it->second->dtype()), dtype_name(p.var.dtype()));
       }
       stored.erase(it);
     }

@@ -15,8 +15,9 @@ struct CheckpointData {
   Index step = 0;    ///< updates made; also the position in data and schedule
   Index tokens = 0;  ///< trained on so far
   std::uint64_t seed = 0;
-  double seconds = 0;  ///< training time so far
-  std::string config;  ///< resolved, YAML
+  double seconds = 0;       ///< training time so far
+  double wall_seconds = 0;  ///< the same with evaluation and saving
+  std::string config;       ///< resolved, YAML
   std::string config_hash;
   std::string model;                           ///< label within the config
   std::vector<std::string> optimizer_states;   ///< names, as Optimizer::state_names
@@ -32,7 +33,8 @@ inline constexpr std::int64_t kCheckpointVersion = 1;
 void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters,
                      const CheckpointData& data);
 
-/// Reads a checkpoint whole and verifies version and checksum before anything is given out.
+/// Reads a checkpoint whole and verifies version, checksum, that every value is finite and that the
+/// optimizer's states have the shapes of their parameters, before anything is given out.
 /// @throws Error(Io) naming file and fault
 struct LoadedCheckpoint {
   CheckpointData data;

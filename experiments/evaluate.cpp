@@ -87,8 +87,9 @@ layers::SeqOptions scan_options(const ScanConfig& scan) {
   return o;
 }
 
-Evaluation evaluate(layers::Model& model, const data::Task& task, data::Split split,
-                    const RunConfig& config, std::uint64_t seed, Communicator& comm) {
+std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task, data::Split split,
+                                   const RunConfig& config, std::uint64_t seed, Communicator& comm,
+                                   const std::function<bool()>& stop) {
   const ag::NoGrad no_grad;
   const data::TaskInfo& info = task.info();
   const std::vector<data::Slice>& slices = task.slices(split);
@@ -99,6 +100,9 @@ Evaluation evaluate(layers::Model& model, const data::Task& task, data::Split sp
                                      .ranks = comm.size()});
   std::vector<Tally> tallies(slices.size(), Tally(info.tags.size()));
   for (Index i = 0; i < batcher.batches(); ++i) {
+    if (stop && stop()) {
+      return std::nullopt;
+    }
     const data::Batch batch = batcher.make(i);
     if (batch.rows > 0) {
       layers::SeqOptions options = scan_options(config.scan);
@@ -125,6 +129,17 @@ std::string evaluation_json(const Evaluation& e) {
     }
   }
   return nlohmann::ordered_json{{"step", e.step}, {"split", e.split}, {"eval", slices}}.dump();
+}
+
+Evaluation evaluation_from_json(const std::string& text) {
+  const auto j = nlohmann::ordered_json::parse(text);
+  Evaluation e{j.at("step"), j.at("split"), {}};
+  for (const auto& [slice, metrics] : j.at("eval").items()) {
+    for (const auto& [name, value] : metrics.items()) {
+      e.slices[slice][name] = value.is_number() ? value.get<double>() : NAN;
+    }
+  }
+  return e;
 }
 
 }  // namespace ls::experiments

@@ -1,6 +1,8 @@
 #pragma once
 // Evaluation of a model on the slices of a task.
+#include <functional>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "core/comm.h"
@@ -20,10 +22,14 @@ struct Evaluation {
 
 /// One pass over the split, shared by the ranks; the same numbers on any number of them, to
 /// rounding.
-Evaluation evaluate(layers::Model& model, const data::Task& task, data::Split split,
-                    const RunConfig& config, std::uint64_t seed, Communicator& comm);
+/// @param stop  asked before every batch, on every rank; true ends it without a result
+std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task, data::Split split,
+                                   const RunConfig& config, std::uint64_t seed, Communicator& comm,
+                                   const std::function<bool()>& stop = {});
 /// {"step": .., "split": .., "eval": {slice: {metric: value}}}
 std::string evaluation_json(const Evaluation& e);
+/// The inverse; a value that is no number comes back as NaN.
+Evaluation evaluation_from_json(const std::string& text);
 
 /// How a config asks for scans to be computed.
 layers::SeqOptions scan_options(const ScanConfig& scan);

@@ -20,6 +20,24 @@ std::string quoted(const std::string& s) {
   return out + "'";
 }
 
+// An axis; one that is a single point is widened, which gnuplot would warn of.
+struct Range {
+  double low = INFINITY, high = -INFINITY;
+  void add(double v) {
+    if (std::isfinite(v)) {
+      low = std::min(low, v);
+      high = std::max(high, v);
+    }
+  }
+  std::string str() const {
+    if (low > high) {
+      return "[0:1]";
+    }
+    const double more = std::max(1e-3, 0.1 * std::abs(low));
+    return low < high ? std::string("[*:*]") : fmt::format("[{}:{}]", low - more, high + more);
+  }
+};
+
 // Without a shell, so that no path is interpreted.
 int run(const std::vector<std::string>& command) {
   std::vector<char*> argv;
@@ -56,17 +74,15 @@ std::string draw_figure(const std::string& path, const std::vector<Panel>& panel
   for (const Panel& p : panels) {
     script += "set title " + quoted(p.title) + " noenhanced\nset xlabel " + quoted(p.x_label) +
               " noenhanced\nset ylabel " + quoted(p.y_label) + " noenhanced\n";
-    script += p.y_max > p.y_min ? fmt::format("set yrange [{}:{}]\n", p.y_min, p.y_max)
-                                : "set yrange [*:*]\n";
-    double x_min = INFINITY, x_max = -INFINITY;
+    Range x, y;
     for (const Series& line : p.series) {
-      for (const double x : line.x) {
-        x_min = std::min(x_min, x);
-        x_max = std::max(x_max, x);
+      for (std::size_t i = 0; i < line.x.size(); ++i) {
+        x.add(line.x[i]);
+        y.add(line.y[i]);
       }
     }
-    script += x_min == x_max ? fmt::format("set xrange [{}:{}]\n", x_min - 1, x_max + 1)
-                             : "set xrange [*:*]\n";
+    script += "set xrange " + x.str() + "\nset yrange " +
+              (p.y_max > p.y_min ? fmt::format("[{}:{}]", p.y_min, p.y_max) : y.str()) + "\n";
     script += p.log_x ? "set logscale x 2\n" : "unset logscale x\n";
     std::string plots;
     for (std::size_t s = 0; s < p.series.size(); ++s) {

@@ -96,8 +96,17 @@ int run(int argc, char** argv) {
     return status;
   }
   return parallel::run_with_ranks([&](parallel::RankEnv& env) {
+    if (env.world().rank() != 0) {
+      set_log_level(LogLevel::kError);
+    }
     if (threads > 0) {
-      set_num_threads(threads);
+      // Ranks of one machine share its cores; alone, a user may ask for more threads than cores.
+      const bool shared = env.local_size() > 1 && threads > env.threads();
+      if (shared) {
+        log_warn("fewer threads than asked for: the ranks of this machine share its cores",
+                 {{"threads", std::to_string(env.threads())}});
+      }
+      set_num_threads(shared ? env.threads() : threads);
     }
     const int status = chosen(env);
     errno = 0;

@@ -11,6 +11,13 @@
 
 namespace ls::experiments {
 namespace {
+// 0: no terminal. The one that mpirun puts between has no width: what lies behind it is unknown.
+int terminal_columns() {
+  winsize window{};
+  return isatty(STDOUT_FILENO) != 0 && ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0
+             ? window.ws_col
+             : 0;
+}
 constexpr double kTerminalInterval = 0.1, kPlainInterval = 10.0;  // seconds
 double seconds(std::chrono::steady_clock::duration d) {
   return std::chrono::duration<double>(d).count();
@@ -75,7 +82,7 @@ Progress::Progress(std::string title, Index total_steps, Index from, bool quiet)
       total_(total_steps),
       from_(from),
       quiet_(quiet),
-      terminal_(isatty(STDOUT_FILENO) != 0),
+      terminal_(terminal_columns() > 0),
       begin_(Clock::now()),
       last_(begin_) {}
 
@@ -103,18 +110,16 @@ void Progress::draw(const ProgressState& s) {
   const std::string eta = s.step >= total_ ? "took " + human_seconds(elapsed)
                           : done > 0       ? "ETA " + human_seconds(elapsed * left / done)
                                            : "ETA ?";
-  const std::string numbers = fmt::format(
-      "{}/{}  loss {:.4f}  {} tok/s  {}  {}{}", s.step, total_, s.loss, human_count(s.tokens_per_s),
-      eta, human_bytes(static_cast<double>(s.memory_bytes)),
-      s.idle_share >= 0.005 ? fmt::format("  data wait {:.0f} %", 100 * s.idle_share) : "");
+  const std::string numbers =
+      fmt::format("{}/{}  loss {:.4f}  {} tok/s  {}  {}  data wait {:.0f} %", s.step, total_,
+                  s.loss, human_count(s.tokens_per_s), eta,
+                  human_bytes(static_cast<double>(s.memory_bytes)), 100 * s.idle_share);
   if (!terminal_) {
     fmt::print("{}  {}\n", title_, numbers);
     std::fflush(stdout);
     return;
   }
-  winsize window{};
-  const int columns =
-      ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 100;
+  const int columns = std::max(1, terminal_columns());
   const int room =
       std::clamp(columns - static_cast<int>(title_.size() + numbers.size()) - 6, 0, 30);
   std::string bar;

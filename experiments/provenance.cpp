@@ -1,8 +1,12 @@
 #include "experiments/provenance.h"
 
+#include <fmt/core.h>
 #include <unistd.h>
+
+#include <CLI/Version.hpp>
 #include <ctime>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "core/backend/cpu/parallel_for.h"
 #include "core/config/yaml.h"
@@ -32,6 +36,8 @@ std::string utc_now() {
   return text;
 }
 
+const std::string kStarted = utc_now();  // when the program was loaded
+
 }  // namespace
 
 std::string version_line() {
@@ -46,14 +52,21 @@ std::vector<std::pair<std::string, std::string>> provenance(int ranks) {
           {"compiler", LS_BUILD_COMPILER},
           {"flags", LS_BUILD_FLAGS},
           {"matrix products", LS_BUILD_MATMUL},
+          {"fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100,
+                              FMT_VERSION % 100)},
+          {"eigen", LS_BUILD_EIGEN},
           {"yaml-cpp", LS_BUILD_YAML},
+          {"json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR,
+                               NLOHMANN_JSON_VERSION_PATCH)},
+          {"cli11", CLI11_VERSION},
+          {"openmp", std::to_string(_OPENMP)},
           {"hdf5", h5::library_version()},
           {"mpi", parallel::mpi_version()},
           {"cpu", cpu_model()},
           {"threads", std::to_string(num_threads())},
           {"ranks", std::to_string(ranks)},
           {"host", host},
-          {"started", utc_now()}};
+          {"started", kStarted}};
 }
 
 }  // namespace ls::experiments

@@ -1,6 +1,11 @@
 #include "experiments/run.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -45,40 +50,94 @@ std::string show(const MeanSpread& m, int digits) {
                  : fmt::format("{:.{}f}", m.mean, digits);
 }
 
-RunResult read_result(const std::string& path) {
-  std::ifstream in(path);
-  const Json j = Json::parse(in, nullptr, false);
-  LS_CHECK(!j.is_discarded() && j.is_object(), kIo,
-           "{}: is not a result file; remove it or use --fresh", path);
+/// What result.json of `path` says. @throws Error(Io) when it is something else
+RunResult parse_result(const std::string& text, const std::string& path) {
   RunResult r;
   try {
+    const Json j = Json::parse(text);
     r.model = j.at("model");
+    r.config_hash = j.at("config_hash");
     r.metrics = j.at("metrics").get<std::vector<std::string>>();
     r.seed = j.at("seed");
     r.parameters = j.at("parameters");
     r.steps = j.at("steps");
     r.tokens = j.at("tokens");
     r.seconds = j.at("train_seconds");
+    r.wall_seconds = j.at("wall_seconds");
     r.tokens_per_s = j.at("tokens_per_s");
     r.train_loss = j.at("train_loss").is_number() ? j.at("train_loss").get<double>() : NAN;
     r.state_tokens = j.at("state_tokens");
     const Json& s = j.at("state_bytes");
     r.state = {s.at("matrix"), s.at("vector"), s.at("conv"), s.at("kv")};
     r.interrupted = !j.at("complete").get<bool>();
-    for (const Json& h : j.value("history", Json::array())) {
-      Evaluation e{h.at("step"), h.at("split"), {}};
-      for (const auto& [slice, metrics] : h.at("eval").items()) {
-        for (const auto& [name, value] : metrics.items()) {
-          e.slices[slice][name] = value.is_number() ? value.get<double>() : NAN;
-        }
-      }
-      r.history.push_back(std::move(e));
+    for (const Json& h : j.at("history")) {
+      r.history.push_back(evaluation_from_json(h.dump()));
     }
   } catch (const Json::exception& e) {
-    LS_FAIL(kIo, "{}: {}; remove it or use --fresh", path, e.what());
+    LS_FAIL(kIo, "{}: is not a result of this program ({}); remove it or use --fresh", path,
+            e.what());
   }
   return r;
 }
+
+/// The result of a part that an earlier sitting finished. Rank 0 reads.
+std::optional<RunResult> finished_part(const RunConfig& config, const std::string& part,
+                                       Communicator& comm) {
+  const std::string path = part + "/result.json";
+  std::string text;
+  if (comm.rank() == 0 && fs::exists(path)) {
+    text = read_file(path);
+  }
+  parallel::broadcast_text(comm, text);
+  if (text.empty()) {
+    return std::nullopt;
+  }
+  RunResult r = parse_result(text, path);
+  LS_CHECK(r.config_hash == config_hash(config), kConfig,
+           "{} was written by another configuration (hash {}, this one is {}); restore the config "
+           "or start over with --fresh",
+           path, r.config_hash, config_hash(config));
+  return r.interrupted ? std::nullopt : std::optional(std::move(r));
+}
+
+/// Keeps a second process out of a run's folder while it lives, however it ends.
+class RunLock {
+ public:
+  explicit RunLock(const std::string& directory) {
+    const std::string path = directory + "/.lock";
+    fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    LS_CHECK(fd_ >= 0, kIo,
+             "{}: cannot be written to: {}; go on as the user who made it, or choose another name "
+             "or output folder",
+             directory, write_failure(errno));
+    if (::flock(fd_, LOCK_EX | LOCK_NB) == 0) {
+      const std::string owner = fmt::format("process {}", ::getpid());
+      if (::ftruncate(fd_, 0) != 0 || ::pwrite(fd_, owner.data(), owner.size(), 0) < 0) {
+        log(LogLevel::kDebug, "the lock of the run names no owner");
+      }
+      return;
+    }
+    const int error = errno;
+    const std::string owner = error == EWOULDBLOCK ? read_file(path) : "";
+    ::close(fd_);
+    LS_CHECK(error != EWOULDBLOCK, kIo,
+             "{} is in use by {}: wait for it, stop it, or give this run another name", directory,
+             owner.empty() ? "another process" : owner);
+    fd_ = -1;
+    log_warn("this file system has no locks: see to it that no other process uses the folder",
+             {{"path", directory}});
+  }
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+  ~RunLock() {
+    if (fd_ >= 0) {
+      ::close(fd_);
+    }
+  }
+
+ private:
+  int fd_ = -1;
+};
 
 /// The final evaluation: its columns are slice + metric, the headline metric of every slice and,
 /// for one slice, its tags.
@@ -277,38 +336,41 @@ RunOutcome run_all(const RunConfig& config, const Where& where, Existing existin
     parallel::check_same_across_ranks(comm, parallel::hash_buffers({&buffer, 1}),
                                       "the configuration");
   }
+  std::optional<RunLock> lock;
   if (root) {
-    if (existing == Existing::kFresh) {
-      std::error_code error;
-      fs::remove_all(out.directory, error);
-      LS_CHECK(!error, kIo,
-               "{}: cannot be deleted to start over: {}; delete it as the user who made it, or "
-               "choose another name or output folder",
-               out.directory, error.message());
-    }
-    if (existing == Existing::kRefuse) {
-      for (std::size_t m = 0; m < config.models.size(); ++m) {
-        for (const Index seed : config.seeds) {
-          const std::string part = part_directory(config, m, seed);
-          LS_CHECK(!fs::exists(part + "/metrics.jsonl"), kConfig,
-                   "{} already holds a run; go on with --resume, start over with --fresh, or "
-                   "choose another name",
-                   part);
+    create_directories(out.directory);
+    lock.emplace(out.directory);
+    for (std::size_t m = 0; m < config.models.size(); ++m) {
+      for (const Index seed : config.seeds) {
+        const std::string part = part_directory(config, m, seed);
+        if (existing == Existing::kFresh) {
+          std::error_code error;
+          fs::remove_all(part, error);
+          LS_CHECK(!error, kIo,
+                   "{}: cannot be deleted to start over: {}; delete it as the user who made it, or "
+                   "choose another name or output folder",
+                   part, error.message());
         }
+        LS_CHECK(existing != Existing::kRefuse || !fs::exists(part + "/metrics.jsonl"), kConfig,
+                 "{} already holds a run; go on with --resume, start over with --fresh, or choose "
+                 "another name",
+                 part);
       }
     }
-    create_directories(out.directory);
   }
   comm.barrier();
   for (std::size_t m = 0; m < config.models.size() && !out.interrupted; ++m) {
     for (const Index seed : config.seeds) {
       const std::string part = part_directory(config, m, seed);
-      if (existing == Existing::kResume && fs::exists(part + "/result.json")) {
-        RunResult done = read_result(part + "/result.json");
-        if (!done.interrupted && done.steps == config.steps) {
-          out.results.push_back(std::move(done));
+      if (existing == Existing::kResume) {
+        if (std::optional<RunResult> done = finished_part(config, part, comm)) {
+          out.results.push_back(std::move(*done));
           continue;
         }
+      }
+      if (stop_signal(comm) != 0) {
+        out.interrupted = true;
+        break;
       }
       Trainer trainer(config, m, static_cast<std::uint64_t>(seed), part, comm);
       if (existing == Existing::kResume) {

@@ -10,7 +10,7 @@ namespace ls::experiments {
 enum class Existing : std::uint8_t {
   kRefuse,  ///< results in the run's folder are an error
   kResume,  ///< finished parts are kept, the others go on from their checkpoints
-  kFresh,   ///< the folder is emptied first
+  kFresh,   ///< what the config's models and seeds left there is removed first
 };
 
 struct RunOutcome {

@@ -9,14 +9,15 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "autograd/call.h"
 #include "autograd/tape.h"
 #include "core/io/files.h"
 #include "core/log.h"
+#include "experiments/forms.h"
 #include "experiments/provenance.h"
 #include "optim/clip.h"
-#include "parallel/grad_sync.h"
 
 namespace ls::experiments {
 namespace {
@@ -26,29 +27,47 @@ using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 std::atomic<int> stop_flag{0};
+// The first signal asks; a second one ends the process as if nobody had asked.
 void on_stop(int signal) {
-  stop_flag = signal;
+  if (stop_flag.exchange(signal) != 0) {
+    std::signal(signal, SIG_DFL);
+    std::raise(signal);
+  }
 }
 
 double since(Clock::time_point t) {
   return std::chrono::duration<double>(Clock::now() - t).count();
 }
 
-// Lines of updates that a resumed run makes again are dropped.
-std::vector<Json> keep_metrics_until(const std::string& path, Index step) {
-  std::vector<Json> kept;
-  std::ifstream in(path);
-  std::string text;
-  for (std::string line; std::getline(in, line);) {
-    const Json j = Json::parse(line, nullptr, false);
-    if (!j.is_discarded() && j.value("step", Index{0}) <= step) {
-      kept.push_back(j);
-      text += line + "\n";
+// The lines up to an update, with their line feeds; a line that was cut off is dropped.
+std::string metrics_until(const std::string& path, Index step) {
+  std::string kept;
+  if (fs::exists(path)) {
+    std::istringstream in(read_file(path));
+    for (std::string line; std::getline(in, line);) {
+      const Json j = Json::parse(line, nullptr, false);
+      if (j.is_object() && j.value("step", Index{0}) <= step) {
+        kept += line + "\n";
+      }
     }
   }
-  in.close();
-  replace_file(path, text);
   return kept;
+}
+
+std::vector<Evaluation> evaluations_of(const std::string& metrics) {
+  std::vector<Evaluation> found;
+  std::istringstream in(metrics);
+  for (std::string line; std::getline(in, line);) {
+    const Json j = Json::parse(line);
+    if (j.contains("eval")) {
+      found.push_back(evaluation_from_json(line));
+    }
+  }
+  return found;
+}
+
+bool all_finite(const Tensor& t) {
+  return !t.defined() || std::isfinite(optim::gradient_norm(std::span<const Tensor>(&t, 1)));
 }
 
 // Rows [begin, end) of a batch.
@@ -86,11 +105,8 @@ void install_stop_signals() {
   std::signal(SIGINT, on_stop);
   std::signal(SIGTERM, on_stop);
 }
-bool stop_requested() {
-  return stop_flag != 0;
-}
-int stop_signal() {
-  return stop_flag;
+int stop_signal(Communicator& comm) {
+  return comm.size() > 1 ? comm.reduce_value(stop_flag.load(), ReduceOp::kMax) : stop_flag.load();
 }
 
 Trainer::Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed,
@@ -116,6 +132,12 @@ Trainer::Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed,
     }
     optimizer_state_.push_back(std::move(states));
   }
+  if (comm.size() > 1) {
+    grad_sync_.emplace(comm);
+  }
+  LS_CHECK(config.state != "carry" || config.batch >= comm.size(), kConfig,
+           "state: carry needs a row of the batch for every rank: batch is {}, there are {} ranks",
+           config.batch, comm.size());
 }
 
 Trainer::~Trainer() = default;
@@ -141,6 +163,10 @@ double Trainer::forward_backward(const data::Batch& batch, bool check_finite) {
   const bool carry = config_.state == "carry";
   options.incoming = carry && batch.continues ? &carried_ : nullptr;
   options.keep_states = carry;
+  FormRecorder recorder;
+  if (forms_.empty()) {
+    options.runner = &recorder;
+  }
   layers::SeqContext seq(batch.rows, batch.length, options);
   const layers::Model::Loss loss = model_->loss(model_->hidden(input_of(batch), seq), batch.labels);
   const auto count = static_cast<double>(batch.labelled);
@@ -151,6 +177,9 @@ double Trainer::forward_backward(const data::Batch& batch, bool check_finite) {
   }
   if (carry) {
     carried_ = seq.outgoing().detached();
+  }
+  if (forms_.empty()) {
+    forms_ = recorder.forms();
   }
   return sum;
 }
@@ -194,7 +223,7 @@ double Trainer::step() {
   }
   if (comm_.size() > 1) {
     comm_.all_reduce(totals, 2, DType::kF64);
-    parallel::GradSync(comm_).sum(buffers);
+    grad_sync_->sum(buffers);
   }
   const double scale = totals[1] > 0 ? 1.0 / totals[1] : 0.0;
   const double loss = totals[0] * scale;
@@ -219,50 +248,106 @@ double Trainer::step() {
   return loss;
 }
 
-void Trainer::explain_non_finite(const std::vector<data::Batch>& pieces, const std::string& what) {
+std::string Trainer::last_good_checkpoint() const {
   const std::vector<std::string> saved = list_checkpoints(directory_ + "/checkpoints");
-  const std::string advice = (saved.empty() ? std::string("no checkpoint was written yet")
-                                            : "the last good checkpoint is " + saved.back()) +
-                             "; lower lr, raise the warm-up or lower clip";
-  std::string where = "it could not be found again";
-  try {
-    const ag::CheckFinite check;
-    for (const data::Batch& b : pieces) {
-      forward_backward(b, true);
-    }
-    for (const ag::Parameter& p : model_->parameters().items()) {
-      if (!std::isfinite(optim::gradient_norm(std::span<const Tensor>(&p.var.grad(), 1)))) {
-        where = "the sum of gradients of " + p.name + " overflows";
-        break;
-      }
-    }
-  } catch (const Error& e) {
-    where = e.what();
-  }
+  return saved.empty() ? std::string("no checkpoint was written yet")
+                       : "the last good checkpoint is " + saved.back();
+}
+
+void Trainer::explain_non_finite(const std::vector<data::Batch>& pieces, const std::string& what) {
+  std::string where;
   for (const ag::Parameter& p : model_->parameters().items()) {
-    if (!std::isfinite(optim::gradient_norm(std::span<const Tensor>(&p.var.value(), 1)))) {
+    if (!all_finite(p.var.value())) {
       where = "parameter " + p.name + " holds a value that is not finite";
       break;
     }
   }
-  LS_FAIL(kNumeric, "the {} of update {} of model {}, seed {}, is not finite: {}; {}", what,
-          step_ + 1, model_->label(), seed_, where, advice);
+  if (where.empty()) {
+    try {
+      const ag::CheckFinite check;
+      model_->parameters().clear_grads();
+      for (const data::Batch& b : pieces) {
+        forward_backward(b, true);
+      }
+      for (const ag::Parameter& p : model_->parameters().items()) {
+        if (!all_finite(p.var.grad())) {
+          where = "the sum of gradients of " + p.name + " overflows";
+          break;
+        }
+      }
+    } catch (const Error& e) {
+      where = e.what();
+    }
+  }
+  // The rows that show it may lie on another rank; the first rank that found it is heard.
+  const int finder =
+      comm_.reduce_value(where.empty() ? comm_.size() : comm_.rank(), ReduceOp::kMin);
+  if (finder < comm_.size()) {
+    parallel::broadcast_text(comm_, where, finder);
+  } else {
+    where = "it did not appear again in the same update";
+  }
+  LS_FAIL(kNumeric,
+          "the {} of update {} of model {}, seed {}, is not finite: {}; {}; lower lr, raise the "
+          "warm-up or lower clip",
+          what, step_ + 1, model_->label(), seed_, where, last_good_checkpoint());
 }
 
-Evaluation Trainer::evaluate(data::Split split) {
-  Evaluation e = experiments::evaluate(*model_, *task_, split, config_, seed_, comm_);
-  e.step = step_;
+std::optional<Evaluation> Trainer::evaluate(data::Split split) {
+  std::optional<Evaluation> e = experiments::evaluate(*model_, *task_, split, config_, seed_, comm_,
+                                                      [this] { return stop_signal(comm_) != 0; });
+  if (e) {
+    e->step = step_;
+  }
   return e;
 }
 
+layers::ModelState Trainer::carried_of_all_ranks() {
+  if (comm_.size() == 1) {
+    return carried_;
+  }
+  const auto gather = [&](const Tensor& mine) {
+    const Tensor t = mine.contiguous();
+    Shape shape = t.shape();
+    const Index row_bytes = t.bytes() / shape[0];
+    std::vector<Index> counts;
+    for (Index r = 0; r < comm_.size(); ++r) {
+      counts.push_back((data::first_row(config_.batch, r + 1, comm_.size()) -
+                        data::first_row(config_.batch, r, comm_.size())) *
+                       row_bytes);
+    }
+    shape[0] = config_.batch;
+    Tensor all = Tensor::empty(shape, t.dtype());
+    comm_.all_gather(t.raw(), all.raw(), counts, DType::kU8);
+    return all;
+  };
+  layers::ModelState all;
+  for (const auto& [name, slot] : carried_.slots) {
+    all.slots.emplace(name, layers::StateSlot{ag::Var(gather(slot.value.value())), slot.part});
+  }
+  const std::vector<std::int64_t> mine(carried_.position.begin(), carried_.position.end());
+  for (const std::int64_t p : gather(Tensor::from(mine)).to_vector<std::int64_t>()) {
+    all.position.push_back(p);
+  }
+  return all;
+}
+
 void Trainer::save() {
-  if (comm_.rank() != 0 || directory_.empty()) {
+  if (directory_.empty() || saved_step_ == step_) {
     return;
   }
+  saved_step_ = step_;
   CheckpointData d;
+  if (config_.state == "carry" && step_ > 0) {
+    d.carried = carried_of_all_ranks();
+  }
+  if (comm_.rank() != 0) {
+    return;
+  }
   d.step = step_;
   d.seed = seed_;
   d.seconds = seconds_;
+  d.wall_seconds = wall_seconds_ + since(began_);
   d.tokens = tokens_;
   d.config = dump_yaml(config_);
   d.config_hash = config_hash(config_);
@@ -270,8 +355,18 @@ void Trainer::save() {
   d.optimizer_states = state_names_;
   d.optimizer = optimizer_state_;
   d.provenance = provenance(comm_.size());
-  if (config_.state == "carry") {
-    d.carried = carried_;
+  const auto check = [&](const Tensor& t, const std::string& what) {
+    LS_CHECK(all_finite(t), kNumeric,
+             "update {} of model {}, seed {}, left a value that is not finite in {}; nothing was "
+             "saved, {}; lower lr, raise the warm-up or lower clip",
+             step_, model_->label(), seed_, what, last_good_checkpoint());
+  };
+  for (std::size_t i = 0; i < optimizer_state_.size(); ++i) {
+    const ag::Parameter& p = model_->parameters().items()[i];
+    check(p.var.value(), "parameter " + p.name);
+    for (std::size_t k = 0; k < state_names_.size(); ++k) {
+      check(optimizer_state_[i][k], "the optimizer's " + state_names_[k] + " of " + p.name);
+    }
   }
   create_directories(directory_ + "/checkpoints");
   save_checkpoint(checkpoint_path(directory_ + "/checkpoints", step_), model_->parameters(), d);
@@ -279,22 +374,27 @@ void Trainer::save() {
 }
 
 void Trainer::resume() {
-  const std::vector<std::string> found = list_checkpoints(directory_ + "/checkpoints");
-  if (found.empty()) {
+  std::string path;
+  if (comm_.rank() == 0) {
+    const std::vector<std::string> found = list_checkpoints(directory_ + "/checkpoints");
+    path = found.empty() ? "" : found.back();
+  }
+  parallel::broadcast_text(comm_, path);
+  if (path.empty()) {
     return;
   }
-  const LoadedCheckpoint loaded = load_checkpoint(found.back());
+  const LoadedCheckpoint loaded = load_checkpoint(path);
   LS_CHECK(loaded.data.config_hash == config_hash(config_) && loaded.data.seed == seed_, kConfig,
            "{} was written by another configuration (hash {}, this one is {}); restore the config "
            "or start over with --fresh",
-           found.back(), loaded.data.config_hash, config_hash(config_));
-  restore_parameters(loaded, found.back(), model_->parameters());
+           path, loaded.data.config_hash, config_hash(config_));
+  LS_CHECK(loaded.data.optimizer_states == state_names_, kIo,
+           "{}: holds states of another optimizer", path);
+  restore_parameters(loaded, path, model_->parameters());
   std::map<std::string, std::size_t> place;
   for (std::size_t i = 0; i < loaded.parameters.size(); ++i) {
     place[loaded.parameters[i].first] = i;
   }
-  LS_CHECK(loaded.data.optimizer_states == state_names_, kIo,
-           "{}: holds states of another optimizer", found.back());
   for (std::size_t i = 0; i < optimizer_state_.size(); ++i) {
     const auto& stored = loaded.data.optimizer[place.at(model_->parameters().items()[i].name)];
     for (std::size_t s = 0; s < state_names_.size(); ++s) {
@@ -304,22 +404,28 @@ void Trainer::resume() {
   step_ = loaded.data.step;
   tokens_ = loaded.data.tokens;
   seconds_ = loaded.data.seconds;
-  if (loaded.data.carried) {
-    carried_ = *loaded.data.carried;
-  }
-  for (const Json& line : keep_metrics_until(directory_ + "/metrics.jsonl", step_)) {
-    if (line.contains("eval")) {
-      Evaluation e;
-      e.step = line["step"];
-      e.split = line["split"];
-      for (const auto& [slice, metrics] : line["eval"].items()) {
-        for (const auto& [name, value] : metrics.items()) {
-          e.slices[slice][name] = value.get<double>();
-        }
-      }
-      history_.push_back(std::move(e));
+  wall_seconds_ = loaded.data.wall_seconds;
+  saved_step_ = step_;
+  if (config_.state == "carry" && step_ > 0) {
+    LS_CHECK(loaded.data.carried &&
+                 static_cast<Index>(loaded.data.carried->position.size()) == config_.batch,
+             kIo, "{}: holds carried states of {} rows, the batch has {}", path,
+             loaded.data.carried ? loaded.data.carried->position.size() : 0, config_.batch);
+    std::vector<Index> rows;
+    for (Index r = data::first_row(config_.batch, comm_.rank(), comm_.size());
+         r < data::first_row(config_.batch, comm_.rank() + 1, comm_.size()); ++r) {
+      rows.push_back(r);
     }
+    carried_ =
+        comm_.size() == 1 ? *loaded.data.carried : loaded.data.carried->rows(rows).detached();
   }
+  std::string metrics;
+  if (comm_.rank() == 0) {
+    metrics = metrics_until(directory_ + "/metrics.jsonl", step_);
+    replace_file(directory_ + "/metrics.jsonl", metrics);
+  }
+  parallel::broadcast_text(comm_, metrics);
+  history_ = evaluations_of(metrics);
 }
 
 std::string Trainer::result_json(const RunResult& r) const {
@@ -334,6 +440,7 @@ std::string Trainer::result_json(const RunResult& r) const {
   j["steps"] = r.steps;
   j["tokens"] = r.tokens;
   j["train_seconds"] = r.seconds;
+  j["wall_seconds"] = r.wall_seconds;
   j["tokens_per_s"] = r.tokens_per_s;
   j["data_wait_share"] = r.idle_share;
   j["train_loss"] = r.train_loss;
@@ -343,6 +450,8 @@ std::string Trainer::result_json(const RunResult& r) const {
                       {"conv", r.state.conv},
                       {"kv", r.state.kv},
                       {"total", r.state.total()}};
+  j["scan_forms"] = forms_;
+  j["history"] = Json::array();
   for (const Evaluation& e : r.history) {
     j["history"].push_back(Json::parse(evaluation_json(e)));
   }
@@ -374,16 +483,28 @@ RunResult Trainer::run(bool quiet) {
   double idle = 0;
   Clock::time_point window_begin = Clock::now();
 
-  const auto report_eval = [&](const Evaluation& e) {
-    history_.push_back(e);
+  // False when a signal came in the meantime.
+  const auto evaluate_and_record = [&](data::Split split) {
+    std::optional<Evaluation> e = evaluate(split);
+    if (!e) {
+      return false;
+    }
     if (writes) {
-      Json line = Json::parse(evaluation_json(e));
+      Json line = Json::parse(evaluation_json(*e));
       line["seconds"] = seconds_;
       append_line(metrics_path, line.dump());
     }
+    history_.push_back(std::move(*e));
+    return true;
   };
+  const auto evaluated = [&] { return !history_.empty() && history_.back().step == step_; };
 
   while (step_ < config_.steps) {
+    if (config_.eval.every > 0 && step_ > 0 && step_ % config_.eval.every == 0 && !evaluated() &&
+        !evaluate_and_record(data::Split::kValid)) {
+      result.interrupted = true;
+      break;
+    }
     const Clock::time_point begin = Clock::now();
     const double loss = step();
     const double took = since(begin);
@@ -412,33 +533,25 @@ RunResult Trainer::run(bool quiet) {
       window_tokens = tokens_;
       window_begin = Clock::now();
     }
-    double stop = stop_requested() ? 1 : 0;
-    if (comm_.size() > 1) {
-      stop = comm_.reduce_value(stop, ReduceOp::kMax);  // every rank leaves after the same update
-    }
-    const bool last = step_ == config_.steps;
-    if (config_.eval.every > 0 && step_ % config_.eval.every == 0 && !last) {
-      report_eval(evaluate(data::Split::kValid));
-    }
-    if (stop > 0 && !last) {
-      save();
-      progress.note(
-          fmt::format("stopped by a signal after update {}; saved, go on with --resume", step_));
+    // Every rank leaves after the same update.
+    if (step_ < config_.steps && stop_signal(comm_) != 0) {
       result.interrupted = true;
       break;
     }
-    if (config_.checkpoint.every > 0 && step_ % config_.checkpoint.every == 0 && !last) {
+    if (config_.checkpoint.every > 0 && step_ % config_.checkpoint.every == 0) {
       save();
     }
   }
-  if (!result.interrupted) {
-    if (history_.empty() || history_.back().step != step_) {
-      report_eval(evaluate(task_->slices(data::Split::kTest).empty() ? data::Split::kValid
-                                                                     : data::Split::kTest));
-      save();
-    }
+  save();
+  if (!result.interrupted && !evaluated()) {
+    const bool test = !task_->slices(data::Split::kTest).empty();
+    result.interrupted = !evaluate_and_record(test ? data::Split::kTest : data::Split::kValid);
   }
   progress.finish();
+  if (result.interrupted) {
+    progress.note(
+        fmt::format("stopped by a signal after update {}; saved, go on with --resume", step_));
+  }
   result.model = model_->label();
   result.seed = seed_;
   result.parameters = model_->parameters().count();
@@ -448,6 +561,7 @@ RunResult Trainer::run(bool quiet) {
   result.state_tokens = task_->slices(data::Split::kTrain).front().length;
   result.state = model_->measure_state(result.state_tokens);
   result.seconds = seconds_;
+  result.wall_seconds = wall_seconds_ + since(began_);
   result.tokens_per_s = step_ > first  ? static_cast<double>(tokens_ - first_tokens) / train_seconds
                         : seconds_ > 0 ? static_cast<double>(result.tokens) / seconds_
                                        : 0;

@@ -1,8 +1,9 @@
 #pragma once
 // One model, one seed: the training loop.
-#include <functional>
+#include <chrono>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,16 +14,18 @@
 #include "experiments/evaluate.h"
 #include "experiments/progress.h"
 #include "experiments/run_config.h"
+#include "parallel/grad_sync.h"
 
 namespace ls::experiments {
 
 struct RunResult {
-  std::string model;
+  std::string model, config_hash;
   std::vector<std::string> metrics;  ///< of the task, headline first
   std::uint64_t seed = 0;
   Index parameters = 0, steps = 0, tokens = 0;
   layers::StateBytes state;  ///< per sequence, after state_tokens tokens
   Index state_tokens = 0;
+  double wall_seconds = 0;  ///< from start to end, evaluation and earlier sittings included
   double seconds = 0, tokens_per_s = 0, idle_share = 0, train_loss = 0;
   std::vector<Evaluation> history;  ///< the last one is the final one
   bool interrupted = false;
@@ -31,10 +34,10 @@ struct RunResult {
 /// What a task asks of a model.
 layers::ModelInterface model_interface(const data::Task& task);
 
-/// Set by SIGINT and SIGTERM; a trainer that sees it saves and returns.
+/// SIGINT and SIGTERM ask a run to save and leave; a second one ends the process at once.
 void install_stop_signals();
-bool stop_requested();
-int stop_signal();
+/// The signal that any rank has got, or 0. Called by every rank.
+int stop_signal(Communicator& comm);
 
 class Trainer {
  public:
@@ -44,7 +47,8 @@ class Trainer {
           Communicator& comm);
   ~Trainer();
 
-  /// Continues from the newest checkpoint in the directory, if there is one.
+  /// Continues from the newest checkpoint in the directory, if there is one; on any number of
+  /// ranks, which all see the directory.
   void resume();
   /// Trains to the end, or until a stop is requested.
   RunResult run(bool quiet = false);
@@ -52,7 +56,10 @@ class Trainer {
   /// One update; the loss before it. @throws Error(Numeric) when loss or gradient is not finite,
   /// naming where that first appeared
   double step();
-  Evaluation evaluate(data::Split split);
+  /// nullopt when a stop was requested before it was done.
+  std::optional<Evaluation> evaluate(data::Split split);
+  /// Called by every rank; rank 0 writes. @throws Error(Numeric) when a value is not finite: what
+  /// was saved before stays
   void save();
 
   layers::Model& model() { return *model_; }
@@ -66,6 +73,8 @@ class Trainer {
   double forward_backward(const data::Batch& batch, bool check_finite);
   [[noreturn]] void explain_non_finite(const std::vector<data::Batch>& pieces,
                                        const std::string& what);
+  std::string last_good_checkpoint() const;
+  layers::ModelState carried_of_all_ranks();
   layers::SeqOptions sequence_options(const data::Batch& batch) const;
   std::string result_json(const RunResult& result) const;
 
@@ -83,7 +92,11 @@ class Trainer {
   std::vector<std::string> state_names_;
   std::vector<std::vector<Tensor>> optimizer_state_;
   layers::ModelState carried_;
-  Index step_ = 0, tokens_ = 0;
+  std::optional<parallel::GradSync> grad_sync_;
+  std::map<std::string, std::string> forms_;  // of each scan, as it was computed
+  Index step_ = 0, tokens_ = 0, saved_step_ = -1;
+  std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+  double wall_seconds_ = 0;  // of earlier sittings
   double seconds_ = 0, gradient_norm_ = 0;
   std::vector<Evaluation> history_;
 };

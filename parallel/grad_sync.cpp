@@ -136,6 +136,13 @@ void broadcast_buffers(Communicator& comm, std::span<const RawBuffer> buffers, i
   }
 }
 
+void broadcast_text(Communicator& comm, std::string& text, int root) {
+  auto size = static_cast<Index>(text.size());
+  comm.broadcast(&size, 1, DType::kI64, root);
+  text.resize(static_cast<std::size_t>(size));
+  comm.broadcast(text.data(), size, DType::kU8, root);
+}
+
 std::uint64_t hash_buffers(std::span<const RawBuffer> buffers) {
   std::uint64_t hash = hash_layout(buffers);
   for (const RawBuffer& b : buffers) {

@@ -2,6 +2,7 @@
 // Data parallelism: gradients summed over ranks, and checks that ranks have not diverged.
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -42,6 +43,9 @@ class GradSync {
 
 /// Every buffer becomes that of `root`. Lengths and dtypes agree across ranks.
 void broadcast_buffers(Communicator& comm, std::span<const RawBuffer> buffers, int root = 0);
+
+/// `text` of every rank becomes that of `root`.
+void broadcast_text(Communicator& comm, std::string& text, int root = 0);
 
 /// A 64-bit fingerprint of lengths, dtypes and contents; the same on any machine of the same byte
 /// order. Not for adversaries.

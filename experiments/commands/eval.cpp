@@ -24,7 +24,7 @@ int eval(const Options& o, parallel::RankEnv& env) {
   }
   LS_CHECK(split != data::Split::kTrain, kConfig, "evaluation runs on the valid or the test split");
   const Evaluation e =
-      evaluate(*loaded.model, *loaded.task, split, loaded.config, loaded.seed, env.world());
+      *evaluate(*loaded.model, *loaded.task, split, loaded.config, loaded.seed, env.world());
   if (env.world().rank() != 0) {
     return 0;
   }

@@ -1,7 +1,9 @@
 #include <fmt/core.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 
 #include "autograd/tape.h"
 #include "experiments/commands/command.h"
@@ -27,15 +29,18 @@ std::string read_prompt(const Options& o) {
     return o.prompt;
   }
   std::FILE* f = o.prompt_file == "-" ? stdin : std::fopen(o.prompt_file.c_str(), "rb");
-  LS_CHECK(f, kIo, "{}: cannot be opened for reading", o.prompt_file);
+  LS_CHECK(f, kIo, "{}: cannot be opened: {}", o.prompt_file, std::strerror(errno));
   std::string text;
   char buffer[1 << 16];
   for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, f)) > 0;) {
     text.append(buffer, n);
   }
+  const bool failed = std::ferror(f) != 0;
+  const int error = errno;
   if (f != stdin) {
     std::fclose(f);
   }
+  LS_CHECK(!failed, kIo, "{}: cannot be read: {}", o.prompt_file, std::strerror(error));
   return text;
 }
 
@@ -69,7 +74,8 @@ int generate(const Options& o) {
            loaded.task->info().vocab_in > 0 ? fmt::format("{} tokens", loaded.task->info().vocab_in)
                                             : std::string("vectors"));
   const ag::NoGrad no_grad;
-  const std::string prompt = read_prompt(o).empty() ? std::string("\n") : read_prompt(o);
+  const std::string asked = read_prompt(o);
+  const std::string prompt = asked.empty() ? "\n" : asked;
   Decoder decoder(*loaded.model);
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();

@@ -24,7 +24,7 @@ int train(const Options& o, parallel::RankEnv& env) {
                 : Existing::kRefuse,
       env.world());
   if (out.interrupted) {
-    return 128 + stop_signal();
+    return 128 + stop_signal(env.world());
   }
   if (env.world().rank() == 0) {
     fmt::print("\n{}\n", out.table);
@@ -52,7 +52,8 @@ Action setup(CLI::App& app) {
       ->take_all()
       ->allow_extra_args(false);
   auto* const resume = app.add_flag("--resume", o->resume, "go on from the newest checkpoints");
-  app.add_flag("--fresh", o->fresh, "delete what the run's folder holds and start over")
+  app.add_flag("--fresh", o->fresh,
+               "delete what these models and seeds left in the run's folder and start over")
       ->excludes(resume);
   return [o](parallel::RankEnv& env) { return train(*o, env); };
 }

@@ -1,6 +1,7 @@
 // Everything that a user can get wrong gives one clear error, loses nothing and never crashes.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <csignal>
 #include <filesystem>
 #include <functional>
@@ -286,6 +287,101 @@ TEST_SUITE("e2e") {
     }
     CHECK(refused > 0);
 
+    // Whole and right by its checksum, but of no use: edited through the program's own writer.
+    struct Edited {
+      const char* name;
+      std::function<void(experiments::LoadedCheckpoint&)> change;
+      std::vector<std::string> wanted;
+    };
+    const auto full = [](const Tensor& like, double x) {
+      return Tensor::full(like.shape(), like.dtype(), x);
+    };
+    const std::string weight = "blocks.0.mixer.in.weight";
+    const auto find = [&](experiments::LoadedCheckpoint& c) {
+      for (std::size_t i = 0; i < c.parameters.size(); ++i) {
+        if (c.parameters[i].first == weight) {
+          return i;
+        }
+      }
+      FAIL("no parameter " << weight);
+      return std::size_t{0};
+    };
+    using Loaded = experiments::LoadedCheckpoint;
+    const std::vector<Edited> edits = {
+        {"NaN in a parameter",
+         [&](Loaded& c) {
+           Tensor& t = c.parameters[find(c)].second;
+           t = full(t, std::nan(""));
+         },
+         {weight, "nan", "finite"}},
+        {"infinity in the optimizer",
+         [&](Loaded& c) {
+           Tensor& t = c.data.optimizer[find(c)][1];
+           t = full(t, INFINITY);
+         },
+         {weight, "optimizer/", "inf"}},
+        {"a parameter and its states of another shape",
+         [&](Loaded& c) {
+           const std::size_t i = find(c);
+           c.parameters[i].second = Tensor::zeros({3, 5}, DType::kF32);
+           for (Tensor& t : c.data.optimizer[i]) {
+             t = Tensor::zeros({3, 5}, DType::kF32);
+           }
+         },
+         {weight + " is [3, 5] in the file", "in the model"}},
+        {"a state of another shape than its parameter",
+         [&](Loaded& c) {
+           c.data.optimizer[find(c)][0] = Tensor::zeros({3, 5}, DType::kF32);
+         },
+         {weight, "optimizer/", "[3, 5]"}},
+        {"a parameter of another type",
+         [&](Loaded& c) {
+           const std::size_t i = find(c);
+           c.parameters[i].second = c.parameters[i].second.to(DType::kF64);
+           for (Tensor& t : c.data.optimizer[i]) {
+             t = t.to(DType::kF64);
+           }
+         },
+         {weight + " is f64 in the file, f32 in the model"}},
+        {"a parameter missing",
+         [&](Loaded& c) {
+           const auto i = static_cast<std::ptrdiff_t>(find(c));
+           c.parameters.erase(c.parameters.begin() + i);
+           c.data.optimizer.erase(c.data.optimizer.begin() + i);
+         },
+         {weight + " is not in the file"}},
+        {"a parameter too many",
+         [&](Loaded& c) {
+           c.parameters.emplace_back("blocks.9.extra", Tensor::zeros({2}, DType::kF32));
+           c.data.optimizer.push_back(std::vector<Tensor>(c.data.optimizer_states.size(),
+                                                          Tensor::zeros({2}, DType::kF32)));
+         },
+         {"blocks.9.extra is not in the model"}},
+        {"a stored config that is none",
+         [](Loaded& c) { c.data.config = "steps: many\n"; },
+         {"stored config", "steps"}},
+        {"a model that its config does not have",
+         [](Loaded& c) { c.data.model = "nobody"; },
+         {"no model 'nobody'"}},
+    };
+    for (const Edited& e : edits) {
+      Loaded c = experiments::load_checkpoint(good);
+      e.change(c);
+      ag::ParameterSet parameters;
+      for (const auto& [name, value] : c.parameters) {
+        parameters.add(name, value, true);
+      }
+      const std::string path = w.path("edited.h5");
+      experiments::save_checkpoint(path, parameters, c.data);
+      std::vector<std::string> wanted = e.wanted;
+      wanted.emplace_back("edited.h5");
+      check_refused(e.name, w.run({"eval", path}), wanted);
+    }
+    fs::permissions(w.path("edited.h5"), fs::perms::none);
+    check_refused("unreadable", w.run({"eval", w.path("edited.h5")}, {.unprivileged = true}),
+                  {"edited.h5", "ermission"});
+    check_refused("a folder", w.run({"eval", folder}), {"is a directory"});
+
     // The newest is damaged: resuming says so and leaves the older one alone.
     fs::remove(w.path("runs/run/deltanet/seed0/result.json"));
     fs::resize_file(good, bytes.size() / 3);
@@ -297,9 +393,14 @@ TEST_SUITE("e2e") {
 
     // Another model, another config.
     w.write("other.yaml", with(kBase, "width: 8", "width: 16"));
+    check_refused("another config, finished", w.run({"train", "other.yaml", "--resume"}),
+                  {"result.json", "another configuration", "--fresh"});
     fs::remove(w.path("runs/run/deltanet/seed0/result.json"));
     check_refused("another config", w.run({"train", "other.yaml", "--resume"}),
                   {"another configuration", "--fresh"});
+    w.write("runs/run/deltanet/seed0/result.json", "{\"model\": 3}");
+    check_refused("a result that is none", w.run({"train", "run.yaml", "--resume"}),
+                  {"result.json", "is not a result", "--fresh"});
     check_refused("results in the way", w.run({"train", "run.yaml"}), {"--resume", "--fresh"});
     check_refused("a model of vectors or small vocabularies cannot write bytes",
                   w.run({"generate", folder + "step_000000002.h5"}), {"generation writes bytes"});
@@ -338,7 +439,13 @@ TEST_SUITE("e2e") {
     fs::permissions(w.path("runs/run"), fs::perms::owner_read | fs::perms::owner_exec |
                                             fs::perms::others_read | fs::perms::others_exec);
     check_refused("not ours", w.run({"train", "run.yaml", "--fresh"}, {.unprivileged = true}),
-                  {"runs/run: cannot be deleted", "ermission", "another name"});
+                  {"runs/run: cannot be written to", "ermission", "another name"});
+    fs::permissions(w.path("runs/run"), fs::perms::all);  // what lies in it stays another's
+    w.write("runs/run/deltanet/seed0/config.yaml", "kept");
+    fs::permissions(w.path("runs/run/deltanet/seed0"),
+                    fs::perms::owner_all | fs::perms::others_read | fs::perms::others_exec);
+    check_refused("parts not ours", w.run({"train", "run.yaml", "--fresh"}, {.unprivileged = true}),
+                  {"seed0: cannot be deleted", "ermission", "another name"});
     fs::permissions(w.path("runs/run"), before);
     CHECK(w.read("runs/run/metrics.jsonl") == "kept");
   }
@@ -363,5 +470,54 @@ TEST_SUITE("e2e") {
                             "lr: 1e30\nclip: 0\noptimizer: sgd\ncheckpoint: {every: 1}\n");
     const Outcome out = w.run({"train", "run.yaml"});
     check_refused("diverging run", out, {"not finite", "update", "checkpoint"});
+  }
+
+  TEST_CASE("two processes in one folder") {
+    const Workplace w;
+    w.write("run.yaml", with(kBase, "steps: 2", "steps: 100000000"));
+    // The first is a child of the shell and ends with it.
+    const Outcome out = w.shell(
+        "$longscan train run.yaml >first.txt 2>&1 & first=$!\n"
+        "while [ ! -s runs/run/deltanet/seed0/metrics.jsonl ]; do sleep 0.02; done\n"
+        "$longscan train run.yaml --resume; echo status $?\n"
+        "$longscan train run.yaml --fresh; echo status $?\n"
+        "kill -TERM $first; wait $first; echo first $?\n"
+        "$longscan train run.yaml --resume --set steps=1; echo status $?\n");
+    INFO(out.text);
+    CHECK(out.text.find("runs/run is in use by process ") != std::string::npos);
+    CHECK(out.text.find("status 0") == std::string::npos);
+    CHECK(out.text.find("first 143") != std::string::npos);
+    CHECK(out.text.find("another configuration") != std::string::npos);  // the lock is gone
+  }
+
+  TEST_CASE("folders of odd files") {
+    const Workplace w;
+    w.write("run.yaml",
+            with(kBase, kParity, "{name: bytes, path: text, length: 16, test_windows: 4}"));
+    std::string binary;
+    for (int i = 0; i < 40000; ++i) {
+      binary += static_cast<char>(i * 97 >> 3);
+    }
+    w.write("text/binary.bin", binary);
+    w.write("text/empty.txt", "");
+    w.write("text/one.txt", "x");
+    w.write("text/" + std::string(250, 'n'), "a name as long as names may be");
+    w.write("text/line\nfeed \xff.txt", "a name that is no text");
+    w.write("text/.hidden/secret.txt", "not read");
+    fs::create_symlink(".", w.path("text/loop"));
+    fs::create_symlink("nowhere", w.path("text/dangling"));
+    fs::create_symlink("/dev/zero", w.path("text/endless"));
+    const Outcome good = w.run({"train", "run.yaml"});
+    INFO(good.text);
+    CHECK(good.status == 0);
+    CHECK(good.text.find("empty=1") != std::string::npos);
+    w.write("text/locked.txt", "nobody may read this");
+    fs::permissions(w.path("text/locked.txt"), fs::perms::none);
+    check_refused("unreadable data file",
+                  w.run({"train", "run.yaml", "--set", "name=b"}, {.unprivileged = true}),
+                  {"locked.txt", "ermission"});
+    w.write("deep.yaml",
+            with(kBase, kParity, "{name: bytes, path: " + std::string(5000, 'p') + "}"));
+    check_refused("a path longer than paths may be", w.run({"train", "deep.yaml"}), {"too long"});
   }
 }

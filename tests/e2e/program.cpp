@@ -16,6 +16,28 @@
 namespace ls::testing {
 namespace fs = std::filesystem;
 
+namespace {
+#ifdef LS_MPIRUN
+constexpr const char* kMpirun = LS_MPIRUN;
+#else
+constexpr const char* kMpirun = "";
+#endif
+}  // namespace
+
+bool have_ranks() {
+  return *kMpirun != '\0';
+}
+
+std::vector<double> numbers(const std::string& json, const std::string& key) {
+  std::vector<double> found;
+  const std::string wanted = "\"" + key + "\":";
+  for (std::size_t at = 0; (at = json.find(wanted, at)) != std::string::npos;) {
+    at += wanted.size();
+    found.push_back(std::strtod(json.c_str() + at, nullptr));
+  }
+  return found;
+}
+
 Workplace::Workplace() {
   std::string pattern = (fs::temp_directory_path() / "longscan-test-XXXXXX").string();
   directory_ = mkdtemp(pattern.data());
@@ -39,9 +61,29 @@ std::string Workplace::read(const std::string& name) const {
 }
 
 Outcome Workplace::run(const std::vector<std::string>& arguments, const Options& o) const {
+  std::vector<std::string> command;
+  if (o.ranks > 0) {
+    command = {kMpirun, "-n", std::to_string(o.ranks)};
+  }
+  command.emplace_back(LS_PROGRAM);
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  return start(command, o);
+}
+
+Outcome Workplace::shell(const std::string& script) const {
+  return start({"/bin/sh", "-c", std::string("longscan='") + LS_PROGRAM + "'\n" + script}, {});
+}
+
+Outcome Workplace::start(const std::vector<std::string>& command, const Options& o) const {
   const std::string log = path("output.txt");
+  fs::remove(log);
   const pid_t pid = fork();
   if (pid == 0) {
+    for (const int s : {SIGINT, SIGTERM}) {
+      signal(s, SIG_DFL);  // doctest's handlers are not for the child
+    }
+    setenv("OMP_WAIT_POLICY", "passive", 1);  // threads that spin are slow where cores are busy
+    setpgid(0, 0);                            // mpirun passes a signal on to its whole group
     if (chdir(directory_.c_str()) != 0) {
       _exit(126);
     }
@@ -58,12 +100,12 @@ Outcome Workplace::run(const std::vector<std::string>& arguments, const Options&
     if (o.unprivileged && geteuid() == 0 && setuid(65534) != 0) {
       _exit(126);
     }
-    std::vector<char*> argv{const_cast<char*>(LS_PROGRAM)};
-    for (const std::string& a : arguments) {
+    std::vector<char*> argv;
+    for (const std::string& a : command) {
       argv.push_back(const_cast<char*>(a.c_str()));
     }
     argv.push_back(nullptr);
-    execv(LS_PROGRAM, argv.data());
+    execv(argv[0], argv.data());
     _exit(127);
   }
   using Clock = std::chrono::steady_clock;

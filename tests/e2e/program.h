@@ -5,6 +5,11 @@
 
 namespace ls::testing {
 
+/// Whether Workplace::run can start several ranks.
+bool have_ranks();
+/// Every number that stands behind "KEY": in JSON lines, in order.
+std::vector<double> numbers(const std::string& json, const std::string& key);
+
 struct Outcome {
   int status = 0;    ///< exit status; 128 + signal when killed
   std::string text;  ///< standard output and standard error together
@@ -27,14 +32,18 @@ class Workplace {
     std::string signal_when;    ///< a file that has content by then; empty: the start
     long file_limit = 0;        ///< largest file in bytes (RLIMIT_FSIZE), 0: none
     double time_limit_s = 120;  ///< a run that takes longer has hung: killed, status 124
+    int ranks = 0;              ///< under mpirun, where the build has MPI; 0: plainly
     bool full_output = false;   ///< standard output is a full disk
     bool unprivileged = false;  ///< as user nobody, when the test runs as root
   };
   /// longscan ARGUMENTS
   Outcome run(const std::vector<std::string>& arguments, const Options& options) const;
   Outcome run(const std::vector<std::string>& arguments) const { return run(arguments, Options()); }
+  /// A shell script, in which $longscan is the program.
+  Outcome shell(const std::string& script) const;
 
  private:
+  Outcome start(const std::vector<std::string>& command, const Options& options) const;
   std::string directory_;
 };
 

@@ -1,6 +1,7 @@
 // Whole runs: resuming, stopping, ranks.
 #include <doctest/doctest.h>
 
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 
@@ -37,25 +38,135 @@ std::vector<double> parameters_of(const std::string& path) {
 TEST_SUITE("e2e") {
   TEST_CASE("a run killed at any moment resumes to the same bits") {
     const Workplace w;
-    w.write("run.yaml", kConfig);
+    // Most of the time goes into writing checkpoints, so that many kills fall into that.
+    const std::string config =
+        "extend: base.yaml\nmodels:\n  - {layers: [deltanet, attention], "
+        "width: 64, channel: none, name: m}\nsteps: 90\n"
+        "log_every: 1\neval: {every: 7}\ncheckpoint: {every: 1}\n";
+    w.write("base.yaml", kConfig);
+    w.write("run.yaml", config);
+    const auto begin = std::chrono::steady_clock::now();
     REQUIRE(w.run({"train", "run.yaml", "--set", "output=whole"}).status == 0);
-    const std::vector<double> whole =
-        parameters_of(w.path("whole/run/m/seed0/checkpoints/step_000000060.h5"));
-    int kills = 0;
-    for (double after = 0.03; kills<12; after = after * 1.3> 0.4 ? 0.05 : after * 1.3) {
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+    const std::string last = "/run/m/seed0/checkpoints/step_000000090.h5";
+    std::uint64_t random = 12345;
+    int kills = 0, half_written = 0;
+    while (kills < 25) {
+      random = random * 6364136223846793005u + 1442695040888963407u;
+      const double after = 0.2 * took.count() * static_cast<double>(random >> 40) / (1 << 24);
       const Outcome out =
-          w.run({"train", "run.yaml", "--resume"}, {.signal = SIGKILL, .signal_after_s = after});
+          w.run({"train", "run.yaml", "--resume"},
+                {.signal = SIGKILL, .signal_after_s = after, .signal_when = "runs/run/.lock"});
       if (out.status == 0) {
         break;
       }
       REQUIRE(out.status == 128 + SIGKILL);
       ++kills;
+      for (const std::string& saved :
+           experiments::list_checkpoints(w.path("runs/run/m/seed0/checkpoints"))) {
+        CHECK_NOTHROW(experiments::load_checkpoint(saved));
+      }
+      if (std::filesystem::exists(w.path("runs/run/m/seed0/checkpoints"))) {
+        for (const auto& entry :
+             std::filesystem::directory_iterator(w.path("runs/run/m/seed0/checkpoints"))) {
+          half_written += entry.path().extension() == ".tmp";
+        }
+      }
     }
-    const Outcome last = w.run({"train", "run.yaml", "--resume"});
-    INFO(last.text);
-    REQUIRE(last.status == 0);
+    const Outcome end = w.run({"train", "run.yaml", "--resume"});
+    INFO(end.text);
+    REQUIRE(end.status == 0);
     CHECK(kills > 0);
-    CHECK(parameters_of(w.path("runs/run/m/seed0/checkpoints/step_000000060.h5")) == whole);
+    MESSAGE(kills << " kills, " << half_written << " of them while a checkpoint was written");
+    CHECK(parameters_of(w.path("runs" + last)) == parameters_of(w.path("whole" + last)));
+    const std::string a = w.read("whole/run/m/seed0/metrics.jsonl"),
+                      b = w.read("runs/run/m/seed0/metrics.jsonl");
+    for (const char* key : {"step", "loss", "grad_norm", "tok_acc"}) {
+      CHECK(testing::numbers(a, key) == testing::numbers(b, key));
+    }
+  }
+
+  TEST_CASE("a signal during the last evaluation, between models, and twice") {
+    const Workplace w;
+    w.write("run.yaml",
+            "name: run\n"
+            "task: {name: parity, length: 8, test_lengths: [8], test_examples: 60000}\n"
+            "models:\n"
+            "  - {layers: [deltanet], width: 8, channel: none, name: a}\n"
+            "  - {layers: [deltanet], width: 8, channel: none, name: b}\n"
+            "steps: 3\nbatch: 2\n");
+    const std::string a = "runs/run/a/seed0/", b = "runs/run/b/seed0/";
+    Outcome out = w.run({"train", "run.yaml"},
+                        {.signal = SIGTERM, .signal_when = a + "checkpoints/step_000000003.h5"});
+    INFO(out.text);
+    CHECK(out.status == 128 + SIGTERM);
+    CHECK(out.text.find("after update 3; saved, go on with --resume") != std::string::npos);
+    CHECK(testing::numbers(w.read(a + "metrics.jsonl"), "tok_acc").empty());
+
+    std::filesystem::remove(w.path(a + "result.json"));
+    out = w.run({"train", "run.yaml", "--resume"},
+                {.signal = SIGINT, .signal_when = a + "result.json"});
+    INFO(out.text);
+    CHECK(out.status == 128 + SIGINT);
+    CHECK(testing::numbers(w.read(a + "metrics.jsonl"), "tok_acc").size() == 1);
+    const std::string first = w.read(a + "metrics.jsonl");
+
+    out = w.shell(
+        "$longscan train run.yaml --resume >two.txt 2>&1 & first=$!\n"
+        "while [ ! -s runs/run/b/seed0/config.yaml ]; do sleep 0.02; done\n"
+        "kill -TERM $first; kill -INT $first; wait $first; echo status $?\n");
+    INFO(out.text);
+    CHECK((out.text.find("status 130") != std::string::npos ||
+           out.text.find("status 143") != std::string::npos));
+    out = w.run({"train", "run.yaml", "--resume"});
+    INFO(out.text);
+    REQUIRE(out.status == 0);
+    CHECK(w.read(a + "metrics.jsonl") == first);  // what was finished is not done again
+    CHECK(testing::numbers(w.read(b + "metrics.jsonl"), "tok_acc").size() == 1);
+  }
+
+  TEST_CASE("several models and seeds end in one table, one figure and complete records") {
+    const Workplace w;
+    w.write("run.yaml", kConfig + "seeds: [0, 1, 2]\nlog_every: 1\n");
+    w.write("two.yaml",
+            "extend: run.yaml\nmodels:\n  - {layers: [deltanet, attention], width: 16, channel: "
+            "none, name: m}\n  - {layers: [lstm], width: 16, name: other one}\n");
+    const Outcome out = w.run({"train", "two.yaml", "--set", "steps=6"});
+    INFO(out.text);
+    REQUIRE(out.status == 0);
+    for (const char* part : {"m ", "other one ", "±", "parameters", "state bytes", "tok_acc",
+                             "tokens/s", "runs/run/other one/seed2/checkpoints/step_000000006.h5",
+                             "runs/run/m/seed1/metrics.jsonl", "runs/run/table.txt"}) {
+      CAPTURE(part);
+      CHECK(out.text.find(part) != std::string::npos);
+    }
+    CHECK(out.text.find(w.read("runs/run/table.txt")) != std::string::npos);
+    const bool drawn = out.text.find("runs/run/figure.svg") != std::string::npos;
+    CHECK((drawn || out.text.find("gnuplot is not installed") != std::string::npos));
+    CHECK(drawn == std::filesystem::exists(w.path("runs/run/figure.svg")));
+
+    const std::string record = w.read("runs/run/m/seed1/result.json");
+    for (const char* key :
+         {"\"commit\"", "\"compiler\"", "\"flags\"", "\"hdf5\"", "\"yaml-cpp\"",
+          "\"matrix products\"", "\"cpu\"", "\"threads\"", "\"seed\": 1", "\"wall_seconds\"",
+          "\"train_seconds\"", "\"started\"", "\"scan_forms\"", "\"delta_rule\": \"chunk of",
+          "\"attention\": \"blocks\"", "\"state_bytes\""}) {
+      CAPTURE(key);
+      CHECK(record.find(key) != std::string::npos);
+    }
+    const experiments::LoadedCheckpoint saved =
+        experiments::load_checkpoint(w.path("runs/run/m/seed1/checkpoints/step_000000006.h5"));
+    CHECK(saved.data.seed == 1);
+    CHECK(saved.data.provenance.size() >= 15);
+    // The resolved config, read back, is the same config.
+    const Outcome again = w.run({"config", "runs/run/m/seed1/config.yaml"});
+    CHECK(again.text.find("hash " + saved.data.config_hash) != std::string::npos);
+    CHECK(record.find("\"config_hash\": \"" + saved.data.config_hash) != std::string::npos);
+    // Without gnuplot the run succeeds and says so.
+    const Outcome plain = w.shell("PATH=/nowhere $longscan train two.yaml --set steps=2 --fresh");
+    INFO(plain.text);
+    CHECK(plain.status == 0);
+    CHECK(plain.text.find("gnuplot is not installed") != std::string::npos);
   }
 
   TEST_CASE("SIGINT and SIGTERM save and leave") {

@@ -11,7 +11,8 @@ using namespace ls;
 using experiments::sample_token;
 
 namespace {
-std::vector<double> frequencies(const std::vector<float>& logits, const experiments::SamplingOptions& o) {
+std::vector<double> frequencies(const std::vector<float>& logits,
+                                const experiments::SamplingOptions& o) {
   std::vector<double> count(logits.size());
   Rng rng(1, "test");
   for (int i = 0; i < 20000; ++i) {
@@ -35,7 +36,8 @@ TEST_SUITE("unit") {
     CHECK(two[2] == doctest::Approx(1.0 / 3).epsilon(0.05));
     CHECK(frequencies(logits, {.top_p = 0.5})[1] == doctest::Approx(1));
     CHECK(frequencies(logits, {.top_p = 0.85})[0] == 0);
-    CHECK(frequencies({2, 2, 1}, {.temperature = 0})[0] == doctest::Approx(1));  // ties go to the lower token
+    CHECK(frequencies({2, 2, 1}, {.temperature = 0})[0] ==
+          doctest::Approx(1));  // ties go to the lower token
   }
 
   TEST_CASE("scores that are not numbers are refused") {

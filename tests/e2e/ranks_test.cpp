@@ -1,0 +1,177 @@
+// Several ranks: the losses of one, on any number of them; one voice; one error.
+#include <doctest/doctest.h>
+
+#include <csignal>
+#include <filesystem>
+
+#include "experiments/checkpoint.h"
+#include "tests/e2e/program.h"
+
+using namespace ls;
+using testing::numbers;
+using testing::Outcome;
+using testing::Workplace;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+// Five rows divide by neither 2 nor 3; the documents of the text differ in their number of labels.
+const std::string kRun =
+    "name: run\n"
+    "task: {name: bytes, path: text, length: 16, test_windows: 7}\n"
+    "models: [{layers: [{name: gated_deltanet, heads: 1, head_dim: 8}, {name: attention, heads: 1, "
+    "head_dim: 8, window: 8}], width: 16, name: m}]\n"
+    "steps: 12\nbatch: 5\nlog_every: 1\neval: {every: 4, batch: 4}\ncheckpoint: {every: 4, keep: "
+    "9}\n";
+
+void write_text(const Workplace& w) {
+  for (int i = 0; i < 60; ++i) {
+    std::string text;
+    for (int j = 0; j < 700 + 40 * i; ++j) {
+      text += "abcde fghij "[(j * 7 + i * j % 5) % 12];
+    }
+    w.write("text/" + std::to_string(i) + ".txt", text);
+  }
+}
+
+void check_near(const std::vector<double>& a, const std::vector<double>& b, double tolerance) {
+  REQUIRE(a.size() == b.size());
+  REQUIRE(!a.empty());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    CAPTURE(i);
+    CHECK(std::abs(a[i] - b[i]) <= tolerance * std::max(1.0, std::abs(a[i])));
+  }
+}
+
+std::size_t count(const std::string& text, const std::string& part) {
+  std::size_t n = 0;
+  for (std::size_t at = 0; (at = text.find(part, at)) != std::string::npos; at += part.size()) {
+    ++n;
+  }
+  return n;
+}
+
+}  // namespace
+
+TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
+  TEST_CASE("any number of ranks gives the losses and evaluations of one") {
+    const Workplace w;
+    write_text(w);
+    w.write("run.yaml", kRun);
+    for (const char* state : {"reset", "carry"}) {
+      const std::string set = std::string("state=") + state;
+      const auto train = [&](int ranks) {
+        const std::string out = std::string("output=") + state + std::to_string(ranks);
+        return w.run({"train", "run.yaml", "--set", out, "--set", set}, {.ranks = ranks});
+      };
+      const auto metrics = [&](int ranks) {
+        return w.read(state + std::to_string(ranks) + "/run/m/seed0/metrics.jsonl");
+      };
+      for (const int ranks : {0, 1, 2, 3}) {
+        const Outcome out = train(ranks);
+        INFO(state << " " << ranks << "\n" << out.text);
+        REQUIRE(out.status == 0);
+        CHECK(count(out.text, "checkpoint  ") == 1);  // one rank speaks
+        CHECK(count(out.text, "12/12") == 1);
+        for (const char* key : {"loss", "grad_norm", "bpb", "tok_acc"}) {
+          CAPTURE(key);
+          check_near(numbers(metrics(0), key), numbers(metrics(ranks), key), 2e-5);
+        }
+        CHECK(count(metrics(ranks), "\"step\":") == count(metrics(0), "\"step\":"));
+      }
+    }
+  }
+
+  TEST_CASE("more ranks than rows") {
+    const Workplace w;
+    write_text(w);
+    w.write("run.yaml", kRun);
+    for (const int ranks : {0, 3}) {
+      const Outcome out = w.run(
+          {"train", "run.yaml", "--set", "batch=2", "--set", "output=r" + std::to_string(ranks)},
+          {.ranks = ranks});
+      INFO(out.text);
+      REQUIRE(out.status == 0);
+    }
+    check_near(numbers(w.read("r0/run/m/seed0/metrics.jsonl"), "loss"),
+               numbers(w.read("r3/run/m/seed0/metrics.jsonl"), "loss"), 2e-5);
+    const Outcome carry = w.run(
+        {"train", "run.yaml", "--set", "batch=2", "--set", "state=carry", "--fresh"}, {.ranks = 3});
+    CHECK(carry.status != 0);
+    CHECK(count(carry.text, "needs a row of the batch for every rank") == 1);
+  }
+
+  TEST_CASE("a run goes on with another number of ranks") {
+    const Workplace w;
+    write_text(w);
+    w.write("run.yaml", kRun);
+    for (const std::string state : {"reset", "carry"}) {
+      const std::string set = "state=" + state;
+      const std::string part = state + "/run/m/seed0/";
+      REQUIRE(w.run({"train", "run.yaml", "--set", "output=whole_" + state, "--set", set}).status ==
+              0);
+      const auto go_on = [&](int ranks, const Workplace::Options& options = {}) {
+        Workplace::Options o = options;
+        o.ranks = ranks;
+        return w.run({"train", "run.yaml", "--set", "output=" + state, "--set", set, "--resume"},
+                     o);
+      };
+      // As if killed just after update 4 by three ranks and just after update 8 by two.
+      REQUIRE(go_on(3).status == 0);
+      const auto forget = [&](int step) {
+        fs::remove(w.path(part + "result.json"));
+        for (int s = step + 4; s <= 12; s += 4) {
+          fs::remove(w.path(fmt::format("{}checkpoints/step_{:09}.h5", part, s)));
+        }
+      };
+      forget(4);
+      REQUIRE(go_on(2).status == 0);
+      forget(8);
+      const Outcome last = go_on(0);
+      INFO(last.text);
+      REQUIRE(last.status == 0);
+      check_near(numbers(w.read("whole_" + part.substr(0) + "metrics.jsonl"), "loss"),
+                 numbers(w.read(part + "metrics.jsonl"), "loss"), 2e-5);
+    }
+  }
+
+  TEST_CASE("an error of all ranks or of one is one message, soon") {
+    const Workplace w;
+    write_text(w);
+    w.write("run.yaml", kRun);
+    const auto refused = [&](const std::vector<std::string>& arguments, const std::string& wanted) {
+      const Outcome out = w.run(arguments, {.time_limit_s = 60, .ranks = 3});
+      INFO(out.text);
+      CHECK(out.status != 0);
+      CHECK(out.status != 124);
+      CHECK(count(out.text, "longscan: ") == 1);
+      CHECK(count(out.text, wanted) == 1);
+    };
+    refused({"train", "run.yaml", "--set", "stepz=1"}, "unknown key");
+    refused({"trian"}, "unknown command 'trian'");
+    refused({"train", "none.yaml"}, "cannot open config 'none.yaml'");
+    fs::create_directories(w.path("runs/run/m/seed0"));
+    fs::create_symlink("/dev/full", w.path("runs/run/m/seed0/result.json.tmp"));
+    refused({"train", "run.yaml"}, "the disk is full");  // rank 0 alone writes
+  }
+
+  TEST_CASE("several ranks stop at a signal and go on") {
+    const Workplace w;
+    write_text(w);
+    w.write("run.yaml", kRun);
+    const std::vector<std::string> train = {"train", "run.yaml", "--resume", "--set",
+                                            "steps=100000000"};
+    const Outcome stopped = w.run(
+        train, {.signal = SIGTERM, .signal_when = "runs/run/m/seed0/metrics.jsonl", .ranks = 2});
+    INFO(stopped.text);
+    CHECK(stopped.status != 0);
+    CHECK(stopped.status != 124);
+    CHECK(count(stopped.text, "go on with --resume") == 1);
+    const auto saved = experiments::list_checkpoints(w.path("runs/run/m/seed0/checkpoints"));
+    REQUIRE(!saved.empty());
+    const Outcome plain = w.run({"eval", saved.back()});
+    INFO(plain.text);
+    CHECK(plain.status == 0);
+  }
+}
