@@ -10,8 +10,8 @@ namespace {
 LogLevel level_from_environment() {
   const char* e = std::getenv("LONGSCAN_LOG");
   const std::string_view v = e ? e : "info";
-  return v == "debug" ? LogLevel::kDebug
-         : v == "warn" ? LogLevel::kWarn
+  return v == "debug"   ? LogLevel::kDebug
+         : v == "warn"  ? LogLevel::kWarn
          : v == "error" ? LogLevel::kError
                         : LogLevel::kInfo;
 }
@@ -21,7 +21,9 @@ std::atomic<LogLevel>& threshold() {
 }
 }  // namespace
 
-void set_log_level(LogLevel level) { threshold() = level; }
+void set_log_level(LogLevel level) {
+  threshold() = level;
+}
 
 void log(LogLevel level, std::string_view message, LogFields fields) {
   if (level < threshold()) {

@@ -8,7 +8,9 @@ namespace {
 
 thread_local int reference_depth = 0;
 
-bool is_symbol_char(char c) { return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_'; }
+bool is_symbol_char(char c) {
+  return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_';
+}
 
 std::string_view trim(std::string_view s) {
   while (!s.empty() && s.front() == ' ') {
@@ -111,7 +113,8 @@ Shape shape_of(const ArgSpec& arg, const Bindings& b, const std::string& op) {
   }
   for (const std::string& axis : arg.axes) {
     const std::optional<Index> n = b.evaluate(axis);
-    LS_CHECK(n.has_value(), kInternal, "op {}: axis '{}' of output {} is not bound", op, axis, arg.text);
+    LS_CHECK(n.has_value(), kInternal, "op {}: axis '{}' of output {} is not bound", op, axis,
+             arg.text);
     s.push_back(*n);
   }
   return s;
@@ -119,9 +122,12 @@ Shape shape_of(const ArgSpec& arg, const Bindings& b, const std::string& op) {
 
 DType type_of(const ArgSpec& arg, DType t) {
   switch (arg.type) {
-    case ArgSpec::Type::kAcc: return acc_dtype(t);
-    case ArgSpec::Type::kExact: return arg.exact;
-    default: return t;
+    case ArgSpec::Type::kAcc:
+      return acc_dtype(t);
+    case ArgSpec::Type::kExact:
+      return arg.exact;
+    default:
+      return t;
   }
 }
 
@@ -138,8 +144,8 @@ DType type_of(const ArgSpec& arg, DType t) {
 }
 
 Bindings check_inputs(const OpInfo& op, std::span<const Tensor> in, DType t) {
-  LS_CHECK(in.size() == op.in.size(), kInternal, "{}: {} inputs for {} arguments", op.name, in.size(),
-           op.in.size());
+  LS_CHECK(in.size() == op.in.size(), kInternal, "{}: {} inputs for {} arguments", op.name,
+           in.size(), op.in.size());
   Bindings b;
   for (std::size_t i = 0; i < in.size(); ++i) {
     const ArgSpec& arg = op.in[i];
@@ -216,7 +222,8 @@ std::vector<Tensor> convert_all(std::span<const Tensor> ts, DType from, DType to
 }
 
 template <class Table>
-const typename Table::value_type* find_kernel(const Table& kernels, const Table& reference, DType t) {
+const typename Table::value_type* find_kernel(const Table& kernels, const Table& reference,
+                                              DType t) {
   const auto i = static_cast<std::size_t>(t);
   if (reference_depth == 0 && kernels[i]) {
     return &kernels[i];
@@ -224,7 +231,9 @@ const typename Table::value_type* find_kernel(const Table& kernels, const Table&
   return reference[i] ? &reference[i] : nullptr;
 }
 
-bool is_half(DType t) { return t == DType::kBF16 || t == DType::kF16; }
+bool is_half(DType t) {
+  return t == DType::kBF16 || t == DType::kF16;
+}
 
 }  // namespace
 
@@ -317,14 +326,18 @@ Registry<const OpInfo*>& op_registry() {
   return *registry;
 }
 
-UseReference::UseReference() { ++reference_depth; }
-UseReference::~UseReference() { --reference_depth; }
+UseReference::UseReference() {
+  ++reference_depth;
+}
+UseReference::~UseReference() {
+  --reference_depth;
+}
 
 DType op_dtype(const OpInfo& op, std::span<const Tensor> in) {
   for (std::size_t i = 0; i < op.in.size(); ++i) {
     if (op.in[i].type == ArgSpec::Type::kFloat && in[i].defined()) {
-      LS_CHECK(is_float(in[i].dtype()), kDType, "{}: argument {} is {}, expected a float type", op.name,
-               op.in[i].text, in[i].describe());
+      LS_CHECK(is_float(in[i].dtype()), kDType, "{}: argument {} is {}, expected a float type",
+               op.name, op.in[i].text, in[i].describe());
       return in[i].dtype();
     }
   }
@@ -390,8 +403,8 @@ std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
   if (std::none_of(dout.begin(), dout.end(), defined)) {
     for (std::size_t i = 0; i < din.size(); ++i) {
       if (din[i].defined()) {
-        din[i] = Tensor::zeros(in_shapes[i],
-                               op.grad_is_acc[i] ? acc_dtype(t) : type_of(op.in[i], t));
+        din[i] =
+            Tensor::zeros(in_shapes[i], op.grad_is_acc[i] ? acc_dtype(t) : type_of(op.in[i], t));
       }
     }
     return din;
@@ -400,7 +413,8 @@ std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
     (*kernel)(in, out, dout, din, attrs);
     return din;
   }
-  (*kernel)(convert_all(in, t, run), convert_all(out, t, run), convert_all(dout, t, run), din, attrs);
+  (*kernel)(convert_all(in, t, run), convert_all(out, t, run), convert_all(dout, t, run), din,
+            attrs);
   for (std::size_t i = 0; i < din.size(); ++i) {
     if (din[i].defined() && op.in[i].type == ArgSpec::Type::kFloat && !op.grad_is_acc[i]) {
       din[i] = convert_float(din[i], run, t);

@@ -88,8 +88,9 @@ class Bindings {
 using ForwardKernel =
     std::function<void(std::span<const Tensor> in, std::span<Tensor> out, const void* attrs)>;
 /// `dout` entries may be undefined (zero), but never all of them. Every defined entry of `din`, of
-/// which there is one, must be filled; the others are not wanted. Entries of `in` and `out` that are not saved are
-/// undefined, with the exception that the caller may always read shapes through `din`.
+/// which there is one, must be filled; the others are not wanted. Entries of `in` and `out` that
+/// are not saved are undefined, with the exception that the caller may always read shapes through
+/// `din`.
 using BackwardKernel =
     std::function<void(std::span<const Tensor> in, std::span<const Tensor> out,
                        std::span<const Tensor> dout, std::span<Tensor> din, const void* attrs)>;
@@ -147,20 +148,49 @@ template <class T, class Struct>
 auto members(Struct& s) {
   constexpr std::size_t kN = sizeof(Struct) / sizeof(T);
   static_assert(kN * sizeof(T) == sizeof(Struct) && kN >= 1 && kN <= 14);
-  if constexpr (kN == 1) { auto& [a] = s; return std::array{&a}; }
-  else if constexpr (kN == 2) { auto& [a, b] = s; return std::array{&a, &b}; }
-  else if constexpr (kN == 3) { auto& [a, b, c] = s; return std::array{&a, &b, &c}; }
-  else if constexpr (kN == 4) { auto& [a, b, c, d] = s; return std::array{&a, &b, &c, &d}; }
-  else if constexpr (kN == 5) { auto& [a, b, c, d, e] = s; return std::array{&a, &b, &c, &d, &e}; }
-  else if constexpr (kN == 6) { auto& [a, b, c, d, e, f] = s; return std::array{&a, &b, &c, &d, &e, &f}; }
-  else if constexpr (kN == 7) { auto& [a, b, c, d, e, f, g] = s; return std::array{&a, &b, &c, &d, &e, &f, &g}; }
-  else if constexpr (kN == 8) { auto& [a, b, c, d, e, f, g, h] = s; return std::array{&a, &b, &c, &d, &e, &f, &g, &h}; }
-  else if constexpr (kN == 9) { auto& [a, b, c, d, e, f, g, h, i] = s; return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i}; }
-  else if constexpr (kN == 10) { auto& [a, b, c, d, e, f, g, h, i, j] = s; return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j}; }
-  else if constexpr (kN == 11) { auto& [a, b, c, d, e, f, g, h, i, j, k] = s; return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k}; }
-  else if constexpr (kN == 12) { auto& [a, b, c, d, e, f, g, h, i, j, k, l] = s; return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k, &l}; }
-  else if constexpr (kN == 13) { auto& [a, b, c, d, e, f, g, h, i, j, k, l, m] = s; return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k, &l, &m}; }
-  else { auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = s; return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k, &l, &m, &n}; }
+  if constexpr (kN == 1) {
+    auto& [a] = s;
+    return std::array{&a};
+  } else if constexpr (kN == 2) {
+    auto& [a, b] = s;
+    return std::array{&a, &b};
+  } else if constexpr (kN == 3) {
+    auto& [a, b, c] = s;
+    return std::array{&a, &b, &c};
+  } else if constexpr (kN == 4) {
+    auto& [a, b, c, d] = s;
+    return std::array{&a, &b, &c, &d};
+  } else if constexpr (kN == 5) {
+    auto& [a, b, c, d, e] = s;
+    return std::array{&a, &b, &c, &d, &e};
+  } else if constexpr (kN == 6) {
+    auto& [a, b, c, d, e, f] = s;
+    return std::array{&a, &b, &c, &d, &e, &f};
+  } else if constexpr (kN == 7) {
+    auto& [a, b, c, d, e, f, g] = s;
+    return std::array{&a, &b, &c, &d, &e, &f, &g};
+  } else if constexpr (kN == 8) {
+    auto& [a, b, c, d, e, f, g, h] = s;
+    return std::array{&a, &b, &c, &d, &e, &f, &g, &h};
+  } else if constexpr (kN == 9) {
+    auto& [a, b, c, d, e, f, g, h, i] = s;
+    return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i};
+  } else if constexpr (kN == 10) {
+    auto& [a, b, c, d, e, f, g, h, i, j] = s;
+    return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j};
+  } else if constexpr (kN == 11) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k] = s;
+    return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k};
+  } else if constexpr (kN == 12) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l] = s;
+    return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k, &l};
+  } else if constexpr (kN == 13) {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m] = s;
+    return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k, &l, &m};
+  } else {
+    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = s;
+    return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k, &l, &m, &n};
+  }
 }
 
 template <class Struct, class T>
@@ -237,15 +267,33 @@ class OpBuilder {
       : info_(detail::OpSlot<Op>::info()), where_(where) {
     info_.name = std::move(name);
   }
-  OpBuilder& in(std::string contract) { info_.contract_in = std::move(contract); return *this; }
-  OpBuilder& out(std::string contract) { info_.contract_out = std::move(contract); return *this; }
+  OpBuilder& in(std::string contract) {
+    info_.contract_in = std::move(contract);
+    return *this;
+  }
+  OpBuilder& out(std::string contract) {
+    info_.contract_out = std::move(contract);
+    return *this;
+  }
   /// Inputs and outputs that the backward pass reads.
-  OpBuilder& saves(std::string names) { saves_ = std::move(names); return *this; }
+  OpBuilder& saves(std::string names) {
+    saves_ = std::move(names);
+    return *this;
+  }
   /// Inputs without a gradient, besides integer ones.
-  OpBuilder& no_grad(std::string names) { no_grad_ = std::move(names); return *this; }
+  OpBuilder& no_grad(std::string names) {
+    no_grad_ = std::move(names);
+    return *this;
+  }
   /// Inputs (weights) whose gradient is summed and returned in the acc type.
-  OpBuilder& grad_acc(std::string names) { grad_acc_ = std::move(names); return *this; }
-  OpBuilder& summary(std::string text) { info_.summary = std::move(text); return *this; }
+  OpBuilder& grad_acc(std::string names) {
+    grad_acc_ = std::move(names);
+    return *this;
+  }
+  OpBuilder& summary(std::string text) {
+    info_.summary = std::move(text);
+    return *this;
+  }
   /// Binds symbols that outputs need and inputs do not show, checks attributes, drops outputs.
   OpBuilder& bind(void (*fn)(const typename Types::In&, const typename Types::Attrs&, Bindings&)) {
     info_.bind = [fn](std::span<const Tensor> in, const void* attrs, Bindings& b) {

@@ -13,8 +13,8 @@ std::vector<std::string>& duplicate_registrations() {
 std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates) {
   std::string best;
   // A third of the name may differ, at least two letters, but never all of it.
-  std::size_t best_distance =
-      std::min(std::max<std::size_t>(2, name.size() / 3) + 1, std::max<std::size_t>(name.size(), 1));
+  std::size_t best_distance = std::min(std::max<std::size_t>(2, name.size() / 3) + 1,
+                                       std::max<std::size_t>(name.size(), 1));
   for (const std::string& c : candidates) {
     std::vector<std::size_t> row(c.size() + 1);
     std::iota(row.begin(), row.end(), 0);

@@ -21,8 +21,10 @@ class Registry {
  public:
   explicit Registry(std::string kind) : kind_(std::move(kind)) {}
 
-  bool add(std::string name, T value, std::source_location where = std::source_location::current()) {
-    auto [it, fresh] = items_.try_emplace(std::move(name), Item{std::move(value), where.file_name()});
+  bool add(std::string name, T value,
+           std::source_location where = std::source_location::current()) {
+    auto [it, fresh] =
+        items_.try_emplace(std::move(name), Item{std::move(value), where.file_name()});
     if (!fresh) {
       duplicate_registrations().push_back(kind_ + " '" + it->first + "' is registered in " +
                                           it->second.file + " and in " + where.file_name());

@@ -86,9 +86,10 @@ Storage::Storage(Index bytes) : bytes_(bytes) {
     const std::lock_guard lock(p.mutex);
     mode = p.mode;
     guarded_ = mode.guard;
-    block_bytes_ = kCache ? class_bytes(bytes + (guarded_ ? 2 * kGuardBytes : 0))
-                          : std::max<Index>(kAlign, (bytes + 2 * kGuardBytes * guarded_ + kAlign - 1) /
-                                                        kAlign * kAlign);
+    block_bytes_ = kCache
+                       ? class_bytes(bytes + (guarded_ ? 2 * kGuardBytes : 0))
+                       : std::max<Index>(kAlign, (bytes + 2 * kGuardBytes * guarded_ + kAlign - 1) /
+                                                     kAlign * kAlign);
     const auto it = p.free_blocks.find(block_bytes_);
     if (it != p.free_blocks.end() && !it->second.empty()) {
       block_ = it->second.back();
@@ -107,8 +108,10 @@ Storage::Storage(Index bytes) : bytes_(bytes) {
     if (!block_) {
       const std::lock_guard lock(p.mutex);
       p.stats.bytes_in_use -= bytes_;
-      LS_FAIL(kDevice, "out of memory: {} bytes asked for while {} are in use; use a smaller batch, "
-              "a shorter sequence or recomputation", bytes_, p.stats.bytes_in_use);
+      LS_FAIL(kDevice,
+              "out of memory: {} bytes asked for while {} are in use; use a smaller batch, "
+              "a shorter sequence or recomputation",
+              bytes_, p.stats.bytes_in_use);
     }
   }
   data_ = block_;
@@ -129,8 +132,8 @@ Storage::~Storage() {
     for (Index i = 0; i < block_bytes_; ++i) {
       const bool inside = i >= kGuardBytes && i < kGuardBytes + bytes_;
       if (!inside && b[i] != kGuardByte) {
-        p.violations.push_back(fmt::format("a buffer of {} bytes was written at offset {}", bytes_,
-                                           i - kGuardBytes));
+        p.violations.push_back(
+            fmt::format("a buffer of {} bytes was written at offset {}", bytes_, i - kGuardBytes));
         break;
       }
     }

@@ -40,8 +40,8 @@ struct World {
   std::condition_variable changed;
   std::vector<Rank> ranks;
   double stall_limit_s = 0;
-  std::uint64_t progress = 0;  // operations begun or ended
-  std::string failure;         // why nothing more is possible; "" while all is well
+  std::uint64_t progress = 0;    // operations begun or ended
+  std::string failure;           // why nothing more is possible; "" while all is well
   std::exception_ptr exception;  // the first that left a rank
 
   void fail(std::string why) {
@@ -441,8 +441,8 @@ void run_ranks(int n, const std::function<void(Communicator&)>& body,
     }
   } catch (const std::exception& e) {
     const std::lock_guard lock(world->mutex);
-    world->fail(fmt::format("only {} of {} threads could be started: {}", threads.size(), n,
-                            e.what()));
+    world->fail(
+        fmt::format("only {} of {} threads could be started: {}", threads.size(), n, e.what()));
     world->exception = std::current_exception();
   }
   threads.clear();  // joins

@@ -8,7 +8,9 @@ constexpr std::string_view kNames[kNumDTypes] = {"f64", "f32", "bf16", "f16",
                                                  "i64", "i32", "u8",   "bool"};
 }
 
-std::string_view dtype_name(DType t) { return kNames[static_cast<int>(t)]; }
+std::string_view dtype_name(DType t) {
+  return kNames[static_cast<int>(t)];
+}
 
 DType parse_dtype(std::string_view name) {
   for (int i = 0; i < kNumDTypes; ++i) {

@@ -48,28 +48,60 @@ constexpr Index dtype_size(DType t) {
 std::string_view dtype_name(DType t);
 /// Inverse of dtype_name. @throws Error(Config) on an unknown name, listing the valid ones.
 DType parse_dtype(std::string_view name);
-constexpr bool is_float(DType t) { return static_cast<int>(t) <= static_cast<int>(DType::kF16); }
+constexpr bool is_float(DType t) {
+  return static_cast<int>(t) <= static_cast<int>(DType::kF16);
+}
 /// Type in which states, statistics and sums are kept: f64 for f64, f32 for every smaller float.
-constexpr DType acc_dtype(DType t) { return t == DType::kF64 ? DType::kF64 : DType::kF32; }
+constexpr DType acc_dtype(DType t) {
+  return t == DType::kF64 ? DType::kF64 : DType::kF32;
+}
 
 template <class T>
 struct dtype_of;
-template <> struct dtype_of<double> { static constexpr DType value = DType::kF64; };
-template <> struct dtype_of<float> { static constexpr DType value = DType::kF32; };
-template <> struct dtype_of<bf16> { static constexpr DType value = DType::kBF16; };
-template <> struct dtype_of<f16> { static constexpr DType value = DType::kF16; };
-template <> struct dtype_of<std::int64_t> { static constexpr DType value = DType::kI64; };
-template <> struct dtype_of<std::int32_t> { static constexpr DType value = DType::kI32; };
-template <> struct dtype_of<std::uint8_t> { static constexpr DType value = DType::kU8; };
-template <> struct dtype_of<bool> { static constexpr DType value = DType::kBool; };
+template <>
+struct dtype_of<double> {
+  static constexpr DType value = DType::kF64;
+};
+template <>
+struct dtype_of<float> {
+  static constexpr DType value = DType::kF32;
+};
+template <>
+struct dtype_of<bf16> {
+  static constexpr DType value = DType::kBF16;
+};
+template <>
+struct dtype_of<f16> {
+  static constexpr DType value = DType::kF16;
+};
+template <>
+struct dtype_of<std::int64_t> {
+  static constexpr DType value = DType::kI64;
+};
+template <>
+struct dtype_of<std::int32_t> {
+  static constexpr DType value = DType::kI32;
+};
+template <>
+struct dtype_of<std::uint8_t> {
+  static constexpr DType value = DType::kU8;
+};
+template <>
+struct dtype_of<bool> {
+  static constexpr DType value = DType::kBool;
+};
 template <class T>
 inline constexpr DType dtype_of_v = dtype_of<T>::value;
 
 /// Accumulation type of an element type, as acc_dtype.
 template <class T>
-struct acc_of { using type = float; };
+struct acc_of {
+  using type = float;
+};
 template <>
-struct acc_of<double> { using type = double; };
+struct acc_of<double> {
+  using type = double;
+};
 template <class T>
 using acc_t = typename acc_of<T>::type;
 

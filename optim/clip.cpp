@@ -57,7 +57,8 @@ double gradient_norm(std::span<const Tensor> grads, double p) {
       const T* x = g.data<T>();
       parallel_for(pieces, 2, [&](Index b, Index e) {
         for (Index i = b; i < e; ++i) {
-          sums[static_cast<std::size_t>(i)] = piece_sum(x + i * kPiece, std::min(kPiece, n - i * kPiece), p);
+          sums[static_cast<std::size_t>(i)] =
+              piece_sum(x + i * kPiece, std::min(kPiece, n - i * kPiece), p);
         }
       });
     });
@@ -68,7 +69,9 @@ double gradient_norm(std::span<const Tensor> grads, double p) {
   return std::isinf(p) ? total : p == 2 ? std::sqrt(total) : std::pow(total, 1 / p);
 }
 
-double clip_factor(double norm, double max_norm) { return std::min(1.0, max_norm / (norm + 1e-6)); }
+double clip_factor(double norm, double max_norm) {
+  return std::min(1.0, max_norm / (norm + 1e-6));
+}
 
 double clip_grad_norm_(std::span<Tensor> grads, double max_norm, double p) {
   const double norm = gradient_norm(grads, p);

@@ -18,8 +18,8 @@ void for_elements(ParamSlice& p, std::span<Tensor> state, Fn&& fn) {
     }
     parallel_for(p.value.numel(), 1 << 15, [&](Index b, Index e) { fn(value, grad, s, b, e); });
   };
-  LS_CHECK(p.value.is_contiguous() && p.grad.is_contiguous() && p.value.dtype() == p.grad.dtype(), kInternal,
-           "an update of {} by {}", p.value.describe(), p.grad.describe());
+  LS_CHECK(p.value.is_contiguous() && p.grad.is_contiguous() && p.value.dtype() == p.grad.dtype(),
+           kInternal, "an update of {} by {}", p.value.describe(), p.grad.describe());
   if (p.value.dtype() == DType::kF64) {
     run.template operator()<double>();
   } else {

@@ -7,8 +7,8 @@
 namespace ls::optim {
 
 struct ScheduleArgs {
-  double peak = 1;       ///< learning rate at the top
-  Index total_steps = 1; ///< of the whole run
+  double peak = 1;        ///< learning rate at the top
+  Index total_steps = 1;  ///< of the whole run
 };
 
 class Schedule {
@@ -28,9 +28,12 @@ struct Warmup {
   void fields(F& f) {
     f("warmup_steps", steps, {.help = "updates over which the rate rises from 0", .min = 0});
     f("warmup_share", share, {.help = "the same as a share of all steps", .min = 0, .max = 1});
-    f.check(steps == 0 || share == 0, "warmup_share", "is given together with warmup_steps; keep one");
+    f.check(steps == 0 || share == 0, "warmup_share",
+            "is given together with warmup_steps; keep one");
   }
-  Index count(Index total) const { return steps > 0 ? steps : static_cast<Index>(share * static_cast<double>(total)); }
+  Index count(Index total) const {
+    return steps > 0 ? steps : static_cast<Index>(share * static_cast<double>(total));
+  }
 };
 
 }  // namespace ls::optim

@@ -23,30 +23,35 @@ class AdamW final : public Optimizer {
   std::vector<std::string> state_names() const override { return {"m", "v"}; }
   void update(ParamSlice& p, std::span<Tensor> state, const StepArgs& a) const override {
     const auto n = static_cast<double>(a.step);
-    const double correct1 = 1 / (1 - std::pow(c_.beta1, n)), correct2 = 1 / (1 - std::pow(c_.beta2, n));
+    const double correct1 = 1 / (1 - std::pow(c_.beta1, n)),
+                 correct2 = 1 / (1 - std::pow(c_.beta2, n));
     const double keep = p.decay ? 1 - a.lr * c_.weight_decay : 1;
-    for_elements(p, state, [&]<class T>(T* value, const T* grad, T* const* s, Index begin, Index end) {
-      const T b1 = static_cast<T>(c_.beta1), b2 = static_cast<T>(c_.beta2), eps = static_cast<T>(c_.eps);
-      const T one_minus_b1 = static_cast<T>(1 - c_.beta1), one_minus_b2 = static_cast<T>(1 - c_.beta2);
-      const T rate = static_cast<T>(a.lr * correct1), c2 = static_cast<T>(correct2);
-      const T decay = static_cast<T>(keep), scale = static_cast<T>(a.grad_scale);
-      T* __restrict m = s[0];
-      T* __restrict v = s[1];
-      T* __restrict x = value;
-      const T* __restrict dx = grad;
-      for (Index i = begin; i < end; ++i) {
-        const T g = dx[i] * scale;
-        m[i] = b1 * m[i] + one_minus_b1 * g;
-        v[i] = b2 * v[i] + one_minus_b2 * g * g;
-        x[i] = decay * x[i] - rate * m[i] / (std::sqrt(v[i] * c2) + eps);
-      }
-    });
+    for_elements(p, state,
+                 [&]<class T>(T* value, const T* grad, T* const* s, Index begin, Index end) {
+                   const T b1 = static_cast<T>(c_.beta1), b2 = static_cast<T>(c_.beta2),
+                           eps = static_cast<T>(c_.eps);
+                   const T one_minus_b1 = static_cast<T>(1 - c_.beta1),
+                           one_minus_b2 = static_cast<T>(1 - c_.beta2);
+                   const T rate = static_cast<T>(a.lr * correct1), c2 = static_cast<T>(correct2);
+                   const T decay = static_cast<T>(keep), scale = static_cast<T>(a.grad_scale);
+                   T* __restrict m = s[0];
+                   T* __restrict v = s[1];
+                   T* __restrict x = value;
+                   const T* __restrict dx = grad;
+                   for (Index i = begin; i < end; ++i) {
+                     const T g = dx[i] * scale;
+                     m[i] = b1 * m[i] + one_minus_b1 * g;
+                     v[i] = b2 * v[i] + one_minus_b2 * g * g;
+                     x[i] = decay * x[i] - rate * m[i] / (std::sqrt(v[i] * c2) + eps);
+                   }
+                 });
   }
 
  private:
   Config c_;
 };
-LS_REGISTER(Optimizer, AdamW, "adamw", "Adam with decoupled weight decay (Loshchilov & Hutter 2017)");
+LS_REGISTER(Optimizer, AdamW, "adamw",
+            "Adam with decoupled weight decay (Loshchilov & Hutter 2017)");
 
 }  // namespace
 }  // namespace ls::optim

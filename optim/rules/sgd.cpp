@@ -12,11 +12,14 @@ class Sgd final : public Optimizer {
     bool nesterov = false;
     template <class F>
     void fields(F& f) {
-      f("momentum", momentum, {.help = "share of the last update that is kept", .min = 0, .below = 1});
+      f("momentum", momentum,
+        {.help = "share of the last update that is kept", .min = 0, .below = 1});
       f("dampening", dampening, {.help = "1 - this weighs the new gradient", .min = 0, .max = 1});
-      f("weight_decay", weight_decay, {.help = "added to the gradient, on weights that decay", .min = 0});
+      f("weight_decay", weight_decay,
+        {.help = "added to the gradient, on weights that decay", .min = 0});
       f("nesterov", nesterov, {.help = "look ahead by one momentum step"});
-      f.check(!nesterov || (momentum > 0 && dampening == 0), "nesterov", "needs momentum > 0 and dampening 0");
+      f.check(!nesterov || (momentum > 0 && dampening == 0), "nesterov",
+              "needs momentum > 0 and dampening 0");
     }
   };
   explicit Sgd(const Config& c) : c_(c) {}
@@ -25,7 +28,8 @@ class Sgd final : public Optimizer {
   }
   void update(ParamSlice& p, std::span<Tensor> state, const StepArgs& a) const override {
     for_elements(p, state, [&]<class T>(T* x, const T* dx, T* const* s, Index begin, Index end) {
-      const T wd = p.decay ? static_cast<T>(c_.weight_decay) : T(0), scale = static_cast<T>(a.grad_scale);
+      const T wd = p.decay ? static_cast<T>(c_.weight_decay) : T(0),
+              scale = static_cast<T>(a.grad_scale);
       const T mu = static_cast<T>(c_.momentum), lr = static_cast<T>(a.lr);
       const T fresh = a.step == 1 ? T(1) : static_cast<T>(1 - c_.dampening);
       for (Index i = begin; i < end; ++i) {

@@ -16,7 +16,9 @@ Schedule::Registry& Schedule::registry() {
 
 namespace {
 
-double cosine_half(double x) { return 0.5 * (1 + std::cos(std::numbers::pi * x)); }
+double cosine_half(double x) {
+  return 0.5 * (1 + std::cos(std::numbers::pi * x));
+}
 
 /// Linear warm-up to the peak, then what `after` says of the progress p.
 class WarmedUp : public Schedule {
@@ -60,7 +62,8 @@ class Cosine final : public WarmedUp {
     template <class F>
     void fields(F& f) {
       Warmup::fields(f);
-      f("num_cycles", num_cycles, {.help = "waves of the cosine; half a wave ends at the minimum", .above = 0});
+      f("num_cycles", num_cycles,
+        {.help = "waves of the cosine; half a wave ends at the minimum", .above = 0});
       f("min_share", min_share, {.help = "lowest rate over the peak", .min = 0, .max = 1});
     }
   };
@@ -93,7 +96,8 @@ class CosineRestarts final : public WarmedUp {
  private:
   Config c_;
 };
-LS_REGISTER(Schedule, CosineRestarts, "cosine_with_restarts", "cosine decay to zero, again and again");
+LS_REGISTER(Schedule, CosineRestarts, "cosine_with_restarts",
+            "cosine decay to zero, again and again");
 
 class Polynomial final : public WarmedUp {
  public:
@@ -108,7 +112,8 @@ class Polynomial final : public WarmedUp {
   };
   Polynomial(const Config& c, const ScheduleArgs& a) : WarmedUp(c, a), c_(c) {}
   double after(Index n, double p) const override {
-    return n > args_.total_steps ? c_.lr_end : (args_.peak - c_.lr_end) * std::pow(1 - p, c_.power) + c_.lr_end;
+    return n > args_.total_steps ? c_.lr_end
+                                 : (args_.peak - c_.lr_end) * std::pow(1 - p, c_.power) + c_.lr_end;
   }
 
  private:
@@ -123,7 +128,8 @@ class InverseSqrt final : public WarmedUp {
     template <class F>
     void fields(F& f) {
       Warmup::fields(f);
-      f("timescale", timescale, {.help = "steps; the warm-up (10000 without one) when null", .above = 0});
+      f("timescale", timescale,
+        {.help = "steps; the warm-up (10000 without one) when null", .above = 0});
     }
   };
   InverseSqrt(const Config& c, const ScheduleArgs& a) : WarmedUp(c, a) {
@@ -149,16 +155,21 @@ class Wsd final : public Schedule {
     template <class F>
     void fields(F& f) {
       Warmup::fields(f);
-      f("decay_steps", decay_steps, {.help = "updates of the final decay; decay_share of all when null", .min = 0});
-      f("stable_steps", stable_steps, {.help = "updates at the peak; the rest of the run when null", .min = 0});
-      f("decay_share", decay_share, {.help = "final decay as a share of all steps", .min = 0, .max = 1});
+      f("decay_steps", decay_steps,
+        {.help = "updates of the final decay; decay_share of all when null", .min = 0});
+      f("stable_steps", stable_steps,
+        {.help = "updates at the peak; the rest of the run when null", .min = 0});
+      f("decay_share", decay_share,
+        {.help = "final decay as a share of all steps", .min = 0, .max = 1});
       f("min_share", min_share, {.help = "rate over the peak at both ends", .min = 0, .max = 1});
       f("warmup_shape", warmup_shape, {.help = "rise", .choices = {"linear", "cosine", "1-sqrt"}});
       f("decay_shape", decay_shape, {.help = "fall", .choices = {"linear", "cosine", "1-sqrt"}});
     }
   };
-  Wsd(const Config& c, const ScheduleArgs& a) : c_(c), peak_(a.peak), warmup_(c.count(a.total_steps)) {
-    decay_ = c.decay_steps.value_or(static_cast<Index>(c.decay_share * static_cast<double>(a.total_steps)));
+  Wsd(const Config& c, const ScheduleArgs& a)
+      : c_(c), peak_(a.peak), warmup_(c.count(a.total_steps)) {
+    decay_ = c.decay_steps.value_or(
+        static_cast<Index>(c.decay_share * static_cast<double>(a.total_steps)));
     stable_ = c.stable_steps.value_or(std::max<Index>(0, a.total_steps - warmup_ - decay_));
   }
   double lr(Index n) const override {
@@ -171,7 +182,9 @@ class Wsd final : public Schedule {
       return peak_;
     }
     if (n < warmup_ + stable_ + decay_) {
-      return scaled(fall(c_.decay_shape, static_cast<double>(n - warmup_ - stable_) / static_cast<double>(decay_), false));
+      return scaled(fall(c_.decay_shape,
+                         static_cast<double>(n - warmup_ - stable_) / static_cast<double>(decay_),
+                         false));
     }
     return peak_ * c_.min_share;
   }

@@ -97,7 +97,8 @@ std::vector<std::string> known_files() {
   return files;
 }
 
-/// The sizes here are not worth a second thread; where cores are shared it costs a time slice a loop.
+/// The sizes here are not worth a second thread; where cores are shared it costs a time slice a
+/// loop.
 struct OneThread {
   OneThread() { set_num_threads(1); }
   ~OneThread() { set_num_threads(0); }

@@ -6,7 +6,9 @@
 
 namespace ls::test {
 
-std::string source_dir() { return LS_SOURCE_DIR; }
+std::string source_dir() {
+  return LS_SOURCE_DIR;
+}
 
 std::string golden_dir() {
   static const std::string dir = [] {

@@ -10,31 +10,36 @@ namespace {
 constexpr Index kGrain = 1 << 13;
 
 template <class T>
-void bias_act_forward(const BiasAct::In<Tensor>& in, BiasAct::Out<Tensor>& out, const BiasAct::Attrs& a) {
+void bias_act_forward(const BiasAct::In<Tensor>& in, BiasAct::Out<Tensor>& out,
+                      const BiasAct::Attrs& a) {
   using A = acc_t<T>;
   const Rows x(in.x);
-  const Tensor bias = in.bias.defined() ? in.bias.contiguous() : Tensor::zeros({x.cols}, dtype_of_v<A>);
+  const Tensor bias =
+      in.bias.defined() ? in.bias.contiguous() : Tensor::zeros({x.cols}, dtype_of_v<A>);
   const A* b = bias.data<A>();
   T* y = out.y.data<T>();
   act::dispatch(a.activation, [&]<class F>() {
-    parallel_for(x.count, std::max<Index>(1, kGrain / std::max<Index>(1, x.cols)), [&](Index r0, Index r1) {
-      for (Index r = r0; r < r1; ++r) {
-        const T* __restrict xp = x.row<T>(r);
-        T* __restrict yp = y + r * x.cols;
-        for (Index c = 0; c < x.cols; ++c) {
-          yp[c] = convert<T>(F::f(convert<A>(xp[c]) + b[c]));
-        }
-      }
-    });
+    parallel_for(x.count, std::max<Index>(1, kGrain / std::max<Index>(1, x.cols)),
+                 [&](Index r0, Index r1) {
+                   for (Index r = r0; r < r1; ++r) {
+                     const T* __restrict xp = x.row<T>(r);
+                     T* __restrict yp = y + r * x.cols;
+                     for (Index c = 0; c < x.cols; ++c) {
+                       yp[c] = convert<T>(F::f(convert<A>(xp[c]) + b[c]));
+                     }
+                   }
+                 });
   });
 }
 
 template <class T>
-void bias_act_backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>&, const BiasAct::Out<Tensor>& dout,
-                       BiasAct::In<Tensor>& din, const BiasAct::Attrs& a) {
+void bias_act_backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>&,
+                       const BiasAct::Out<Tensor>& dout, BiasAct::In<Tensor>& din,
+                       const BiasAct::Attrs& a) {
   using A = acc_t<T>;
   const Rows x(in.x), dy(dout.y);
-  const Tensor bias = in.bias.defined() ? in.bias.contiguous() : Tensor::zeros({x.cols}, dtype_of_v<A>);
+  const Tensor bias =
+      in.bias.defined() ? in.bias.contiguous() : Tensor::zeros({x.cols}, dtype_of_v<A>);
   const A* b = bias.data<A>();
   T* dx = din.x.defined() ? din.x.data<T>() : nullptr;
   A* db = din.bias.defined() ? din.bias.data<A>() : nullptr;
@@ -64,17 +69,20 @@ void bias_act_backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>
 // On double the functions are the standard library's, so the same loops are the reference.
 template <class Real>
 struct BiasActRef {
-  static void forward(const BiasAct::In<Tensor>& in, BiasAct::Out<Tensor>& out, const BiasAct::Attrs& a) {
+  static void forward(const BiasAct::In<Tensor>& in, BiasAct::Out<Tensor>& out,
+                      const BiasAct::Attrs& a) {
     bias_act_forward<Real>(in, out, a);
   }
-  static void backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>& out, const BiasAct::Out<Tensor>& dout,
-                       BiasAct::In<Tensor>& din, const BiasAct::Attrs& a) {
+  static void backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>& out,
+                       const BiasAct::Out<Tensor>& dout, BiasAct::In<Tensor>& din,
+                       const BiasAct::Attrs& a) {
     bias_act_backward<Real>(in, out, dout, din, a);
   }
 };
 
 Cost bias_act_cost(const BiasAct::In<Tensor>& in, const BiasAct::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()), .flops = 9.0 * static_cast<double>(in.x.numel())};
+  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()),
+          .flops = 9.0 * static_cast<double>(in.x.numel())};
 }
 
 LS_OP(BiasAct, "bias_act")

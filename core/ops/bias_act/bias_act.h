@@ -7,8 +7,14 @@ namespace ls {
 /// @shape  x [...,D], bias [D] or absent -> y [...,D]
 /// @dtype  x any float; bias acc; evaluated in acc
 struct BiasAct {
-  template <class T> struct In { T x, bias; };
-  template <class T> struct Out { T y; };
+  template <class T>
+  struct In {
+    T x, bias;
+  };
+  template <class T>
+  struct Out {
+    T y;
+  };
   struct Attrs {
     Act activation = Act::kGeluTanh;
   };

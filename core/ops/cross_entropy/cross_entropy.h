@@ -6,8 +6,8 @@ namespace ls {
 /// Cross-entropy of logits against class indices. With u = logit_scale * logits, x = u or, for a
 /// softcap c > 0, c tanh(u / c), and a = label_smoothing, a token costs
 ///   weight * (lse - (1 - a) x[target] - a mean(x) + z_loss lse^2),  lse = log sum exp(x)
-/// and nothing where its target is ignore_index. The mean divides by the number of tokens that count
-/// (by the sum of their weights where weights are given); it is 0 when none does.
+/// and nothing where its target is ignore_index. The mean divides by the number of tokens that
+/// count (by the sum of their weights where weights are given); it is 0 when none does.
 /// @shape  logits [...,V], targets [...], weights [...] or absent (1) -> loss [] (mean, sum) or
 ///         losses [...] (none), lse [...]
 /// @dtype  logits any float; weights and outputs acc; computed in acc
@@ -15,8 +15,14 @@ namespace ls {
 /// @throws Error(Shape) on a target outside 0 .. V-1 that is not ignore_index
 struct CrossEntropy {
   enum class Reduction : std::uint8_t { kMean, kSum, kNone };
-  template <class T> struct In { T logits, targets, weights; };
-  template <class T> struct Out { T loss, losses, lse; };
+  template <class T>
+  struct In {
+    T logits, targets, weights;
+  };
+  template <class T>
+  struct Out {
+    T loss, losses, lse;
+  };
   struct Attrs {
     Reduction reduction = Reduction::kMean;
     Index ignore_index = -100;

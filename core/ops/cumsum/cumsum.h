@@ -8,8 +8,14 @@ namespace ls {
 /// @dtype  any float; sums in f64
 /// @grad   exact: the running sums of the gradient the other way
 struct Cumsum {
-  template <class T> struct In { T x; };
-  template <class T> struct Out { T y; };
+  template <class T>
+  struct In {
+    T x;
+  };
+  template <class T>
+  struct Out {
+    T y;
+  };
   struct Attrs {
     int axis = -1;  ///< negative counts from the end
     bool reverse = false;

@@ -11,8 +11,8 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(!(in.g.defined() && in.decay.defined()), kShape,
            "decayed_linear: give g or decay, not both");
   LS_CHECK(in.k.size(2) > 0 && in.q.size(2) % in.k.size(2) == 0, kShape,
-           "decayed_linear: q and k: {} query heads are not a multiple of {} key heads", in.q.size(2),
-           in.k.size(2));
+           "decayed_linear: q and k: {} query heads are not a multiple of {} key heads",
+           in.q.size(2), in.k.size(2));
   const Index n = scan::sequence_count(in.q.size(0), in.offsets);
   LS_CHECK(!in.s0.defined() || in.s0.size(0) == n, kShape,
            "decayed_linear: s0 has {} rows for {} sequences", in.s0.defined() ? in.s0.size(0) : 0,

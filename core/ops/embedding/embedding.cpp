@@ -16,18 +16,20 @@ struct EmbeddingRef {
     Real* y = out.y.data<Real>();
     const Real scale = static_cast<Real>(a.scale);
     for (Index r = 0; r < ids.numel(); ++r) {
-      LS_CHECK(id[r] >= 0 && id[r] < v, kShape, "embedding: id {} at position {}, the table has {} rows", id[r], r, v);
+      LS_CHECK(id[r] >= 0 && id[r] < v, kShape,
+               "embedding: id {} at position {}, the table has {} rows", id[r], r, v);
     }
-    parallel_for(ids.numel(), std::max<Index>(1, 8192 / std::max<Index>(1, d)), [&](Index r0, Index r1) {
-      for (Index r = r0; r < r1; ++r) {
-        for (Index c = 0; c < d; ++c) {
-          y[r * d + c] = scale * wp[id[r] * d + c];
-        }
-      }
-    });
+    parallel_for(ids.numel(), std::max<Index>(1, 8192 / std::max<Index>(1, d)),
+                 [&](Index r0, Index r1) {
+                   for (Index r = r0; r < r1; ++r) {
+                     for (Index c = 0; c < d; ++c) {
+                       y[r * d + c] = scale * wp[id[r] * d + c];
+                     }
+                   }
+                 });
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
-                       Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
     const Tensor ids = in.ids.contiguous(), g = dout.y.contiguous();
     const Index d = din.weight.size(1);
     const std::int64_t* id = ids.data<std::int64_t>();
@@ -51,7 +53,8 @@ struct EmbeddingRef {
 };
 
 Cost embedding_cost(const Embedding::In<Tensor>& in, const Embedding::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.ids.numel() * in.weight.size(1) * dtype_size(in.weight.dtype())),
+  return {.bytes = 2.0 * static_cast<double>(in.ids.numel() * in.weight.size(1) *
+                                             dtype_size(in.weight.dtype())),
           .flops = 0};
 }
 

@@ -8,8 +8,14 @@ namespace ls {
 /// @throws Error(Shape) on an id outside 0 .. V-1
 /// @grad   of weight, in acc; the row padding_idx (-1: none) has none
 struct Embedding {
-  template <class T> struct In { T weight, ids; };
-  template <class T> struct Out { T y; };
+  template <class T>
+  struct In {
+    T weight, ids;
+  };
+  template <class T>
+  struct Out {
+    T y;
+  };
   struct Attrs {
     double scale = 1;
     Index padding_idx = -1;

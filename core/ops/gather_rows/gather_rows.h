@@ -9,8 +9,14 @@ namespace ls {
 /// @grad   exact; rows named several times add up, in acc
 /// @throws Error(Shape) on an index outside -1 .. N-1
 struct GatherRows {
-  template <class T> struct In { T x, index; };
-  template <class T> struct Out { T y; };
+  template <class T>
+  struct In {
+    T x, index;
+  };
+  template <class T>
+  struct Out {
+    T y;
+  };
   struct Attrs {};
 };
 

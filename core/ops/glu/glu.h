@@ -3,14 +3,20 @@
 
 namespace ls {
 
-/// Gated linear unit: y = act(gate) * up. Gate and up come as the halves of one tensor (one projection,
-/// no copy) or as two.
+/// Gated linear unit: y = act(gate) * up. Gate and up come as the halves of one tensor (one
+/// projection, no copy) or as two.
 /// @shape  x [...,2F] (gate first), or gate [...,F] and up [...,F] -> y [...,F]
 /// @dtype  any float; evaluated in acc
 /// @source Shazeer 2002.05202
 struct Glu {
-  template <class T> struct In { T x, gate, up; };
-  template <class T> struct Out { T y; };
+  template <class T>
+  struct In {
+    T x, gate, up;
+  };
+  template <class T>
+  struct Out {
+    T y;
+  };
   struct Attrs {
     Act activation = Act::kSilu;
   };

@@ -12,8 +12,14 @@ namespace ls {
 /// @throws Error(Shape) when num_groups does not divide D
 /// @source Wu & He 1803.08494, per token
 struct GroupNorm {
-  template <class T> struct In { T x, weight, bias, z; };
-  template <class T> struct Out { T y, mean, rstd; };
+  template <class T>
+  struct In {
+    T x, weight, bias, z;
+  };
+  template <class T>
+  struct Out {
+    T y, mean, rstd;
+  };
   struct Attrs {
     Index num_groups = 1;
     double eps = 1e-5;

@@ -10,8 +10,14 @@ namespace ls {
 /// @grad   exact; below eps of kMax the divisor is constant
 struct L2Norm {
   enum class Eps : std::uint8_t { kInside, kMax, kOutside };
-  template <class T> struct In { T x; };
-  template <class T> struct Out { T y; };
+  template <class T>
+  struct In {
+    T x;
+  };
+  template <class T>
+  struct Out {
+    T y;
+  };
   struct Attrs {
     double eps = 1e-6;
     Eps mode = Eps::kInside;

@@ -12,8 +12,14 @@ namespace ls {
 /// @grad   exact, through mean and rstd too; weight and bias are summed over rows in acc
 /// @source Ba, Kiros, Hinton 1607.06450
 struct LayerNorm {
-  template <class T> struct In { T x, weight, bias, z; };
-  template <class T> struct Out { T y, mean, rstd; };
+  template <class T>
+  struct In {
+    T x, weight, bias, z;
+  };
+  template <class T>
+  struct Out {
+    T y, mean, rstd;
+  };
   struct Attrs {
     double eps = 1e-5;
     bool norm_before_gate = true;

@@ -5,9 +5,11 @@ namespace {
 
 template <class Real>
 struct LinearRef {
-  static void forward(const Linear::In<Tensor>& in, Linear::Out<Tensor>& out, const Linear::Attrs&) {
+  static void forward(const Linear::In<Tensor>& in, Linear::Out<Tensor>& out,
+                      const Linear::Attrs&) {
     const Tensor x = in.x.contiguous(), w = in.weight.contiguous();
-    const Index o = w.size(0), i = w.size(1), rows = i > 0 ? x.numel() / i : out.y.numel() / std::max<Index>(1, o);
+    const Index o = w.size(0), i = w.size(1),
+                rows = i > 0 ? x.numel() / i : out.y.numel() / std::max<Index>(1, o);
     const Real* xp = x.data<Real>();
     const Real* wp = w.data<Real>();
     Real* yp = out.y.data<Real>();
@@ -22,8 +24,9 @@ struct LinearRef {
       }
     }
   }
-  static void backward(const Linear::In<Tensor>& in, const Linear::Out<Tensor>&, const Linear::Out<Tensor>& dout,
-                       Linear::In<Tensor>& din, const Linear::Attrs&) {
+  static void backward(const Linear::In<Tensor>& in, const Linear::Out<Tensor>&,
+                       const Linear::Out<Tensor>& dout, Linear::In<Tensor>& din,
+                       const Linear::Attrs&) {
     const Tensor x = in.x.contiguous(), w = in.weight.contiguous(), g = dout.y.contiguous();
     const Index o = w.size(0), i = w.size(1);
     const Index rows = o > 0 ? g.numel() / o : i > 0 ? x.numel() / i : 0;
@@ -67,7 +70,8 @@ struct LinearRef {
 };
 
 Cost linear_cost(const Linear::In<Tensor>& in, const Linear::Attrs&) {
-  const auto rows = static_cast<double>(in.x.numel()) / static_cast<double>(std::max<Index>(1, in.x.size(-1)));
+  const auto rows =
+      static_cast<double>(in.x.numel()) / static_cast<double>(std::max<Index>(1, in.x.size(-1)));
   const auto weights = static_cast<double>(in.weight.numel());
   return {.bytes = static_cast<double>(in.x.bytes() + in.weight.bytes()) +
                    rows * static_cast<double>(in.weight.size(0) * dtype_size(in.x.dtype())),

@@ -9,8 +9,14 @@ namespace ls {
 /// @grad   exact; weight and bias gradients are summed over rows and returned in acc
 /// @cost   2 * rows * I * O flop
 struct Linear {
-  template <class T> struct In { T x, weight, bias; };
-  template <class T> struct Out { T y; };
+  template <class T>
+  struct In {
+    T x, weight, bias;
+  };
+  template <class T>
+  struct Out {
+    T y;
+  };
   struct Attrs {};
 };
 

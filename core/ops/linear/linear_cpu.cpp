@@ -11,7 +11,8 @@ template <class T>
 void linear_forward(const Linear::In<Tensor>& in, Linear::Out<Tensor>& out, const Linear::Attrs&) {
   const Rows x(in.x, true);
   const Tensor w = in.weight.contiguous();
-  const Index o = w.size(0), i = w.size(1), rows = i > 0 ? x.count : out.y.numel() / std::max<Index>(1, o);
+  const Index o = w.size(0), i = w.size(1),
+              rows = i > 0 ? x.count : out.y.numel() / std::max<Index>(1, o);
   T* y = out.y.data<T>();
   gemm<T>(false, true, rows, o, i, 1.0, x.row<T>(0), std::max<Index>(1, x.stride), w.data<T>(),
           std::max<Index>(1, i), 0.0, y, std::max<Index>(1, o));
@@ -30,17 +31,20 @@ void linear_forward(const Linear::In<Tensor>& in, Linear::Out<Tensor>& out, cons
 }
 
 template <class T>
-void linear_backward(const Linear::In<Tensor>& in, const Linear::Out<Tensor>&, const Linear::Out<Tensor>& dout,
-                     Linear::In<Tensor>& din, const Linear::Attrs&) {
+void linear_backward(const Linear::In<Tensor>& in, const Linear::Out<Tensor>&,
+                     const Linear::Out<Tensor>& dout, Linear::In<Tensor>& din,
+                     const Linear::Attrs&) {
   using A = acc_t<T>;
   const Rows x(in.x, true), g(dout.y, true);
   const Tensor w = in.weight.contiguous();
   const Index o = w.size(0), i = w.size(1), rows = o > 0 ? g.count : x.count;
   if (din.x.defined()) {
-    gemm<T>(false, false, rows, i, o, 1.0, g.row<T>(0), g.stride, w.data<T>(), i, 0.0, din.x.data<T>(), i);
+    gemm<T>(false, false, rows, i, o, 1.0, g.row<T>(0), g.stride, w.data<T>(), i, 0.0,
+            din.x.data<T>(), i);
   }
   if (din.weight.defined()) {
-    gemm<T, A>(true, false, o, i, rows, 1.0, g.row<T>(0), g.stride, x.row<T>(0), x.stride, 0.0, din.weight.data<A>(), i);
+    gemm<T, A>(true, false, o, i, rows, 1.0, g.row<T>(0), g.stride, x.row<T>(0), x.stride, 0.0,
+               din.weight.data<A>(), i);
   }
   if (din.bias.defined()) {
     A* db = din.bias.data<A>();

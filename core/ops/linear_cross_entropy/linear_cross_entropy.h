@@ -4,17 +4,24 @@
 namespace ls {
 
 /// Cross-entropy of softmax(x W^T) against targets, mean over targets that are not `ignore_index`.
-/// Logits exist for one block of tokens at a time, never as [N,V]; the gradients are formed from a block
-/// while it is there, so that nothing is computed twice.
+/// Logits exist for one block of tokens at a time, never as [N,V]; the gradients are formed from a
+/// block while it is there, so that nothing is computed twice.
 /// @shape  x [N,D], weight [V,D], targets [N] -> loss [], per_token [N] (0 where ignored),
-///         predicted [N] (most likely class, everywhere), dx [N,D] and dw [V,D] unless gradients is off
+///         predicted [N] (most likely class, everywhere), dx [N,D] and dw [V,D] unless gradients is
+///         off
 /// @dtype  x, weight, dx any one float; the rest acc
 /// @throws Error(Shape) on a target outside 0 .. V-1 that is not ignore_index
 /// @grad   of loss with respect to x and weight; per_token and predicted are for reports
 /// @cost   6 * N * V * D flop with gradients, 2 * N * V * D without
 struct LinearCrossEntropy {
-  template <class T> struct In { T x, weight, targets; };
-  template <class T> struct Out { T loss, per_token, predicted, dx, dw; };
+  template <class T>
+  struct In {
+    T x, weight, targets;
+  };
+  template <class T>
+  struct Out {
+    T loss, per_token, predicted, dx, dw;
+  };
   struct Attrs {
     Index ignore_index = -100;
     bool gradients = true;

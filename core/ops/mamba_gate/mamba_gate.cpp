@@ -19,10 +19,12 @@ Real sigmoid(Real x) {
 
 // `In` is the element type of x, `Real` that of everything else.
 template <class In, class Real>
-void gate_forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out, const MambaGate::Attrs&) {
+void gate_forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out,
+                  const MambaGate::Attrs&) {
   const Tensor x = in.x.contiguous();
   const Tensor a = in.a_log.contiguous();
-  const Tensor bias = in.dt_bias.defined() ? in.dt_bias.contiguous() : Tensor::zeros(a.shape(), a.dtype());
+  const Tensor bias =
+      in.dt_bias.defined() ? in.dt_bias.contiguous() : Tensor::zeros(a.shape(), a.dtype());
   const Index h = a.numel(), rows = x.numel() / h;
   std::vector<Real> scale(static_cast<std::size_t>(h));
   for (Index i = 0; i < h; ++i) {
@@ -34,7 +36,8 @@ void gate_forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out, 
   parallel_for(rows, 512, [&](Index r0, Index r1) {
     for (Index r = r0; r < r1; ++r) {
       for (Index i = 0; i < h; ++i) {
-        gp[r * h + i] = scale[static_cast<std::size_t>(i)] * softplus(convert<Real>(xp[r * h + i]) + bp[i]);
+        gp[r * h + i] =
+            scale[static_cast<std::size_t>(i)] * softplus(convert<Real>(xp[r * h + i]) + bp[i]);
       }
     }
   });
@@ -42,16 +45,19 @@ void gate_forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out, 
 
 template <class In, class Real>
 void gate_backward(const MambaGate::In<Tensor>& in, const MambaGate::Out<Tensor>&,
-                   const MambaGate::Out<Tensor>& dout, MambaGate::In<Tensor>& din, const MambaGate::Attrs&) {
+                   const MambaGate::Out<Tensor>& dout, MambaGate::In<Tensor>& din,
+                   const MambaGate::Attrs&) {
   const Tensor x = in.x.contiguous();
   const Tensor a = in.a_log.contiguous();
-  const Tensor bias = in.dt_bias.defined() ? in.dt_bias.contiguous() : Tensor::zeros(a.shape(), a.dtype());
+  const Tensor bias =
+      in.dt_bias.defined() ? in.dt_bias.contiguous() : Tensor::zeros(a.shape(), a.dtype());
   const Tensor dg = dout.g.contiguous();
   const Index h = a.numel(), rows = x.numel() / h;
   const In* xp = x.data<In>();
   const Real* bp = bias.data<Real>();
   const Real* dp = dg.data<Real>();
-  std::vector<Real> da(static_cast<std::size_t>(h)), db(static_cast<std::size_t>(h)), scale(static_cast<std::size_t>(h));
+  std::vector<Real> da(static_cast<std::size_t>(h)), db(static_cast<std::size_t>(h)),
+      scale(static_cast<std::size_t>(h));
   for (Index i = 0; i < h; ++i) {
     scale[static_cast<std::size_t>(i)] = -std::exp(a.data<Real>()[i]);
   }
@@ -79,17 +85,20 @@ void gate_backward(const MambaGate::In<Tensor>& in, const MambaGate::Out<Tensor>
 
 template <class Real>
 struct MambaGateRef {
-  static void forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out, const MambaGate::Attrs& a) {
+  static void forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out,
+                      const MambaGate::Attrs& a) {
     gate_forward<Real, Real>(in, out, a);
   }
   static void backward(const MambaGate::In<Tensor>& in, const MambaGate::Out<Tensor>& out,
-                       const MambaGate::Out<Tensor>& dout, MambaGate::In<Tensor>& din, const MambaGate::Attrs& a) {
+                       const MambaGate::Out<Tensor>& dout, MambaGate::In<Tensor>& din,
+                       const MambaGate::Attrs& a) {
     gate_backward<Real, Real>(in, out, dout, din, a);
   }
 };
 
 Cost mamba_gate_cost(const MambaGate::In<Tensor>& in, const MambaGate::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()), .flops = 12.0 * static_cast<double>(in.x.numel())};
+  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()),
+          .flops = 12.0 * static_cast<double>(in.x.numel())};
 }
 
 LS_OP(MambaGate, "mamba_gate")
@@ -100,7 +109,9 @@ LS_OP(MambaGate, "mamba_gate")
     .reference<MambaGateRef>()
     .cost(mamba_gate_cost);
 
-LS_KERNEL(MambaGate).forward<bf16>(&gate_forward<bf16, float>).backward<bf16>(&gate_backward<bf16, float>);
+LS_KERNEL(MambaGate)
+    .forward<bf16>(&gate_forward<bf16, float>)
+    .backward<bf16>(&gate_backward<bf16, float>);
 
 }  // namespace
 }  // namespace ls

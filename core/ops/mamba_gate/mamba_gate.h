@@ -10,8 +10,14 @@ namespace ls {
 /// @grad   exact, summed over tokens in acc for a_log and dt_bias
 /// @source Gu & Dao 2312.00752; Yang, Kautz, Hatamizadeh 2412.06464
 struct MambaGate {
-  template <class T> struct In { T x, a_log, dt_bias; };
-  template <class T> struct Out { T g; };
+  template <class T>
+  struct In {
+    T x, a_log, dt_bias;
+  };
+  template <class T>
+  struct Out {
+    T g;
+  };
   struct Attrs {};
 };
 

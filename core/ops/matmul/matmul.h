@@ -12,8 +12,14 @@ namespace ls {
 /// @cost   2 M N K flop a product; views whose last two axes are rows or columns of a matrix, and
 ///         whose leading axes lie at one step, are read where they are
 struct Matmul {
-  template <class T> struct In { T a, b; };
-  template <class T> struct Out { T c; };
+  template <class T>
+  struct In {
+    T a, b;
+  };
+  template <class T>
+  struct Out {
+    T c;
+  };
   struct Attrs {
     bool trans_a = false, trans_b = false;
     double alpha = 1;

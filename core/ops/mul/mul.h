@@ -8,8 +8,14 @@ namespace ls {
 /// @dtype  any one float
 /// @grad   exact
 struct Mul {
-  template <class T> struct In { T a, b; };
-  template <class T> struct Out { T y; };
+  template <class T>
+  struct In {
+    T a, b;
+  };
+  template <class T>
+  struct Out {
+    T y;
+  };
   struct Attrs {};
 };
 

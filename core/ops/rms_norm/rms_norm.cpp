@@ -16,7 +16,8 @@ Index group_of(const Tensor& x, const RmsNorm::Attrs& a) {
 
 void rms_norm_bind(const RmsNorm::In<Tensor>& in, const RmsNorm::Attrs& a, Bindings& b) {
   const Index d = in.x.size(-1), g = group_of(in.x, a);
-  LS_CHECK(g > 0 && d % g == 0, kShape, "rms_norm: argument x: groups of {} channels do not divide {}", g, d);
+  LS_CHECK(g > 0 && d % g == 0, kShape,
+           "rms_norm: argument x: groups of {} channels do not divide {}", g, d);
   b.set("G", d / g);
 }
 

@@ -12,8 +12,14 @@ namespace ls {
 /// @grad   exact, none through rstd; the weight's is summed over rows in acc
 /// @source Zhang & Sennrich 1910.07467
 struct RmsNorm {
-  template <class T> struct In { T x, weight, z; };
-  template <class T> struct Out { T y, rstd; };
+  template <class T>
+  struct In {
+    T x, weight, z;
+  };
+  template <class T>
+  struct Out {
+    T y, rstd;
+  };
   struct Attrs {
     double eps = 1e-5;
     double weight_offset = 0;

@@ -46,20 +46,24 @@ std::vector<double> rope_inv_freq(const RopeRule& r) {
     const double length = r.original_max_position;
     for (double& v : f) {
       const double wave = two_pi / v;
-      const double s = (length / wave - r.low_freq_factor) / (r.high_freq_factor - r.low_freq_factor);
+      const double s =
+          (length / wave - r.low_freq_factor) / (r.high_freq_factor - r.low_freq_factor);
       v = wave < length / r.high_freq_factor  ? v
           : wave > length / r.low_freq_factor ? v / r.factor
                                               : (1 - s) * v / r.factor + s * v;
     }
   } else if (r.type == "longrope") {
-    const std::vector<double>& by = r.seq_len > r.original_max_position ? r.long_factor : r.short_factor;
-    LS_CHECK(static_cast<Index>(by.size()) == pairs, kConfig, "longrope: {} factors for {} pairs", by.size(), pairs);
+    const std::vector<double>& by =
+        r.seq_len > r.original_max_position ? r.long_factor : r.short_factor;
+    LS_CHECK(static_cast<Index>(by.size()) == pairs, kConfig, "longrope: {} factors for {} pairs",
+             by.size(), pairs);
     for (std::size_t p = 0; p < f.size(); ++p) {
       f[p] /= by[p];
     }
   } else {
     LS_CHECK(r.type == "default" || r.type == "dynamic", kConfig,
-             "unknown rope type '{}'; known: default, linear, dynamic, yarn, llama3, longrope", r.type);
+             "unknown rope type '{}'; known: default, linear, dynamic, yarn, llama3, longrope",
+             r.type);
   }
   return f;
 }
@@ -73,10 +77,13 @@ void rotate(const Tensor& x_in, const Tensor& positions_in, const Tensor& inv_fr
   using A = acc_t<T>;
   const Tensor x = x_in.contiguous(), positions = positions_in.contiguous();
   const Index tokens = x.size(0) * x.size(1), heads = x.size(2), d = x.size(3);
-  std::vector<double> freq = inv_freq.defined() ? inv_freq.to_vector<double>()
-                                                : rope_inv_freq({.theta = a.theta, .rotary_dim = a.rotary_dim > 0 ? a.rotary_dim : d});
+  std::vector<double> freq =
+      inv_freq.defined()
+          ? inv_freq.to_vector<double>()
+          : rope_inv_freq({.theta = a.theta, .rotary_dim = a.rotary_dim > 0 ? a.rotary_dim : d});
   const auto pairs = static_cast<Index>(freq.size());
-  LS_CHECK(2 * pairs <= d, kShape, "rope: inv_freq or rotary_dim turn {} channels, a head of x has {}", 2 * pairs, d);
+  LS_CHECK(2 * pairs <= d, kShape,
+           "rope: inv_freq or rotary_dim turn {} channels, a head of x has {}", 2 * pairs, d);
   const std::int64_t* pos = positions.data<std::int64_t>();
   const T* xp = x.data<T>();
   T* yp = out.data<T>();
@@ -95,29 +102,31 @@ void rotate(const Tensor& x_in, const Tensor& positions_in, const Tensor& inv_fr
     for (Index i = b; i < e; ++i) {
       A* line = table.data() + distinct[static_cast<std::size_t>(i)].second * 2 * pairs;
       for (Index p = 0; p < pairs; ++p) {
-        const double angle = static_cast<double>(distinct[static_cast<std::size_t>(i)].first) * freq[static_cast<std::size_t>(p)];
+        const double angle = static_cast<double>(distinct[static_cast<std::size_t>(i)].first) *
+                             freq[static_cast<std::size_t>(p)];
         line[p] = static_cast<A>(a.attention_factor * std::cos(angle));
         line[pairs + p] = static_cast<A>(sign * a.attention_factor * std::sin(angle));
       }
     }
   });
   const Index step = a.interleaved ? 2 : 1, other = a.interleaved ? 1 : pairs;
-  parallel_for(tokens, std::max<Index>(1, 8192 / std::max<Index>(1, heads * d)), [&](Index t0, Index t1) {
-    for (Index t = t0; t < t1; ++t) {
-      const A* __restrict c = table.data() + row[static_cast<std::size_t>(t)] * 2 * pairs;
-      const A* __restrict s = c + pairs;
-      for (Index h = 0; h < heads; ++h) {
-        const T* __restrict u = xp + (t * heads + h) * d;
-        T* __restrict v = yp + (t * heads + h) * d;
-        for (Index p = 0; p < pairs; ++p) {
-          const A first = convert<A>(u[p * step]), second = convert<A>(u[p * step + other]);
-          v[p * step] = convert<T>(first * c[p] - second * s[p]);
-          v[p * step + other] = convert<T>(second * c[p] + first * s[p]);
+  parallel_for(
+      tokens, std::max<Index>(1, 8192 / std::max<Index>(1, heads * d)), [&](Index t0, Index t1) {
+        for (Index t = t0; t < t1; ++t) {
+          const A* __restrict c = table.data() + row[static_cast<std::size_t>(t)] * 2 * pairs;
+          const A* __restrict s = c + pairs;
+          for (Index h = 0; h < heads; ++h) {
+            const T* __restrict u = xp + (t * heads + h) * d;
+            T* __restrict v = yp + (t * heads + h) * d;
+            for (Index p = 0; p < pairs; ++p) {
+              const A first = convert<A>(u[p * step]), second = convert<A>(u[p * step + other]);
+              v[p * step] = convert<T>(first * c[p] - second * s[p]);
+              v[p * step + other] = convert<T>(second * c[p] + first * s[p]);
+            }
+            std::copy(u + 2 * pairs, u + d, v + 2 * pairs);
+          }
         }
-        std::copy(u + 2 * pairs, u + d, v + 2 * pairs);
-      }
-    }
-  });
+      });
 }
 
 template <class T>
@@ -125,22 +134,25 @@ void rope_forward(const Rope::In<Tensor>& in, Rope::Out<Tensor>& out, const Rope
   rotate<T>(in.x, in.positions, in.inv_freq, out.y, a, 1);
 }
 template <class T>
-void rope_backward(const Rope::In<Tensor>& in, const Rope::Out<Tensor>&, const Rope::Out<Tensor>& dout,
-                   Rope::In<Tensor>& din, const Rope::Attrs& a) {
+void rope_backward(const Rope::In<Tensor>& in, const Rope::Out<Tensor>&,
+                   const Rope::Out<Tensor>& dout, Rope::In<Tensor>& din, const Rope::Attrs& a) {
   rotate<T>(dout.y, in.positions, in.inv_freq, din.x, a, -1);
 }
 
 template <class Real>
 struct RopeRef {
-  static void forward(const Rope::In<Tensor>& in, Rope::Out<Tensor>& out, const Rope::Attrs& a) { rope_forward<Real>(in, out, a); }
-  static void backward(const Rope::In<Tensor>& in, const Rope::Out<Tensor>& out, const Rope::Out<Tensor>& dout,
-                       Rope::In<Tensor>& din, const Rope::Attrs& a) {
+  static void forward(const Rope::In<Tensor>& in, Rope::Out<Tensor>& out, const Rope::Attrs& a) {
+    rope_forward<Real>(in, out, a);
+  }
+  static void backward(const Rope::In<Tensor>& in, const Rope::Out<Tensor>& out,
+                       const Rope::Out<Tensor>& dout, Rope::In<Tensor>& din, const Rope::Attrs& a) {
     rope_backward<Real>(in, out, dout, din, a);
   }
 };
 
 Cost rope_cost(const Rope::In<Tensor>& in, const Rope::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()), .flops = 3.0 * static_cast<double>(in.x.numel())};
+  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()),
+          .flops = 3.0 * static_cast<double>(in.x.numel())};
 }
 
 LS_OP(Rope, "rope")

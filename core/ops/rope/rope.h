@@ -7,18 +7,25 @@
 namespace ls {
 
 /// Rotary positions: pairs of channels are turned by positions * inv_freq.
-/// @shape  x [B,T,H,D], positions [B,T], inv_freq [P] or absent (theta^(-2p/(2P)), 2P channels) -> y [B,T,H,D];
+/// @shape  x [B,T,H,D], positions [B,T], inv_freq [P] or absent (theta^(-2p/(2P)), 2P channels) ->
+///         y [B,T,H,D];
 ///         the first 2P channels of each head are turned, the rest is copied
 /// @dtype  x any float; angles in f64, so that long contexts keep their phase
 /// @source Su et al. 2104.09864
 struct Rope {
-  template <class T> struct In { T x, positions, inv_freq; };
-  template <class T> struct Out { T y; };
+  template <class T>
+  struct In {
+    T x, positions, inv_freq;
+  };
+  template <class T>
+  struct Out {
+    T y;
+  };
   struct Attrs {
     double theta = 10000;
-    Index rotary_dim = 0;          ///< channels turned without inv_freq; 0: all
-    bool interleaved = false;      ///< pairs (2p, 2p+1) instead of (p, p + P)
-    double attention_factor = 1;   ///< factor on cosine and sine
+    Index rotary_dim = 0;         ///< channels turned without inv_freq; 0: all
+    bool interleaved = false;     ///< pairs (2p, 2p+1) instead of (p, p + P)
+    double attention_factor = 1;  ///< factor on cosine and sine
   };
 };
 

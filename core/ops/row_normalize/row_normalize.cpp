@@ -22,8 +22,8 @@ struct RowNormalizeRef {
       }
     });
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
-                       Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
     const Tensor x = in.x.contiguous();
     const Tensor dy = dout.y.contiguous();
     const Index d = x.size(-1), rows = x.numel() / d;
@@ -46,7 +46,8 @@ struct RowNormalizeRef {
 };
 
 Cost row_normalize_cost(const RowNormalize::In<Tensor>& in, const RowNormalize::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()), .flops = static_cast<double>(in.x.numel())};
+  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()),
+          .flops = static_cast<double>(in.x.numel())};
 }
 
 LS_OP(RowNormalize, "row_normalize")

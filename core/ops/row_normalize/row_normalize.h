@@ -9,8 +9,14 @@ namespace ls {
 /// @dtype  any float; computed in acc
 /// @grad   exact; a zero denominator gives Inf as the definition does
 struct RowNormalize {
-  template <class T> struct In { T x; };
-  template <class T> struct Out { T y; };
+  template <class T>
+  struct In {
+    T x;
+  };
+  template <class T>
+  struct Out {
+    T y;
+  };
   struct Attrs {
     double eps = 1e-6;
   };

@@ -27,7 +27,8 @@ inline std::vector<Sequence> sequences(Index batch, Index tokens, const Tensor& 
     return out;
   }
   const std::vector<std::int64_t> at = offsets.to_vector<std::int64_t>();
-  LS_CHECK(batch == 1, kShape, "{}: offsets: packed documents need one batch row, not {}", op, batch);
+  LS_CHECK(batch == 1, kShape, "{}: offsets: packed documents need one batch row, not {}", op,
+           batch);
   LS_CHECK(!at.empty() && at.front() == 0 && at.back() == tokens, kShape,
            "{}: offsets run from {} to {}, expected from 0 to {}", op, at.empty() ? -1 : at.front(),
            at.empty() ? -1 : at.back(), tokens);

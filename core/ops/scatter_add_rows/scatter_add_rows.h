@@ -10,8 +10,14 @@ namespace ls {
 /// @grad   exact
 /// @throws Error(Shape) on an index outside -1 .. rows-1
 struct ScatterAddRows {
-  template <class T> struct In { T x, index; };
-  template <class T> struct Out { T y; };
+  template <class T>
+  struct In {
+    T x, index;
+  };
+  template <class T>
+  struct Out {
+    T y;
+  };
   struct Attrs {
     Index rows = 0;
   };

@@ -8,8 +8,14 @@ namespace ls {
 /// @dtype  x, y any one float; lse acc; computed in acc
 /// @grad   exact, through lse too. A row of -inf alone gives NaN, as the definition does
 struct Softmax {
-  template <class T> struct In { T x; };
-  template <class T> struct Out { T y, lse; };
+  template <class T>
+  struct In {
+    T x;
+  };
+  template <class T>
+  struct Out {
+    T y, lse;
+  };
   struct Attrs {
     double scale = 1;
     bool log = false;

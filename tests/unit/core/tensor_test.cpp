@@ -31,7 +31,8 @@ TEST_SUITE("unit") {
   }
 
   TEST_CASE("conversion rounds to nearest even and keeps NaN") {
-    const Tensor t = Tensor::from<float>({1.0f, 1.00390625f, 1.01171875f, NAN, INFINITY, -0.0f}, {6});
+    const Tensor t =
+        Tensor::from<float>({1.0f, 1.00390625f, 1.01171875f, NAN, INFINITY, -0.0f}, {6});
     const Tensor b = t.to(DType::kBF16);
     CHECK(b.at(1) == 1.0);
     CHECK(b.at(2) == 1.015625);

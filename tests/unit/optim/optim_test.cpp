@@ -10,7 +10,8 @@ using namespace ls;
 using namespace ls::optim;
 
 TEST_SUITE("unit") {
-  TEST_CASE("schedules stay between zero and the peak and are continuous at the end of the warm-up") {
+  TEST_CASE(
+      "schedules stay between zero and the peak and are continuous at the end of the warm-up") {
     for (const std::string& name : Schedule::registry().names()) {
       CAPTURE(name);
       const Component<Schedule> chosen(name);
@@ -22,8 +23,10 @@ TEST_SUITE("unit") {
     }
   }
 
-  TEST_CASE("the gradient norm is the same for any number of tensors and notices what is not finite") {
-    std::vector<Tensor> grads = {Tensor::full({30000}, DType::kF32, 0.5), Tensor(), Tensor::full({4}, DType::kF64, 2.0)};
+  TEST_CASE(
+      "the gradient norm is the same for any number of tensors and notices what is not finite") {
+    std::vector<Tensor> grads = {Tensor::full({30000}, DType::kF32, 0.5), Tensor(),
+                                 Tensor::full({4}, DType::kF64, 2.0)};
     CHECK(gradient_norm(grads) == doctest::Approx(std::sqrt(30000 * 0.25 + 16)));
     CHECK(gradient_norm(grads, INFINITY) == 2);
     CHECK(clip_grad_norm_(grads, 1.0) > 80);
@@ -40,7 +43,8 @@ TEST_SUITE("unit") {
       for (const DType t : {DType::kF32, DType::kF64}) {
         Tensor values[2];
         for (int scaled = 0; scaled < 2; ++scaled) {
-          ParamSlice p{Tensor::full({100}, t, 1.0), Tensor::full({100}, t, scaled ? 0.25 : 1.0), true};
+          ParamSlice p{Tensor::full({100}, t, 1.0), Tensor::full({100}, t, scaled ? 0.25 : 1.0),
+                       true};
           std::vector<Tensor> state;
           for (std::size_t i = 0; i < rule->state_names().size(); ++i) {
             state.push_back(Tensor::zeros({100}, t));
