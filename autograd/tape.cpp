@@ -180,7 +180,7 @@ void Tape::backward(std::span<const Var> outputs, std::span<const Tensor> seeds)
       LS_CHECK(!check_finite_ || all_finite(din[i]), kNumeric,
                "the gradient of input {} of {} is the first that is not finite{}", i,
                node.fn->name(),
-               node.made_while.empty() ? "" : "\n  while differentiating " + node.made_while);
+               node.made_while.empty() ? "" : ", computed while " + node.made_while);
       add_gradient(node.inputs[i], std::move(din[i]));
     }
   }

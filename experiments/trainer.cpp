@@ -135,6 +135,15 @@ Trainer::Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed,
   if (comm.size() > 1) {
     grad_sync_.emplace(comm);
   }
+  if (config.state == "carry") {
+    const Index length = task_->slices(data::Split::kTrain).front().length;
+    if (model_->measure_state(2 * length).kv > model_->measure_state(length).kv) {
+      log_warn(
+          "carried keys and values grow with every update, up to the window of attention if it "
+          "has one: so do memory and time",
+          {{"model", model_->label()}});
+    }
+  }
   LS_CHECK(config.state != "carry" || config.batch >= comm.size(), kConfig,
            "state: carry needs a row of the batch for every rank: batch is {}, there are {} ranks",
            config.batch, comm.size());
@@ -276,7 +285,14 @@ void Trainer::explain_non_finite(const std::vector<data::Batch>& pieces, const s
         }
       }
     } catch (const Error& e) {
-      where = e.what();
+      // The innermost context of a forward pass is the layer.
+      const std::string all = e.what(), begin = "\n  while running ";
+      const std::size_t at = all.find(begin);
+      where = e.message();
+      if (at != std::string::npos) {
+        const std::size_t from = at + begin.size();
+        where += ", computed while running " + all.substr(from, all.find('\n', from) - from);
+      }
     }
   }
   // The rows that show it may lie on another rank; the first rank that found it is heard.
@@ -374,15 +390,17 @@ void Trainer::save() {
 }
 
 void Trainer::resume() {
-  std::string path;
+  std::string path, before = "its start";
   if (comm_.rank() == 0) {
     const std::vector<std::string> found = list_checkpoints(directory_ + "/checkpoints");
     path = found.empty() ? "" : found.back();
+    before = found.size() < 2 ? before : found[found.size() - 2];
   }
   parallel::broadcast_text(comm_, path);
   if (path.empty()) {
     return;
   }
+  const ErrorContext context("resuming; without that file the run goes on from " + before);
   const LoadedCheckpoint loaded = load_checkpoint(path);
   LS_CHECK(loaded.data.config_hash == config_hash(config_) && loaded.data.seed == seed_, kConfig,
            "{} was written by another configuration (hash {}, this one is {}); restore the config "

@@ -386,7 +386,7 @@ TEST_SUITE("e2e") {
     fs::remove(w.path("runs/run/deltanet/seed0/result.json"));
     fs::resize_file(good, bytes.size() / 3);
     check_refused("resume from a damaged file", w.run({"train", "run.yaml", "--resume"}),
-                  {"step_000000002.h5"});
+                  {"step_000000002.h5", "goes on from", "step_000000001.h5"});
     CHECK(w.run({"info", folder + "step_000000001.h5"}).status == 0);
     fs::remove(good);
     CHECK(w.run({"train", "run.yaml", "--resume"}).status == 0);
