@@ -29,13 +29,18 @@ int train(const Options& o, parallel::RankEnv& env) {
   if (env.world().rank() == 0) {
     fmt::print("\n{}\n", out.table);
     fmt::print("state bytes: per sequence, after {} tokens\n", out.results.front().state_tokens);
-    for (std::size_t m = 0; m < config.models.size(); ++m) {
-      for (const Index seed : config.seeds) {
-        const std::string part = part_directory(config, m, seed);
-        const auto saved = list_checkpoints(part + "/checkpoints");
-        fmt::print("checkpoint  {}\nmetrics     {}/metrics.jsonl\n",
-                   saved.empty() ? "none" : saved.back(), part);
-      }
+    // Seeds as a shell's braces, one pair of lines a model.
+    std::string seeds;
+    for (const Index seed : config.seeds) {
+      seeds += (seeds.empty() ? "" : ",") + std::to_string(seed);
+    }
+    if (config.seeds.size() > 1) {
+      seeds = "{" + seeds + "}";
+    }
+    for (const std::string& label : model_labels(config)) {
+      const std::string part = out.directory + "/" + label + "/seed" + seeds;
+      fmt::print("checkpoint  {}\nmetrics     {}/metrics.jsonl\n",
+                 checkpoint_path(part + "/checkpoints", config.steps), part);
     }
     fmt::print("table       {}/table.txt\n", out.directory);
     if (!out.figure.empty()) {
