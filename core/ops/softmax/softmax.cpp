@@ -1,109 +1,72 @@
 #include "core/ops/softmax/softmax.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
-#include "core/backend/cpu/simd_math.h"
-
 namespace ls {
 namespace {
 
-Index grain(Index columns) {
-  return std::max<Index>(1, 4096 / std::max<Index>(1, columns));
-}
-
-template <class A>
-struct Exponentials {
-  A top, sum;
-};
-/// v = scale * x and the greatest of it; then e = exp(v - top) and its sum. `e` may be `v`.
-template <class T, class A>
-Exponentials<A> exponentials(const T* x, A scale, Index d, A* v, A* e) {
-  A top = -std::numeric_limits<A>::infinity(), sum = 0;
-  for (Index c = 0; c < d; ++c) {
-    v[c] = scale * convert<A>(x[c]);
+template <class Real>
+struct SoftmaxRef {
+  /// softmax(scale * x) of one row.
+  static std::vector<Real> probabilities(const Real* x, Index d, Real scale, Real& top, Real& sum) {
+    top = -std::numeric_limits<Real>::infinity();
+    for (Index c = 0; c < d; ++c) {
+      top = std::max(top, scale * x[c]);
+    }
+    sum = 0;
+    for (Index c = 0; c < d; ++c) {
+      sum += std::exp(scale * x[c] - top);
+    }
+    std::vector<Real> p;
+    for (Index c = 0; c < d; ++c) {
+      p.push_back(std::exp(scale * x[c] - top) / sum);
+    }
+    return p;
   }
-#pragma omp simd reduction(max : top)
-  for (Index c = 0; c < d; ++c) {
-    top = v[c] > top ? v[c] : top;
-  }
-#pragma omp simd reduction(+ : sum)
-  for (Index c = 0; c < d; ++c) {
-    e[c] = simd::exp(v[c] - top);
-    sum += e[c];
-  }
-  return {top, sum};
-}
-
-template <class T>
-struct SoftmaxRows {
-  using A = acc_t<T>;
-
   static void forward(const Softmax::In<Tensor>& in, Softmax::Out<Tensor>& out,
                       const Softmax::Attrs& a) {
-    const Rows x(in.x);
-    const Index d = x.cols;
-    const A scale = static_cast<A>(a.scale);
-    T* y = out.y.data<T>();
-    A* lse = out.lse.data<A>();
-    parallel_for(x.count, grain(d), [&](Index r0, Index r1) {
-      std::vector<A> buffer(static_cast<std::size_t>(2 * d));
-      A* v = buffer.data();
-      A* e = v + d;
-      for (Index r = r0; r < r1; ++r) {
-        T* yp = y + r * d;
-        const auto [top, sum] = exponentials(x.row<T>(r), scale, d, v, e);
-        const A log_sum = std::log(sum), scale_down = A(1) / sum;
-        lse[r] = top + log_sum;
-        for (Index c = 0; c < d; ++c) {
-          yp[c] = convert<T>(a.log ? (v[c] - top) - log_sum : e[c] * scale_down);
-        }
+    const std::vector<Real> x = in.x.to_vector<Real>();
+    const Index d = in.x.size(-1);
+    const Real scale = static_cast<Real>(a.scale);
+    Real* y = out.y.data<Real>();
+    for (Index r = 0; r < out.lse.numel(); ++r) {
+      Real top, sum;
+      const std::vector<Real> p = probabilities(x.data() + r * d, d, scale, top, sum);
+      for (Index c = 0; c < d; ++c) {
+        const auto i = static_cast<std::size_t>(r * d + c);
+        y[i] = a.log ? scale * x[i] - top - std::log(sum) : p[static_cast<std::size_t>(c)];
       }
-    });
+      out.lse.data<Real>()[r] = top + std::log(sum);
+    }
   }
-
-  // The probabilities are made anew: neither 16-bit logarithms nor x - lse hold all their digits.
+  // With z = scale * x: dy_i/dz_j is p_i ([i = j] - p_j), or [i = j] - p_j of the logarithm, and
+  // dlse/dz_j is p_j.
   static void backward(const Softmax::In<Tensor>& in, const Softmax::Out<Tensor>&,
                        const Softmax::Out<Tensor>& dout, Softmax::In<Tensor>& din,
                        const Softmax::Attrs& a) {
-    const Rows x(in.x);
-    const Rows dy(dout.y.defined() ? dout.y : Tensor::zeros(in.x.shape(), in.x.dtype()));
-    const Tensor dlse_packed = dout.lse.defined() ? dout.lse.contiguous() : Tensor();
-    const A* dlse = dlse_packed.defined() ? dlse_packed.data<A>() : nullptr;
-    const Index d = x.cols;
-    const A scale = static_cast<A>(a.scale);
-    T* dx = din.x.data<T>();
-    parallel_for(x.count, grain(d), [&](Index r0, Index r1) {
-      std::vector<A> buffer(static_cast<std::size_t>(d));
-      A* p = buffer.data();
-      for (Index r = r0; r < r1; ++r) {
-        const T* gp = dy.row<T>(r);
-        const A down = A(1) / exponentials(x.row<T>(r), scale, d, p, p).sum;
-        A sum = 0;
-        for (Index c = 0; c < d; ++c) {
-          p[c] *= down;
+    const std::vector<Real> x = in.x.to_vector<Real>();
+    const Tensor dy = dout.y.defined() ? dout.y.contiguous() : Tensor();
+    const Tensor dlse = dout.lse.defined() ? dout.lse.contiguous() : Tensor();
+    const Index d = in.x.size(-1);
+    const Real scale = static_cast<Real>(a.scale);
+    Real* dx = din.x.data<Real>();
+    for (Index r = 0; d > 0 && r < in.x.numel() / d; ++r) {
+      Real top, sum;
+      const std::vector<Real> p = probabilities(x.data() + r * d, d, scale, top, sum);
+      for (Index j = 0; j < d; ++j) {
+        const Real pj = p[static_cast<std::size_t>(j)];
+        Real dz = dlse.defined() ? dlse.data<Real>()[r] * pj : Real(0);
+        for (Index i = 0; dy.defined() && i < d; ++i) {
+          const Real slope = Real(i == j) - pj;
+          dz +=
+              dy.data<Real>()[r * d + i] * (a.log ? slope : p[static_cast<std::size_t>(i)] * slope);
         }
-        if (a.log) {
-#pragma omp simd reduction(+ : sum)
-          for (Index c = 0; c < d; ++c) {
-            sum += convert<A>(gp[c]);
-          }
-        } else {
-#pragma omp simd reduction(+ : sum)
-          for (Index c = 0; c < d; ++c) {
-            sum += p[c] * convert<A>(gp[c]);
-          }
-        }
-        const A back = (dlse ? dlse[r] : A(0)) - sum;
-        for (Index c = 0; c < d; ++c) {
-          const A g = convert<A>(gp[c]);
-          dx[r * d + c] = convert<T>(scale * (a.log ? g + p[c] * back : p[c] * (g + back)));
-        }
+        dx[r * d + j] = scale * dz;
       }
-    });
+    }
   }
 };
 
@@ -117,12 +80,8 @@ LS_OP(Softmax, "softmax")
     .out("y[...,D] lse[...]:acc")
     .saves("x")
     .summary("softmax or log-softmax of scale * x over the last axis, and its normaliser")
-    .reference<SoftmaxRows>()
+    .reference<SoftmaxRef>()
     .cost(softmax_cost);
-
-LS_KERNEL(Softmax)
-    .forward<bf16>(&SoftmaxRows<bf16>::forward)
-    .backward<bf16>(&SoftmaxRows<bf16>::backward);
 
 }  // namespace
 }  // namespace ls
