@@ -1,11 +1,9 @@
 #include "core/ops/cross_entropy/cross_entropy.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
-
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
-#include "core/backend/cpu/simd_math.h"
+#include <vector>
 
 namespace ls {
 namespace {
@@ -13,160 +11,116 @@ namespace {
 using Attrs = CrossEntropy::Attrs;
 using Reduction = CrossEntropy::Reduction;
 
-void cross_entropy_bind(const CrossEntropy::In<Tensor>&, const Attrs& a, Bindings& b) {
+void cross_entropy_bind(const CrossEntropy::In<Tensor>& in, const Attrs& a, Bindings& b) {
+  const std::vector<std::int64_t> targets = in.targets.to_vector<std::int64_t>();
+  const Index classes = in.logits.size(-1);
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    const std::int64_t t = targets[i];
+    LS_CHECK(t == a.ignore_index || (t >= 0 && t < classes), kShape,
+             "cross_entropy: target {} of token {} is outside 0 .. {} and is not ignore_index {}",
+             t, i, classes - 1, a.ignore_index);
+  }
   b.drop_output(a.reduction == Reduction::kNone ? "loss" : "losses");
 }
 
-Index grain(Index classes) {
-  return std::max<Index>(1, 4096 / std::max<Index>(1, classes));
-}
-
-/// Targets and weights of the tokens; a weight of 0 where the target is ignored.
-template <class A>
-struct Tokens {
-  Tokens(const CrossEntropy::In<Tensor>& in, const Attrs& a) : targets(in.targets.contiguous()) {
+template <class Real>
+struct CrossEntropyRef {
+  /// What one token is made of.
+  struct Token {
+    std::vector<Real> x, slope;  ///< scores and their derivatives in the logits
+    Real lse = 0;
+    Real weight = 0;  ///< 0 where the target is ignored
+    Index target = 0;
+  };
+  static std::vector<Token> tokens(const CrossEntropy::In<Tensor>& in, const Attrs& a) {
+    const std::vector<Real> logits = in.logits.to_vector<Real>();
+    const std::vector<std::int64_t> targets = in.targets.to_vector<std::int64_t>();
     const Index classes = in.logits.size(-1);
-    const Tensor given = in.weights.defined() ? in.weights.contiguous() : Tensor();
-    const std::int64_t* t = std::as_const(targets).data<std::int64_t>();
-    for (Index i = 0; i < targets.numel(); ++i) {
-      const bool counts = t[i] != a.ignore_index;
-      LS_CHECK(!counts || (t[i] >= 0 && t[i] < classes), kShape,
-               "cross_entropy: target {} of token {} is outside 0 .. {} and is not ignore_index {}",
-               t[i], i, classes - 1, a.ignore_index);
-      weights.push_back(!counts           ? A(0)
-                        : given.defined() ? std::as_const(given).data<A>()[i]
-                                          : A(1));
-      total += static_cast<double>(weights.back());
+    std::vector<Token> all;
+    for (Index r = 0; r < in.targets.numel(); ++r) {
+      Token t;
+      t.target = targets[static_cast<std::size_t>(r)];
+      if (t.target != a.ignore_index) {
+        t.weight = in.weights.defined() ? static_cast<Real>(in.weights.at(r)) : Real(1);
+      }
+      Real top = -std::numeric_limits<Real>::infinity(), sum = 0;
+      for (Index c = 0; c < classes; ++c) {
+        const Real u =
+            static_cast<Real>(a.logit_scale) * logits[static_cast<std::size_t>(r * classes + c)];
+        const Real cap = static_cast<Real>(a.softcap), tanh = cap > 0 ? std::tanh(u / cap) : 0;
+        t.x.push_back(cap > 0 ? cap * tanh : u);
+        t.slope.push_back(static_cast<Real>(a.logit_scale) * (1 - tanh * tanh));
+        top = std::max(top, t.x.back());
+      }
+      for (const Real x : t.x) {
+        sum += std::exp(x - top);
+      }
+      t.lse = top + std::log(sum);
+      all.push_back(std::move(t));
     }
+    return all;
   }
-  Index target(Index i) const { return targets.data<std::int64_t>()[i]; }
-  /// What the sum over tokens is multiplied by.
-  double share(const Attrs& a) const {
-    return a.reduction != Reduction::kMean ? 1.0 : total > 0 ? 1.0 / total : 0.0;
-  }
-
-  const Tensor targets;
-  std::vector<A> weights;
-  double total = 0;
-};
-
-template <class A>
-struct Scores {
-  A top, sum, mean_below;  // mean_below: mean of top - x
-};
-
-/// x[c] = capped scores; p[c] = exp(x[c] - top).
-template <class T, class A>
-Scores<A> scores(const T* logits, Index classes, const Attrs& a, A* x, A* p) {
-  const A scale = static_cast<A>(a.logit_scale);
-  for (Index c = 0; c < classes; ++c) {
-    x[c] = scale * convert<A>(logits[c]);
-  }
-  if (a.softcap > 0) {
-    const A cap = static_cast<A>(a.softcap), inverse = static_cast<A>(1 / a.softcap);
-    for (Index c = 0; c < classes; ++c) {
-      x[c] = cap * simd::tanh(x[c] * inverse);
+  /// What each token's cost is multiplied by in the loss.
+  static Real share(const std::vector<Token>& all, const Attrs& a) {
+    Real total = 0;
+    for (const Token& t : all) {
+      total += t.weight;
     }
+    return a.reduction != Reduction::kMean ? Real(1) : total > 0 ? 1 / total : Real(0);
   }
-  A top = -std::numeric_limits<A>::infinity(), sum = 0, below = 0;
-#pragma omp simd reduction(max : top)
-  for (Index c = 0; c < classes; ++c) {
-    top = x[c] > top ? x[c] : top;
-  }
-#pragma omp simd reduction(+ : sum, below)
-  for (Index c = 0; c < classes; ++c) {
-    p[c] = simd::exp(x[c] - top);
-    sum += p[c];
-    below += top - x[c];
-  }
-  return {top, sum, below / static_cast<A>(classes)};
-}
-
-template <class T>
-struct CrossEntropyRows {
-  using A = acc_t<T>;
 
   static void forward(const CrossEntropy::In<Tensor>& in, CrossEntropy::Out<Tensor>& out,
                       const Attrs& a) {
-    const Rows logits(in.logits);
-    const Tokens<A> tokens(in, a);
-    const Index classes = logits.cols;
-    const A smooth = static_cast<A>(a.label_smoothing), z = static_cast<A>(a.z_loss);
-    std::vector<A> losses(tokens.weights.size());
-    A* lse = out.lse.data<A>();
-    parallel_for(logits.count, grain(classes), [&](Index r0, Index r1) {
-      std::vector<A> buffer(static_cast<std::size_t>(2 * classes));
-      A* x = buffer.data();
-      for (Index r = r0; r < r1; ++r) {
-        const auto [top, sum, mean_below] = scores(logits.row<T>(r), classes, a, x, x + classes);
-        const A log_sum = std::log(sum), weight = tokens.weights[static_cast<std::size_t>(r)];
-        lse[r] = top + log_sum;
-        A& loss = losses[static_cast<std::size_t>(r)];
-        loss = 0;
-        if (tokens.target(r) != a.ignore_index) {
-          const A below = top - x[tokens.target(r)];
-          loss = weight * (log_sum + (1 - smooth) * below + z * lse[r] * lse[r]);
-          loss += smooth > 0 ? weight * smooth * mean_below : A(0);
+    const std::vector<Token> all = tokens(in, a);
+    const Real smooth = static_cast<Real>(a.label_smoothing), z = static_cast<Real>(a.z_loss);
+    Real sum = 0;
+    for (std::size_t r = 0; r < all.size(); ++r) {
+      const Token& t = all[r];
+      Real cost = 0;
+      if (t.target != a.ignore_index) {
+        Real mean = 0;
+        for (const Real x : t.x) {
+          mean += x / static_cast<Real>(t.x.size());
         }
+        cost = t.weight * (t.lse - (1 - smooth) * t.x[static_cast<std::size_t>(t.target)] -
+                           smooth * mean + z * t.lse * t.lse);
       }
-    });
-    if (a.reduction == Reduction::kNone) {
-      std::copy(losses.begin(), losses.end(), out.losses.data<A>());
-      return;
+      sum += cost;
+      if (a.reduction == Reduction::kNone) {
+        out.losses.data<Real>()[r] = cost;
+      }
+      out.lse.data<Real>()[r] = t.lse;
     }
-    double total = 0;
-    for (const A loss : losses) {
-      total += static_cast<double>(loss);
+    if (a.reduction != Reduction::kNone) {
+      out.loss.data<Real>()[0] = sum * share(all, a);
     }
-    *out.loss.data<A>() = static_cast<A>(total * tokens.share(a));
   }
 
   static void backward(const CrossEntropy::In<Tensor>& in, const CrossEntropy::Out<Tensor>&,
                        const CrossEntropy::Out<Tensor>& dout, CrossEntropy::In<Tensor>& din,
                        const Attrs& a) {
-    const Rows logits(in.logits);
-    const Tokens<A> tokens(in, a);
-    const Index classes = logits.cols;
-    const A smooth = static_cast<A>(a.label_smoothing), z = static_cast<A>(a.z_loss);
-    const A scale = static_cast<A>(a.logit_scale), share = static_cast<A>(tokens.share(a));
-    const auto packed = [](const Tensor& t) { return t.defined() ? t.contiguous() : Tensor(); };
-    const Tensor dloss = packed(dout.loss), dlosses = packed(dout.losses), dlse = packed(dout.lse);
-    T* dx = din.logits.data<T>();
-    parallel_for(logits.count, grain(classes), [&](Index r0, Index r1) {
-      std::vector<A> buffer(static_cast<std::size_t>(2 * classes));
-      A* x = buffer.data();
-      A* p = x + classes;
-      for (Index r = r0; r < r1; ++r) {
-        const auto [top, sum, mean_below] = scores(logits.row<T>(r), classes, a, x, p);
-        const Index target = tokens.target(r);
-        A seed = dloss.defined()     ? dloss.data<A>()[0]
-                 : dlosses.defined() ? dlosses.data<A>()[r]
-                                     : A(0);
-        seed *= tokens.weights[static_cast<std::size_t>(r)] * share;
-        A spread = seed * (1 + 2 * z * (top + std::log(sum)));
-        if (target == a.ignore_index) {
-          seed = spread = 0;
-        }
-        spread = (spread + (dlse.defined() ? dlse.data<A>()[r] : A(0))) / sum;
-        const A even = seed * smooth / static_cast<A>(classes);
-        for (Index c = 0; c < classes; ++c) {
-          p[c] = p[c] * spread - even;
-        }
-        if (target != a.ignore_index) {
-          p[target] -= (1 - smooth) * seed;
-        }
-        if (a.softcap > 0) {
-          const A inverse = static_cast<A>(1 / a.softcap);
-          for (Index c = 0; c < classes; ++c) {
-            const A t = x[c] * inverse;
-            p[c] *= (1 - t) * (1 + t);
-          }
-        }
-        for (Index c = 0; c < classes; ++c) {
-          dx[r * classes + c] = convert<T>(p[c] * scale);
-        }
+    const std::vector<Token> all = tokens(in, a);
+    const Real smooth = static_cast<Real>(a.label_smoothing), z = static_cast<Real>(a.z_loss);
+    const Real per_token = share(all, a);
+    Real* dlogits = din.logits.data<Real>();
+    for (std::size_t r = 0; r < all.size(); ++r) {
+      const Token& t = all[r];
+      const auto at = static_cast<Index>(r);
+      const Real dlse = dout.lse.defined() ? static_cast<Real>(dout.lse.at(at)) : Real(0);
+      Real dcost = 0;  // times the weight, which is 0 where the target is ignored
+      if (dout.loss.defined()) {
+        dcost = static_cast<Real>(dout.loss.item()) * per_token * t.weight;
+      } else if (dout.losses.defined()) {
+        dcost = static_cast<Real>(dout.losses.at(at)) * t.weight;
       }
-    });
+      for (std::size_t c = 0; c < t.x.size(); ++c) {
+        const Real p = std::exp(t.x[c] - t.lse);
+        const Real hit = Real(static_cast<Index>(c) == t.target);
+        const Real slope =
+            p - (1 - smooth) * hit - smooth / static_cast<Real>(t.x.size()) + 2 * z * t.lse * p;
+        *dlogits++ = (dcost * slope + dlse * p) * t.slope[c];
+      }
+    }
   }
 };
 
@@ -182,12 +136,8 @@ LS_OP(CrossEntropy, "cross_entropy")
     .no_grad("weights")
     .bind(cross_entropy_bind)
     .summary("cross-entropy of logits against class indices")
-    .reference<CrossEntropyRows>()
+    .reference<CrossEntropyRef>()
     .cost(cross_entropy_cost);
-
-LS_KERNEL(CrossEntropy)
-    .forward<bf16>(&CrossEntropyRows<bf16>::forward)
-    .backward<bf16>(&CrossEntropyRows<bf16>::backward);
 
 }  // namespace
 }  // namespace ls
