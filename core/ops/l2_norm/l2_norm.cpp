@@ -1,85 +1,70 @@
 #include "core/ops/l2_norm/l2_norm.h"
 
+#include <algorithm>
 #include <cmath>
-
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
+#include <vector>
 
 namespace ls {
 namespace {
 
-Index grain(Index columns) {
-  return std::max<Index>(1, 8192 / std::max<Index>(1, columns));
-}
-
-/// Divisor of a row and its slope in the squared length, times two: d divisor / dx = slope * x.
-template <class A>
-struct Divisor {
-  A value, slope;
-};
-template <class A>
-Divisor<A> divisor(A square, const L2Norm::Attrs& a) {
-  const A eps = static_cast<A>(a.eps);
-  if (a.mode == L2Norm::Eps::kInside) {
-    const A n = std::sqrt(square + eps);
-    return {n, A(1) / n};
+template <class Real>
+struct L2NormRef {
+  static Real length(const Real* x, Index d) {
+    Real square = 0;
+    for (Index c = 0; c < d; ++c) {
+      square += x[c] * x[c];
+    }
+    return std::sqrt(square);
   }
-  const A n = std::sqrt(square);
-  const A slope = n > 0 ? A(1) / n : A(0);
-  if (a.mode == L2Norm::Eps::kOutside) {
-    return {n + eps, slope};
+  static Real divisor(Real length, const L2Norm::Attrs& a) {
+    const Real eps = static_cast<Real>(a.eps);
+    switch (a.mode) {
+      case L2Norm::Eps::kInside:
+        return std::sqrt(length * length + eps);
+      case L2Norm::Eps::kMax:
+        return std::max(length, eps);
+      default:
+        return length + eps;
+    }
   }
-  return n > eps || std::isnan(n) ? Divisor<A>{n, slope} : Divisor<A>{eps, A(0)};
-}
-
-template <class T>
-struct L2NormRows {
-  using A = acc_t<T>;
-
+  /// d divisor / d length.
+  static Real slope(Real length, const L2Norm::Attrs& a) {
+    switch (a.mode) {
+      case L2Norm::Eps::kInside:
+        return length / divisor(length, a);
+      case L2Norm::Eps::kMax:
+        return length > static_cast<Real>(a.eps) ? Real(1) : Real(0);
+      default:
+        return Real(1);
+    }
+  }
   static void forward(const L2Norm::In<Tensor>& in, L2Norm::Out<Tensor>& out,
                       const L2Norm::Attrs& a) {
-    const Rows x(in.x);
-    const Index d = x.cols;
-    T* y = out.y.data<T>();
-    parallel_for(x.count, grain(d), [&](Index r0, Index r1) {
-      for (Index r = r0; r < r1; ++r) {
-        const T* xp = x.row<T>(r);
-        A square = 0;
-#pragma omp simd reduction(+ : square)
-        for (Index c = 0; c < d; ++c) {
-          square += convert<A>(xp[c]) * convert<A>(xp[c]);
-        }
-        const A scale = A(1) / divisor(square, a).value;
-        for (Index c = 0; c < d; ++c) {
-          y[r * d + c] = convert<T>(convert<A>(xp[c]) * scale);
-        }
-      }
-    });
+    const std::vector<Real> x = in.x.to_vector<Real>();
+    const Index d = in.x.size(-1);
+    for (Index i = 0; i < in.x.numel(); ++i) {
+      const Real* row = x.data() + i / d * d;
+      out.y.data<Real>()[i] = x[static_cast<std::size_t>(i)] / divisor(length(row, d), a);
+    }
   }
-
   static void backward(const L2Norm::In<Tensor>& in, const L2Norm::Out<Tensor>&,
                        const L2Norm::Out<Tensor>& dout, L2Norm::In<Tensor>& din,
                        const L2Norm::Attrs& a) {
-    const Rows x(in.x), dy(dout.y);
-    const Index d = x.cols;
-    T* dx = din.x.data<T>();
-    parallel_for(x.count, grain(d), [&](Index r0, Index r1) {
-      for (Index r = r0; r < r1; ++r) {
-        const T* xp = x.row<T>(r);
-        const T* gp = dy.row<T>(r);
-        A square = 0, dot = 0;
-#pragma omp simd reduction(+ : square, dot)
-        for (Index c = 0; c < d; ++c) {
-          square += convert<A>(xp[c]) * convert<A>(xp[c]);
-          dot += convert<A>(xp[c]) * convert<A>(gp[c]);
-        }
-        const auto [n, slope] = divisor(square, a);
-        const A scale = A(1) / n, back = dot * scale * scale * slope;
-        for (Index c = 0; c < d; ++c) {
-          dx[r * d + c] = convert<T>(convert<A>(gp[c]) * scale - convert<A>(xp[c]) * back);
-        }
+    const std::vector<Real> x = in.x.to_vector<Real>(), dy = dout.y.to_vector<Real>();
+    const Index d = in.x.size(-1);
+    for (Index begin = 0; begin < in.x.numel(); begin += d) {
+      const Real* xp = x.data() + begin;
+      const Real* gp = dy.data() + begin;
+      const Real n = length(xp, d), by = divisor(n, a);
+      Real dby = 0;
+      for (Index c = 0; c < d; ++c) {
+        dby -= gp[c] * xp[c] / (by * by);
       }
-    });
+      for (Index c = 0; c < d; ++c) {
+        const Real dlength = n > 0 ? xp[c] / n : Real(0);
+        din.x.data<Real>()[begin + c] = gp[c] / by + dby * slope(n, a) * dlength;
+      }
+    }
   }
 };
 
@@ -93,12 +78,8 @@ LS_OP(L2Norm, "l2_norm")
     .out("y[...,D]")
     .saves("x")
     .summary("rows divided by their length")
-    .reference<L2NormRows>()
+    .reference<L2NormRef>()
     .cost(l2_norm_cost);
-
-LS_KERNEL(L2Norm)
-    .forward<bf16>(&L2NormRows<bf16>::forward)
-    .backward<bf16>(&L2NormRows<bf16>::backward);
 
 }  // namespace
 }  // namespace ls

@@ -1,0 +1,95 @@
+#include "core/ops/l2_norm/l2_norm.h"
+
+#include <cmath>
+
+#include "core/backend/cpu/parallel_for.h"
+#include "core/backend/cpu/rows.h"
+
+namespace ls {
+namespace {
+
+Index grain(Index columns) {
+  return std::max<Index>(1, 8192 / std::max<Index>(1, columns));
+}
+
+/// Divisor of a row and its slope in the squared length, times two: d divisor / dx = slope * x.
+template <class A>
+struct Divisor {
+  A value, slope;
+};
+template <class A>
+Divisor<A> divisor(A square, const L2Norm::Attrs& a) {
+  const A eps = static_cast<A>(a.eps);
+  if (a.mode == L2Norm::Eps::kInside) {
+    const A n = std::sqrt(square + eps);
+    return {n, A(1) / n};
+  }
+  const A n = std::sqrt(square);
+  const A slope = n > 0 ? A(1) / n : A(0);
+  if (a.mode == L2Norm::Eps::kOutside) {
+    return {n + eps, slope};
+  }
+  return n > eps || std::isnan(n) ? Divisor<A>{n, slope} : Divisor<A>{eps, A(0)};
+}
+
+template <class T>
+struct L2NormRows {
+  using A = acc_t<T>;
+
+  static void forward(const L2Norm::In<Tensor>& in, L2Norm::Out<Tensor>& out,
+                      const L2Norm::Attrs& a) {
+    const Rows x(in.x);
+    const Index d = x.cols;
+    T* y = out.y.data<T>();
+    parallel_for(x.count, grain(d), [&](Index r0, Index r1) {
+      for (Index r = r0; r < r1; ++r) {
+        const T* xp = x.row<T>(r);
+        A square = 0;
+#pragma omp simd reduction(+ : square)
+        for (Index c = 0; c < d; ++c) {
+          square += convert<A>(xp[c]) * convert<A>(xp[c]);
+        }
+        const A scale = A(1) / divisor(square, a).value;
+        for (Index c = 0; c < d; ++c) {
+          y[r * d + c] = convert<T>(convert<A>(xp[c]) * scale);
+        }
+      }
+    });
+  }
+
+  static void backward(const L2Norm::In<Tensor>& in, const L2Norm::Out<Tensor>&,
+                       const L2Norm::Out<Tensor>& dout, L2Norm::In<Tensor>& din,
+                       const L2Norm::Attrs& a) {
+    const Rows x(in.x), dy(dout.y);
+    const Index d = x.cols;
+    T* dx = din.x.data<T>();
+    parallel_for(x.count, grain(d), [&](Index r0, Index r1) {
+      for (Index r = r0; r < r1; ++r) {
+        const T* xp = x.row<T>(r);
+        const T* gp = dy.row<T>(r);
+        A square = 0, dot = 0;
+#pragma omp simd reduction(+ : square, dot)
+        for (Index c = 0; c < d; ++c) {
+          square += convert<A>(xp[c]) * convert<A>(xp[c]);
+          dot += convert<A>(xp[c]) * convert<A>(gp[c]);
+        }
+        const auto [n, slope] = divisor(square, a);
+        const A scale = A(1) / n, back = dot * scale * scale * slope;
+        for (Index c = 0; c < d; ++c) {
+          dx[r * d + c] = convert<T>(convert<A>(gp[c]) * scale - convert<A>(xp[c]) * back);
+        }
+      }
+    });
+  }
+};
+
+LS_KERNEL(L2Norm)
+    .forward<double>(&L2NormRows<double>::forward)
+    .backward<double>(&L2NormRows<double>::backward)
+    .forward<float>(&L2NormRows<float>::forward)
+    .backward<float>(&L2NormRows<float>::backward)
+    .forward<bf16>(&L2NormRows<bf16>::forward)
+    .backward<bf16>(&L2NormRows<bf16>::backward);
+
+}  // namespace
+}  // namespace ls
