@@ -1,0 +1,63 @@
+#include "core/ops/activation/activation.h"
+
+#include "core/backend/cpu/parallel_for.h"
+#include "core/backend/cpu/rows.h"
+#include "core/ops/activation/functions.h"
+
+namespace ls {
+namespace {
+
+constexpr Index kGrain = 1 << 14;
+
+template <class T>
+void activation_forward(const Activation::In<Tensor>& in, Activation::Out<Tensor>& out,
+                        const Activation::Attrs& a) {
+  using A = acc_t<T>;
+  const Rows x(in.x);
+  T* y = out.y.data<T>();
+  act::dispatch(a.activation, [&]<class F>() {
+    parallel_for(x.count, std::max<Index>(1, kGrain / std::max<Index>(1, x.cols)),
+                 [&](Index r0, Index r1) {
+                   for (Index r = r0; r < r1; ++r) {
+                     const T* __restrict xp = x.row<T>(r);
+                     T* __restrict yp = y + r * x.cols;
+                     for (Index c = 0; c < x.cols; ++c) {
+                       yp[c] = convert<T>(F::f(convert<A>(xp[c])));
+                     }
+                   }
+                 });
+  });
+}
+
+template <class T>
+void activation_backward(const Activation::In<Tensor>& in, const Activation::Out<Tensor>&,
+                         const Activation::Out<Tensor>& dout, Activation::In<Tensor>& din,
+                         const Activation::Attrs& a) {
+  using A = acc_t<T>;
+  const Rows x(in.x), g(dout.y);
+  T* dx = din.x.data<T>();
+  act::dispatch(a.activation, [&]<class F>() {
+    parallel_for(x.count, std::max<Index>(1, kGrain / std::max<Index>(1, x.cols)),
+                 [&](Index r0, Index r1) {
+                   for (Index r = r0; r < r1; ++r) {
+                     const T* __restrict xp = x.row<T>(r);
+                     const T* __restrict gp = g.row<T>(r);
+                     T* __restrict dp = dx + r * x.cols;
+                     for (Index c = 0; c < x.cols; ++c) {
+                       dp[c] = convert<T>(convert<A>(gp[c]) * F::d(convert<A>(xp[c])));
+                     }
+                   }
+                 });
+  });
+}
+
+LS_KERNEL(Activation)
+    .forward<double>(&activation_forward<double>)
+    .backward<double>(&activation_backward<double>)
+    .forward<float>(&activation_forward<float>)
+    .backward<float>(&activation_backward<float>)
+    .forward<bf16>(&activation_forward<bf16>)
+    .backward<bf16>(&activation_backward<bf16>);
+
+}  // namespace
+}  // namespace ls
