@@ -1,82 +1,47 @@
 #include "core/ops/bias_act/bias_act.h"
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
-#include "core/ops/activation/functions.h"
+#include <vector>
+
+#include "core/ops/activation/reference.h"
 
 namespace ls {
 namespace {
 
-constexpr Index kGrain = 1 << 13;
-
-template <class T>
-void bias_act_forward(const BiasAct::In<Tensor>& in, BiasAct::Out<Tensor>& out,
-                      const BiasAct::Attrs& a) {
-  using A = acc_t<T>;
-  const Rows x(in.x);
-  const Tensor bias =
-      in.bias.defined() ? in.bias.contiguous() : Tensor::zeros({x.cols}, dtype_of_v<A>);
-  const A* b = bias.data<A>();
-  T* y = out.y.data<T>();
-  act::dispatch(a.activation, [&]<class F>() {
-    parallel_for(x.count, std::max<Index>(1, kGrain / std::max<Index>(1, x.cols)),
-                 [&](Index r0, Index r1) {
-                   for (Index r = r0; r < r1; ++r) {
-                     const T* __restrict xp = x.row<T>(r);
-                     T* __restrict yp = y + r * x.cols;
-                     for (Index c = 0; c < x.cols; ++c) {
-                       yp[c] = convert<T>(F::f(convert<A>(xp[c]) + b[c]));
-                     }
-                   }
-                 });
-  });
-}
-
-template <class T>
-void bias_act_backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>&,
-                       const BiasAct::Out<Tensor>& dout, BiasAct::In<Tensor>& din,
-                       const BiasAct::Attrs& a) {
-  using A = acc_t<T>;
-  const Rows x(in.x), dy(dout.y);
-  const Tensor bias =
-      in.bias.defined() ? in.bias.contiguous() : Tensor::zeros({x.cols}, dtype_of_v<A>);
-  const A* b = bias.data<A>();
-  T* dx = din.x.defined() ? din.x.data<T>() : nullptr;
-  A* db = din.bias.defined() ? din.bias.data<A>() : nullptr;
-  // By channels, so that the sum over rows has one owner and one order.
-  act::dispatch(a.activation, [&]<class F>() {
-    parallel_for(x.cols, 64, [&](Index c0, Index c1) {
-      if (db) {
-        std::fill(db + c0, db + c1, A(0));
-      }
-      for (Index r = 0; r < x.count; ++r) {
-        const T* __restrict xp = x.row<T>(r);
-        const T* __restrict gp = dy.row<T>(r);
-        for (Index c = c0; c < c1; ++c) {
-          const A d = convert<A>(gp[c]) * F::d(convert<A>(xp[c]) + b[c]);
-          if (dx) {
-            dx[r * x.cols + c] = convert<T>(d);
-          }
-          if (db) {
-            db[c] += d;
-          }
-        }
-      }
-    });
-  });
-}
-
-// On double the functions are the standard library's, so the same loops are the reference.
 template <class Real>
 struct BiasActRef {
+  /// x + bias.
+  static std::vector<Real> biased(const BiasAct::In<Tensor>& in) {
+    std::vector<Real> x = in.x.to_vector<Real>();
+    const Index d = in.x.size(-1);
+    for (Index i = 0; in.bias.defined() && i < in.x.numel(); ++i) {
+      x[static_cast<std::size_t>(i)] += static_cast<Real>(in.bias.at(i % d));
+    }
+    return x;
+  }
   static void forward(const BiasAct::In<Tensor>& in, BiasAct::Out<Tensor>& out,
                       const BiasAct::Attrs& a) {
-    bias_act_forward<Real>(in, out, a);
+    Real* y = out.y.data<Real>();
+    for (const Real x : biased(in)) {
+      *y++ = act::reference_value(a.activation, x);
+    }
   }
-  static void backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>& out,
+  static void backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>&,
                        const BiasAct::Out<Tensor>& dout, BiasAct::In<Tensor>& din,
                        const BiasAct::Attrs& a) {
-    bias_act_backward<Real>(in, out, dout, din, a);
+    const std::vector<Real> dy = dout.y.to_vector<Real>(), x = biased(in);
+    if (din.bias.defined()) {
+      din.bias.zero_();
+    }
+    for (Index i = 0; i < in.x.numel(); ++i) {
+      const auto k = static_cast<std::size_t>(i);
+      const Real dx = dy[k] * act::reference_slope(a.activation, x[k]);
+      if (din.x.defined()) {
+        din.x.data<Real>()[i] = dx;
+      }
+      if (din.bias.defined()) {
+        din.bias.data<Real>()[i % in.x.size(-1)] += dx;
+      }
+    }
   }
 };
 
@@ -92,8 +57,6 @@ LS_OP(BiasAct, "bias_act")
     .summary("act(x + bias)")
     .reference<BiasActRef>()
     .cost(bias_act_cost);
-
-LS_KERNEL(BiasAct).forward<bf16>(&bias_act_forward<bf16>).backward<bf16>(&bias_act_backward<bf16>);
 
 }  // namespace
 }  // namespace ls

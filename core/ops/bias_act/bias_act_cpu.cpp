@@ -1,0 +1,78 @@
+#include "core/ops/bias_act/bias_act.h"
+
+#include "core/backend/cpu/parallel_for.h"
+#include "core/backend/cpu/rows.h"
+#include "core/ops/activation/functions.h"
+
+namespace ls {
+namespace {
+
+constexpr Index kGrain = 1 << 13;
+
+template <class T>
+void bias_act_forward(const BiasAct::In<Tensor>& in, BiasAct::Out<Tensor>& out,
+                      const BiasAct::Attrs& a) {
+  using A = acc_t<T>;
+  const Rows x(in.x);
+  const Tensor bias =
+      in.bias.defined() ? in.bias.contiguous() : Tensor::zeros({x.cols}, dtype_of_v<A>);
+  const A* b = bias.data<A>();
+  T* y = out.y.data<T>();
+  act::dispatch(a.activation, [&]<class F>() {
+    parallel_for(x.count, std::max<Index>(1, kGrain / std::max<Index>(1, x.cols)),
+                 [&](Index r0, Index r1) {
+                   for (Index r = r0; r < r1; ++r) {
+                     const T* __restrict xp = x.row<T>(r);
+                     T* __restrict yp = y + r * x.cols;
+                     for (Index c = 0; c < x.cols; ++c) {
+                       yp[c] = convert<T>(F::f(convert<A>(xp[c]) + b[c]));
+                     }
+                   }
+                 });
+  });
+}
+
+template <class T>
+void bias_act_backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>&,
+                       const BiasAct::Out<Tensor>& dout, BiasAct::In<Tensor>& din,
+                       const BiasAct::Attrs& a) {
+  using A = acc_t<T>;
+  const Rows x(in.x), dy(dout.y);
+  const Tensor bias =
+      in.bias.defined() ? in.bias.contiguous() : Tensor::zeros({x.cols}, dtype_of_v<A>);
+  const A* b = bias.data<A>();
+  T* dx = din.x.defined() ? din.x.data<T>() : nullptr;
+  A* db = din.bias.defined() ? din.bias.data<A>() : nullptr;
+  // By channels, so that the sum over rows has one owner and one order.
+  act::dispatch(a.activation, [&]<class F>() {
+    parallel_for(x.cols, 64, [&](Index c0, Index c1) {
+      if (db) {
+        std::fill(db + c0, db + c1, A(0));
+      }
+      for (Index r = 0; r < x.count; ++r) {
+        const T* __restrict xp = x.row<T>(r);
+        const T* __restrict gp = dy.row<T>(r);
+        for (Index c = c0; c < c1; ++c) {
+          const A d = convert<A>(gp[c]) * F::d(convert<A>(xp[c]) + b[c]);
+          if (dx) {
+            dx[r * x.cols + c] = convert<T>(d);
+          }
+          if (db) {
+            db[c] += d;
+          }
+        }
+      }
+    });
+  });
+}
+
+LS_KERNEL(BiasAct)
+    .forward<double>(&bias_act_forward<double>)
+    .backward<double>(&bias_act_backward<double>)
+    .forward<float>(&bias_act_forward<float>)
+    .backward<float>(&bias_act_backward<float>)
+    .forward<bf16>(&bias_act_forward<bf16>)
+    .backward<bf16>(&bias_act_backward<bf16>);
+
+}  // namespace
+}  // namespace ls
