@@ -1,41 +1,29 @@
 #include "core/ops/mul/mul.h"
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
+#include <vector>
 
 namespace ls {
 namespace {
 
-template <class T>
-void multiply(const Tensor& a, const Tensor& b, Tensor& y) {
-  using A = acc_t<T>;
-  const Rows left(a), right(b);
-  const Index d = left.cols;
-  T* to = y.data<T>();
-  parallel_for(left.count, std::max<Index>(1, 16384 / std::max<Index>(1, d)),
-               [&](Index r0, Index r1) {
-                 for (Index r = r0; r < r1; ++r) {
-                   const T* ap = left.row<T>(r);
-                   const T* bp = right.row<T>(r);
-                   for (Index c = 0; c < d; ++c) {
-                     to[r * d + c] = convert<T>(convert<A>(ap[c]) * convert<A>(bp[c]));
-                   }
-                 }
-               });
-}
-
-template <class T>
-struct MulRows {
+template <class Real>
+struct MulRef {
   static void forward(const Mul::In<Tensor>& in, Mul::Out<Tensor>& out, const Mul::Attrs&) {
-    multiply<T>(in.a, in.b, out.y);
+    const std::vector<Real> a = in.a.to_vector<Real>(), b = in.b.to_vector<Real>();
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      out.y.data<Real>()[i] = a[i] * b[i];
+    }
   }
   static void backward(const Mul::In<Tensor>& in, const Mul::Out<Tensor>&,
                        const Mul::Out<Tensor>& dout, Mul::In<Tensor>& din, const Mul::Attrs&) {
-    if (din.a.defined()) {
-      multiply<T>(dout.y, in.b, din.a);
-    }
-    if (din.b.defined()) {
-      multiply<T>(dout.y, in.a, din.b);
+    const std::vector<Real> a = in.a.to_vector<Real>(), b = in.b.to_vector<Real>(),
+                            dy = dout.y.to_vector<Real>();
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      if (din.a.defined()) {
+        din.a.data<Real>()[i] = dy[i] * b[i];
+      }
+      if (din.b.defined()) {
+        din.b.data<Real>()[i] = dy[i] * a[i];
+      }
     }
   }
 };
@@ -50,10 +38,8 @@ LS_OP(Mul, "mul")
     .out("y[...]")
     .saves("a b")
     .summary("elementwise product")
-    .reference<MulRows>()
+    .reference<MulRef>()
     .cost(mul_cost);
-
-LS_KERNEL(Mul).forward<bf16>(&MulRows<bf16>::forward).backward<bf16>(&MulRows<bf16>::backward);
 
 }  // namespace
 }  // namespace ls

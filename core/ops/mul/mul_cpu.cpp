@@ -1,0 +1,52 @@
+#include "core/ops/mul/mul.h"
+
+#include "core/backend/cpu/parallel_for.h"
+#include "core/backend/cpu/rows.h"
+
+namespace ls {
+namespace {
+
+template <class T>
+void multiply(const Tensor& a, const Tensor& b, Tensor& y) {
+  using A = acc_t<T>;
+  const Rows left(a), right(b);
+  const Index d = left.cols;
+  T* to = y.data<T>();
+  parallel_for(left.count, std::max<Index>(1, 16384 / std::max<Index>(1, d)),
+               [&](Index r0, Index r1) {
+                 for (Index r = r0; r < r1; ++r) {
+                   const T* ap = left.row<T>(r);
+                   const T* bp = right.row<T>(r);
+                   for (Index c = 0; c < d; ++c) {
+                     to[r * d + c] = convert<T>(convert<A>(ap[c]) * convert<A>(bp[c]));
+                   }
+                 }
+               });
+}
+
+template <class T>
+struct MulRows {
+  static void forward(const Mul::In<Tensor>& in, Mul::Out<Tensor>& out, const Mul::Attrs&) {
+    multiply<T>(in.a, in.b, out.y);
+  }
+  static void backward(const Mul::In<Tensor>& in, const Mul::Out<Tensor>&,
+                       const Mul::Out<Tensor>& dout, Mul::In<Tensor>& din, const Mul::Attrs&) {
+    if (din.a.defined()) {
+      multiply<T>(dout.y, in.b, din.a);
+    }
+    if (din.b.defined()) {
+      multiply<T>(dout.y, in.a, din.b);
+    }
+  }
+};
+
+LS_KERNEL(Mul)
+    .forward<double>(&MulRows<double>::forward)
+    .backward<double>(&MulRows<double>::backward)
+    .forward<float>(&MulRows<float>::forward)
+    .backward<float>(&MulRows<float>::backward)
+    .forward<bf16>(&MulRows<bf16>::forward)
+    .backward<bf16>(&MulRows<bf16>::backward);
+
+}  // namespace
+}  // namespace ls
