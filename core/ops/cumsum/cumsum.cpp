@@ -1,9 +1,6 @@
 #include "core/ops/cumsum/cumsum.h"
 
-#include <algorithm>
 #include <vector>
-
-#include "core/backend/cpu/parallel_for.h"
 
 namespace ls {
 namespace {
@@ -13,48 +10,36 @@ void cumsum_bind(const Cumsum::In<Tensor>& in, const Cumsum::Attrs& a, Bindings&
            a.axis, in.x.describe());
 }
 
-template <class T>
-void running_sums(const Tensor& in, Tensor& out, int axis, bool reverse) {
-  using A = acc_t<T>;
-  constexpr Index kColumns = 256;  // summed side by side
-  const Tensor x = in.contiguous();
-  axis += axis < 0 ? x.rank() : 0;
-  Index outer = 1, inner = 1;
-  for (int i = 0; i < x.rank(); ++i) {
-    (i < axis ? outer : inner) *= i == axis ? 1 : x.size(i);
-  }
-  const Index n = x.size(axis), blocks = (inner + kColumns - 1) / kColumns;
-  const T* from = x.data<T>();
-  T* to = out.data<T>();
-  const Index task = std::max<Index>(1, n * std::min(inner, kColumns));
-  parallel_for(outer * blocks, std::max<Index>(1, 16384 / task), [&](Index t0, Index t1) {
-    std::vector<double> sums;
-    for (Index t = t0; t < t1; ++t) {
-      const Index c0 = t % blocks * kColumns, columns = std::min(inner - c0, kColumns);
-      const Index base = t / blocks * n * inner + c0;
-      sums.assign(static_cast<std::size_t>(columns), 0.0);
-      for (Index i = 0; i < n; ++i) {
-        const Index row = base + (reverse ? n - 1 - i : i) * inner;
-        for (Index c = 0; c < columns; ++c) {
-          double& sum = sums[static_cast<std::size_t>(c)];
-          sum += static_cast<double>(convert<A>(from[row + c]));
-          to[row + c] = convert<T>(static_cast<A>(sum));
-        }
+template <class Real>
+struct CumsumRef {
+  /// y[o, i, c] = sum of x[o, j, c] over j <= i, or over j >= i.
+  static void sums(const Tensor& in, Tensor& out, int axis, bool from_the_end) {
+    const std::vector<Real> x = in.to_vector<Real>();
+    const Index n = in.size(axis);
+    Index inner = 1;
+    for (int i = in.rank() - 1; i > (axis < 0 ? axis + in.rank() : axis); --i) {
+      inner *= in.size(i);
+    }
+    for (Index first = 0; first < in.numel(); ++first) {
+      if (first / inner % n != 0) {
+        continue;
+      }
+      double sum = 0;
+      for (Index k = 0; k < n; ++k) {
+        const Index i = first + (from_the_end ? n - 1 - k : k) * inner;
+        sum += static_cast<double>(x[static_cast<std::size_t>(i)]);
+        out.data<Real>()[i] = static_cast<Real>(sum);
       }
     }
-  });
-}
-
-template <class T>
-struct CumsumLoops {
+  }
   static void forward(const Cumsum::In<Tensor>& in, Cumsum::Out<Tensor>& out,
                       const Cumsum::Attrs& a) {
-    running_sums<T>(in.x, out.y, a.axis, a.reverse);
+    sums(in.x, out.y, a.axis, a.reverse);
   }
   static void backward(const Cumsum::In<Tensor>&, const Cumsum::Out<Tensor>&,
                        const Cumsum::Out<Tensor>& dout, Cumsum::In<Tensor>& din,
                        const Cumsum::Attrs& a) {
-    running_sums<T>(dout.y, din.x, a.axis, !a.reverse);
+    sums(dout.y, din.x, a.axis, !a.reverse);
   }
 };
 
@@ -69,12 +54,8 @@ LS_OP(Cumsum, "cumsum")
     .saves("")
     .bind(cumsum_bind)
     .summary("running sums along an axis, from either end")
-    .reference<CumsumLoops>()
+    .reference<CumsumRef>()
     .cost(cumsum_cost);
-
-LS_KERNEL(Cumsum)
-    .forward<bf16>(&CumsumLoops<bf16>::forward)
-    .backward<bf16>(&CumsumLoops<bf16>::backward);
 
 }  // namespace
 }  // namespace ls

@@ -1,0 +1,65 @@
+#include "core/ops/cumsum/cumsum.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/backend/cpu/parallel_for.h"
+
+namespace ls {
+namespace {
+
+template <class T>
+void running_sums(const Tensor& in, Tensor& out, int axis, bool reverse) {
+  using A = acc_t<T>;
+  constexpr Index kColumns = 256;  // summed side by side
+  const Tensor x = in.contiguous();
+  axis += axis < 0 ? x.rank() : 0;
+  Index outer = 1, inner = 1;
+  for (int i = 0; i < x.rank(); ++i) {
+    (i < axis ? outer : inner) *= i == axis ? 1 : x.size(i);
+  }
+  const Index n = x.size(axis), blocks = (inner + kColumns - 1) / kColumns;
+  const T* from = x.data<T>();
+  T* to = out.data<T>();
+  const Index task = std::max<Index>(1, n * std::min(inner, kColumns));
+  parallel_for(outer * blocks, std::max<Index>(1, 16384 / task), [&](Index t0, Index t1) {
+    std::vector<double> sums;
+    for (Index t = t0; t < t1; ++t) {
+      const Index c0 = t % blocks * kColumns, columns = std::min(inner - c0, kColumns);
+      const Index base = t / blocks * n * inner + c0;
+      sums.assign(static_cast<std::size_t>(columns), 0.0);
+      for (Index i = 0; i < n; ++i) {
+        const Index row = base + (reverse ? n - 1 - i : i) * inner;
+        for (Index c = 0; c < columns; ++c) {
+          double& sum = sums[static_cast<std::size_t>(c)];
+          sum += static_cast<double>(convert<A>(from[row + c]));
+          to[row + c] = convert<T>(static_cast<A>(sum));
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+struct CumsumLoops {
+  static void forward(const Cumsum::In<Tensor>& in, Cumsum::Out<Tensor>& out,
+                      const Cumsum::Attrs& a) {
+    running_sums<T>(in.x, out.y, a.axis, a.reverse);
+  }
+  static void backward(const Cumsum::In<Tensor>&, const Cumsum::Out<Tensor>&,
+                       const Cumsum::Out<Tensor>& dout, Cumsum::In<Tensor>& din,
+                       const Cumsum::Attrs& a) {
+    running_sums<T>(dout.y, din.x, a.axis, !a.reverse);
+  }
+};
+
+LS_KERNEL(Cumsum)
+    .forward<double>(&CumsumLoops<double>::forward)
+    .backward<double>(&CumsumLoops<double>::backward)
+    .forward<float>(&CumsumLoops<float>::forward)
+    .backward<float>(&CumsumLoops<float>::backward)
+    .forward<bf16>(&CumsumLoops<bf16>::forward)
+    .backward<bf16>(&CumsumLoops<bf16>::backward);
+
+}  // namespace
+}  // namespace ls
