@@ -1,24 +1,20 @@
 #include "core/ops/layer_norm/layer_norm.h"
 
-#include "core/ops/layer_norm/mean_norm.h"
+#include "core/ops/layer_norm/mean_norm_reference.h"
 
 namespace ls {
 namespace {
 
-MeanNormArgs args(const LayerNorm::Attrs& a) {
-  return {.groups = 1, .eps = a.eps, .norm_before_gate = a.norm_before_gate};
-}
-
-template <class T>
-struct LayerNormRows {
+template <class Real>
+struct LayerNormRef {
   static void forward(const LayerNorm::In<Tensor>& in, LayerNorm::Out<Tensor>& out,
                       const LayerNorm::Attrs& a) {
-    mean_norm_forward<T>(in, out, args(a));
+    MeanNormReference<Real>::forward(in, out, 1, a);
   }
-  static void backward(const LayerNorm::In<Tensor>& in, const LayerNorm::Out<Tensor>& out,
+  static void backward(const LayerNorm::In<Tensor>& in, const LayerNorm::Out<Tensor>&,
                        const LayerNorm::Out<Tensor>& dout, LayerNorm::In<Tensor>& din,
                        const LayerNorm::Attrs& a) {
-    mean_norm_backward<T>(in, out, dout, din, args(a));
+    MeanNormReference<Real>::backward(in, dout, din, 1, a);
   }
 };
 
@@ -33,12 +29,8 @@ LS_OP(LayerNorm, "layer_norm")
     .out("y[...,D] mean[...]:acc rstd[...]:acc")
     .saves("x weight bias z mean rstd")
     .summary("layer norm, gated")
-    .reference<LayerNormRows>()
+    .reference<LayerNormRef>()
     .cost(layer_norm_cost);
-
-LS_KERNEL(LayerNorm)
-    .forward<bf16>(&LayerNormRows<bf16>::forward)
-    .backward<bf16>(&LayerNormRows<bf16>::backward);
 
 }  // namespace
 }  // namespace ls

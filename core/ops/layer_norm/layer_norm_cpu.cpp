@@ -1,0 +1,34 @@
+#include "core/ops/layer_norm/layer_norm.h"
+
+#include "core/ops/layer_norm/mean_norm.h"
+
+namespace ls {
+namespace {
+
+MeanNormArgs args(const LayerNorm::Attrs& a) {
+  return {.groups = 1, .eps = a.eps, .norm_before_gate = a.norm_before_gate};
+}
+
+template <class T>
+struct LayerNormRows {
+  static void forward(const LayerNorm::In<Tensor>& in, LayerNorm::Out<Tensor>& out,
+                      const LayerNorm::Attrs& a) {
+    mean_norm_forward<T>(in, out, args(a));
+  }
+  static void backward(const LayerNorm::In<Tensor>& in, const LayerNorm::Out<Tensor>& out,
+                       const LayerNorm::Out<Tensor>& dout, LayerNorm::In<Tensor>& din,
+                       const LayerNorm::Attrs& a) {
+    mean_norm_backward<T>(in, out, dout, din, args(a));
+  }
+};
+
+LS_KERNEL(LayerNorm)
+    .forward<double>(&LayerNormRows<double>::forward)
+    .backward<double>(&LayerNormRows<double>::backward)
+    .forward<float>(&LayerNormRows<float>::forward)
+    .backward<float>(&LayerNormRows<float>::backward)
+    .forward<bf16>(&LayerNormRows<bf16>::forward)
+    .backward<bf16>(&LayerNormRows<bf16>::backward);
+
+}  // namespace
+}  // namespace ls
