@@ -1,13 +1,9 @@
 #include "core/ops/group_norm/group_norm.h"
 
-#include "core/ops/layer_norm/mean_norm.h"
+#include "core/ops/layer_norm/mean_norm_reference.h"
 
 namespace ls {
 namespace {
-
-MeanNormArgs args(const GroupNorm::Attrs& a) {
-  return {.groups = a.num_groups, .eps = a.eps, .norm_before_gate = a.norm_before_gate};
-}
 
 void group_norm_bind(const GroupNorm::In<Tensor>& in, const GroupNorm::Attrs& a, Bindings& b) {
   const Index d = in.x.size(-1);
@@ -16,16 +12,16 @@ void group_norm_bind(const GroupNorm::In<Tensor>& in, const GroupNorm::Attrs& a,
   b.set("G", a.num_groups);
 }
 
-template <class T>
-struct GroupNormRows {
+template <class Real>
+struct GroupNormRef {
   static void forward(const GroupNorm::In<Tensor>& in, GroupNorm::Out<Tensor>& out,
                       const GroupNorm::Attrs& a) {
-    mean_norm_forward<T>(in, out, args(a));
+    MeanNormReference<Real>::forward(in, out, a.num_groups, a);
   }
-  static void backward(const GroupNorm::In<Tensor>& in, const GroupNorm::Out<Tensor>& out,
+  static void backward(const GroupNorm::In<Tensor>& in, const GroupNorm::Out<Tensor>&,
                        const GroupNorm::Out<Tensor>& dout, GroupNorm::In<Tensor>& din,
                        const GroupNorm::Attrs& a) {
-    mean_norm_backward<T>(in, out, dout, din, args(a));
+    MeanNormReference<Real>::backward(in, dout, din, a.num_groups, a);
   }
 };
 
@@ -41,12 +37,8 @@ LS_OP(GroupNorm, "group_norm")
     .saves("x weight bias z mean rstd")
     .bind(group_norm_bind)
     .summary("layer norm of channel groups (heads), gated")
-    .reference<GroupNormRows>()
+    .reference<GroupNormRef>()
     .cost(group_norm_cost);
-
-LS_KERNEL(GroupNorm)
-    .forward<bf16>(&GroupNormRows<bf16>::forward)
-    .backward<bf16>(&GroupNormRows<bf16>::backward);
 
 }  // namespace
 }  // namespace ls
