@@ -1,16 +1,13 @@
-// Each token reads its neighbour; tokens are shared out over threads, one owner for each output.
 #include "core/ops/token_shift/token_shift.h"
 
 #include <vector>
 
-#include "core/backend/cpu/rows.h"
 #include "core/ops/scan/sequences.h"
 
 namespace ls {
 namespace {
 
 using Op = TokenShift;
-constexpr Index kGrain = 64;  // tokens of one thread at least
 
 void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   const Index n = scan::sequence_count(in.x.size(0), in.offsets);
@@ -21,108 +18,46 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   }
 }
 
-/// The sequence of each of the B*T tokens.
-std::vector<Index> owners(const std::vector<scan::Sequence>& seqs, Index tokens, Index count) {
-  std::vector<Index> out(static_cast<std::size_t>(count));
-  for (std::size_t n = 0; n < seqs.size(); ++n) {
-    const Index first = seqs[n].row * tokens + seqs[n].begin;
-    std::fill_n(out.begin() + first, seqs[n].length, static_cast<Index>(n));
-  }
-  return out;
-}
-
-template <class T>
-void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
-  using A = acc_t<T>;
-  const Index tokens = in.x.size(1), d = in.x.size(2), count = in.x.size(0) * tokens;
-  const auto seqs = scan::sequences(in.x.size(0), tokens, in.offsets, "token_shift");
-  const std::vector<Index> owner = owners(seqs, tokens, count);
-  const Tensor s0 = in.s0.defined() ? in.s0.contiguous() : Tensor();
-  const Rows x(in.x);
-  T* y = out.y.data<T>();
-  A* sT = out.sT.data<A>();
-  const auto first_of = [&](Index n) {
-    const scan::Sequence& s = seqs[static_cast<std::size_t>(n)];
-    return s.row * tokens + s.begin;
-  };
-  const A* before = s0.defined() ? s0.data<A>() : nullptr;
-  parallel_for(count, kGrain, [&](Index begin, Index end) {
-    for (Index t = begin; t < end; ++t) {
-      const Index n = owner[static_cast<std::size_t>(t)];
-      const T* __restrict now = x.row<T>(t);
-      T* __restrict to = y + t * d;
-      if (t > first_of(n)) {
-        const T* __restrict last = x.row<T>(t - 1);
-        for (Index c = 0; c < d; ++c) {
-          to[c] = convert<T>(convert<A>(last[c]) - convert<A>(now[c]));
-        }
-      } else {
-        for (Index c = 0; c < d; ++c) {
-          to[c] = convert<T>((before ? before[n * d + c] : A(0)) - convert<A>(now[c]));
-        }
-      }
-    }
-  });
-  for (std::size_t i = 0; i < seqs.size(); ++i) {
-    const auto n = static_cast<Index>(i);
-    const Index end = first_of(n) + seqs[i].length;
-    for (Index c = 0; c < d; ++c) {
-      sT[n * d + c] = seqs[i].length > 0 ? convert<A>(x.row<T>(end - 1)[c])
-                      : before           ? before[n * d + c]
-                                         : A(0);
-    }
-  }
-}
-
-template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
-              Op::In<Tensor>& din, const Op::Attrs&) {
-  using A = acc_t<T>;
-  const Index tokens = in.x.size(1), d = in.x.size(2), count = in.x.size(0) * tokens;
-  const auto seqs = scan::sequences(in.x.size(0), tokens, in.offsets, "token_shift");
-  const std::vector<Index> owner = owners(seqs, tokens, count);
-  const bool has_dy = dout.y.defined();
-  const Rows dy(has_dy ? dout.y : in.x);
-  const Tensor dsT_tensor = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
-  const A* dsT = dsT_tensor.defined() ? dsT_tensor.data<A>() : nullptr;
-  if (din.x.defined()) {
-    T* dx = din.x.data<T>();
-    parallel_for(count, kGrain, [&](Index begin, Index end) {
-      for (Index t = begin; t < end; ++t) {
-        const Index n = owner[static_cast<std::size_t>(t)];
-        const bool last = t + 1 == count || owner[static_cast<std::size_t>(t + 1)] != n;
-        T* __restrict to = dx + t * d;
-        for (Index c = 0; c < d; ++c) {
-          const A next = !last ? (has_dy ? convert<A>(dy.row<T>(t + 1)[c]) : A(0))
-                         : dsT ? dsT[n * d + c]
-                               : A(0);
-          to[c] = convert<T>(next - (has_dy ? convert<A>(dy.row<T>(t)[c]) : A(0)));
-        }
-      }
-    });
-  }
-  if (din.s0.defined()) {
-    A* ds0 = din.s0.data<A>();
-    for (std::size_t i = 0; i < seqs.size(); ++i) {
-      const auto n = static_cast<Index>(i);
-      const Index first = seqs[i].row * tokens + seqs[i].begin;
-      for (Index c = 0; c < d; ++c) {
-        ds0[n * d + c] = seqs[i].length > 0 ? (has_dy ? convert<A>(dy.row<T>(first)[c]) : A(0))
-                         : dsT              ? dsT[n * d + c]
-                                            : A(0);
-      }
-    }
-  }
-}
-
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-    ls::forward<Real>(in, out, a);
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+    const Index d = in.x.size(2);
+    const auto seqs = scan::sequences(in.x.size(0), in.x.size(1), in.offsets, "token_shift");
+    for (std::size_t n = 0; n < seqs.size(); ++n) {
+      for (Index c = 0; c < d; ++c) {
+        const Index s = static_cast<Index>(n) * d + c;
+        Real previous = in.s0.defined() ? static_cast<Real>(in.s0.at(s)) : Real(0);
+        for (Index i = 0; i < seqs[n].length; ++i) {
+          const Index at = (seqs[n].row * in.x.size(1) + seqs[n].begin + i) * d + c;
+          const Real x = static_cast<Real>(in.x.at(at));
+          out.y.data<Real>()[at] = previous - x;
+          previous = x;
+        }
+        out.sT.data<Real>()[s] = previous;
+      }
+    }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
-    ls::backward<Real>(in, out, dout, din, a);
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+    const Index d = in.x.size(2);
+    const auto seqs = scan::sequences(in.x.size(0), in.x.size(1), in.offsets, "token_shift");
+    for (std::size_t n = 0; n < seqs.size(); ++n) {
+      for (Index c = 0; c < d; ++c) {
+        const Index s = static_cast<Index>(n) * d + c;
+        Real dprevious = dout.sT.defined() ? static_cast<Real>(dout.sT.at(s)) : Real(0);
+        for (Index i = seqs[n].length - 1; i >= 0; --i) {
+          const Index at = (seqs[n].row * in.x.size(1) + seqs[n].begin + i) * d + c;
+          const Real dy = dout.y.defined() ? static_cast<Real>(dout.y.at(at)) : Real(0);
+          if (din.x.defined()) {
+            din.x.data<Real>()[at] = dprevious - dy;
+          }
+          dprevious = dy;
+        }
+        if (din.s0.defined()) {
+          din.s0.data<Real>()[s] = dprevious;
+        }
+      }
+    }
   }
 };
 
@@ -139,8 +74,6 @@ LS_OP(TokenShift, "token_shift")
     .summary("difference to the previous token")
     .reference<Reference>()
     .cost(cost);
-
-LS_KERNEL(TokenShift).forward<bf16>(&forward<bf16>).backward<bf16>(&backward<bf16>);
 
 }  // namespace
 }  // namespace ls
