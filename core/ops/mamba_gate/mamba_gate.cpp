@@ -1,98 +1,52 @@
 #include "core/ops/mamba_gate/mamba_gate.h"
 
 #include <cmath>
+#include <vector>
 
-#include "core/backend/cpu/parallel_for.h"
+#include "core/ops/activation/reference.h"
 
 namespace ls {
 namespace {
 
 template <class Real>
-Real softplus(Real x) {
-  return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x));
-}
-template <class Real>
-Real sigmoid(Real x) {
-  const Real e = std::exp(-std::abs(x));
-  return x >= 0 ? Real(1) / (Real(1) + e) : e / (Real(1) + e);
-}
-
-// `In` is the element type of x, `Real` that of everything else.
-template <class In, class Real>
-void gate_forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out,
-                  const MambaGate::Attrs&) {
-  const Tensor x = in.x.contiguous();
-  const Tensor a = in.a_log.contiguous();
-  const Tensor bias =
-      in.dt_bias.defined() ? in.dt_bias.contiguous() : Tensor::zeros(a.shape(), a.dtype());
-  const Index h = a.numel(), rows = x.numel() / h;
-  std::vector<Real> scale(static_cast<std::size_t>(h));
-  for (Index i = 0; i < h; ++i) {
-    scale[static_cast<std::size_t>(i)] = -std::exp(a.data<Real>()[i]);
-  }
-  const In* xp = x.data<In>();
-  const Real* bp = bias.data<Real>();
-  Real* gp = out.g.data<Real>();
-  parallel_for(rows, 512, [&](Index r0, Index r1) {
-    for (Index r = r0; r < r1; ++r) {
-      for (Index i = 0; i < h; ++i) {
-        gp[r * h + i] =
-            scale[static_cast<std::size_t>(i)] * softplus(convert<Real>(xp[r * h + i]) + bp[i]);
-      }
-    }
-  });
-}
-
-template <class In, class Real>
-void gate_backward(const MambaGate::In<Tensor>& in, const MambaGate::Out<Tensor>&,
-                   const MambaGate::Out<Tensor>& dout, MambaGate::In<Tensor>& din,
-                   const MambaGate::Attrs&) {
-  const Tensor x = in.x.contiguous();
-  const Tensor a = in.a_log.contiguous();
-  const Tensor bias =
-      in.dt_bias.defined() ? in.dt_bias.contiguous() : Tensor::zeros(a.shape(), a.dtype());
-  const Tensor dg = dout.g.contiguous();
-  const Index h = a.numel(), rows = x.numel() / h;
-  const In* xp = x.data<In>();
-  const Real* bp = bias.data<Real>();
-  const Real* dp = dg.data<Real>();
-  std::vector<Real> da(static_cast<std::size_t>(h)), db(static_cast<std::size_t>(h)),
-      scale(static_cast<std::size_t>(h));
-  for (Index i = 0; i < h; ++i) {
-    scale[static_cast<std::size_t>(i)] = -std::exp(a.data<Real>()[i]);
-  }
-  In* dx = din.x.defined() ? din.x.data<In>() : nullptr;
-  for (Index r = 0; r < rows; ++r) {
-    for (Index i = 0; i < h; ++i) {
-      const auto j = static_cast<std::size_t>(i);
-      const Real z = convert<Real>(xp[r * h + i]) + bp[i];
-      const Real d = dp[r * h + i] * scale[j];
-      const Real dz = d * sigmoid(z);
-      da[j] += d * softplus(z);
-      db[j] += dz;
-      if (dx) {
-        dx[r * h + i] = convert<In>(dz);
-      }
-    }
-  }
-  if (din.a_log.defined()) {
-    std::copy(da.begin(), da.end(), din.a_log.data<Real>());
-  }
-  if (din.dt_bias.defined()) {
-    std::copy(db.begin(), db.end(), din.dt_bias.data<Real>());
-  }
-}
-
-template <class Real>
 struct MambaGateRef {
-  static void forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out,
-                      const MambaGate::Attrs& a) {
-    gate_forward<Real, Real>(in, out, a);
+  /// x + dt_bias at element i.
+  static Real biased(const MambaGate::In<Tensor>& in, Index i) {
+    const Real bias =
+        in.dt_bias.defined() ? static_cast<Real>(in.dt_bias.at(i % in.dt_bias.numel())) : Real(0);
+    return static_cast<Real>(in.x.at(i)) + bias;
   }
-  static void backward(const MambaGate::In<Tensor>& in, const MambaGate::Out<Tensor>& out,
+  static Real rate(const MambaGate::In<Tensor>& in, Index i) {
+    return std::exp(static_cast<Real>(in.a_log.at(i % in.a_log.numel())));
+  }
+  static void forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out,
+                      const MambaGate::Attrs&) {
+    for (Index i = 0; i < in.x.numel(); ++i) {
+      out.g.data<Real>()[i] = -rate(in, i) * act::reference_softplus(biased(in, i));
+    }
+  }
+  static void backward(const MambaGate::In<Tensor>& in, const MambaGate::Out<Tensor>&,
                        const MambaGate::Out<Tensor>& dout, MambaGate::In<Tensor>& din,
-                       const MambaGate::Attrs& a) {
-    gate_backward<Real, Real>(in, out, dout, din, a);
+                       const MambaGate::Attrs&) {
+    for (Tensor* d : {&din.a_log, &din.dt_bias}) {
+      if (d->defined()) {
+        d->zero_();
+      }
+    }
+    for (Index i = 0; i < in.x.numel(); ++i) {
+      const Index head = i % in.a_log.numel();
+      const Real dg = static_cast<Real>(dout.g.at(i)), x = biased(in, i);
+      const Real dx = -dg * rate(in, i) * act::reference_sigmoid(x);
+      if (din.x.defined()) {
+        din.x.data<Real>()[i] = dx;
+      }
+      if (din.dt_bias.defined()) {
+        din.dt_bias.data<Real>()[head] += dx;
+      }
+      if (din.a_log.defined()) {
+        din.a_log.data<Real>()[head] -= dg * rate(in, i) * act::reference_softplus(x);
+      }
+    }
   }
 };
 
@@ -108,10 +62,6 @@ LS_OP(MambaGate, "mamba_gate")
     .summary("log-decay per head: -exp(a_log) softplus(x + dt_bias)")
     .reference<MambaGateRef>()
     .cost(mamba_gate_cost);
-
-LS_KERNEL(MambaGate)
-    .forward<bf16>(&gate_forward<bf16, float>)
-    .backward<bf16>(&gate_backward<bf16, float>);
 
 }  // namespace
 }  // namespace ls
