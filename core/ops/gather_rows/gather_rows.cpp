@@ -1,21 +1,43 @@
 #include "core/ops/gather_rows/gather_rows.h"
 
-#include "core/ops/gather_rows/move_rows.h"
+#include <vector>
+
+#include "core/ops/gather_rows/row_indices.h"
 
 namespace ls {
 namespace {
 
-template <class T>
-struct GatherRowsLoops {
+void gather_rows_bind(const GatherRows::In<Tensor>& in, const GatherRows::Attrs&, Bindings&) {
+  check_row_indices("gather_rows", in.index, in.x.size(0));
+}
+
+template <class Real>
+struct GatherRowsRef {
   static void forward(const GatherRows::In<Tensor>& in, GatherRows::Out<Tensor>& out,
                       const GatherRows::Attrs&) {
-    check_row_indices("gather_rows", in.index.contiguous(), in.x.size(0));
-    gather_rows<T>(in.x, in.index, out.y);
+    const std::vector<Real> x = in.x.to_vector<Real>();
+    const Index d = in.x.size(1);
+    Real* y = out.y.data<Real>();
+    for (const std::int64_t row : in.index.to_vector<std::int64_t>()) {
+      for (Index c = 0; c < d; ++c) {
+        *y++ = row < 0 ? Real(0) : x[static_cast<std::size_t>(row * d + c)];
+      }
+    }
   }
   static void backward(const GatherRows::In<Tensor>& in, const GatherRows::Out<Tensor>&,
                        const GatherRows::Out<Tensor>& dout, GatherRows::In<Tensor>& din,
                        const GatherRows::Attrs&) {
-    scatter_add_rows<T>(dout.y, in.index, din.x);
+    const std::vector<Real> dy = dout.y.to_vector<Real>();
+    const Index d = din.x.size(1);
+    Real* dx = din.x.zero_().data<Real>();
+    auto g = dy.begin();
+    for (const std::int64_t row : in.index.to_vector<std::int64_t>()) {
+      for (Index c = 0; c < d; ++c, ++g) {
+        if (row >= 0) {
+          dx[row * d + c] += *g;
+        }
+      }
+    }
   }
 };
 
@@ -28,13 +50,10 @@ LS_OP(GatherRows, "gather_rows")
     .in("x[N,D] index[...]:i64")
     .out("y[...,D]")
     .saves("index")
+    .bind(gather_rows_bind)
     .summary("rows by index; index -1 gives zeros")
-    .reference<GatherRowsLoops>()
+    .reference<GatherRowsRef>()
     .cost(gather_rows_cost);
-
-LS_KERNEL(GatherRows)
-    .forward<bf16>(&GatherRowsLoops<bf16>::forward)
-    .backward<bf16>(&GatherRowsLoops<bf16>::backward);
 
 }  // namespace
 }  // namespace ls

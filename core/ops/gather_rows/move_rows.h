@@ -9,15 +9,6 @@
 
 namespace ls {
 
-/// @throws Error(Shape) on an index outside -1 .. rows-1
-inline void check_row_indices(const char* op, const Tensor& index, Index rows) {
-  const std::int64_t* at = index.data<std::int64_t>();
-  for (Index i = 0; i < index.numel(); ++i) {
-    LS_CHECK(at[i] >= -1 && at[i] < rows, kShape, "{}: index {} at place {} is outside -1 .. {}",
-             op, at[i], i, rows - 1);
-  }
-}
-
 /// y[i] = x[index[i]], zero for index -1. x [N,D], y [...,D] contiguous.
 template <class T>
 void gather_rows(const Tensor& x, const Tensor& index, Tensor& y) {
