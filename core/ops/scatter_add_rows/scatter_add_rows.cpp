@@ -1,27 +1,46 @@
 #include "core/ops/scatter_add_rows/scatter_add_rows.h"
 
-#include "core/ops/gather_rows/move_rows.h"
+#include <vector>
+
+#include "core/ops/gather_rows/row_indices.h"
 
 namespace ls {
 namespace {
 
-void scatter_add_rows_bind(const ScatterAddRows::In<Tensor>&, const ScatterAddRows::Attrs& a,
+void scatter_add_rows_bind(const ScatterAddRows::In<Tensor>& in, const ScatterAddRows::Attrs& a,
                            Bindings& b) {
   LS_CHECK(a.rows >= 0, kShape, "scatter_add_rows: {} rows", a.rows);
+  check_row_indices("scatter_add_rows", in.index, a.rows);
   b.set("N", a.rows);
 }
 
-template <class T>
-struct ScatterAddRowsLoops {
+template <class Real>
+struct ScatterAddRowsRef {
   static void forward(const ScatterAddRows::In<Tensor>& in, ScatterAddRows::Out<Tensor>& out,
-                      const ScatterAddRows::Attrs& a) {
-    check_row_indices("scatter_add_rows", in.index.contiguous(), a.rows);
-    scatter_add_rows<T>(in.x, in.index, out.y);
+                      const ScatterAddRows::Attrs&) {
+    const std::vector<Real> x = in.x.to_vector<Real>();
+    const Index d = in.x.size(-1);
+    Real* y = out.y.zero_().data<Real>();
+    auto from = x.begin();
+    for (const std::int64_t row : in.index.to_vector<std::int64_t>()) {
+      for (Index c = 0; c < d; ++c, ++from) {
+        if (row >= 0) {
+          y[row * d + c] += *from;
+        }
+      }
+    }
   }
   static void backward(const ScatterAddRows::In<Tensor>& in, const ScatterAddRows::Out<Tensor>&,
                        const ScatterAddRows::Out<Tensor>& dout, ScatterAddRows::In<Tensor>& din,
                        const ScatterAddRows::Attrs&) {
-    gather_rows<T>(dout.y, in.index, din.x);
+    const std::vector<Real> dy = dout.y.to_vector<Real>();
+    const Index d = din.x.size(-1);
+    Real* dx = din.x.data<Real>();
+    for (const std::int64_t row : in.index.to_vector<std::int64_t>()) {
+      for (Index c = 0; c < d; ++c) {
+        *dx++ = row < 0 ? Real(0) : dy[static_cast<std::size_t>(row * d + c)];
+      }
+    }
   }
 };
 
@@ -37,12 +56,8 @@ LS_OP(ScatterAddRows, "scatter_add_rows")
     .saves("index")
     .bind(scatter_add_rows_bind)
     .summary("rows added into zeros by index; index -1 leaves a row out")
-    .reference<ScatterAddRowsLoops>()
+    .reference<ScatterAddRowsRef>()
     .cost(scatter_add_rows_cost);
-
-LS_KERNEL(ScatterAddRows)
-    .forward<bf16>(&ScatterAddRowsLoops<bf16>::forward)
-    .backward<bf16>(&ScatterAddRowsLoops<bf16>::backward);
 
 }  // namespace
 }  // namespace ls
