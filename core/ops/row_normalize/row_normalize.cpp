@@ -1,6 +1,6 @@
 #include "core/ops/row_normalize/row_normalize.h"
 
-#include "core/backend/cpu/parallel_for.h"
+#include <vector>
 
 namespace ls {
 namespace {
@@ -9,39 +9,28 @@ template <class Real>
 struct RowNormalizeRef {
   using Op = RowNormalize;
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-    const Tensor x = in.x.contiguous();
-    const Index d = x.size(-1), rows = x.numel() / d;
-    const Real* xp = x.data<Real>();
-    Real* yp = out.y.data<Real>();
-    parallel_for(rows, 256, [&](Index r0, Index r1) {
-      for (Index r = r0; r < r1; ++r) {
-        const Real inv = Real(1) / (xp[r * d + d - 1] + static_cast<Real>(a.eps));
-        for (Index i = 0; i < d - 1; ++i) {
-          yp[r * (d - 1) + i] = xp[r * d + i] * inv;
-        }
+    const std::vector<Real> x = in.x.to_vector<Real>();
+    const std::size_t d = static_cast<std::size_t>(in.x.size(-1));
+    Real* y = out.y.data<Real>();
+    for (std::size_t row = 0; row < x.size(); row += d) {
+      for (std::size_t i = 0; i + 1 < d; ++i) {
+        *y++ = x[row + i] / (x[row + d - 1] + static_cast<Real>(a.eps));
       }
-    });
+    }
   }
   static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
-    const Tensor x = in.x.contiguous();
-    const Tensor dy = dout.y.contiguous();
-    const Index d = x.size(-1), rows = x.numel() / d;
-    const Real* xp = x.data<Real>();
-    const Real* gp = dy.data<Real>();
-    Real* dx = din.x.data<Real>();
-    parallel_for(rows, 256, [&](Index r0, Index r1) {
-      for (Index r = r0; r < r1; ++r) {
-        const Real inv = Real(1) / (xp[r * d + d - 1] + static_cast<Real>(a.eps));
-        Real dot = 0;
-        for (Index i = 0; i < d - 1; ++i) {
-          const Real g = gp[r * (d - 1) + i];
-          dx[r * d + i] = g * inv;
-          dot += g * xp[r * d + i];
-        }
-        dx[r * d + d - 1] = -dot * inv * inv;
+    const std::vector<Real> x = in.x.to_vector<Real>(), dy = dout.y.to_vector<Real>();
+    const std::size_t d = static_cast<std::size_t>(in.x.size(-1));
+    Real* dx = din.x.zero_().data<Real>();
+    auto g = dy.begin();
+    for (std::size_t row = 0; row < x.size(); row += d) {
+      const Real divisor = x[row + d - 1] + static_cast<Real>(a.eps);
+      for (std::size_t i = 0; i + 1 < d; ++i, ++g) {
+        dx[row + i] = *g / divisor;
+        dx[row + d - 1] -= *g * x[row + i] / (divisor * divisor);
       }
-    });
+    }
   }
 };
 

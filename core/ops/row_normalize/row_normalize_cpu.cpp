@@ -1,0 +1,55 @@
+#include "core/ops/row_normalize/row_normalize.h"
+
+#include "core/backend/cpu/parallel_for.h"
+
+namespace ls {
+namespace {
+
+template <class T>
+struct RowNormalizeRows {
+  using Op = RowNormalize;
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+    const Tensor x = in.x.contiguous();
+    const Index d = x.size(-1), rows = x.numel() / d;
+    const T* xp = x.data<T>();
+    T* yp = out.y.data<T>();
+    parallel_for(rows, 256, [&](Index r0, Index r1) {
+      for (Index r = r0; r < r1; ++r) {
+        const T inv = T(1) / (xp[r * d + d - 1] + static_cast<T>(a.eps));
+        for (Index i = 0; i < d - 1; ++i) {
+          yp[r * (d - 1) + i] = xp[r * d + i] * inv;
+        }
+      }
+    });
+  }
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+    const Tensor x = in.x.contiguous();
+    const Tensor dy = dout.y.contiguous();
+    const Index d = x.size(-1), rows = x.numel() / d;
+    const T* xp = x.data<T>();
+    const T* gp = dy.data<T>();
+    T* dx = din.x.data<T>();
+    parallel_for(rows, 256, [&](Index r0, Index r1) {
+      for (Index r = r0; r < r1; ++r) {
+        const T inv = T(1) / (xp[r * d + d - 1] + static_cast<T>(a.eps));
+        T dot = 0;
+        for (Index i = 0; i < d - 1; ++i) {
+          const T g = gp[r * (d - 1) + i];
+          dx[r * d + i] = g * inv;
+          dot += g * xp[r * d + i];
+        }
+        dx[r * d + d - 1] = -dot * inv * inv;
+      }
+    });
+  }
+};
+
+LS_KERNEL(RowNormalize)
+    .forward<double>(&RowNormalizeRows<double>::forward)
+    .backward<double>(&RowNormalizeRows<double>::backward)
+    .forward<float>(&RowNormalizeRows<float>::forward)
+    .backward<float>(&RowNormalizeRows<float>::backward);
+
+}  // namespace
+}  // namespace ls
