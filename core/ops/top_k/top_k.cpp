@@ -1,12 +1,7 @@
 #include "core/ops/top_k/top_k.h"
 
-#include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <vector>
-
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
 
 namespace ls {
 namespace {
@@ -17,46 +12,37 @@ void top_k_bind(const TopK::In<Tensor>& in, const TopK::Attrs& a, Bindings& b) {
   b.set("K", a.k);
 }
 
-template <class T>
-struct TopKRows {
-  using A = acc_t<T>;
-
+template <class Real>
+struct TopKRef {
+  /// NaN is the greatest number.
+  static bool greater(Real x, Real y) { return std::isnan(x) ? !std::isnan(y) : x > y; }
   static void forward(const TopK::In<Tensor>& in, TopK::Out<Tensor>& out, const TopK::Attrs& a) {
-    const Rows x(in.x);
-    const Index d = x.cols, k = a.k;
-    T* values = out.values.data<T>();
-    std::int64_t* index = out.index.data<std::int64_t>();
-    parallel_for(x.count, std::max<Index>(1, 2048 / d), [&](Index r0, Index r1) {
-      std::vector<std::int64_t> order(static_cast<std::size_t>(d));
-      for (Index r = r0; r < r1; ++r) {
-        const T* xp = x.row<T>(r);
-        std::iota(order.begin(), order.end(), 0);
-        const auto before = [xp](std::int64_t i, std::int64_t j) {
-          const A p = convert<A>(xp[i]), q = convert<A>(xp[j]);
-          if (std::isnan(p) || std::isnan(q)) {
-            return std::isnan(p) != std::isnan(q) ? std::isnan(p) : i < j;
+    const std::vector<Real> x = in.x.to_vector<Real>();
+    const Index d = in.x.size(-1);
+    for (Index r = 0; r < in.x.numel() / d; ++r) {
+      const Real* row = x.data() + r * d;
+      std::vector<bool> taken(static_cast<std::size_t>(d));
+      for (Index i = 0; i < a.k; ++i) {
+        Index best = -1;  // the first greatest of those that are left
+        for (Index c = 0; c < d; ++c) {
+          if (!taken[static_cast<std::size_t>(c)] && (best < 0 || greater(row[c], row[best]))) {
+            best = c;
           }
-          return p != q ? p > q : i < j;
-        };
-        std::partial_sort(order.begin(), order.begin() + k, order.end(), before);
-        for (Index i = 0; i < k; ++i) {
-          index[r * k + i] = order[static_cast<std::size_t>(i)];
-          values[r * k + i] = xp[order[static_cast<std::size_t>(i)]];
         }
+        taken[static_cast<std::size_t>(best)] = true;
+        out.values.data<Real>()[r * a.k + i] = row[best];
+        out.index.data<std::int64_t>()[r * a.k + i] = best;
       }
-    });
+    }
   }
-
   static void backward(const TopK::In<Tensor>&, const TopK::Out<Tensor>& out,
                        const TopK::Out<Tensor>& dout, TopK::In<Tensor>& din, const TopK::Attrs& a) {
-    const Rows dy(dout.values);
-    const Index d = din.x.size(-1);
-    const std::int64_t* index = out.index.data<std::int64_t>();
-    T* dx = din.x.zero_().data<T>();
-    for (Index r = 0; r < dy.count; ++r) {
-      for (Index i = 0; i < a.k; ++i) {
-        dx[r * d + index[r * a.k + i]] = dy.row<T>(r)[i];
-      }
+    const std::vector<Real> dvalues = dout.values.to_vector<Real>();
+    const std::vector<std::int64_t> index = out.index.to_vector<std::int64_t>();
+    din.x.zero_();
+    for (std::size_t i = 0; i < index.size(); ++i) {
+      const Index row = static_cast<Index>(i) / a.k;
+      din.x.data<Real>()[row * din.x.size(-1) + index[i]] = dvalues[i];
     }
   }
 };
@@ -71,10 +57,8 @@ LS_OP(TopK, "top_k")
     .saves("index")
     .bind(top_k_bind)
     .summary("the k greatest elements of each row and their places")
-    .reference<TopKRows>()
+    .reference<TopKRef>()
     .cost(top_k_cost);
-
-LS_KERNEL(TopK).forward<bf16>(&TopKRows<bf16>::forward).backward<bf16>(&TopKRows<bf16>::backward);
 
 }  // namespace
 }  // namespace ls

@@ -1,0 +1,67 @@
+#include "core/ops/top_k/top_k.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "core/backend/cpu/parallel_for.h"
+#include "core/backend/cpu/rows.h"
+
+namespace ls {
+namespace {
+
+template <class T>
+struct TopKRows {
+  using A = acc_t<T>;
+
+  static void forward(const TopK::In<Tensor>& in, TopK::Out<Tensor>& out, const TopK::Attrs& a) {
+    const Rows x(in.x);
+    const Index d = x.cols, k = a.k;
+    T* values = out.values.data<T>();
+    std::int64_t* index = out.index.data<std::int64_t>();
+    parallel_for(x.count, std::max<Index>(1, 2048 / d), [&](Index r0, Index r1) {
+      std::vector<std::int64_t> order(static_cast<std::size_t>(d));
+      for (Index r = r0; r < r1; ++r) {
+        const T* xp = x.row<T>(r);
+        std::iota(order.begin(), order.end(), 0);
+        const auto before = [xp](std::int64_t i, std::int64_t j) {
+          const A p = convert<A>(xp[i]), q = convert<A>(xp[j]);
+          if (std::isnan(p) || std::isnan(q)) {
+            return std::isnan(p) != std::isnan(q) ? std::isnan(p) : i < j;
+          }
+          return p != q ? p > q : i < j;
+        };
+        std::partial_sort(order.begin(), order.begin() + k, order.end(), before);
+        for (Index i = 0; i < k; ++i) {
+          index[r * k + i] = order[static_cast<std::size_t>(i)];
+          values[r * k + i] = xp[order[static_cast<std::size_t>(i)]];
+        }
+      }
+    });
+  }
+
+  static void backward(const TopK::In<Tensor>&, const TopK::Out<Tensor>& out,
+                       const TopK::Out<Tensor>& dout, TopK::In<Tensor>& din, const TopK::Attrs& a) {
+    const Rows dy(dout.values);
+    const Index d = din.x.size(-1);
+    const std::int64_t* index = out.index.data<std::int64_t>();
+    T* dx = din.x.zero_().data<T>();
+    for (Index r = 0; r < dy.count; ++r) {
+      for (Index i = 0; i < a.k; ++i) {
+        dx[r * d + index[r * a.k + i]] = dy.row<T>(r)[i];
+      }
+    }
+  }
+};
+
+LS_KERNEL(TopK)
+    .forward<double>(&TopKRows<double>::forward)
+    .backward<double>(&TopKRows<double>::backward)
+    .forward<float>(&TopKRows<float>::forward)
+    .backward<float>(&TopKRows<float>::backward)
+    .forward<bf16>(&TopKRows<bf16>::forward)
+    .backward<bf16>(&TopKRows<bf16>::backward);
+
+}  // namespace
+}  // namespace ls
