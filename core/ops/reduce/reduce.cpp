@@ -1,68 +1,15 @@
 #include "core/ops/reduce/reduce.h"
 
-#include <array>
 #include <cmath>
-#include <limits>
-#include <type_traits>
+#include <vector>
 
-#include "core/backend/cpu/parallel_for.h"
+#include "core/ops/reduce/axes.h"
 
 namespace ls {
 namespace {
 
 using Attrs = Reduce::Attrs;
 using Kind = Reduce::Kind;
-
-std::array<bool, kMaxRank> reduced_axes(const Shape& shape, const Attrs& a) {
-  std::array<bool, kMaxRank> reduced{};
-  for (int axis = 0; axis < shape.rank(); ++axis) {
-    reduced[static_cast<std::size_t>(axis)] = a.axes.empty();
-  }
-  for (const int axis : a.axes) {
-    const int i = axis < 0 ? axis + shape.rank() : axis;
-    LS_CHECK(i >= 0 && i < shape.rank(), kShape, "reduce: axis {} of a tensor {}", axis,
-             shape.str());
-    LS_CHECK(!reduced[static_cast<std::size_t>(i)], kShape, "reduce: axis {} of {} is named twice",
-             axis, shape.str());
-    reduced[static_cast<std::size_t>(i)] = true;
-  }
-  return reduced;
-}
-
-/// The input as [outer, count, inner] with the middle reduced: of x itself where the reduced axes
-/// are neighbours, else of x with its axes in the order `order`.
-struct Plan {
-  Plan(const Shape& shape, const Attrs& a) {
-    const auto reduced = reduced_axes(shape, a);
-    int runs = 0;
-    bool before = false;
-    for (int i = 0; i < shape.rank(); ++i) {
-      const Index n = shape[i];
-      const bool r = reduced[static_cast<std::size_t>(i)];
-      kept_ones.push_back(r ? 1 : n);
-      (r ? count : before || runs > 0 ? inner : outer) *= n;
-      runs += r && !before && n != 1;
-      before = n == 1 ? before : r;
-    }
-    if (runs > 1) {
-      for (const bool wanted : {false, true}) {
-        for (int i = 0; i < shape.rank(); ++i) {
-          if (reduced[static_cast<std::size_t>(i)] == wanted) {
-            order.push_back(i);
-          }
-        }
-      }
-      outer *= inner;
-      inner = 1;
-    }
-  }
-  Tensor arrange(const Tensor& x) const {
-    return (order.empty() ? x : x.permute(std::span<const int>(order))).contiguous();
-  }
-  Shape kept_ones;  // the input's shape with extent 1 where reduced
-  Index outer = 1, count = 1, inner = 1;
-  std::vector<int> order;
-};
 
 void reduce_bind(const Reduce::In<Tensor>& in, const Attrs& a, Bindings& b) {
   const auto reduced = reduced_axes(in.x.shape(), a);
@@ -84,129 +31,64 @@ void reduce_bind(const Reduce::In<Tensor>& in, const Attrs& a, Bindings& b) {
   }
 }
 
-struct SumOf {
-  double value = 0;
-  template <class A>
-  void take(A x, Index) {
-    value += static_cast<double>(x);
-  }
-  void merge(const SumOf& later) { value += later.value; }
-};
-
-template <class A>
-struct MaxOf {
-  A value = -std::numeric_limits<A>::infinity();
-  Index at = -1;
-  void take(A x, Index i) {
-    if (at < 0 || x > value || (std::isnan(x) && !std::isnan(value))) {
-      value = x;
-      at = i;
-    }
-  }
-  void merge(const MaxOf& later) {
-    if (later.at >= 0) {
-      take(later.value, later.at);
-    }
-  }
-};
-
-/// One S for each kept element, [outer, inner]. The sum is cut in pieces by the sizes alone, so
-/// that the result does not depend on the thread count.
-template <class T, class S>
-std::vector<S> reduce(const T* x, const Plan& p) {
-  using A = acc_t<T>;
-  constexpr Index kColumns = 1024;  // of `inner`, by one task
-  const Index kept = p.outer * p.inner;
-  const Index wanted =
-      std::min(p.count * p.inner / 32768, (Index{1} << 18) / std::max<Index>(1, kept));
-  const Index pieces = std::clamp<Index>(wanted, 1, 64);
-  const Index blocks = (p.inner + kColumns - 1) / kColumns;
-  std::vector<S> part(static_cast<std::size_t>(kept * pieces));
-  const Index task_size = std::max<Index>(1, p.count / pieces * std::min(p.inner, kColumns));
-  parallel_for(
-      p.outer * pieces * blocks, std::max<Index>(1, 16384 / task_size), [&](Index t0, Index t1) {
-        for (Index t = t0; t < t1; ++t) {
-          const Index block = t % blocks, piece = t / blocks % pieces, o = t / blocks / pieces;
-          const Index c0 = block * kColumns, c1 = std::min(p.inner, c0 + kColumns);
-          const Index from = p.count * piece / pieces, to = p.count * (piece + 1) / pieces;
-          const T* in = x + o * p.count * p.inner;
-          S* s = part.data() + (piece * p.outer + o) * p.inner;
-          if (std::is_same_v<S, SumOf> && p.inner == 1) {
-            constexpr Index kRun = 256;  // summed in acc
-            for (Index i = from; i < to; i += kRun) {
-              A sum = 0;
-              const Index end = std::min(to, i + kRun);
-#pragma omp simd reduction(+ : sum)
-              for (Index k = i; k < end; ++k) {
-                sum += convert<A>(in[k]);
-              }
-              s->take(sum, 0);
-            }
-            continue;
-          }
-          for (Index i = from; i < to; ++i) {
-            for (Index c = c0; c < c1; ++c) {
-              s[c].take(convert<A>(in[i * p.inner + c]), i);
-            }
-          }
+template <class Real>
+struct ReduceRef {
+  /// f(element of x, element of y that it goes to, its place among those that go there).
+  template <class F>
+  static void for_each_element(const Shape& shape, const Attrs& a, F&& f) {
+    const auto reduced = reduced_axes(shape, a);
+    for (Index i = 0; i < shape.numel(); ++i) {
+      Index rest = i, to = 0, to_step = 1, place = 0, place_step = 1;
+      for (int axis = shape.rank() - 1; axis >= 0; --axis) {
+        const Index at = rest % shape[axis];
+        rest /= shape[axis];
+        if (reduced[static_cast<std::size_t>(axis)]) {
+          place += at * place_step;
+          place_step *= shape[axis];
+        } else {
+          to += at * to_step;
+          to_step *= shape[axis];
         }
-      });
-  for (Index piece = 1; piece < pieces; ++piece) {
-    for (Index k = 0; k < kept; ++k) {
-      part[static_cast<std::size_t>(k)].merge(part[static_cast<std::size_t>(piece * kept + k)]);
-    }
-  }
-  part.resize(static_cast<std::size_t>(kept));
-  return part;
-}
-
-template <class T>
-struct ReduceLoops {
-  using A = acc_t<T>;
-
-  static void forward(const Reduce::In<Tensor>& in, Reduce::Out<Tensor>& out, const Attrs& a) {
-    const Plan plan(in.x.shape(), a);
-    const Tensor x = plan.arrange(in.x);
-    T* y = out.y.data<T>();
-    if (a.kind == Kind::kMax) {
-      std::int64_t* index = out.index.data<std::int64_t>();
-      for (const MaxOf<A>& m : reduce<T, MaxOf<A>>(x.data<T>(), plan)) {
-        *y++ = convert<T>(m.value);
-        *index++ = m.at;
       }
-      return;
-    }
-    const auto count = static_cast<double>(plan.count);
-    for (const SumOf& s : reduce<T, SumOf>(x.data<T>(), plan)) {
-      *y++ = convert<T>(static_cast<A>(a.kind == Kind::kMean ? s.value / count : s.value));
+      f(i, to, place);
     }
   }
-
+  /// How many elements are reduced to one.
+  static double count(const Shape& shape, const Attrs& a) {
+    const auto reduced = reduced_axes(shape, a);
+    Index n = 1;
+    for (int axis = 0; axis < shape.rank(); ++axis) {
+      n *= reduced[static_cast<std::size_t>(axis)] ? shape[axis] : 1;
+    }
+    return static_cast<double>(n);
+  }
+  static void forward(const Reduce::In<Tensor>& in, Reduce::Out<Tensor>& out, const Attrs& a) {
+    const std::vector<Real> x = in.x.to_vector<Real>();
+    std::vector<double> y(static_cast<std::size_t>(out.y.numel()));
+    for_each_element(in.x.shape(), a, [&](Index i, Index to, Index place) {
+      const auto value = static_cast<double>(x[static_cast<std::size_t>(i)]);
+      double& result = y[static_cast<std::size_t>(to)];
+      if (a.kind != Kind::kMax) {
+        result += value;
+      } else if (place == 0 || value > result || (std::isnan(value) && !std::isnan(result))) {
+        result = value;
+        out.index.data<std::int64_t>()[to] = place;
+      }
+    });
+    const double divisor = a.kind == Kind::kMean ? count(in.x.shape(), a) : 1;
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      out.y.data<Real>()[i] = static_cast<Real>(y[i] / divisor);
+    }
+  }
   static void backward(const Reduce::In<Tensor>&, const Reduce::Out<Tensor>& out,
                        const Reduce::Out<Tensor>& dout, Reduce::In<Tensor>& din, const Attrs& a) {
-    const Plan plan(din.x.shape(), a);
-    Tensor dy = dout.y.contiguous();
-    if (a.kind != Kind::kMax) {
-      if (a.kind == Kind::kMean) {
-        dy = dy.clone().mul_(1.0 / static_cast<double>(plan.count));
-      }
-      din.x.copy_(dy.view(plan.kept_ones).expand(din.x.shape()));
-      return;
-    }
-    din.x.zero_();
-    Shape ordered;
-    for (const int axis : plan.order) {
-      ordered.push_back(din.x.size(axis));
-    }
-    Tensor dx = plan.order.empty() ? din.x : Tensor::zeros(ordered, din.x.dtype());
-    const std::int64_t* index = out.index.data<std::int64_t>();
-    for (Index k = 0; k < plan.outer * plan.inner; ++k) {
-      const Index o = k / plan.inner, c = k % plan.inner;
-      dx.data<T>()[(o * plan.count + index[k]) * plan.inner + c] = std::as_const(dy).data<T>()[k];
-    }
-    if (!plan.order.empty()) {
-      din.x.permute(std::span<const int>(plan.order)).copy_(dx);
-    }
+    const std::vector<Real> dy = dout.y.to_vector<Real>();
+    const double divisor = a.kind == Kind::kMean ? count(din.x.shape(), a) : 1;
+    for_each_element(din.x.shape(), a, [&](Index i, Index to, Index place) {
+      const bool counts = a.kind != Kind::kMax || out.index.data<std::int64_t>()[to] == place;
+      din.x.data<Real>()[i] =
+          counts ? dy[static_cast<std::size_t>(to)] / static_cast<Real>(divisor) : Real(0);
+    });
   }
 };
 
@@ -220,12 +102,8 @@ LS_OP(Reduce, "reduce")
     .saves("index")
     .bind(reduce_bind)
     .summary("sum, mean or maximum over axes")
-    .reference<ReduceLoops>()
+    .reference<ReduceRef>()
     .cost(reduce_cost);
-
-LS_KERNEL(Reduce)
-    .forward<bf16>(&ReduceLoops<bf16>::forward)
-    .backward<bf16>(&ReduceLoops<bf16>::backward);
 
 }  // namespace
 }  // namespace ls

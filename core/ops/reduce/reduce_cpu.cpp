@@ -1,0 +1,186 @@
+#include "core/ops/reduce/reduce.h"
+
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include "core/backend/cpu/parallel_for.h"
+#include "core/ops/reduce/axes.h"
+
+namespace ls {
+namespace {
+
+using Attrs = Reduce::Attrs;
+using Kind = Reduce::Kind;
+
+/// The input as [outer, count, inner] with the middle reduced: of x itself where the reduced axes
+/// are neighbours, else of x with its axes in the order `order`.
+struct Plan {
+  Plan(const Shape& shape, const Attrs& a) {
+    const auto reduced = reduced_axes(shape, a);
+    int runs = 0;
+    bool before = false;
+    for (int i = 0; i < shape.rank(); ++i) {
+      const Index n = shape[i];
+      const bool r = reduced[static_cast<std::size_t>(i)];
+      kept_ones.push_back(r ? 1 : n);
+      (r ? count : before || runs > 0 ? inner : outer) *= n;
+      runs += r && !before && n != 1;
+      before = n == 1 ? before : r;
+    }
+    if (runs > 1) {
+      for (const bool wanted : {false, true}) {
+        for (int i = 0; i < shape.rank(); ++i) {
+          if (reduced[static_cast<std::size_t>(i)] == wanted) {
+            order.push_back(i);
+          }
+        }
+      }
+      outer *= inner;
+      inner = 1;
+    }
+  }
+  Tensor arrange(const Tensor& x) const {
+    return (order.empty() ? x : x.permute(std::span<const int>(order))).contiguous();
+  }
+  Shape kept_ones;  // the input's shape with extent 1 where reduced
+  Index outer = 1, count = 1, inner = 1;
+  std::vector<int> order;
+};
+
+struct SumOf {
+  double value = 0;
+  template <class A>
+  void take(A x, Index) {
+    value += static_cast<double>(x);
+  }
+  void merge(const SumOf& later) { value += later.value; }
+};
+
+template <class A>
+struct MaxOf {
+  A value = -std::numeric_limits<A>::infinity();
+  Index at = -1;
+  void take(A x, Index i) {
+    if (at < 0 || x > value || (std::isnan(x) && !std::isnan(value))) {
+      value = x;
+      at = i;
+    }
+  }
+  void merge(const MaxOf& later) {
+    if (later.at >= 0) {
+      take(later.value, later.at);
+    }
+  }
+};
+
+/// One S for each kept element, [outer, inner]. The sum is cut in pieces by the sizes alone, so
+/// that the result does not depend on the thread count.
+template <class T, class S>
+std::vector<S> reduce(const T* x, const Plan& p) {
+  using A = acc_t<T>;
+  constexpr Index kColumns = 1024;  // of `inner`, by one task
+  const Index kept = p.outer * p.inner;
+  const Index wanted =
+      std::min(p.count * p.inner / 32768, (Index{1} << 18) / std::max<Index>(1, kept));
+  const Index pieces = std::clamp<Index>(wanted, 1, 64);
+  const Index blocks = (p.inner + kColumns - 1) / kColumns;
+  std::vector<S> part(static_cast<std::size_t>(kept * pieces));
+  const Index task_size = std::max<Index>(1, p.count / pieces * std::min(p.inner, kColumns));
+  parallel_for(
+      p.outer * pieces * blocks, std::max<Index>(1, 16384 / task_size), [&](Index t0, Index t1) {
+        for (Index t = t0; t < t1; ++t) {
+          const Index block = t % blocks, piece = t / blocks % pieces, o = t / blocks / pieces;
+          const Index c0 = block * kColumns, c1 = std::min(p.inner, c0 + kColumns);
+          const Index from = p.count * piece / pieces, to = p.count * (piece + 1) / pieces;
+          const T* in = x + o * p.count * p.inner;
+          S* s = part.data() + (piece * p.outer + o) * p.inner;
+          if (std::is_same_v<S, SumOf> && p.inner == 1) {
+            constexpr Index kRun = 256;  // summed in acc
+            for (Index i = from; i < to; i += kRun) {
+              A sum = 0;
+              const Index end = std::min(to, i + kRun);
+#pragma omp simd reduction(+ : sum)
+              for (Index k = i; k < end; ++k) {
+                sum += convert<A>(in[k]);
+              }
+              s->take(sum, 0);
+            }
+            continue;
+          }
+          for (Index i = from; i < to; ++i) {
+            for (Index c = c0; c < c1; ++c) {
+              s[c].take(convert<A>(in[i * p.inner + c]), i);
+            }
+          }
+        }
+      });
+  for (Index piece = 1; piece < pieces; ++piece) {
+    for (Index k = 0; k < kept; ++k) {
+      part[static_cast<std::size_t>(k)].merge(part[static_cast<std::size_t>(piece * kept + k)]);
+    }
+  }
+  part.resize(static_cast<std::size_t>(kept));
+  return part;
+}
+
+template <class T>
+struct ReduceLoops {
+  using A = acc_t<T>;
+
+  static void forward(const Reduce::In<Tensor>& in, Reduce::Out<Tensor>& out, const Attrs& a) {
+    const Plan plan(in.x.shape(), a);
+    const Tensor x = plan.arrange(in.x);
+    T* y = out.y.data<T>();
+    if (a.kind == Kind::kMax) {
+      std::int64_t* index = out.index.data<std::int64_t>();
+      for (const MaxOf<A>& m : reduce<T, MaxOf<A>>(x.data<T>(), plan)) {
+        *y++ = convert<T>(m.value);
+        *index++ = m.at;
+      }
+      return;
+    }
+    const auto count = static_cast<double>(plan.count);
+    for (const SumOf& s : reduce<T, SumOf>(x.data<T>(), plan)) {
+      *y++ = convert<T>(static_cast<A>(a.kind == Kind::kMean ? s.value / count : s.value));
+    }
+  }
+
+  static void backward(const Reduce::In<Tensor>&, const Reduce::Out<Tensor>& out,
+                       const Reduce::Out<Tensor>& dout, Reduce::In<Tensor>& din, const Attrs& a) {
+    const Plan plan(din.x.shape(), a);
+    Tensor dy = dout.y.contiguous();
+    if (a.kind != Kind::kMax) {
+      if (a.kind == Kind::kMean) {
+        dy = dy.clone().mul_(1.0 / static_cast<double>(plan.count));
+      }
+      din.x.copy_(dy.view(plan.kept_ones).expand(din.x.shape()));
+      return;
+    }
+    din.x.zero_();
+    Shape ordered;
+    for (const int axis : plan.order) {
+      ordered.push_back(din.x.size(axis));
+    }
+    Tensor dx = plan.order.empty() ? din.x : Tensor::zeros(ordered, din.x.dtype());
+    const std::int64_t* index = out.index.data<std::int64_t>();
+    for (Index k = 0; k < plan.outer * plan.inner; ++k) {
+      const Index o = k / plan.inner, c = k % plan.inner;
+      dx.data<T>()[(o * plan.count + index[k]) * plan.inner + c] = std::as_const(dy).data<T>()[k];
+    }
+    if (!plan.order.empty()) {
+      din.x.permute(std::span<const int>(plan.order)).copy_(dx);
+    }
+  }
+};
+
+LS_KERNEL(Reduce)
+    .forward<double>(&ReduceLoops<double>::forward)
+    .backward<double>(&ReduceLoops<double>::backward)
+    .forward<float>(&ReduceLoops<float>::forward)
+    .backward<float>(&ReduceLoops<float>::backward)
+    .forward<bf16>(&ReduceLoops<bf16>::forward)
+    .backward<bf16>(&ReduceLoops<bf16>::backward);
+
+}  // namespace
+}  // namespace ls
