@@ -1,10 +1,9 @@
 #include "core/ops/rope/rope.h"
 
+#include <algorithm>
 #include <cmath>
-#include <map>
 #include <numbers>
-
-#include "core/backend/cpu/parallel_for.h"
+#include <vector>
 
 namespace ls {
 
@@ -70,83 +69,56 @@ std::vector<double> rope_inv_freq(const RopeRule& r) {
 
 namespace {
 
-// y = R(sign * angle) x. The transpose of a rotation is the rotation back.
-template <class T>
-void rotate(const Tensor& x_in, const Tensor& positions_in, const Tensor& inv_freq, Tensor& out,
-            const Rope::Attrs& a, double sign) {
-  using A = acc_t<T>;
-  const Tensor x = x_in.contiguous(), positions = positions_in.contiguous();
-  const Index tokens = x.size(0) * x.size(1), heads = x.size(2), d = x.size(3);
-  std::vector<double> freq =
-      inv_freq.defined()
-          ? inv_freq.to_vector<double>()
-          : rope_inv_freq({.theta = a.theta, .rotary_dim = a.rotary_dim > 0 ? a.rotary_dim : d});
-  const auto pairs = static_cast<Index>(freq.size());
-  LS_CHECK(2 * pairs <= d, kShape,
-           "rope: inv_freq or rotary_dim turn {} channels, a head of x has {}", 2 * pairs, d);
-  const std::int64_t* pos = positions.data<std::int64_t>();
-  const T* xp = x.data<T>();
-  T* yp = out.data<T>();
-  // Rows of a batch mostly share their positions: one table of cosines and sines for each.
-  std::map<std::int64_t, Index> row_of;
-  for (Index t = 0; t < tokens; ++t) {
-    row_of.emplace(pos[t], static_cast<Index>(row_of.size()));
-  }
-  std::vector<A> table(row_of.size() * static_cast<std::size_t>(2 * pairs));
-  std::vector<Index> row(static_cast<std::size_t>(tokens));
-  for (Index t = 0; t < tokens; ++t) {
-    row[static_cast<std::size_t>(t)] = row_of.at(pos[t]);
-  }
-  std::vector<std::pair<std::int64_t, Index>> distinct(row_of.begin(), row_of.end());
-  parallel_for(static_cast<Index>(distinct.size()), 64, [&](Index b, Index e) {
-    for (Index i = b; i < e; ++i) {
-      A* line = table.data() + distinct[static_cast<std::size_t>(i)].second * 2 * pairs;
-      for (Index p = 0; p < pairs; ++p) {
-        const double angle = static_cast<double>(distinct[static_cast<std::size_t>(i)].first) *
-                             freq[static_cast<std::size_t>(p)];
-        line[p] = static_cast<A>(a.attention_factor * std::cos(angle));
-        line[pairs + p] = static_cast<A>(sign * a.attention_factor * std::sin(angle));
-      }
-    }
-  });
-  const Index step = a.interleaved ? 2 : 1, other = a.interleaved ? 1 : pairs;
-  parallel_for(
-      tokens, std::max<Index>(1, 8192 / std::max<Index>(1, heads * d)), [&](Index t0, Index t1) {
-        for (Index t = t0; t < t1; ++t) {
-          const A* __restrict c = table.data() + row[static_cast<std::size_t>(t)] * 2 * pairs;
-          const A* __restrict s = c + pairs;
-          for (Index h = 0; h < heads; ++h) {
-            const T* __restrict u = xp + (t * heads + h) * d;
-            T* __restrict v = yp + (t * heads + h) * d;
-            for (Index p = 0; p < pairs; ++p) {
-              const A first = convert<A>(u[p * step]), second = convert<A>(u[p * step + other]);
-              v[p * step] = convert<T>(first * c[p] - second * s[p]);
-              v[p * step + other] = convert<T>(second * c[p] + first * s[p]);
-            }
-            std::copy(u + 2 * pairs, u + d, v + 2 * pairs);
-          }
-        }
-      });
-}
-
-template <class T>
-void rope_forward(const Rope::In<Tensor>& in, Rope::Out<Tensor>& out, const Rope::Attrs& a) {
-  rotate<T>(in.x, in.positions, in.inv_freq, out.y, a, 1);
-}
-template <class T>
-void rope_backward(const Rope::In<Tensor>& in, const Rope::Out<Tensor>&,
-                   const Rope::Out<Tensor>& dout, Rope::In<Tensor>& din, const Rope::Attrs& a) {
-  rotate<T>(dout.y, in.positions, in.inv_freq, din.x, a, -1);
+void rope_bind(const Rope::In<Tensor>& in, const Rope::Attrs& a, Bindings&) {
+  const Index d = in.x.size(3);
+  const Index turned = in.inv_freq.defined() ? 2 * in.inv_freq.numel() : a.rotary_dim;
+  LS_CHECK(turned <= d, kShape, "rope: inv_freq or rotary_dim turn {} channels, a head of x has {}",
+           turned, d);
 }
 
 template <class Real>
 struct RopeRef {
-  static void forward(const Rope::In<Tensor>& in, Rope::Out<Tensor>& out, const Rope::Attrs& a) {
-    rope_forward<Real>(in, out, a);
+  /// The turn of pair p at a position: first' = cos first - sin second, second' = sin first + cos
+  /// second; backwards when `sign` is -1.
+  static void turn(const Rope::In<Tensor>& in, const Tensor& from, Tensor& to, const Rope::Attrs& a,
+                   double sign) {
+    const std::vector<Real> x = from.to_vector<Real>();
+    const std::vector<std::int64_t> positions = in.positions.to_vector<std::int64_t>();
+    const Index heads = from.size(2), d = from.size(3);
+    const Index turned = in.inv_freq.defined() ? 2 * in.inv_freq.numel()
+                         : a.rotary_dim > 0    ? a.rotary_dim
+                                               : d;
+    const Index pairs = turned / 2;
+    Real* y = to.data<Real>();
+    for (Index row = 0; row < from.numel() / std::max<Index>(1, d); ++row) {
+      const auto position = static_cast<double>(positions[static_cast<std::size_t>(row / heads)]);
+      const Real* xp = x.data() + row * d;
+      Real* yp = y + row * d;
+      for (Index p = 0; p < pairs; ++p) {
+        const double frequency =
+            in.inv_freq.defined()
+                ? in.inv_freq.at(p)
+                : std::pow(a.theta, -2.0 * static_cast<double>(p) / static_cast<double>(turned));
+        const double angle = position * frequency;
+        const Real cosine = static_cast<Real>(a.attention_factor * std::cos(angle));
+        const Real sine = static_cast<Real>(sign * a.attention_factor * std::sin(angle));
+        const Index first = a.interleaved ? 2 * p : p,
+                    second = a.interleaved ? 2 * p + 1 : p + pairs;
+        yp[first] = cosine * xp[first] - sine * xp[second];
+        yp[second] = sine * xp[first] + cosine * xp[second];
+      }
+      for (Index c = 2 * pairs; c < d; ++c) {
+        yp[c] = xp[c];
+      }
+    }
   }
-  static void backward(const Rope::In<Tensor>& in, const Rope::Out<Tensor>& out,
+  static void forward(const Rope::In<Tensor>& in, Rope::Out<Tensor>& out, const Rope::Attrs& a) {
+    turn(in, in.x, out.y, a, 1);
+  }
+  // The transpose of a rotation is the rotation back.
+  static void backward(const Rope::In<Tensor>& in, const Rope::Out<Tensor>&,
                        const Rope::Out<Tensor>& dout, Rope::In<Tensor>& din, const Rope::Attrs& a) {
-    rope_backward<Real>(in, out, dout, din, a);
+    turn(in, dout.y, din.x, a, -1);
   }
 };
 
@@ -160,11 +132,10 @@ LS_OP(Rope, "rope")
     .out("y[B,T,H,D]")
     .saves("positions inv_freq")
     .no_grad("inv_freq")
+    .bind(rope_bind)
     .summary("rotary positions")
     .reference<RopeRef>()
     .cost(rope_cost);
-
-LS_KERNEL(Rope).forward<bf16>(&rope_forward<bf16>).backward<bf16>(&rope_backward<bf16>);
 
 }  // namespace
 }  // namespace ls

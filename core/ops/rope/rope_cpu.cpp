@@ -1,0 +1,87 @@
+#include "core/ops/rope/rope.h"
+
+#include <cmath>
+#include <map>
+
+#include "core/backend/cpu/parallel_for.h"
+
+namespace ls {
+namespace {
+
+// y = R(sign * angle) x. The transpose of a rotation is the rotation back.
+template <class T>
+void rotate(const Tensor& x_in, const Tensor& positions_in, const Tensor& inv_freq, Tensor& out,
+            const Rope::Attrs& a, double sign) {
+  using A = acc_t<T>;
+  const Tensor x = x_in.contiguous(), positions = positions_in.contiguous();
+  const Index tokens = x.size(0) * x.size(1), heads = x.size(2), d = x.size(3);
+  std::vector<double> freq =
+      inv_freq.defined()
+          ? inv_freq.to_vector<double>()
+          : rope_inv_freq({.theta = a.theta, .rotary_dim = a.rotary_dim > 0 ? a.rotary_dim : d});
+  const auto pairs = static_cast<Index>(freq.size());
+  const std::int64_t* pos = positions.data<std::int64_t>();
+  const T* xp = x.data<T>();
+  T* yp = out.data<T>();
+  // Rows of a batch mostly share their positions: one table of cosines and sines for each.
+  std::map<std::int64_t, Index> row_of;
+  for (Index t = 0; t < tokens; ++t) {
+    row_of.emplace(pos[t], static_cast<Index>(row_of.size()));
+  }
+  std::vector<A> table(row_of.size() * static_cast<std::size_t>(2 * pairs));
+  std::vector<Index> row(static_cast<std::size_t>(tokens));
+  for (Index t = 0; t < tokens; ++t) {
+    row[static_cast<std::size_t>(t)] = row_of.at(pos[t]);
+  }
+  std::vector<std::pair<std::int64_t, Index>> distinct(row_of.begin(), row_of.end());
+  parallel_for(static_cast<Index>(distinct.size()), 64, [&](Index b, Index e) {
+    for (Index i = b; i < e; ++i) {
+      A* line = table.data() + distinct[static_cast<std::size_t>(i)].second * 2 * pairs;
+      for (Index p = 0; p < pairs; ++p) {
+        const double angle = static_cast<double>(distinct[static_cast<std::size_t>(i)].first) *
+                             freq[static_cast<std::size_t>(p)];
+        line[p] = static_cast<A>(a.attention_factor * std::cos(angle));
+        line[pairs + p] = static_cast<A>(sign * a.attention_factor * std::sin(angle));
+      }
+    }
+  });
+  const Index step = a.interleaved ? 2 : 1, other = a.interleaved ? 1 : pairs;
+  parallel_for(
+      tokens, std::max<Index>(1, 8192 / std::max<Index>(1, heads * d)), [&](Index t0, Index t1) {
+        for (Index t = t0; t < t1; ++t) {
+          const A* __restrict c = table.data() + row[static_cast<std::size_t>(t)] * 2 * pairs;
+          const A* __restrict s = c + pairs;
+          for (Index h = 0; h < heads; ++h) {
+            const T* __restrict u = xp + (t * heads + h) * d;
+            T* __restrict v = yp + (t * heads + h) * d;
+            for (Index p = 0; p < pairs; ++p) {
+              const A first = convert<A>(u[p * step]), second = convert<A>(u[p * step + other]);
+              v[p * step] = convert<T>(first * c[p] - second * s[p]);
+              v[p * step + other] = convert<T>(second * c[p] + first * s[p]);
+            }
+            std::copy(u + 2 * pairs, u + d, v + 2 * pairs);
+          }
+        }
+      });
+}
+
+template <class T>
+void rope_forward(const Rope::In<Tensor>& in, Rope::Out<Tensor>& out, const Rope::Attrs& a) {
+  rotate<T>(in.x, in.positions, in.inv_freq, out.y, a, 1);
+}
+template <class T>
+void rope_backward(const Rope::In<Tensor>& in, const Rope::Out<Tensor>&,
+                   const Rope::Out<Tensor>& dout, Rope::In<Tensor>& din, const Rope::Attrs& a) {
+  rotate<T>(dout.y, in.positions, in.inv_freq, din.x, a, -1);
+}
+
+LS_KERNEL(Rope)
+    .forward<double>(&rope_forward<double>)
+    .backward<double>(&rope_backward<double>)
+    .forward<float>(&rope_forward<float>)
+    .backward<float>(&rope_backward<float>)
+    .forward<bf16>(&rope_forward<bf16>)
+    .backward<bf16>(&rope_backward<bf16>);
+
+}  // namespace
+}  // namespace ls
