@@ -1,4 +1,6 @@
 #pragma once
+#include <algorithm>
+
 #include "core/op.h"
 #include "core/scan_attrs.h"
 
@@ -38,6 +40,8 @@ struct Attention {
     double softcap = 0;
     Index prefix = 0;
     Index q_offset = 0;
+    /// How many of `keys` keys go out as the cache.
+    Index kept(Index keys) const { return window > 0 ? std::min(keys, window - 1) : keys; }
   };
 };
 
