@@ -62,6 +62,15 @@ LS_OP_CASES(Attention, "attention") {
   cases.add("packed", packed, attrs);
   cases.add("packed, not causal", packed, all);
 
+  // The prefix ends within the second document, and neither reaches into the other.
+  packed.offsets = Tensor::from<std::int64_t>({0, 2, 6, 12});
+  cases.add("prefix, packed", packed, windowed_prefix);
+  windowed_prefix.causal = false;
+  cases.add("prefix, packed, not causal", packed, windowed_prefix);
+  started.start =
+      Tensor::from<std::int64_t>({0, 0, 2, 2, 2, 5, 5, 7, 0, 3, 3, 3, 3, 4, 4, 4}, {2, 8});
+  cases.add("prefix and starts", started, prefix);
+
   // Fewer queries than keys: the last ones see everything.
   auto later = attrs;
   later.q_offset = 5;
@@ -80,6 +89,26 @@ LS_OP_CASES(Attention, "attention") {
       .slack(20, "logits of size 80");
   cases.add("no tokens", inputs(2, 0, 0, 2, 1, 4, 4), attrs);
   cases.add("large", inputs(2, 200, 200, 4, 2, 16, 16), attrs);
+
+  // Every option across several blocks of queries and keys.
+  auto many = inputs(2, 150, 150, 4, 2, 33, 70);
+  many.sink = draw.normal({4});
+  many.slopes = draw.uniform({4}, 0.01, 0.1);
+  many.bias = draw.normal({4, 150, 180});
+  many.k0 = draw.normal({2, 30, 2, 33});
+  many.v0 = draw.normal({2, 30, 2, 70});
+  auto options = prefix;
+  options.scale = 0.2;
+  options.softcap = 3;
+  options.window = 75;
+  const char* const rounded = "o, from which its gradient is corrected, is rounded";
+  cases.add("large, every option", many, options).slack(2, rounded);
+  options.causal = false;
+  cases.add("large, every option, not causal", many, options).slack(2, rounded);
+  auto documents = inputs(1, 200, 200, 2, 1, 9, 17);
+  documents.offsets = Tensor::from<std::int64_t>({0, 70, 71, 71, 130, 200});
+  cases.add("large, packed", documents, attrs);
+  cases.add("large, packed, not causal", documents, all);
 }
 
 }  // namespace

@@ -21,6 +21,9 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
                (in.q.size(0) == 1 && in.q.size(1) == in.k.size(1) && !in.k0.defined()),
            kShape, "attention: offsets need one batch row, as many queries as keys, and no cache");
   const Index keys = in.k.size(1) + (in.k0.defined() ? in.k0.size(1) : 0);
+  LS_CHECK(!in.bias.defined() || in.bias.size(2) == keys, kShape,
+           "attention: bias {} is for {} keys, k0 and k have {}", in.bias.describe(),
+           in.bias.defined() ? in.bias.size(2) : 0, keys);
   b.set("T1", a.kept(keys));
 }
 
@@ -273,7 +276,7 @@ Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
 LS_OP(Attention, "attention")
     .in("q[B,T,HQ,Dk] k[B,Tk,H,Dk] v[B,Tk,H,Dv] k0[B,T0,H,Dk]? v0[B,T0,H,Dv]? start[B,T]:i64? "
         "sink[HQ]:acc? "
-        "slopes[HQ]:acc? bias[HQ,T,Tk]:acc? offsets[N1]:i64?")
+        "slopes[HQ]:acc? bias[HQ,T,Ta]:acc? offsets[N1]:i64?")
     .out("o[B,T,HQ,Dv] lse[B,T,HQ]:acc kT[B,T1,H,Dk] vT[B,T1,H,Dv]")
     .saves("q k v k0 v0 start sink slopes bias offsets o lse")
     .no_grad("slopes")

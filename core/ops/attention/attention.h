@@ -9,14 +9,14 @@ namespace ls {
 /// Softmax attention in blocks; no Tq x Tk matrix is held.
 ///   o_i = sum_j p_ij v_j
 ///   p_ij = softmax over visible j of cap(scale q_i k_j) - slope (i - j) + bias_ij
-/// Keys are the carried k0 followed by k. Query t has position t + Tk - Tq when the call is causal
-/// over its own keys (k0 included), else t + q_offset. Key j is visible to query i when j < prefix,
-/// or (not causal or j <= i) and (window = 0 or i - j < window), and j is not before the query's
-/// start. Query head h reads head h / (HQ / H).
+/// Keys are the carried k0 followed by k. Query t has position i = T0 + t + q_offset among them.
+/// Key j is visible to it when j < prefix, or (not causal or j <= i) and (window = 0 or
+/// i - j < window); never when j is before the query's start or in another packed document. Query
+/// head h reads head h / (HQ / H).
 /// @shape  q [B,Tq,HQ,Dk]  k [B,Tk,H,Dk]  v [B,Tk,H,Dv]  k0 [B,T0,H,Dk], v0 [B,T0,H,Dv] or absent
 ///         start [B,Tq] or absent: first visible key, in coordinates where k is 0.. and k0 is
 ///         negative  sink [HQ]: one more logit in the denominator  slopes [HQ]: linear bias
-///         bias [HQ,Tq,Tk]  offsets [N+1]: packed documents, B = 1
+///         bias [HQ,Tq,T0+Tk]  offsets [N+1]: packed documents, B = 1
 ///         -> o [B,Tq,HQ,Dv]  lse [B,Tq,HQ]  kT, vT: k0 and k, v0 and v, or their last window-1
 ///         rows
 /// @dtype  q, k, v, caches any one float; lse, sink, slopes, bias and sums acc

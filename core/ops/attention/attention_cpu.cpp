@@ -16,9 +16,9 @@ namespace {
 using Op = Attention;
 constexpr Index kBlock = 64;
 
-/// Keys that a query may see: [lo, hi) and [0, prefix), of all keys with the cache in front.
+/// Keys that a query may see: [lo, hi) and [from, prefix), of all keys with the cache in front.
 struct Range {
-  Index lo, hi, prefix;
+  Index lo, hi, from, prefix;
 };
 
 template <class T>
@@ -61,31 +61,32 @@ struct Call {
   Index position(Index t) const { return t + cached + a.q_offset; }
   Range range(Index b, Index t) const {
     const Index at = position(t);
-    Range r{0, keys, std::min(a.prefix, keys)};
+    Range r{0, keys, 0, std::min(a.prefix, keys)};
     if (a.causal) {
       r.hi = std::clamp<Index>(at + 1, 0, keys);
     }
     if (a.window > 0) {
       r.lo = std::clamp<Index>(at - a.window + 1, 0, keys);
     }
-    Index first = 0;
+    Index first = 0, end = keys;
     if (start.defined()) {
       first = cached + std::as_const(start).template data<std::int64_t>()[b * queries + t];
     } else if (!document.empty()) {
       first = document[static_cast<std::size_t>(t)];
-      if (!a.causal) {  // a document sees itself only
-        Index end = t;
+      if (!a.causal || a.prefix > 0) {  // a document sees itself only
+        end = t;
         while (end < queries && document[static_cast<std::size_t>(end)] == first) {
           ++end;
         }
-        r.hi = std::min(r.hi, end);
       }
     }
     r.lo = std::max(r.lo, first);
-    if (first > 0) {
-      r.prefix = 0;
+    r.hi = std::max(std::min(r.hi, end), r.lo);
+    r.from = std::max<Index>(0, first);
+    r.prefix = std::min(r.prefix, end);
+    if (r.prefix <= r.from) {
+      r.from = r.prefix = 0;
     }
-    r.hi = std::max(r.hi, r.lo);
     return r;
   }
   template <class O>
@@ -134,7 +135,7 @@ struct Call {
       if (g.lo > j || g.hi < j + n) {
         for (Index c = 0; c < n; ++c) {
           const Index key = j + c;
-          if (!((key >= g.lo && key < g.hi) || key < g.prefix)) {
+          if (!((key >= g.lo && key < g.hi) || (key >= g.from && key < g.prefix))) {
             row[c] = -std::numeric_limits<A>::infinity();
           }
         }
@@ -144,7 +145,8 @@ struct Call {
   }
   bool skip(const Range* ranges, Index m, Index j, Index n) const {
     for (Index r = 0; r < m; ++r) {
-      if ((ranges[r].lo < j + n && ranges[r].hi > j) || ranges[r].prefix > j) {
+      if ((ranges[r].lo < j + n && ranges[r].hi > j) ||
+          (ranges[r].from < j + n && ranges[r].prefix > j)) {
         return false;
       }
     }
@@ -209,7 +211,7 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
       for (Index r = 0; r < m; ++r) {
         ranges[static_cast<std::size_t>(r)] = call.range(b, t + r);
         const Range& g = ranges[static_cast<std::size_t>(r)];
-        lo = std::min(lo, g.prefix > 0 ? 0 : g.lo);
+        lo = std::min(lo, g.prefix > 0 ? g.from : g.lo);
         hi = std::max({hi, g.hi, g.prefix});
         top[r] = call.sink.defined() ? std::as_const(call.sink).template data<A>()[qh] : -kInf;
         sum[r] = call.sink.defined() ? A(1) : A(0);
