@@ -15,6 +15,12 @@ LS_OP_CASES(DecayedLinear, "decayed_linear") {
                                      .g = draw.uniform({b, t, 2}, -0.5, 0),
                                      .s0 = draw.normal({n, 2, 5, 7})};
   };
+  // Columns of the state: whole tiles, vectors and a rest.
+  DecayedLinear::In<Tensor> wide{.q = draw.normal({2, 37, 2, 19}),
+                                 .k = draw.normal({2, 37, 1, 19}, 0.5),
+                                 .v = draw.normal({2, 37, 1, 85}),
+                                 .g = draw.uniform({2, 37, 1}, -0.5, 0),
+                                 .s0 = draw.normal({2, 1, 19, 85})};
   auto packed = inputs(1, 45, 4);
   packed.offsets = Tensor::from<std::int64_t>({0, 20, 20, 21, 45});
   auto constant = packed;
@@ -29,6 +35,7 @@ LS_OP_CASES(DecayedLinear, "decayed_linear") {
     attrs.chunk = form == Form::kChunk ? 8 : 0;
     const std::string kind = fmt::format("form {}, ", static_cast<int>(form));
     cases.add(kind + "one row", inputs(1, 41, 1), attrs);
+    cases.add(kind + "wide", wide, attrs);
     cases.add(kind + "packed", packed, attrs);
     cases.add(kind + "packed, constant decay", constant, attrs);
     cases.add(kind + "packed, no state", without, attrs);

@@ -16,6 +16,13 @@ LS_OP_CASES(DeltaRule, "delta_rule") {
                                  .g = draw.uniform({b, t, 4}, -0.5, 0),
                                  .s0 = draw.normal({n, 4, 5, 7})};
   };
+  // Columns of the state: whole tiles, vectors and a rest.
+  DeltaRule::In<Tensor> wide{.q = draw.normal({2, 37, 1, 19}),
+                             .k = draw.unit_rows({2, 37, 1, 19}),
+                             .v = draw.normal({2, 37, 2, 85}),
+                             .beta = draw.uniform({2, 37, 2}, 0, 1),
+                             .g = draw.uniform({2, 37, 2}, -0.5, 0),
+                             .s0 = draw.normal({2, 2, 19, 85})};
   auto packed = inputs(1, 45, 4);
   packed.offsets = Tensor::from<std::int64_t>({0, 20, 20, 21, 45});
   auto channels = packed;
@@ -30,6 +37,7 @@ LS_OP_CASES(DeltaRule, "delta_rule") {
     attrs.chunk = form == Form::kChunk ? 8 : 0;
     const std::string kind = fmt::format("form {}, ", static_cast<int>(form));
     cases.add(kind + "one row", inputs(1, 41, 1), attrs);
+    cases.add(kind + "wide", wide, attrs);
     cases.add(kind + "packed", packed, attrs);
     cases.add(kind + "packed, beta per channel", channels, attrs);
     cases.add(kind + "packed, no state, no gate", without, attrs);

@@ -25,6 +25,16 @@ LS_OP_CASES(Reduce, "reduce") {
     cases.add(name + "large, columns", {.x = draw.normal({300, 193})}, {.kind = kind, .axes = {0}})
         .slack(3, "sums that cancel")
         .not_smooth();
+    cases
+        .add(name + "large, wide columns", {.x = draw.normal({40, 2100})},
+             {.kind = kind, .axes = {0}})
+        .slack(3, "sums that cancel")
+        .not_smooth();
+    cases
+        .add(name + "large, outer and inner axes", {.x = draw.normal({33, 41, 37})},
+             {.kind = kind, .axes = {0, 2}})
+        .slack(3, "sums that cancel")
+        .not_smooth();
     cases.add(name + "large, all", {.x = draw.normal({70001})}, {.kind = kind})
         .slack(30, "a sum that cancels")
         .not_smooth();

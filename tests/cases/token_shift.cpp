@@ -20,6 +20,9 @@ LS_OP_CASES(TokenShift, "token_shift") {
   for (const Index d : {1, 7, 8, 9, 33}) {
     cases.add(fmt::format("{} channels", d), inputs(2, 5, d, 2));
   }
+  auto documents = inputs(1, 300, 9, 4);
+  documents.offsets = Tensor::from<std::int64_t>({0, 129, 130, 130, 300});
+  cases.add("large, packed", documents);
   cases.add("large", inputs(3, 150, 129, 3));
 }
 
