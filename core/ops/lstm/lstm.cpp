@@ -1,5 +1,6 @@
 #include "core/ops/lstm/lstm.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 

@@ -1,7 +1,6 @@
 #include "core/ops/mamba_gate/mamba_gate.h"
 
 #include <cmath>
-#include <vector>
 
 #include "core/ops/activation/reference.h"
 

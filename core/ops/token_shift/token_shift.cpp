@@ -1,7 +1,5 @@
 #include "core/ops/token_shift/token_shift.h"
 
-#include <vector>
-
 #include "core/ops/scan/sequences.h"
 
 namespace ls {
