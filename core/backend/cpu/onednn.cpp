@@ -7,6 +7,7 @@
 #include <omp.h>
 
 #include <cstring>
+#include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <string_view>
 #include <unordered_map>

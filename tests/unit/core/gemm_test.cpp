@@ -126,6 +126,10 @@ void check_gemm(double tolerance) {
     check_product<T, C>(Case{257, 301, 129, ta, tb, 1, 0, 3}, tolerance, product);
     check_product<T, C>(Case{40, 72, 3000, ta, tb, 1, 1, 0}, tolerance, product);
     check_product<T, C>(Case{700, 20, 40, ta, tb, 1, 1, 0}, tolerance, product);
+    check_product<T, C>(Case{65, 90, 70, ta, tb, 1, 0.5, 5}, tolerance, product);
+    check_product<T, C>(Case{1, 300, 400, ta, tb, 1, 0, 2}, tolerance, product);
+    check_product<T, C>(Case{300, 1, 400, ta, tb, 1, 1, 2}, tolerance, product);
+    check_product<T, C>(Case{800, 770, 9, ta, tb, 1, -1, 1}, tolerance, product);
   }
 }
 
