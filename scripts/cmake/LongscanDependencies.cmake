@@ -26,7 +26,16 @@ set(LONGSCAN_MATMUL own)
 if(LONGSCAN_ONEDNN)
   find_path(ONEDNN_INCLUDE_DIR oneapi/dnnl/dnnl.hpp)
   find_library(ONEDNN_LIBRARY dnnl)
+  set(runtime "")
   if(ONEDNN_INCLUDE_DIR AND ONEDNN_LIBRARY)
+    file(STRINGS ${ONEDNN_INCLUDE_DIR}/oneapi/dnnl/dnnl_config.h runtime
+         REGEX "define DNNL_CPU_RUNTIME ")
+    if(NOT runtime MATCHES DNNL_RUNTIME_OMP)
+      message(STATUS "longscan: ${ONEDNN_LIBRARY} is left out: its threads are not OpenMP's and "
+                     "would compete with ours")
+    endif()
+  endif()
+  if(runtime MATCHES DNNL_RUNTIME_OMP)
     set(LONGSCAN_HAVE_ONEDNN ON)
     set(LONGSCAN_MATMUL oneDNN)
     file(STRINGS ${ONEDNN_INCLUDE_DIR}/oneapi/dnnl/dnnl_version.h numbers
