@@ -7,7 +7,7 @@ build=${LONGSCAN_BUILD:-$root/build}
 
 # package | a program that does as well, or - | why
 needed=(
-  "g++|-|compiles the program"
+  "g++|g++|compiles the program"
   "cmake|cmake|configures the build"
   "ninja-build|ninja|runs the build"
   "git|git|tells the commit that every result is stored with"
@@ -46,9 +46,12 @@ if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
 fi
 
 # Sets `missing` to the entries of a list that are not there.
-declare -A installed
 find_missing() {
-  local entry program
+  local entry program package status
+  local -A installed=()
+  while read -r package status; do
+    case $status in ii* | hi*) installed[$package]=yes ;; esac
+  done < <(dpkg-query -W -f='${Package} ${db:Status-Abbrev}\n' "${@%%|*}" 2>/dev/null || true)
   missing=()
   for entry in "$@"; do
     program=${entry#*|}
@@ -59,10 +62,6 @@ find_missing() {
     fi
   done
 }
-while read -r package status; do
-  case $status in ii* | hi*) installed[$package]=yes ;; esac
-done < <(dpkg-query -W -f='${Package} ${db:Status-Abbrev}\n' "${needed[@]%%|*}" "${optional[@]%%|*}" \
-  2>/dev/null || true)
 
 find_missing "${needed[@]}"
 missing_needed=(${missing[@]+"${missing[@]}"})
@@ -81,11 +80,8 @@ fi
 
 give_up_on_optional() {
   mkdir -p "$build"
-  local entry
-  for entry in "$@"; do
-    echo "setup: going on without $(name "$entry") (${entry##*|})"
-    name "$entry" >>"$unavailable"
-  done
+  echo "setup: going on without ${*%%|*}"
+  printf '%s\n' "${@%%|*}" >>"$unavailable"
 }
 
 environment=(DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a)
@@ -98,7 +94,7 @@ elif [ ${#missing_needed[@]} -eq 0 ]; then
   give_up_on_optional "${missing_optional[@]}"
   exit 0
 else
-  echo "setup: these packages are missing, and there is neither root nor sudo to install them:" >&2
+  echo "setup: these required packages are missing, and there is neither root nor sudo to install them:" >&2
   describe "${missing_needed[@]}" >&2
   exit 1
 fi
@@ -110,21 +106,34 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 apt() { "${as_root[@]}" apt-get -q -y -o DPkg::Lock::Timeout=300 "$@" </dev/null >"$log" 2>&1; }
 install() { apt install --no-install-recommends "$@"; }
+# Sets `missing` to the entries of a list that cannot be had and `why` to what apt said of one.
+install_each() {
+  local entry
+  for entry in "$@"; do
+    install -o Acquire::Retries=0 "$(name "$entry")" ||
+      why=$(grep -m 1 '^E:' "$log" || tail -n 1 "$log")
+  done
+  find_missing "$@"
+}
 
 # A source of packages that does not answer matters only if what is needed cannot be had.
-if ! apt update; then
-  grep -E '^(E|W):' "$log" >&2 || true
-fi
+apt update || true
 names=(${missing_needed[@]+"${missing_needed[@]%%|*}"} ${missing_optional[@]+"${missing_optional[@]%%|*}"})
 if install "${names[@]}"; then
   exit 0
 fi
 if [ ${#missing_needed[@]} -gt 0 ] && ! install "${missing_needed[@]%%|*}"; then
-  tail -n 20 "$log" >&2
-  echo "setup: could not install ${missing_needed[*]%%|*}" >&2
-  echo "setup: (on Ubuntu they come from the component 'universe')" >&2
-  exit 1
+  install_each "${missing_needed[@]}"
+  if [ ${#missing[@]} -gt 0 ]; then
+    echo "setup: required packages are missing (on Ubuntu they are in the component 'universe'):" >&2
+    describe "${missing[@]}" >&2
+    echo "setup: apt could not install them: ${why#E: }" >&2
+    exit 1
+  fi
 fi
-for entry in ${missing_optional[@]+"${missing_optional[@]}"}; do
-  install "$(name "$entry")" || give_up_on_optional "$entry"
-done
+if [ ${#missing_optional[@]} -gt 0 ]; then
+  install_each "${missing_optional[@]}"
+  if [ ${#missing[@]} -gt 0 ]; then
+    give_up_on_optional "${missing[@]}"
+  fi
+fi
