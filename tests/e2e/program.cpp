@@ -97,6 +97,8 @@ Outcome Workplace::start(const std::vector<std::string>& command, const Options&
       const rlimit limit{static_cast<rlim_t>(o.file_limit), static_cast<rlim_t>(o.file_limit)};
       setrlimit(RLIMIT_FSIZE, &limit);
     }
+    // Opened before the change of user: the way to it may be closed to others (/root).
+    const int program = o.unprivileged ? open(command[0].c_str(), O_PATH | O_CLOEXEC) : -1;
     if (o.unprivileged && geteuid() == 0 && setuid(65534) != 0) {
       _exit(126);
     }
@@ -105,7 +107,11 @@ Outcome Workplace::start(const std::vector<std::string>& command, const Options&
       argv.push_back(const_cast<char*>(a.c_str()));
     }
     argv.push_back(nullptr);
-    execv(argv[0], argv.data());
+    if (o.unprivileged) {
+      fexecve(program, argv.data(), environ);
+    } else {
+      execv(argv[0], argv.data());
+    }
     _exit(127);
   }
   using Clock = std::chrono::steady_clock;
