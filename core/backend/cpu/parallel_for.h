@@ -23,20 +23,23 @@ void parallel_for(Index n, Index grain, F&& f) {
   if (n <= 0) {
     return;
   }
-  const Index pieces = std::min<Index>(num_threads(), n / std::max<Index>(1, grain));
-  if (pieces <= 1 || omp_in_parallel()) {
+  const int threads = num_threads();
+  const Index wanted = std::min<Index>(threads, n / std::max<Index>(1, grain));
+  if (wanted <= 1 || omp_in_parallel()) {
     f(Index{0}, n);
     return;
   }
   std::exception_ptr error;
-#pragma omp parallel num_threads(static_cast <int>(pieces))
+  // The whole team, also for fewer pieces: libgomp ends the threads that a smaller team leaves out
+  // and makes new ones for the next.
+#pragma omp parallel num_threads(threads)
   {
-    const Index team = omp_get_num_threads();
+    const Index pieces = std::min<Index>(wanted, omp_get_num_threads());
     const Index i = omp_get_thread_num();
-    const Index begin = n * i / team;
-    const Index end = n * (i + 1) / team;
+    const Index begin = n * i / pieces;
+    const Index end = n * (i + 1) / pieces;
     try {
-      if (begin < end) {
+      if (i < pieces && begin < end) {
         f(begin, end);
       }
     } catch (...) {
