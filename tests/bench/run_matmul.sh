@@ -13,5 +13,8 @@ for package in libopenblas0-openmp libblis4-openmp; do
 done
 "$root/scripts/setup.sh"
 "$root/scripts/build.sh" matmul_bench
+# Where builds with threads of their own are installed too, the system's choice falls on those.
+folders=$(dpkg -L libopenblas0-openmp libblis4-openmp | sed -nE 's,/lib(openblas|blis)\.so\.[0-9]+$,,p' | paste -sd:)
 # Some systems pin an old kernel of OpenBLAS through the environment.
-exec env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE "${LONGSCAN_BUILD:-$root/build}/tests/matmul_bench" "$@"
+exec env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE LD_LIBRARY_PATH="$folders${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" \
+  "${LONGSCAN_BUILD:-$root/build}/tests/matmul_bench" "$@"
