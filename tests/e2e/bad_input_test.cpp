@@ -443,10 +443,12 @@ TEST_SUITE("e2e") {
     fs::permissions(w.path("runs/run"), fs::perms::all);  // what lies in it stays another's
     w.write("runs/run/deltanet/seed0/config.yaml", "kept");
     fs::permissions(w.path("runs/run/deltanet/seed0"),
-                    fs::perms::owner_all | fs::perms::others_read | fs::perms::others_exec);
+                    fs::perms::owner_read | fs::perms::owner_exec | fs::perms::others_read |
+                        fs::perms::others_exec);
     check_refused("parts not ours", w.run({"train", "run.yaml", "--fresh"}, {.unprivileged = true}),
                   {"seed0: cannot be deleted", "ermission", "another name"});
     fs::permissions(w.path("runs/run"), before);
+    fs::permissions(w.path("runs/run/deltanet/seed0"), before);
     CHECK(w.read("runs/run/metrics.jsonl") == "kept");
   }
 
