@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/dispatch.h"
+#include "core/profile.h"
 
 namespace ls::ag {
 namespace {
@@ -17,6 +18,7 @@ void accumulate(Tensor& slot, Tensor grad) {
     slot = std::move(grad);
     return;
   }
+  const profile::Scope timed("sum of gradients", "backward");
   if (slot.storage_use_count() != 1 || !slot.is_contiguous()) {
     slot = slot.clone();
   }
@@ -172,7 +174,11 @@ void Tape::backward(std::span<const Var> outputs, std::span<const Tensor> seeds)
       wanted[i] = node.inputs[i].wanted;
     }
     std::vector<Tensor> din(node.inputs.size());
-    node.fn->backward(node.grads, wanted, din);
+    {
+      const std::string name = node.fn->name();
+      const profile::Scope timed(name, "backward");
+      node.fn->backward(node.grads, wanted, din);
+    }
     for (std::size_t i = 0; i < din.size(); ++i) {
       if (!din[i].defined() || !wanted[i]) {
         continue;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <charconv>
 
+#include "core/profile.h"
+
 namespace ls {
 namespace {
 
@@ -345,6 +347,11 @@ DType op_dtype(const OpInfo& op, std::span<const Tensor> in) {
 }
 
 std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, const void* attrs) {
+  profile::Scope timed(op.name, "forward");
+  if (profile::running() && op.cost) {
+    const Cost cost = op.cost(in, attrs);
+    timed.cost(cost.bytes, cost.flops);
+  }
   const DType t = op_dtype(op, in);
   Bindings b = check_inputs(op, in, t);
   if (op.bind) {

@@ -15,6 +15,7 @@
 #include "autograd/tape.h"
 #include "core/io/files.h"
 #include "core/log.h"
+#include "core/profile.h"
 #include "experiments/forms.h"
 #include "experiments/provenance.h"
 #include "optim/clip.h"
@@ -201,7 +202,10 @@ double Trainer::step() {
                               .end_step = config_.steps,
                               .depth = static_cast<int>(config_.prefetch)});
   }
-  const data::Batch batch = prefetcher_->next();
+  const data::Batch batch = [&] {
+    const profile::Scope timed("wait for data");
+    return prefetcher_->next();
+  }();
   std::vector<data::Batch> pieces;
   for (Index i = 0; i < config_.accumulate; ++i) {
     pieces.push_back(config_.accumulate == 1 ? batch
@@ -236,7 +240,10 @@ double Trainer::step() {
   }
   const double scale = totals[1] > 0 ? 1.0 / totals[1] : 0.0;
   const double loss = totals[0] * scale;
-  gradient_norm_ = optim::gradient_norm(grads) * scale;
+  {
+    const profile::Scope timed("gradient norm");
+    gradient_norm_ = optim::gradient_norm(grads) * scale;
+  }
   if (!std::isfinite(loss) || !std::isfinite(gradient_norm_)) {
     carried_ = before;
     explain_non_finite(pieces, std::isfinite(loss) ? "gradient" : "loss");
@@ -244,6 +251,7 @@ double Trainer::step() {
   const double clip = config_.clip > 0 ? optim::clip_factor(gradient_norm_, config_.clip) : 1.0;
   const optim::StepArgs args{
       .lr = schedule_->lr(step_), .step = step_ + 1, .grad_scale = scale * clip};
+  const profile::Scope timed("optimizer");
   for (std::size_t i = 0; i < parameters.items().size(); ++i) {
     ag::Parameter& p = parameters.items()[i];
     if (!grads[i].defined()) {

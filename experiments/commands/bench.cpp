@@ -6,8 +6,10 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "core/profile.h"
 #include "experiments/commands/command.h"
 #include "experiments/run.h"
+#include "experiments/table.h"
 
 namespace ls::experiments {
 namespace {
@@ -16,6 +18,7 @@ struct Options {
   std::string config;
   std::vector<std::string> overrides;
   Index steps = 20, warmup = 3;
+  bool ops = false;
 };
 
 /// Seconds since this process was started, to a clock tick.
@@ -36,6 +39,26 @@ double seconds_since_launch() {
          static_cast<double>(ticks) / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
+/// Milliseconds of a step by op. GFLOP/s and GB/s come from the declared costs, which are of
+/// forward passes; recomputation and bytes that stay in a cache are not in them.
+void print_profile(const std::vector<profile::Entry>& entries, double seconds, Index steps) {
+  Table table({"op", "direction", "calls a step", "ms a step", "%", "GFLOP/s", "GB/s"});
+  double known = 0;
+  const auto per_step = [&](double x) { return x / static_cast<double>(steps); };
+  for (const profile::Entry& e : entries) {
+    known += e.seconds;
+    const auto rate = [&](double amount) {
+      return amount > 0 ? fmt::format("{:.1f}", amount / e.seconds * 1e-9) : std::string("-");
+    };
+    table.add({e.name, e.part, fmt::format("{:.0f}", per_step(static_cast<double>(e.calls))),
+               fmt::format("{:.3f}", per_step(e.seconds) * 1e3),
+               fmt::format("{:.1f}", 100 * e.seconds / seconds), rate(e.flops), rate(e.bytes)});
+  }
+  table.add({"the rest", "", "", fmt::format("{:.3f}", per_step(seconds - known) * 1e3),
+             fmt::format("{:.1f}", 100 * (seconds - known) / seconds), "-", "-"});
+  fmt::print("{}", table.str());
+}
+
 int bench(const Options& o, parallel::RankEnv& env) {
   RunConfig config = read_config_file<RunConfig>(o.config, o.overrides);
   config.steps = o.warmup + o.steps + 1;
@@ -47,12 +70,16 @@ int bench(const Options& o, parallel::RankEnv& env) {
       trainer.step();
     }
     const Index before = trainer.tokens_done();
+    if (o.ops) {
+      profile::start();
+    }
     const auto begin = std::chrono::steady_clock::now();
     double loss = 0;
     for (Index i = 0; i < o.steps; ++i) {
       loss = trainer.step();
     }
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+    const std::vector<profile::Entry> entries = profile::stop();
     if (env.world().rank() == 0) {
       nlohmann::ordered_json j{
           {"model", trainer.model().label()},
@@ -64,6 +91,9 @@ int bench(const Options& o, parallel::RankEnv& env) {
           {"peak_rss_bytes", peak_resident_bytes()},
           {"loss", loss}};
       fmt::print("{}\n", j.dump());
+      if (o.ops) {
+        print_profile(entries, took.count(), o.steps);
+      }
       std::fflush(stdout);
     }
   }
@@ -79,6 +109,7 @@ Action setup(CLI::App& app) {
   app.add_option("--steps", o->steps, "updates timed")->check(CLI::Range(Index{1}, Index{1} << 30));
   app.add_option("--warmup", o->warmup, "updates before, besides the first")
       ->check(CLI::Range(Index{0}, Index{1} << 30));
+  app.add_flag("--ops", o->ops, "a table of where the time of a step goes, by op");
   return [o](parallel::RankEnv& env) { return bench(*o, env); };
 }
 LS_COMMAND(bench,

@@ -215,12 +215,23 @@ TEST_SUITE("e2e") {
           parameters_of(w.path("whole/run/m/seed0/checkpoints/step_000000020.h5")));
   }
 
+  TEST_CASE("bench: one line of facts, and the time by op") {
+    const Workplace w;
+    w.write("run.yaml", kConfig);
+    const Outcome out = w.run({"bench", "run.yaml", "--steps", "2", "--warmup", "0", "--ops"});
+    REQUIRE(out.status == 0);
+    for (const char* expected : {"\"tokens_per_s\":", "\"first_step_s\":", "delta_rule",
+                                 "attention", "backward", "optimizer", "the rest"}) {
+      CHECK_MESSAGE(out.text.find(expected) != std::string::npos, expected << " in " << out.text);
+    }
+  }
+
   TEST_CASE("the same config gives the same bits on one and on two threads") {
     const Workplace w;
     w.write("run.yaml", kConfig);
     REQUIRE(w.run({"--threads", "1", "train", "run.yaml", "--set", "output=one"}).status == 0);
-    REQUIRE(w.run({"--threads", "1", "train", "run.yaml", "--set", "output=again"}).status == 0);
+    REQUIRE(w.run({"--threads", "2", "train", "run.yaml", "--set", "output=two"}).status == 0);
     CHECK(parameters_of(w.path("one/run/m/seed0/checkpoints/step_000000060.h5")) ==
-          parameters_of(w.path("again/run/m/seed0/checkpoints/step_000000060.h5")));
+          parameters_of(w.path("two/run/m/seed0/checkpoints/step_000000060.h5")));
   }
 }
