@@ -23,8 +23,12 @@ inline float power_of_two(std::int32_t n) {  // -126 <= n <= 127
   return std::bit_cast<float>((static_cast<std::uint32_t>(n) + 127u) << 23);
 }
 
-/// e^x for x <= 88.72 or NaN; garbage above.
-inline float exp_bounded(float x) {
+/// e^x as p * 2^n with p in [sqrt(1/2), sqrt(2)], for |x| < 1e6.
+struct Exponential {
+  float p;
+  std::int32_t n;
+};
+inline Exponential exponential(float x) {
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
   constexpr float kShift = 12582912.0f;
   const float shifted = x * 1.44269504f + kShift;
@@ -37,13 +41,27 @@ inline float exp_bounded(float x) {
   p = p * r + 0.04166655421f;
   p = p * r + 0.1666657667f;
   p = p * r + 0.5f;
-  p = p * (r * r) + r + 1.0f;
+  return {p * (r * r) + r + 1.0f, n};
+}
+
+/// e^x for x <= 88.72 or NaN; garbage above.
+inline float exp_bounded(float x) {
+  const auto [p, n] = exponential(x);
   // Two factors: 2^n alone overflows or underflows before the product does.
   const std::int32_t half = n >> 1;
   const float y = p * power_of_two(half) * power_of_two(n - half);
   // Zero below, by a mask: given a constant the compiler follows it into the caller and branches.
   const std::int32_t keep = static_cast<std::int32_t>(x < -104.0f) - 1;
   return std::bit_cast<float>(std::bit_cast<std::int32_t>(y) & keep);
+}
+
+/// e^x for x <= 0, 0 below -87, garbage for NaN. No result is subnormal, so 2^n is a sum of
+/// exponents.
+inline float exp_normal(float x) {
+  const auto [p, n] = exponential(x);
+  const std::uint32_t y = std::bit_cast<std::uint32_t>(p) + (static_cast<std::uint32_t>(n) << 23);
+  const std::uint32_t keep = static_cast<std::uint32_t>(x < -87.0f) - 1u;
+  return std::bit_cast<float>(y & keep);
 }
 
 /// log(2^k * (1 + f)) + correction, for sqrt(1/2) <= 1 + f < sqrt(2).
@@ -99,6 +117,9 @@ inline float erfc_ratio(float t) {
 }
 
 inline double exp_bounded(double x) {
+  return std::exp(x);
+}
+inline double exp_normal(double x) {
   return std::exp(x);
 }
 
@@ -203,18 +224,19 @@ inline T log_sigmoid(T x) {
   return -softplus(-x);
 }
 
-/// x * sigmoid(x) within 4 ulp above x = -87, then subnormal; -0 at -infinity.
+/// x * sigmoid(x) within 4 ulp above x = -87; for floats, -0 below.
 template <class T>
 inline T silu(T x) {
-  return (x < -detail::kFar<T> ? -detail::kFar<T> : x) * sigmoid(x);
+  const T e = detail::exp_normal(-std::fabs(x));
+  return (x < -detail::kFar<T> ? -detail::kFar<T> : x) * ((x < T(0) ? e : T(1)) / (T(1) + e));
 }
 
-/// silu and its derivative from one exponential; the value as silu gives it above x = -87, then 0
-/// within the smallest normal number.
+/// silu and its derivative from one exponential; the value as silu gives it, within the smallest
+/// normal number.
 template <class T>
 inline void silu_both(T x, T& value, T& slope) {
   const T t = detail::bounded(x, detail::kFar<T>);
-  const T e = detail::exp_bounded(-std::fabs(t));
+  const T e = detail::exp_normal(-std::fabs(t));
   const T large = T(1) / (T(1) + e), small = e * large;
   const T s = t < T(0) ? small : large, rest = t < T(0) ? large : small;
   value = (x < t ? t : x) * s;
