@@ -122,6 +122,10 @@ std::vector<Var> Tape::record(std::unique_ptr<NodeFn> fn, std::span<const Var> i
 
 void Tape::add_gradient(const InputRef& ref, Tensor grad) {
   if (ref.leaf) {
+    // Leaves own their gradients: sums over ranks are taken in place.
+    if (!ref.leaf->grad.defined() && grad.storage_use_count() != 1) {
+      grad = grad.clone();
+    }
     accumulate(ref.leaf->grad, std::move(grad));
   } else {
     Node& node = nodes_[static_cast<std::size_t>(ref.node)];

@@ -397,6 +397,17 @@ std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
   LS_CHECK(kernel, kUnsupported, "{}: no CPU backward kernel for {}", op.name,
            std::string(dtype_name(t)));
   std::vector<Tensor> din(op.in.size());
+  if (op.same_gradient[0] >= 0) {
+    const auto first = static_cast<std::size_t>(op.same_gradient[0]),
+               second = static_cast<std::size_t>(op.same_gradient[1]);
+    if (wanted[first] && wanted[second]) {
+      std::vector<bool> once = wanted;
+      once[second] = false;
+      din = run_backward(op, in, out, dout, once, in_shapes, t, attrs);
+      din[second] = din[first];
+      return din;
+    }
+  }
   for (std::size_t i = 0; i < din.size(); ++i) {
     if (wanted[i] && op.differentiable[i]) {
       const DType g = op.grad_is_acc[i] ? acc_dtype(run) : type_of(op.in[i], run);

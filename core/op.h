@@ -103,6 +103,8 @@ struct OpInfo {
   std::vector<bool> saves_in, saves_out;  ///< kept for the backward pass
   std::vector<bool> differentiable;       ///< inputs: has a gradient
   std::vector<bool> grad_is_acc;          ///< inputs: the gradient has the acc type
+  /// Two inputs with one and the same gradient, or -1: kernels fill the first that is wanted.
+  std::array<int, 2> same_gradient{-1, -1};
   bool has_backward = false;
   std::string file;
 
@@ -290,6 +292,11 @@ class OpBuilder {
     grad_acc_ = std::move(names);
     return *this;
   }
+  /// Two inputs of which the gradients are equal (terms of a sum): one tensor serves both.
+  OpBuilder& same_gradient(std::string first, std::string second) {
+    same_gradient_ = {std::move(first), std::move(second)};
+    return *this;
+  }
   OpBuilder& summary(std::string text) {
     info_.summary = std::move(text);
     return *this;
@@ -323,6 +330,9 @@ class OpBuilder {
     std::vector<bool> excluded;
     detail::mark(excluded, info_.in, no_grad_, "");
     detail::mark(info_.grad_is_acc, info_.in, grad_acc_, "");
+    for (std::size_t i = 0; i < 2 && !same_gradient_[i].empty(); ++i) {
+      info_.same_gradient[i] = info_.input_index(same_gradient_[i]);
+    }
     info_.differentiable.resize(info_.in.size());
     for (std::size_t i = 0; i < info_.in.size(); ++i) {
       const ArgSpec& a = info_.in[i];
@@ -346,6 +356,7 @@ class OpBuilder {
   OpInfo& info_;
   std::source_location where_;
   std::string saves_, no_grad_, grad_acc_;
+  std::array<std::string, 2> same_gradient_;
 };
 
 /// Attaches CPU kernels to an op; the order against LS_OP does not matter.

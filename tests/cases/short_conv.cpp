@@ -28,6 +28,7 @@ LS_OP_CASES(ShortConv, "short_conv") {
       cases.add(fmt::format("{}{} channels", kind, d), inputs(2, 5, d, 3, 2), attrs);
     }
     cases.add(kind + "large", inputs(3, 150, 129, 4, 3), attrs);
+    cases.add(kind + "whole blocks, three taps", inputs(5, 9, 64, 3, 5), attrs);
   }
 }
 

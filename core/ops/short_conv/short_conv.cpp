@@ -1,10 +1,5 @@
-// Every sequence is extended by its W-1 carried inputs; taps then read a window of rows. Work is
-// shared out by blocks of channels, so that sums over tokens have one owner and one order.
 #include "core/ops/short_conv/short_conv.h"
 
-#include <vector>
-
-#include "core/backend/cpu/rows.h"
 #include "core/backend/cpu/simd_math.h"
 #include "core/ops/scan/sequences.h"
 
@@ -12,13 +7,6 @@ namespace ls {
 namespace {
 
 using Op = ShortConv;
-constexpr Index kChannels = 64;  // of a block
-
-/// f(w), with w a constant for whole blocks: loops over channels are then a few vectors each.
-template <class F>
-void with_width(Index w, F&& f) {
-  w == kChannels ? f(std::integral_constant<Index, kChannels>()) : f(w);
-}
 
 void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(in.weight.size(1) >= 1, kShape, "short_conv: no taps");
@@ -30,241 +18,102 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   }
 }
 
-template <class T>
-struct Call {
-  using A = acc_t<T>;
-  Index channels, taps, past;
-  std::vector<scan::Sequence> seqs;
-  Rows x;
-  Index tokens;
-  Tensor weight, bias, s0;
-  explicit Call(const Op::In<Tensor>& in)
-      : channels(in.weight.size(0)),
-        taps(in.weight.size(1)),
-        past(taps - 1),
-        seqs(scan::sequences(in.x.size(0), in.x.size(1), in.offsets, "short_conv")),
-        x(in.x),
-        tokens(in.x.size(1)),
-        weight(in.weight.contiguous()),
-        bias(in.bias.defined() ? in.bias.contiguous() : Tensor()),
-        s0(in.s0.defined() ? in.s0.contiguous() : Tensor()) {}
-
-  Index longest() const {
-    Index n = 0;
-    for (const scan::Sequence& s : seqs) {
-      n = std::max(n, s.length);
-    }
-    return n;
-  }
-  Index flat(const scan::Sequence& s, Index t) const { return s.row * tokens + s.begin + t; }
-  /// Carried and own inputs of channels [c0, c0 + w), [past + length, w].
-  template <class W>
-  void load(Index n, Index c0, W w, A* to) const {
-    const scan::Sequence& s = seqs[static_cast<std::size_t>(n)];
-    for (Index p = 0; p < past; ++p) {
-      for (Index c = 0; c < w; ++c) {
-        to[p * w + c] =
-            s0.defined() ? std::as_const(s0).template data<A>()[(n * channels + c0 + c) * past + p]
-                         : A(0);
-      }
-    }
-    for (Index t = 0; t < s.length; ++t) {
-      const T* __restrict from = x.row<T>(flat(s, t)) + c0;
-      A* __restrict row = to + (past + t) * w;
-      for (Index c = 0; c < w; ++c) {
-        row[c] = convert<A>(from[c]);
-      }
-    }
-  }
-  /// Taps of the block, [taps, w].
-  template <class W>
-  void load_weight(Index c0, W w, A* to) const {
-    for (Index j = 0; j < taps; ++j) {
-      for (Index c = 0; c < w; ++c) {
-        to[j * w + c] = std::as_const(weight).template data<A>()[(c0 + c) * taps + j];
-      }
-    }
-  }
-  /// Output of token t before the activation.
-  template <class W>
-  void pre_activation(const A* in, const A* w_block, Index c0, W w, Index t,
-                      A* __restrict to) const {
-    const A* b = bias.defined() ? std::as_const(bias).template data<A>() + c0 : nullptr;
-    for (Index c = 0; c < w; ++c) {
-      to[c] = b ? b[c] : A(0);
-    }
-    weigh(taps, in + t * w, w, w_block, w, to);
-  }
-  /// to += sum over the taps j of f_j * row_j, the rows `step` apart.
-  template <class W>
-  static void weigh(Index taps, const A* rows, Index step, const A* f, W w, A* __restrict to) {
-    Index j = 0;
-    for (; j + 4 <= taps; j += 4) {
-      const A *r0 = rows + j * step, *r1 = r0 + step, *r2 = r1 + step, *r3 = r2 + step;
-      const A *f0 = f + j * w, *f1 = f0 + w, *f2 = f1 + w, *f3 = f2 + w;
-      for (Index c = 0; c < w; ++c) {
-        to[c] += (f0[c] * r0[c] + f1[c] * r1[c]) + (f2[c] * r2[c] + f3[c] * r3[c]);
-      }
-    }
-    for (; j < taps; ++j) {
-      for (Index c = 0; c < w; ++c) {
-        to[c] += f[j * w + c] * rows[j * step + c];
-      }
-    }
-  }
-};
-
-template <class T>
-void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-  using A = acc_t<T>;
-  const Call<T> call(in);
-  const Index blocks = (call.channels + kChannels - 1) / kChannels;
-  T* y = out.y.data<T>();
-  A* sT = out.sT.data<A>();
-  // Blocks of channels and sequences are independent here.
-  parallel_for(blocks * static_cast<Index>(call.seqs.size()), 1, [&](Index first, Index last) {
-    std::vector<A> memory(
-        static_cast<std::size_t>((call.past + call.longest() + call.taps + 1) * kChannels));
-    A *taps = memory.data(), *pre = taps + call.taps * kChannels, *x = pre + kChannels;
-    for (Index task = first; task < last; ++task) {
-      const Index n = task / blocks, c0 = task % blocks * kChannels;
-      with_width(std::min(kChannels, call.channels - c0), [&](auto w) {
-        const scan::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
-        call.load_weight(c0, w, taps);
-        call.load(n, c0, w, x);
-        for (Index t = 0; t < s.length; ++t) {
-          call.pre_activation(x, taps, c0, w, t, pre);
-          T* __restrict to = y + call.flat(s, t) * call.channels + c0;
-          if (a.silu) {
-            for (Index c = 0; c < w; ++c) {
-              to[c] = convert<T>(simd::silu(pre[c]));
-            }
-          } else {
-            for (Index c = 0; c < w; ++c) {
-              to[c] = convert<T>(pre[c]);
-            }
-          }
-        }
-        for (Index p = 0; p < call.past; ++p) {
-          for (Index c = 0; c < w; ++c) {
-            sT[(n * call.channels + c0 + c) * call.past + p] = x[(s.length + p) * w + c];
-          }
-        }
-      });
-    }
-  });
-}
-
-template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
-              Op::In<Tensor>& din, const Op::Attrs& a) {
-  using A = acc_t<T>;
-  const Call<T> call(in);
-  const Index blocks = (call.channels + kChannels - 1) / kChannels,
-              count = static_cast<Index>(call.seqs.size()), taps = call.taps, past = call.past;
-  const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
-  const Rows dy(dout.y.defined() ? dout.y : in.x);
-  // Gradients of taps and bias are summed over fixed pieces of the sequences, then over pieces: the
-  // same for any number of threads.
-  const Index pieces = std::min<Index>(count, 4), sums = (taps + 1) * kChannels;
-  std::vector<A> partial(static_cast<std::size_t>(blocks * pieces * sums));
-  parallel_for(blocks * pieces, 1, [&](Index first, Index last) {
-    const Index most = past + call.longest();
-    scan::Scratch<A> scratch((2 * most + past + taps + 1) * kChannels);
-    A *const weights = scratch.take(taps * kChannels), *const pre = scratch.take(kChannels);
-    A *const x = scratch.take(most * kChannels), *const g = scratch.take((most + past) * kChannels);
-    for (Index task = first; task < last; ++task) {
-      const Index block = task / pieces, piece = task % pieces, c0 = block * kChannels;
-      with_width(std::min(kChannels, call.channels - c0), [&](auto w) {
-        A* const dtaps = partial.data() + task * sums;
-        A* __restrict const dbias = dtaps + taps * kChannels;
-        call.load_weight(c0, w, weights);
-        for (Index n = count * piece / pieces; n < count * (piece + 1) / pieces; ++n) {
-          const scan::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
-          call.load(n, c0, w, x);
-          // Gradients before the activation, with zeros around them.
-          std::fill(g, g + past * w, A(0));
-          std::fill(g + (past + s.length) * w, g + (2 * past + s.length) * w, A(0));
-          for (Index t = 0; t < s.length; ++t) {
-            A* __restrict gt = g + (past + t) * w;
-            if (!dout.y.defined()) {
-              std::fill(gt, gt + w, A(0));
-              continue;
-            }
-            const T* __restrict from = dy.row<T>(call.flat(s, t)) + c0;
-            if (a.silu) {
-              call.pre_activation(x, weights, c0, w, t, pre);
-              for (Index c = 0; c < w; ++c) {
-                gt[c] = convert<A>(from[c]) * simd::silu_grad(pre[c]);
-              }
-            } else {
-              for (Index c = 0; c < w; ++c) {
-                gt[c] = convert<A>(from[c]);
-              }
-            }
-            for (Index c = 0; c < w; ++c) {
-              dbias[c] += gt[c];
-            }
-            for (Index j = 0; j < taps; ++j) {
-              const A* __restrict row = x + (t + j) * w;
-              A* __restrict dt = dtaps + j * kChannels;
-              for (Index c = 0; c < w; ++c) {
-                dt[c] += gt[c] * row[c];
-              }
-            }
-          }
-          // Input `u`, carried ones first, was read by the outputs u - past .. u with taps past ..
-          // 0.
-          const auto gradient = [&](Index u, A* __restrict to) {
-            std::fill(to, to + w, A(0));
-            call.weigh(taps, g + (past + u) * w, -w, weights, w, to);
-            if (dsT.defined() && u >= s.length) {
-              for (Index c = 0; c < w; ++c) {
-                to[c] += dsT.data<A>()[(n * call.channels + c0 + c) * past + u - s.length];
-              }
-            }
-          };
-          for (Index t = 0; t < s.length && din.x.defined(); ++t) {
-            gradient(past + t, pre);
-            T* __restrict to = din.x.data<T>() + call.flat(s, t) * call.channels + c0;
-            for (Index c = 0; c < w; ++c) {
-              to[c] = convert<T>(pre[c]);
-            }
-          }
-          for (Index p = 0; p < past && din.s0.defined(); ++p) {
-            gradient(p, pre);
-            for (Index c = 0; c < w; ++c) {
-              din.s0.data<A>()[(n * call.channels + c0 + c) * past + p] = pre[c];
-            }
-          }
-        }
-      });
-    }
-  });
-  for (Index channel = 0; channel < call.channels; ++channel) {
-    const A* from = partial.data() + channel / kChannels * pieces * sums + channel % kChannels;
-    for (Index j = 0; j <= taps; ++j) {
-      A sum = 0;
-      for (Index piece = 0; piece < pieces; ++piece) {
-        sum += from[piece * sums + j * kChannels];
-      }
-      if (j == taps && din.bias.defined()) {
-        din.bias.data<A>()[channel] = sum;
-      } else if (j < taps && din.weight.defined()) {
-        din.weight.data<A>()[channel * taps + j] = sum;
-      }
-    }
-  }
-}
-
+/// Tap j of output t reads the extended input t + j: W-1 carried inputs, then the sequence's own.
 template <class Real>
 struct Reference {
+  struct Call {
+    const Op::In<Tensor>& in;
+    Tensor x, weight, bias, s0;
+    Index channels, taps, past, tokens;
+    explicit Call(const Op::In<Tensor>& i)
+        : in(i),
+          x(i.x.contiguous()),
+          weight(i.weight.contiguous()),
+          bias(i.bias.defined() ? i.bias.contiguous() : Tensor()),
+          s0(i.s0.defined() ? i.s0.contiguous() : Tensor()),
+          channels(i.weight.size(0)),
+          taps(i.weight.size(1)),
+          past(taps - 1),
+          tokens(i.x.size(1)) {}
+    std::vector<scan::Sequence> sequences() const {
+      return scan::sequences(in.x.size(0), tokens, in.offsets, "short_conv");
+    }
+    Index element(const scan::Sequence& s, Index t, Index c) const {
+      return (s.row * tokens + s.begin + t) * channels + c;
+    }
+    Index carried(Index n, Index u, Index c) const { return (n * channels + c) * past + u; }
+    Real input(const scan::Sequence& s, Index n, Index u, Index c) const {
+      if (u < past) {
+        return s0.defined() ? s0.data<Real>()[carried(n, u, c)] : Real(0);
+      }
+      return x.data<Real>()[element(s, u - past, c)];
+    }
+    Real tap(Index c, Index j) const { return weight.data<Real>()[c * taps + j]; }
+    Real before_activation(const scan::Sequence& s, Index n, Index t, Index c) const {
+      Real sum = bias.defined() ? bias.data<Real>()[c] : Real(0);
+      for (Index j = 0; j < taps; ++j) {
+        sum += tap(c, j) * input(s, n, t + j, c);
+      }
+      return sum;
+    }
+  };
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-    ls::forward<Real>(in, out, a);
+    const Call call(in);
+    Index n = 0;
+    for (const scan::Sequence& s : call.sequences()) {
+      for (Index c = 0; c < call.channels; ++c) {
+        for (Index t = 0; t < s.length; ++t) {
+          const Real y = call.before_activation(s, n, t, c);
+          out.y.data<Real>()[call.element(s, t, c)] = a.silu ? simd::silu(y) : y;
+        }
+        for (Index u = 0; u < call.past; ++u) {
+          out.sT.data<Real>()[call.carried(n, u, c)] = call.input(s, n, s.length + u, c);
+        }
+      }
+      ++n;
+    }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out,
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
-    ls::backward<Real>(in, out, dout, din, a);
+    const Call call(in);
+    const Tensor dy = dout.y.defined() ? dout.y.contiguous() : Tensor();
+    const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
+    for (Tensor* d : {&din.x, &din.weight, &din.bias, &din.s0}) {
+      if (d->defined()) {
+        d->zero_();
+      }
+    }
+    Index n = 0;
+    for (const scan::Sequence& s : call.sequences()) {
+      for (Index c = 0; c < call.channels; ++c) {
+        const auto add_to_input = [&](Index u, Real d) {
+          if (u < call.past && din.s0.defined()) {
+            din.s0.data<Real>()[call.carried(n, u, c)] += d;
+          } else if (u >= call.past && din.x.defined()) {
+            din.x.data<Real>()[call.element(s, u - call.past, c)] += d;
+          }
+        };
+        for (Index t = 0; t < s.length && dy.defined(); ++t) {
+          Real d = dy.data<Real>()[call.element(s, t, c)];
+          if (a.silu) {
+            d *= simd::silu_grad(call.before_activation(s, n, t, c));
+          }
+          if (din.bias.defined()) {
+            din.bias.data<Real>()[c] += d;
+          }
+          for (Index j = 0; j < call.taps; ++j) {
+            if (din.weight.defined()) {
+              din.weight.data<Real>()[c * call.taps + j] += d * call.input(s, n, t + j, c);
+            }
+            add_to_input(t + j, d * call.tap(c, j));
+          }
+        }
+        for (Index u = 0; u < call.past && dsT.defined(); ++u) {
+          add_to_input(s.length + u, dsT.data<Real>()[call.carried(n, u, c)]);
+        }
+      }
+      ++n;
+    }
   }
 };
 
@@ -281,8 +130,6 @@ LS_OP(ShortConv, "short_conv")
     .summary("depthwise causal convolution")
     .reference<Reference>()
     .cost(cost);
-
-LS_KERNEL(ShortConv).forward<bf16>(&forward<bf16>).backward<bf16>(&backward<bf16>);
 
 }  // namespace
 }  // namespace ls

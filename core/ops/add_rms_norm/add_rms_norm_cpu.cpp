@@ -1,0 +1,101 @@
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "core/backend/cpu/parallel_for.h"
+#include "core/backend/cpu/rows.h"
+#include "core/ops/add_rms_norm/add_rms_norm.h"
+#include "core/ops/rms_norm/rows_cpu.h"
+
+namespace ls {
+namespace {
+
+using Op = AddRmsNorm;
+
+template <class T>
+void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  using A = acc_t<T>;
+  const Rows x(in.x), residual(in.residual);
+  const Tensor weight = in.weight.contiguous();
+  const A* __restrict w = weight.data<A>();
+  const Index d = x.cols;
+  T* sum = out.sum.data<T>();
+  T* y = out.y.data<T>();
+  A* rstd = out.rstd.data<A>();
+  parallel_for(x.count, std::max<Index>(1, 8192 / std::max<Index>(1, d)), [&](Index r0, Index r1) {
+    for (Index r = r0; r < r1; ++r) {
+      const T* __restrict xp = x.row<T>(r);
+      const T* __restrict rp = residual.row<T>(r);
+      T* __restrict sp = sum + r * d;
+      T* __restrict yp = y + r * d;
+      A square = 0;
+#pragma omp simd reduction(+ : square)
+      for (Index c = 0; c < d; ++c) {
+        sp[c] = convert<T>(convert<A>(xp[c]) + convert<A>(rp[c]));
+        const A v = convert<A>(sp[c]);
+        square += v * v;
+      }
+      const A k = A(1) / std::sqrt(square / static_cast<A>(d) + static_cast<A>(a.eps));
+      rstd[r] = k;
+      for (Index c = 0; c < d; ++c) {
+        yp[c] = convert<T>(convert<A>(sp[c]) * k * w[c]);
+      }
+    }
+  });
+}
+
+template <class T>
+void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
+              Op::In<Tensor>& din, const Op::Attrs&) {
+  using A = acc_t<T>;
+  const Tensor weight = in.weight.contiguous();
+  const A* w = weight.data<A>();
+  const T* sum = out.sum.data<T>();
+  const A* rstd = out.rstd.data<A>();
+  const Index d = out.sum.size(-1), rows = d > 0 ? out.sum.numel() / d : 0;
+  const Tensor zero = dout.y.defined() ? Tensor() : Tensor::zeros({1, d}, out.sum.dtype());
+  const Rows dy(dout.y.defined() ? dout.y : zero),
+      dsum(dout.sum.defined() ? dout.sum : out.sum);
+  Tensor& wanted = din.x.defined() ? din.x : din.residual;
+  T* const dx = wanted.defined() ? wanted.data<T>() : nullptr;
+  constexpr Index kPieces = 16;  // sums over fixed pieces do not depend on the thread count
+  std::vector<A> sums(static_cast<std::size_t>(kPieces * d));
+  parallel_for(kPieces, std::max<Index>(1, 8192 * kPieces / std::max<Index>(1, rows * d)),
+               [&](Index p0, Index p1) {
+                 std::vector<A> buffer(static_cast<std::size_t>(3 * d));
+                 std::vector<T> unwanted(static_cast<std::size_t>(d));
+                 for (Index p = p0; p < p1; ++p) {
+                   for (Index r = rows * p / kPieces; r < rows * (p + 1) / kPieces; ++r) {
+                     const auto row = [&]<bool kExtra>() {
+                       rms::backward_row<rms::Gating::kNone, act::Silu, kExtra>(
+                           sum + r * d, static_cast<const T*>(nullptr), w, rstd[r],
+                           dy.row<T>(dout.y.defined() ? r : 0), dsum.row<T>(r), d, buffer.data(),
+                           dx ? dx + r * d : unwanted.data(), static_cast<T*>(nullptr),
+                           sums.data() + p * d);
+                     };
+                     dout.sum.defined() ? row.template operator()<true>()
+                                        : row.template operator()<false>();
+                   }
+                 }
+               });
+  if (din.weight.defined()) {
+    A* const dw = din.weight.data<A>();
+    std::fill(dw, dw + d, A(0));
+    for (Index p = 0; p < kPieces; ++p) {
+      for (Index c = 0; c < d; ++c) {
+        dw[c] += sums[static_cast<std::size_t>(p * d + c)];
+      }
+    }
+  }
+}
+
+LS_KERNEL(AddRmsNorm)
+    .forward<float>(&forward<float>)
+    .backward<float>(&backward<float>)
+    .forward<bf16>(&forward<bf16>)
+    .backward<bf16>(&backward<bf16>)
+    .forward<double>(&forward<double>)
+    .backward<double>(&backward<double>);
+
+}  // namespace
+}  // namespace ls

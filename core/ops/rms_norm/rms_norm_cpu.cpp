@@ -1,0 +1,122 @@
+#include <algorithm>
+#include <vector>
+
+#include "core/backend/cpu/parallel_for.h"
+#include "core/backend/cpu/rows.h"
+#include "core/ops/rms_norm/rms_norm.h"
+#include "core/ops/rms_norm/rows_cpu.h"
+
+namespace ls {
+namespace {
+using rms::Gating;
+
+constexpr Index kGrain = 8192;  // elements
+
+/// fn.operator()<gating, activation>()
+template <class Fn>
+void dispatch(bool gated, const RmsNorm::Attrs& a, Fn&& fn) {
+  const auto with = [&]<Gating kGating>() {
+    a.gate_sigmoid ? fn.template operator()<kGating, act::Sigmoid>()
+                   : fn.template operator()<kGating, act::Silu>();
+  };
+  if (!gated) {
+    fn.template operator()<Gating::kNone, act::Silu>();
+  } else if (a.norm_before_gate) {
+    with.template operator()<Gating::kAfter>();
+  } else {
+    with.template operator()<Gating::kBefore>();
+  }
+}
+
+/// What the normalised channels are multiplied by.
+template <class A>
+std::vector<A> gains_of(const Tensor& weight, double offset, Index d) {
+  std::vector<A> gain(static_cast<std::size_t>(d), A(1));
+  if (weight.defined()) {
+    const Tensor w = weight.contiguous();
+    for (Index c = 0; c < d; ++c) {
+      gain[static_cast<std::size_t>(c)] = static_cast<A>(offset) + std::as_const(w).data<A>()[c];
+    }
+  }
+  return gain;
+}
+
+template <class T>
+void forward(const RmsNorm::In<Tensor>& in, RmsNorm::Out<Tensor>& out, const RmsNorm::Attrs& a) {
+  using A = acc_t<T>;
+  const Rows x(in.x), z(in.z.defined() ? in.z : in.x);
+  const Index d = x.cols, n = a.group_size > 0 ? a.group_size : d;
+  const std::vector<A> gain = gains_of<A>(in.weight, a.weight_offset, d);
+  T* y = out.y.data<T>();
+  A* rstd = out.rstd.data<A>();
+  dispatch(in.z.defined(), a, [&]<Gating kGating, class Act>() {
+    parallel_for(x.count, std::max<Index>(1, kGrain / std::max<Index>(1, d)),
+                 [&](Index r0, Index r1) {
+                   std::vector<A> buffer(static_cast<std::size_t>(2 * n));
+                   for (Index r = r0; r < r1; ++r) {
+                     for (Index c = 0; c < d; c += n) {
+                       rstd[(r * d + c) / n] = rms::forward_row<kGating, Act>(
+                           x.row<T>(r) + c, z.row<T>(r) + c, gain.data() + c, n,
+                           static_cast<A>(a.eps), buffer.data(), y + r * d + c);
+                     }
+                   }
+                 });
+  });
+}
+
+template <class T>
+void backward(const RmsNorm::In<Tensor>& in, const RmsNorm::Out<Tensor>& out,
+              const RmsNorm::Out<Tensor>& dout, RmsNorm::In<Tensor>& din,
+              const RmsNorm::Attrs& a) {
+  using A = acc_t<T>;
+  const Rows x(in.x), z(in.z.defined() ? in.z : in.x), dy(dout.y);
+  const Index d = x.cols, n = a.group_size > 0 ? a.group_size : d;
+  const std::vector<A> gain = gains_of<A>(in.weight, a.weight_offset, d);
+  const A* rstd = out.rstd.data<A>();
+  T* const dx = din.x.defined() ? din.x.data<T>() : nullptr;
+  T* const dz = din.z.defined() ? din.z.data<T>() : nullptr;
+  // Fixed pieces of rows give sums of the gain's gradient that do not depend on the thread count.
+  constexpr Index kPieces = 16;
+  std::vector<A> sums(static_cast<std::size_t>(kPieces * d));
+  dispatch(in.z.defined(), a, [&]<Gating kGating, class Act>() {
+    parallel_for(kPieces, std::max<Index>(1, kGrain * kPieces / std::max<Index>(1, x.count * d)),
+                 [&](Index p0, Index p1) {
+                   std::vector<A> buffer(static_cast<std::size_t>(3 * n));
+                   std::vector<T> unwanted(static_cast<std::size_t>(2 * d));
+                   for (Index p = p0; p < p1; ++p) {
+                     A* const sum = sums.data() + p * d;
+                     for (Index r = x.count * p / kPieces; r < x.count * (p + 1) / kPieces; ++r) {
+                       T* const to_x = dx ? dx + r * d : unwanted.data();
+                       T* const to_z = dz ? dz + r * d : unwanted.data() + d;
+                       for (Index c = 0; c < d; c += n) {
+                         rms::backward_row<kGating, Act, false>(
+                             x.row<T>(r) + c, z.row<T>(r) + c, gain.data() + c,
+                             rstd[(r * d + c) / n], dy.row<T>(r) + c,
+                             static_cast<const T*>(nullptr), n, buffer.data(), to_x + c, to_z + c,
+                             sum + c);
+                       }
+                     }
+                   }
+                 });
+  });
+  if (din.weight.defined()) {
+    A* const dw = din.weight.data<A>();
+    std::fill(dw, dw + d, A(0));
+    for (Index p = 0; p < kPieces; ++p) {
+      for (Index c = 0; c < d; ++c) {
+        dw[c] += sums[static_cast<std::size_t>(p * d + c)];
+      }
+    }
+  }
+}
+
+LS_KERNEL(RmsNorm)
+    .forward<float>(&forward<float>)
+    .backward<float>(&backward<float>)
+    .forward<bf16>(&forward<bf16>)
+    .backward<bf16>(&backward<bf16>)
+    .forward<double>(&forward<double>)
+    .backward<double>(&backward<double>);
+
+}  // namespace
+}  // namespace ls

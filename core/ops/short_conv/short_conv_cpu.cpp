@@ -1,0 +1,324 @@
+// Every sequence is extended by its W-1 carried inputs; taps then read a window of rows. Work is
+// shared out by sequences and blocks of channels; sums over tokens have one owner and one order.
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "core/backend/cpu/rows.h"
+#include "core/backend/cpu/simd_math.h"
+#include "core/ops/scan/sequences.h"
+#include "core/ops/short_conv/short_conv.h"
+
+namespace ls {
+namespace {
+
+using Op = ShortConv;
+constexpr Index kChannels = 64;  // of a block
+template <Index n>
+using Constant = std::integral_constant<Index, n>;
+
+/// f(channels, taps), constants for whole blocks and the usual four taps: the loops over a row are
+/// then a few vectors each, every row read once.
+template <class F>
+void with_sizes(Index channels, Index taps, F&& f) {
+  if (channels == kChannels && taps == 4) {
+    f(Constant<kChannels>(), Constant<4>());
+  } else if (channels == kChannels) {
+    f(Constant<kChannels>(), taps);
+  } else {
+    f(channels, taps);
+  }
+}
+
+/// Sum over the taps j of f_j * row_j at channel c, the rows `step` apart.
+template <class A>
+A weigh4(const A* rows, Index step, const A* f, Index w, Index c) {
+  return (f[c] * rows[c] + f[w + c] * rows[step + c]) +
+         (f[2 * w + c] * rows[2 * step + c] + f[3 * w + c] * rows[3 * step + c]);
+}
+/// to = start + the same sum, for all channels.
+template <class W, class Taps, class A>
+void weigh(W w, Taps taps, const A* rows, Index step, const A* f, const A* start,
+           A* __restrict to) {
+  if constexpr (std::is_same_v<Taps, Constant<4>>) {
+    for (Index c = 0; c < w; ++c) {
+      to[c] = start[c] + weigh4(rows, step, f, w, c);
+    }
+  } else {
+    std::copy(start, start + w, to);
+    for (Index j = 0; j < taps; ++j) {
+      for (Index c = 0; c < w; ++c) {
+        to[c] += f[j * w + c] * rows[j * step + c];
+      }
+    }
+  }
+}
+
+template <class T>
+struct Call {
+  using A = acc_t<T>;
+  Index channels, taps, past;
+  std::vector<scan::Sequence> seqs;
+  Rows x;
+  Index tokens;
+  Tensor weight, bias, s0;
+  explicit Call(const Op::In<Tensor>& in)
+      : channels(in.weight.size(0)),
+        taps(in.weight.size(1)),
+        past(taps - 1),
+        seqs(scan::sequences(in.x.size(0), in.x.size(1), in.offsets, "short_conv")),
+        x(in.x),
+        tokens(in.x.size(1)),
+        weight(in.weight.contiguous()),
+        bias(in.bias.defined() ? in.bias.contiguous() : Tensor()),
+        s0(in.s0.defined() ? in.s0.contiguous() : Tensor()) {}
+
+  Index count() const { return static_cast<Index>(seqs.size()); }
+  Index blocks() const { return (channels + kChannels - 1) / kChannels; }
+  Index longest() const {
+    Index n = 0;
+    for (const scan::Sequence& s : seqs) {
+      n = std::max(n, s.length);
+    }
+    return n;
+  }
+  Index flat(const scan::Sequence& s, Index t) const { return s.row * tokens + s.begin + t; }
+  const A* values(const Tensor& t) const {
+    return t.defined() ? static_cast<const A*>(std::as_const(t).raw()) : nullptr;
+  }
+  /// Rows that a window needs in its buffer, at most.
+  Index buffered() const { return past + (kDirect ? past : longest()); }
+  /// Taps of the block, [taps, w], and its bias.
+  template <class W>
+  void load_weight(Index c0, W w, A* __restrict to, A* __restrict b) const {
+    const A *from = values(weight) + c0 * taps, *from_bias = values(bias);
+    for (Index c = 0; c < w; ++c) {
+      for (Index j = 0; j < taps; ++j) {
+        to[j * w + c] = from[c * taps + j];
+      }
+      b[c] = from_bias ? from_bias[c0 + c] : A(0);
+    }
+  }
+  // Inputs of the acc type are read where they lie, but for those near the carried ones.
+  static constexpr bool kDirect = std::is_same_v<T, A>;
+};
+
+/// Carried and own inputs of channels [c0, c0 + w) of sequence n, as rows of one array.
+template <class T, class W>
+class Window {
+  using A = acc_t<T>;
+
+ public:
+  Window(const Call<T>& call, Index n, Index c0, W w, A* buffer)
+      : call_(call),
+        s_(call.seqs[static_cast<std::size_t>(n)]),
+        c0_(c0),
+        w_(w),
+        buffer_(buffer),
+        buffered_(call.past + (Call<T>::kDirect ? std::min(call.past, s_.length) : s_.length)) {
+    const A* carried = call.values(call.s0);
+    for (Index p = 0; p < call.past; ++p) {
+      for (Index c = 0; c < w; ++c) {
+        buffer[p * w + c] = carried ? carried[(n * call.channels + c0 + c) * call.past + p] : A(0);
+      }
+    }
+    for (Index u = call.past; u < buffered_; ++u) {
+      const T* __restrict from = own(u);
+      A* __restrict row = buffer + u * w;
+      for (Index c = 0; c < w; ++c) {
+        row[c] = convert<A>(from[c]);
+      }
+    }
+  }
+  /// Row u, and the distance to the next ones of the same window (of the output t = u).
+  const A* at(Index u, Index& step) const {
+    if constexpr (Call<T>::kDirect) {
+      if (u >= call_.past) {
+        step = call_.x.stride;
+        return own(u);
+      }
+    }
+    step = w_;
+    return buffer_ + u * w_;
+  }
+  const A* at(Index u) const {
+    Index step;
+    return at(u, step);
+  }
+
+ private:
+  const T* own(Index u) const { return call_.x.template row<T>(call_.flat(s_, u - call_.past)) + c0_; }
+  const Call<T>& call_;
+  const scan::Sequence& s_;
+  Index c0_;
+  W w_;
+  A* buffer_;
+  Index buffered_;
+};
+
+template <class T>
+void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  using A = acc_t<T>;
+  const Call<T> call(in);
+  const Index blocks = call.blocks();
+  T* y = out.y.data<T>();
+  A* sT = out.sT.data<A>();
+  parallel_for(blocks * call.count(), 1, [&](Index first, Index last) {
+    scan::Scratch<A> scratch((call.buffered() + call.taps + 2) * kChannels);
+    A *const f = scratch.take(call.taps * kChannels), *const bias = scratch.take(kChannels);
+    A* __restrict const pre = scratch.take(kChannels);
+    A* const buffer = scratch.take(call.buffered() * kChannels);
+    for (Index task = first; task < last; ++task) {
+      const Index n = task / blocks, c0 = task % blocks * kChannels;
+      const scan::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
+      with_sizes(std::min(kChannels, call.channels - c0), call.taps, [&](auto w, auto taps) {
+        call.load_weight(c0, w, f, bias);
+        const Window<T, decltype(w)> x(call, n, c0, w, buffer);
+        for (Index t = 0; t < s.length; ++t) {
+          Index step;
+          const A* const rows = x.at(t, step);
+          weigh(w, taps, rows, step, f, bias, pre);
+          T* __restrict to = y + call.flat(s, t) * call.channels + c0;
+          if (a.silu) {
+            for (Index c = 0; c < w; ++c) {
+              to[c] = convert<T>(simd::silu(pre[c]));
+            }
+          } else {
+            for (Index c = 0; c < w; ++c) {
+              to[c] = convert<T>(pre[c]);
+            }
+          }
+        }
+        for (Index p = 0; p < call.past; ++p) {
+          const A* const row = x.at(s.length + p);
+          for (Index c = 0; c < w; ++c) {
+            sT[(n * call.channels + c0 + c) * call.past + p] = row[c];
+          }
+        }
+      });
+    }
+  });
+}
+
+template <class T>
+void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
+              Op::In<Tensor>& din, const Op::Attrs& a) {
+  using A = acc_t<T>;
+  const Call<T> call(in);
+  const Index blocks = call.blocks(), count = call.count(), past = call.past;
+  const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
+  const Rows dy(dout.y.defined() ? dout.y : in.x);
+  // Gradients of taps and bias are summed over fixed pieces of the sequences, then over pieces: the
+  // same for any number of threads. [pieces, taps + bias, channels]
+  const Index pieces = std::min<Index>(count, 4), width = blocks * kChannels,
+              sums = (call.taps + 1) * width;
+  std::vector<A> partial(static_cast<std::size_t>(pieces * sums));
+  T* const dx = din.x.defined() ? din.x.data<T>() : nullptr;
+  A* const ds0 = din.s0.defined() ? din.s0.data<A>() : nullptr;
+  parallel_for(blocks * pieces, 1, [&](Index first, Index last) {
+    const Index most = 2 * past + call.longest();
+    scan::Scratch<A> scratch((most + call.buffered() + call.taps + 3) * kChannels);
+    A *const f = scratch.take(call.taps * kChannels), *const bias = scratch.take(kChannels);
+    A *const zeros = scratch.take(kChannels), *const pre = scratch.take(kChannels);
+    A* const buffer = scratch.take(call.buffered() * kChannels);
+    A* const g = scratch.take(most * kChannels);
+    std::fill(zeros, zeros + kChannels, A(0));
+    for (Index task = first; task < last; ++task) {
+      const Index piece = task / blocks, c0 = task % blocks * kChannels;
+      A* const dtaps = partial.data() + piece * sums + c0;
+      with_sizes(std::min(kChannels, call.channels - c0), call.taps, [&](auto w, auto taps) {
+        A* __restrict const dbias = dtaps + taps * width;
+        call.load_weight(c0, w, f, bias);
+        for (Index n = count * piece / pieces; n < count * (piece + 1) / pieces; ++n) {
+          const scan::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
+          const Window<T, decltype(w)> x(call, n, c0, w, buffer);
+          // Gradients before the activation, with zeros around them.
+          std::fill(g, g + past * w, A(0));
+          std::fill(g + (past + s.length) * w, g + (2 * past + s.length) * w, A(0));
+          for (Index t = 0; t < s.length; ++t) {
+            A* __restrict const gt = g + (past + t) * w;
+            if (!dout.y.defined()) {
+              std::fill(gt, gt + w, A(0));
+              continue;
+            }
+            const T* __restrict const from = dy.row<T>(call.flat(s, t)) + c0;
+            Index step;
+            const A* const rows = x.at(t, step);
+            if (a.silu) {
+              weigh(w, taps, rows, step, f, bias, pre);
+              for (Index c = 0; c < w; ++c) {
+                gt[c] = convert<A>(from[c]) * simd::silu_grad(pre[c]);
+              }
+            } else {
+              for (Index c = 0; c < w; ++c) {
+                gt[c] = convert<A>(from[c]);
+              }
+            }
+            for (Index c = 0; c < w; ++c) {
+              dbias[c] += gt[c];
+            }
+            for (Index j = 0; j < taps; ++j) {
+              const A* __restrict row = rows + j * step;
+              A* __restrict const dt = dtaps + j * width;
+              for (Index c = 0; c < w; ++c) {
+                dt[c] += gt[c] * row[c];
+              }
+            }
+          }
+          // Input `u`, carried ones first, was read by the outputs u - past .. u with taps past ..
+          // 0.
+          const A* const d_last = call.values(dsT);
+          const auto gradient = [&](Index u, A* to) {
+            weigh(w, taps, g + (past + u) * w, -static_cast<Index>(w), f, zeros, to);
+            if (d_last && u >= s.length) {
+              for (Index c = 0; c < w; ++c) {
+                to[c] += d_last[(n * call.channels + c0 + c) * past + u - s.length];
+              }
+            }
+          };
+          for (Index t = 0; t < s.length && dx; ++t) {
+            T* const to = dx + call.flat(s, t) * call.channels + c0;
+            if constexpr (std::is_same_v<T, A>) {
+              gradient(past + t, to);
+            } else {
+              gradient(past + t, pre);
+              for (Index c = 0; c < w; ++c) {
+                to[c] = convert<T>(pre[c]);
+              }
+            }
+          }
+          for (Index p = 0; p < past && ds0; ++p) {
+            gradient(p, pre);
+            for (Index c = 0; c < w; ++c) {
+              ds0[(n * call.channels + c0 + c) * past + p] = pre[c];
+            }
+          }
+        }
+      });
+    }
+  });
+  for (Index channel = 0; channel < call.channels; ++channel) {
+    for (Index j = 0; j <= call.taps; ++j) {
+      A sum = 0;
+      for (Index piece = 0; piece < pieces; ++piece) {
+        sum += partial[static_cast<std::size_t>(piece * sums + j * width + channel)];
+      }
+      if (j == call.taps && din.bias.defined()) {
+        din.bias.data<A>()[channel] = sum;
+      } else if (j < call.taps && din.weight.defined()) {
+        din.weight.data<A>()[channel * call.taps + j] = sum;
+      }
+    }
+  }
+}
+
+LS_KERNEL(ShortConv)
+    .forward<float>(&forward<float>)
+    .backward<float>(&backward<float>)
+    .forward<bf16>(&forward<bf16>)
+    .backward<bf16>(&backward<bf16>)
+    .forward<double>(&forward<double>)
+    .backward<double>(&backward<double>);
+
+}  // namespace
+}  // namespace ls
