@@ -17,15 +17,15 @@ Index flops_per_token(const Call<T>& call, Index chunk) {
   return 2 * (call.group + 1) * call.size + 2 * call.group * chunk * (call.dk + call.dv);
 }
 
-/// S' = exp(G_C) S + (exp(G_C - G) K)^T V; kg is scratch.
+/// S' = exp(G_C) S + (exp(G_C - G) K)^T V, without the first term when S is `empty`; kg is scratch.
 template <class A>
 void advance(Index c, Index dk, Index dv, const scan::Decays<A>& d, const A* k, const A* v, A* kg,
-             A* s) {
+             bool empty, A* s) {
   if (!d.trivial) {
     scan::scale_rows(c, dk, A(1), d.out, k, kg);
     k = kg;
   }
-  small_gemm<true, false, A>(dk, dv, c, A(1), k, dk, v, dv, d.all, s, dv);
+  small_gemm<true, false, A>(dk, dv, c, A(1), k, dk, v, dv, empty ? A(0) : d.all, s, dv);
 }
 
 template <class T>
@@ -60,23 +60,29 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& at
       call.copy_first_state(task, s);
       for (Index i = 0; i < seq.length; i += chunk) {
         const Index c = std::min(chunk, seq.length - i), t = seq.begin + i;
+        const bool empty = i == 0 && !call.first_state(task);
         call.load_decays(b, t, h, c, d);
         call.k.load(b, t, h, c, dk, k);
         call.v.load(b, t, h, c, dv, v);
         for (Index j = 0; j < group; ++j) {
           call.q.load(b, t, h * group + j, c, dk, q + j * c * dk);
-          scan::scale_rows(c, dk, call.scale, d.in, q + j * c * dk, side + j * c * dk);
         }
         small_gemm<false, true, A>(group * c, c, dk, A(1), q, dk, k, dk, A(0), p, c);
-        small_gemm<false, false, A>(group * c, dv, dk, A(1), side, dk, s, dv, A(0), y, dv);
+        if (!empty) {
+          for (Index j = 0; j < group; ++j) {
+            scan::scale_rows(c, dk, call.scale, d.in, q + j * c * dk, side + j * c * dk);
+          }
+          small_gemm<false, false, A>(group * c, dv, dk, A(1), side, dk, s, dv, A(0), y, dv);
+        }
         for (Index j = 0; j < group; ++j) {
           scan::mask(c, call.scale, p + j * c * c, d.between, p + j * c * c);
         }
-        small_gemm<false, false, A>(group * c, dv, c, A(1), p, c, v, dv, A(1), y, dv);
+        small_gemm<false, false, A>(group * c, dv, c, A(1), p, c, v, dv, empty ? A(0) : A(1), y,
+                                    dv);
         for (Index j = 0; j < group; ++j) {
           o.store(b, t, h * group + j, c, dv, y + j * c * dv);
         }
-        advance(c, dk, dv, d, k, v, side, s);
+        advance(c, dk, dv, d, k, v, side, empty, s);
       }
     }
   });
@@ -122,15 +128,20 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
           const scan::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
           const Index b = seq.row, chunk = scan::chunk_of(attrs, seq.length),
                       chunks = (seq.length + chunk - 1) / chunk;
+          // Most sequences begin with a state of zeros and end with one that nothing reads.
+          const bool starts_empty = !call.first_state(task), end_unused = !dsT.defined();
           call.copy_first_state(task, states);
-          for (Index z = 0; z < chunks; ++z) {
+          for (Index z = 0; z < (end_unused ? chunks - 1 : chunks); ++z) {
             const Index i = z * chunk, c = std::min(chunk, seq.length - i), t = seq.begin + i;
             A* const next = states + (z + 1) * size;
-            std::copy(next - size, next, next);
+            const bool empty = z == 0 && starts_empty;
+            if (!empty) {
+              std::copy(next - size, next, next);
+            }
             call.load_decays(b, t, h, c, d);
             call.k.load(b, t, h, c, dk, k);
             call.v.load(b, t, h, c, dv, v);
-            advance(c, dk, dv, d, k, v, side, next);
+            advance(c, dk, dv, d, k, v, side, empty, next);
           }
           if (dsT.defined()) {
             const A* from = dsT.data<A>() + task * size;
@@ -142,40 +153,53 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
             const Index i = z * chunk, c = std::min(chunk, seq.length - i), t = seq.begin + i,
                         rows = group * c;
             const A *s = states + z * size, *after = s + size;
+            const bool empty = z == 0 && starts_empty, last = z == chunks - 1 && end_unused,
+                       pass_on = z > 0 || grad.s0;
             call.load_decays(b, t, h, c, d);
             call.k.load(b, t, h, c, dk, k);
             call.v.load(b, t, h, c, dv, v);
             A through = 0;  // all of S' scales with exp(G_C)
-            if (grad.g.defined()) {
+            if (grad.g.defined() && !last) {
 #pragma omp simd reduction(+ : through)
               for (Index e = 0; e < size; ++e) {
                 through += after[e] * ds[e];
               }
             }
             // What the chunk writes into S'.
-            small_gemm<false, true, A>(c, dk, dv, A(1), v, dv, ds, dv, A(0), gk, dk);
-            scan::scale_rows(c, dk, A(1), d.out, gk);
-            scan::scale_rows(c, dk, A(1), d.out, k, side);
-            small_gemm<false, false, A>(c, dv, dk, A(1), side, dk, ds, dv, A(0), gv, dv);
+            if (!last) {
+              small_gemm<false, true, A>(c, dk, dv, A(1), v, dv, ds, dv, A(0), gk, dk);
+              scan::scale_rows(c, dk, A(1), d.out, gk);
+              scan::scale_rows(c, dk, A(1), d.out, k, side);
+              small_gemm<false, false, A>(c, dv, dk, A(1), side, dk, ds, dv, A(0), gv, dv);
+            }
             std::fill(dgate, dgate + c, A(0));
             if (go.defined()) {
               for (Index j = 0; j < group; ++j) {
                 call.q.load(b, t, h * group + j, c, dk, q + j * c * dk);
                 go.load(b, t, h * group + j, c, dv, y + j * c * dv);
-                scan::scale_rows(c, dk, call.scale, d.in, q + j * c * dk, side + j * c * dk);
+                if (pass_on) {
+                  scan::scale_rows(c, dk, call.scale, d.in, q + j * c * dk, side + j * c * dk);
+                }
               }
               small_gemm<false, true, A>(rows, c, dk, A(1), q, dk, k, dk, A(0), p, c);
               small_gemm<false, true, A>(rows, c, dv, A(1), y, dv, v, dv, A(0), dp, c);
-              small_gemm<false, true, A>(rows, dk, dv, A(1), y, dv, s, dv, A(0), gq, dk);
+              if (!empty) {
+                small_gemm<false, true, A>(rows, dk, dv, A(1), y, dv, s, dv, A(0), gq, dk);
+              }
               for (Index j = 0; j < group; ++j) {
                 scan::mask(c, call.scale, p + j * c * c, d.between, p + j * c * c);
                 scan::mask(c, call.scale, dp + j * c * c, d.between, dp + j * c * c);
-                scan::scale_rows(c, dk, call.scale, d.in, gq + j * c * dk);
+                if (!empty) {
+                  scan::scale_rows(c, dk, call.scale, d.in, gq + j * c * dk);
+                }
               }
-              small_gemm<false, false, A>(rows, dk, c, A(1), dp, c, k, dk, A(1), gq, dk);
-              small_gemm<true, false, A>(c, dk, rows, A(1), dp, c, q, dk, A(1), gk, dk);
-              small_gemm<true, false, A>(c, dv, rows, A(1), p, c, y, dv, A(1), gv, dv);
-              small_gemm<true, false, A>(dk, dv, rows, A(1), side, dk, y, dv, d.all, ds, dv);
+              const A keep_q = empty ? A(0) : A(1), keep_kv = last ? A(0) : A(1);
+              small_gemm<false, false, A>(rows, dk, c, A(1), dp, c, k, dk, keep_q, gq, dk);
+              small_gemm<true, false, A>(c, dk, rows, A(1), dp, c, q, dk, keep_kv, gk, dk);
+              small_gemm<true, false, A>(c, dv, rows, A(1), p, c, y, dv, keep_kv, gv, dv);
+              if (pass_on) {
+                small_gemm<true, false, A>(dk, dv, rows, A(1), side, dk, y, dv, d.all, ds, dv);
+              }
               for (Index e = 0; e < rows && grad.g.defined(); ++e) {
                 dgate[e % c] += scan::dot(dk, q + e * dk, gq + e * dk);
               }

@@ -69,13 +69,20 @@ void solve_transposed(const Call<T>& call, Index b, Index t, Index hv, Index c, 
   }
 }
 
-/// x = v - read.
+/// x = v - read; no read is zero.
 template <class T, class A = acc_t<T>>
 void missing(const Call<T>& call, Index b, Index t, Index hv, Index c, const A* read, A* x) {
   for (Index i = 0; i < c; ++i) {
     const T* __restrict v = call.v.at(b, t + i, hv);
+    A* __restrict xi = x + i * call.dv;
+    if (!read) {
+      for (Index y = 0; y < call.dv; ++y) {
+        xi[y] = convert<A>(v[y]);
+      }
+      continue;
+    }
     for (Index y = 0; y < call.dv; ++y) {
-      x[i * call.dv + y] = convert<A>(v[y]) - read[i * call.dv + y];
+      xi[y] = convert<A>(v[y]) - read[i * call.dv + y];
     }
   }
 }
@@ -128,15 +135,19 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& at
             for (Index r = 0; r < call.group; ++r) {
               const Index hv = h * call.group + r;
               A* s = states + (first_head + r) * call.size;
+              const bool empty = i == 0 && !call.first_state(first_head + r);
               call.load_decays(b, t, hv, c, d);
-              scan::scale_rows(c, dk, call.scale, d.in, q, side);
-              scan::scale_rows(c, dk, A(1), d.in, k, side + c * dk);
-              small_gemm<false, false, A>(2 * c, dv, dk, A(1), side, dk, s, dv, A(0), read, dv);
-              missing(call, b, t, hv, c, read + c * dv, x);
+              if (!empty) {
+                scan::scale_rows(c, dk, call.scale, d.in, q, side);
+                scan::scale_rows(c, dk, A(1), d.in, k, side + c * dk);
+                small_gemm<false, false, A>(2 * c, dv, dk, A(1), side, dk, s, dv, A(0), read, dv);
+              }
+              missing(call, b, t, hv, c, empty ? nullptr : read + c * dv, x);
               scan::mask_strictly(c, A(1), scores + c * c, d.between, m);
               solve(call, b, t, hv, c, m, x, w);
               scan::mask(c, call.scale, scores, d.between, m);
-              small_gemm<false, false, A>(c, dv, c, A(1), m, c, w, dv, A(1), read, dv);
+              small_gemm<false, false, A>(c, dv, c, A(1), m, c, w, dv, empty ? A(0) : A(1), read,
+                                          dv);
               o.store(b, t, hv, c, dv, read);
               const A* writers = k;
               if (!d.trivial) {
@@ -204,6 +215,12 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
           const auto state = [&](Index r, Index z) {
             return states + (r * (chunks_most + 1) + z) * size;
           };
+          // Most sequences begin with a state of zeros and end with one that nothing reads: half
+          // of the work of a sequence of one chunk.
+          const auto empty = [&](Index r, Index z) {
+            return z == 0 && !call.first_state(first_head + r);
+          };
+          const auto unused = [&](Index z) { return z == chunks - 1 && !dsT.defined(); };
           for (Index r = 0; r < group; ++r) {
             call.copy_first_state(first_head + r, state(r, 0));
             A* ds = ds_all + r * size;
@@ -221,19 +238,27 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
             small_gemm<false, true, A>(c, c, dk, A(1), k, dk, k, dk, A(0), scores, c);
             for (Index r = 0; r < group; ++r) {
               const Index hv = h * group + r;
-              const A* s = state(r, z);
+              const A* s = empty(r, z) ? nullptr : state(r, z);
               A *next = state(r, z + 1), *x = x_all + (r * length + i) * dv,
                 *w = w_all + (r * length + i) * dv;
               A* m = m_all + (r * length + i) * most;
               call.load_decays(b, t, hv, c, d);
-              scan::scale_rows(c, dk, A(1), d.in, k, side);
-              small_gemm<false, false, A>(c, dv, dk, A(1), side, dk, s, dv, A(0), yx, dv);
-              missing(call, b, t, hv, c, yx, x);
+              if (s) {
+                scan::scale_rows(c, dk, A(1), d.in, k, side);
+                small_gemm<false, false, A>(c, dv, dk, A(1), side, dk, s, dv, A(0), yx, dv);
+              }
+              missing(call, b, t, hv, c, s ? yx : nullptr, x);
               scan::mask_strictly(c, A(1), scores, d.between, m);
               solve(call, b, t, hv, c, m, x, w);
+              if (unused(z)) {
+                continue;
+              }
               scan::scale_rows(c, dk, A(1), d.out, k, side);
-              std::copy(s, s + size, next);
-              small_gemm<true, false, A>(dk, dv, c, A(1), side, dk, w, dv, d.all, next, dv);
+              if (s) {
+                std::copy(s, s + size, next);
+              }
+              small_gemm<true, false, A>(dk, dv, c, A(1), side, dk, w, dv, s ? d.all : A(0), next,
+                                         dv);
             }
           }
           for (Index z = chunks - 1; z >= 0; --z) {
@@ -244,27 +269,30 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
             small_gemm<false, true, A>(c, c, dk, A(1), q, dk, k, dk, A(0), scores, c);
             for (Index r = 0; r < group; ++r) {
               const Index hv = h * group + r;
-              const A *s = state(r, z), *after = state(r, z + 1);
+              const A *s = empty(r, z) ? nullptr : state(r, z), *after = state(r, z + 1);
+              const bool last = unused(z);
               const A *x = x_all + (r * length + i) * dv, *w = w_all + (r * length + i) * dv;
               const A* m = m_all + (r * length + i) * most;
               A *ds = ds_all + r * size, *y = yx, *dx = yx + c * dv;
               call.load_decays(b, t, hv, c, d);
               A through = 0;  // all of S' scales with exp(G_C)
-              if (!d.trivial && grad.g.defined()) {
+              if (!d.trivial && grad.g.defined() && !last) {
 #pragma omp simd reduction(+ : through)
                 for (Index e = 0; e < size; ++e) {
                   through += after[e] * ds[e];
                 }
               }
               // Into W: from the outgoing state and from the outputs.
-              scan::scale_rows(c, dk, A(1), d.out, k, side);
-              small_gemm<false, false, A>(c, dv, dk, A(1), side, dk, ds, dv, A(0), dw, dv);
-              small_gemm<false, true, A>(c, dk, dv, A(1), w, dv, ds, dv, A(0), write, dk);
-              scan::scale_rows(c, dk, A(1), d.out, write);
+              if (!last) {
+                scan::scale_rows(c, dk, A(1), d.out, k, side);
+                small_gemm<false, false, A>(c, dv, dk, A(1), side, dk, ds, dv, A(0), dw, dv);
+                small_gemm<false, true, A>(c, dk, dv, A(1), w, dv, ds, dv, A(0), write, dk);
+                scan::scale_rows(c, dk, A(1), d.out, write);
+              }
               if (go.defined()) {
                 go.load(b, t, hv, c, dv, y);
                 scan::mask(c, call.scale, scores, d.between, p);
-                small_gemm<true, false, A>(c, dv, c, A(1), p, c, y, dv, A(1), dw, dv);
+                small_gemm<true, false, A>(c, dv, c, A(1), p, c, y, dv, last ? A(0) : A(1), dw, dv);
               } else {
                 std::fill(y, y + c * dv, A(0));
               }
@@ -273,14 +301,20 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
               small_gemm<false, true, A>(2 * c, c, dv, A(1), yx, dv, w, dv, A(0), dscores, c);
               scan::mask(c, call.scale, dscores, d.between, dscores);
               scan::mask_strictly(c, A(-1), dscores + c * c, d.between, dscores + c * c);
-              small_gemm<false, true, A>(2 * c, dk, dv, A(1), yx, dv, s, dv, A(0), hqk, dk);
-              scan::scale_rows(c, dk, call.scale, d.in, hqk);
-              scan::scale_rows(c, dk, A(-1), d.in, hqk + c * dk);
-              small_gemm<false, false, A>(2 * c, dk, c, A(1), dscores, c, k, dk, A(1), hqk, dk);
-              small_gemm<true, false, A>(c, dk, 2 * c, A(1), dscores, c, qk, dk, A(1), write, dk);
-              scan::scale_rows(c, dk, call.scale, d.in, q, side);
-              scan::scale_rows(c, dk, A(-1), d.in, k, side + c * dk);
-              small_gemm<true, false, A>(dk, dv, 2 * c, A(1), side, dk, yx, dv, d.all, ds, dv);
+              if (s) {
+                small_gemm<false, true, A>(2 * c, dk, dv, A(1), yx, dv, s, dv, A(0), hqk, dk);
+                scan::scale_rows(c, dk, call.scale, d.in, hqk);
+                scan::scale_rows(c, dk, A(-1), d.in, hqk + c * dk);
+              }
+              small_gemm<false, false, A>(2 * c, dk, c, A(1), dscores, c, k, dk, s ? A(1) : A(0),
+                                          hqk, dk);
+              small_gemm<true, false, A>(c, dk, 2 * c, A(1), dscores, c, qk, dk, last ? A(0) : A(1),
+                                         write, dk);
+              if (z > 0 || grad.s0) {
+                scan::scale_rows(c, dk, call.scale, d.in, q, side);
+                scan::scale_rows(c, dk, A(-1), d.in, k, side + c * dk);
+                small_gemm<true, false, A>(dk, dv, 2 * c, A(1), side, dk, yx, dv, d.all, ds, dv);
+              }
               for (Index e = 0; e < c; ++e) {
                 const A* __restrict qe = q + e * dk;
                 const A* __restrict ke = k + e * dk;
