@@ -135,6 +135,10 @@ bool onednn_gemm(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index m, I
              static_cast<int>(status), m, n, k);
     return true;
   }
+  // oneDNN 3.7 takes the elements of a vector as adjacent whatever its stride.
+  if ((m == 1 && trans_a && lda != 1) || (n == 1 && ((!trans_b && ldb != 1) || ldc != 1))) {
+    return false;
+  }
   const Key key{m,
                 n,
                 k,
