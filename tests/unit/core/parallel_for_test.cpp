@@ -1,7 +1,9 @@
 #include "core/backend/cpu/parallel_for.h"
 
 #include <doctest/doctest.h>
+#include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <stdexcept>
 #include <vector>
@@ -43,6 +45,21 @@ TEST_SUITE("unit") {
       parallel_for(100, 1, [&](Index begin, Index end) { inner += end - begin == 100 ? 1 : 100; });
     });
     CHECK(inner == outer);
+    set_num_threads(0);
+  }
+
+  TEST_CASE("parallel_for keeps its threads through loops of fewer pieces") {
+    set_num_threads(5);
+    const auto workers = [](Index pieces) {
+      std::array<pid_t, 5> ids{};
+      parallel_for(pieces, 1,
+                   [&](Index begin, Index) { ids[static_cast<std::size_t>(begin)] = gettid(); });
+      return ids;
+    };
+    const auto before = workers(5);
+    const auto few = workers(2);
+    CHECK((few[0] == before[0] && few[1] == before[1] && few[2] == 0));
+    CHECK(workers(5) == before);
     set_num_threads(0);
   }
 
