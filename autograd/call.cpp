@@ -80,11 +80,19 @@ std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
   for (const Var& v : inputs) {
     in.push_back(v.defined() ? v.value() : Tensor());
   }
+  const bool recorded = Tape::records(inputs);
+  for (std::size_t i = 0; recorded && i < inputs.size(); ++i) {
+    LS_CHECK(
+        !inputs[i].requires_grad() || op.differentiable[i], kUnsupported,
+        "op {}: input {} has no gradient, but one is wanted; detach() it where it is meant as a "
+        "constant",
+        op.name, op.in[i].name);
+  }
   const std::vector<Tensor> out = run_forward(op, in, attrs.get());
   if (check_finite_depth > 0) {
     check_outputs(op, out);
   }
-  if (op.has_backward && Tape::records(inputs)) {
+  if (recorded) {
     return Tape::current()->record(std::make_unique<OpNode>(op, in, out, std::move(attrs)), inputs,
                                    out);
   }

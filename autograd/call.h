@@ -7,7 +7,8 @@
 namespace ls::ag {
 
 /// Untyped call; `attrs` points to the op's Attrs and is kept for the backward pass. Undefined Vars
-/// are absent optional inputs.
+/// are absent optional inputs. @throws Error(Unsupported) when a gradient is wanted of an input
+/// that has none
 std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
                       std::shared_ptr<const void> attrs);
 

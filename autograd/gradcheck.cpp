@@ -248,7 +248,8 @@ GradcheckReport gradcheck(const std::function<std::vector<Var>()>& f,
 
 GradcheckReport gradcheck(const OpInfo& op, std::span<const Tensor> in,
                           const std::shared_ptr<const void>& attrs,
-                          const std::vector<std::string>& kept, const GradcheckOptions& options) {
+                          const std::vector<std::string>& omitted,
+                          const GradcheckOptions& options) {
   std::vector<GradcheckInput> inputs;
   std::vector<Var> vars;
   for (std::size_t i = 0; i < in.size(); ++i) {
@@ -261,7 +262,8 @@ GradcheckReport gradcheck(const OpInfo& op, std::span<const Tensor> in,
   const auto f = [&] {
     std::vector<Var> out = call(op, vars, attrs);
     for (std::size_t i = 0; i < out.size(); ++i) {
-      if (std::find(kept.begin(), kept.end(), op.out[i].name) != kept.end()) {
+      if (!op.differentiable_out[i] ||
+          std::find(omitted.begin(), omitted.end(), op.out[i].name) != omitted.end()) {
         out[i] = Var();
       }
     }

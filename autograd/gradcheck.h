@@ -41,10 +41,10 @@ GradcheckReport gradcheck(const std::function<std::vector<Var>()>& f,
                           const GradcheckOptions& options = {});
 
 /// The same for one op (kernels of f64, or references under UseReference) and all its inputs that
-/// have gradients. Outputs named in `kept` pass no gradient on and are left out.
+/// have gradients. Outputs without a gradient and those named in `omitted` are left out.
 GradcheckReport gradcheck(const OpInfo& op, std::span<const Tensor> in,
                           const std::shared_ptr<const void>& attrs,
-                          const std::vector<std::string>& kept = {},
+                          const std::vector<std::string>& omitted = {},
                           const GradcheckOptions& options = {});
 
 }  // namespace ls::ag

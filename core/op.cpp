@@ -389,6 +389,12 @@ std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
                                  std::span<const Tensor> out, std::span<const Tensor> dout,
                                  const std::vector<bool>& wanted, std::span<const Shape> in_shapes,
                                  DType t, const void* attrs) {
+  for (std::size_t i = 0; i < dout.size(); ++i) {
+    LS_CHECK(!dout[i].defined() || op.differentiable_out[i], kUnsupported,
+             "op {}: output {} has no gradient, but what is differentiated depends on it; detach() "
+             "it where it is meant as a constant",
+             op.name, op.out[i].name);
+  }
   const BackwardKernel* kernel = find_kernel(op.backward_cpu, op.backward_reference, t);
   const DType run = kernel || !is_half(t) ? t : DType::kF32;
   if (!kernel && run != t) {
@@ -448,17 +454,24 @@ void parse_contract(OpInfo& info) {
   info.out = parse_args(info.contract_out, info.name);
 }
 
-void mark(std::vector<bool>& flags, const std::vector<ArgSpec>& args, std::string_view names,
-          const std::string&) {
-  flags.assign(args.size(), false);
+void mark(const OpInfo& info, std::string_view names, std::vector<bool>& in,
+          std::vector<bool>* out) {
+  in.assign(info.in.size(), false);
+  if (out) {
+    out->assign(info.out.size(), false);
+  }
   while (!names.empty()) {
     const auto space = names.find(' ');
     const std::string_view name = names.substr(0, space);
     names = space == std::string_view::npos ? std::string_view() : names.substr(space + 1);
-    for (std::size_t i = 0; i < args.size(); ++i) {
-      if (args[i].name == name) {
-        flags[i] = true;
-      }
+    const int i = info.input_index(name), o = out ? info.output_index(name) : -1;
+    LS_CHECK(i >= 0 || o >= 0, kInternal, "op {}: the contract has no argument '{}'", info.name,
+             name);
+    if (i >= 0) {
+      in[static_cast<std::size_t>(i)] = true;
+    }
+    if (o >= 0) {
+      (*out)[static_cast<std::size_t>(o)] = true;
     }
   }
 }

@@ -102,6 +102,7 @@ struct OpInfo {
   std::vector<ArgSpec> in, out;
   std::vector<bool> saves_in, saves_out;  ///< kept for the backward pass
   std::vector<bool> differentiable;       ///< inputs: has a gradient
+  std::vector<bool> differentiable_out;   ///< outputs: a gradient may arrive
   std::vector<bool> grad_is_acc;          ///< inputs: the gradient has the acc type
   /// Two inputs with one and the same gradient, or -1: kernels fill the first that is wanted.
   std::array<int, 2> same_gradient{-1, -1};
@@ -136,6 +137,7 @@ class UseReference {
 /// tensors, else the reference. @throws Error(Shape, DType, Unsupported) naming op and argument.
 std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, const void* attrs);
 /// Gradients of the inputs marked in `wanted`; the others come back undefined.
+/// @throws Error(Unsupported) on a gradient of an output that has none
 std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
                                  std::span<const Tensor> out, std::span<const Tensor> dout,
                                  const std::vector<bool>& wanted, std::span<const Shape> in_shapes,
@@ -223,8 +225,9 @@ struct OpSlot {
 };
 
 void parse_contract(OpInfo& info);
-void mark(std::vector<bool>& flags, const std::vector<ArgSpec>& args, std::string_view names,
-          const std::string& op);
+/// Flags of the inputs and outputs that stand in `names`. @throws Error(Internal) on another name
+void mark(const OpInfo& info, std::string_view names, std::vector<bool>& in,
+          std::vector<bool>* out = nullptr);
 void register_op(OpInfo& info, std::source_location where);
 
 }  // namespace detail
@@ -282,7 +285,8 @@ class OpBuilder {
     saves_ = std::move(names);
     return *this;
   }
-  /// Inputs without a gradient, besides integer ones.
+  /// Inputs and outputs without a gradient, besides integer ones. One that is asked for, of such an
+  /// input or through such an output, is an error.
   OpBuilder& no_grad(std::string names) {
     no_grad_ = std::move(names);
     return *this;
@@ -325,20 +329,22 @@ class OpBuilder {
   }
   operator bool() {  // NOLINT: the declaration is an initialiser
     detail::parse_contract(info_);
-    detail::mark(info_.saves_in, info_.in, saves_, "");
-    detail::mark(info_.saves_out, info_.out, saves_, "");
-    std::vector<bool> excluded;
-    detail::mark(excluded, info_.in, no_grad_, "");
-    detail::mark(info_.grad_is_acc, info_.in, grad_acc_, "");
+    detail::mark(info_, saves_, info_.saves_in, &info_.saves_out);
+    detail::mark(info_, grad_acc_, info_.grad_is_acc);
     for (std::size_t i = 0; i < 2 && !same_gradient_[i].empty(); ++i) {
       info_.same_gradient[i] = info_.input_index(same_gradient_[i]);
     }
-    info_.differentiable.resize(info_.in.size());
-    for (std::size_t i = 0; i < info_.in.size(); ++i) {
-      const ArgSpec& a = info_.in[i];
-      info_.differentiable[i] = info_.has_backward && !excluded[i] &&
-                                (a.type != ArgSpec::Type::kExact || is_float(a.exact));
-    }
+    std::vector<bool> no_grad_in, no_grad_out;
+    detail::mark(info_, no_grad_, no_grad_in, &no_grad_out);
+    const auto differentiable = [&](const std::vector<ArgSpec>& args, std::vector<bool> flags) {
+      for (std::size_t i = 0; i < args.size(); ++i) {
+        flags[i] = info_.has_backward && !flags[i] &&
+                   (args[i].type != ArgSpec::Type::kExact || is_float(args[i].exact));
+      }
+      return flags;
+    };
+    info_.differentiable = differentiable(info_.in, std::move(no_grad_in));
+    info_.differentiable_out = differentiable(info_.out, std::move(no_grad_out));
     detail::register_op(info_, where_);
     return true;
   }

@@ -26,6 +26,7 @@ enum class Fault {
   kSwapped,
   kFactor,
   kForgotten,
+  kDroppedOutput,
   kFactorInKernel,
   kPastEnd,
   kInPlace,
@@ -125,7 +126,8 @@ struct Loops {
     const Tensor dy = !dout.y.defined()                ? Tensor::zeros(x.shape(), x.dtype())
                       : has(Fault::kGradientNoStrides) ? dout.y
                                                        : dout.y.contiguous();
-    const Tensor dtotal = dout.total.defined()  ? dout.total.contiguous()
+    const bool given = dout.total.defined() && F != Fault::kDroppedOutput;
+    const Tensor dtotal = given                 ? dout.total.contiguous()
                           : has(Fault::kAbsent) ? Tensor::full({heads}, acc_dtype(x.dtype()), 1)
                                                 : Tensor::zeros({heads}, acc_dtype(x.dtype()));
     const T *xp = x.data<T>(), *gp = static_cast<const T*>(dy.raw());
@@ -221,6 +223,7 @@ const std::vector<Wrong>& wrong_ops() {
       wrong<Fault::kSwapped>("test.swapped", "value"),
       wrong<Fault::kFactor>("test.factor", "derivative"),
       wrong<Fault::kForgotten>("test.forgotten", "derivative"),
+      wrong<Fault::kDroppedOutput>("test.dropped_output", "derivative"),
       wrong<Fault::kFactorInKernel>("test.factor_in_kernel", "value"),
       wrong<Fault::kPastEnd>("test.past_end", "guard"),
       wrong<Fault::kInPlace>("test.in_place", "inputs"),
@@ -271,6 +274,15 @@ TEST_SUITE("conformance") {
           for (const std::string& fault : check_op(*op_registry().at(name), c)) {
             FAIL_CHECK(fault);
           }
+        }
+        for (const std::string& argument : unchecked_gradients(*op_registry().at(name), cases)) {
+          // Dropped without a word until these ops name it in no_grad.
+          if (argument == "rstd" && (name == "rms_norm" || name == "add_rms_norm")) {
+            continue;
+          }
+          FAIL_CHECK("the gradient of " << argument
+                                        << " is checked by no case: add one, or name it "
+                                        << "in no_grad of the op");
         }
       }
     }

@@ -21,7 +21,7 @@ struct OpCase {
   /// In contract order: floats as f64, integers as they are, undefined where absent.
   std::vector<Tensor> in;
   std::shared_ptr<const void> attrs;
-  /// Outputs that pass no gradient on: kept for the backward pass, or for reports.
+  /// Outputs whose gradient is not checked here, besides those that have none.
   std::vector<std::string> kept;
   double slack = 1;      ///< factor on the tolerances; an exception that needs a reason
   bool smooth = true;    ///< false: no finite differences here

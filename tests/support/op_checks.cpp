@@ -5,8 +5,11 @@
 #include <cmath>
 #include <cstring>
 #include <optional>
+#include <set>
 
+#include "autograd/call.h"
 #include "autograd/gradcheck.h"
+#include "autograd/tape.h"
 #include "core/backend/cpu/parallel_for.h"
 #include "core/rng.h"
 #include "tests/support/poison.h"
@@ -146,7 +149,7 @@ class Checker {
     const UseReference reference;
     const Tensors out = run_forward(op, inputs(DType::kF64), attrs());
     for (std::size_t i = 0; i < out.size(); ++i) {
-      const bool given = out[i].defined() && is_float(out[i].dtype()) &&
+      const bool given = out[i].defined() && op.differentiable_out[i] && is_float(out[i].dtype()) &&
                          std::count(c.kept.begin(), c.kept.end(), op.out[i].name) == 0;
       cotangent_.push_back(given ? Tensor::empty(out[i].shape(), DType::kF64) : Tensor());
       for (Index e = 0; given && e < out[i].numel(); ++e) {
@@ -166,9 +169,30 @@ class Checker {
       subsets(t);
       absent(t);
     }
+    no_gradients();
     refusals();
     cost();
     return std::move(faults_);
+  }
+
+  /// Names of the inputs and outputs whose gradients are compared with finite differences.
+  std::vector<std::string> differentiated() const {
+    std::vector<std::string> ins, outs;
+    for (std::size_t i = 0; i < op_.in.size(); ++i) {
+      if (all_wanted()[i] && case_.in[i].numel() > 0) {
+        ins.push_back(op_.in[i].name);
+      }
+    }
+    for (std::size_t i = 0; i < op_.out.size(); ++i) {
+      if (cotangent_[i].defined() && cotangent_[i].numel() > 0) {
+        outs.push_back(op_.out[i].name);
+      }
+    }
+    if (!case_.smooth || !case_.backward || ins.empty() || outs.empty()) {
+      return {};
+    }
+    ins.insert(ins.end(), outs.begin(), outs.end());
+    return ins;
   }
 
  private:
@@ -276,14 +300,7 @@ class Checker {
   // ---- checks
 
   void derivative() {
-    Index numel = 0, results = 0;
-    for (std::size_t i = 0; i < op_.in.size(); ++i) {
-      numel += all_wanted()[i] ? case_.in[i].numel() : 0;
-    }
-    for (const Tensor& d : cotangent_) {
-      results += d.defined() ? d.numel() : 0;
-    }
-    if (!case_.smooth || !case_.backward || numel == 0 || results == 0) {
+    if (differentiated().empty()) {
       return;
     }
     const UseReference reference;
@@ -436,6 +453,45 @@ class Checker {
     }
   }
 
+  void no_gradients() {
+    const Tensors in = inputs(DType::kF32);
+    const auto refused = [&](const std::string& argument, const auto& call) {
+      try {
+        call();
+        fault("no gradient: one of {} is not refused", argument);
+      } catch (const Error& e) {
+        if (e.kind() != ErrorKind::kUnsupported || !has_word(e.message(), op_.name) ||
+            !has_word(e.message(), argument)) {
+          fault("no gradient: one of {} gives the {} error '{}'", argument,
+                error_kind_name(e.kind()), e.message());
+        }
+      }
+    };
+    for (std::size_t i = 0; i < in.size(); ++i) {
+      if (in[i].defined() && is_float(in[i].dtype()) && !op_.differentiable[i]) {
+        refused(in_name(i), [&] {
+          std::vector<ag::Var> vars(in.begin(), in.end());
+          vars[i] = ag::Var::leaf(in[i]);
+          const ag::Tape tape;
+          ag::call(op_, vars, case_.attrs);
+        });
+      }
+    }
+    const std::vector<bool> wanted = all_wanted();
+    for (std::size_t k = 0; k < op_.out.size() && has_backward(); ++k) {
+      std::vector<ag::Var> vars;
+      for (std::size_t i = 0; i < in.size(); ++i) {
+        vars.push_back(wanted[i] ? ag::Var::leaf(in[i]) : ag::Var(in[i]));
+      }
+      ag::Tape tape;
+      const ag::Var out = ag::call(op_, vars, case_.attrs)[k];
+      if (out.defined() && is_float(out.dtype()) && !op_.differentiable_out[k]) {
+        refused(op_.out[k].name,
+                [&] { tape.backward(out, Tensor::zeros(out.shape(), out.dtype())); });
+      }
+    }
+  }
+
   /// How often an axis symbol stands among the arguments of this call.
   int uses(const std::string& symbol) const {
     int n = 0;
@@ -550,6 +606,26 @@ std::vector<std::string> check_op(const OpInfo& op, const OpCase& c) {
   } catch (const std::exception& e) {
     return {fmt::format("exception: {} [{}]", e.what(), c.name)};
   }
+}
+
+std::vector<std::string> unchecked_gradients(const OpInfo& op, const std::vector<OpCase>& cases) {
+  std::set<std::string> checked;
+  for (const OpCase& c : cases) {
+    for (std::string& name : Checker(op, c).differentiated()) {
+      checked.insert(std::move(name));
+    }
+  }
+  std::vector<std::string> unchecked;
+  const auto look = [&](const std::vector<ArgSpec>& args, const std::vector<bool>& differentiable) {
+    for (std::size_t i = 0; i < args.size(); ++i) {
+      if (differentiable[i] && checked.count(args[i].name) == 0) {
+        unchecked.push_back(args[i].name);
+      }
+    }
+  };
+  look(op.in, op.differentiable);
+  look(op.out, op.differentiable_out);
+  return unchecked;
 }
 
 }  // namespace ls::test

@@ -20,9 +20,15 @@ namespace ls::test {
 ///   strides     padded, strided, transposed and expanded inputs and incoming gradients
 ///   subset      a gradient depends on which others are wanted, or an unwanted one is given
 ///   absent      an absent incoming gradient is not the same as zeros
+///   no gradient one that is wanted of an input that has none, or through an output that has none,
+///               is not refused by an Error that names op and argument
 ///   refusal     a missing argument, a wrong type, rank or extent is not refused by an Error that
 ///               names op and argument
 ///   cost        no cost, or one that is not positive and finite
 std::vector<std::string> check_op(const OpInfo& op, const OpCase& op_case);
+
+/// Float inputs and outputs that have gradients, none of which any case compares with finite
+/// differences.
+std::vector<std::string> unchecked_gradients(const OpInfo& op, const std::vector<OpCase>& cases);
 
 }  // namespace ls::test

@@ -101,7 +101,7 @@ class Checker {
     for (std::size_t i = 0; i < op_.out.size(); ++i) {
       const Tensor& o = plain.out[i];
       const bool kept = std::count(case_.kept.begin(), case_.kept.end(), op_.out[i].name) > 0;
-      cotangent_.push_back(o.defined() && is_float(o.dtype()) && !kept
+      cotangent_.push_back(o.defined() && is_float(o.dtype()) && op_.differentiable_out[i] && !kept
                                ? random(rng_, o.shape(), o.dtype())
                                : Tensor());
     }
