@@ -12,10 +12,13 @@
 #include "core/ops/mul/mul.h"
 #include "core/ops/top_k/top_k.h"
 #include "layers/model.h"
+#include "tests/support/errors.h"
 #include "tests/support/mixer_laws.h"
 
 using namespace ls;
 using ag::Var;
+using test::message;
+using test::says;
 
 namespace {
 Tensor vec(std::vector<double> v) {
@@ -29,18 +32,6 @@ Var mul(const Var& a, const Var& b) {
 }
 std::vector<Var> squares(const std::vector<Var>& in) {
   return {mul(in[0], in[0])};
-}
-template <class Fn>
-std::string message(Fn&& fn) {
-  try {
-    fn();
-  } catch (const Error& e) {
-    return e.message();
-  }
-  return "nothing thrown";
-}
-bool says(const std::string& text, const char* part) {
-  return text.find(part) != std::string::npos;
 }
 }  // namespace
 

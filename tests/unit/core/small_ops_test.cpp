@@ -12,8 +12,11 @@
 #include "core/ops/scatter_add_rows/scatter_add_rows.h"
 #include "core/ops/softmax/softmax.h"
 #include "core/ops/top_k/top_k.h"
+#include "tests/support/errors.h"
 
 using namespace ls;
+using test::message;
+using test::says;
 
 namespace {
 
@@ -22,19 +25,6 @@ Tensor numbers(const std::vector<double>& values, const Shape& shape) {
 }
 std::vector<double> list(const Tensor& t) {
   return t.to_vector<double>();
-}
-
-template <class Fn>
-std::string message(Fn&& fn) {
-  try {
-    fn();
-  } catch (const Error& e) {
-    return e.message();
-  }
-  return "nothing thrown";
-}
-bool says(const std::string& text, const char* part) {
-  return text.find(part) != std::string::npos;
 }
 
 }  // namespace
