@@ -20,7 +20,7 @@ std::string quoted(const std::string& s) {
   return out + "'";
 }
 
-// An axis; one that is a single point is widened, which gnuplot would warn of.
+// An axis; one that is next to a single point is widened: gnuplot warns of it.
 struct Range {
   double low = INFINITY, high = -INFINITY;
   void add(double v) {
@@ -29,12 +29,15 @@ struct Range {
       high = std::max(high, v);
     }
   }
+  bool empty() const { return low > high; }
   std::string str() const {
-    if (low > high) {
+    if (empty()) {
       return "[0:1]";
     }
-    const double more = std::max(1e-3, 0.1 * std::abs(low));
-    return low < high ? std::string("[*:*]") : fmt::format("[{}:{}]", low - more, high + more);
+    const double size = std::max(std::abs(low), std::abs(high));
+    const double more = std::max(1e-3, 0.1 * size);
+    return high - low > 1e-9 * size ? std::string("[*:*]")
+                                    : fmt::format("[{}:{}]", low - more, high + more);
   }
 };
 
@@ -77,14 +80,19 @@ std::string draw_figure(const std::string& path, const std::vector<Panel>& panel
     Range x, y;
     for (const Series& line : p.series) {
       for (std::size_t i = 0; i < line.x.size(); ++i) {
-        x.add(line.x[i]);
-        y.add(line.y[i]);
+        if (std::isfinite(line.y[i])) {
+          const double spread = line.spread.empty() ? 0 : line.spread[i];
+          x.add(line.x[i]);
+          y.add(line.y[i] - spread);
+          y.add(line.y[i] + spread);
+        }
       }
     }
     script += "set xrange " + x.str() + "\nset yrange " +
               (p.y_max > p.y_min ? fmt::format("[{}:{}]", p.y_min, p.y_max) : y.str()) + "\n";
     script += p.log_x ? "set logscale x 2\n" : "unset logscale x\n";
-    std::string plots;
+    // Of a panel without a point only the axes are drawn; the constant lies outside of them.
+    std::string plots = x.empty() ? "plot 2 notitle" : "";
     for (std::size_t s = 0; s < p.series.size(); ++s) {
       const Series& line = p.series[s];
       const char* color = kColors[s % std::size(kColors)];
@@ -92,10 +100,13 @@ std::string draw_figure(const std::string& path, const std::vector<Panel>& panel
         const double spread = line.spread.empty() ? 0 : line.spread[i];
         data += std::isfinite(line.y[i]) ? fmt::format("{} {} {} {}\n", line.x[i], line.y[i],
                                                        line.y[i] - spread, line.y[i] + spread)
-                                         : "\n";
+                                         : fmt::format("{} NaN NaN NaN\n", line.x[i]);
       }
       data += "\n\n";
       const std::string from = quoted(path + ".dat") + " index " + std::to_string(index++);
+      if (std::none_of(line.y.begin(), line.y.end(), [](double v) { return std::isfinite(v); })) {
+        continue;
+      }
       plots += plots.empty() ? "plot " : ", ";
       if (!line.spread.empty()) {
         plots += from + fmt::format(
