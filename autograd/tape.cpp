@@ -48,7 +48,8 @@ const Tensor& Saved::get(const std::string& node) const {
   return tensor_;
 }
 
-Tape::Tape() : outer_(innermost), id_(next_id++) {
+Tape::Tape()
+    : outer_(innermost), id_(next_id++), check_finite_(innermost && innermost->check_finite_) {
   innermost = this;
 }
 

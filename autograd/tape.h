@@ -61,6 +61,7 @@ class Tape {
   void backward(std::span<const Var> outputs, std::span<const Tensor> seeds);
 
   /// Every gradient that a node produces is checked; slow, for finding where a NaN first appeared.
+  /// A new tape does what the one around it does: so do recomputed blocks.
   void set_check_finite(bool on) { check_finite_ = on; }
   Index size() const { return static_cast<Index>(nodes_.size()); }
 

@@ -31,7 +31,10 @@ struct Model::BlockParts {
       return mixer->forward(x, seq);
     });
     if (channel->present()) {
-      out = step(channel_norm, out, [&](const ag::Var& x) { return channel->forward(x); });
+      out = step(channel_norm, out, [&](const ag::Var& x) {
+        const SeqContext::Layer inner(seq, "channel");
+        return channel->forward(x);
+      });
     }
     return out;
   }

@@ -138,19 +138,31 @@ TEST_SUITE("unit") {
   TEST_CASE("trainer: a value that is not finite is traced to its op and layer") {
     const Scratch s;
     const auto solo = solo_communicator();
-    const RunConfig config = config_of("steps: 9\nbatch: 2\nclip: 0\n", s);
-    const auto message_of = [&](const std::string& parameter, double factor) {
+    const auto model = [&](const std::string& recompute) {
+      return config_of("steps: 9\nbatch: 2\nclip: 0\n", s,
+                       "layers: [{name: gated_deltanet, heads: 1, head_dim: 8}, lstm], width: 16, "
+                       "name: m, recompute: " +
+                           recompute);
+    };
+    RunConfig config = model("false");
+    using Values = std::vector<std::pair<std::string, double>>;
+    const auto message = [&](const Values& values) {
       Trainer t(config, 0, 1, "", *solo);
       t.step();
-      const ag::Parameter* const p = t.model().parameters().find(parameter);
-      REQUIRE(p != nullptr);
-      ag::Var(p->var).mutable_value().copy_(Tensor::full(p->var.shape(), p->var.dtype(), factor));
+      for (const auto& [parameter, value] : values) {
+        const ag::Parameter* const p = t.model().parameters().find(parameter);
+        REQUIRE(p != nullptr);
+        ag::Var(p->var).mutable_value().copy_(Tensor::full(p->var.shape(), p->var.dtype(), value));
+      }
       try {
         t.step();
       } catch (const Error& e) {
         return std::string(e.what());
       }
       return std::string("no error");
+    };
+    const auto message_of = [&](const std::string& parameter, double value) {
+      return message({{parameter, value}});
     };
     // The first product of the mixer overflows.
     std::string m = message_of("blocks.0.mixer.in.weight", 3e38);
@@ -162,6 +174,24 @@ TEST_SUITE("unit") {
     m = message_of("blocks.0.mixer_norm.weight", NAN);
     CHECK(m.find("parameter blocks.0.mixer_norm.weight holds a value that is not finite") !=
           std::string::npos);
+    // Products with zeros: finite forward, and backward a sum of the largest floats.
+    for (const char* recompute : {"false", "true"}) {
+      config = model(recompute);
+      for (const std::string block : {"blocks.0", "blocks.1"}) {
+        m = message({{block + ".channel.gate_up.weight", 0},
+                     {block + ".channel.down.weight", 3e38},
+                     {"norm.weight", 100}});
+        INFO(m);
+        CHECK(m.find("the gradient of update 2 of model m, seed 1, is not finite") == 0);
+        CHECK(m.find("the gradient of input 0 of linear is the first that is not finite, computed "
+                     "while running " +
+                     block + ".channel;") != std::string::npos);
+      }
+      m = message({{"blocks.1.mixer.in.weight", 3e38}, {"blocks.1.mixer_norm.weight", 0}});
+      INFO(m);
+      CHECK(m.find("the gradient of input 0 of linear is the first") != std::string::npos);
+      CHECK(m.find("running blocks.1.mixer;") != std::string::npos);
+    }
   }
 
   TEST_CASE("trainer: what is not finite is not saved, and the last good checkpoint stays") {
