@@ -167,9 +167,9 @@ std::string model_label(const ModelConfig& config) {
   return out;
 }
 
-StateBytes Model::measure_state(Index tokens) {
+ModelState Model::state_after(Index tokens, SeqRunner* runner) {
   const ag::NoGrad no_grad;
-  SeqContext seq(1, tokens, {.keep_states = true});
+  SeqContext seq(1, tokens, {.keep_states = true, .runner = runner});
   ModelInput input;
   if (io_.vocab_in > 0) {
     input.tokens = Tensor::zeros({1, tokens}, DType::kI64);
@@ -177,7 +177,7 @@ StateBytes Model::measure_state(Index tokens) {
     input.vectors = Tensor::zeros({1, tokens, io_.vector_width}, DType::kF32);
   }
   hidden(input, seq);
-  return seq.outgoing().bytes();
+  return std::move(seq.outgoing());
 }
 
 }  // namespace ls::layers

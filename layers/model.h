@@ -91,7 +91,9 @@ class Model {
   std::string label() const { return model_label(config_); }
 
   /// Bytes of state per sequence after `tokens` tokens, from the buffers of a real forward pass.
-  StateBytes measure_state(Index tokens);
+  StateBytes measure_state(Index tokens) { return state_after(tokens).bytes(); }
+  /// That state, of one sequence of zeros. `runner`, when given, runs the scans.
+  ModelState state_after(Index tokens, SeqRunner* runner = nullptr);
 
  private:
   struct BlockParts;

@@ -18,6 +18,36 @@ struct Options {
   std::vector<Index> tokens = {1, 256, 4096};
 };
 
+/// Notes the scans that a layer runs.
+class ScanRecorder final : public layers::SeqRunner {
+ public:
+  std::vector<ag::Var> run(const layers::FamilyInfo& family, std::span<const ag::Var> inputs,
+                           std::shared_ptr<const void> attrs) override {
+    if (std::find(scans.begin(), scans.end(), &family) == scans.end()) {
+      scans.push_back(&family);
+    }
+    return local_.run(family, inputs, std::move(attrs));
+  }
+  std::vector<const layers::FamilyInfo*> scans;
+
+ private:
+  layers::LocalRunner local_;
+};
+
+/// "S [HV,Dk,Dv]" for the output sT[N,HV,Dk,Dv]: without the axis of sequences.
+std::string states_of(const layers::FamilyInfo& f) {
+  std::string all;
+  for (const layers::StatePort& port : f.states) {
+    const ArgSpec& out = f.op->out[static_cast<std::size_t>(f.op->output_index(port.output))];
+    std::string axes;
+    for (std::size_t i = 1; i < out.axes.size(); ++i) {
+      axes += (axes.empty() ? "" : ",") + out.axes[i];
+    }
+    all += fmt::format("{}{} [{}]", all.empty() ? "" : ", ", port.name, axes);
+  }
+  return all;
+}
+
 // One layer of the mixer, built and run: parameters and state come from real buffers.
 void describe_mixer(const Options& o) {
   const ComponentCatalog& catalog = layers::TokenMixer::registry();
@@ -39,11 +69,27 @@ void describe_mixer(const Options& o) {
   }
   fmt::print("one layer at width {}, default settings: {} parameters\n{}\n", o.width, count,
              parameters.str());
-  Table state({"after tokens", "matrix", "vector", "conv", "kv", "total bytes"});
+  ScanRecorder recorder;
+  model.state_after(1, &recorder);
+  Table scans({"scan op", "family", "kind", "carries, a sequence", "what"});
+  for (const layers::FamilyInfo* f : recorder.scans) {
+    scans.add({f->op->name, f->family, std::string(layers::family_kind_name(f->kind)),
+               states_of(*f), f->summary});
+  }
+  fmt::print("{}\n", scans.str());
+  Table state({"after tokens", "matrix", "vector", "conv", "kv", "total bytes", "buffers"});
   for (const Index t : o.tokens) {
-    const layers::StateBytes b = model.measure_state(t);
+    const layers::ModelState s = model.state_after(t);
+    const layers::StateBytes b = s.bytes();
+    std::string buffers;
+    for (const auto& [path, slot] : s.slots) {
+      const Tensor& value = slot.value.value();
+      buffers +=
+          fmt::format("{}{} {} {}", buffers.empty() ? "" : ", ", path.substr(path.rfind('.') + 1),
+                      value.select(0, 0).shape().str(), dtype_name(value.dtype()));
+    }
     state.add({std::to_string(t), std::to_string(b.matrix), std::to_string(b.vector),
-               std::to_string(b.conv), std::to_string(b.kv), std::to_string(b.total())});
+               std::to_string(b.conv), std::to_string(b.kv), std::to_string(b.total()), buffers});
   }
   fmt::print("state of one sequence in bytes, measured from the buffers of a forward pass\n{}",
              state.str());
@@ -56,19 +102,30 @@ Action setup(CLI::App& app) {
   app.add_option("--tokens", o->tokens, "lengths at which the state is measured")
       ->check(CLI::Range(Index{1}, Index{1} << 24));
   return [o](parallel::RankEnv&) {
-    const ComponentCatalog* const others[] = {
-        &layers::ChannelMixer::registry(), &data::Task::registry(), &optim::Optimizer::registry(),
-        &optim::Schedule::registry()};
-    for (const ComponentCatalog* c : others) {
+    const ComponentCatalog& mixers = layers::TokenMixer::registry();
+    const ComponentCatalog* const all[] = {&mixers, &layers::ChannelMixer::registry(),
+                                           &data::Task::registry(), &optim::Optimizer::registry(),
+                                           &optim::Schedule::registry()};
+    std::vector<std::string> known;
+    for (const ComponentCatalog* c : all) {
       const std::vector<std::string> names = c->names();
-      if (std::find(names.begin(), names.end(), o->name) != names.end()) {
+      known.insert(known.end(), names.begin(), names.end());
+      if (std::find(names.begin(), names.end(), o->name) == names.end()) {
+        continue;
+      }
+      if (c == &mixers) {
+        describe_mixer(*o);
+      } else {
         fmt::print("{} ({}): {}\n\nfields\n{}", o->name, c->kind(), c->help(o->name),
                    format_fields(describe_component(*c, o->name)));
-        return 0;
       }
+      return 0;
     }
-    describe_mixer(*o);
-    return 0;
+    const std::string near = nearest_name(o->name, known);
+    LS_FAIL(kConfig,
+            "there is no mixer, channel mixer, task, optimizer or schedule '{}'{}; longscan list "
+            "names them",
+            o->name, near.empty() ? "" : ", did you mean '" + near + "'?");
   };
 }
 LS_COMMAND(describe, {"describe",

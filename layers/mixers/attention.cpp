@@ -57,6 +57,8 @@ ag::Var Attention::forward(const ag::Var& x, SeqContext& seq) {
 
 LS_MIXER(
     "attention", Attention,
-    "softmax attention: grouped queries, rotary positions, sliding window, QK norm (Vaswani 2017)");
+    "softmax attention: o = softmax(q k^T / sqrt(Dh)) v, grouped queries, window, QK norm (Vaswani "
+    "2017); defaults of Llama (rotary base 10000, no biases), heads of 64 and first weights of "
+    "GPT-2");
 
 }  // namespace ls::layers

@@ -56,8 +56,9 @@ class Lstm final : public TokenMixer {
 };
 LS_MIXER(
     "lstm", Lstm,
-    "long short-term memory with a dense or block-diagonal recurrent matrix (Hochreiter 1997); "
-    "first weights U(+-1/sqrt(D)), forget bias 1");
+    "long short-term memory: c = f c + i g, h = o tanh(c), gates of x and h (Hochreiter 1997, Gers "
+    "2000); defaults of PyTorch (first weights U(+-1/sqrt(D))), with forget bias 1 (Jozefowicz "
+    "2015)");
 
 }  // namespace
 }  // namespace ls::layers

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <csignal>
+#include <regex>
 
 #include "tests/e2e/program.h"
 
@@ -147,14 +148,18 @@ TEST_SUITE("e2e") {
       const Outcome out = w.run({"describe", mixer, "--width", "64", "--tokens", "1"});
       INFO(out.text);
       CHECK(out.status == 0);
-      // One of several implementations gave the defaults, where there are several.
-      const bool one = std::string(mixer) == "attention" || std::string(mixer) == "lstm";
-      for (const char* part :
-           {one ? "fields" : "defaults of ", "parameters", "matrix", "vector", "conv", "kv"}) {
+      // Equation, source with its year, whose defaults; family and state.
+      for (const char* part : {" = ", "defaults of ", "fields", "parameters", "family", "carries",
+                               "matrix", "vector", "conv", "kv", "buffers"}) {
         INFO(std::string(part));
         CHECK(out.text.find(part) != std::string::npos);
       }
+      CHECK(std::regex_search(out.text, std::regex("\\(.* (19|20)[0-9]{2}")));
     }
+    const std::string delta = w.run({"describe", "deltanet", "--tokens", "5"}).text;
+    INFO(delta);
+    CHECK(delta.find("S [HV,Dk,Dv]") != std::string::npos);
+    CHECK(delta.find("S [4, 64, 64] f32") != std::string::npos);
     CHECK(w.run({"--version"}).text.find("longscan ") == 0);
     CHECK(w.run({"info"}).text.find("compiler") != std::string::npos);
     CHECK(w.run({"config"}).text.find("seeds") != std::string::npos);
