@@ -105,6 +105,7 @@ layers::ModelInput input_of(const data::Batch& b) {
 void install_stop_signals() {
   std::signal(SIGINT, on_stop);
   std::signal(SIGTERM, on_stop);
+  std::signal(SIGUSR1, on_stop);
 }
 int stop_signal(Communicator& comm) {
   return comm.size() > 1 ? comm.reduce_value(stop_flag.load(), ReduceOp::kMax) : stop_flag.load();

@@ -34,7 +34,7 @@ struct RunResult {
 /// What a task asks of a model.
 layers::ModelInterface model_interface(const data::Task& task);
 
-/// SIGINT and SIGTERM ask a run to save and leave; a second one ends the process at once.
+/// SIGINT, SIGTERM and SIGUSR1 ask a run to save and leave; a second one ends the process at once.
 void install_stop_signals();
 /// The signal that any rank has got, or 0. Called by every rank.
 int stop_signal(Communicator& comm);

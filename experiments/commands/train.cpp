@@ -50,7 +50,17 @@ int train(const Options& o, parallel::RankEnv& env) {
   return 0;
 }
 
+constexpr const char* kSignals =
+    "Signals:\n"
+    "  SIGINT (Ctrl-C), SIGTERM and SIGUSR1 save and leave with status 130, 143 and 138, on one "
+    "rank\n"
+    "  or several, whichever rank gets the signal; a second one ends at once. Open MPI's mpirun "
+    "kills\n"
+    "  the ranks a second after it passes SIGINT or SIGTERM on, and returns 1 whatever they do:\n"
+    "  start with scripts/mpirun.sh, which signals the ranks alone, or send mpirun a SIGUSR1.";
+
 Action setup(CLI::App& app) {
+  app.footer(kSignals);
   auto o = std::make_shared<Options>();
   app.add_option("config", o->config, "YAML file")->required();
   app.add_option("--set", o->overrides, "a.b=c: override one field")

@@ -71,7 +71,9 @@ Outcome Workplace::run(const std::vector<std::string>& arguments, const Options&
 }
 
 Outcome Workplace::shell(const std::string& script) const {
-  return start({"/bin/sh", "-c", std::string("longscan='") + LS_PROGRAM + "'\n" + script}, {});
+  return start({"/bin/sh", "-c",
+                std::string("longscan='") + LS_PROGRAM + "'\nmpirun='" + kMpirun + "'\n" + script},
+               {});
 }
 
 Outcome Workplace::start(const std::vector<std::string>& command, const Options& o) const {

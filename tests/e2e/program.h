@@ -39,7 +39,7 @@ class Workplace {
   /// longscan ARGUMENTS
   Outcome run(const std::vector<std::string>& arguments, const Options& options) const;
   Outcome run(const std::vector<std::string>& arguments) const { return run(arguments, Options()); }
-  /// A shell script, in which $longscan is the program.
+  /// A shell script, in which $longscan is the program and $mpirun starts ranks of it.
   Outcome shell(const std::string& script) const;
 
  private:

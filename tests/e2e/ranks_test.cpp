@@ -25,6 +25,22 @@ const std::string kRun =
     "steps: 12\nbatch: 5\nlog_every: 1\neval: {every: 4, batch: 4}\ncheckpoint: {every: 4, keep: "
     "9}\n";
 
+// Trains on two ranks until the first update is recorded; $job is mpirun.sh, $rank a rank that does
+// not write, $parent the mpirun of it.
+const std::string kStart = R"sh(
+rm -f runs/run/m/seed0/metrics.jsonl
+$mpirun -n 2 $longscan train run.yaml --fresh --set steps=100000000 "$@" &
+job=$!
+until grep -qs loss runs/run/m/seed0/metrics.jsonl; do sleep 0.02; done
+for process in /proc/[0-9]*; do
+  if [ "$(readlink $process/cwd)" = "$PWD" ] &&
+    tr '\0' '\n' <$process/environ | grep -qxE '(OMPI_COMM_WORLD|PMI)_RANK=1'; then
+    rank=${process#/proc/}
+    parent=$(cut -d ' ' -f 4 $process/stat)
+  fi
+done 2>/dev/null
+)sh";
+
 void write_text(const Workplace& w) {
   for (int i = 0; i < 60; ++i) {
     std::string text;
@@ -156,22 +172,55 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
     refused({"train", "run.yaml"}, "the disk is full");  // rank 0 alone writes
   }
 
-  TEST_CASE("several ranks stop at a signal and go on") {
+  TEST_CASE("several ranks save and stop at a signal, whoever gets it, and go on") {
     const Workplace w;
     write_text(w);
     w.write("run.yaml", kRun);
-    const std::vector<std::string> train = {"train", "run.yaml", "--resume", "--set",
-                                            "steps=100000000"};
-    const Outcome stopped = w.run(
-        train, {.signal = SIGTERM, .signal_when = "runs/run/m/seed0/metrics.jsonl", .ranks = 2});
-    INFO(stopped.text);
-    CHECK(stopped.status != 0);
-    CHECK(stopped.status != 124);
-    CHECK(count(stopped.text, "go on with --resume") == 1);
-    const auto saved = experiments::list_checkpoints(w.path("runs/run/m/seed0/checkpoints"));
-    REQUIRE(!saved.empty());
-    const Outcome plain = w.run({"eval", saved.back()});
+    const auto saved = [&] {
+      return experiments::list_checkpoints(w.path("runs/run/m/seed0/checkpoints"));
+    };
+    std::size_t before = 0;
+    for (const int sig : {SIGTERM, SIGINT, SIGUSR1}) {
+      fs::remove(w.path("runs/run/m/seed0/metrics.jsonl"));
+      const Outcome out =
+          w.run({"train", "run.yaml", "--resume", "--set", "steps=100000000"},
+                {.signal = sig, .signal_when = "runs/run/m/seed0/metrics.jsonl", .ranks = 2});
+      INFO(out.text);
+      CHECK(out.status == 128 + sig);
+      CHECK(count(out.text, "go on with --resume") == 1);
+      CHECK(count(out.text, "mpirun") == 0);
+      CHECK(saved().size() > before);
+      before = saved().size();
+    }
+    const struct {
+      const char* what;
+      std::string kill;
+      int status;
+    } signals[] = {{"one rank", "kill -TERM $rank", 128 + SIGTERM},
+                   {"mpirun, which passes it on", "kill -USR1 $parent", 128 + SIGUSR1},
+                   {"mpirun, which ends the ranks soon", "kill -TERM $parent", 1}};
+    for (const auto& [what, kill, status] : signals) {
+      const Outcome out = w.shell(kStart + kill + "\nwait $job");
+      INFO(what << "\n" << out.text);
+      CHECK(out.status == status);
+      CHECK(count(out.text, "go on with --resume") == 1);
+      CHECK(!saved().empty());
+    }
+    const Outcome plain = w.run({"eval", saved().back()});
     INFO(plain.text);
     CHECK(plain.status == 0);
+  }
+
+  TEST_CASE("a second signal ends several ranks at once") {
+    const Workplace w;
+    write_text(w);
+    // An update takes seconds.
+    w.write("run.yaml", kRun + "accumulate: 100\n");
+    const Outcome out = w.shell("set -- --set batch=1000 --set task.length=512\n" + kStart +
+                                "kill -TERM $job; sleep 1; kill -TERM $job\nwait $job");
+    INFO(out.text);
+    CHECK(out.status == 128 + SIGTERM);
+    CHECK(count(out.text, "go on with --resume") == 0);
+    CHECK(experiments::list_checkpoints(w.path("runs/run/m/seed0/checkpoints")).empty());
   }
 }
