@@ -163,6 +163,13 @@ void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters
 }
 
 LoadedCheckpoint load_checkpoint(const std::string& path) {
+  std::error_code unknown;  // what cannot be told is told by opening it
+  LS_CHECK(fs::exists(path, unknown) || unknown, kIo,
+           "cannot open checkpoint '{}': No such file or directory", path);
+  LS_CHECK(!fs::is_directory(path, unknown), kIo,
+           "'{}' is a directory, a checkpoint is expected: "
+           "RUN/MODEL/seedN/checkpoints/step_NNNNNNNNN.h5",
+           path);
   const ErrorContext context("loading checkpoint " + path);
   const h5::File file = h5::File::open(path);
   LS_CHECK(file.has_attribute("/", "format") && file.text("/", "format") == kFormat, kIo,
@@ -229,26 +236,33 @@ void restore_parameters(const LoadedCheckpoint& loaded, const std::string& path,
   for (const auto& [name, value] : loaded.parameters) {
     stored[name] = &value;
   }
-  std::string faults;
+  std::vector<std::string> faults;
   for (const ag::Parameter& p : parameters.items()) {
     const auto it = stored.find(p.name);
     if (it == stored.end()) {
-      faults += "\n  " + p.name + " is not in the file";
+      faults.push_back(p.name + " is not in the file");
     } else {
       if (!(it->second->shape() == p.var.shape())) {
-        faults += "\n  " + p.name + " is " + it->second->shape().str() + " in the file, " +
-                  p.var.shape().str() + " in the model";
+        faults.push_back(fmt::format("{} is {} in the file, {} in the model", p.name,
+                                     it->second->shape().str(), p.var.shape().str()));
       } else if (it->second->dtype() != p.var.dtype()) {
-        faults += fmt::format("\n  {} is {} in the file, {} in the model", p.name,
-                              dtype_name(it->second->dtype()), dtype_name(p.var.dtype()));
+        faults.push_back(fmt::format("{} is {} in the file, {} in the model", p.name,
+                                     dtype_name(it->second->dtype()), dtype_name(p.var.dtype())));
       }
       stored.erase(it);
     }
   }
   for (const auto& [name, value] : stored) {
-    faults += "\n  " + name + " is not in the model";
+    faults.push_back(name + " is not in the model");
   }
-  LS_CHECK(faults.empty(), kIo, "{}: does not fit the model of this config:{}", path, faults);
+  std::string first;
+  for (std::size_t i = 0; i < std::min<std::size_t>(faults.size(), 3); ++i) {
+    first += (i == 0 ? "" : ", ") + faults[i];
+  }
+  LS_CHECK(faults.empty(), kIo,
+           "{}: does not fit the model of this config: {}{}; use the model and task that it was "
+           "trained with",
+           path, first, faults.size() > 3 ? fmt::format(" and {} more", faults.size() - 3) : "");
   for (const auto& [name, value] : loaded.parameters) {
     for (ag::Parameter& p : parameters.items()) {
       if (p.name == name) {

@@ -31,6 +31,9 @@ std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
     }
   }
   std::string text = error.what();
+  if (app.get_subcommands().empty() && app.remaining(true).empty()) {
+    text = "a command is required";
+  }
   for (const std::string& word : app.remaining(true)) {
     const bool option = word.starts_with('-');
     if (option == chosen.empty()) {

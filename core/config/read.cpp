@@ -380,7 +380,8 @@ class Reader final : public FieldVisitor {
     const bool good = size >= o.min_size && (!o.max_size || size <= *o.max_size);
     if (!good) {
       problem(node.place, path,
-              fmt::format("{} elements are expected, got {}", size_range(o), size));
+              fmt::format("{} element{} expected, got {}", size_range(o),
+                          !o.max_size && o.min_size == 1 ? " is" : "s are", size));
     }
     return good;
   }

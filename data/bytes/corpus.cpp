@@ -136,7 +136,8 @@ ByteCorpus::ByteCorpus(const CorpusOptions& options) {
     LS_CHECK(::access(options.path.c_str(), R_OK) == 0, kIo, "cannot read '{}': {}", options.path,
              reason());
     const Index size = file_size(options.path);
-    LS_CHECK(size > 0, kIo, "'{}' is empty", options.path);
+    LS_CHECK(size > 0, kIo, "'{}' is empty; give a file with text in it, or a folder of such files",
+             options.path);
     documents_.push_back({options.path, size});
     hashes.push_back(0);  // so that a single file may be renamed
   }

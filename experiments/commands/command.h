@@ -1,6 +1,9 @@
 #pragma once
 // Verbs of the program: each registers itself from its own file in experiments/commands.
+#include <fmt/core.h>
+
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <string>
@@ -20,6 +23,20 @@ struct Command {
   Action (*setup)(CLI::App& app);
 };
 std::vector<Command>& commands();
+
+/// A number from `least` to `most`; NaN is none.
+inline CLI::Validator number_between(double least, double most) {
+  return CLI::Validator(
+      [=](std::string& text) {
+        char* end = nullptr;
+        const double x = std::strtod(text.c_str(), &end);
+        const bool good = end != text.c_str() && *end == '\0' && x >= least && x <= most;
+        return good
+                   ? std::string()
+                   : fmt::format("a number from {} to {} is expected, got '{}'", least, most, text);
+      },
+      "");
+}
 
 #define LS_COMMAND(ident, ...)                                 \
   [[maybe_unused]] static const bool ls_command_##ident = [] { \

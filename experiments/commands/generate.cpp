@@ -112,18 +112,19 @@ int generate(const Options& o) {
 Action setup(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("checkpoint", o->checkpoint, "checkpoint of a byte model")->required();
-  auto* const text = app.add_option("--prompt", o->prompt, "text to go on from");
+  auto* const text =
+      app.add_option("--prompt", o->prompt, "text to go on from; a line feed when empty");
   app.add_option("--prompt-file", o->prompt_file, "file to go on from; - for standard input")
       ->excludes(text);
   app.add_option("--tokens", o->tokens, "bytes to write")
       ->check(CLI::Range(Index{0}, Index{1} << 40));
   app.add_option("--temperature", o->sampling.temperature, "0 takes the most likely byte")
-      ->check(CLI::Range(0.0, 1e6));
+      ->check(number_between(0, 1e6));
   app.add_option("--top-k", o->sampling.top_k, "choose among the k most likely; 0: all")
       ->check(CLI::Range(Index{0}, Index{1} << 20));
   app.add_option("--top-p", o->sampling.top_p,
-                 "choose among the most likely that reach this probability")
-      ->check(CLI::Range(0.0, 1.0));
+                 "choose among the most likely that reach this probability; 0: the most likely")
+      ->check(number_between(0, 1));
   app.add_option("--seed", o->seed, "of the choices")->check(CLI::Range(Index{0}, Index{1} << 62));
   app.add_flag("-q,--quiet", o->quiet, "no figures on standard error");
   return [o](parallel::RankEnv& env) {

@@ -175,13 +175,30 @@ TEST_SUITE("e2e") {
 
   TEST_CASE("wrong command lines") {
     const Workplace w;
-    check_refused("no command", w.run({}), {"subcommand", "train"});
+    check_refused("no command", w.run({}), {"a command is required", "train"});
     check_refused("unknown command", w.run({"trian"}), {"trian", "'train'"});
     check_refused("unknown option", w.run({"train", "x.yaml", "--resum"}),
                   {"--resum'", "'--resume'"});
     check_refused("contradiction", w.run({"train", "x.yaml", "--resume", "--fresh"}), {"--fresh"});
     check_refused("unknown list", w.run({"list", "mixer"}), {"mixers"});
-    check_refused("unknown mixer", w.run({"describe", "deltanett"}), {"deltanett", "deltanet"});
+    check_refused("unknown mixer", w.run({"describe", "deltanett"}),
+                  {"'deltanett', did you mean 'deltanet'", "longscan list"});
+    check_refused("unknown optimizer", w.run({"describe", "adamww"}), {"did you mean 'adamw'"});
+    for (const char* temperature : {"-1", "nan", "inf", "warm"}) {
+      check_refused("temperature", w.run({"generate", "x.h5", "--temperature", temperature}),
+                    {"--temperature: a number from 0 to 1000000 is expected, got '",
+                     std::string("'") + temperature + "'"});
+    }
+    for (const char* share : {"-0.5", "1.5", "nan"}) {
+      check_refused("top-p", w.run({"generate", "x.h5", "--top-p", share}),
+                    {"--top-p: a number from 0 to 1 is expected"});
+    }
+    for (const char* command : {"generate", "eval", "info"}) {
+      const Outcome missing = w.run({command, "none.h5"});
+      check_refused(command, missing, {"cannot open checkpoint 'none.h5': No such file"});
+      CHECK(missing.text.find('\n') == missing.text.size() - 1);
+      check_refused(command, w.run({command, "."}), {"is a directory", "checkpoints/step_"});
+    }
   }
 
   TEST_CASE("broken checkpoints") {
