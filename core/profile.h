@@ -1,6 +1,6 @@
 #pragma once
-// Where the time of a step goes: wall-clock seconds by op and direction. Off until started; then one
-// clock reading at the beginning and the end of each call.
+// Where the time of a step goes: wall-clock seconds by op and direction. Off until started; then
+// one clock reading at the beginning and the end of each call.
 #include <string>
 #include <string_view>
 #include <vector>

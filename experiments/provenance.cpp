@@ -64,6 +64,7 @@ std::vector<std::pair<std::string, std::string>> provenance(int ranks) {
           {"mpi", parallel::mpi_version()},
           {"cpu", cpu_model()},
           {"threads", std::to_string(num_threads())},
+          {"thread waits", wait_policy()},
           {"ranks", std::to_string(ranks)},
           {"host", host},
           {"started", kStarted}};

@@ -1,8 +1,10 @@
 #include "core/backend/cpu/parallel_for.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
 
 namespace ls {
 namespace {
@@ -15,7 +17,32 @@ std::atomic<int>& limit() {
   static std::atomic<int> threads{affinity_threads()};
   return threads;
 }
+
+// Rounds of spinning, below a tenth of a millisecond: more than most waits between two loops, and
+// few enough for another program to get the core soon.
+constexpr const char* kSpins = "5000";
+constexpr const char* kPolicies[] = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"};
 }  // namespace
+
+void start_with_short_spins(char** argv) {
+#ifdef __GLIBC__
+  if (wait_policy() == "default" && setenv("GOMP_SPINCOUNT", kSpins, 1) == 0) {
+    execv("/proc/self/exe", argv);
+    unsetenv("GOMP_SPINCOUNT");  // it goes on as it is
+  }
+#else
+  static_cast<void>(argv);
+#endif
+}
+
+std::string wait_policy() {
+  for (const char* name : kPolicies) {
+    if (const char* value = std::getenv(name)) {
+      return std::string(name) + "=" + value;
+    }
+  }
+  return "default";
+}
 
 int num_threads() {
   return limit().load(std::memory_order_relaxed);

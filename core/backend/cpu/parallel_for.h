@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <string>
 #include <utility>
 
 #include "core/types.h"
@@ -15,6 +16,15 @@ namespace ls {
 int num_threads();
 /// 0 goes back to the affinity mask.
 void set_num_threads(int threads);
+
+/// Threads wait for one another by spinning before they sleep. GNU OpenMP spins for milliseconds,
+/// which on cores that other programs use costs small models most of their speed, and it reads how
+/// long before main: so this starts the program again, once, with shorter spins, unless
+/// OMP_WAIT_POLICY or GOMP_SPINCOUNT already say what to do. Call it first in main.
+void start_with_short_spins(char** argv);
+/// What the environment says about waiting: "GOMP_SPINCOUNT=5000", "OMP_WAIT_POLICY=passive", or
+/// "default".
+std::string wait_policy();
 
 /// f(begin, end) over pieces of [0, n), none smaller than `grain` but the last. Serial when one
 /// piece is enough and inside another parallel loop. The first exception is rethrown here.

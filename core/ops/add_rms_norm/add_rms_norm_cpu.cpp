@@ -54,30 +54,28 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
   const A* rstd = out.rstd.data<A>();
   const Index d = out.sum.size(-1), rows = d > 0 ? out.sum.numel() / d : 0;
   const Tensor zero = dout.y.defined() ? Tensor() : Tensor::zeros({1, d}, out.sum.dtype());
-  const Rows dy(dout.y.defined() ? dout.y : zero),
-      dsum(dout.sum.defined() ? dout.sum : out.sum);
+  const Rows dy(dout.y.defined() ? dout.y : zero), dsum(dout.sum.defined() ? dout.sum : out.sum);
   Tensor& wanted = din.x.defined() ? din.x : din.residual;
   T* const dx = wanted.defined() ? wanted.data<T>() : nullptr;
   constexpr Index kPieces = 16;  // sums over fixed pieces do not depend on the thread count
   std::vector<A> sums(static_cast<std::size_t>(kPieces * d));
-  parallel_for(kPieces, std::max<Index>(1, 8192 * kPieces / std::max<Index>(1, rows * d)),
-               [&](Index p0, Index p1) {
-                 std::vector<A> buffer(static_cast<std::size_t>(3 * d));
-                 std::vector<T> unwanted(static_cast<std::size_t>(d));
-                 for (Index p = p0; p < p1; ++p) {
-                   for (Index r = rows * p / kPieces; r < rows * (p + 1) / kPieces; ++r) {
-                     const auto row = [&]<bool kExtra>() {
-                       rms::backward_row<rms::Gating::kNone, act::Silu, kExtra>(
-                           sum + r * d, static_cast<const T*>(nullptr), w, rstd[r],
-                           dy.row<T>(dout.y.defined() ? r : 0), dsum.row<T>(r), d, buffer.data(),
-                           dx ? dx + r * d : unwanted.data(), static_cast<T*>(nullptr),
-                           sums.data() + p * d);
-                     };
-                     dout.sum.defined() ? row.template operator()<true>()
-                                        : row.template operator()<false>();
-                   }
-                 }
-               });
+  parallel_for(
+      kPieces, std::max<Index>(1, 8192 * kPieces / std::max<Index>(1, rows * d)),
+      [&](Index p0, Index p1) {
+        std::vector<A> buffer(static_cast<std::size_t>(3 * d));
+        std::vector<T> unwanted(static_cast<std::size_t>(d));
+        for (Index p = p0; p < p1; ++p) {
+          for (Index r = rows * p / kPieces; r < rows * (p + 1) / kPieces; ++r) {
+            const auto row = [&]<bool kExtra>() {
+              rms::backward_row<rms::Gating::kNone, act::Silu, kExtra>(
+                  sum + r * d, static_cast<const T*>(nullptr), w, rstd[r],
+                  dy.row<T>(dout.y.defined() ? r : 0), dsum.row<T>(r), d, buffer.data(),
+                  dx ? dx + r * d : unwanted.data(), static_cast<T*>(nullptr), sums.data() + p * d);
+            };
+            dout.sum.defined() ? row.template operator()<true>() : row.template operator()<false>();
+          }
+        }
+      });
   if (din.weight.defined()) {
     A* const dw = din.weight.data<A>();
     std::fill(dw, dw + d, A(0));

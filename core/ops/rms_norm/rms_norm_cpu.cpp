@@ -66,8 +66,7 @@ void forward(const RmsNorm::In<Tensor>& in, RmsNorm::Out<Tensor>& out, const Rms
 
 template <class T>
 void backward(const RmsNorm::In<Tensor>& in, const RmsNorm::Out<Tensor>& out,
-              const RmsNorm::Out<Tensor>& dout, RmsNorm::In<Tensor>& din,
-              const RmsNorm::Attrs& a) {
+              const RmsNorm::Out<Tensor>& dout, RmsNorm::In<Tensor>& din, const RmsNorm::Attrs& a) {
   using A = acc_t<T>;
   const Rows x(in.x), z(in.z.defined() ? in.z : in.x), dy(dout.y);
   const Index d = x.cols, n = a.group_size > 0 ? a.group_size : d;

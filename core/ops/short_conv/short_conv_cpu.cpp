@@ -147,7 +147,9 @@ class Window {
   }
 
  private:
-  const T* own(Index u) const { return call_.x.template row<T>(call_.flat(s_, u - call_.past)) + c0_; }
+  const T* own(Index u) const {
+    return call_.x.template row<T>(call_.flat(s_, u - call_.past)) + c0_;
+  }
   const Call<T>& call_;
   const scan::Sequence& s_;
   Index c0_;

@@ -14,9 +14,7 @@ void wait_ms(int n) {
 
 TEST_SUITE("unit") {
   TEST_CASE("profile: own time, calls and costs by name and part") {
-    {
-      const profile::Scope before("not running");
-    }
+    { const profile::Scope before("not running"); }
     profile::start();
     CHECK(profile::running());
     for (int i = 0; i < 2; ++i) {
