@@ -5,6 +5,8 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <filesystem>
+#include <system_error>
 
 namespace ls {
 namespace {
@@ -27,7 +29,9 @@ constexpr const char* kPolicies[] = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"};
 void start_with_short_spins(char** argv) {
 #ifdef __GLIBC__
   if (wait_policy() == "default" && setenv("GOMP_SPINCOUNT", kSpins, 1) == 0) {
-    execv("/proc/self/exe", argv);
+    // By its own path, which the process is then named after.
+    std::error_code none;
+    execv(std::filesystem::read_symlink("/proc/self/exe", none).c_str(), argv);
     unsetenv("GOMP_SPINCOUNT");  // it goes on as it is
   }
 #else
