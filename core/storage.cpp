@@ -1,5 +1,8 @@
 #include "core/storage.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <bit>
 #include <cstdlib>
 #include <cstring>
@@ -8,6 +11,7 @@
 #include <new>
 #include <utility>
 
+#include "core/backend/cpu/parallel_for.h"
 #include "core/error.h"
 
 namespace ls {
@@ -43,6 +47,26 @@ Index class_bytes(Index bytes) {
   }
   const Index step = static_cast<Index>(std::bit_floor(static_cast<std::uint64_t>(bytes))) / 8;
   return (bytes + step - 1) / step * step;
+}
+
+// Pages of a new block, made present by all threads at once: one system call for each piece where
+// touching them would be one exception a page.
+void make_present(void* block, Index bytes) {
+#ifdef MADV_POPULATE_WRITE
+  constexpr Index kLeast = 1 << 20;
+  if (!kCache || bytes < kLeast) {
+    return;
+  }
+  static const auto page = static_cast<Index>(sysconf(_SC_PAGESIZE));
+  const auto begin = static_cast<Index>(reinterpret_cast<std::uintptr_t>(block));
+  const Index first = (begin + page - 1) / page, last = (begin + bytes) / page;
+  parallel_for(last - first, kLeast / page / 2, [&](Index p0, Index p1) {
+    madvise(reinterpret_cast<void*>((first + p0) * page),
+            static_cast<std::size_t>((p1 - p0) * page), MADV_POPULATE_WRITE);
+  });
+#else
+  static_cast<void>(block), static_cast<void>(bytes);
+#endif
 }
 
 }  // namespace
@@ -99,6 +123,7 @@ Storage::Storage(Index bytes) : bytes_(bytes) {
     p.stats.bytes_in_use += bytes_;
     p.stats.peak_bytes = std::max(p.stats.peak_bytes, p.stats.bytes_in_use);
   }
+  const bool fresh = !block_;
   if (!block_) {
     block_ = std::aligned_alloc(kAlign, static_cast<std::size_t>(block_bytes_));
     if (!block_) {
@@ -115,6 +140,9 @@ Storage::Storage(Index bytes) : bytes_(bytes) {
     }
   }
   data_ = block_;
+  if (fresh) {
+    make_present(block_, block_bytes_);
+  }
   if (guarded_) {
     std::memset(block_, kGuardByte, static_cast<std::size_t>(block_bytes_));
     data_ = static_cast<char*>(block_) + kGuardBytes;
