@@ -276,10 +276,6 @@ TEST_SUITE("conformance") {
           }
         }
         for (const std::string& argument : unchecked_gradients(*op_registry().at(name), cases)) {
-          // Dropped without a word until these ops name it in no_grad.
-          if (argument == "rstd" && (name == "rms_norm" || name == "add_rms_norm")) {
-            continue;
-          }
           FAIL_CHECK("the gradient of " << argument
                                         << " is checked by no case: add one, or name it "
                                         << "in no_grad of the op");

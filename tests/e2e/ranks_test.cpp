@@ -216,8 +216,8 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
     write_text(w);
     // An update takes seconds.
     w.write("run.yaml", kRun + "accumulate: 100\n");
-    const Outcome out = w.shell("set -- --set batch=1000 --set task.length=512\n" + kStart +
-                                "kill -TERM $job; sleep 1; kill -TERM $job\nwait $job");
+    const Outcome out = w.shell("set -- --set batch=10000 --set task.length=512\n" + kStart +
+                                "kill -TERM $job; sleep 0.5; kill -TERM $job\nwait $job");
     INFO(out.text);
     CHECK(out.status == 128 + SIGTERM);
     CHECK(count(out.text, "go on with --resume") == 0);

@@ -1,8 +1,8 @@
-// Logits are held for a block of tokens at a time. In f32 a thread takes a few tokens from their logits
-// to their dx while the logits are in its cache; then the threads share out dw by classes. What is
-// kept of the logits is E = e^(logit - top) with z, its sum over the classes, taken from the
-// target's; the factor 1 / (z count) of a token goes into its row of dx and, for dw = E^T X, of X.
-// Products of 16 bits have a library that is faster on whole blocks; there E is rounded with its
+// Logits are held for a block of tokens at a time. In f32 a thread takes a few tokens from their
+// logits to their dx while the logits are in its cache; then the threads share out dw by classes.
+// What is kept of the logits is E = e^(logit - top) with z, its sum over the classes, taken from
+// the target's; the factor 1 / (z count) of a token goes into its row of dx and, for dw = E^T X, of
+// X. Products of 16 bits have a library that is faster on whole blocks; there E is rounded with its
 // factor.
 #include <algorithm>
 #include <cmath>
@@ -92,7 +92,9 @@ struct Call {
     }
     return z;
   }
-  float factor(Index token, float z) const { return target[token] == ignored ? 0.0f : share / z; }
+  float factor(Index token, float z) const {
+    return target[token] == ignored ? 0.0f : share / z;
+  }
   void mean(Op::Out<Tensor>& out) const {
     double total = 0;
     for (Index i = 0; i < tokens; ++i) {
@@ -127,7 +129,8 @@ void forward_f32(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs
   const Call<float> call(in, out, a);
   const Index n = call.tokens, d = call.width, v = call.classes;
   // Beyond 256 tokens the columns of E that a tile of dw reads no longer fit the first cache.
-  const Index block = std::min(n, std::clamp<Index>((Index{1} << 21) / std::max<Index>(1, v), 64, 256));
+  const Index block =
+      std::min(n, std::clamp<Index>((Index{1} << 21) / std::max<Index>(1, v), 64, 256));
   // Rows a multiple of a page apart would share their cache sets.
   const Index stride = (v + 15) / 16 * 16 + 16;
   constexpr Index kTokens = 16;  // of one thread's pass
