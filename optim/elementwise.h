@@ -16,7 +16,7 @@ void for_elements(ParamSlice& p, std::span<Tensor> state, Fn&& fn) {
     for (std::size_t i = 0; i < state.size(); ++i) {
       s[i] = state[i].data<T>();
     }
-    parallel_for(p.value.numel(), 1 << 15, [&](Index b, Index e) { fn(value, grad, s, b, e); });
+    parallel_for(p.value.numel(), 1 << 12, [&](Index b, Index e) { fn(value, grad, s, b, e); });
   };
   LS_CHECK(p.value.is_contiguous() && p.grad.is_contiguous() && p.value.dtype() == p.grad.dtype(),
            kInternal, "an update of {} by {}", p.value.describe(), p.grad.describe());

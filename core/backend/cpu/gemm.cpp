@@ -130,8 +130,26 @@ void check(DType ab, DType c, const Product& g) {
            row_a, row_b, g.n, g.lda, g.ldb, g.ldc);
 }
 
+/// True where threads take rows of A and C, as they do in elementwise loops and scans, so that what
+/// a core wrote it reads again: B is small enough for each of them to read it whole.
+constexpr Index kRowsOfThread = 128;
+bool splits_by_rows(const Product& g) {
+  constexpr Index kLargestB = 1 << 17;
+  return !g.trans_a && g.n * g.k <= kLargestB && num_threads() > 1 &&
+         g.m >= kRowsOfThread * num_threads() && work(g) > kSmallWork && !omp_in_parallel();
+}
+
 void run(DType ab, DType c_dtype, const Product& g, const void* a, const void* b, void* c) {
   if (g.m == 0 || g.n == 0) {
+    return;
+  }
+  if (splits_by_rows(g)) {
+    parallel_for(g.m, kRowsOfThread, [&](Index begin, Index end) {
+      Product rows = g;
+      rows.m = end - begin;
+      run(ab, c_dtype, rows, static_cast<const char*>(a) + begin * g.lda * dtype_size(ab), b,
+          static_cast<char*>(c) + begin * g.ldc * dtype_size(c_dtype));
+    });
     return;
   }
   if (g.alpha == 1 && work(g) > kSmallWork &&

@@ -35,6 +35,13 @@ class Rows {
       stride = cols;
     }
   }
+  /// Rows without gaps are one long row: then elementwise loops need not stop at its ends.
+  void join() {
+    cols *= count;
+    stride = cols;
+    count = 1;
+  }
+  bool dense() const { return stride == cols; }
   template <class T>
   const T* row(Index r) const {
     return static_cast<const T*>(tensor_.raw()) + r * stride;

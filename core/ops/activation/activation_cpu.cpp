@@ -9,23 +9,38 @@ namespace {
 
 constexpr Index kGrain = 1 << 14;
 
+/// f(row, first, last) over all elements, in pieces of rows or of the one long row.
+template <class F>
+void for_elements(const Rows& x, F&& f) {
+  if (x.count == 1) {
+    parallel_for(x.cols, kGrain, [&](Index c0, Index c1) { f(0, c0, c1); });
+    return;
+  }
+  parallel_for(x.count, std::max<Index>(1, kGrain / std::max<Index>(1, x.cols)),
+               [&](Index r0, Index r1) {
+                 for (Index r = r0; r < r1; ++r) {
+                   f(r, 0, x.cols);
+                 }
+               });
+}
+
 template <class T>
 void activation_forward(const Activation::In<Tensor>& in, Activation::Out<Tensor>& out,
                         const Activation::Attrs& a) {
   using A = acc_t<T>;
-  const Rows x(in.x);
-  T* y = out.y.data<T>();
+  Rows x(in.x);
+  if (x.dense()) {
+    x.join();
+  }
+  T* const y = out.y.data<T>();
   act::dispatch(a.activation, [&]<class F>() {
-    parallel_for(x.count, std::max<Index>(1, kGrain / std::max<Index>(1, x.cols)),
-                 [&](Index r0, Index r1) {
-                   for (Index r = r0; r < r1; ++r) {
-                     const T* __restrict xp = x.row<T>(r);
-                     T* __restrict yp = y + r * x.cols;
-                     for (Index c = 0; c < x.cols; ++c) {
-                       yp[c] = convert<T>(F::f(convert<A>(xp[c])));
-                     }
-                   }
-                 });
+    for_elements(x, [&](Index r, Index c0, Index c1) {
+      const T* __restrict xp = x.row<T>(r);
+      T* __restrict yp = y + r * x.cols;
+      for (Index c = c0; c < c1; ++c) {
+        yp[c] = convert<T>(F::f(convert<A>(xp[c])));
+      }
+    });
   });
 }
 
@@ -34,20 +49,21 @@ void activation_backward(const Activation::In<Tensor>& in, const Activation::Out
                          const Activation::Out<Tensor>& dout, Activation::In<Tensor>& din,
                          const Activation::Attrs& a) {
   using A = acc_t<T>;
-  const Rows x(in.x), g(dout.y);
-  T* dx = din.x.data<T>();
+  Rows x(in.x), g(dout.y);
+  if (x.dense() && g.dense()) {
+    x.join();
+    g.join();
+  }
+  T* const dx = din.x.data<T>();
   act::dispatch(a.activation, [&]<class F>() {
-    parallel_for(x.count, std::max<Index>(1, kGrain / std::max<Index>(1, x.cols)),
-                 [&](Index r0, Index r1) {
-                   for (Index r = r0; r < r1; ++r) {
-                     const T* __restrict xp = x.row<T>(r);
-                     const T* __restrict gp = g.row<T>(r);
-                     T* __restrict dp = dx + r * x.cols;
-                     for (Index c = 0; c < x.cols; ++c) {
-                       dp[c] = convert<T>(convert<A>(gp[c]) * F::d(convert<A>(xp[c])));
-                     }
-                   }
-                 });
+    for_elements(x, [&](Index r, Index c0, Index c1) {
+      const T* __restrict xp = x.row<T>(r);
+      const T* __restrict gp = g.row<T>(r);
+      T* __restrict dp = dx + r * x.cols;
+      for (Index c = c0; c < c1; ++c) {
+        dp[c] = convert<T>(convert<A>(gp[c]) * F::d(convert<A>(xp[c])));
+      }
+    });
   });
 }
 

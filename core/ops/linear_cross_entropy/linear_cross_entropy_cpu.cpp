@@ -1,9 +1,5 @@
-// Logits are held for a block of tokens at a time. In f32 a thread takes a few tokens from their
-// logits to their dx while the logits are in its cache; then the threads share out dw by classes.
-// What is kept of the logits is E = e^(logit - top) with z, its sum over the classes, taken from
-// the target's; the factor 1 / (z count) of a token goes into its row of dx and, for dw = E^T X, of
-// X. Products of 16 bits have a library that is faster on whole blocks; there E is rounded with its
-// factor.
+// Logits are held for a block of tokens at a time. What is kept of them is E = e^(logit - top) with
+// z, its sum over the classes, taken from the target's: the gradient of a logit is E / (z count).
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -48,34 +44,18 @@ struct Call {
   /// Logits of a token become E, without the target's z; its loss and prediction are written.
   /// Returns z.
   float exponentials(Index token, float* __restrict row) const {
-    // Where the greatest is, lane by lane; of equal ones the first.
-    constexpr Index kLanes = 16;
-    float top_of[kLanes];
-    std::int32_t at_of[kLanes];
-    std::fill(top_of, top_of + kLanes, -std::numeric_limits<float>::infinity());
-    std::fill(at_of, at_of + kLanes, 0);
-    const Index whole = classes / kLanes * kLanes;
-    for (Index c = 0; c < whole; c += kLanes) {
-      for (Index l = 0; l < kLanes; ++l) {
-        const bool better = row[c + l] > top_of[l];
-        top_of[l] = better ? row[c + l] : top_of[l];
-        at_of[l] = better ? static_cast<std::int32_t>(c + l) : at_of[l];
-      }
-    }
     float top = row[0];
-    Index best = 0;
-    const auto consider = [&](float value, Index c) {
-      if (value > top || (value == top && c < best)) {
-        top = value;
-        best = c;
-      }
-    };
-    for (Index l = 0; l < kLanes && whole > 0; ++l) {
-      consider(top_of[l], at_of[l]);
+#pragma omp simd reduction(max : top)
+    for (Index c = 0; c < classes; ++c) {
+      top = row[c] > top ? row[c] : top;
     }
-    for (Index c = whole; c < classes; ++c) {
-      consider(row[c], c);
+    const auto count = static_cast<std::int32_t>(classes);
+    std::int32_t best = count;
+#pragma omp simd reduction(min : best)
+    for (std::int32_t c = 0; c < count; ++c) {
+      best = row[c] == top && c < best ? c : best;
     }
+    best = std::min(best, count - 1);  // where the top is NaN; the loss shows it
     predicted[token] = best;
     const bool asked = target[token] != ignored;
     const float at_target = asked ? row[target[token]] : 0.0f;
@@ -104,6 +84,44 @@ struct Call {
   }
 };
 
+constexpr Index kLogits = 1 << 21;  // of a block, about
+
+/// Whole blocks, their products by the library: 16 bits, where E is rounded with its factor, and
+/// few classes.
+template <class T>
+void forward_blocks(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  const Call<T> call(in, out, a);
+  const Index n = call.tokens, d = call.width, v = call.classes;
+  const Index block = std::min(n, std::clamp<Index>(kLogits / std::max<Index>(1, v), 64, n));
+  Tensor logits = Tensor::empty({block, v}, DType::kF32), gradients;
+  if (a.gradients) {
+    gradients = std::is_same_v<T, float> ? logits : Tensor::empty({block, v}, dtype_of_v<T>);
+  }
+  float* const l = logits.data<float>();
+  T* const g = a.gradients ? gradients.data<T>() : nullptr;
+  for (Index b = 0; b < n; b += block) {
+    const Index m = std::min(block, n - b);
+    gemm<T, float>(false, true, m, v, d, 1.0, call.row(b), d, call.weight(), d, 0.0, l, v);
+    parallel_for(m, std::max<Index>(1, 4096 / std::max<Index>(1, v)), [&](Index r0, Index r1) {
+      for (Index r = r0; r < r1; ++r) {
+        const float factor = call.factor(b + r, call.exponentials(b + r, l + r * v));
+        for (Index c = 0; c < v && g; ++c) {
+          g[r * v + c] = convert<T>(factor * l[r * v + c]);
+        }
+      }
+    });
+    if (a.gradients) {
+      gemm<T>(false, false, m, d, v, 1.0, g, v, call.weight(), d, 0.0, out.dx.data<T>() + b * d, d);
+      gemm<T, float>(true, false, v, d, m, 1.0, g, v, call.row(b), d, b == 0 ? 0.0 : 1.0,
+                     out.dw.data<float>(), d);
+    }
+  }
+  if (n == 0 && a.gradients) {
+    out.dw.zero_();
+  }
+  call.mean(out);
+}
+
 /// Full tiles of 64 classes of W, transposed: [classes / 64, width, 64].
 constexpr Index kTile = 64;
 Tensor tiles_of(const Call<float>& call) {
@@ -125,12 +143,13 @@ Tensor tiles_of(const Call<float>& call) {
   return out;
 }
 
-void forward_f32(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+/// A thread takes a few tokens from their logits to their dx while the logits are in its cache;
+/// then the threads share out dw by classes. The factor 1 / (z count) of a token goes into its row
+/// of dx and, for dw = E^T X, of X.
+void forward_tokens(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
   const Call<float> call(in, out, a);
   const Index n = call.tokens, d = call.width, v = call.classes;
-  // Beyond 256 tokens the columns of E that a tile of dw reads no longer fit the first cache.
-  const Index block =
-      std::min(n, std::clamp<Index>((Index{1} << 21) / std::max<Index>(1, v), 64, 256));
+  const Index block = std::min(n, std::clamp<Index>(kLogits / v, 64, 1024));
   // Rows a multiple of a page apart would share their cache sets.
   const Index stride = (v + 15) / 16 * 16 + 16;
   constexpr Index kTokens = 16;  // of one thread's pass
@@ -193,39 +212,9 @@ void forward_f32(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs
   call.mean(out);
 }
 
-void forward_bf16(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-  const Call<bf16> call(in, out, a);
-  const Index n = call.tokens, d = call.width, v = call.classes;
-  const Index block = std::min(
-      n, std::clamp<Index>((Index{1} << 21) / std::max<Index>(1, v), 64, std::max<Index>(64, n)));
-  Tensor logits = Tensor::empty({block, v}, DType::kF32);
-  Tensor narrow = a.gradients ? Tensor::empty({block, v}, DType::kBF16) : Tensor();
-  float* const l = logits.data<float>();
-  bf16* const g = a.gradients ? narrow.data<bf16>() : nullptr;
-  for (Index b = 0; b < n; b += block) {
-    const Index m = std::min(block, n - b);
-    gemm<bf16, float>(false, true, m, v, d, 1.0, call.row(b), d, call.weight(), d, 0.0, l, v);
-    parallel_for(m, std::max<Index>(1, 4096 / std::max<Index>(1, v)), [&](Index r0, Index r1) {
-      for (Index r = r0; r < r1; ++r) {
-        const float* __restrict row = l + r * v;
-        const float factor = call.factor(b + r, call.exponentials(b + r, l + r * v));
-        bf16* __restrict half = g + r * v;
-        for (Index c = 0; c < v && g; ++c) {
-          half[c] = bf16(factor * row[c]);
-        }
-      }
-    });
-    if (a.gradients) {
-      gemm<bf16>(false, false, m, d, v, 1.0, g, v, call.weight(), d, 0.0,
-                 out.dx.data<bf16>() + b * d, d);
-      gemm<bf16, float>(true, false, v, d, m, 1.0, g, v, call.row(b), d, b == 0 ? 0.0 : 1.0,
-                        out.dw.data<float>(), d);
-    }
-  }
-  if (n == 0 && a.gradients) {
-    out.dw.zero_();
-  }
-  call.mean(out);
+void forward_f32(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  constexpr Index kMany = 1024;  // classes
+  in.weight.size(0) < kMany ? forward_blocks<float>(in, out, a) : forward_tokens(in, out, a);
 }
 
 void backward(const Op::In<Tensor>&, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
@@ -245,7 +234,7 @@ void backward(const Op::In<Tensor>&, const Op::Out<Tensor>& out, const Op::Out<T
 LS_KERNEL(LinearCrossEntropy)
     .forward<float>(&forward_f32)
     .backward<float>(&backward)
-    .forward<bf16>(&forward_bf16)
+    .forward<bf16>(&forward_blocks<bf16>)
     .backward<bf16>(&backward);
 
 }  // namespace

@@ -1,43 +1,65 @@
 #include "core/ops/mamba_gate/mamba_gate.h"
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "core/backend/cpu/parallel_for.h"
+#include "core/backend/cpu/simd_math.h"
 
 namespace ls {
 namespace {
 
-template <class Real>
-Real softplus(Real x) {
-  return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x));
-}
-template <class Real>
-Real sigmoid(Real x) {
-  const Real e = std::exp(-std::abs(x));
-  return x >= 0 ? Real(1) / (Real(1) + e) : e / (Real(1) + e);
-}
+// Rows are short, a number for each head, so that functions run over blocks of many rows.
+constexpr Index kBlock = 512;  // elements, about
 
-// `In` is the element type of x, `Real` that of everything else.
+/// Inputs of one call: z = x + dt_bias, g = -exp(a_log) softplus(z).
+template <class In, class Real>
+struct Call {
+  Tensor x, a_log, bias;
+  Index heads, rows, block;  // block: rows
+  std::vector<Real> scale;   // -exp(a_log)
+  explicit Call(const MambaGate::In<Tensor>& in)
+      : x(in.x.contiguous()),
+        a_log(in.a_log.contiguous()),
+        bias(in.dt_bias.defined() ? in.dt_bias.contiguous()
+                                  : Tensor::zeros(a_log.shape(), a_log.dtype())),
+        heads(a_log.numel()),
+        rows(x.numel() / std::max<Index>(1, heads)),
+        block(std::max<Index>(1, kBlock / std::max<Index>(1, heads))) {
+    for (Index h = 0; h < heads; ++h) {
+      scale.push_back(-std::exp(std::as_const(a_log).template data<Real>()[h]));
+    }
+  }
+  void load(Index r0, Index r1, Real* __restrict z) const {
+    const In* from = std::as_const(x).template data<In>() + r0 * heads;
+    const Real* b = std::as_const(bias).template data<Real>();
+    for (Index r = 0; r < r1 - r0; ++r) {
+      for (Index h = 0; h < heads; ++h) {
+        z[r * heads + h] = convert<Real>(from[r * heads + h]) + b[h];
+      }
+    }
+  }
+};
+
 template <class In, class Real>
 void gate_forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out,
                   const MambaGate::Attrs&) {
-  const Tensor x = in.x.contiguous();
-  const Tensor a = in.a_log.contiguous();
-  const Tensor bias =
-      in.dt_bias.defined() ? in.dt_bias.contiguous() : Tensor::zeros(a.shape(), a.dtype());
-  const Index h = a.numel(), rows = x.numel() / h;
-  std::vector<Real> scale(static_cast<std::size_t>(h));
-  for (Index i = 0; i < h; ++i) {
-    scale[static_cast<std::size_t>(i)] = -std::exp(a.data<Real>()[i]);
-  }
-  const In* xp = x.data<In>();
-  const Real* bp = bias.data<Real>();
-  Real* gp = out.g.data<Real>();
-  parallel_for(rows, 512, [&](Index r0, Index r1) {
-    for (Index r = r0; r < r1; ++r) {
-      for (Index i = 0; i < h; ++i) {
-        gp[r * h + i] =
-            scale[static_cast<std::size_t>(i)] * softplus(convert<Real>(xp[r * h + i]) + bp[i]);
+  const Call<In, Real> call(in);
+  const Index heads = call.heads;
+  Real* const g = out.g.data<Real>();
+  parallel_for(call.rows, 4 * call.block, [&](Index first, Index last) {
+    for (Index r0 = first; r0 < last; r0 += call.block) {
+      const Index r1 = std::min(last, r0 + call.block), n = (r1 - r0) * heads;
+      Real* __restrict to = g + r0 * heads;
+      call.load(r0, r1, to);
+      for (Index i = 0; i < n; ++i) {
+        to[i] = simd::softplus(to[i]);
+      }
+      for (Index i = 0; i < n; i += heads) {
+        for (Index h = 0; h < heads; ++h) {
+          to[i + h] *= call.scale[static_cast<std::size_t>(h)];
+        }
       }
     }
   });
@@ -47,31 +69,32 @@ template <class In, class Real>
 void gate_backward(const MambaGate::In<Tensor>& in, const MambaGate::Out<Tensor>&,
                    const MambaGate::Out<Tensor>& dout, MambaGate::In<Tensor>& din,
                    const MambaGate::Attrs&) {
-  const Tensor x = in.x.contiguous();
-  const Tensor a = in.a_log.contiguous();
-  const Tensor bias =
-      in.dt_bias.defined() ? in.dt_bias.contiguous() : Tensor::zeros(a.shape(), a.dtype());
+  const Call<In, Real> call(in);
+  const Index heads = call.heads;
   const Tensor dg = dout.g.contiguous();
-  const Index h = a.numel(), rows = x.numel() / h;
-  const In* xp = x.data<In>();
-  const Real* bp = bias.data<Real>();
-  const Real* dp = dg.data<Real>();
-  std::vector<Real> da(static_cast<std::size_t>(h)), db(static_cast<std::size_t>(h)),
-      scale(static_cast<std::size_t>(h));
-  for (Index i = 0; i < h; ++i) {
-    scale[static_cast<std::size_t>(i)] = -std::exp(a.data<Real>()[i]);
-  }
-  In* dx = din.x.defined() ? din.x.data<In>() : nullptr;
-  for (Index r = 0; r < rows; ++r) {
-    for (Index i = 0; i < h; ++i) {
-      const auto j = static_cast<std::size_t>(i);
-      const Real z = convert<Real>(xp[r * h + i]) + bp[i];
-      const Real d = dp[r * h + i] * scale[j];
-      const Real dz = d * sigmoid(z);
-      da[j] += d * softplus(z);
-      db[j] += dz;
-      if (dx) {
-        dx[r * h + i] = convert<In>(dz);
+  std::vector<Real> da(static_cast<std::size_t>(heads)), db(static_cast<std::size_t>(heads));
+  std::vector<Real> buffer(static_cast<std::size_t>(2 * call.block * heads));
+  Real* __restrict const value = buffer.data();
+  Real* __restrict const slope = value + call.block * heads;
+  In* const dx = din.x.defined() ? din.x.data<In>() : nullptr;
+  // In one order: the sums do not depend on the threads.
+  for (Index r0 = 0; r0 < call.rows; r0 += call.block) {
+    const Index r1 = std::min(call.rows, r0 + call.block), n = (r1 - r0) * heads;
+    const Real* d = dg.data<Real>() + r0 * heads;
+    call.load(r0, r1, value);
+    for (Index i = 0; i < n; ++i) {
+      slope[i] = simd::sigmoid(value[i]);
+      value[i] = simd::softplus(value[i]);
+    }
+    for (Index i = 0; i < n; i += heads) {
+      for (Index h = 0; h < heads; ++h) {
+        const auto at = static_cast<std::size_t>(h);
+        const Real through = d[i + h] * call.scale[at], dz = through * slope[i + h];
+        da[at] += through * value[i + h];
+        db[at] += dz;
+        if (dx) {
+          dx[r0 * heads + i + h] = convert<In>(dz);
+        }
       }
     }
   }
