@@ -1,11 +1,13 @@
 #include "experiments/figure.h"
 
 #include <fmt/core.h>
+#include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 
 #include "core/io/files.h"
 
@@ -50,6 +52,9 @@ int run(const std::vector<std::string>& command) {
   argv.push_back(nullptr);
   const pid_t pid = fork();
   if (pid == 0) {
+    sigset_t none;  // this program's threads hold signals back
+    sigemptyset(&none);
+    pthread_sigmask(SIG_SETMASK, &none, nullptr);
     execvp(argv[0], argv.data());
     _exit(127);
   }

@@ -10,6 +10,7 @@
 #include "core/registry.h"
 #include "experiments/commands/command.h"
 #include "experiments/provenance.h"
+#include "experiments/stop.h"
 
 namespace {
 
@@ -123,6 +124,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   start_with_short_spins(argv);
+  experiments::take_signals_aside();
   std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error of its write
   try {
     return run(argc, argv);

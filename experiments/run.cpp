@@ -1,4 +1,7 @@
 #include "experiments/run.h"
+#include "experiments/figure.h"
+#include "experiments/stop.h"
+#include "experiments/table.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -17,8 +20,6 @@
 #include "autograd/tape.h"
 #include "core/io/files.h"
 #include "core/log.h"
-#include "experiments/figure.h"
-#include "experiments/table.h"
 #include "parallel/grad_sync.h"
 
 namespace ls::experiments {

@@ -1,9 +1,6 @@
 #include "experiments/trainer.h"
 
-#include <csignal>
-
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -18,6 +15,7 @@
 #include "core/profile.h"
 #include "experiments/forms.h"
 #include "experiments/provenance.h"
+#include "experiments/stop.h"
 #include "optim/clip.h"
 
 namespace ls::experiments {
@@ -26,15 +24,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
-
-std::atomic<int> stop_flag{0};
-// The first signal asks; a second one ends the process as if nobody had asked.
-void on_stop(int signal) {
-  if (stop_flag.exchange(signal) != 0) {
-    std::signal(signal, SIG_DFL);
-    std::raise(signal);
-  }
-}
 
 double since(Clock::time_point t) {
   return std::chrono::duration<double>(Clock::now() - t).count();
@@ -101,15 +90,6 @@ layers::ModelInput input_of(const data::Batch& b) {
 }
 
 }  // namespace
-
-void install_stop_signals() {
-  std::signal(SIGINT, on_stop);
-  std::signal(SIGTERM, on_stop);
-  std::signal(SIGUSR1, on_stop);
-}
-int stop_signal(Communicator& comm) {
-  return comm.size() > 1 ? comm.reduce_value(stop_flag.load(), ReduceOp::kMax) : stop_flag.load();
-}
 
 Trainer::Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed,
                  std::string directory, Communicator& comm)

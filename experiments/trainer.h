@@ -34,11 +34,6 @@ struct RunResult {
 /// What a task asks of a model.
 layers::ModelInterface model_interface(const data::Task& task);
 
-/// SIGINT, SIGTERM and SIGUSR1 ask a run to save and leave; a second one ends the process at once.
-void install_stop_signals();
-/// The signal that any rank has got, or 0. Called by every rank.
-int stop_signal(Communicator& comm);
-
 class Trainer {
  public:
   /// `directory` gets metrics.jsonl, config.yaml, result.json and checkpoints/. @throws

@@ -2,6 +2,7 @@
 
 #include "experiments/commands/command.h"
 #include "experiments/run.h"
+#include "experiments/stop.h"
 
 namespace ls::experiments {
 namespace {
