@@ -333,6 +333,8 @@ class OpBuilder {
     detail::mark(info_, grad_acc_, info_.grad_is_acc);
     for (std::size_t i = 0; i < 2 && !same_gradient_[i].empty(); ++i) {
       info_.same_gradient[i] = info_.input_index(same_gradient_[i]);
+      LS_CHECK(info_.same_gradient[i] >= 0, kInternal, "op {}: the contract has no input '{}'",
+               info_.name, same_gradient_[i]);
     }
     std::vector<bool> no_grad_in, no_grad_out;
     detail::mark(info_, no_grad_, no_grad_in, &no_grad_out);

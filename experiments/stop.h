@@ -1,6 +1,7 @@
 #pragma once
-// Signals that ask a run to stop. A thread of their own takes them: the kernels of oneDNN 2.6 move the
-// stack pointer into the heap, where a handler on a computing thread would overwrite what lies there.
+// Signals that ask a run to stop. A thread of their own takes them: the kernels of oneDNN 2.6 move
+// the stack pointer into the heap, where a handler on a computing thread would overwrite what lies
+// there.
 #include "core/comm.h"
 
 namespace ls::experiments {
@@ -8,7 +9,8 @@ namespace ls::experiments {
 /// SIGINT, SIGTERM and SIGUSR1 no longer interrupt this thread or those that it starts. Until
 /// install_stop_signals they end the process as ever. Call it once, before there are other threads.
 void take_signals_aside();
-/// From now on the first of them asks a run to save and leave; a second one ends the process at once.
+/// From now on the first of them asks a run to save and leave; a second one ends the process at
+/// once.
 void install_stop_signals();
 /// The signal that any rank has got, or 0. Called by every rank.
 int stop_signal(Communicator& comm);

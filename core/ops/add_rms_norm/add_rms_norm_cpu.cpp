@@ -57,7 +57,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
   const Rows dy(dout.y.defined() ? dout.y : zero), dsum(dout.sum.defined() ? dout.sum : out.sum);
   Tensor& wanted = din.x.defined() ? din.x : din.residual;
   T* const dx = wanted.defined() ? wanted.data<T>() : nullptr;
-  constexpr Index kPieces = 16;  // sums over fixed pieces do not depend on the thread count
+  using rms::kPieces;
   std::vector<A> sums(static_cast<std::size_t>(kPieces * d));
   parallel_for(
       kPieces, std::max<Index>(1, 8192 * kPieces / std::max<Index>(1, rows * d)),
@@ -77,13 +77,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
         }
       });
   if (din.weight.defined()) {
-    A* const dw = din.weight.data<A>();
-    std::fill(dw, dw + d, A(0));
-    for (Index p = 0; p < kPieces; ++p) {
-      for (Index c = 0; c < d; ++c) {
-        dw[c] += sums[static_cast<std::size_t>(p * d + c)];
-      }
-    }
+    rms::add_pieces(sums.data(), d, din.weight.data<A>());
   }
 }
 

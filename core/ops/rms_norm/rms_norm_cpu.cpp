@@ -74,8 +74,7 @@ void backward(const RmsNorm::In<Tensor>& in, const RmsNorm::Out<Tensor>& out,
   const A* rstd = out.rstd.data<A>();
   T* const dx = din.x.defined() ? din.x.data<T>() : nullptr;
   T* const dz = din.z.defined() ? din.z.data<T>() : nullptr;
-  // Fixed pieces of rows give sums of the gain's gradient that do not depend on the thread count.
-  constexpr Index kPieces = 16;
+  using rms::kPieces;
   std::vector<A> sums(static_cast<std::size_t>(kPieces * d));
   dispatch(in.z.defined(), a, [&]<Gating kGating, class Act>() {
     parallel_for(kPieces, std::max<Index>(1, kGrain * kPieces / std::max<Index>(1, x.count * d)),
@@ -99,13 +98,7 @@ void backward(const RmsNorm::In<Tensor>& in, const RmsNorm::Out<Tensor>& out,
                  });
   });
   if (din.weight.defined()) {
-    A* const dw = din.weight.data<A>();
-    std::fill(dw, dw + d, A(0));
-    for (Index p = 0; p < kPieces; ++p) {
-      for (Index c = 0; c < d; ++c) {
-        dw[c] += sums[static_cast<std::size_t>(p * d + c)];
-      }
-    }
+    rms::add_pieces(sums.data(), d, din.weight.data<A>());
   }
 }
 

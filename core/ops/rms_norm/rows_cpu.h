@@ -1,5 +1,6 @@
 #pragma once
 // One row of a root-mean-square norm, as kernels over rows use it.
+#include <algorithm>
 #include <cmath>
 
 #include "core/ops/activation/functions.h"
@@ -75,6 +76,19 @@ void backward_row(const T* __restrict x, const T* __restrict z, const A* __restr
       d *= s[c];
     }
     dx[c] = convert<T>(kExtra ? d + convert<A>(extra[c]) : d);
+  }
+}
+
+/// Rows are shared out in this many pieces for the sums over rows, whatever the thread count: one
+/// order of summation. The gradient of the gain from the sums [kPieces, n] of the pieces.
+inline constexpr Index kPieces = 16;
+template <class A>
+void add_pieces(const A* __restrict sums, Index n, A* __restrict dgain) {
+  std::fill(dgain, dgain + n, A(0));
+  for (Index p = 0; p < kPieces; ++p) {
+    for (Index c = 0; c < n; ++c) {
+      dgain[c] += sums[p * n + c];
+    }
   }
 }
 
