@@ -1,24 +1,64 @@
 #include "core/rng.h"
 
-#include <cmath>
-#include <numbers>
+#include <algorithm>
+#include <bit>
 #include <numeric>
 #include <unordered_map>
 
+#include "core/box_muller.h"
 #include "core/error.h"
 
 namespace ls {
+namespace {
+
+/// static_cast<double>(x) for x < 2^53, in operations that every vector unit has: in 2^84 + n 2^32
+/// and 2^52 + n the low bits are n.
+double exact_double(std::uint64_t x) {
+  const double high = std::bit_cast<double>((x >> 32) | std::bit_cast<std::uint64_t>(0x1p84));
+  const double low =
+      std::bit_cast<double>((x & 0xFFFFFFFFu) | std::bit_cast<std::uint64_t>(0x1p52));
+  return (high - (0x1p84 + 0x1p52)) + low;
+}
+
+}  // namespace
 
 double Rng::normal() {
   if (has_spare_) {
     has_spare_ = false;
     return spare_;
   }
-  const double radius = std::sqrt(-2.0 * std::log1p(-uniform()));
-  const double angle = 2.0 * std::numbers::pi * uniform();
-  spare_ = radius * std::sin(angle);
+  const double u = uniform(), v = uniform();
+  double pair[2];
+  box_muller(1, &u, &v, pair);
+  spare_ = pair[1];
   has_spare_ = true;
-  return radius * std::cos(angle);
+  return pair[0];
+}
+
+void Rng::normal(std::span<double> out) {
+  std::size_t done = 0;
+  if (has_spare_ && !out.empty()) {
+    out[done++] = normal();
+  }
+  // A block holds the bits of one pair.
+  constexpr std::size_t kPairs = 128;
+  double u[kPairs], v[kPairs];
+  while (used_ == 4 && out.size() - done >= 2) {
+    const std::size_t pairs = std::min(kPairs, (out.size() - done) / 2);
+    for (std::size_t i = 0; i < pairs; ++i) {
+      const std::uint64_t block = block_ + i;
+      const auto word = philox4x32<std::uint64_t>({lo(block), hi(block), lo(index_), hi(index_)},
+                                                  {lo(key_), hi(key_)});
+      u[i] = exact_double((word[0] | word[1] << 32) >> 11) * 0x1p-53;
+      v[i] = exact_double((word[2] | word[3] << 32) >> 11) * 0x1p-53;
+    }
+    box_muller(static_cast<Index>(pairs), u, v, &out[done]);
+    block_ += pairs;
+    done += 2 * pairs;
+  }
+  for (; done < out.size(); ++done) {
+    out[done] = normal();
+  }
 }
 
 // Lemire, "Fast random integer generation in an interval", 2019: the high half of a product, with

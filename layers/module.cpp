@@ -20,8 +20,9 @@ Init Init::constant(double value) {
 
 Init Init::normal(double std) {
   return {[std](Rng& rng, std::span<double> x) {
+    rng.normal(x);
     for (double& v : x) {
-      v = std * rng.normal();
+      v *= std;
     }
   }};
 }
@@ -39,12 +40,10 @@ Init Init::orthogonal(Index n) {
               [n](Rng& rng, std::span<double> x) {
                 const auto size = static_cast<std::size_t>(n);
                 for (std::size_t block = 0; block + size * size <= x.size(); block += size * size) {
+                  rng.normal(x.subspan(block, size * size));
                   // Modified Gram-Schmidt over the rows.
                   for (std::size_t i = 0; i < size; ++i) {
                     double* row = &x[block + i * size];
-                    for (std::size_t c = 0; c < size; ++c) {
-                      row[c] = rng.normal();
-                    }
                     for (int pass = 0; pass < 2; ++pass) {
                       for (std::size_t j = 0; j < i; ++j) {
                         const double* other = &x[block + j * size];

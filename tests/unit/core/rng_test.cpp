@@ -8,6 +8,8 @@
 #include <map>
 #include <numeric>
 #include <set>
+#include <span>
+#include <vector>
 
 #include "core/error.h"
 
@@ -89,6 +91,58 @@ TEST_SUITE("unit") {
       REQUIRE(u >= -2);
       REQUIRE(u < 3);
     }
+  }
+
+  TEST_CASE("a span of normals equals one normal after another, and so does the state after it") {
+    const std::size_t lengths[] = {0, 1, 2, 3, 7, 8, 33, 255, 256, 257, 258, 1000};
+    for (const std::size_t n : lengths) {
+      for (int words = 0; words <= 4; ++words) {         // drawn before: not only whole blocks
+        for (int normals = 0; normals < 3; ++normals) {  // one leaves a spare
+          CAPTURE(n);
+          CAPTURE(words);
+          CAPTURE(normals);
+          Rng one(12, 5, 7);
+          for (int i = 0; i < words; ++i) {
+            one.next_u32();
+          }
+          for (int i = 0; i < normals; ++i) {
+            one.normal();
+          }
+          Rng all = one;
+          std::vector<double> want(n), got(n + 1, 99.0);
+          for (double& z : want) {
+            z = one.normal();
+          }
+          all.normal(std::span(got).first(n));
+          CHECK(got.back() == 99.0);
+          got.pop_back();
+          CHECK(got == want);
+          for (int i = 0; i < 3; ++i) {
+            CHECK(all.normal() == one.normal());
+          }
+          CHECK(all.next_u64() == one.next_u64());
+        }
+      }
+    }
+  }
+
+  TEST_CASE("a span of normals has the right moments") {
+    std::vector<double> z(400001);
+    Rng(13).normal(z);
+    double n1 = 0, n2 = 0, n3 = 0, n4 = 0, next = 0;
+    for (std::size_t i = 0; i < z.size(); ++i) {
+      n1 += z[i];
+      n2 += z[i] * z[i];
+      n3 += z[i] * z[i] * z[i];
+      n4 += z[i] * z[i] * z[i] * z[i];
+      next += i > 0 ? z[i] * z[i - 1] : 0;
+    }
+    const auto n = static_cast<double>(z.size());  // limits: five standard deviations
+    CHECK(std::abs(n1 / n) < 5 * std::sqrt(1 / n));
+    CHECK(std::abs(n2 / n - 1) < 5 * std::sqrt(2 / n));
+    CHECK(std::abs(n3 / n) < 5 * std::sqrt(15 / n));
+    CHECK(std::abs(n4 / n - 3) < 5 * std::sqrt(96 / n));
+    CHECK(std::abs(next / n) < 5 * std::sqrt(1 / n));
   }
 
   TEST_CASE("below is unbiased at small, large and awkward ranges") {
