@@ -4,6 +4,14 @@
 
 namespace ls {
 
+/// Asks for n elements to be in cache soon.
+template <class T>
+inline void prefetch(const T* p, Index n) {
+  for (Index i = 0; i < n; i += 64 / Index{sizeof(T)}) {
+    __builtin_prefetch(p + i);
+  }
+}
+
 /// Rows of a tensor: the last axis is contiguous, rows lie `stride` elements apart. Slices of a
 /// wider tensor (pieces of a projection) are such rows without a copy.
 class Rows {
@@ -45,6 +53,14 @@ class Rows {
   template <class T>
   const T* row(Index r) const {
     return static_cast<const T*>(tensor_.raw()) + r * stride;
+  }
+  /// Asks for row r, if there is one, to be in cache soon: rows with gaps between them are no
+  /// stream that the processor would fetch ahead by itself.
+  template <class T>
+  void prefetch(Index r) const {
+    if (r < count) {
+      ls::prefetch(row<T>(r), cols);
+    }
   }
   Index count = 0, cols = 0, stride = 0;
 

@@ -14,6 +14,7 @@ struct Halves {
 };
 
 constexpr Index kGrain = 1 << 13;
+constexpr Index kAhead = 2;
 
 template <class T>
 void glu_forward(const Glu::In<Tensor>& in, Glu::Out<Tensor>& out, const Glu::Attrs& a) {
@@ -25,6 +26,8 @@ void glu_forward(const Glu::In<Tensor>& in, Glu::Out<Tensor>& out, const Glu::At
     parallel_for(h.gate.count, std::max<Index>(1, kGrain / std::max<Index>(1, f)),
                  [&](Index r0, Index r1) {
                    for (Index r = r0; r < r1; ++r) {
+                     h.gate.prefetch<T>(r + kAhead);
+                     h.up.prefetch<T>(r + kAhead);
                      const T* __restrict g = h.gate.row<T>(r);
                      const T* __restrict u = h.up.row<T>(r);
                      T* __restrict yp = y + r * f;
@@ -62,6 +65,9 @@ void glu_backward(const Glu::In<Tensor>& in, const Glu::Out<Tensor>&, const Glu:
     parallel_for(h.gate.count, std::max<Index>(1, kGrain / std::max<Index>(1, f)),
                  [&](Index r0, Index r1) {
                    for (Index r = r0; r < r1; ++r) {
+                     h.gate.prefetch<T>(r + kAhead);
+                     h.up.prefetch<T>(r + kAhead);
+                     dy.prefetch<T>(r + kAhead);
                      const T* __restrict g = h.gate.row<T>(r);
                      const T* __restrict u = h.up.row<T>(r);
                      const T* __restrict d = dy.row<T>(r);

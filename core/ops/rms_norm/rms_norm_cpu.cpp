@@ -9,6 +9,7 @@
 namespace ls {
 namespace {
 using rms::Gating;
+using rms::kAhead;
 
 constexpr Index kGrain = 8192;  // elements
 
@@ -54,6 +55,8 @@ void forward(const RmsNorm::In<Tensor>& in, RmsNorm::Out<Tensor>& out, const Rms
                  [&](Index r0, Index r1) {
                    std::vector<A> buffer(static_cast<std::size_t>(2 * n));
                    for (Index r = r0; r < r1; ++r) {
+                     x.prefetch<T>(r + kAhead);
+                     z.prefetch<T>(r + kAhead);
                      for (Index c = 0; c < d; c += n) {
                        rstd[(r * d + c) / n] = rms::forward_row<kGating, Act>(
                            x.row<T>(r) + c, z.row<T>(r) + c, gain.data() + c, n,
@@ -84,6 +87,9 @@ void backward(const RmsNorm::In<Tensor>& in, const RmsNorm::Out<Tensor>& out,
                    for (Index p = p0; p < p1; ++p) {
                      A* const sum = sums.data() + p * d;
                      for (Index r = x.count * p / kPieces; r < x.count * (p + 1) / kPieces; ++r) {
+                       x.prefetch<T>(r + kAhead);
+                       z.prefetch<T>(r + kAhead);
+                       dy.prefetch<T>(r + kAhead);
                        T* const to_x = dx ? dx + r * d : unwanted.data();
                        T* const to_z = dz ? dz + r * d : unwanted.data() + d;
                        for (Index c = 0; c < d; c += n) {

@@ -8,6 +8,9 @@
 
 namespace ls::rms {
 
+/// Rows are asked for this many before their turn.
+inline constexpr Index kAhead = 6;
+
 /// Where a gate stands: y = n(x), n(x) act(z) or n(x act(z)).
 enum class Gating { kNone, kAfter, kBefore };
 

@@ -14,6 +14,7 @@ namespace {
 
 using Op = ShortConv;
 constexpr Index kChannels = 64;  // of a block
+constexpr Index kAhead = 8;      // rows
 template <Index n>
 using Constant = std::integral_constant<Index, n>;
 
@@ -145,6 +146,11 @@ class Window {
     Index step;
     return at(u, step);
   }
+  void prefetch(Index t) const {
+    if (Call<T>::kDirect && t < s_.length) {
+      ls::prefetch(own(t + call_.past), w_);
+    }
+  }
 
  private:
   const T* own(Index u) const {
@@ -179,6 +185,7 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
         for (Index t = 0; t < s.length; ++t) {
           Index step;
           const A* const rows = x.at(t, step);
+          x.prefetch(t + kAhead);
           weigh(w, taps, rows, step, f, bias, pre);
           T* __restrict to = y + call.flat(s, t) * call.channels + c0;
           if (a.silu) {
@@ -246,6 +253,10 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
             const T* __restrict const from = dy.row<T>(call.flat(s, t)) + c0;
             Index step;
             const A* const rows = x.at(t, step);
+            x.prefetch(t + kAhead);
+            if (t + kAhead < s.length) {
+              prefetch(dy.row<T>(call.flat(s, t + kAhead)) + c0, w);
+            }
             if (a.silu) {
               weigh(w, taps, rows, step, f, bias, pre);
               for (Index c = 0; c < w; ++c) {
