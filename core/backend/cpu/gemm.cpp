@@ -139,19 +139,76 @@ bool splits_by_rows(const Product& g) {
          g.m >= kRowsOfThread * num_threads() && work(g) > kSmallWork && !omp_in_parallel();
 }
 
+/// Products over long columns (gradients of weights) with a small C are sums of the products of
+/// pieces of A and B, so that threads take rows of both, again what they wrote. The pieces depend
+/// on the sizes alone: one order of summation for any number of threads.
+constexpr Index kDepthOfPiece = 512, kMostPieces = 4;
+bool splits_by_depth(DType c_dtype, const Product& g) {
+  constexpr Index kLargestC = 1 << 15;
+  return g.trans_a && !g.trans_b && c_dtype == DType::kF32 && g.m > 1 && g.n > 1 &&
+         g.m * g.n <= kLargestC && g.k >= 2 * kDepthOfPiece && work(g) > kParallelWork;
+}
+
+void run_whole(DType ab, DType c_dtype, const Product& g, const void* a, const void* b, void* c);
+
+void run_by_depth(DType ab, const Product& g, const void* a, const void* b, float* c) {
+  const Index pieces = std::min(kMostPieces, g.k / kDepthOfPiece), size = g.m * g.n;
+  // More threads than pieces share the rows of C.
+  const Index blocks = std::clamp<Index>(num_threads() / pieces, 1, std::max<Index>(1, g.m / 16));
+  float* const others =
+      static_cast<float*>(detail::thread_scratch(3, (pieces - 1) * size * Index{sizeof(float)}));
+  parallel_for(pieces * blocks, 1, [&](Index first, Index last) {
+    for (Index task = first; task < last; ++task) {
+      const Index p = task / blocks, block = task % blocks;
+      const Index row = g.m * block / blocks, begin = g.k * p / pieces;
+      Product part = g;
+      part.m = g.m * (block + 1) / blocks - row;
+      part.k = g.k * (p + 1) / pieces - begin;
+      float* to = c + row * g.ldc;
+      if (p > 0) {
+        part.beta = 0;
+        part.ldc = g.n;
+        to = others + (p - 1) * size + row * g.n;
+      }
+      run_whole(ab, DType::kF32, part,
+                static_cast<const char*>(a) + (begin * g.lda + row) * dtype_size(ab),
+                static_cast<const char*>(b) + begin * g.ldb * dtype_size(ab), to);
+    }
+  });
+  parallel_for(g.m, std::max<Index>(1, 4096 / g.n), [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      float* __restrict const to = c + i * g.ldc;
+      for (Index p = 1; p < pieces; ++p) {
+        const float* __restrict const from = others + (p - 1) * size + i * g.n;
+        for (Index j = 0; j < g.n; ++j) {
+          to[j] += from[j];
+        }
+      }
+    }
+  });
+}
+
 void run(DType ab, DType c_dtype, const Product& g, const void* a, const void* b, void* c) {
   if (g.m == 0 || g.n == 0) {
+    return;
+  }
+  if (splits_by_depth(c_dtype, g)) {
+    run_by_depth(ab, g, a, b, static_cast<float*>(c));
     return;
   }
   if (splits_by_rows(g)) {
     parallel_for(g.m, kRowsOfThread, [&](Index begin, Index end) {
       Product rows = g;
       rows.m = end - begin;
-      run(ab, c_dtype, rows, static_cast<const char*>(a) + begin * g.lda * dtype_size(ab), b,
-          static_cast<char*>(c) + begin * g.ldc * dtype_size(c_dtype));
+      run_whole(ab, c_dtype, rows, static_cast<const char*>(a) + begin * g.lda * dtype_size(ab), b,
+                static_cast<char*>(c) + begin * g.ldc * dtype_size(c_dtype));
     });
     return;
   }
+  run_whole(ab, c_dtype, g, a, b, c);
+}
+
+void run_whole(DType ab, DType c_dtype, const Product& g, const void* a, const void* b, void* c) {
   if (g.alpha == 1 && work(g) > kSmallWork &&
       onednn_gemm(ab, c_dtype, g.trans_a, g.trans_b, g.m, g.n, g.k, a, g.lda, b, g.ldb, g.beta, c,
                   g.ldc)) {
