@@ -29,6 +29,26 @@ LS_OP_CASES(LinearCrossEntropy, "linear_cross_entropy") {
   cases.add("all ignored", none);
   cases.add("no gradients", inputs(5, 4, 7, 1), {.gradients = false}).forward_only();
   cases.add("large", inputs(150, 33, 130, 0.3));
+  auto many = inputs(40, 5, 1090, 1);  // the last piece has classes outside whole tiles
+  many.targets.slice(0, 3, 9).fill_(-100);
+  many.targets.slice(0, 9, 14).fill_(1089);
+  cases.add("many classes, some ignored", many);
+  auto one = inputs(40, 5, 1090, 1);
+  one.targets.slice(0, 9, 14).fill_(1089);
+  cases.add("many classes, one ignored", one, {.ignore_index = 1089});
+  cases.add("many classes, no gradients", many, {.gradients = false}).forward_only();
+  cases.add("many classes, no tokens", inputs(0, 4, 1090, 1));
+  // Class 6 is nearly certain: the loss and all gradients hang on the small rest.
+  const auto sure = [&](Index classes) {
+    auto in = inputs(33, 4, classes, 0.1);
+    in.x.slice(1, 0, 1).fill_(3);
+    in.weight.slice(0, 6, 7).fill_(0);
+    in.weight.slice(0, 6, 7).slice(1, 0, 1).fill_(3);
+    in.targets.fill_(6);
+    return in;
+  };
+  cases.add("a sure class", sure(9));
+  cases.add("many classes, a sure one", sure(1090));
   // Blocks of 64 tokens and a last one of 6.
   cases.add("several blocks", inputs(70, 4, 16500, 0.5));
 }
