@@ -78,7 +78,7 @@ class Model {
   struct Loss {
     ag::Var mean;      ///< over labelled positions; 0 if there are none
     Tensor per_token;  ///< f32 [B,T]; 0 where unlabelled
-    Tensor predicted;  ///< i64 [B,T]: most likely class
+    Tensor predicted;  ///< i64 [B,T]: most likely class; -100 where unlabelled
   };
   /// Cross-entropy against labels i64 [B,T], -100 ignored; logits are never held whole.
   Loss loss(const ag::Var& hidden, const Tensor& labels);

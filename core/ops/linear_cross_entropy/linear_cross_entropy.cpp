@@ -51,13 +51,13 @@ struct Reference {
         logit[static_cast<std::size_t>(c)] = sum;
         best = sum > logit[static_cast<std::size_t>(best)] ? c : best;
       }
-      out.predicted.data<std::int64_t>()[i] = best;
+      const bool asked = t[i] != a.ignore_index;
+      out.predicted.data<std::int64_t>()[i] = asked ? best : a.ignore_index;
       const Real top = logit[static_cast<std::size_t>(best)];
       Real z = 0;
       for (const Real l : logit) {
         z += std::exp(l - top);
       }
-      const bool asked = t[i] != a.ignore_index;
       const Real loss = asked ? top + std::log(z) - logit[static_cast<std::size_t>(t[i])] : Real(0);
       out.per_token.data<Real>()[i] = loss;
       total += loss;
@@ -88,8 +88,11 @@ struct Reference {
 };
 
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
-  const double products = (a.gradients ? 6.0 : 2.0) * static_cast<double>(in.x.numel()) *
-                          static_cast<double>(in.weight.size(0));
+  const Tensor targets = in.targets.contiguous();
+  const std::int64_t* const t = targets.data<std::int64_t>();
+  const auto asked = targets.numel() - std::count(t, t + targets.numel(), a.ignore_index);
+  const double products = (a.gradients ? 6.0 : 2.0) * static_cast<double>(asked) *
+                          static_cast<double>(in.weight.numel());
   return {.bytes = 2.0 * static_cast<double>(in.x.bytes() + in.weight.bytes()), .flops = products};
 }
 

@@ -7,12 +7,13 @@ namespace ls {
 /// Logits exist for one block of tokens at a time, never as [N,V]; the gradients are formed from a
 /// block while it is there, so that nothing is computed twice.
 /// @shape  x [N,D], weight [V,D], targets [N] -> loss [], per_token [N] (0 where ignored),
-///         predicted [N] (most likely class, everywhere), dx [N,D] and dw [V,D] unless gradients is
-///         off
+///         predicted [N] (most likely class; ignore_index where ignored), dx [N,D] and dw [V,D]
+///         unless gradients is off
 /// @dtype  x, weight, dx any one float; the rest acc
 /// @throws Error(Shape) on a target outside 0 .. V-1 that is not ignore_index
 /// @grad   of loss with respect to x and weight; per_token and predicted are for reports
-/// @cost   6 * N * V * D flop with gradients, 2 * N * V * D without
+/// @cost   6 * M * V * D flop with gradients, 2 * M * V * D without, for M targets that count;
+///         ignored tokens cost nothing
 struct LinearCrossEntropy {
   template <class T>
   struct In {

@@ -36,25 +36,21 @@ template <class T>
 struct Call {
   Tensor x, w, targets;
   Index tokens, width, classes;
-  std::int64_t ignored;
   const std::int64_t* target;
   float share;  // of a token in the mean
   float* loss;
   std::int64_t* predicted;
-  Call(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
+  Call(const Op::In<Tensor>& in, Op::Out<Tensor>& out)
       : x(in.x.contiguous()),
         w(in.weight.contiguous()),
         targets(in.targets.contiguous()),
         tokens(x.size(0)),
         width(x.size(1)),
         classes(w.size(0)),
-        ignored(a.ignore_index),
         target(std::as_const(targets).data<std::int64_t>()),
+        share(tokens > 0 ? 1.0f / static_cast<float>(tokens) : 0.0f),
         loss(out.per_token.data<float>()),
-        predicted(out.predicted.data<std::int64_t>()) {
-    const auto count = tokens - std::count(target, target + tokens, ignored);
-    share = count > 0 ? 1.0f / static_cast<float>(count) : 0.0f;
-  }
+        predicted(out.predicted.data<std::int64_t>()) {}
   const T* row(Index token) const { return std::as_const(x).template data<T>() + token * width; }
   const T* weight(Index c = 0) const { return std::as_const(w).template data<T>() + c * width; }
 
@@ -75,16 +71,9 @@ struct Call {
     return top;
   }
 
-  bool asked(Index token) const {
-    return target[token] != ignored;
-  }
   /// Writes the loss of a token from its largest logit, its target's and `others`, the sum of
-  /// e^(logit - top) over the other classes; returns share / z, 0 where no target is asked.
+  /// e^(logit - top) over the other classes; returns share / z.
   float finish(Index token, float top, float at_target, float others) const {
-    if (!asked(token)) {
-      loss[token] = 0;
-      return 0;
-    }
     const float z = others + std::exp(at_target - top);
     loss[token] = at_target == top ? std::log1p(others) : top - at_target + std::log(z);
     return share / z;
@@ -105,7 +94,7 @@ constexpr float kNone = -std::numeric_limits<float>::infinity();
 /// few classes.
 template <class T>
 void forward_blocks(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-  const Call<T> call(in, out, a);
+  const Call<T> call(in, out);
   const Index n = call.tokens, d = call.width, v = call.classes;
   const Index block = std::min(n, std::clamp<Index>(kLogits / std::max<Index>(1, v), 64, n));
   Tensor logits = Tensor::empty({block, v}, DType::kF32), gradients;
@@ -124,13 +113,11 @@ void forward_blocks(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::At
         std::int32_t best;
         const float top = call.top_of(row, best);
         call.predicted[token] = best;
-        const Index target = call.asked(token) ? call.target[token] : -1;
-        const float at_target = target < 0 ? 0 : std::exchange(row[target], kNone);
+        const Index target = call.target[token];
+        const float at_target = std::exchange(row[target], kNone);
         const float others = exponentials_of_row(row, v, top);
         const float factor = call.finish(token, top, at_target, others);
-        if (target >= 0) {
-          row[target] = -others;
-        }
+        row[target] = -others;
         for (Index c = 0; c < v && g; ++c) {
           g[r * v + c] = convert<T>(factor * row[c]);
         }
@@ -217,7 +204,7 @@ struct Tops {
 class Pieces {
  public:
   Pieces(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
-      : call_(in, out, a),
+      : call_(in, out),
         n_(call_.tokens),
         d_(call_.width),
         v_(call_.classes),
@@ -307,7 +294,7 @@ class Pieces {
       Part& to = part(p, first + i);
       to.top = tops[static_cast<std::size_t>(i)].of(row, rest, count, to.best);
       to.best += static_cast<std::int32_t>(c0);
-      const Index target = call_.asked(token + i) ? call_.target[token + i] - c0 : -1;
+      const Index target = call_.target[token + i] - c0;
       if (0 <= target && target < count) {
         at(first + i).target = row[target];
         row[target] = kNone;
@@ -347,9 +334,7 @@ class Pieces {
     for (Index p = 0; p < kPieces; ++p) {
       add_row(t.factor * part(p, i).weight, dx_part(p, i), to);
     }
-    if (call_.asked(token)) {
-      add_row(t.of_target, call_.weight(call_.target[token]), to);
-    }
+    add_row(t.of_target, call_.weight(call_.target[token]), to);
   }
 
   /// Adds the block's tokens to dW of classes [c0, c1).
@@ -374,7 +359,7 @@ class Pieces {
     }
     for (Index i = 0; i < m; ++i) {
       const Index target = call_.target[b + i];
-      if (call_.asked(b + i) && c0 <= target && target < c1) {
+      if (c0 <= target && target < c1) {
         add_row(at(i).of_target, call_.row(b + i), dw_ + target * d_);
       }
     }
@@ -393,13 +378,74 @@ class Pieces {
   std::vector<Token> tokens_;
 };
 
-void forward_f32(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-  constexpr Index kMany = 1024;  // classes
-  if (in.weight.size(0) < kMany) {
-    forward_blocks<float>(in, out, a);
-  } else {
-    Pieces(in, out, a).run(out);
+template <class T>
+void forward_dense(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  if constexpr (std::is_same_v<T, float>) {
+    constexpr Index kMany = 1024;  // classes
+    if (in.weight.size(0) >= kMany) {
+      Pieces(in, out, a).run(out);
+      return;
+    }
   }
+  forward_blocks<T>(in, out, a);
+}
+
+/// Tokens with a target, and only they, next to one another.
+template <class T>
+void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  const Tensor targets = in.targets.contiguous();
+  const std::int64_t* const target = targets.data<std::int64_t>();
+  const Index n = targets.numel(), d = in.x.size(1);
+  std::vector<std::int64_t> asked;
+  for (Index i = 0; i < n; ++i) {
+    if (target[i] != a.ignore_index) {
+      asked.push_back(i);
+    }
+  }
+  const auto m = static_cast<Index>(asked.size());
+  if (m == n) {
+    forward_dense<T>(in, out, a);
+    return;
+  }
+  const Tensor x = in.x.contiguous();
+  Op::In<Tensor> some{.x = Tensor::empty({m, d}, x.dtype()),
+                      .weight = in.weight,
+                      .targets = Tensor::empty({m}, DType::kI64)};
+  Op::Out<Tensor> of_some{.loss = out.loss,
+                          .per_token = Tensor::empty({m}, out.per_token.dtype()),
+                          .predicted = Tensor::empty({m}, DType::kI64),
+                          .dx = a.gradients ? Tensor::empty({m, d}, x.dtype()) : Tensor(),
+                          .dw = out.dw};
+  const auto rows = [&](auto&& copy) {
+    parallel_for(m, std::max<Index>(1, 16384 / std::max<Index>(1, d)),
+                 [&](Index first, Index last) {
+                   for (Index i = first; i < last; ++i) {
+                     copy(i, asked[static_cast<std::size_t>(i)]);
+                   }
+                 });
+  };
+  const T* const from = x.data<T>();
+  T* const gathered = some.x.data<T>();
+  rows([&](Index i, Index token) {
+    std::copy_n(from + token * d, d, gathered + i * d);
+    some.targets.data<std::int64_t>()[i] = target[token];
+  });
+  forward_dense<T>(some, of_some, a);
+  out.per_token.zero_();
+  out.predicted.fill_(static_cast<double>(a.ignore_index));
+  if (a.gradients) {
+    out.dx.zero_();
+  }
+  float* const loss = out.per_token.data<float>();
+  std::int64_t* const predicted = out.predicted.data<std::int64_t>();
+  T* const dx = a.gradients ? out.dx.data<T>() : nullptr;
+  rows([&](Index i, Index token) {
+    loss[token] = std::as_const(of_some.per_token).template data<float>()[i];
+    predicted[token] = std::as_const(of_some.predicted).template data<std::int64_t>()[i];
+    if (dx) {
+      std::copy_n(std::as_const(of_some.dx).template data<T>() + i * d, d, dx + token * d);
+    }
+  });
 }
 
 void backward(const Op::In<Tensor>&, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
@@ -417,9 +463,9 @@ void backward(const Op::In<Tensor>&, const Op::Out<Tensor>& out, const Op::Out<T
 }
 
 LS_KERNEL(LinearCrossEntropy)
-    .forward<float>(&forward_f32)
+    .forward<float>(&forward<float>)
     .backward<float>(&backward)
-    .forward<bf16>(&forward_blocks<bf16>)
+    .forward<bf16>(&forward<bf16>)
     .backward<bf16>(&backward);
 
 }  // namespace
