@@ -141,20 +141,21 @@ bool splits_by_rows(const Product& g) {
 
 /// Products over long columns (gradients of weights) with a small C are sums of the products of
 /// pieces of A and B, so that threads take rows of both, again what they wrote. The pieces depend
-/// on the sizes alone: one order of summation for any number of threads.
+/// on the sizes alone: one order of summation for any number of threads. Not in bf16, where the
+/// library's sums depend on the height of C.
 constexpr Index kDepthOfPiece = 512, kMostPieces = 4;
-bool splits_by_depth(DType c_dtype, const Product& g) {
+bool splits_by_depth(DType ab, const Product& g) {
   constexpr Index kLargestC = 1 << 15;
-  return g.trans_a && !g.trans_b && c_dtype == DType::kF32 && g.m > 1 && g.n > 1 &&
+  return ab == DType::kF32 && g.trans_a && !g.trans_b && g.m > 1 && g.n > 1 &&
          g.m * g.n <= kLargestC && g.k >= 2 * kDepthOfPiece && work(g) > kParallelWork;
 }
 
 void run_whole(DType ab, DType c_dtype, const Product& g, const void* a, const void* b, void* c);
 
-void run_by_depth(DType ab, const Product& g, const void* a, const void* b, float* c) {
+void run_by_depth(const Product& g, const float* a, const float* b, float* c) {
   const Index pieces = std::min(kMostPieces, g.k / kDepthOfPiece), size = g.m * g.n;
   // More threads than pieces share the rows of C.
-  const Index blocks = std::clamp<Index>(num_threads() / pieces, 1, std::max<Index>(1, g.m / 16));
+  const Index blocks = std::clamp<Index>(num_threads() / pieces, 1, std::max<Index>(1, g.m / 32));
   float* const others =
       static_cast<float*>(detail::thread_scratch(3, (pieces - 1) * size * Index{sizeof(float)}));
   parallel_for(pieces * blocks, 1, [&](Index first, Index last) {
@@ -170,9 +171,7 @@ void run_by_depth(DType ab, const Product& g, const void* a, const void* b, floa
         part.ldc = g.n;
         to = others + (p - 1) * size + row * g.n;
       }
-      run_whole(ab, DType::kF32, part,
-                static_cast<const char*>(a) + (begin * g.lda + row) * dtype_size(ab),
-                static_cast<const char*>(b) + begin * g.ldb * dtype_size(ab), to);
+      run_whole(DType::kF32, DType::kF32, part, a + begin * g.lda + row, b + begin * g.ldb, to);
     }
   });
   parallel_for(g.m, std::max<Index>(1, 4096 / g.n), [&](Index begin, Index end) {
@@ -192,8 +191,9 @@ void run(DType ab, DType c_dtype, const Product& g, const void* a, const void* b
   if (g.m == 0 || g.n == 0) {
     return;
   }
-  if (splits_by_depth(c_dtype, g)) {
-    run_by_depth(ab, g, a, b, static_cast<float*>(c));
+  if (splits_by_depth(ab, g)) {
+    run_by_depth(g, static_cast<const float*>(a), static_cast<const float*>(b),
+                 static_cast<float*>(c));
     return;
   }
   if (splits_by_rows(g)) {

@@ -256,6 +256,27 @@ TEST_SUITE("unit") {
     }
   }
 
+  TEST_CASE("gemm over long columns: the same bits for any number of threads") {
+    const Index sizes[][3] = {
+        {64, 64, 1024}, {512, 64, 1100}, {96, 33, 2100}, {200, 160, 4096}, {100, 50, 4096}};
+    for (const auto& [m, n, k] : sizes) {
+      const auto a = random_matrix<float>(k, m, 1), b = random_matrix<float>(k, n, 2);
+      for (const double beta : {0.0, 1.0}) {
+        std::vector<float> want;
+        for (const int threads : {1, 2, 3, 5, 16}) {
+          CAPTURE(m);
+          CAPTURE(threads);
+          set_num_threads(threads);
+          std::vector<float> c(static_cast<std::size_t>(m * n), 0.5f);
+          gemm(true, false, m, n, k, 1, a.data(), m, b.data(), n, beta, c.data(), n);
+          want = want.empty() ? c : want;
+          CHECK(c == want);
+        }
+      }
+    }
+    set_num_threads(0);
+  }
+
   TEST_CASE("gemm refuses wrong strides and types") {
     float x[16] = {};
     CHECK_THROWS_AS(gemm(false, false, 2, 2, 4, 1, x, 3, x, 2, 0, x + 8, 2), Error);
