@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "core/backend/cpu/rows.h"
 #include "core/profile.h"
 
 namespace ls {
@@ -233,6 +234,11 @@ const typename Table::value_type* find_kernel(const Table& kernels, const Table&
   return reference[i] ? &reference[i] : nullptr;
 }
 
+/// A gradient of this shape and type can be written to `place`.
+bool fits(const Tensor& place, const Shape& shape, DType t) {
+  return place.defined() && place.dtype() == t && place.shape() == shape && pieces_of(place);
+}
+
 bool is_half(DType t) {
   return t == DType::kBF16 || t == DType::kF16;
 }
@@ -388,7 +394,7 @@ std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, co
 std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
                                  std::span<const Tensor> out, std::span<const Tensor> dout,
                                  const std::vector<bool>& wanted, std::span<const Shape> in_shapes,
-                                 DType t, const void* attrs) {
+                                 DType t, const void* attrs, std::span<const Tensor> places) {
   for (std::size_t i = 0; i < dout.size(); ++i) {
     LS_CHECK(!dout[i].defined() || op.differentiable_out[i], kUnsupported,
              "op {}: output {} has no gradient, but what is differentiated depends on it; detach() "
@@ -402,6 +408,7 @@ std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
   }
   LS_CHECK(kernel, kUnsupported, "{}: no CPU backward kernel for {}", op.name,
            std::string(dtype_name(t)));
+  const bool own_kernel = kernel == &op.backward_cpu[static_cast<std::size_t>(t)];
   std::vector<Tensor> din(op.in.size());
   if (op.same_gradient[0] >= 0) {
     const auto first = static_cast<std::size_t>(op.same_gradient[0]),
@@ -409,7 +416,7 @@ std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
     if (wanted[first] && wanted[second]) {
       std::vector<bool> once = wanted;
       once[second] = false;
-      din = run_backward(op, in, out, dout, once, in_shapes, t, attrs);
+      din = run_backward(op, in, out, dout, once, in_shapes, t, attrs, places);
       din[second] = din[first];
       return din;
     }
@@ -417,7 +424,9 @@ std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
   for (std::size_t i = 0; i < din.size(); ++i) {
     if (wanted[i] && op.differentiable[i]) {
       const DType g = op.grad_is_acc[i] ? acc_dtype(run) : type_of(op.in[i], run);
-      din[i] = Tensor::empty(in_shapes[i], g);
+      const bool in_place =
+          own_kernel && !places.empty() && op.strided_grad[i] && fits(places[i], in_shapes[i], g);
+      din[i] = in_place ? places[i] : Tensor::empty(in_shapes[i], g);
     }
   }
   const auto defined = [](const Tensor& x) { return x.defined(); };

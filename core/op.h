@@ -90,7 +90,7 @@ using ForwardKernel =
 /// `dout` entries may be undefined (zero), but never all of them. Every defined entry of `din`, of
 /// which there is one, must be filled; the others are not wanted. Entries of `in` and `out` that
 /// are not saved are undefined, with the exception that the caller may always read shapes through
-/// `din`.
+/// `din`. Outputs and gradients are contiguous, but for those that OpBuilder::strided_grad names.
 using BackwardKernel =
     std::function<void(std::span<const Tensor> in, std::span<const Tensor> out,
                        std::span<const Tensor> dout, std::span<Tensor> din, const void* attrs)>;
@@ -104,6 +104,7 @@ struct OpInfo {
   std::vector<bool> differentiable;       ///< inputs: has a gradient
   std::vector<bool> differentiable_out;   ///< outputs: a gradient may arrive
   std::vector<bool> grad_is_acc;          ///< inputs: the gradient has the acc type
+  std::vector<bool> strided_grad;         ///< inputs: kernels write the gradient into a slice
   /// Two inputs with one and the same gradient, or -1: kernels fill the first that is wanted.
   std::array<int, 2> same_gradient{-1, -1};
   bool has_backward = false;
@@ -136,12 +137,16 @@ class UseReference {
 /// the CPU the kernel of exactly that type, else for 16-bit floats the f32 kernel on converted
 /// tensors, else the reference. @throws Error(Shape, DType, Unsupported) naming op and argument.
 std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, const void* attrs);
-/// Gradients of the inputs marked in `wanted`; the others come back undefined.
+/// Gradients of the inputs marked in `wanted`; the others come back undefined. `places`, when
+/// given, has one entry per input, undefined or a tensor that its gradient is written to where that
+/// can be: of the gradient's shape and type, a slice (pieces_of) of what the caller owns, the op's
+/// kernel of exactly this type having strided_grad for the input. Then it comes back itself.
 /// @throws Error(Unsupported) on a gradient of an output that has none
 std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
                                  std::span<const Tensor> out, std::span<const Tensor> dout,
                                  const std::vector<bool>& wanted, std::span<const Shape> in_shapes,
-                                 DType dtype, const void* attrs);
+                                 DType dtype, const void* attrs,
+                                 std::span<const Tensor> places = {});
 /// The float type a call with these inputs runs in: that of the first argument without a suffix.
 DType op_dtype(const OpInfo& op, std::span<const Tensor> in);
 
@@ -296,6 +301,13 @@ class OpBuilder {
     grad_acc_ = std::move(names);
     return *this;
   }
+  /// Inputs whose gradient the kernels write wherever it lies as slices of contiguous tensors do:
+  /// pieces of equal length and equally far apart (pieces_of), rows of the last axis never cut. The
+  /// references need not.
+  OpBuilder& strided_grad(std::string names) {
+    strided_grad_ = std::move(names);
+    return *this;
+  }
   /// Two inputs of which the gradients are equal (terms of a sum): one tensor serves both.
   OpBuilder& same_gradient(std::string first, std::string second) {
     same_gradient_ = {std::move(first), std::move(second)};
@@ -331,6 +343,7 @@ class OpBuilder {
     detail::parse_contract(info_);
     detail::mark(info_, saves_, info_.saves_in, &info_.saves_out);
     detail::mark(info_, grad_acc_, info_.grad_is_acc);
+    detail::mark(info_, strided_grad_, info_.strided_grad);
     for (std::size_t i = 0; i < 2 && !same_gradient_[i].empty(); ++i) {
       info_.same_gradient[i] = info_.input_index(same_gradient_[i]);
       LS_CHECK(info_.same_gradient[i] >= 0, kInternal, "op {}: the contract has no input '{}'",
@@ -363,7 +376,7 @@ class OpBuilder {
   }
   OpInfo& info_;
   std::source_location where_;
-  std::string saves_, no_grad_, grad_acc_;
+  std::string saves_, no_grad_, grad_acc_, strided_grad_;
   std::array<std::string, 2> same_gradient_;
 };
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/backend/cpu/parallel_for.h"
+#include "core/backend/cpu/rows.h"
 #include "core/rng.h"
 #include "tests/support/op_checks.h"
 
@@ -36,6 +37,8 @@ enum class Fault {
   kThreads,
   kSubset,
   kAbsent,
+  kPlaceNoStrides,
+  kPlaceOverrun,
   kErrorKind,
   kErrorText,
   kNoCost,
@@ -134,6 +137,7 @@ struct Loops {
     const A *wp = w.data<A>(), *sp = dtotal.data<A>();
     const A factor = static_cast<A>(a.factor);
     std::vector<double> dw(static_cast<std::size_t>(d));
+    const RowsOut<T> dx(din.x);
     for (Index i = 0; i < n; ++i) {
       const A g = convert<A>(gp[i]), v = convert<A>(xp[i]);
       dw[static_cast<std::size_t>(i % d)] += static_cast<double>(factor * g * v);
@@ -142,7 +146,14 @@ struct Loops {
         if (F == Fault::kFactor || has(Fault::kFactorInKernel)) {
           slope *= A(1.001);
         }
-        din.x.template data<T>()[i] = convert<T>(slope);
+        if (has(Fault::kPlaceNoStrides)) {
+          din.x.template data<T>()[i] = convert<T>(slope);
+        } else {
+          dx.row(i / d)[i % d] = convert<T>(slope);
+        }
+        if (has(Fault::kPlaceOverrun) && !dx.dense() && i + 1 == n) {
+          dx.row(i / d)[d] = convert<T>(slope);
+        }
       }
     }
     if (has(Fault::kInPlaceGradient)) {
@@ -180,6 +191,7 @@ struct Register {
         .bind(&bind)
         .out("y[B,T,H,D] total[H]:acc")
         .saves("x w")
+        .strided_grad("x")
         .template reference<Reference>();
     if (F != Fault::kNoCost) {
       builder.cost(&cost);
@@ -233,6 +245,8 @@ const std::vector<Wrong>& wrong_ops() {
       wrong<Fault::kThreads>("test.threads", "threads"),
       wrong<Fault::kSubset>("test.subset", "subset"),
       wrong<Fault::kAbsent>("test.absent", "absent"),
+      wrong<Fault::kPlaceNoStrides>("test.place_no_strides", "places"),
+      wrong<Fault::kPlaceOverrun>("test.place_overrun", "places"),
       wrong<Fault::kErrorKind>("test.error_kind", "refusal"),
       wrong<Fault::kErrorText>("test.error_text", "refusal"),
       wrong<Fault::kNoCost>("test.no_cost", "cost"),

@@ -168,6 +168,7 @@ class Checker {
       strides(t);
       subsets(t);
       absent(t);
+      places(t);
     }
     no_gradients();
     refusals();
@@ -246,7 +247,8 @@ class Checker {
     return wanted;
   }
 
-  Tensors backward(const Call& c, const Tensors& dout, const std::vector<bool>& wanted) const {
+  Tensors backward(const Call& c, const Tensors& dout, const std::vector<bool>& wanted,
+                   const Tensors& places = {}) const {
     Tensors in = c.in, out = c.out;
     std::vector<Shape> shapes;
     for (std::size_t i = 0; i < in.size(); ++i) {
@@ -260,7 +262,7 @@ class Checker {
         out[i] = Tensor();
       }
     }
-    return run_backward(op_, in, out, dout, wanted, shapes, op_dtype(op_, c.in), attrs());
+    return run_backward(op_, in, out, dout, wanted, shapes, op_dtype(op_, c.in), attrs(), places);
   }
   Call call(const Tensors& in, const Tensors& dout) const {
     Call c{in, run_forward(op_, in, attrs()), dout, {}};
@@ -451,6 +453,63 @@ class Checker {
         compare("all but d" + op_.out[i].name, others, others);
       }
     }
+  }
+
+  /// Pieces made of the axes from `axis` on, each within a longer one of 77s that `all` is.
+  static Tensor place_like(const Tensor& t, int axis, Tensor& all) {
+    Shape shape;
+    Index piece = 1;
+    for (int a = 0; a < t.rank(); ++a) {
+      if (a < axis) {
+        shape.push_back(t.size(a));
+      } else {
+        piece *= t.size(a);
+      }
+    }
+    shape.push_back(piece + 5);
+    all = Tensor::full(shape, t.dtype(), 77);
+    return all.slice(-1, 2, 2 + piece).view(t.shape());
+  }
+
+  void places(DType t) {
+    const auto kernel = static_cast<std::size_t>(t);
+    if (!has_backward() || !op_.backward_cpu[kernel]) {
+      return;
+    }
+    const Call whole = call(inputs(t), cotangents(t));
+    for (int axis = 0; axis < kMaxRank; ++axis) {
+      Tensors all(whole.din.size()), given(whole.din.size());
+      bool any = false;
+      for (std::size_t i = 0; i < given.size(); ++i) {
+        if (op_.strided_grad[i] && whole.din[i].defined() && axis < whole.din[i].rank()) {
+          given[i] = place_like(whole.din[i], axis, all[i]);
+          any = true;
+        }
+      }
+      if (!any) {
+        return;
+      }
+      Call got = whole;
+      got.din = backward(whole, whole.dout, all_wanted(), given);
+      const std::string what = fmt::format("places: {}, pieces from axis {}", dtype_name(t), axis);
+      same(what, got, whole, 0);
+      for (std::size_t i = 0; i < given.size(); ++i) {
+        if (!given[i].defined()) {
+          continue;
+        }
+        // A call without any incoming gradient gives zeros of its own.
+        if (!got.din[i].shares_storage(given[i]) && dout_given(whole.dout)) {
+          fault("{}: d{} is not there", what, in_name(i));
+        }
+        given[i].fill_(77);
+        if (!bit_difference(all[i], Tensor::full(all[i].shape(), all[i].dtype(), 77)).empty()) {
+          fault("{}: d{} is written beside its place", what, in_name(i));
+        }
+      }
+    }
+  }
+  static bool dout_given(const Tensors& dout) {
+    return std::any_of(dout.begin(), dout.end(), [](const Tensor& d) { return d.defined(); });
   }
 
   void no_gradients() {

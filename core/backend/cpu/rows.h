@@ -1,5 +1,8 @@
 #pragma once
 // Tensors seen as rows of their last axis, for kernels that work row by row.
+#include <algorithm>
+#include <optional>
+
 #include "core/tensor.h"
 
 namespace ls {
@@ -66,6 +69,65 @@ class Rows {
 
  private:
   Tensor tensor_;
+};
+
+/// Memory of a slice of a contiguous tensor: pieces of `length` elements, `stride` apart.
+struct Pieces {
+  Index length = 1, stride = 1;
+};
+/// Nothing where the tensor does not lie in memory like that, or a row of its last axis is not
+/// within one piece.
+inline std::optional<Pieces> pieces_of(const Tensor& t) {
+  Pieces p;
+  Index step = 1;  // of the next axis, as far as it goes on in one piece or from piece to piece
+  bool apart = false;
+  for (int a = t.rank() - 1; a >= 0; --a) {
+    const Index n = t.size(a);
+    if (n == 1) {
+      continue;
+    }
+    if (t.stride(a) != step) {
+      if (apart || a == t.rank() - 1 || t.stride(a) < step) {
+        return std::nullopt;
+      }
+      apart = true;
+      p.stride = step = t.stride(a);
+    }
+    p.length *= apart ? 1 : n;
+    step *= n;
+  }
+  p.stride = apart ? p.stride : p.length;
+  return p;
+}
+
+/// Rows of a result to be written, which may lie in pieces; an undefined one has none.
+template <class T>
+class RowsOut {
+ public:
+  explicit RowsOut(Tensor& t) {
+    if (!t.defined()) {
+      return;
+    }
+    const std::optional<Pieces> p = pieces_of(t);
+    LS_CHECK(p, kInternal, "a result {} with strides {} is not a slice", t.describe(),
+             t.strides().str());
+    base_ = t.data<T>();
+    cols_ = t.rank() > 0 ? t.size(-1) : 1;
+    dense_ = p->stride == p->length;
+    per_piece_ = dense_ ? 1 : std::max<Index>(1, p->length / std::max<Index>(1, cols_));
+    stride_ = dense_ ? cols_ : p->stride;
+  }
+  bool defined() const { return base_ != nullptr; }
+  bool dense() const { return dense_; }
+  T* row(Index r) const {
+    return per_piece_ == 1 ? base_ + r * stride_
+                           : base_ + r / per_piece_ * stride_ + r % per_piece_ * cols_;
+  }
+
+ private:
+  T* base_ = nullptr;
+  Index cols_ = 0, stride_ = 0, per_piece_ = 1;
+  bool dense_ = true;
 };
 
 }  // namespace ls

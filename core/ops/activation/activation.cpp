@@ -51,6 +51,7 @@ LS_OP(Activation, "activation")
     .in("x[...]")
     .out("y[...]")
     .saves("x")
+    .strided_grad("x")
     .summary("elementwise activation")
     .reference<ActivationRef>()
     .cost(activation_cost);

@@ -50,16 +50,16 @@ void activation_backward(const Activation::In<Tensor>& in, const Activation::Out
                          const Activation::Attrs& a) {
   using A = acc_t<T>;
   Rows x(in.x), g(dout.y);
-  if (x.dense() && g.dense()) {
+  const RowsOut<T> dx(din.x);
+  if (x.dense() && g.dense() && dx.dense()) {
     x.join();
     g.join();
   }
-  T* const dx = din.x.data<T>();
   act::dispatch(a.activation, [&]<class F>() {
     for_elements(x, [&](Index r, Index c0, Index c1) {
       const T* __restrict xp = x.row<T>(r);
       const T* __restrict gp = g.row<T>(r);
-      T* __restrict dp = dx + r * x.cols;
+      T* __restrict dp = dx.row(r);
       for (Index c = c0; c < c1; ++c) {
         dp[c] = convert<T>(convert<A>(gp[c]) * F::d(convert<A>(xp[c])));
       }

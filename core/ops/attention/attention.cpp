@@ -280,6 +280,7 @@ LS_OP(Attention, "attention")
     .out("o[B,T,HQ,Dv] lse[B,T,HQ]:acc kT[B,T1,H,Dk] vT[B,T1,H,Dv]")
     .saves("q k v k0 v0 start sink slopes bias offsets o lse")
     .no_grad("slopes")
+    .strided_grad("q k v")
     .bind(bind)
     .summary(
         "softmax attention in blocks: grouped queries, window, cap, sink, packed documents, cache")

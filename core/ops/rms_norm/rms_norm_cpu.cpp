@@ -75,8 +75,7 @@ void backward(const RmsNorm::In<Tensor>& in, const RmsNorm::Out<Tensor>& out,
   const Index d = x.cols, n = a.group_size > 0 ? a.group_size : d;
   const std::vector<A> gain = gains_of<A>(in.weight, a.weight_offset, d);
   const A* rstd = out.rstd.data<A>();
-  T* const dx = din.x.defined() ? din.x.data<T>() : nullptr;
-  T* const dz = din.z.defined() ? din.z.data<T>() : nullptr;
+  const RowsOut<T> dx(din.x), dz(din.z);
   using rms::kPieces;
   std::vector<A> sums(static_cast<std::size_t>(kPieces * d));
   dispatch(in.z.defined(), a, [&]<Gating kGating, class Act>() {
@@ -90,8 +89,8 @@ void backward(const RmsNorm::In<Tensor>& in, const RmsNorm::Out<Tensor>& out,
                        x.prefetch<T>(r + kAhead);
                        z.prefetch<T>(r + kAhead);
                        dy.prefetch<T>(r + kAhead);
-                       T* const to_x = dx ? dx + r * d : unwanted.data();
-                       T* const to_z = dz ? dz + r * d : unwanted.data() + d;
+                       T* const to_x = dx.defined() ? dx.row(r) : unwanted.data();
+                       T* const to_z = dz.defined() ? dz.row(r) : unwanted.data() + d;
                        for (Index c = 0; c < d; c += n) {
                          rms::backward_row<kGating, Act, false>(
                              x.row<T>(r) + c, z.row<T>(r) + c, gain.data() + c,

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "core/backend/cpu/parallel_for.h"
+#include "core/backend/cpu/rows.h"
 
 namespace ls {
 namespace {
@@ -22,7 +23,7 @@ void rotate(const Tensor& x_in, const Tensor& positions_in, const Tensor& inv_fr
   const auto pairs = static_cast<Index>(freq.size());
   const std::int64_t* pos = positions.data<std::int64_t>();
   const T* xp = x.data<T>();
-  T* yp = out.data<T>();
+  const RowsOut<T> y(out);
   // Rows of a batch mostly share their positions: one table of cosines and sines for each.
   std::map<std::int64_t, Index> row_of;
   for (Index t = 0; t < tokens; ++t) {
@@ -53,7 +54,7 @@ void rotate(const Tensor& x_in, const Tensor& positions_in, const Tensor& inv_fr
           const A* __restrict s = c + pairs;
           for (Index h = 0; h < heads; ++h) {
             const T* __restrict u = xp + (t * heads + h) * d;
-            T* __restrict v = yp + (t * heads + h) * d;
+            T* __restrict v = y.row(t * heads + h);
             for (Index p = 0; p < pairs; ++p) {
               const A first = convert<A>(u[p * step]), second = convert<A>(u[p * step + other]);
               v[p * step] = convert<T>(first * c[p] - second * s[p]);

@@ -80,7 +80,8 @@ class Operand {
   Index b_ = 0, t_ = 0, h_ = 0;
 };
 
-/// A result [B,T,H,D], contiguous; undefined results are not written.
+/// A result [B,T,H,D] (or [B,T,H]) whose last axis is contiguous, as of a gradient that
+/// OpBuilder::strided_grad names; undefined results are not written.
 template <class T>
 class Result {
  public:
@@ -90,7 +91,7 @@ class Result {
       base_ = static_cast<T*>(t.raw());
       t_ = t.stride(1);
       b_ = t.stride(0);
-      h_ = t.rank() > 3 ? t.size(3) : 1;
+      h_ = t.stride(2);
     }
   }
   bool defined() const { return base_ != nullptr; }

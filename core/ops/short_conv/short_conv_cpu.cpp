@@ -222,7 +222,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
   const Index pieces = std::min<Index>(count, 4), width = blocks * kChannels,
               sums = (call.taps + 1) * width;
   std::vector<A> partial(static_cast<std::size_t>(pieces * sums));
-  T* const dx = din.x.defined() ? din.x.data<T>() : nullptr;
+  const RowsOut<T> dx(din.x);
   A* const ds0 = din.s0.defined() ? din.s0.data<A>() : nullptr;
   parallel_for(blocks * pieces, 1, [&](Index first, Index last) {
     const Index most = 2 * past + call.longest();
@@ -289,8 +289,8 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
               }
             }
           };
-          for (Index t = 0; t < s.length && dx; ++t) {
-            T* const to = dx + call.flat(s, t) * call.channels + c0;
+          for (Index t = 0; t < s.length && dx.defined(); ++t) {
+            T* const to = dx.row(call.flat(s, t)) + c0;
             if constexpr (std::is_same_v<T, A>) {
               gradient(past + t, to);
             } else {
