@@ -32,12 +32,13 @@ class OpNode final : public NodeFn {
     }
   }
   std::string name() const override { return op_.name; }
+  bool takes_place(std::size_t input) const override { return op_.strided_grad[input]; }
   void backward(std::span<const Tensor> dout, const std::vector<bool>& wanted,
                 std::span<Tensor> din) override {
     const std::vector<Tensor> in = load(in_);
     const std::vector<Tensor> out = load(out_);
     std::vector<Tensor> grads =
-        run_backward(op_, in, out, dout, wanted, shapes_, dtype_, attrs_.get());
+        run_backward(op_, in, out, dout, wanted, shapes_, dtype_, attrs_.get(), din);
     std::move(grads.begin(), grads.end(), din.begin());
   }
 

@@ -1,11 +1,27 @@
 #include "autograd/functional.h"
 
 #include <functional>
+#include <numeric>
+#include <utility>
 
 #include "autograd/tape.h"
 
 namespace ls::ag {
 namespace {
+
+/// Both are the same elements of the same memory.
+bool same_elements(const Tensor& a, const Tensor& b) {
+  if (!a.shares_storage(b) || std::as_const(a).raw() != std::as_const(b).raw() ||
+      a.dtype() != b.dtype() || !(a.shape() == b.shape())) {
+    return false;
+  }
+  for (int axis = 0; axis < a.rank(); ++axis) {
+    if (a.size(axis) > 1 && a.stride(axis) != b.stride(axis)) {
+      return false;
+    }
+  }
+  return true;
+}
 
 /// One-input node whose derivative is a function of the gradient alone.
 class UnaryNode final : public NodeFn {
@@ -33,31 +49,60 @@ Var unary(const char* name, const Var& x, Tensor value, Fn&& derivative) {
   return Tape::current()->record(std::move(node), in, std::span<const Tensor>(&value, 1))[0];
 }
 
-class SplitNode final : public NodeFn {
+class ReshapeNode final : public NodeFn {
  public:
-  SplitNode(const Tensor& x, int axis, std::vector<Index> extents)
-      : shape_(x.shape()), dtype_(x.dtype()), axis_(axis), extents_(std::move(extents)) {}
-  std::string name() const override { return "split"; }
+  ReshapeNode(const Shape& from, const Shape& to) : from_(from), to_(to) {}
+  std::string name() const override { return "reshape"; }
+  const Shape* only_reshapes() const override { return &to_; }
   void backward(std::span<const Tensor> dout, const std::vector<bool>&,
                 std::span<Tensor> din) override {
-    din[0] = Tensor::empty(shape_, dtype_);
-    Index at = 0;
-    for (std::size_t i = 0; i < extents_.size(); ++i) {
-      Tensor part = din[0].slice(axis_, at, at + extents_[i]);
-      if (dout[i].defined()) {
-        part.copy_(dout[i]);
-      } else {
-        part.zero_();
-      }
-      at += extents_[i];
-    }
+    din[0] = dout[0].reshape(from_);
   }
 
  private:
+  Shape from_, to_;
+};
+
+class SplitNode final : public NodeFn {
+ public:
+  SplitNode(const Tensor& x, int axis, std::vector<Index> extents)
+      : shape_(x.shape()),
+        dtype_(x.dtype()),
+        axis_(axis),
+        extents_(std::move(extents)),
+        given_(extents_.size()) {}
+  std::string name() const override { return "split"; }
+  Tensor gradient_place(int output) override {
+    const auto i = static_cast<std::size_t>(output);
+    return std::exchange(given_[i], true) ? Tensor() : part(i);
+  }
+  void backward(std::span<const Tensor> dout, const std::vector<bool>&,
+                std::span<Tensor> din) override {
+    for (std::size_t i = 0; i < extents_.size(); ++i) {
+      Tensor own = part(i);
+      if (!dout[i].defined()) {
+        own.zero_();
+      } else if (!same_elements(dout[i], own)) {
+        own.copy_(dout[i]);
+      }
+    }
+    din[0] = std::move(whole_);
+  }
+
+ private:
+  Tensor part(std::size_t i) {
+    if (!whole_.defined()) {
+      whole_ = Tensor::empty(shape_, dtype_);
+    }
+    const Index at = std::accumulate(extents_.begin(), extents_.begin() + i, Index{0});
+    return whole_.slice(axis_, at, at + extents_[i]);
+  }
   Shape shape_;
   DType dtype_;
   int axis_;
   std::vector<Index> extents_;
+  std::vector<char> given_;  // places, to the nodes that write gradients of the parts
+  Tensor whole_;             // the gradient, made when the first place is asked for
 };
 
 class ConcatNode final : public NodeFn {
@@ -110,9 +155,13 @@ class AddNode final : public NodeFn {
 }  // namespace
 
 Var reshape(const Var& x, const Shape& shape) {
-  const Shape old = x.shape();
-  return unary("reshape", x, x.value().reshape(shape),
-               [old](const Tensor& g) { return g.reshape(old); });
+  Tensor value = x.value().reshape(shape);
+  const std::span<const Var> in(&x, 1);
+  if (!Tape::records(in)) {
+    return Var(std::move(value));
+  }
+  return Tape::current()->record(std::make_unique<ReshapeNode>(x.shape(), value.shape()), in,
+                                 std::span<const Tensor>(&value, 1))[0];
 }
 
 Var permute(const Var& x, std::initializer_list<int> axes) {

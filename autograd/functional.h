@@ -16,8 +16,8 @@ Var permute(const Var& x, std::initializer_list<int> axes);
 Var transpose(const Var& x, int a, int b);
 /// Elements [begin, end) of an axis.
 Var slice(const Var& x, int axis, Index begin, Index end);
-/// Consecutive pieces of an axis with these extents, as views; their gradients are written into one
-/// buffer, so splitting costs no more than the pieces.
+/// Consecutive pieces of an axis with these extents, as views. Their gradients are put together in
+/// one tensor; ops with strided_grad write them there themselves, the others' are copied.
 std::vector<Var> split(const Var& x, int axis, const std::vector<Index>& extents);
 /// Pieces end to end along an axis; other extents and types are equal. A copy.
 Var concat(const std::vector<Var>& parts, int axis);

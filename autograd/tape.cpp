@@ -134,6 +134,28 @@ void Tape::add_gradient(const InputRef& ref, Tensor grad) {
   }
 }
 
+Tensor Tape::place(const InputRef& ref) {
+  const Shape* shape = nullptr;
+  for (const InputRef* at = &ref; !at->leaf && at->node >= 0;) {
+    Node& node = nodes_[static_cast<std::size_t>(at->node)];
+    if (node.grads[static_cast<std::size_t>(at->output)].defined()) {
+      return {};
+    }
+    if (const Shape* const reshaped = node.fn->only_reshapes()) {
+      shape = shape ? shape : reshaped;
+      at = node.inputs.data();
+      continue;
+    }
+    const Tensor p = node.fn->gradient_place(at->output);
+    if (!p.defined() || !shape) {
+      return p;
+    }
+    const Tensor view = p.reshape(*shape);
+    return view.shares_storage(p) ? view : Tensor();
+  }
+  return {};
+}
+
 void Tape::backward(const Var& loss, const Tensor& seed) {
   Tensor s = seed;
   if (!s.defined()) {
@@ -179,6 +201,11 @@ void Tape::backward(std::span<const Var> outputs, std::span<const Tensor> seeds)
       wanted[i] = node.inputs[i].wanted;
     }
     std::vector<Tensor> din(node.inputs.size());
+    for (std::size_t i = 0; i < din.size(); ++i) {
+      if (wanted[i] && node.fn->takes_place(i)) {
+        din[i] = place(node.inputs[i]);
+      }
+    }
     {
       const std::string name = node.fn->name();
       const profile::Scope timed(name, "backward");

@@ -16,9 +16,20 @@ class NodeFn {
   /// True: a gradient may arrive in a wider type than the output's (casts of f32 weights).
   virtual bool takes_wider_gradients() const { return false; }
   /// `dout` entries may be undefined (zero). `din` has one entry per input; only those with
-  /// `wanted[i]` need to be set, an undefined entry means a zero gradient.
+  /// `wanted[i]` need to be set, an undefined entry means a zero gradient. On entry they are
+  /// undefined, or with takes_place(i) a place that the gradient may be written to.
   virtual void backward(std::span<const Tensor> dout, const std::vector<bool>& wanted,
                         std::span<Tensor> din) = 0;
+
+  // Gradients in place: a node that puts gradients of its outputs together in one tensor offers
+  // their places there to the nodes that compute them.
+
+  /// True: backward makes use of a place for the gradient of this input.
+  virtual bool takes_place(std::size_t /*input*/) const { return false; }
+  /// Shaped like the output, for one writer: given once and not again. Undefined: there is none.
+  virtual Tensor gradient_place(int /*output*/) { return {}; }
+  /// Not null: the one output is the one input in this shape, and so are the gradients and places.
+  virtual const Shape* only_reshapes() const { return nullptr; }
 };
 
 /// A tensor kept for the backward pass, with the version it had.
@@ -80,6 +91,8 @@ class Tape {
     std::string made_while;     // the error context of its forward pass, when gradients are checked
   };
   void add_gradient(const InputRef& ref, Tensor grad);
+  /// Where the first gradient of that value may be written, or undefined.
+  Tensor place(const InputRef& ref);
 
   std::vector<Node> nodes_;
   Tape* outer_ = nullptr;

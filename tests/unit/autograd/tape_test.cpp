@@ -9,7 +9,9 @@
 #include "autograd/checkpoint.h"
 #include "autograd/functional.h"
 #include "core/ops/activation/activation.h"
+#include "core/ops/add_rms_norm/add_rms_norm.h"
 #include "core/ops/mul/mul.h"
+#include "core/ops/rms_norm/rms_norm.h"
 #include "core/ops/top_k/top_k.h"
 #include "layers/model.h"
 #include "tests/support/errors.h"
@@ -29,6 +31,44 @@ std::vector<double> list(const Tensor& t) {
 }
 Var mul(const Var& a, const Var& b) {
   return ag::call<Mul>({.a = a, .b = b}).y;
+}
+Var silu(const Var& x) {
+  return ag::call<Activation>({.x = x}, {Act::kSilu}).y;
+}
+
+struct Misspelt {
+  template <class T>
+  struct In {
+    T x;
+  };
+  template <class T>
+  struct Out {
+    T y;
+  };
+  struct Attrs {};
+};
+
+struct Seen {
+  Tensor place, gradient;
+};
+/// The identity; writes its gradient to the place that it is given.
+class ProbeNode final : public ag::NodeFn {
+ public:
+  explicit ProbeNode(Seen& seen) : seen_(seen) {}
+  std::string name() const override { return "probe"; }
+  bool takes_place(std::size_t) const override { return true; }
+  void backward(std::span<const Tensor> dout, const std::vector<bool>&,
+                std::span<Tensor> din) override {
+    seen_ = {din[0], dout[0]};
+    din[0] = din[0].defined() ? din[0].copy_(dout[0]) : dout[0];
+  }
+
+ private:
+  Seen& seen_;
+};
+Var probe(const Var& x, Seen& seen) {
+  return ag::Tape::current()->record(std::make_unique<ProbeNode>(seen), std::span(&x, 1),
+                                     std::span(&x.value(), 1))[0];
 }
 std::vector<Var> squares(const std::vector<Var>& in) {
   return {mul(in[0], in[0])};
@@ -53,6 +93,166 @@ TEST_SUITE("unit") {
     const Var y = ag::concat({parts[1], ag::slice(x, 1, 0, 1)}, 1);
     tape.backward(y, Tensor::from<double>({1, 2, 3, 4, 5, 6}, {2, 3}));
     CHECK(x.grad().to_vector<double>() == std::vector<double>{3, 1, 2, 6, 4, 5});
+  }
+
+  TEST_CASE("gradients of the parts of a split are written in their places") {
+    const Tensor start = Tensor::from<double>({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, {2, 6});
+    for (const int i : {0, 1, 2, 3}) {
+      const bool reshaped = i % 2 == 1, last = i / 2 == 1;
+      CAPTURE(reshaped);
+      CAPTURE(last);
+      Var x = Var::leaf(start);
+      ag::Tape tape;
+      const Tensor seed = last ? Tensor::from<float>({11, 12}, {2, 1}) : Tensor();
+      Seen whole, first, second;
+      const auto parts = ag::split(probe(x, whole), 1, {2, 3, 1});
+      const auto part = [&](std::size_t i) {
+        return reshaped ? ag::reshape(ag::reshape(parts[i], {1, 2, parts[i].size(1), 1}),
+                                      {2, parts[i].size(1), 1})
+                        : parts[i];
+      };
+      const Var a = probe(part(0), first), b = probe(part(1), second);
+      const std::vector<Var> outputs = {a, b, parts[2]};
+      const Tensor da = Tensor::from<double>({1, 2, 3, 4}, {2, 2}),
+                   db = Tensor::from<double>({5, 6, 7, 8, 9, 10}, {2, 3});
+      const std::vector<Tensor> seeds = {da.view(a.shape()), db.view(b.shape()), seed};
+      tape.backward(outputs, seeds);
+      const double top = last ? 11 : 0, bottom = last ? 12 : 0;
+      CHECK(list(x.grad()) == std::vector<double>{1, 2, 5, 6, 7, top, 3, 4, 8, 9, 10, bottom});
+      REQUIRE(first.place.defined());
+      REQUIRE(second.place.defined());
+      CHECK(first.place.shape() == a.shape());
+      CHECK(first.place.shares_storage(whole.gradient));
+      CHECK(second.place.shares_storage(whole.gradient));
+      CHECK(list(first.place) == list(da));
+      CHECK(list(second.place) == list(db));
+    }
+  }
+
+  TEST_CASE("a place in a split changes no gradient, whoever uses the part") {
+    const Tensor start =
+        Tensor::from<double>({1, -2, 3, -4, 5, -6, 7, -8, 9, -10, 11, -12}, {3, 4});
+    const Var other = Tensor::from<double>({2, 3, 5, 7, 11, 13}, {3, 2});
+    using Parts = std::vector<Var>;
+    const struct {
+      std::string name;
+      Var (*loss)(const Parts& parts, const Var& other);
+    } uses[] = {
+        {"once", [](const Parts& p, const Var& o) { return mul(silu(p[0]), mul(silu(p[1]), o)); }},
+        {"one of them never", [](const Parts& p, const Var&) { return silu(p[1]); }},
+        {"twice", [](const Parts& p, const Var&) { return mul(silu(p[0]), silu(p[0])); }},
+        {"twice in one call",
+         [](const Parts& p, const Var& o) {
+           const Var weight = Tensor::full({2}, DType::kF64, 3);
+           return mul(ag::call<RmsNorm>({.x = p[1], .weight = weight, .z = p[1]}).y, o);
+         }},
+        {"by one that writes there and others that do not",
+         [](const Parts& p, const Var& o) {
+           return ag::add(ag::add(mul(p[0], o), silu(p[0])), ag::add(p[0], silu(p[1])));
+         }},
+        {"by one that writes there last",
+         [](const Parts& p, const Var& o) {
+           const Var s = silu(p[0]);
+           return ag::add(ag::add(s, mul(p[0], o)), ag::scale(p[1], 2));
+         }},
+        {"through two reshapes of a part",
+         [](const Parts& p, const Var&) {
+           return ag::reshape(ag::add(silu(ag::reshape(p[0], {6})),
+                                      silu(ag::reshape(ag::reshape(p[0], {3, 1, 2}), {6}))),
+                              {3, 2});
+         }},
+        {"through a reshape by rows, and the part itself",
+         [](const Parts& p, const Var&) {
+           return ag::add(ag::reshape(silu(ag::reshape(p[0], {3, 1, 2, 1})), {3, 2}), silu(p[0]));
+         }},
+        {"through a transposition",
+         [](const Parts& p, const Var&) {
+           return ag::transpose(silu(ag::transpose(p[1], 0, 1)), 0, 1);
+         }},
+        {"in another type",
+         [](const Parts& p, const Var&) {
+           return ag::cast(silu(ag::cast(p[0], DType::kF32)), DType::kF64);
+         }},
+        {"in a recomputed block",
+         [](const Parts& p, const Var&) {
+           const auto block = [](const Parts& in) {
+             const auto again = ag::split(silu(in[0]), 0, {1, 2});
+             return Parts{ag::concat({silu(again[1]), silu(again[0])}, 0)};
+           };
+           return mul(ag::checkpoint(block, {p[0]})[0], silu(p[1]));
+         }},
+        {"as terms with one gradient",
+         [](const Parts& p, const Var&) {
+           return ag::call<AddRmsNorm>(
+                      {.x = p[0], .residual = p[1], .weight = Tensor::full({2}, DType::kF64, 3)})
+               .y;
+         }},
+        {"before two terms with one gradient",
+         [](const Parts& p, const Var&) {
+           const auto out = ag::call<AddRmsNorm>({.x = silu(p[0]),
+                                                  .residual = silu(p[1]),
+                                                  .weight = Tensor::full({2}, DType::kF64, 3)});
+           return mul(out.y, out.sum);
+         }},
+        {"split again",
+         [](const Parts& p, const Var&) {
+           const auto halves = ag::split(p[0], 1, {1, 1});
+           return ag::concat({silu(halves[1]), silu(silu(halves[0]))}, 1);
+         }},
+    };
+    const auto gradient = [&](const auto& use, bool places) {
+      Var x = Var::leaf(start);
+      ag::Tape tape;
+      Parts parts = ag::split(ag::scale(x, 0.5), 1, {2, 2});
+      for (Var& p : parts) {  // a node in between that offers no place
+        p = places ? p : ag::scale(p, 1);
+      }
+      const Var y = use.loss(parts, other);
+      Tensor seed = Tensor::empty(y.shape(), y.dtype());
+      for (Index i = 0; i < seed.numel(); ++i) {
+        seed.data<double>()[i] = static_cast<double>(i + 1);
+      }
+      tape.backward(y, seed);
+      return list(x.grad());
+    };
+    for (const auto& use : uses) {
+      CAPTURE(use.name);
+      CHECK(gradient(use, true) == gradient(use, false));
+    }
+  }
+
+  TEST_CASE("a gradient is written to a place only where it fits") {
+    const OpInfo& op = op_info<Activation>();
+    const Activation::Attrs attrs{Act::kSilu};
+    const Tensor x = Tensor::from<float>({1, 2, 3, 4, 5, 6}, {2, 3}), dy = x.clone();
+    const Shape shape = x.shape();
+    const auto in_place = [&](const Tensor& place, DType t = DType::kF32) {
+      const std::vector<Tensor> in = {x.to(t)}, out(1), dout = {dy.to(t)}, places = {place};
+      const Tensor dx =
+          run_backward(op, in, out, dout, {true}, std::span(&shape, 1), t, &attrs, places)[0];
+      CHECK(dx.dtype() == t);
+      CHECK(dx.shape() == shape);
+      return dx.shares_storage(place);
+    };
+    const auto make = [](const Shape& s, DType t = DType::kF32) { return Tensor::zeros(s, t); };
+    CHECK(in_place(make({2, 3})));
+    CHECK(in_place(make({2, 5}).slice(1, 1, 4)));
+    CHECK(in_place(make({4, 3}).slice(0, 1, 3)));
+    CHECK_FALSE(in_place(make({3, 2}).transpose(0, 1)));
+    CHECK_FALSE(in_place(make({1, 3}).expand({2, 3})));
+    CHECK_FALSE(in_place(make({2, 6}).view({2, 3, 2}).select(2, 0)));
+    CHECK_FALSE(in_place(make({3, 2})));
+    CHECK_FALSE(in_place(make({2, 3}, DType::kF64)));
+    CHECK(in_place(make({2, 3}, DType::kF64), DType::kF64));
+    // No kernel of its own: f16 runs in f32. References write where they want.
+    CHECK_FALSE(in_place(make({2, 3}, DType::kF16), DType::kF16));
+    const UseReference reference;
+    CHECK_FALSE(in_place(make({2, 3})));
+    const auto names = [](const char* input) {
+      return bool(
+          OpBuilder<Misspelt>("test.misspelt").in("x[...]").out("y[...]").strided_grad(input));
+    };
+    CHECK(says(message([&] { names("x y"); }), "has no argument 'y'"));
   }
 
   TEST_CASE("nothing is recorded without a tape or under NoGrad") {
