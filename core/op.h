@@ -17,7 +17,9 @@
 //   };
 //   LS_OP(Scale, "scale").in("x[...]").out("y[...]").saves("").reference<ScaleRef>();
 //   // core/ops/scale/scale_cpu.cpp
-//   LS_KERNEL(Scale).forward<float>(&scale_forward<float>).backward<float>(&scale_backward<float>);
+//   LS_KERNEL(Scale).types<float, bf16>([]<class T>() {
+//     return std::pair(&scale_forward<T>, &scale_backward<T>);
+//   });
 //
 // The contract string lists arguments as name[axes]dtype?:
 //   axes   symbols bound at first sight (B, T), integers, `...` for any leading axes, or sums and
@@ -386,21 +388,22 @@ class KernelBuilder {
   using Types = OpTypes<Op>;
 
  public:
-  template <class... T>
-  KernelBuilder& forward(typename Types::Forward fn) {
-    ((detail::OpSlot<Op>::info().forward_cpu[static_cast<std::size_t>(dtype_of_v<T>)] =
-          Types::erase(fn)),
-     ...);
-    return *this;
-  }
-  template <class... T>
-  KernelBuilder& backward(typename Types::Backward fn) {
-    ((detail::OpSlot<Op>::info().backward_cpu[static_cast<std::size_t>(dtype_of_v<T>)] =
-          Types::erase(fn)),
-     ...);
+  /// For each type T, `kernels.operator()<T>()` is the pair of forward and backward.
+  template <class... T, class F>
+  KernelBuilder& types(F kernels) {
+    (attach<T>(kernels.template operator()<T>()), ...);
     return *this;
   }
   operator bool() { return true; }  // NOLINT
+
+ private:
+  template <class T>
+  void attach(std::pair<typename Types::Forward, typename Types::Backward> kernels) {
+    constexpr auto kType = static_cast<std::size_t>(dtype_of_v<T>);
+    OpInfo& info = detail::OpSlot<Op>::info();
+    info.forward_cpu[kType] = Types::erase(kernels.first);
+    info.backward_cpu[kType] = Types::erase(kernels.second);
+  }
 };
 
 /// Runs an op on plain tensors, without a tape: `call_op<Scale>({.x = x}, {.factor = 2}).y`.

@@ -196,9 +196,9 @@ struct Register {
     if (F != Fault::kNoCost) {
       builder.cost(&cost);
     }
-    KernelBuilder<Toy<F>>()
-        .template forward<float>(&Loops<F, float, true>::forward)
-        .template backward<float>(&Loops<F, float, true>::backward);
+    KernelBuilder<Toy<F>>().template types<float>([]<class T>() {
+      return std::pair(&Loops<F, T, true>::forward, &Loops<F, T, true>::backward);
+    });
     return builder;
   }
 };

@@ -67,13 +67,9 @@ void activation_backward(const Activation::In<Tensor>& in, const Activation::Out
   });
 }
 
-LS_KERNEL(Activation)
-    .forward<double>(&activation_forward<double>)
-    .backward<double>(&activation_backward<double>)
-    .forward<float>(&activation_forward<float>)
-    .backward<float>(&activation_backward<float>)
-    .forward<bf16>(&activation_forward<bf16>)
-    .backward<bf16>(&activation_backward<bf16>);
+LS_KERNEL(Activation).types<double, float, bf16>([]<class T>() {
+  return std::pair(&activation_forward<T>, &activation_backward<T>);
+});
 
 }  // namespace
 }  // namespace ls

@@ -66,13 +66,9 @@ void bias_act_backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>
   });
 }
 
-LS_KERNEL(BiasAct)
-    .forward<double>(&bias_act_forward<double>)
-    .backward<double>(&bias_act_backward<double>)
-    .forward<float>(&bias_act_forward<float>)
-    .backward<float>(&bias_act_backward<float>)
-    .forward<bf16>(&bias_act_forward<bf16>)
-    .backward<bf16>(&bias_act_backward<bf16>);
+LS_KERNEL(BiasAct).types<double, float, bf16>([]<class T>() {
+  return std::pair(&bias_act_forward<T>, &bias_act_backward<T>);
+});
 
 }  // namespace
 }  // namespace ls

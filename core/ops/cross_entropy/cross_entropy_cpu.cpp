@@ -162,13 +162,9 @@ struct CrossEntropyRows {
   }
 };
 
-LS_KERNEL(CrossEntropy)
-    .forward<double>(&CrossEntropyRows<double>::forward)
-    .backward<double>(&CrossEntropyRows<double>::backward)
-    .forward<float>(&CrossEntropyRows<float>::forward)
-    .backward<float>(&CrossEntropyRows<float>::backward)
-    .forward<bf16>(&CrossEntropyRows<bf16>::forward)
-    .backward<bf16>(&CrossEntropyRows<bf16>::backward);
+LS_KERNEL(CrossEntropy).types<double, float, bf16>([]<class T>() {
+  return std::pair(&CrossEntropyRows<T>::forward, &CrossEntropyRows<T>::backward);
+});
 
 }  // namespace
 }  // namespace ls

@@ -53,13 +53,9 @@ struct CumsumLoops {
   }
 };
 
-LS_KERNEL(Cumsum)
-    .forward<double>(&CumsumLoops<double>::forward)
-    .backward<double>(&CumsumLoops<double>::backward)
-    .forward<float>(&CumsumLoops<float>::forward)
-    .backward<float>(&CumsumLoops<float>::backward)
-    .forward<bf16>(&CumsumLoops<bf16>::forward)
-    .backward<bf16>(&CumsumLoops<bf16>::backward);
+LS_KERNEL(Cumsum).types<double, float, bf16>([]<class T>() {
+  return std::pair(&CumsumLoops<T>::forward, &CumsumLoops<T>::backward);
+});
 
 }  // namespace
 }  // namespace ls

@@ -369,13 +369,9 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
       });
 }
 
-LS_KERNEL(DeltaRule)
-    .forward<double>(&forward<double>)
-    .backward<double>(&backward<double>)
-    .forward<float>(&forward<float>)
-    .backward<float>(&backward<float>)
-    .forward<bf16>(&forward<bf16>)
-    .backward<bf16>(&backward<bf16>);
+LS_KERNEL(DeltaRule).types<double, float, bf16>([]<class T>() {
+  return std::pair(&forward<T>, &backward<T>);
+});
 
 }  // namespace
 }  // namespace ls::delta_rule

@@ -48,11 +48,9 @@ struct EmbeddingRows {
   }
 };
 
-LS_KERNEL(Embedding)
-    .forward<double>(&EmbeddingRows<double>::forward)
-    .backward<double>(&EmbeddingRows<double>::backward)
-    .forward<float>(&EmbeddingRows<float>::forward)
-    .backward<float>(&EmbeddingRows<float>::backward);
+LS_KERNEL(Embedding).types<double, float>([]<class T>() {
+  return std::pair(&EmbeddingRows<T>::forward, &EmbeddingRows<T>::backward);
+});
 
 }  // namespace
 }  // namespace ls

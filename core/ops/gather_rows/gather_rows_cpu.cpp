@@ -18,13 +18,9 @@ struct GatherRowsLoops {
   }
 };
 
-LS_KERNEL(GatherRows)
-    .forward<double>(&GatherRowsLoops<double>::forward)
-    .backward<double>(&GatherRowsLoops<double>::backward)
-    .forward<float>(&GatherRowsLoops<float>::forward)
-    .backward<float>(&GatherRowsLoops<float>::backward)
-    .forward<bf16>(&GatherRowsLoops<bf16>::forward)
-    .backward<bf16>(&GatherRowsLoops<bf16>::backward);
+LS_KERNEL(GatherRows).types<double, float, bf16>([]<class T>() {
+  return std::pair(&GatherRowsLoops<T>::forward, &GatherRowsLoops<T>::backward);
+});
 
 }  // namespace
 }  // namespace ls

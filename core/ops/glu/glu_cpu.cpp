@@ -85,13 +85,9 @@ void glu_backward(const Glu::In<Tensor>& in, const Glu::Out<Tensor>&, const Glu:
   });
 }
 
-LS_KERNEL(Glu)
-    .forward<float>(&glu_forward<float>)
-    .backward<float>(&glu_backward<float>)
-    .forward<bf16>(&glu_forward<bf16>)
-    .backward<bf16>(&glu_backward<bf16>)
-    .forward<double>(&glu_forward<double>)
-    .backward<double>(&glu_backward<double>);
+LS_KERNEL(Glu).types<double, float, bf16>([]<class T>() {
+  return std::pair(&glu_forward<T>, &glu_backward<T>);
+});
 
 }  // namespace
 }  // namespace ls

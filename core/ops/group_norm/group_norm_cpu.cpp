@@ -22,13 +22,9 @@ struct GroupNormRows {
   }
 };
 
-LS_KERNEL(GroupNorm)
-    .forward<double>(&GroupNormRows<double>::forward)
-    .backward<double>(&GroupNormRows<double>::backward)
-    .forward<float>(&GroupNormRows<float>::forward)
-    .backward<float>(&GroupNormRows<float>::backward)
-    .forward<bf16>(&GroupNormRows<bf16>::forward)
-    .backward<bf16>(&GroupNormRows<bf16>::backward);
+LS_KERNEL(GroupNorm).types<double, float, bf16>([]<class T>() {
+  return std::pair(&GroupNormRows<T>::forward, &GroupNormRows<T>::backward);
+});
 
 }  // namespace
 }  // namespace ls

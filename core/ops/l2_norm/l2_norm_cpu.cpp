@@ -83,13 +83,9 @@ struct L2NormRows {
   }
 };
 
-LS_KERNEL(L2Norm)
-    .forward<double>(&L2NormRows<double>::forward)
-    .backward<double>(&L2NormRows<double>::backward)
-    .forward<float>(&L2NormRows<float>::forward)
-    .backward<float>(&L2NormRows<float>::backward)
-    .forward<bf16>(&L2NormRows<bf16>::forward)
-    .backward<bf16>(&L2NormRows<bf16>::backward);
+LS_KERNEL(L2Norm).types<double, float, bf16>([]<class T>() {
+  return std::pair(&L2NormRows<T>::forward, &L2NormRows<T>::backward);
+});
 
 }  // namespace
 }  // namespace ls

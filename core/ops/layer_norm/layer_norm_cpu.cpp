@@ -22,13 +22,9 @@ struct LayerNormRows {
   }
 };
 
-LS_KERNEL(LayerNorm)
-    .forward<double>(&LayerNormRows<double>::forward)
-    .backward<double>(&LayerNormRows<double>::backward)
-    .forward<float>(&LayerNormRows<float>::forward)
-    .backward<float>(&LayerNormRows<float>::backward)
-    .forward<bf16>(&LayerNormRows<bf16>::forward)
-    .backward<bf16>(&LayerNormRows<bf16>::backward);
+LS_KERNEL(LayerNorm).types<double, float, bf16>([]<class T>() {
+  return std::pair(&LayerNormRows<T>::forward, &LayerNormRows<T>::backward);
+});
 
 }  // namespace
 }  // namespace ls

@@ -60,11 +60,9 @@ void linear_backward(const Linear::In<Tensor>& in, const Linear::Out<Tensor>&,
   }
 }
 
-LS_KERNEL(Linear)
-    .forward<float>(&linear_forward<float>)
-    .backward<float>(&linear_backward<float>)
-    .forward<bf16>(&linear_forward<bf16>)
-    .backward<bf16>(&linear_backward<bf16>);
+LS_KERNEL(Linear).types<float, bf16>([]<class T>() {
+  return std::pair(&linear_forward<T>, &linear_backward<T>);
+});
 
 }  // namespace
 }  // namespace ls

@@ -462,11 +462,9 @@ void backward(const Op::In<Tensor>&, const Op::Out<Tensor>& out, const Op::Out<T
   scaled(din.weight, out.dw);
 }
 
-LS_KERNEL(LinearCrossEntropy)
-    .forward<float>(&forward<float>)
-    .backward<float>(&backward)
-    .forward<bf16>(&forward<bf16>)
-    .backward<bf16>(&backward);
+LS_KERNEL(LinearCrossEntropy).types<float, bf16>([]<class T>() {
+  return std::pair(&forward<T>, &backward);
+});
 
 }  // namespace
 }  // namespace ls

@@ -106,13 +106,9 @@ void gate_backward(const MambaGate::In<Tensor>& in, const MambaGate::Out<Tensor>
   }
 }
 
-LS_KERNEL(MambaGate)
-    .forward<double>(&gate_forward<double, acc_t<double>>)
-    .backward<double>(&gate_backward<double, acc_t<double>>)
-    .forward<float>(&gate_forward<float, acc_t<float>>)
-    .backward<float>(&gate_backward<float, acc_t<float>>)
-    .forward<bf16>(&gate_forward<bf16, acc_t<bf16>>)
-    .backward<bf16>(&gate_backward<bf16, acc_t<bf16>>);
+LS_KERNEL(MambaGate).types<double, float, bf16>([]<class T>() {
+  return std::pair(&gate_forward<T, acc_t<T>>, &gate_backward<T, acc_t<T>>);
+});
 
 }  // namespace
 }  // namespace ls

@@ -97,13 +97,9 @@ void matmul_backward(const Matmul::In<Tensor>& in, const Matmul::Out<Tensor>&,
   }
 }
 
-LS_KERNEL(Matmul)
-    .forward<double>(&matmul_forward<double>)
-    .forward<float>(&matmul_forward<float>)
-    .forward<bf16>(&matmul_forward<bf16>)
-    .backward<double>(&matmul_backward<double>)
-    .backward<float>(&matmul_backward<float>)
-    .backward<bf16>(&matmul_backward<bf16>);
+LS_KERNEL(Matmul).types<double, float, bf16>([]<class T>() {
+  return std::pair(&matmul_forward<T>, &matmul_backward<T>);
+});
 
 }  // namespace
 }  // namespace ls

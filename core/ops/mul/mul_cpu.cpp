@@ -40,13 +40,9 @@ struct MulRows {
   }
 };
 
-LS_KERNEL(Mul)
-    .forward<double>(&MulRows<double>::forward)
-    .backward<double>(&MulRows<double>::backward)
-    .forward<float>(&MulRows<float>::forward)
-    .backward<float>(&MulRows<float>::backward)
-    .forward<bf16>(&MulRows<bf16>::forward)
-    .backward<bf16>(&MulRows<bf16>::backward);
+LS_KERNEL(Mul).types<double, float, bf16>([]<class T>() {
+  return std::pair(&MulRows<T>::forward, &MulRows<T>::backward);
+});
 
 }  // namespace
 }  // namespace ls

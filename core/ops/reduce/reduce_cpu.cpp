@@ -174,13 +174,9 @@ struct ReduceLoops {
   }
 };
 
-LS_KERNEL(Reduce)
-    .forward<double>(&ReduceLoops<double>::forward)
-    .backward<double>(&ReduceLoops<double>::backward)
-    .forward<float>(&ReduceLoops<float>::forward)
-    .backward<float>(&ReduceLoops<float>::backward)
-    .forward<bf16>(&ReduceLoops<bf16>::forward)
-    .backward<bf16>(&ReduceLoops<bf16>::backward);
+LS_KERNEL(Reduce).types<double, float, bf16>([]<class T>() {
+  return std::pair(&ReduceLoops<T>::forward, &ReduceLoops<T>::backward);
+});
 
 }  // namespace
 }  // namespace ls

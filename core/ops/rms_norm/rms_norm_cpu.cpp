@@ -107,13 +107,9 @@ void backward(const RmsNorm::In<Tensor>& in, const RmsNorm::Out<Tensor>& out,
   }
 }
 
-LS_KERNEL(RmsNorm)
-    .forward<float>(&forward<float>)
-    .backward<float>(&backward<float>)
-    .forward<bf16>(&forward<bf16>)
-    .backward<bf16>(&backward<bf16>)
-    .forward<double>(&forward<double>)
-    .backward<double>(&backward<double>);
+LS_KERNEL(RmsNorm).types<double, float, bf16>([]<class T>() {
+  return std::pair(&forward<T>, &backward<T>);
+});
 
 }  // namespace
 }  // namespace ls

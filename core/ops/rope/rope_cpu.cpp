@@ -76,13 +76,9 @@ void rope_backward(const Rope::In<Tensor>& in, const Rope::Out<Tensor>&,
   rotate<T>(dout.y, in.positions, in.inv_freq, din.x, a, -1);
 }
 
-LS_KERNEL(Rope)
-    .forward<double>(&rope_forward<double>)
-    .backward<double>(&rope_backward<double>)
-    .forward<float>(&rope_forward<float>)
-    .backward<float>(&rope_backward<float>)
-    .forward<bf16>(&rope_forward<bf16>)
-    .backward<bf16>(&rope_backward<bf16>);
+LS_KERNEL(Rope).types<double, float, bf16>([]<class T>() {
+  return std::pair(&rope_forward<T>, &rope_backward<T>);
+});
 
 }  // namespace
 }  // namespace ls

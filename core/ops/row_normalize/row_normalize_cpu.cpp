@@ -45,11 +45,9 @@ struct RowNormalizeRows {
   }
 };
 
-LS_KERNEL(RowNormalize)
-    .forward<double>(&RowNormalizeRows<double>::forward)
-    .backward<double>(&RowNormalizeRows<double>::backward)
-    .forward<float>(&RowNormalizeRows<float>::forward)
-    .backward<float>(&RowNormalizeRows<float>::backward);
+LS_KERNEL(RowNormalize).types<double, float>([]<class T>() {
+  return std::pair(&RowNormalizeRows<T>::forward, &RowNormalizeRows<T>::backward);
+});
 
 }  // namespace
 }  // namespace ls

@@ -18,13 +18,9 @@ struct ScatterAddRowsLoops {
   }
 };
 
-LS_KERNEL(ScatterAddRows)
-    .forward<double>(&ScatterAddRowsLoops<double>::forward)
-    .backward<double>(&ScatterAddRowsLoops<double>::backward)
-    .forward<float>(&ScatterAddRowsLoops<float>::forward)
-    .backward<float>(&ScatterAddRowsLoops<float>::backward)
-    .forward<bf16>(&ScatterAddRowsLoops<bf16>::forward)
-    .backward<bf16>(&ScatterAddRowsLoops<bf16>::backward);
+LS_KERNEL(ScatterAddRows).types<double, float, bf16>([]<class T>() {
+  return std::pair(&ScatterAddRowsLoops<T>::forward, &ScatterAddRowsLoops<T>::backward);
+});
 
 }  // namespace
 }  // namespace ls

@@ -107,13 +107,9 @@ struct SoftmaxRows {
   }
 };
 
-LS_KERNEL(Softmax)
-    .forward<double>(&SoftmaxRows<double>::forward)
-    .backward<double>(&SoftmaxRows<double>::backward)
-    .forward<float>(&SoftmaxRows<float>::forward)
-    .backward<float>(&SoftmaxRows<float>::backward)
-    .forward<bf16>(&SoftmaxRows<bf16>::forward)
-    .backward<bf16>(&SoftmaxRows<bf16>::backward);
+LS_KERNEL(Softmax).types<double, float, bf16>([]<class T>() {
+  return std::pair(&SoftmaxRows<T>::forward, &SoftmaxRows<T>::backward);
+});
 
 }  // namespace
 }  // namespace ls

@@ -55,13 +55,9 @@ struct TopKRows {
   }
 };
 
-LS_KERNEL(TopK)
-    .forward<double>(&TopKRows<double>::forward)
-    .backward<double>(&TopKRows<double>::backward)
-    .forward<float>(&TopKRows<float>::forward)
-    .backward<float>(&TopKRows<float>::backward)
-    .forward<bf16>(&TopKRows<bf16>::forward)
-    .backward<bf16>(&TopKRows<bf16>::backward);
+LS_KERNEL(TopK).types<double, float, bf16>([]<class T>() {
+  return std::pair(&TopKRows<T>::forward, &TopKRows<T>::backward);
+});
 
 }  // namespace
 }  // namespace ls
