@@ -3,8 +3,9 @@
 #include <cmath>
 
 #include "autograd/call.h"
+#include "autograd/functional.h"
 #include "core/ops/bias_act/bias_act.h"
-#include "core/ops/glu/glu.h"
+#include "core/ops/glu_linear/glu_linear.h"
 
 namespace ls::layers {
 
@@ -41,8 +42,10 @@ class Swiglu final : public ChannelMixer {
     down_ = Linear(a.scope.child("down"), hidden, a.width, Init::normal(a.init_std));
   }
   ag::Var forward(const ag::Var& x) override {
-    return down_(
-        ag::call<Glu>({.x = gate_up_(x)}, {.activation = parse_activation(activation_)}).y);
+    const ag::Var gate_up = gate_up_(x);
+    return ag::call<GluLinear>({.x = gate_up, .weight = ag::cast(down_.weight(), gate_up.dtype())},
+                               {.activation = parse_activation(activation_)})
+        .y;
   }
 
  private:

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <optional>
 
+#include <utility>
+
 #include "core/tensor.h"
 
 namespace ls {
@@ -24,6 +26,7 @@ class Rows {
     cols = t.rank() > 0 ? t.size(-1) : 1;
     count = cols > 0 ? t.numel() / cols : 0;
     stride = cols;
+    base_ = t.raw();
     if (t.is_contiguous()) {
       return;
     }
@@ -43,6 +46,7 @@ class Rows {
     }
     if (!regular || (apart && stride < cols)) {
       tensor_ = t.contiguous();
+      base_ = std::as_const(tensor_).raw();
       stride = cols;
     }
   }
@@ -55,7 +59,7 @@ class Rows {
   bool dense() const { return stride == cols; }
   template <class T>
   const T* row(Index r) const {
-    return static_cast<const T*>(tensor_.raw()) + r * stride;
+    return static_cast<const T*>(base_) + r * stride;
   }
   /// Asks for row r, if there is one, to be in cache soon: rows with gaps between them are no
   /// stream that the processor would fetch ahead by itself.
@@ -69,6 +73,7 @@ class Rows {
 
  private:
   Tensor tensor_;
+  const void* base_ = nullptr;
 };
 
 /// Memory of a slice of a contiguous tensor: pieces of `length` elements, `stride` apart.

@@ -183,8 +183,8 @@ TEST_SUITE("unit") {
                      {"norm.weight", 100}});
         INFO(m);
         CHECK(m.find("the gradient of update 2 of model m, seed 1, is not finite") == 0);
-        CHECK(m.find("the gradient of input 0 of linear is the first that is not finite, computed "
-                     "while running " +
+        CHECK(m.find("the gradient of input 0 of glu_linear is the first that is not finite, "
+                     "computed while running " +
                      block + ".channel;") != std::string::npos);
       }
       m = message({{"blocks.1.mixer.in.weight", 3e38}, {"blocks.1.mixer_norm.weight", 0}});

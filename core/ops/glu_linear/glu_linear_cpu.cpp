@@ -1,0 +1,127 @@
+// Blocks of rows, each from its gate to its product in the cache of one thread. The blocks are the
+// same for any number of threads.
+#include <algorithm>
+
+#include "core/backend/cpu/gemm.h"
+#include "core/backend/cpu/parallel_for.h"
+#include "core/backend/cpu/rows.h"
+#include "core/ops/activation/functions.h"
+#include "core/ops/glu_linear/glu_linear.h"
+#include "core/storage.h"
+
+namespace ls {
+namespace {
+
+using Op = GluLinear;
+
+struct Sizes {
+  Index rows, hidden, width;
+  Sizes(const Op::In<Tensor>& in, Index count)
+      : rows(count), hidden(in.weight.size(1)), width(in.weight.size(0)) {}
+  /// f(first row, rows) for every block, the threads' products by the library. A large W, which a
+  /// block of rows would not fill with work, takes all rows as one block: f shares out the work.
+  template <class F>
+  void for_blocks(F&& f) const {
+    constexpr Index kRows = 128, kLargestW = 1 << 15;
+    const Index blocks = hidden * width > kLargestW ? 1 : std::max<Index>(1, rows / kRows);
+    parallel_for(blocks, 1, [&](Index first, Index last) {
+      for (Index b = first; b < last; ++b) {
+        const Index begin = rows * b / blocks;
+        f(begin, rows * (b + 1) / blocks - begin);
+      }
+    });
+  }
+  Index grain() const { return std::max<Index>(1, 8192 / std::max<Index>(1, hidden)); }
+};
+
+template <class F, class T>
+void hidden_row(const T* __restrict gate, Index f, T* __restrict h) {
+  using A = acc_t<T>;
+  for (Index c = 0; c < f; ++c) {
+    h[c] = convert<T>(F::f(convert<A>(gate[c])) * convert<A>(gate[f + c]));
+  }
+}
+template <class F, class T>
+void backward_row(const T* __restrict gate, const T* __restrict dh, Index f, T* __restrict dgate,
+                  T* __restrict h) {
+  using A = acc_t<T>;
+  T* __restrict const dup = dgate + f;
+  for (Index c = 0; c < f; ++c) {
+    const A g = convert<A>(dh[c]), up = convert<A>(gate[f + c]);
+    A value, slope;
+    act::value_and_slope<F>(convert<A>(gate[c]), value, slope);
+    dgate[c] = convert<T>(g * up * slope);
+    dup[c] = convert<T>(g * value);
+    h[c] = convert<T>(value * up);
+  }
+}
+
+template <class T>
+void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  const Rows x(in.x);
+  const Tensor w = in.weight.contiguous();
+  const Sizes n(in, out.y.numel() / std::max<Index>(1, in.weight.size(0)));
+  const Index f = n.hidden, d = n.width;
+  T* const y = out.y.data<T>();
+  if (f == 0) {
+    out.y.zero_();
+    return;
+  }
+  act::dispatch(a.activation, [&]<class F>() {
+    n.for_blocks([&](Index begin, Index rows) {
+      Storage storage(rows * f * Index{sizeof(T)});
+      T* const hidden = static_cast<T*>(storage.data());
+      parallel_for(rows, n.grain(), [&](Index r0, Index r1) {
+        for (Index r = r0; r < r1; ++r) {
+          hidden_row<F>(x.row<T>(begin + r), f, hidden + r * f);
+        }
+      });
+      gemm<T>(false, true, rows, d, f, 1.0, hidden, f, std::as_const(w).template data<T>(), f, 0.0,
+              y + begin * d, d);
+    });
+  });
+}
+
+template <class T>
+void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
+              Op::In<Tensor>& din, const Op::Attrs& a) {
+  const Rows x(in.x), dy(dout.y, true);
+  const Tensor w = in.weight.contiguous();
+  const Sizes n(in, x.count);
+  const Index f = n.hidden, d = n.width;
+  Tensor hidden = Tensor::empty({n.rows, f}, in.x.dtype());
+  T* const h = hidden.data<T>();
+  T* const dx = din.x.defined() ? din.x.data<T>() : nullptr;
+  act::dispatch(a.activation, [&]<class F>() {
+    n.for_blocks([&](Index begin, Index rows) {
+      Storage storage((dx ? rows : 0) * f * Index{sizeof(T)});
+      T* const dh = static_cast<T*>(storage.data());
+      if (dx) {
+        gemm<T>(false, false, rows, f, d, 1.0, dy.row<T>(begin), dy.stride,
+                std::as_const(w).template data<T>(), f, 0.0, dh, f);
+      }
+      parallel_for(rows, n.grain(), [&](Index r0, Index r1) {
+        for (Index r = r0; r < r1; ++r) {
+          const T* const gate = x.row<T>(begin + r);
+          T* const to_h = h + (begin + r) * f;
+          if (dx) {
+            backward_row<F>(gate, dh + r * f, f, dx + (begin + r) * 2 * f, to_h);
+          } else {
+            hidden_row<F>(gate, f, to_h);
+          }
+        }
+      });
+    });
+  });
+  if (din.weight.defined()) {
+    gemm<T, acc_t<T>>(true, false, d, f, n.rows, 1.0, dy.row<T>(0), dy.stride, h, f, 0.0,
+                      din.weight.data<acc_t<T>>(), f);
+  }
+}
+
+LS_KERNEL(GluLinear).types<double, float, bf16>([]<class T>() {
+  return std::pair(&forward<T>, &backward<T>);
+});
+
+}  // namespace
+}  // namespace ls
