@@ -15,7 +15,7 @@ std::atomic<int> arrived{0};
 void take_signals_aside() {
   sigset_t signals;
   sigemptyset(&signals);
-  for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGUSR2}) {
     std::signal(signal, SIG_DFL);
     sigaddset(&signals, signal);
   }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # mpirun for one machine: scripts/mpirun.sh -n RANKS PROGRAM [ARGUMENT]...
 # Works as root and with more ranks than cores, uses no network, and leaves the program's own message
-# as the only one when a run fails. Ctrl-C, SIGTERM and SIGUSR1 go to the ranks, whose exit status this
-# script has: 130, 143 and 138 from a training run that saved. LONGSCAN_MPIRUN names another mpirun.
+# as the only one when a run fails. Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 go to the ranks, whose exit status
+# this script has: 130, 143, 138 and 140 from a training run that saved. LONGSCAN_MPIRUN names another mpirun.
 set -uo pipefail
 
 if [ $# -lt 3 ] || [ "$1" != -n ]; then
@@ -50,7 +50,7 @@ pass_on() {  # SIGNAL
   passed_on=$1
   kill -"$1" "${ranks[@]:-$!}" 2>/dev/null
 }
-for signal in INT TERM USR1; do
+for signal in INT TERM USR1 USR2; do
   trap "pass_on $signal" $signal
 done
 trap "pass_on TERM" HUP

@@ -180,7 +180,7 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
       return experiments::list_checkpoints(w.path("runs/run/m/seed0/checkpoints"));
     };
     std::size_t before = 0;
-    for (const int sig : {SIGTERM, SIGINT, SIGUSR1}) {
+    for (const int sig : {SIGTERM, SIGINT, SIGUSR1, SIGUSR2}) {
       fs::remove(w.path("runs/run/m/seed0/metrics.jsonl"));
       const Outcome out =
           w.run({"train", "run.yaml", "--resume", "--set", "steps=100000000"},
@@ -193,11 +193,10 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
       before = saved().size();
     }
     const struct {
-      const char* what;
-      std::string kill;
+      std::string what, kill;
       int status;
     } signals[] = {{"one rank", "kill -TERM $rank", 128 + SIGTERM},
-                   {"mpirun, which passes it on", "kill -USR1 $parent", 128 + SIGUSR1},
+                   {"mpirun, which passes it on", "kill -USR2 $parent", 128 + SIGUSR2},
                    {"mpirun, which ends the ranks soon", "kill -TERM $parent", 1}};
     for (const auto& [what, kill, status] : signals) {
       const Outcome out = w.shell(kStart + kill + "\nwait $job");
