@@ -1,7 +1,7 @@
 #include "core/backend/cpu/parallel_for.h"
 #include "core/backend/cpu/rows.h"
-#include "core/ops/activation/functions.h"
 #include "core/ops/glu/glu.h"
+#include "core/ops/glu/rows_cpu.h"
 
 namespace ls {
 namespace {
@@ -18,7 +18,6 @@ constexpr Index kAhead = 2;
 
 template <class T>
 void glu_forward(const Glu::In<Tensor>& in, Glu::Out<Tensor>& out, const Glu::Attrs& a) {
-  using A = acc_t<T>;
   const Halves h(in);
   const Index f = h.gate.cols;
   T* y = out.y.data<T>();
@@ -28,12 +27,7 @@ void glu_forward(const Glu::In<Tensor>& in, Glu::Out<Tensor>& out, const Glu::At
                    for (Index r = r0; r < r1; ++r) {
                      h.gate.prefetch<T>(r + kAhead);
                      h.up.prefetch<T>(r + kAhead);
-                     const T* __restrict g = h.gate.row<T>(r);
-                     const T* __restrict u = h.up.row<T>(r);
-                     T* __restrict yp = y + r * f;
-                     for (Index c = 0; c < f; ++c) {
-                       yp[c] = convert<T>(F::f(convert<A>(g[c])) * convert<A>(u[c]));
-                     }
+                     glu::forward_row<F>(h.gate.row<T>(r), h.up.row<T>(r), f, y + r * f);
                    }
                  });
   });
@@ -42,7 +36,6 @@ void glu_forward(const Glu::In<Tensor>& in, Glu::Out<Tensor>& out, const Glu::At
 template <class T>
 void glu_backward(const Glu::In<Tensor>& in, const Glu::Out<Tensor>&, const Glu::Out<Tensor>& dout,
                   Glu::In<Tensor>& din, const Glu::Attrs& a) {
-  using A = acc_t<T>;
   const Halves h(in);
   const Rows dy(dout.y);
   const Index f = h.gate.cols;
@@ -68,18 +61,9 @@ void glu_backward(const Glu::In<Tensor>& in, const Glu::Out<Tensor>&, const Glu:
                      h.gate.prefetch<T>(r + kAhead);
                      h.up.prefetch<T>(r + kAhead);
                      dy.prefetch<T>(r + kAhead);
-                     const T* __restrict g = h.gate.row<T>(r);
-                     const T* __restrict u = h.up.row<T>(r);
-                     const T* __restrict d = dy.row<T>(r);
-                     T* __restrict dg = dgate + r * stride;
-                     T* __restrict du = dup + r * stride;
-                     for (Index c = 0; c < f; ++c) {
-                       const A dy_c = convert<A>(d[c]);
-                       A value, slope;
-                       act::value_and_slope<F>(convert<A>(g[c]), value, slope);
-                       dg[c] = convert<T>(dy_c * convert<A>(u[c]) * slope);
-                       du[c] = convert<T>(dy_c * value);
-                     }
+                     glu::backward_row<F, false>(h.gate.row<T>(r), h.up.row<T>(r), dy.row<T>(r), f,
+                                                 dgate + r * stride, dup + r * stride,
+                                                 static_cast<T*>(nullptr));
                    }
                  });
   });

@@ -5,7 +5,7 @@
 #include "core/backend/cpu/gemm.h"
 #include "core/backend/cpu/parallel_for.h"
 #include "core/backend/cpu/rows.h"
-#include "core/ops/activation/functions.h"
+#include "core/ops/glu/rows_cpu.h"
 #include "core/ops/glu_linear/glu_linear.h"
 #include "core/storage.h"
 
@@ -34,28 +34,6 @@ struct Sizes {
   Index grain() const { return std::max<Index>(1, 8192 / std::max<Index>(1, hidden)); }
 };
 
-template <class F, class T>
-void hidden_row(const T* __restrict gate, Index f, T* __restrict h) {
-  using A = acc_t<T>;
-  for (Index c = 0; c < f; ++c) {
-    h[c] = convert<T>(F::f(convert<A>(gate[c])) * convert<A>(gate[f + c]));
-  }
-}
-template <class F, class T>
-void backward_row(const T* __restrict gate, const T* __restrict dh, Index f, T* __restrict dgate,
-                  T* __restrict h) {
-  using A = acc_t<T>;
-  T* __restrict const dup = dgate + f;
-  for (Index c = 0; c < f; ++c) {
-    const A g = convert<A>(dh[c]), up = convert<A>(gate[f + c]);
-    A value, slope;
-    act::value_and_slope<F>(convert<A>(gate[c]), value, slope);
-    dgate[c] = convert<T>(g * up * slope);
-    dup[c] = convert<T>(g * value);
-    h[c] = convert<T>(value * up);
-  }
-}
-
 template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
   const Rows x(in.x);
@@ -73,7 +51,8 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
       T* const hidden = static_cast<T*>(storage.data());
       parallel_for(rows, n.grain(), [&](Index r0, Index r1) {
         for (Index r = r0; r < r1; ++r) {
-          hidden_row<F>(x.row<T>(begin + r), f, hidden + r * f);
+          const T* const gate = x.row<T>(begin + r);
+          glu::forward_row<F>(gate, gate + f, f, hidden + r * f);
         }
       });
       gemm<T>(false, true, rows, d, f, 1.0, hidden, f, std::as_const(w).template data<T>(), f, 0.0,
@@ -105,9 +84,10 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
           const T* const gate = x.row<T>(begin + r);
           T* const to_h = h + (begin + r) * f;
           if (dx) {
-            backward_row<F>(gate, dh + r * f, f, dx + (begin + r) * 2 * f, to_h);
+            T* const to = dx + (begin + r) * 2 * f;
+            glu::backward_row<F, true>(gate, gate + f, dh + r * f, f, to, to + f, to_h);
           } else {
-            hidden_row<F>(gate, f, to_h);
+            glu::forward_row<F>(gate, gate + f, f, to_h);
           }
         }
       });
