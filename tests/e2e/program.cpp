@@ -136,7 +136,7 @@ Outcome Workplace::start(const std::vector<std::string>& command, const Options&
       sent = true;
     }
     if (elapsed.count() > o.time_limit_s && !hung) {
-      kill(pid, SIGKILL);
+      kill(-pid, SIGKILL);  // what a script started, too
       hung = true;
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
