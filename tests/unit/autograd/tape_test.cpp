@@ -248,11 +248,21 @@ TEST_SUITE("unit") {
     CHECK_FALSE(in_place(make({2, 3}, DType::kF16), DType::kF16));
     const UseReference reference;
     CHECK_FALSE(in_place(make({2, 3})));
-    const auto names = [](const char* input) {
-      return bool(
-          OpBuilder<Misspelt>("test.misspelt").in("x[...]").out("y[...]").strided_grad(input));
+  }
+
+  TEST_CASE("ops: a trait that names no argument is an error") {
+    const auto declare = [](auto&& add) {
+      OpBuilder<Misspelt> op("test.misspelt");
+      op.in("x[...]").out("y[...]");
+      add(op);
+      return bool(op);
     };
-    CHECK(says(message([&] { names("x y"); }), "has no argument 'y'"));
+    const auto refused = [&](auto&& add) { return says(message([&] { declare(add); }), "'z'"); };
+    CHECK(refused([](auto& op) { op.strided_grad("x z"); }));
+    CHECK(refused([](auto& op) { op.same_gradient("x", "z"); }));
+    CHECK(refused([](auto& op) { op.saves("x z"); }));
+    CHECK(refused([](auto& op) { op.no_grad("z"); }));
+    CHECK(refused([](auto& op) { op.grad_acc("z"); }));
   }
 
   TEST_CASE("nothing is recorded without a tape or under NoGrad") {
