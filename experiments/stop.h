@@ -7,7 +7,8 @@
 namespace ls::experiments {
 
 /// SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 no longer interrupt this thread or those that it starts.
-/// Until install_stop_signals they end the process as ever. Call it once, before there are other threads.
+/// Until install_stop_signals they end the process as ever. Call it once, before there are other
+/// threads.
 void take_signals_aside();
 /// From now on the first of them asks a run to save and leave; a second one ends the process at
 /// once.

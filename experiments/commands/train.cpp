@@ -53,13 +53,11 @@ int train(const Options& o, parallel::RankEnv& env) {
 
 constexpr const char* kSignals =
     "Signals:\n"
-    "  SIGINT (Ctrl-C), SIGTERM, SIGUSR1 and SIGUSR2 save and leave with status 130, 143, 138 and\n"
-    "  140, on one rank or several, whichever rank gets the signal; a second one ends at once. "
-    "Open\n"
-    "  MPI's mpirun kills the ranks a second after it passes SIGINT or SIGTERM on, and returns 1\n"
-    "  whatever they do: start with scripts/mpirun.sh, which signals the ranks alone, or send "
-    "mpirun\n"
-    "  a SIGUSR2 (it may drop SIGUSR1).";
+    "  SIGINT (Ctrl-C), SIGTERM, SIGUSR1 and SIGUSR2 save and leave with status 130, 143, 138\n"
+    "  and 140, on one rank or several, whichever rank gets the signal; a second one ends at\n"
+    "  once. Open MPI's mpirun kills the ranks a second after it passes SIGINT or SIGTERM on,\n"
+    "  and returns 1 whatever they do: start with scripts/mpirun.sh, which signals the ranks\n"
+    "  alone, or send mpirun a SIGUSR2 (it may drop SIGUSR1).";
 
 Action setup(CLI::App& app) {
   app.footer(kSignals);

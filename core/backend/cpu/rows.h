@@ -2,7 +2,6 @@
 // Tensors seen as rows of their last axis, for kernels that work row by row.
 #include <algorithm>
 #include <optional>
-
 #include <utility>
 
 #include "core/tensor.h"

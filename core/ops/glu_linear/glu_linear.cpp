@@ -1,6 +1,6 @@
 #include "core/ops/glu_linear/glu_linear.h"
 
-#include <vector>
+#include <algorithm>
 
 #include "core/ops/activation/functions.h"
 
@@ -63,7 +63,7 @@ struct Reference {
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   const auto weights = static_cast<double>(in.weight.numel());
   const auto hidden = static_cast<double>(in.x.numel()) / 2,
-             size = double(dtype_size(in.x.dtype()));
+             size = static_cast<double>(dtype_size(in.x.dtype()));
   const double out = hidden / static_cast<double>(std::max<Index>(1, in.weight.size(1))) *
                      static_cast<double>(in.weight.size(0));
   return {.bytes = (2 * hidden + weights + out) * size,

@@ -18,8 +18,9 @@ struct Sizes {
   Index rows, hidden, width;
   Sizes(const Op::In<Tensor>& in, Index count)
       : rows(count), hidden(in.weight.size(1)), width(in.weight.size(0)) {}
-  /// f(first row, rows) for every block, the threads' products by the library. A large W, which a
-  /// block of rows would not fill with work, takes all rows as one block: f shares out the work.
+  /// f(first row, number of rows) for every block, the blocks shared out over the threads. With a
+  /// large W, read again for every block, all rows are one block, and f's own loops and products
+  /// are shared out instead.
   template <class F>
   void for_blocks(F&& f) const {
     constexpr Index kRows = 128, kLargestW = 1 << 15;

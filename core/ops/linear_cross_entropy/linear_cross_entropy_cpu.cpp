@@ -201,9 +201,9 @@ struct Tops {
 /// it meets only its rows of W and dW and its logits. It goes from logits to E and the piece's part
 /// of dx while they are in its cache; the sums over all pieces known, dW follows. E of a piece is
 /// taken from its own largest logit.
-class Pieces {
+class ByClasses {
  public:
-  Pieces(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
+  ByClasses(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
       : call_(in, out),
         n_(call_.tokens),
         d_(call_.width),
@@ -383,7 +383,7 @@ void forward_dense(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Att
   if constexpr (std::is_same_v<T, float>) {
     constexpr Index kMany = 1024;  // classes
     if (in.weight.size(0) >= kMany) {
-      Pieces(in, out, a).run(out);
+      ByClasses(in, out, a).run(out);
       return;
     }
   }
