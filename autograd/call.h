@@ -1,8 +1,8 @@
 #pragma once
 // Calls a registered op and records it:
-//   auto [o, sT] = ag::call<DecayedLinear>({.q = q, .k = k, .v = v}, {.scale = 0.5});
+//   auto [o, sT] = ag::call<ops::DecayedLinear>({.q = q, .k = k, .v = v}, {.scale = 0.5});
 #include "autograd/var.h"
-#include "core/op.h"
+#include "core/op/op.h"
 
 namespace ls::ag {
 

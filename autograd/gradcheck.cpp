@@ -6,7 +6,7 @@
 
 #include "autograd/call.h"
 #include "autograd/tape.h"
-#include "core/rng.h"
+#include "core/base/rng.h"
 
 namespace ls::ag {
 namespace {

@@ -3,8 +3,8 @@
 #include <atomic>
 #include <cmath>
 
-#include "core/dispatch.h"
-#include "core/profile.h"
+#include "core/base/profile.h"
+#include "core/tensor/dispatch.h"
 
 namespace ls::ag {
 namespace {

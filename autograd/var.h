@@ -2,7 +2,7 @@
 // Var: a tensor on the tape. Handles share one value; leaves carry the gradient.
 #include <memory>
 
-#include "core/tensor.h"
+#include "core/tensor/tensor.h"
 
 namespace ls::ag {
 

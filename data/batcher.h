@@ -2,7 +2,7 @@
 // Batches as contiguous tensors, and the rows of them that belong to one rank.
 #include <vector>
 
-#include "core/tensor.h"
+#include "core/tensor/tensor.h"
 #include "data/sampler.h"
 #include "data/task.h"
 

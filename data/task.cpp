@@ -1,6 +1,6 @@
 #include "data/task.h"
 
-#include "core/error.h"
+#include "core/base/error.h"
 
 namespace ls::data {
 

@@ -19,10 +19,10 @@
 #include <string_view>
 #include <vector>
 
+#include "core/base/rng.h"
+#include "core/base/types.h"
 #include "core/config/component.h"
-#include "core/rng.h"
-#include "core/tensor.h"
-#include "core/types.h"
+#include "core/tensor/tensor.h"
 
 namespace ls::data {
 

@@ -9,9 +9,9 @@
 #include <map>
 #include <utility>
 
+#include "core/base/rng.h"
 #include "core/io/files.h"
 #include "core/io/h5.h"
-#include "core/rng.h"
 
 namespace ls::experiments {
 namespace {

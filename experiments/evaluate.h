@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "core/comm.h"
+#include "core/comm/comm.h"
 #include "data/task.h"
 #include "experiments/run_config.h"
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/ops/scan/chunks.h"
+#include "core/ops/common/chunks.h"
 
 namespace ls::experiments {
 
@@ -21,13 +21,13 @@ std::string form_used(const layers::FamilyInfo& family, std::span<const ag::Var>
   if (family.boundary == layers::Boundary::kStart) {
     return "blocks";
   }
-  if (!family.has_chunk || scan::is_recurrent(attrs, longest)) {
+  if (!family.has_chunk || ops::common::is_recurrent(attrs, longest)) {
     return "recurrent";
   }
   if (attrs.form == Form::kParallel && family.has_parallel) {
     return "parallel";
   }
-  return "chunk of " + std::to_string(scan::chunk_of(attrs, longest));
+  return "chunk of " + std::to_string(ops::common::chunk_of(attrs, longest));
 }
 
 std::vector<ag::Var> FormRecorder::run(const layers::FamilyInfo& family,

@@ -4,10 +4,10 @@
 #include <cstdio>
 #include <exception>
 
-#include "core/backend/cpu/parallel_for.h"
+#include "core/base/log.h"
+#include "core/base/parallel_for.h"
+#include "core/base/registry.h"
 #include "core/io/files.h"
-#include "core/log.h"
-#include "core/registry.h"
 #include "experiments/commands/command.h"
 #include "experiments/provenance.h"
 #include "experiments/stop.h"

@@ -3,7 +3,7 @@
 #include <chrono>
 #include <string>
 
-#include "core/types.h"
+#include "core/base/types.h"
 
 namespace ls::experiments {
 

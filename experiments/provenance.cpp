@@ -8,7 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "core/backend/cpu/parallel_for.h"
+#include "core/base/parallel_for.h"
 #include "core/config/yaml.h"
 #include "core/io/h5.h"
 #include "longscan_build_info.h"

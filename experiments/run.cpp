@@ -18,8 +18,8 @@
 #include <system_error>
 
 #include "autograd/tape.h"
+#include "core/base/log.h"
 #include "core/io/files.h"
-#include "core/log.h"
 #include "parallel/grad_sync.h"
 
 namespace ls::experiments {

@@ -2,7 +2,7 @@
 // Choosing the next token from logits.
 #include <span>
 
-#include "core/rng.h"
+#include "core/base/rng.h"
 
 namespace ls::experiments {
 

@@ -2,7 +2,7 @@
 // Signals that ask a run to stop. A thread of their own takes them: the kernels of oneDNN 2.6 move
 // the stack pointer into the heap, where a handler on a computing thread would overwrite what lies
 // there.
-#include "core/comm.h"
+#include "core/comm/comm.h"
 
 namespace ls::experiments {
 

@@ -10,9 +10,9 @@
 
 #include "autograd/call.h"
 #include "autograd/tape.h"
+#include "core/base/log.h"
+#include "core/base/profile.h"
 #include "core/io/files.h"
-#include "core/log.h"
-#include "core/profile.h"
 #include "experiments/forms.h"
 #include "experiments/provenance.h"
 #include "experiments/stop.h"

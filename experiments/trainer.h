@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "core/comm.h"
+#include "core/comm/comm.h"
 #include "data/batcher.h"
 #include "data/prefetch.h"
 #include "experiments/checkpoint.h"

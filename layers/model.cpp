@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "autograd/call.h"
-#include "autograd/checkpoint.h"
 #include "autograd/functional.h"
+#include "autograd/recompute.h"
 #include "autograd/tape.h"
 #include "core/ops/embedding/embedding.h"
 #include "core/ops/linear/linear.h"
@@ -102,7 +102,7 @@ ag::Var Model::hidden(const ModelInput& input, SeqContext& seq) {
   if (io_.vocab_in > 0) {
     LS_CHECK(input.tokens.defined(), kShape, "this model takes tokens");
     stream.residual = ag::cast(
-        ag::call<Embedding>({.weight = embedding_, .ids = ag::Var(input.tokens)}).y, dtype_);
+        ag::call<ops::Embedding>({.weight = embedding_, .ids = ag::Var(input.tokens)}).y, dtype_);
   } else {
     LS_CHECK(input.vectors.defined(), kShape, "this model takes vectors");
     stream.residual = input_(ag::Var(input.vectors.to(dtype_)));
@@ -137,12 +137,12 @@ ag::Var Model::hidden(const ModelInput& input, SeqContext& seq) {
 }
 
 ag::Var Model::logits(const ag::Var& hidden) {
-  return ag::call<ls::Linear>({.x = hidden, .weight = head_weight()}).y;
+  return ag::call<ops::Linear>({.x = hidden, .weight = head_weight()}).y;
 }
 
 Model::Loss Model::loss(const ag::Var& hidden, const Tensor& labels) {
   const Index b = hidden.size(0), t = hidden.size(1);
-  const auto out = ag::call<LinearCrossEntropy>(
+  const auto out = ag::call<ops::LinearCrossEntropy>(
       {.x = ag::reshape(hidden, {b * t, hidden.size(2)}),
        .weight = head_weight(),
        .targets = ag::Var(labels.reshape({b * t}))},

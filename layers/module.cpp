@@ -5,12 +5,12 @@
 
 #include "autograd/call.h"
 #include "autograd/functional.h"
-#include "core/backend/cpu/parallel_for.h"
-#include "core/dispatch.h"
+#include "core/base/parallel_for.h"
 #include "core/ops/add_rms_norm/add_rms_norm.h"
 #include "core/ops/layer_norm/layer_norm.h"
 #include "core/ops/linear/linear.h"
 #include "core/ops/rms_norm/rms_norm.h"
+#include "core/tensor/dispatch.h"
 
 namespace ls::layers {
 
@@ -100,7 +100,7 @@ Linear::Linear(const Scope& scope, Index in, Index out, const Init& init, bool b
 }
 
 ag::Var Linear::operator()(const ag::Var& x) const {
-  return ag::call<ls::Linear>({.x = x, .weight = ag::cast(weight_, x.dtype()), .bias = bias_}).y;
+  return ag::call<ops::Linear>({.x = x, .weight = ag::cast(weight_, x.dtype()), .bias = bias_}).y;
 }
 
 Norm::Norm(const Scope& scope, const std::string& kind, Index width, double eps)
@@ -114,9 +114,9 @@ Norm::Norm(const Scope& scope, const std::string& kind, Index width, double eps)
 
 ag::Var Norm::operator()(const ag::Var& x) const {
   if (layer_norm_) {
-    return ag::call<LayerNorm>({.x = x, .weight = weight_, .bias = bias_}, {.eps = eps_}).y;
+    return ag::call<ops::LayerNorm>({.x = x, .weight = weight_, .bias = bias_}, {.eps = eps_}).y;
   }
-  return ag::call<RmsNorm>({.x = x, .weight = weight_}, {.eps = eps_}).y;
+  return ag::call<ops::RmsNorm>({.x = x, .weight = weight_}, {.eps = eps_}).y;
 }
 
 Norm::Added Norm::add(const ag::Var& residual, const ag::Var& x) const {
@@ -125,7 +125,7 @@ Norm::Added Norm::add(const ag::Var& residual, const ag::Var& x) const {
     return {sum, (*this)(sum)};
   }
   const auto out =
-      ag::call<AddRmsNorm>({.x = x, .residual = residual, .weight = weight_}, {.eps = eps_});
+      ag::call<ops::AddRmsNorm>({.x = x, .residual = residual, .weight = weight_}, {.eps = eps_});
   return {out.sum, out.y};
 }
 

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "autograd/parameter.h"
-#include "core/rng.h"
+#include "core/base/rng.h"
 
 namespace ls::layers {
 

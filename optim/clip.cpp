@@ -4,8 +4,8 @@
 #include <cmath>
 #include <vector>
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/dispatch.h"
+#include "core/base/parallel_for.h"
+#include "core/tensor/dispatch.h"
 
 namespace ls::optim {
 namespace {

@@ -1,7 +1,7 @@
 #pragma once
 #include <span>
 
-#include "core/tensor.h"
+#include "core/tensor/tensor.h"
 
 namespace ls::optim {
 

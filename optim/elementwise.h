@@ -1,7 +1,7 @@
 #pragma once
 // Loops of elementwise rules over the pool, for f32 and f64.
-#include "core/backend/cpu/parallel_for.h"
-#include "core/error.h"
+#include "core/base/error.h"
+#include "core/base/parallel_for.h"
 #include "optim/optimizer.h"
 
 namespace ls::optim {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/config/component.h"
-#include "core/tensor.h"
+#include "core/tensor/tensor.h"
 
 namespace ls::optim {
 

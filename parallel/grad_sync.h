@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/comm.h"
+#include "core/comm/comm.h"
 
 namespace ls::parallel {
 

@@ -5,7 +5,7 @@
 #include <mutex>
 #include <source_location>
 
-#include "core/comm.h"
+#include "core/comm/comm.h"
 
 namespace ls::parallel {
 

@@ -15,8 +15,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/error.h"
+#include "core/base/error.h"
+#include "core/base/parallel_for.h"
 #include "parallel/mpi_comm.h"
 #include "parallel/rank_board.h"
 

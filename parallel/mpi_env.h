@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "core/comm.h"
+#include "core/comm/comm.h"
 
 namespace ls::parallel {
 

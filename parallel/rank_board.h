@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "core/comm.h"
+#include "core/comm/comm.h"
 
 namespace ls::parallel {
 

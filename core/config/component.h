@@ -31,9 +31,9 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/error.h"
+#include "core/base/registry.h"
 #include "core/config/fields.h"
-#include "core/error.h"
-#include "core/registry.h"
 
 namespace ls {
 

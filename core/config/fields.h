@@ -49,7 +49,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "core/types.h"
+#include "core/base/types.h"
 
 namespace ls {
 

@@ -2,8 +2,8 @@
 
 #include <charconv>
 
+#include "core/base/error.h"
 #include "core/config/fields.h"
-#include "core/error.h"
 
 namespace ls {
 namespace {

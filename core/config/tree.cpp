@@ -6,9 +6,9 @@
 #include <cstdio>
 #include <cstring>
 
+#include "core/base/error.h"
 #include "core/config/node.h"
 #include "core/config/yaml.h"
-#include "core/error.h"
 
 namespace ls {
 namespace {

@@ -8,8 +8,8 @@
 #include <map>
 #include <sstream>
 
+#include "core/base/error.h"
 #include "core/config/node.h"
-#include "core/error.h"
 
 namespace ls {
 namespace {

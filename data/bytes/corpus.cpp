@@ -12,8 +12,8 @@
 #include <filesystem>
 #include <limits>
 
-#include "core/error.h"
-#include "core/log.h"
+#include "core/base/error.h"
+#include "core/base/log.h"
 
 namespace ls::data {
 namespace {

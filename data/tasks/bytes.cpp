@@ -3,7 +3,7 @@
 // across the end of a document.
 #include <algorithm>
 
-#include "core/error.h"
+#include "core/base/error.h"
 #include "data/bytes/corpus.h"
 #include "data/length_plan.h"
 #include "data/task.h"

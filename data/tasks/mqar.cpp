@@ -22,7 +22,7 @@
 #include <numeric>
 #include <optional>
 
-#include "core/error.h"
+#include "core/base/error.h"
 #include "data/task.h"
 
 namespace ls::data {

@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "core/profile.h"
+#include "core/base/profile.h"
 #include "experiments/commands/command.h"
 #include "experiments/run.h"
 #include "experiments/table.h"

@@ -1,8 +1,8 @@
 #include <fmt/core.h>
 
 #include "experiments/commands/command.h"
+#include "experiments/golden/golden.h"
 #include "experiments/table.h"
-#include "layers/golden.h"
 
 namespace ls::experiments {
 namespace {

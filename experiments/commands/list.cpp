@@ -25,7 +25,7 @@ std::string ops() {
   Table table({"op", "inputs", "outputs", "what"});
   for (const std::string& name : op_registry().names()) {
     const OpInfo& op = *op_registry().at(name);
-    table.add({name, op.contract_in, op.contract_out, op.summary});
+    table.add({name, op.contract_in, op.contract_out, op.help});
   }
   return table.str();
 }

@@ -43,8 +43,9 @@ class Swiglu final : public ChannelMixer {
   }
   ag::Var forward(const ag::Var& x) override {
     const ag::Var gate_up = gate_up_(x);
-    return ag::call<GluLinear>({.x = gate_up, .weight = ag::cast(down_.weight(), gate_up.dtype())},
-                               {.activation = parse_activation(activation_)})
+    return ag::call<ops::GluLinear>(
+               {.x = gate_up, .weight = ag::cast(down_.weight(), gate_up.dtype())},
+               {.activation = parse_enum<ops::Act>(activation_)})
         .y;
   }
 
@@ -82,8 +83,8 @@ class Mlp final : public ChannelMixer {
     down_ = Linear(a.scope.child("down"), hidden, a.width, Init::normal(a.init_std), c.bias);
   }
   ag::Var forward(const ag::Var& x) override {
-    return down_(ag::call<BiasAct>({.x = up_(x), .bias = bias_},
-                                   {.activation = parse_activation(activation_)})
+    return down_(ag::call<ops::BiasAct>({.x = up_(x), .bias = bias_},
+                                        {.activation = parse_enum<ops::Act>(activation_)})
                      .y);
   }
 

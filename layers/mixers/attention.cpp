@@ -38,25 +38,25 @@ ag::Var Attention::forward(const ag::Var& x, SeqContext& seq) {
   ag::Var k = ag::reshape(parts[1], {b, t, kv_heads_, dim_});
   const ag::Var v = ag::reshape(parts[2], {b, t, kv_heads_, dim_});
   if (config_.qk_norm) {
-    q = ag::call<RmsNorm>({.x = q, .weight = q_norm_}, {.eps = eps_}).y;
-    k = ag::call<RmsNorm>({.x = k, .weight = k_norm_}, {.eps = eps_}).y;
+    q = ag::call<ops::RmsNorm>({.x = q, .weight = q_norm_}, {.eps = eps_}).y;
+    k = ag::call<ops::RmsNorm>({.x = k, .weight = k_norm_}, {.eps = eps_}).y;
   }
   if (config_.position == "rope") {
-    const Rope::Attrs rope{.theta = config_.rope_theta};
+    const ops::Rope::Attrs rope{.theta = config_.rope_theta};
     const ag::Var positions(seq.positions());
-    q = ag::call<Rope>({.x = q, .positions = positions}, rope).y;
-    k = ag::call<Rope>({.x = k, .positions = positions}, rope).y;
+    q = ag::call<ops::Rope>({.x = q, .positions = positions}, rope).y;
+    k = ag::call<ops::Rope>({.x = k, .positions = positions}, rope).y;
   }
-  ls::Attention::Attrs attrs;
+  ops::Attention::Attrs attrs;
   attrs.scale = 1.0 / std::sqrt(static_cast<double>(dim_));
   attrs.causal = true;
   attrs.window = config_.window.value_or(0);
-  const ag::Var o = seq.scan<ls::Attention>("kv", {.q = q, .k = k, .v = v}, attrs).o;
+  const ag::Var o = seq.scan<ops::Attention>("kv", {.q = q, .k = k, .v = v}, attrs).o;
   return out_(ag::reshape(o, {b, t, heads_ * dim_}));
 }
 
-LS_MIXER(
-    "attention", Attention,
+LS_REGISTER(
+    TokenMixer, Attention, "attention",
     "softmax attention: o = softmax(q k^T / sqrt(Dh)) v, grouped queries, window, QK norm (Vaswani "
     "2017); defaults of Llama (rotary base 10000, no biases), heads of 64 and first weights of "
     "GPT-2");

@@ -54,19 +54,19 @@ class DeltaNet final : public TokenMixer {
       gate = halves[1];
     }
     const auto parts = ag::split(conv_(qkv, seq, "conv"), 2, {h * dk, h * dk, h * dv});
-    ag::Var beta = ag::call<Activation>({.x = beta_(x)}, {.activation = Act::kSigmoid}).y;
+    ag::Var beta = ag::call<ops::Activation>({.x = beta_(x)}, {.activation = ops::Act::kSigmoid}).y;
     if (c_.eigenvalues == "[-1,1]") {
       beta = ag::scale(beta, 2.0);
     }
-    DeltaRule::Attrs attrs;
+    ops::DeltaRule::Attrs attrs;
     attrs.scale = 1.0 / std::sqrt(static_cast<double>(dk));
     attrs.qk_l2norm = true;
-    const ag::Var o = seq.scan<DeltaRule>("scan",
-                                          {.q = ag::reshape(parts[0], {b, t, h, dk}),
-                                           .k = ag::reshape(parts[1], {b, t, h, dk}),
-                                           .v = ag::reshape(parts[2], {b, t, h, dv}),
-                                           .beta = beta},
-                                          attrs)
+    const ag::Var o = seq.scan<ops::DeltaRule>("scan",
+                                               {.q = ag::reshape(parts[0], {b, t, h, dk}),
+                                                .k = ag::reshape(parts[1], {b, t, h, dk}),
+                                                .v = ag::reshape(parts[2], {b, t, h, dv}),
+                                                .beta = beta},
+                                               attrs)
                           .o;
     return out_(o, gate);
   }
@@ -78,9 +78,9 @@ class DeltaNet final : public TokenMixer {
   ShortConvLayer conv_;
   HeadOutput out_;
 };
-LS_MIXER("deltanet", DeltaNet,
-         "delta rule: S = (I - beta k k^T) S + beta k v^T (Schlag 2021, Yang 2024); defaults of "
-         "flash-linear-attention");
+LS_REGISTER(TokenMixer, DeltaNet, "deltanet",
+            "delta rule: S = (I - beta k k^T) S + beta k v^T (Schlag 2021, Yang 2024); defaults of "
+            "flash-linear-attention");
 
 }  // namespace
 }  // namespace ls::layers

@@ -89,21 +89,22 @@ class GatedDeltaNet final : public TokenMixer {
       gate = halves[1];
     }
     const auto parts = ag::split(conv_(qkv, seq, "conv"), 2, {h_ * dk_, h_ * dk_, hv_ * dv_});
-    ag::Var beta = ag::call<Activation>({.x = beta_(x)}, {.activation = Act::kSigmoid}).y;
+    ag::Var beta = ag::call<ops::Activation>({.x = beta_(x)}, {.activation = ops::Act::kSigmoid}).y;
     if (c_.eigenvalues == "[-1,1]") {
       beta = ag::scale(beta, 2.0);
     }
-    const ag::Var g = ag::call<MambaGate>({.x = alpha_(x), .a_log = a_log_, .dt_bias = dt_bias_}).g;
-    DeltaRule::Attrs attrs;
+    const ag::Var g =
+        ag::call<ops::MambaGate>({.x = alpha_(x), .a_log = a_log_, .dt_bias = dt_bias_}).g;
+    ops::DeltaRule::Attrs attrs;
     attrs.scale = 1.0 / std::sqrt(static_cast<double>(dk_));
     attrs.qk_l2norm = true;
-    const ag::Var o = seq.scan<DeltaRule>("scan",
-                                          {.q = ag::reshape(parts[0], {b, t, h_, dk_}),
-                                           .k = ag::reshape(parts[1], {b, t, h_, dk_}),
-                                           .v = ag::reshape(parts[2], {b, t, hv_, dv_}),
-                                           .beta = beta,
-                                           .g = g},
-                                          attrs)
+    const ag::Var o = seq.scan<ops::DeltaRule>("scan",
+                                               {.q = ag::reshape(parts[0], {b, t, h_, dk_}),
+                                                .k = ag::reshape(parts[1], {b, t, h_, dk_}),
+                                                .v = ag::reshape(parts[2], {b, t, hv_, dv_}),
+                                                .beta = beta,
+                                                .g = g},
+                                               attrs)
                           .o;
     return out_(o, gate);
   }
@@ -116,9 +117,9 @@ class GatedDeltaNet final : public TokenMixer {
   ShortConvLayer conv_;
   HeadOutput out_;
 };
-LS_MIXER("gated_deltanet", GatedDeltaNet,
-         "gated delta rule: S = alpha (I - beta k k^T) S + beta k v^T (Yang, Kautz, Hatamizadeh "
-         "2024); defaults of flash-linear-attention");
+LS_REGISTER(TokenMixer, GatedDeltaNet, "gated_deltanet",
+            "gated delta rule: S = alpha (I - beta k k^T) S + beta k v^T (Yang, Kautz, Hatamizadeh "
+            "2024); defaults of flash-linear-attention");
 
 }  // namespace
 }  // namespace ls::layers

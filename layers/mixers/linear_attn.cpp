@@ -64,11 +64,11 @@ class LinearAttn final : public TokenMixer {
     if (c_.normalize) {
       v = ag::concat({v, ag::Var(Tensor::full({b, t, h, 1}, v.dtype(), 1.0))}, 3);
     }
-    DecayedLinear::Attrs attrs;
+    ops::DecayedLinear::Attrs attrs;
     attrs.scale = c_.scale ? 1.0 / std::sqrt(static_cast<double>(dk)) : 1.0;
-    ag::Var o = seq.scan<DecayedLinear>("scan", {.q = q, .k = k, .v = v}, attrs).o;
+    ag::Var o = seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k, .v = v}, attrs).o;
     if (c_.normalize) {
-      o = ag::call<RowNormalize>({.x = o}, {.eps = c_.eps}).y;
+      o = ag::call<ops::RowNormalize>({.x = o}, {.eps = c_.eps}).y;
     }
     return out_(o, {});
   }
@@ -78,8 +78,9 @@ class LinearAttn final : public TokenMixer {
     if (c_.feature_map == "identity") {
       return x;
     }
-    return ag::call<Activation>(
-               {.x = x}, {.activation = c_.feature_map == "relu" ? Act::kRelu : Act::kEluPlusOne})
+    return ag::call<ops::Activation>(
+               {.x = x},
+               {.activation = c_.feature_map == "relu" ? ops::Act::kRelu : ops::Act::kEluPlusOne})
         .y;
   }
   Config c_;
@@ -88,9 +89,9 @@ class LinearAttn final : public TokenMixer {
   ShortConvLayer conv_;
   HeadOutput out_;
 };
-LS_MIXER("linear_attn", LinearAttn,
-         "linear attention: S += phi(k) v^T, o = phi(q) S / phi(q) z; defaults of "
-         "idiap/fast-transformers (Katharopoulos 2020)");
+LS_REGISTER(TokenMixer, LinearAttn, "linear_attn",
+            "linear attention: S += phi(k) v^T, o = phi(q) S / phi(q) z; defaults of "
+            "idiap/fast-transformers (Katharopoulos 2020)");
 
 }  // namespace
 }  // namespace ls::layers

@@ -46,7 +46,7 @@ class Lstm final : public TokenMixer {
                                                              : Init::uniform(-bound, bound));
   }
   ag::Var forward(const ag::Var& x, SeqContext& seq) override {
-    return seq.scan<ls::Lstm>("cell", {.gx = in_(x), .r = recurrent_, .bias = bias_}).y;
+    return seq.scan<ops::Lstm>("cell", {.gx = in_(x), .r = recurrent_, .bias = bias_}).y;
   }
 
  private:
@@ -54,8 +54,8 @@ class Lstm final : public TokenMixer {
   Linear in_;
   ag::Var bias_, recurrent_;
 };
-LS_MIXER(
-    "lstm", Lstm,
+LS_REGISTER(
+    TokenMixer, Lstm, "lstm",
     "long short-term memory: c = f c + i g, h = o tanh(c), gates of x and h (Hochreiter 1997, Gers "
     "2000); defaults of PyTorch (first weights U(+-1/sqrt(D))), with forget bias 1 (Jozefowicz "
     "2015)");

@@ -29,7 +29,6 @@ class TokenMixer {
   virtual ag::Var forward(const ag::Var& x, SeqContext& seq) = 0;
 };
 
-/// In layers/mixers/<name>.cpp. `help` is one line: the equation and its source.
-#define LS_MIXER(name, Type, help) LS_REGISTER(::ls::layers::TokenMixer, Type, name, help)
+/// In layers/mixers/<name>.cpp: LS_REGISTER(TokenMixer, Type, "name", "equation and source").
 
 }  // namespace ls::layers

@@ -20,9 +20,9 @@ ag::Var ShortConvLayer::operator()(const ag::Var& x, SeqContext& seq,
   if (!weight_.defined()) {
     return x;
   }
-  ShortConv::Attrs attrs;
+  ops::ShortConv::Attrs attrs;
   attrs.silu = true;
-  return seq.scan<ShortConv>(slot, {.x = x, .weight = weight_}, attrs).y;
+  return seq.scan<ops::ShortConv>(slot, {.x = x, .weight = weight_}, attrs).y;
 }
 
 HeadOutput::HeadOutput(const MixerArgs& args, Index heads, Index dim, bool norm)
@@ -38,13 +38,13 @@ ag::Var HeadOutput::operator()(const ag::Var& o, const ag::Var& gate) const {
   const Index b = o.size(0), t = o.size(1), h = o.size(2), d = o.size(3);
   ag::Var y = o;
   if (norm_.defined()) {
-    RmsNorm::Attrs attrs;
+    ops::RmsNorm::Attrs attrs;
     attrs.eps = eps_;
     attrs.norm_before_gate = true;
-    y = ag::call<RmsNorm>({.x = o,
-                           .weight = norm_,
-                           .z = gate.defined() ? ag::reshape(gate, {b, t, h, d}) : ag::Var()},
-                          attrs)
+    y = ag::call<ops::RmsNorm>({.x = o,
+                                .weight = norm_,
+                                .z = gate.defined() ? ag::reshape(gate, {b, t, h, d}) : ag::Var()},
+                               attrs)
             .y;
   }
   return out_(ag::reshape(y, {b, t, h * d}));

@@ -48,18 +48,21 @@ class RetNet final : public TokenMixer {
     const Index b = seq.batch(), t = seq.tokens();
     const auto halves = ag::split(in_(x), 2, {h * (2 * dk + dv), h * dv});
     const auto parts = ag::split(conv_(halves[0], seq, "conv"), 2, {h * dk, h * dk, h * dv});
-    const Rope::Attrs rope{.theta = c_.rope_theta};
+    const ops::Rope::Attrs rope{.theta = c_.rope_theta};
     const ag::Var positions(seq.positions());
-    const ag::Var q =
-        ag::call<Rope>({.x = ag::reshape(parts[0], {b, t, h, dk}), .positions = positions}, rope).y;
-    const ag::Var k =
-        ag::call<Rope>({.x = ag::reshape(parts[1], {b, t, h, dk}), .positions = positions}, rope).y;
+    const ag::Var q = ag::call<ops::Rope>(
+                          {.x = ag::reshape(parts[0], {b, t, h, dk}), .positions = positions}, rope)
+                          .y;
+    const ag::Var k = ag::call<ops::Rope>(
+                          {.x = ag::reshape(parts[1], {b, t, h, dk}), .positions = positions}, rope)
+                          .y;
     const ag::Var v = ag::reshape(parts[2], {b, t, h, dv});
-    DecayedLinear::Attrs attrs;
+    ops::DecayedLinear::Attrs attrs;
     attrs.scale = 1.0 / std::sqrt(static_cast<double>(dk));
     const ag::Var decay(decay_.to(acc_dtype(x.dtype())));
-    return out_(seq.scan<DecayedLinear>("scan", {.q = q, .k = k, .v = v, .decay = decay}, attrs).o,
-                halves[1]);
+    return out_(
+        seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k, .v = v, .decay = decay}, attrs).o,
+        halves[1]);
   }
 
  private:
@@ -70,9 +73,10 @@ class RetNet final : public TokenMixer {
   HeadOutput out_;
   Tensor decay_;
 };
-LS_MIXER("retnet", RetNet,
-         "retention: S = gamma_h S + k v^T with a constant decay per head (Sun 2023); defaults of "
-         "flash-linear-attention");
+LS_REGISTER(
+    TokenMixer, RetNet, "retnet",
+    "retention: S = gamma_h S + k v^T with a constant decay per head (Sun 2023); defaults of "
+    "flash-linear-attention");
 
 }  // namespace
 }  // namespace ls::layers

@@ -44,16 +44,16 @@ class SimpleGla final : public TokenMixer {
     const auto parts = ag::split(conv_(halves[0], seq, "conv"), 2, {h * dk, h * dk, h * dv});
     const ag::Var logits = ag::cast(gate_(x), acc_dtype(x.dtype()));
     const ag::Var g =
-        ag::scale(ag::call<Activation>({.x = logits}, {.activation = Act::kLogSigmoid}).y,
+        ag::scale(ag::call<ops::Activation>({.x = logits}, {.activation = ops::Act::kLogSigmoid}).y,
                   1.0 / c_.gate_normalizer);
-    DecayedLinear::Attrs attrs;
+    ops::DecayedLinear::Attrs attrs;
     attrs.scale = 1.0 / std::sqrt(static_cast<double>(dk));
-    const ag::Var o = seq.scan<DecayedLinear>("scan",
-                                              {.q = ag::reshape(parts[0], {b, t, h, dk}),
-                                               .k = ag::reshape(parts[1], {b, t, h, dk}),
-                                               .v = ag::reshape(parts[2], {b, t, h, dv}),
-                                               .g = g},
-                                              attrs)
+    const ag::Var o = seq.scan<ops::DecayedLinear>("scan",
+                                                   {.q = ag::reshape(parts[0], {b, t, h, dk}),
+                                                    .k = ag::reshape(parts[1], {b, t, h, dk}),
+                                                    .v = ag::reshape(parts[2], {b, t, h, dv}),
+                                                    .g = g},
+                                                   attrs)
                           .o;
     return out_(o, halves[1]);
   }
@@ -65,9 +65,9 @@ class SimpleGla final : public TokenMixer {
   ShortConvLayer conv_;
   HeadOutput out_;
 };
-LS_MIXER("simple_gla", SimpleGla,
-         "linear attention with a scalar gate per head: S = exp(g) S + k v^T; defaults of "
-         "flash-linear-attention (Yang 2024)");
+LS_REGISTER(TokenMixer, SimpleGla, "simple_gla",
+            "linear attention with a scalar gate per head: S = exp(g) S + k v^T; defaults of "
+            "flash-linear-attention (Yang 2024)");
 
 }  // namespace
 }  // namespace ls::layers

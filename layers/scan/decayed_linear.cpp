@@ -3,13 +3,13 @@
 
 #include <cmath>
 
-#include "core/dispatch.h"
+#include "core/tensor/dispatch.h"
 #include "layers/scan/family.h"
 
 namespace ls::layers {
 namespace {
 
-using Op = ls::DecayedLinear;
+using Op = ops::DecayedLinear;
 
 Op::In<Tensor> inputs(std::span<const Tensor> in) {
   return ls::detail::gather_members<Op::In<Tensor>>(in);

@@ -7,14 +7,14 @@
 namespace ls::layers {
 namespace {
 
-using Op = ls::DeltaRule;
+using Op = ops::DeltaRule;
 
 Op::In<Tensor> inputs(std::span<const Tensor> in) {
   return ls::detail::gather_members<Op::In<Tensor>>(in);
 }
 
 Tensor product(const Tensor& a, const Tensor& b, bool transpose_a = false) {
-  return call_op<Matmul>({.a = a, .b = b}, {.trans_a = transpose_a}).c;
+  return call_op<ops::Matmul>({.a = a, .b = b}, {.trans_a = transpose_a}).c;
 }
 
 /// M S, or with `transpose` M^T S.

@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "core/op.h"
-#include "core/scan_attrs.h"
+#include "core/op/op.h"
+#include "core/op/scan_attrs.h"
 
 namespace ls::layers {
 
@@ -85,7 +85,7 @@ bool register_family(FamilyInfo info, const OpInfo& op, const char* name,
 }
 
 /// In layers/scan/<family>.cpp:
-///   static const bool ok = register_family<DeltaRule>("delta_rule", {...});
+///   static const bool ok = register_family<ops::DeltaRule>("delta_rule", {...});
 template <class Op>
 bool register_family(const char* name, FamilyInfo info,
                      std::source_location where = std::source_location::current()) {

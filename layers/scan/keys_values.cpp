@@ -6,7 +6,7 @@
 namespace ls::layers {
 namespace {
 
-using Op = ls::Attention;
+using Op = ops::Attention;
 
 Tensor joined(const Tensor& a, const Tensor& b, const void* attrs) {
   Shape shape = a.shape();

@@ -5,7 +5,7 @@
 namespace ls::layers {
 namespace {
 
-[[maybe_unused]] const bool registered = register_family<ls::Lstm>(
+[[maybe_unused]] const bool registered = register_family<ops::Lstm>(
     "lstm",
     {.family = "nonlinear",
      .kind = FamilyKind::kRelay,

@@ -36,7 +36,7 @@ Tensors compose(const Tensors& a, const Tensors& b, const void*) {
   return {count(std::min(counted(a) + counted(b), b[1].size(2))), shifted(a[1], b[1], counted(b))};
 }
 
-[[maybe_unused]] const bool conv_registered = register_family<ShortConv>(
+[[maybe_unused]] const bool conv_registered = register_family<ops::ShortConv>(
     "short_conv",
     {.family = "window",
      .kind = FamilyKind::kFixed,
@@ -44,12 +44,12 @@ Tensors compose(const Tensors& a, const Tensors& b, const void*) {
      .states = {{"x", "s0", "sT", StatePart::kConv}},
      .summarize =
          [](std::span<const Tensor> in, const void* attrs) {
-           const Tensor tail = run_forward(op_info<ShortConv>(), in, attrs)[1];
+           const Tensor tail = run_forward(op_info<ops::ShortConv>(), in, attrs)[1];
            return Tensors{count(std::min(in[0].size(1), tail.size(2))), tail};
          },
      .identity =
          [](std::span<const Tensor> like, const void*) {
-           const auto in = ls::detail::gather_members<ShortConv::In<Tensor>>(like);
+           const auto in = ls::detail::gather_members<ops::ShortConv::In<Tensor>>(like);
            return Tensors{count(0),
                           Tensor::zeros({in.x.size(0), in.weight.size(0), in.weight.size(1) - 1},
                                         acc_dtype(in.x.dtype()))};
@@ -60,7 +60,7 @@ Tensors compose(const Tensors& a, const Tensors& b, const void*) {
      .act_adjoint = [](const Tensors& m, const Tensors& ds,
                        const void*) { return Tensors{shifted_back(ds[0], counted(m))}; }});
 
-[[maybe_unused]] const bool shift_registered = register_family<TokenShift>(
+[[maybe_unused]] const bool shift_registered = register_family<ops::TokenShift>(
     "token_shift",
     {.family = "window",
      .kind = FamilyKind::kFixed,
@@ -68,7 +68,7 @@ Tensors compose(const Tensors& a, const Tensors& b, const void*) {
      .states = {{"x", "s0", "sT", StatePart::kConv}},
      .summarize =
          [](std::span<const Tensor> in, const void* attrs) {
-           const Tensor tail = run_forward(op_info<TokenShift>(), in, attrs)[1];
+           const Tensor tail = run_forward(op_info<ops::TokenShift>(), in, attrs)[1];
            return Tensors{count(std::min<Index>(in[0].size(1), 1)), tail.unsqueeze(2)};
          },
      .identity =

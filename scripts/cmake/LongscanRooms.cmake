@@ -30,36 +30,44 @@ if(LONGSCAN_ASSERTS)
 endif()
 target_link_libraries(ls_flags INTERFACE Threads::Threads OpenMP::OpenMP_CXX fmt::fmt)
 
-set(LS_ROOMS "" CACHE INTERNAL "")
+# Rooms with their direct dependencies, for the check of includes (LongscanCheckRooms.cmake).
+set_property(GLOBAL PROPERTY LS_ROOMS "")
 
-# Sources are found by pattern so that a new op, mixer, task or strategy needs no edit here.
-function(ls_room name)
-  cmake_parse_arguments(ARG "" "" "DEPENDS;EXCLUDE" ${ARGN})
-  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${name}/*.cpp)
-  foreach(file IN LISTS ARG_EXCLUDE)
-    list(REMOVE_ITEM sources ${CMAKE_SOURCE_DIR}/${name}/${file})
+# ls_room(core/tensor DEPENDS core/base): the sources below core/tensor that belong to no room inside
+# it are the target core_tensor. Sources are found by pattern so that a new op, mixer, task or
+# strategy needs no edit here. A room inside another is declared before it.
+function(ls_room path)
+  cmake_parse_arguments(ARG "" "" "DEPENDS" ${ARGN})
+  string(REPLACE "/" "_" name ${path})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${path}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "/main\\.cpp$")
+  get_property(rooms GLOBAL PROPERTY LS_ROOMS)
+  foreach(room IN LISTS rooms)
+    list(FILTER sources EXCLUDE REGEX "^${CMAKE_SOURCE_DIR}/${room}/")
   endforeach()
   set(view ${CMAKE_BINARY_DIR}/view/${name})
-  file(MAKE_DIRECTORY ${view})
-  file(CREATE_LINK ${CMAKE_SOURCE_DIR}/${name} ${view}/${name} SYMBOLIC)
+  get_filename_component(parent ${view}/${path} DIRECTORY)
+  file(MAKE_DIRECTORY ${parent})
+  file(CREATE_LINK ${CMAKE_SOURCE_DIR}/${path} ${view}/${path} SYMBOLIC)
   add_library(${name}_view INTERFACE)
   target_include_directories(${name}_view INTERFACE ${view})
   target_link_libraries(${name}_view INTERFACE ls_flags)
   foreach(dep IN LISTS ARG_DEPENDS)
+    string(REPLACE "/" "_" dep ${dep})
     target_link_libraries(${name}_view INTERFACE ${dep}_view)
   endforeach()
-  if(NOT sources)
-    return()
-  endif()
   add_library(${name} OBJECT ${sources})
   target_link_libraries(${name} PUBLIC ${name}_view)
-  set(LS_ROOMS ${LS_ROOMS} ${name} CACHE INTERNAL "")
+  set_property(GLOBAL APPEND PROPERTY LS_ROOMS ${path})
+  set_property(GLOBAL APPEND PROPERTY LS_ROOM_TARGETS ${name})
+  set_property(GLOBAL PROPERTY LS_ROOM_DEPENDS_${name} ${ARG_DEPENDS})
 endfunction()
 
 # Objects of every room are named directly: through an archive self-registration would vanish.
 function(ls_executable name)
   add_executable(${name} ${ARGN})
-  target_link_libraries(${name} PRIVATE ${LS_ROOMS} experiments_view ls_yaml ls_hdf5
+  get_property(rooms GLOBAL PROPERTY LS_ROOM_TARGETS)
+  target_link_libraries(${name} PRIVATE ${rooms} experiments_view ls_yaml ls_hdf5
                                         nlohmann_json::nlohmann_json CLI11::CLI11)
   if(LONGSCAN_HAVE_ONEDNN)
     target_link_libraries(${name} PRIVATE ls_onednn)

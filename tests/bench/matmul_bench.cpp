@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "core/backend/cpu/gemm.h"
-#include "core/backend/cpu/parallel_for.h"
+#include "core/base/parallel_for.h"
 
 namespace {
 using ls::bf16;

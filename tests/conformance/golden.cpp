@@ -1,6 +1,6 @@
 // Our ops against the reference results of independent implementations, and the checker against
 // results that are wrong.
-#include "layers/golden.h"
+#include "experiments/golden/golden.h"
 
 #include <doctest/doctest.h>
 #include <unistd.h>
@@ -11,7 +11,7 @@
 #include <fstream>
 
 #include "autograd/functional.h"
-#include "core/backend/cpu/parallel_for.h"
+#include "core/base/parallel_for.h"
 #include "tests/support/paths.h"
 
 using namespace ls;

@@ -5,9 +5,9 @@
 #include <set>
 #include <utility>
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
-#include "core/rng.h"
+#include "core/base/parallel_for.h"
+#include "core/base/rng.h"
+#include "core/tensor/rows.h"
 #include "tests/support/op_checks.h"
 
 using namespace ls;
@@ -186,7 +186,7 @@ struct Register {
   }
   static const std::string& name() { return op_info<Toy<F>>().name; }
   static bool as(const char* name) {
-    OpBuilder<Toy<F>> builder(name);
+    OpBuilder<Toy<F>> builder(name, "a toy");
     builder.in("x[B,T,H,D] w[E]:acc")
         .bind(&bind)
         .out("y[B,T,H,D] total[H]:acc")

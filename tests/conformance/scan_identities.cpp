@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "core/backend/cpu/parallel_for.h"
+#include "core/base/parallel_for.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/delta_rule/delta_rule.h"
 #include "core/ops/l2_norm/l2_norm.h"
@@ -15,8 +15,8 @@ using namespace ls::test;
 
 namespace {
 
-using Linear = DecayedLinear::In<Tensor>;
-using Delta = DeltaRule::In<Tensor>;
+using Linear = ops::DecayedLinear::In<Tensor>;
+using Delta = ops::DeltaRule::In<Tensor>;
 
 /// Largest difference; infinite where shapes differ or something is not a number.
 double difference(const Tensor& a, const Tensor& b) {
@@ -75,13 +75,13 @@ TEST_SUITE("conformance") {
                     .k = draw.normal({2, 75, 2, 4}),
                     .v = draw.normal({2, 75, 2, 3})};
     for (const Way& way : kWays) {
-      const auto none = run<DecayedLinear>(way, in);
+      const auto none = run<ops::DecayedLinear>(way, in);
       Linear zero = in, flat = in, expanded = in;
       zero.g = constant({2, 75, 2}, 0);
-      CHECK(difference(run<DecayedLinear>(way, zero).o, none.o) < 40 * way.tolerance);
+      CHECK(difference(run<ops::DecayedLinear>(way, zero).o, none.o) < 40 * way.tolerance);
       flat.decay = Tensor::from(std::vector<double>{-0.25, -0.01});
       expanded.g = flat.decay.unsqueeze(0).unsqueeze(0).expand({2, 75, 2});
-      const auto a = run<DecayedLinear>(way, flat), b = run<DecayedLinear>(way, expanded);
+      const auto a = run<ops::DecayedLinear>(way, flat), b = run<ops::DecayedLinear>(way, expanded);
       CHECK(difference(a.o, b.o) < way.tolerance * 10);
       CHECK(difference(a.sT, b.sT) < way.tolerance * 10);
     }
@@ -94,7 +94,7 @@ TEST_SUITE("conformance") {
               .v = constant({1, t, 1, 1}, 1)};
     in.g = constant({1, t, 1}, std::log(0.75));
     for (const Way& way : kWays) {
-      const auto o = run<DecayedLinear>(way, in, {{}, 2.0}).o.to_vector<double>();
+      const auto o = run<ops::DecayedLinear>(way, in, {{}, 2.0}).o.to_vector<double>();
       double worst = 0;
       for (Index i = 0; i < t; ++i) {
         worst =
@@ -113,9 +113,9 @@ TEST_SUITE("conformance") {
     Tensor wide = constant({1, t, 1, dv + 1}, 1);
     wide.slice(3, 0, dv).copy_(v);
     for (const Way& way : kWays) {
-      const auto both = run<DecayedLinear>(way, Linear{.q = q, .k = k, .v = wide});
+      const auto both = run<ops::DecayedLinear>(way, Linear{.q = q, .k = k, .v = wide});
       const auto z =
-          run<DecayedLinear>(way, Linear{.q = q, .k = k, .v = constant({1, t, 1, 1}, 1)});
+          run<ops::DecayedLinear>(way, Linear{.q = q, .k = k, .v = constant({1, t, 1, 1}, 1)});
       CHECK(difference(both.o.slice(3, dv, dv + 1), z.o) < way.tolerance * 100);
       // Positive features: every output is a mean of the values so far.
       const auto o = both.o.to_vector<double>(), values = v.to_vector<double>();
@@ -153,7 +153,7 @@ TEST_SUITE("conformance") {
     }
     for (const Way& way : kWays) {
       // Small whole numbers: exact in every form.
-      CHECK(difference(run<DeltaRule>(way, in).o, Tensor::from(sign, {1, t, 1, 1})) == 0);
+      CHECK(difference(run<ops::DeltaRule>(way, in).o, Tensor::from(sign, {1, t, 1, 1})) == 0);
     }
   }
 
@@ -171,7 +171,7 @@ TEST_SUITE("conformance") {
     in.beta = constant({1, t, 1}, 2);
     in.s0 = Tensor::from(std::vector<double>{1, 0, 0, 1}, {1, 1, 2, 2});
     for (const Way& way : kWays) {
-      const auto out = run<DeltaRule>(way, in);
+      const auto out = run<ops::DeltaRule>(way, in);
       CHECK(difference(out.sT, in.s0) < way.tolerance * 10);
       CHECK(std::abs(out.o.at(3 * 2) + 0.5) <
             way.tolerance);  // cos 120 degrees after the first turn
@@ -207,8 +207,8 @@ TEST_SUITE("conformance") {
     any.g = draw.uniform({1, t, 1}, -2, 0);
     any.s0 = draw.normal({1, 1, n, 3});
     for (const Way& way : kWays) {
-      CHECK(difference(run<DeltaRule>(way, in).o, want) < way.tolerance);
-      CHECK(difference(run<DeltaRule>(way, any).o, any.v) < way.tolerance);
+      CHECK(difference(run<ops::DeltaRule>(way, in).o, want) < way.tolerance);
+      CHECK(difference(run<ops::DeltaRule>(way, any).o, any.v) < way.tolerance);
     }
   }
 
@@ -231,7 +231,7 @@ TEST_SUITE("conformance") {
     twice.beta = constant({1, 2 * t, 1}, 1);
     twice.s0 = once.s0;
     for (const Way& way : kWays) {
-      const auto a = run<DeltaRule>(way, once), b = run<DeltaRule>(way, twice);
+      const auto a = run<ops::DeltaRule>(way, once), b = run<ops::DeltaRule>(way, twice);
       CHECK(difference(twice_rows(a.o), b.o) < way.tolerance * 10);
       CHECK(difference(a.sT, b.sT) < way.tolerance * 10);
     }
@@ -250,7 +250,7 @@ TEST_SUITE("conformance") {
         want.push_back(1 - std::pow(1 - beta, static_cast<double>(i + 1)));
       }
       for (const Way& way : kWays) {
-        CHECK(difference(run<DeltaRule>(way, in).o, Tensor::from(want, {1, t, 1, 1})) <
+        CHECK(difference(run<ops::DeltaRule>(way, in).o, Tensor::from(want, {1, t, 1, 1})) <
               way.tolerance);
       }
     }
@@ -274,11 +274,12 @@ TEST_SUITE("conformance") {
     Delta zero = open;
     zero.g = constant({1, t, 1}, 0);
     for (const Way& way : kWays) {
-      const auto a = run<DeltaRule>(way, in);
-      const auto b = run<DecayedLinear>(way, decayed);
+      const auto a = run<ops::DeltaRule>(way, in);
+      const auto b = run<ops::DecayedLinear>(way, decayed);
       CHECK(difference(a.o, b.o) < way.tolerance);
       CHECK(difference(a.sT, b.sT) < way.tolerance);
-      CHECK(difference(run<DeltaRule>(way, open).o, run<DeltaRule>(way, zero).o) < way.tolerance);
+      CHECK(difference(run<ops::DeltaRule>(way, open).o, run<ops::DeltaRule>(way, zero).o) <
+            way.tolerance);
     }
   }
 
@@ -301,9 +302,10 @@ TEST_SUITE("conformance") {
     separate.g = packed.g;
     separate.offsets = packed.offsets;
     for (const Way& way : kWays) {
-      CHECK(difference(run<DeltaRule>(way, in).o, run<DeltaRule>(way, packed).o) < way.tolerance);
-      CHECK(difference(run<DecayedLinear>(way, linear).o, run<DecayedLinear>(way, separate).o) <
-            way.tolerance * 10);
+      CHECK(difference(run<ops::DeltaRule>(way, in).o, run<ops::DeltaRule>(way, packed).o) <
+            way.tolerance);
+      CHECK(difference(run<ops::DecayedLinear>(way, linear).o,
+                       run<ops::DecayedLinear>(way, separate).o) < way.tolerance * 10);
     }
   }
 
@@ -319,8 +321,8 @@ TEST_SUITE("conformance") {
     }
     linear.g = in.g;
     for (const Way& way : kWays) {
-      const auto a = run<DeltaRule>(way, in);
-      const auto b = run<DecayedLinear>(way, linear);
+      const auto a = run<ops::DeltaRule>(way, in);
+      const auto b = run<ops::DecayedLinear>(way, linear);
       CHECK(difference(a.o, b.o) < way.tolerance * 10);
       CHECK(difference(a.sT, b.sT) < way.tolerance);
     }
@@ -342,9 +344,9 @@ TEST_SUITE("conformance") {
     };
     for (const Way& way : kWays) {
       in.beta = draw.uniform({1, t, 1}, 0, 2);
-      CHECK(norm(run<DeltaRule>(way, in).sT) <= norm(in.s0));
+      CHECK(norm(run<ops::DeltaRule>(way, in).sT) <= norm(in.s0));
       in.beta = constant({1, t, 1}, 2);
-      CHECK(std::abs(norm(run<DeltaRule>(way, in).sT) / norm(in.s0) - 1) < way.tolerance);
+      CHECK(std::abs(norm(run<ops::DeltaRule>(way, in).sT) / norm(in.s0) - 1) < way.tolerance);
     }
   }
 
@@ -356,7 +358,7 @@ TEST_SUITE("conformance") {
              .v = draw.normal({2, t, 4, 3})};
     in.beta = draw.uniform({2, t, 4}, 0, 1);
     in.g = draw.uniform({2, t, 4}, -0.2, 0);
-    DeltaRule::Attrs inside;
+    ops::DeltaRule::Attrs inside;
     inside.qk_l2norm = true;
     Delta repeated = in, channels = in, outside = in;
     const auto both = [&](const Tensor& x) {
@@ -366,13 +368,13 @@ TEST_SUITE("conformance") {
     repeated.k = both(in.k);
     channels.beta = Tensor();
     channels.beta_v = in.beta.unsqueeze(3).expand({2, t, 4, 3});
-    outside.q = call_op<L2Norm>({.x = in.q}, {.eps = 1e-6}).y;
-    outside.k = call_op<L2Norm>({.x = in.k}, {.eps = 1e-6}).y;
+    outside.q = call_op<ops::L2Norm>({.x = in.q}, {.eps = 1e-6}).y;
+    outside.k = call_op<ops::L2Norm>({.x = in.k}, {.eps = 1e-6}).y;
     for (const Way& way : kWays) {
-      const auto want = run<DeltaRule>(way, in, inside);
+      const auto want = run<ops::DeltaRule>(way, in, inside);
       for (const auto& got :
-           {run<DeltaRule>(way, repeated, inside), run<DeltaRule>(way, channels, inside),
-            run<DeltaRule>(way, outside)}) {
+           {run<ops::DeltaRule>(way, repeated, inside), run<ops::DeltaRule>(way, channels, inside),
+            run<ops::DeltaRule>(way, outside)}) {
         CHECK(difference(got.o, want.o) < way.tolerance);
         CHECK(difference(got.sT, want.sT) < way.tolerance);
       }
@@ -390,17 +392,17 @@ TEST_SUITE("conformance") {
     in.offsets = Tensor::from(std::vector<std::int64_t>{0, 0, 700, 701, 701, 880, 900, 900});
     Linear linear{.q = in.q, .k = in.k, .v = in.v, .g = in.g};
     linear.offsets = in.offsets;
-    DeltaRule::Attrs inside;
+    ops::DeltaRule::Attrs inside;
     inside.qk_l2norm = true;
     const int before = num_threads();
     for (const Way& way : {kWays[3], kWays[4]}) {
       set_num_threads(1);
-      const auto delta = run<DeltaRule>(way, in, inside);
-      const auto decayed = run<DecayedLinear>(way, linear);
+      const auto delta = run<ops::DeltaRule>(way, in, inside);
+      const auto decayed = run<ops::DecayedLinear>(way, linear);
       for (const int threads : {2, 3, 5}) {
         set_num_threads(threads);
-        const auto a = run<DeltaRule>(way, in, inside);
-        const auto b = run<DecayedLinear>(way, linear);
+        const auto a = run<ops::DeltaRule>(way, in, inside);
+        const auto b = run<ops::DecayedLinear>(way, linear);
         CHECK(difference(a.o, delta.o) == 0);
         CHECK(difference(a.sT, delta.sT) == 0);
         CHECK(difference(b.o, decayed.o) == 0);
@@ -435,16 +437,16 @@ TEST_SUITE("conformance") {
     };
     const auto wide = [](const Tensor& x) { return x.to(DType::kF64); };
     for (const Tensor& g : {none, most, turns}) {
-      const auto a = call_op<DeltaRule>({.q = q, .k = k, .v = v, .beta = beta, .g = g});
-      const auto b = call_op<DeltaRule>(
+      const auto a = call_op<ops::DeltaRule>({.q = q, .k = k, .v = v, .beta = beta, .g = g});
+      const auto b = call_op<ops::DeltaRule>(
           {.q = wide(q), .k = wide(k), .v = wide(v), .beta = wide(beta), .g = wide(g)});
       CHECK(a.o.dtype() == DType::kBF16);
       CHECK(a.sT.dtype() == DType::kF32);
       CHECK(relative(a.o, b.o) < 3e-3);
       CHECK(relative(a.sT, b.sT) < 1e-4);
-      const auto c = call_op<DecayedLinear>({.q = q, .k = k, .v = v, .g = g});
+      const auto c = call_op<ops::DecayedLinear>({.q = q, .k = k, .v = v, .g = g});
       const auto e =
-          call_op<DecayedLinear>({.q = wide(q), .k = wide(k), .v = wide(v), .g = wide(g)});
+          call_op<ops::DecayedLinear>({.q = wide(q), .k = wide(k), .v = wide(v), .g = wide(g)});
       CHECK(relative(c.o, e.o) < 3e-3);
       CHECK(relative(c.sT, e.sT) < 1e-4);
     }
@@ -467,7 +469,7 @@ TEST_SUITE("conformance") {
     const auto linear = [&](auto&& change) {
       Linear in = l;
       change(in);
-      return message([&] { call_op<DecayedLinear>(in); });
+      return message([&] { call_op<ops::DecayedLinear>(in); });
     };
     CHECK(linear([](Linear&) {}) == "accepted");
     CHECK(has(linear([&](Linear& x) {
@@ -494,11 +496,11 @@ TEST_SUITE("conformance") {
     const auto delta = [&](auto&& change) {
       Delta in = d;
       change(in);
-      return message([&] { call_op<DeltaRule>(in); });
+      return message([&] { call_op<ops::DeltaRule>(in); });
     };
     CHECK(delta([](Delta&) {}) == "accepted");
     const Linear endless{.q = z({1, 9000, 1, 1}), .k = z({1, 9000, 1, 1}), .v = z({1, 9000, 1, 1})};
-    CHECK(has(message([&] { call_op<DecayedLinear>(endless, {{Form::kParallel}}); }),
+    CHECK(has(message([&] { call_op<ops::DecayedLinear>(endless, {{Form::kParallel}}); }),
               "9000 tokens are more than 8192; use form chunk"));
     CHECK(has(delta([&](Delta& x) { x.beta = Tensor(); }), "either beta or beta_v"));
     CHECK(has(delta([&](Delta& x) { x.beta_v = z({2, 6, 2, 3}); }), "either beta or beta_v"));

@@ -74,7 +74,7 @@ std::vector<Tensor> tokens(std::span<const Tensor> in, Index a, Index b) {
 }
 
 ScanCase linear_case() {
-  ScanCaseList<DecayedLinear> cases;
+  ScanCaseList<ops::DecayedLinear> cases;
   Draw draw("wrong families");
   Linear in{.q = draw.normal({2, 43, 2, 4}),
             .k = draw.normal({2, 43, 2, 4}),
@@ -89,23 +89,23 @@ ScanCase linear_case() {
 }
 
 ScanCase delta_case() {
-  ScanCaseList<DeltaRule> cases;
+  ScanCaseList<ops::DeltaRule> cases;
   Draw draw("wrong families, delta");
-  DeltaRule::In<Tensor> in{.q = draw.normal({1, 43, 2, 4}),
-                           .k = draw.unit_rows({1, 43, 2, 4}),
-                           .v = draw.normal({1, 43, 2, 3}),
-                           .beta = draw.uniform({1, 43, 2}, 0, 1.5)};
+  ops::DeltaRule::In<Tensor> in{.q = draw.normal({1, 43, 2, 4}),
+                                .k = draw.unit_rows({1, 43, 2, 4}),
+                                .v = draw.normal({1, 43, 2, 3}),
+                                .beta = draw.uniform({1, 43, 2}, 0, 1.5)};
   in.s0 = draw.normal({1, 2, 4, 3});
-  cases.add("delta", in).mask([](DeltaRule::In<Tensor>& x, Index a, Index b) {
+  cases.add("delta", in).mask([](ops::DeltaRule::In<Tensor>& x, Index a, Index b) {
     x.beta.slice(1, a, b).zero_();
   });
   return cases.cases[0];
 }
 
 ScanCase attention_case(Index window) {
-  ScanCaseList<Attention> cases;
+  ScanCaseList<ops::Attention> cases;
   Draw draw("wrong families, attention");
-  Attention::Attrs attrs;
+  ops::Attention::Attrs attrs;
   attrs.scale = 0.4;
   attrs.window = window;
   cases.add("attention",
@@ -117,7 +117,7 @@ ScanCase attention_case(Index window) {
 }
 
 ScanCase conv_case() {
-  ScanCaseList<ShortConv> cases;
+  ScanCaseList<ops::ShortConv> cases;
   Draw draw("wrong families, short_conv");
   cases.add(
       "short_conv",
@@ -126,14 +126,14 @@ ScanCase conv_case() {
 }
 
 ScanCase shift_case() {
-  ScanCaseList<TokenShift> cases;
+  ScanCaseList<ops::TokenShift> cases;
   Draw draw("wrong families, token_shift");
   cases.add("token_shift", {.x = draw.normal({2, 43, 5}), .s0 = draw.normal({2, 5})});
   return cases.cases[0];
 }
 
 ScanCase lstm_case() {
-  ScanCaseList<Lstm> cases;
+  ScanCaseList<ops::Lstm> cases;
   Draw draw("wrong families, lstm");
   cases.add("lstm", {.gx = draw.normal({2, 43, 16}),
                      .r = draw.normal({2, 8, 2}, 0.3),
@@ -242,7 +242,7 @@ TEST_SUITE("conformance") {
     wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
                      const void* attrs) {
       right(in, out, attrs);
-      const auto& a = *static_cast<const DecayedLinear::Attrs*>(attrs);
+      const auto& a = *static_cast<const ops::DecayedLinear::Attrs*>(attrs);
       const Index t = in[0].size(1), whole = a.chunk > 0 ? t / a.chunk * a.chunk : t;
       if (whole < t && !in[6].defined()) {
         std::vector<Tensor> o = {Tensor::empty(out[0].slice(1, 0, whole).shape(), out[0].dtype()),
@@ -383,19 +383,19 @@ TEST_SUITE("conformance") {
   TEST_CASE("scan laws: kernels that agree with each other but not with the reference") {
     Copy wrong("decayed_linear");
     const auto longer = [](const void* attrs) {
-      DecayedLinear::Attrs a = *static_cast<const DecayedLinear::Attrs*>(attrs);
+      ops::DecayedLinear::Attrs a = *static_cast<const ops::DecayedLinear::Attrs*>(attrs);
       a.scale *= 1 + 1e-9;
       return a;
     };
     wrong.forward([longer](const ForwardKernel& right, std::span<const Tensor> in,
                            std::span<Tensor> out, const void* attrs) {
-      const DecayedLinear::Attrs a = longer(attrs);
+      const ops::DecayedLinear::Attrs a = longer(attrs);
       right(in, out, &a);
     });
     wrong.backward([longer](const BackwardKernel& right, std::span<const Tensor> in,
                             std::span<const Tensor> out, std::span<const Tensor> dout,
                             std::span<Tensor> din, const void* attrs) {
-      const DecayedLinear::Attrs a = longer(attrs);
+      const ops::DecayedLinear::Attrs a = longer(attrs);
       right(in, out, dout, din, &a);
     });
     CHECK(broken(wrong.family, linear_case()) == "reference ");
@@ -420,7 +420,7 @@ TEST_SUITE("conformance") {
     wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
                      const void* attrs) {
       right(in, out, attrs);
-      Attention::Attrs wide = *static_cast<const Attention::Attrs*>(attrs);
+      ops::Attention::Attrs wide = *static_cast<const ops::Attention::Attrs*>(attrs);
       wide.window += 1;
       std::vector<Tensor> o =
           run_forward(*op_registry().at("attention"), in, static_cast<const void*>(&wide));
@@ -437,7 +437,7 @@ TEST_SUITE("conformance") {
       wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in,
                        std::span<Tensor> out, const void* attrs) {
         std::vector<Tensor> x = list(in);
-        x[static_cast<std::size_t>(op_info<Attention>().input_index("start"))] = Tensor();
+        x[static_cast<std::size_t>(op_info<ops::Attention>().input_index("start"))] = Tensor();
         right(x, out, attrs);
       });
       CHECK(has(broken(wrong.family, attention_case(window)), "reset"));
@@ -491,7 +491,7 @@ TEST_SUITE("conformance") {
         wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in,
                          std::span<Tensor> out, const void* attrs) {
           std::vector<Tensor> x = list(in);
-          x[static_cast<std::size_t>(op_info<Lstm>().input_index("c0"))] = Tensor();
+          x[static_cast<std::size_t>(op_info<ops::Lstm>().input_index("c0"))] = Tensor();
           right(x, out, attrs);
         });
       } else {
@@ -499,7 +499,7 @@ TEST_SUITE("conformance") {
                           std::span<const Tensor> out, std::span<const Tensor> dout,
                           std::span<Tensor> din, const void* attrs) {
           std::vector<Tensor> d = list(dout);
-          d[static_cast<std::size_t>(op_info<Lstm>().output_index("cT"))] = Tensor();
+          d[static_cast<std::size_t>(op_info<ops::Lstm>().output_index("cT"))] = Tensor();
           right(in, out, d, din, attrs);
         });
       }

@@ -48,7 +48,7 @@ class Right final : public OneHead {
   using OneHead::OneHead;
   ag::Var forward(const ag::Var& x, SeqContext& seq) override {
     const auto [q, k, v] = heads(x);
-    return joined(seq.scan<DecayedLinear>("scan", {.q = q, .k = k, .v = v}, {.scale = 0.1}).o);
+    return joined(seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k, .v = v}, {.scale = 0.1}).o);
   }
 };
 LS_REGISTER(TokenMixer, Right, "wrong_in_nothing", "a mixer that keeps the laws");
@@ -58,9 +58,9 @@ class SeesAhead final : public OneHead {
   using OneHead::OneHead;
   ag::Var forward(const ag::Var& x, SeqContext& seq) override {
     const auto [q, k, v] = heads(x);
-    ls::Attention::Attrs attrs;
+    ops::Attention::Attrs attrs;
     attrs.causal = false;
-    return joined(seq.scan<ls::Attention>("kv", {.q = q, .k = k, .v = v}, attrs).o);
+    return joined(seq.scan<ops::Attention>("kv", {.q = q, .k = k, .v = v}, attrs).o);
   }
 };
 LS_REGISTER(TokenMixer, SeesAhead, "wrong_sees_ahead", "attention without the causal mask");
@@ -70,7 +70,7 @@ class ForgetsState final : public OneHead {
   using OneHead::OneHead;
   ag::Var forward(const ag::Var& x, SeqContext&) override {
     const auto [q, k, v] = heads(x);
-    return joined(ag::call<DecayedLinear>({.q = q, .k = k, .v = v}, {.scale = 0.1}).o);
+    return joined(ag::call<ops::DecayedLinear>({.q = q, .k = k, .v = v}, {.scale = 0.1}).o);
   }
 };
 LS_REGISTER(TokenMixer, ForgetsState, "wrong_forgets_state", "a scan past the sequence context");
@@ -86,7 +86,7 @@ class ForgetsReset final : public OneHead {
       const Index first = i - i % seq.tokens();
       p[i] = p[first] + i - first;
     }
-    return joined(ag::call<Rope>({.x = heads(x).q, .positions = ag::Var(positions)}, {}).y);
+    return joined(ag::call<ops::Rope>({.x = heads(x).q, .positions = ag::Var(positions)}, {}).y);
   }
 };
 LS_REGISTER(TokenMixer, ForgetsReset, "wrong_forgets_reset", "positions run through documents");
@@ -111,7 +111,7 @@ class LosesGradient final : public OneHead {
   ag::Var forward(const ag::Var& x, SeqContext& seq) override {
     const auto [q, k, v] = heads(x);
     return joined(
-        seq.scan<DecayedLinear>("scan", {.q = q, .k = k.detach(), .v = v}, {.scale = 0.1}).o);
+        seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k.detach(), .v = v}, {.scale = 0.1}).o);
   }
 };
 LS_REGISTER(TokenMixer, LosesGradient, "wrong_loses_gradient", "keys without a gradient");
@@ -123,7 +123,8 @@ class DriftsInDecode final : public OneHead {
   ag::Var forward(const ag::Var& x, SeqContext& seq) override {
     const auto [q, k, v] = heads(x);
     const double scale = x.size(1) == 1 ? 0.1001 : 0.1;
-    return joined(seq.scan<DecayedLinear>("scan", {.q = q, .k = k, .v = v}, {.scale = scale}).o);
+    return joined(
+        seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k, .v = v}, {.scale = scale}).o);
   }
 };
 LS_REGISTER(TokenMixer, DriftsInDecode, "wrong_drifts_in_decode", "decodes another function");

@@ -8,8 +8,8 @@
 #include <thread>
 #include <vector>
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/error.h"
+#include "core/base/error.h"
+#include "core/base/parallel_for.h"
 #include "parallel/grad_sync.h"
 #include "tests/mpi/env.h"
 #include "tests/support/comm_laws.h"

@@ -9,7 +9,7 @@
 #include <numeric>
 #include <vector>
 
-#include "core/error.h"
+#include "core/base/error.h"
 
 namespace ls::test {
 namespace {

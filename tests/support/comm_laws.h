@@ -1,6 +1,6 @@
 #pragma once
 // What every transport owes: the same checks run on threads, over MPI and on the group of one.
-#include "core/comm.h"
+#include "core/comm/comm.h"
 
 namespace ls::test {
 

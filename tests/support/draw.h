@@ -2,8 +2,8 @@
 // Inputs of cases, f64 and i64.
 #include <string_view>
 
-#include "core/rng.h"
-#include "core/tensor.h"
+#include "core/base/rng.h"
+#include "core/tensor/tensor.h"
 
 namespace ls::test {
 

@@ -2,7 +2,7 @@
 // What a refused call says.
 #include <string>
 
-#include "core/error.h"
+#include "core/base/error.h"
 
 namespace ls::test {
 

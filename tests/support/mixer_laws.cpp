@@ -13,9 +13,9 @@
 #include "autograd/functional.h"
 #include "autograd/gradcheck.h"
 #include "autograd/tape.h"
-#include "core/backend/cpu/parallel_for.h"
+#include "core/base/parallel_for.h"
+#include "core/base/rng.h"
 #include "core/config/yaml.h"
-#include "core/rng.h"
 #include "experiments/checkpoint.h"
 #include "optim/optimizer.h"
 

@@ -11,10 +11,14 @@
 #include <string>
 #include <vector>
 
-#include "core/op.h"
+#include "core/op/op.h"
 #include "tests/support/draw.h"
 
+namespace ls::ops {}
+
 namespace ls::test {
+
+using namespace ops;  // NOLINT: cases name ops as the sources of the ops do
 
 struct OpCase {
   std::string name;

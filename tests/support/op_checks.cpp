@@ -10,8 +10,8 @@
 #include "autograd/call.h"
 #include "autograd/gradcheck.h"
 #include "autograd/tape.h"
-#include "core/backend/cpu/parallel_for.h"
-#include "core/rng.h"
+#include "core/base/parallel_for.h"
+#include "core/base/rng.h"
 #include "tests/support/poison.h"
 #include "tests/support/tolerance.h"
 

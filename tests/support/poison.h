@@ -1,5 +1,5 @@
 #pragma once
-#include "core/storage.h"
+#include "core/tensor/storage.h"
 
 namespace ls::test {
 

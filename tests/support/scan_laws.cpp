@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "autograd/gradcheck.h"
-#include "core/rng.h"
+#include "core/base/rng.h"
 
 namespace ls::test {
 namespace {

@@ -2,7 +2,7 @@
 // How far results may be apart: one table for every op and type.
 #include <string>
 
-#include "core/tensor.h"
+#include "core/tensor/tensor.h"
 
 namespace ls::test {
 

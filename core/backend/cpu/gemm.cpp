@@ -6,9 +6,9 @@
 
 #include "core/backend/cpu/gemm_kernel.h"
 #include "core/backend/cpu/onednn.h"
-#include "core/backend/cpu/parallel_for.h"
 #include "core/backend/cpu/small_gemm.h"
-#include "core/error.h"
+#include "core/base/error.h"
+#include "core/base/parallel_for.h"
 
 namespace ls {
 namespace {

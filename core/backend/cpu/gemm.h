@@ -1,6 +1,6 @@
 #pragma once
 // Matrix products on the CPU, on raw row-major memory.
-#include "core/types.h"
+#include "core/base/types.h"
 
 namespace ls {
 

@@ -10,7 +10,7 @@
 //
 // With AVX512-BF16 the element is a pair of neighbours along K, and one instruction adds the
 // products of both to a float sum: half the steps, same structure.
-#include "core/types.h"
+#include "core/base/types.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 #define LS_BF16_PAIRS 1

@@ -12,8 +12,8 @@
 #include <string_view>
 #include <unordered_map>
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/error.h"
+#include "core/base/error.h"
+#include "core/base/parallel_for.h"
 #endif
 
 namespace ls {

@@ -1,6 +1,6 @@
 #pragma once
 // Matrix products by oneDNN, where the build has it.
-#include "core/types.h"
+#include "core/base/types.h"
 
 namespace ls {
 

@@ -1,6 +1,6 @@
 #pragma once
 // Matrix products of tiles on the calling thread, for use inside scan and attention kernels.
-#include "core/types.h"
+#include "core/base/types.h"
 
 namespace ls {
 

@@ -1,25 +1,10 @@
 #include "core/ops/activation/activation.h"
 
-#include <array>
 #include <vector>
 
-#include "core/ops/activation/reference.h"
+#include "core/ops/common/activation_reference.h"
 
-namespace ls {
-
-Act parse_activation(const std::string& name) {
-  constexpr std::array<const char*, 13> kNames = {
-      "identity", "exp",       "relu",     "relu2",      "sigmoid", "tanh",        "silu",
-      "gelu_erf", "gelu_tanh", "softplus", "logsigmoid", "elu",     "elu_plus_one"};
-  std::string all;
-  for (std::size_t i = 0; i < kNames.size(); ++i) {
-    if (name == kNames[i]) {
-      return static_cast<Act>(i);
-    }
-    all += (i ? ", " : "") + std::string(kNames[i]);
-  }
-  LS_FAIL(kConfig, "unknown activation '{}'; known: {}", name, all);
-}
+namespace ls::ops {
 
 namespace {
 
@@ -47,14 +32,13 @@ Cost activation_cost(const Activation::In<Tensor>& in, const Activation::Attrs&)
           .flops = 8.0 * static_cast<double>(in.x.numel())};
 }
 
-LS_OP(Activation, "activation")
+LS_OP(Activation, "activation", "elementwise activation")
     .in("x[...]")
     .out("y[...]")
     .saves("x")
     .strided_grad("x")
-    .summary("elementwise activation")
     .reference<ActivationRef>()
     .cost(activation_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

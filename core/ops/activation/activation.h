@@ -1,28 +1,8 @@
 #pragma once
-#include <string>
+#include "core/op/op.h"
+#include "core/ops/common/act.h"
 
-#include "core/op.h"
-
-namespace ls {
-
-enum class Act : std::uint8_t {
-  kIdentity,
-  kExp,
-  kRelu,
-  kRelu2,
-  kSigmoid,
-  kTanh,
-  kSilu,
-  kGeluErf,
-  kGeluTanh,
-  kSoftplus,
-  kLogSigmoid,
-  kElu,
-  kEluPlusOne
-};
-/// "identity", "exp", "relu", "relu2", "sigmoid", "tanh", "silu", "gelu_erf", "gelu_tanh",
-/// "softplus", "logsigmoid", "elu", "elu_plus_one". @throws Error(Config) naming them
-Act parse_activation(const std::string& name);
+namespace ls::ops {
 
 /// y = act(x), elementwise.
 /// @shape  x [...] -> y [...]
@@ -42,4 +22,4 @@ struct Activation {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,10 +1,10 @@
 #include "core/ops/activation/activation.h"
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
-#include "core/ops/activation/functions.h"
+#include "core/base/parallel_for.h"
+#include "core/ops/common/activations.h"
+#include "core/tensor/rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 constexpr Index kGrain = 1 << 14;
@@ -72,4 +72,4 @@ LS_KERNEL(Activation).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

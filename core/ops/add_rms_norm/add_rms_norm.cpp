@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = AddRmsNorm;
@@ -66,15 +66,14 @@ Cost add_rms_norm_cost(const Op::In<Tensor>& in, const Op::Attrs&) {
           .flops = 5.0 * static_cast<double>(in.x.numel())};
 }
 
-LS_OP(AddRmsNorm, "add_rms_norm")
+LS_OP(AddRmsNorm, "add_rms_norm", "residual sum and its root-mean-square norm")
     .in("x[...,D] residual[...,D] weight[D]:acc")
     .out("sum[...,D] y[...,D] rstd[...]:acc")
     .saves("weight sum rstd")
     .no_grad("rstd")
     .same_gradient("x", "residual")
-    .summary("residual sum and its root-mean-square norm")
     .reference<AddRmsNormRef>()
     .cost(add_rms_norm_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Residual sum and its norm in one pass: sum = residual + x, y = sum / sqrt(mean(sum^2) + eps) *
 /// weight.
@@ -23,4 +23,4 @@ struct AddRmsNorm {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

@@ -2,12 +2,12 @@
 #include <cmath>
 #include <vector>
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
+#include "core/base/parallel_for.h"
 #include "core/ops/add_rms_norm/add_rms_norm.h"
-#include "core/ops/rms_norm/rows_cpu.h"
+#include "core/ops/common/rms_rows.h"
+#include "core/tensor/rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = AddRmsNorm;
@@ -86,4 +86,4 @@ LS_KERNEL(AddRmsNorm).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

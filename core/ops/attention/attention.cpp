@@ -5,9 +5,9 @@
 #include <limits>
 #include <vector>
 
-#include "core/ops/scan/sequences.h"
+#include "core/ops/common/sequences.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = Attention;
@@ -59,8 +59,8 @@ struct Reference {
       for (Index t = 0; i.start.defined() && t < batch * queries; ++t) {
         first[static_cast<std::size_t>(t)] = cached + static_cast<Index>(i.start.at(t));
       }
-      for (const scan::Sequence& s :
-           scan::sequences(i.offsets.defined() ? 1 : 0, queries, i.offsets, "attention")) {
+      for (const common::Sequence& s :
+           common::sequences(i.offsets.defined() ? 1 : 0, queries, i.offsets, "attention")) {
         for (Index t = s.begin; t < s.begin + s.length; ++t) {
           first[static_cast<std::size_t>(t)] = s.begin;
           end[static_cast<std::size_t>(t)] = s.begin + s.length;
@@ -273,7 +273,8 @@ Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
           .flops = 2 * pairs * static_cast<double>(in.q.size(3) + in.v.size(3))};
 }
 
-LS_OP(Attention, "attention")
+LS_OP(Attention, "attention",
+      "softmax attention in blocks: grouped queries, window, cap, sink, packed documents, cache")
     .in("q[B,T,HQ,Dk] k[B,Tk,H,Dk] v[B,Tk,H,Dv] k0[B,T0,H,Dk]? v0[B,T0,H,Dv]? start[B,T]:i64? "
         "sink[HQ]:acc? "
         "slopes[HQ]:acc? bias[HQ,T,Ta]:acc? offsets[N1]:i64?")
@@ -282,10 +283,8 @@ LS_OP(Attention, "attention")
     .no_grad("slopes")
     .strided_grad("q k v")
     .bind(bind)
-    .summary(
-        "softmax attention in blocks: grouped queries, window, cap, sink, packed documents, cache")
     .reference<Reference>()
     .cost(cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

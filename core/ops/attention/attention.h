@@ -1,10 +1,10 @@
 #pragma once
 #include <algorithm>
 
-#include "core/op.h"
-#include "core/scan_attrs.h"
+#include "core/op/op.h"
+#include "core/op/scan_attrs.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Softmax attention in blocks; no Tq x Tk matrix is held.
 ///   o_i = sum_j p_ij v_j
@@ -45,4 +45,4 @@ struct Attention {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

@@ -8,9 +8,9 @@
 
 #include "core/backend/cpu/simd_math.h"
 #include "core/backend/cpu/small_gemm.h"
-#include "core/ops/scan/sequences.h"
+#include "core/ops/common/sequences.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = Attention;
@@ -27,7 +27,7 @@ struct Call {
   const Op::In<Tensor>& in;
   const Op::Attrs& a;
   Index batch, queries, keys, cached, q_heads, heads, group, dk, dv;
-  scan::Operand<T> q, k, v, k0, v0;
+  common::Operand<T> q, k, v, k0, v0;
   Tensor start, sink, slopes, bias;
   std::vector<std::int64_t> document;  // first token of each token's document
 
@@ -53,8 +53,8 @@ struct Call {
     sink = whole(i.sink);
     slopes = whole(i.slopes);
     bias = whole(i.bias);
-    for (const scan::Sequence& s :
-         scan::sequences(i.offsets.defined() ? 1 : 0, queries, i.offsets, "attention")) {
+    for (const common::Sequence& s :
+         common::sequences(i.offsets.defined() ? 1 : 0, queries, i.offsets, "attention")) {
       document.insert(document.end(), static_cast<std::size_t>(s.length), s.begin);
     }
   }
@@ -90,7 +90,7 @@ struct Call {
     return r;
   }
   template <class O>
-  void load_keys(const scan::Operand<T>& cache, const scan::Operand<T>& own, Index b, Index h,
+  void load_keys(const common::Operand<T>& cache, const common::Operand<T>& own, Index b, Index h,
                  Index j, Index n, Index d, O* to) const {
     const Index old = std::clamp<Index>(cached - j, 0, n);
     if (old > 0) {
@@ -189,17 +189,17 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
   using A = acc_t<T>;
   using O = operand_t<T>;
   const Call<T> call(in, a);
-  const scan::Result<T> o(out.o);
+  const common::Result<T> o(out.o);
   A* lse = out.lse.data<A>();
   const Index dk = call.dk, dv = call.dv, blocks = (call.queries + kBlock - 1) / kBlock;
   constexpr A kInf = std::numeric_limits<A>::infinity();
   keep_cache<T>(in.k0, in.k, out.kT);
   keep_cache<T>(in.v0, in.v, out.vT);
   parallel_for(call.batch * call.q_heads * blocks, 1, [&](Index first, Index last) {
-    scan::Scratch<O> operands(kBlock * (2 * dk + dv + kBlock));
+    common::Scratch<O> operands(kBlock * (2 * dk + dv + kBlock));
     O *q = operands.take(kBlock * dk), *k = operands.take(kBlock * dk),
       *v = operands.take(kBlock * dv), *rounded = operands.take(kBlock * kBlock);
-    scan::Scratch<A> scratch(kBlock * (dv + kBlock + 2));
+    common::Scratch<A> scratch(kBlock * (dv + kBlock + 2));
     A *y = scratch.take(kBlock * dv), *s = scratch.take(kBlock * kBlock),
       *top = scratch.take(kBlock), *sum = scratch.take(kBlock);
     std::vector<Range> ranges(kBlock);
@@ -275,9 +275,9 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
   using A = acc_t<T>;
   using O = operand_t<T>;
   const Call<T> call(in, a);
-  const scan::Operand<T> go(dout.o), y_op(out.o);
-  const scan::Operand<A> glse(dout.lse, true);
-  const scan::Result<T> dq(din.q), dk_own(din.k), dv_own(din.v), dk_old(din.k0), dv_old(din.v0);
+  const common::Operand<T> go(dout.o), y_op(out.o);
+  const common::Operand<A> glse(dout.lse, true);
+  const common::Result<T> dq(din.q), dk_own(din.k), dv_own(din.v), dk_old(din.k0), dv_old(din.v0);
   const A* lse = out.lse.data<A>();
   const Index dk = call.dk, dv = call.dv, blocks = (call.queries + kBlock - 1) / kBlock;
   const Index key_blocks = (call.keys + kBlock - 1) / kBlock;
@@ -294,12 +294,12 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
   const Tensor gkT = dout.kT.defined() ? dout.kT.contiguous() : Tensor(),
                gvT = dout.vT.defined() ? dout.vT.contiguous() : Tensor();
   parallel_for(shared ? call.heads : call.batch * call.heads, 1, [&](Index first, Index last) {
-    scan::Scratch<O> operands(call.keys * (dk + dv) + call.queries * (dk + dv) + kBlock * kBlock);
+    common::Scratch<O> operands(call.keys * (dk + dv) + call.queries * (dk + dv) + kBlock * kBlock);
     O *k = operands.take(call.keys * dk), *v = operands.take(call.keys * dv);
     O *q = operands.take(call.queries * dk), *gy = operands.take(call.queries * dv),
       *rounded = operands.take(kBlock * kBlock);
-    scan::Scratch<A> scratch(call.keys * (dk + dv) + call.queries * (dk + 1) +
-                             kBlock * (3 * kBlock + dv));
+    common::Scratch<A> scratch(call.keys * (dk + dv) + call.queries * (dk + 1) +
+                               kBlock * (3 * kBlock + dv));
     A *gk = scratch.take(call.keys * dk), *gv = scratch.take(call.keys * dv),
       *gq = scratch.take(call.queries * dk), *delta = scratch.take(call.queries);
     A *s = scratch.take(kBlock * kBlock), *p = scratch.take(kBlock * kBlock),
@@ -411,7 +411,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
         };
         add_kept(gkT, dk, gk);
         add_kept(gvT, dv, gv);
-        const auto give = [&](const scan::Result<T>& old, const scan::Result<T>& own, Index d,
+        const auto give = [&](const common::Result<T>& old, const common::Result<T>& own, Index d,
                               const A* from) {
           if (old.defined()) {
             old.store(b, 0, h, call.cached, d, from);
@@ -432,4 +432,4 @@ LS_KERNEL(Attention).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -2,9 +2,9 @@
 
 #include <vector>
 
-#include "core/ops/activation/reference.h"
+#include "core/ops/common/activation_reference.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 template <class Real>
@@ -50,13 +50,12 @@ Cost bias_act_cost(const BiasAct::In<Tensor>& in, const BiasAct::Attrs&) {
           .flops = 9.0 * static_cast<double>(in.x.numel())};
 }
 
-LS_OP(BiasAct, "bias_act")
+LS_OP(BiasAct, "bias_act", "act(x + bias)")
     .in("x[...,D] bias[D]:acc?")
     .out("y[...,D]")
     .saves("x bias")
-    .summary("act(x + bias)")
     .reference<BiasActRef>()
     .cost(bias_act_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,7 +1,8 @@
 #pragma once
-#include "core/ops/activation/activation.h"
+#include "core/op/op.h"
+#include "core/ops/common/act.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// y = act(x + bias) in one pass.
 /// @shape  x [...,D], bias [D] or absent -> y [...,D]
@@ -20,4 +21,4 @@ struct BiasAct {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

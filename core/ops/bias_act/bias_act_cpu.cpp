@@ -1,10 +1,10 @@
 #include "core/ops/bias_act/bias_act.h"
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
-#include "core/ops/activation/functions.h"
+#include "core/base/parallel_for.h"
+#include "core/ops/common/activations.h"
+#include "core/tensor/rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 constexpr Index kGrain = 1 << 13;
@@ -71,4 +71,4 @@ LS_KERNEL(BiasAct).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -5,7 +5,7 @@
 #include <limits>
 #include <vector>
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Attrs = CrossEntropy::Attrs;
@@ -129,15 +129,14 @@ Cost cross_entropy_cost(const CrossEntropy::In<Tensor>& in, const Attrs&) {
           .flops = 10.0 * static_cast<double>(in.logits.numel())};
 }
 
-LS_OP(CrossEntropy, "cross_entropy")
+LS_OP(CrossEntropy, "cross_entropy", "cross-entropy of logits against class indices")
     .in("logits[...,V] targets[...]:i64 weights[...]:acc?")
     .out("loss[]:acc? losses[...]:acc? lse[...]:acc")
     .saves("logits targets weights")
     .no_grad("weights")
     .bind(cross_entropy_bind)
-    .summary("cross-entropy of logits against class indices")
     .reference<CrossEntropyRef>()
     .cost(cross_entropy_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

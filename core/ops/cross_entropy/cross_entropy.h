@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Cross-entropy of logits against class indices. With u = logit_scale * logits, x = u or, for a
 /// softcap c > 0, c tanh(u / c), and a = label_smoothing, a token costs
@@ -33,4 +33,4 @@ struct CrossEntropy {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

@@ -3,11 +3,11 @@
 #include <cmath>
 #include <limits>
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
 #include "core/backend/cpu/simd_math.h"
+#include "core/base/parallel_for.h"
+#include "core/tensor/rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Attrs = CrossEntropy::Attrs;
@@ -167,4 +167,4 @@ LS_KERNEL(CrossEntropy).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 void cumsum_bind(const Cumsum::In<Tensor>& in, const Cumsum::Attrs& a, Bindings&) {
@@ -48,14 +48,13 @@ Cost cumsum_cost(const Cumsum::In<Tensor>& in, const Cumsum::Attrs&) {
           .flops = static_cast<double>(in.x.numel())};
 }
 
-LS_OP(Cumsum, "cumsum")
+LS_OP(Cumsum, "cumsum", "running sums along an axis, from either end")
     .in("x[...]")
     .out("y[...]")
     .saves("")
     .bind(cumsum_bind)
-    .summary("running sums along an axis, from either end")
     .reference<CumsumRef>()
     .cost(cumsum_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Running sums along an axis, each including its own element; from the end when `reverse`.
 /// @shape  x, y [...]
@@ -22,4 +22,4 @@ struct Cumsum {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

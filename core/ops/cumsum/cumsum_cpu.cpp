@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/backend/cpu/parallel_for.h"
+#include "core/base/parallel_for.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 template <class T>
@@ -58,4 +58,4 @@ LS_KERNEL(Cumsum).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,8 +1,8 @@
 #include "core/ops/decayed_linear/decayed_linear.h"
 
-#include "core/ops/scan/chunks.h"
+#include "core/ops/common/chunks.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = DecayedLinear;
@@ -13,7 +13,7 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(in.k.size(2) > 0 && in.q.size(2) % in.k.size(2) == 0, kShape,
            "decayed_linear: q and k: {} query heads are not a multiple of {} key heads",
            in.q.size(2), in.k.size(2));
-  const Index n = scan::sequence_count(in.q.size(0), in.offsets);
+  const Index n = common::sequence_count(in.q.size(0), in.offsets);
   LS_CHECK(!in.s0.defined() || in.s0.size(0) == n, kShape,
            "decayed_linear: s0 has {} rows for {} sequences", in.s0.defined() ? in.s0.size(0) : 0,
            n);
@@ -25,7 +25,7 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
 /// Token by token.
 template <class Real>
 struct Reference {
-  static Real gate(const Op::In<Tensor>& in, const scan::Operand<Real>& g, Index b, Index t,
+  static Real gate(const Op::In<Tensor>& in, const common::Operand<Real>& g, Index b, Index t,
                    Index h) {
     return in.g.defined()       ? *g.at(b, t, h)
            : in.decay.defined() ? static_cast<Real>(in.decay.at(h))
@@ -34,9 +34,9 @@ struct Reference {
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
     const Index h_count = in.k.size(2), group = in.q.size(2) / h_count, dk = in.k.size(3),
                 dv = in.v.size(3);
-    const auto seqs = scan::sequences(in.q.size(0), in.q.size(1), in.offsets, "decayed_linear");
-    const scan::Operand<Real> q(in.q), k(in.k), v(in.v), g(in.g, true);
-    const scan::Result<Real> o(out.o);
+    const auto seqs = common::sequences(in.q.size(0), in.q.size(1), in.offsets, "decayed_linear");
+    const common::Operand<Real> q(in.q), k(in.k), v(in.v), g(in.g, true);
+    const common::Result<Real> o(out.o);
     const Tensor s0 = in.s0.defined() ? in.s0.contiguous() : Tensor();
     for (std::size_t n = 0; n < seqs.size(); ++n) {
       for (Index h = 0; h < h_count; ++h) {
@@ -73,15 +73,15 @@ struct Reference {
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
     const Index h_count = in.k.size(2), group = in.q.size(2) / h_count, dk = in.k.size(3),
                 dv = in.v.size(3), size = dk * dv;
-    const auto seqs = scan::sequences(in.q.size(0), in.q.size(1), in.offsets, "decayed_linear");
-    const scan::Operand<Real> q(in.q), k(in.k), v(in.v), g(in.g, true), go(dout.o);
+    const auto seqs = common::sequences(in.q.size(0), in.q.size(1), in.offsets, "decayed_linear");
+    const common::Operand<Real> q(in.q), k(in.k), v(in.v), g(in.g, true), go(dout.o);
     const Real scale = static_cast<Real>(a.scale);
     for (Tensor* d : {&din.q, &din.k, &din.v, &din.g, &din.s0}) {
       if (d->defined()) {
         d->zero_();
       }
     }
-    const scan::Result<Real> dq(din.q), dkey(din.k), dval(din.v), dg(din.g);
+    const common::Result<Real> dq(din.q), dkey(din.k), dval(din.v), dg(din.g);
     const Tensor s0 = in.s0.defined() ? in.s0.contiguous() : Tensor();
     const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
     for (std::size_t n = 0; n < seqs.size(); ++n) {
@@ -148,8 +148,8 @@ struct Reference {
 /// Half of each masked product counts.
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
   const Index b = in.q.size(0), t = in.q.size(1), hq = in.q.size(2), h = in.k.size(2);
-  const Index dk = in.k.size(3), dv = in.v.size(3), n = scan::sequence_count(b, in.offsets);
-  const Index c = scan::is_recurrent(a, t) ? 0 : scan::chunk_of(a, t);
+  const Index dk = in.k.size(3), dv = in.v.size(3), n = common::sequence_count(b, in.offsets);
+  const Index c = common::is_recurrent(a, t) ? 0 : common::chunk_of(a, t);
   const Index values = b * t * (hq * (dk + dv) + h * (dk + dv));
   const Index accs = (in.s0.defined() ? 2 : 1) * n * h * dk * dv + (in.g.defined() ? b * t * h : 0);
   return {.bytes = static_cast<double>(values * dtype_size(in.q.dtype()) +
@@ -157,7 +157,7 @@ Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
           .flops = static_cast<double>(b * t * (2 * (hq + h) * dk * dv + c * hq * (dk + dv)))};
 }
 
-LS_OP(DecayedLinear, "decayed_linear")
+LS_OP(DecayedLinear, "decayed_linear", "linear attention with no, constant or scalar decay")
     .in("q[B,T,HQ,Dk] k[B,T,H,Dk] v[B,T,H,Dv] g[B,T,H]:acc? decay[H]:acc? s0[N,H,Dk,Dv]:acc? "
         "offsets[N1]:i64?")
     .out("o[B,T,HQ,Dv] sT[N,H,Dk,Dv]:acc")
@@ -165,9 +165,8 @@ LS_OP(DecayedLinear, "decayed_linear")
     .no_grad("decay")
     .strided_grad("q k v")
     .bind(bind)
-    .summary("linear attention with no, constant or scalar decay")
     .reference<Reference>()
     .cost(cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,8 +1,8 @@
 #pragma once
-#include "core/op.h"
-#include "core/scan_attrs.h"
+#include "core/op/op.h"
+#include "core/op/scan_attrs.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Decayed linear attention: S_t = exp(g_t) S_{t-1} + k_t v_t^T, o_t = scale q_t S_t.
 /// @shape  q [B,T,HQ,Dk]  k [B,T,H,Dk]  v [B,T,H,Dv]  g [B,T,H] or decay [H] or neither (no decay)
@@ -31,4 +31,4 @@ struct DecayedLinear {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

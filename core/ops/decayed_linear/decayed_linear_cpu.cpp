@@ -7,7 +7,7 @@
 #include "core/backend/cpu/small_gemm.h"
 #include "core/ops/decayed_linear/decayed_linear_kernels.h"
 
-namespace ls::decayed_linear {
+namespace ls::ops::decayed_linear {
 namespace {
 
 using Op = DecayedLinear;
@@ -19,10 +19,10 @@ Index flops_per_token(const Call<T>& call, Index chunk) {
 
 /// S' = exp(G_C) S + (exp(G_C - G) K)^T V, without the first term when S is `empty`; kg is scratch.
 template <class A>
-void advance(Index c, Index dk, Index dv, const scan::Decays<A>& d, const A* k, const A* v, A* kg,
+void advance(Index c, Index dk, Index dv, const common::Decays<A>& d, const A* k, const A* v, A* kg,
              bool empty, A* s) {
   if (!d.trivial) {
-    scan::scale_rows(c, dk, A(1), d.out, k, kg);
+    common::scale_rows(c, dk, A(1), d.out, k, kg);
     k = kg;
   }
   small_gemm<true, false, A>(dk, dv, c, A(1), k, dk, v, dv, empty ? A(0) : d.all, s, dv);
@@ -32,60 +32,61 @@ template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& attrs) {
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
-  if (scan::is_recurrent(attrs, call.longest)) {
+  if (common::is_recurrent(attrs, call.longest)) {
     recurrent_forward(call, out);
     return;
   }
-  const scan::Result<T> o(out.o);
+  const common::Result<T> o(out.o);
   A* const states = out.sT.data<A>();
   const Index dk = call.dk, dv = call.dv, group = call.group,
-              most = scan::chunk_of(attrs, call.longest);
-  scan::for_tasks(call.seqs, call.heads, flops_per_token(call, most), [&](Index first, Index last) {
-    scan::Workspace<A> ws;
-    scan::Decays<A> d;
-    A *q, *k, *side, *v, *y, *p;
-    ws.add(q, group * most * dk);
-    ws.add(k, most * dk);
-    ws.add(side, group * most * dk);
-    ws.add(v, most * dv);
-    ws.add(y, group * most * dv);
-    ws.add(p, group * most * most);
-    d.reserve(ws, most);
-    ws.allocate();
-    for (Index task = first; task < last; ++task) {
-      const Index n = task / call.heads, h = task % call.heads;
-      const scan::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
-      const Index b = seq.row, chunk = scan::chunk_of(attrs, seq.length);
-      A* s = states + task * call.size;
-      call.copy_first_state(task, s);
-      for (Index i = 0; i < seq.length; i += chunk) {
-        const Index c = std::min(chunk, seq.length - i), t = seq.begin + i;
-        const bool empty = i == 0 && !call.first_state(task);
-        call.load_decays(b, t, h, c, d);
-        call.k.load(b, t, h, c, dk, k);
-        call.v.load(b, t, h, c, dv, v);
-        for (Index j = 0; j < group; ++j) {
-          call.q.load(b, t, h * group + j, c, dk, q + j * c * dk);
-        }
-        small_gemm<false, true, A>(group * c, c, dk, A(1), q, dk, k, dk, A(0), p, c);
-        if (!empty) {
-          for (Index j = 0; j < group; ++j) {
-            scan::scale_rows(c, dk, call.scale, d.in, q + j * c * dk, side + j * c * dk);
+              most = common::chunk_of(attrs, call.longest);
+  common::for_tasks(
+      call.seqs, call.heads, flops_per_token(call, most), [&](Index first, Index last) {
+        common::Workspace<A> ws;
+        common::Decays<A> d;
+        A *q, *k, *side, *v, *y, *p;
+        ws.add(q, group * most * dk);
+        ws.add(k, most * dk);
+        ws.add(side, group * most * dk);
+        ws.add(v, most * dv);
+        ws.add(y, group * most * dv);
+        ws.add(p, group * most * most);
+        d.reserve(ws, most);
+        ws.allocate();
+        for (Index task = first; task < last; ++task) {
+          const Index n = task / call.heads, h = task % call.heads;
+          const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
+          const Index b = seq.row, chunk = common::chunk_of(attrs, seq.length);
+          A* s = states + task * call.size;
+          call.copy_first_state(task, s);
+          for (Index i = 0; i < seq.length; i += chunk) {
+            const Index c = std::min(chunk, seq.length - i), t = seq.begin + i;
+            const bool empty = i == 0 && !call.first_state(task);
+            call.load_decays(b, t, h, c, d);
+            call.k.load(b, t, h, c, dk, k);
+            call.v.load(b, t, h, c, dv, v);
+            for (Index j = 0; j < group; ++j) {
+              call.q.load(b, t, h * group + j, c, dk, q + j * c * dk);
+            }
+            small_gemm<false, true, A>(group * c, c, dk, A(1), q, dk, k, dk, A(0), p, c);
+            if (!empty) {
+              for (Index j = 0; j < group; ++j) {
+                common::scale_rows(c, dk, call.scale, d.in, q + j * c * dk, side + j * c * dk);
+              }
+              small_gemm<false, false, A>(group * c, dv, dk, A(1), side, dk, s, dv, A(0), y, dv);
+            }
+            for (Index j = 0; j < group; ++j) {
+              common::mask(c, call.scale, p + j * c * c, d.between, p + j * c * c);
+            }
+            small_gemm<false, false, A>(group * c, dv, c, A(1), p, c, v, dv, empty ? A(0) : A(1), y,
+                                        dv);
+            for (Index j = 0; j < group; ++j) {
+              o.store(b, t, h * group + j, c, dv, y + j * c * dv);
+            }
+            advance(c, dk, dv, d, k, v, side, empty, s);
           }
-          small_gemm<false, false, A>(group * c, dv, dk, A(1), side, dk, s, dv, A(0), y, dv);
         }
-        for (Index j = 0; j < group; ++j) {
-          scan::mask(c, call.scale, p + j * c * c, d.between, p + j * c * c);
-        }
-        small_gemm<false, false, A>(group * c, dv, c, A(1), p, c, v, dv, empty ? A(0) : A(1), y,
-                                    dv);
-        for (Index j = 0; j < group; ++j) {
-          o.store(b, t, h * group + j, c, dv, y + j * c * dv);
-        }
-        advance(c, dk, dv, d, k, v, side, empty, s);
-      }
-    }
-  });
+      });
 }
 
 template <class T>
@@ -93,20 +94,20 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
               Op::In<Tensor>& din, const Op::Attrs& attrs) {
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
-  if (scan::is_recurrent(attrs, call.longest)) {
+  if (common::is_recurrent(attrs, call.longest)) {
     recurrent_backward(call, dout, din);
     return;
   }
-  const scan::Operand<T> go(dout.o);
+  const common::Operand<T> go(dout.o);
   const Gradients<T> grad(din);
   const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
   const Index dk = call.dk, dv = call.dv, size = call.size, group = call.group;
-  const Index most = scan::chunk_of(attrs, call.longest),
+  const Index most = common::chunk_of(attrs, call.longest),
               chunks_most = (call.longest + most - 1) / most;
-  scan::for_tasks(
+  common::for_tasks(
       call.seqs, call.heads, 3 * flops_per_token(call, most), [&](Index first, Index last) {
-        scan::Workspace<A> ws;
-        scan::Decays<A> d;
+        common::Workspace<A> ws;
+        common::Decays<A> d;
         A *states, *ds, *q, *k, *side, *gq, *gk, *v, *gv, *y, *p, *dp, *dgate;
         ws.add(states, (chunks_most + 1) * size);
         ws.add(ds, size);
@@ -125,8 +126,8 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
         ws.allocate();
         for (Index task = first; task < last; ++task) {
           const Index n = task / call.heads, h = task % call.heads;
-          const scan::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
-          const Index b = seq.row, chunk = scan::chunk_of(attrs, seq.length),
+          const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
+          const Index b = seq.row, chunk = common::chunk_of(attrs, seq.length),
                       chunks = (seq.length + chunk - 1) / chunk;
           // Most sequences begin with a state of zeros and end with one that nothing reads.
           const bool starts_empty = !call.first_state(task), end_unused = !dsT.defined();
@@ -168,8 +169,8 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
             // What the chunk writes into S'.
             if (!last) {
               small_gemm<false, true, A>(c, dk, dv, A(1), v, dv, ds, dv, A(0), gk, dk);
-              scan::scale_rows(c, dk, A(1), d.out, gk);
-              scan::scale_rows(c, dk, A(1), d.out, k, side);
+              common::scale_rows(c, dk, A(1), d.out, gk);
+              common::scale_rows(c, dk, A(1), d.out, k, side);
               small_gemm<false, false, A>(c, dv, dk, A(1), side, dk, ds, dv, A(0), gv, dv);
             }
             std::fill(dgate, dgate + c, A(0));
@@ -178,7 +179,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
                 call.q.load(b, t, h * group + j, c, dk, q + j * c * dk);
                 go.load(b, t, h * group + j, c, dv, y + j * c * dv);
                 if (pass_on) {
-                  scan::scale_rows(c, dk, call.scale, d.in, q + j * c * dk, side + j * c * dk);
+                  common::scale_rows(c, dk, call.scale, d.in, q + j * c * dk, side + j * c * dk);
                 }
               }
               small_gemm<false, true, A>(rows, c, dk, A(1), q, dk, k, dk, A(0), p, c);
@@ -187,10 +188,10 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
                 small_gemm<false, true, A>(rows, dk, dv, A(1), y, dv, s, dv, A(0), gq, dk);
               }
               for (Index j = 0; j < group; ++j) {
-                scan::mask(c, call.scale, p + j * c * c, d.between, p + j * c * c);
-                scan::mask(c, call.scale, dp + j * c * c, d.between, dp + j * c * c);
+                common::mask(c, call.scale, p + j * c * c, d.between, p + j * c * c);
+                common::mask(c, call.scale, dp + j * c * c, d.between, dp + j * c * c);
                 if (!empty) {
-                  scan::scale_rows(c, dk, call.scale, d.in, gq + j * c * dk);
+                  common::scale_rows(c, dk, call.scale, d.in, gq + j * c * dk);
                 }
               }
               const A keep_q = empty ? A(0) : A(1), keep_kv = last ? A(0) : A(1);
@@ -201,7 +202,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
                 small_gemm<true, false, A>(dk, dv, rows, A(1), side, dk, y, dv, d.all, ds, dv);
               }
               for (Index e = 0; e < rows && grad.g.defined(); ++e) {
-                dgate[e % c] += scan::dot(dk, q + e * dk, gq + e * dk);
+                dgate[e % c] += common::dot(dk, q + e * dk, gq + e * dk);
               }
             } else {
               std::fill(gq, gq + rows * dk, A(0));
@@ -221,7 +222,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
             if (grad.g.defined()) {
               A sum = through;
               for (Index e = c - 1; e >= 0; --e) {
-                sum += dgate[e] - scan::dot(dk, k + e * dk, gk + e * dk);
+                sum += dgate[e] - common::dot(dk, k + e * dk, gk + e * dk);
                 *grad.g.at(b, t + e, h) = sum;
               }
             }
@@ -238,4 +239,4 @@ LS_KERNEL(DecayedLinear).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls::decayed_linear
+}  // namespace ls::ops::decayed_linear

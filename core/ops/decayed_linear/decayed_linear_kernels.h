@@ -1,9 +1,9 @@
 #pragma once
 // What the kernels of decayed_linear share.
+#include "core/ops/common/chunks.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
-#include "core/ops/scan/chunks.h"
 
-namespace ls::decayed_linear {
+namespace ls::ops::decayed_linear {
 
 /// One call: extents, operands, how sequences are cut.
 template <class T>
@@ -12,10 +12,10 @@ struct Call {
   Index heads, group, dk, dv, size;
   A scale;
   ScanAttrs form;
-  std::vector<scan::Sequence> seqs;
+  std::vector<common::Sequence> seqs;
   Index longest;
-  scan::Operand<T> q, k, v;
-  scan::Operand<A> g;
+  common::Operand<T> q, k, v;
+  common::Operand<A> g;
   std::vector<A> constant;  ///< log-decay of each head, or empty
   Tensor s0;
 
@@ -27,8 +27,8 @@ struct Call {
         size(dk * dv),
         scale(static_cast<A>(a.scale)),
         form(a),
-        seqs(scan::sequences(in.q.size(0), in.q.size(1), in.offsets, "decayed_linear")),
-        longest(scan::longest(seqs)),
+        seqs(common::sequences(in.q.size(0), in.q.size(1), in.offsets, "decayed_linear")),
+        longest(common::longest(seqs)),
         q(in.q),
         k(in.k),
         v(in.v),
@@ -54,7 +54,7 @@ struct Call {
            : constant.empty() ? A(0)
                               : constant[static_cast<std::size_t>(h)];
   }
-  void load_decays(Index b, Index t, Index h, Index c, scan::Decays<A>& to) const {
+  void load_decays(Index b, Index t, Index h, Index c, common::Decays<A>& to) const {
     if (g.defined()) {
       to.load(c, [&](Index i) { return *g.at(b, t + i, h); });
     } else if (!constant.empty()) {
@@ -68,8 +68,8 @@ struct Call {
 /// Where the gradients go; undefined ones are not wanted.
 template <class T>
 struct Gradients {
-  scan::Result<T> q, k, v;
-  scan::Result<acc_t<T>> g;
+  common::Result<T> q, k, v;
+  common::Result<acc_t<T>> g;
   acc_t<T>* s0;
   explicit Gradients(DecayedLinear::In<Tensor>& din)
       : q(din.q),
@@ -86,4 +86,4 @@ template <class T>
 void recurrent_backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& dout,
                         DecayedLinear::In<Tensor>& din);
 
-}  // namespace ls::decayed_linear
+}  // namespace ls::ops::decayed_linear

@@ -1,10 +1,10 @@
 // Token by token: for decoding, and for anyone who wants no chunks. Forward: one pass over the
 // state per token, in tiles of columns. Backward: states are kept for one stretch of tokens at a
 // time and made again from the state at its start.
+#include "core/ops/common/state_columns.h"
 #include "core/ops/decayed_linear/decayed_linear_kernels.h"
-#include "core/ops/scan/state_columns.h"
 
-namespace ls::decayed_linear {
+namespace ls::ops::decayed_linear {
 namespace {
 
 constexpr Index kStretch = 64;
@@ -13,8 +13,8 @@ constexpr Index kStretch = 64;
 template <class A>
 void step(Index dk, Index dv, A decay, const A* from, const A* q, const A* k, const A* v, A* to,
           A* y) {
-  scan::for_columns<A>(dv, [&]<int NV>(Index c, Index cols) {
-    scan::Columns<A, NV> x(cols), sum(cols);
+  common::for_columns<A>(dv, [&]<int NV>(Index c, Index cols) {
+    common::Columns<A, NV> x(cols), sum(cols);
     x.read(v + c);
     sum.clear();
     if (from) {
@@ -33,8 +33,8 @@ void step(Index dk, Index dv, A decay, const A* from, const A* q, const A* k, co
 /// y = s^T q.
 template <class A>
 void read(Index dk, Index dv, const A* s, const A* q, A* y) {
-  scan::for_columns<A>(dv, [&]<int NV>(Index c, Index cols) {
-    scan::Columns<A, NV> sum(cols);
+  common::for_columns<A>(dv, [&]<int NV>(Index c, Index cols) {
+    common::Columns<A, NV> sum(cols);
     sum.clear();
     for (Index i = 0; i < dk; ++i) {
       sum.add(q[i], s + i * dv + c);
@@ -48,59 +48,60 @@ void read(Index dk, Index dv, const A* s, const A* q, A* y) {
 template <class T>
 void recurrent_forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out) {
   using A = acc_t<T>;
-  const scan::Result<T> o(out.o);
+  const common::Result<T> o(out.o);
   A* const states = out.sT.data<A>();
   const Index dk = call.dk, dv = call.dv, group = call.group;
-  scan::for_tasks(call.seqs, call.heads, 2 * (group + 1) * call.size, [&](Index first, Index last) {
-    scan::Workspace<A> ws;
-    A *q, *k, *v, *y;
-    ws.add(q, dk);
-    ws.add(k, dk);
-    ws.add(v, dv);
-    ws.add(y, dv);
-    ws.allocate();
-    for (Index task = first; task < last; ++task) {
-      const Index n = task / call.heads, h = task % call.heads;
-      const scan::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
-      const Index b = seq.row;
-      A* s = states + task * call.size;
-      for (Index i = 0; i < seq.length; ++i) {
-        const Index t = seq.begin + i;
-        call.k.load(b, t, h, 1, dk, k);
-        call.v.load(b, t, h, 1, dv, v);
-        for (Index j = 0; j < group; ++j) {
-          call.q.load(b, t, h * group + j, 1, dk, q);
-          for (Index x = 0; x < dk; ++x) {
-            q[x] *= call.scale;
-          }
-          if (j == 0) {
-            step(dk, dv, simd::exp(call.log_decay(b, t, h)), i > 0 ? s : call.first_state(task), q,
-                 k, v, s, y);
-          } else {
-            read(dk, dv, s, q, y);
-          }
-          o.store(b, t, h * group + j, 1, dv, y);
-        }
-      }
-      if (seq.length == 0) {
-        call.copy_first_state(task, s);
-      }
-    }
-  });
+  common::for_tasks(call.seqs, call.heads, 2 * (group + 1) * call.size,
+                    [&](Index first, Index last) {
+                      common::Workspace<A> ws;
+                      A *q, *k, *v, *y;
+                      ws.add(q, dk);
+                      ws.add(k, dk);
+                      ws.add(v, dv);
+                      ws.add(y, dv);
+                      ws.allocate();
+                      for (Index task = first; task < last; ++task) {
+                        const Index n = task / call.heads, h = task % call.heads;
+                        const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
+                        const Index b = seq.row;
+                        A* s = states + task * call.size;
+                        for (Index i = 0; i < seq.length; ++i) {
+                          const Index t = seq.begin + i;
+                          call.k.load(b, t, h, 1, dk, k);
+                          call.v.load(b, t, h, 1, dv, v);
+                          for (Index j = 0; j < group; ++j) {
+                            call.q.load(b, t, h * group + j, 1, dk, q);
+                            for (Index x = 0; x < dk; ++x) {
+                              q[x] *= call.scale;
+                            }
+                            if (j == 0) {
+                              step(dk, dv, simd::exp(call.log_decay(b, t, h)),
+                                   i > 0 ? s : call.first_state(task), q, k, v, s, y);
+                            } else {
+                              read(dk, dv, s, q, y);
+                            }
+                            o.store(b, t, h * group + j, 1, dv, y);
+                          }
+                        }
+                        if (seq.length == 0) {
+                          call.copy_first_state(task, s);
+                        }
+                      }
+                    });
 }
 
 template <class T>
 void recurrent_backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& dout,
                         DecayedLinear::In<Tensor>& din) {
   using A = acc_t<T>;
-  const scan::Operand<T> go(dout.o);
+  const common::Operand<T> go(dout.o);
   const Gradients<T> grad(din);
   const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
   const Index dk = call.dk, dv = call.dv, size = call.size, group = call.group;
   const Index stretch = std::min(std::max<Index>(1, call.longest), kStretch);
   const Index stretches = (call.longest + stretch - 1) / stretch;
-  scan::for_tasks(call.seqs, call.heads, 6 * (group + 1) * size, [&](Index first, Index last) {
-    scan::Workspace<A> ws;
+  common::for_tasks(call.seqs, call.heads, 6 * (group + 1) * size, [&](Index first, Index last) {
+    common::Workspace<A> ws;
     A *starts, *inside, *ds, *q, *k, *v, *y, *gq, *gk, *gv;
     ws.add(starts, (stretches + 1) * size);
     ws.add(inside, (stretch + 1) * size);
@@ -114,7 +115,7 @@ void recurrent_backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& d
     ws.allocate();
     for (Index task = first; task < last; ++task) {
       const Index n = task / call.heads, h = task % call.heads;
-      const scan::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
+      const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
       const Index b = seq.row, pieces = (seq.length + stretch - 1) / stretch;
       std::fill(q, q + dk, A(0));
       const auto run = [&](Index t, const A* from, A* to) {
@@ -152,7 +153,7 @@ void recurrent_backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& d
               call.q.load(b, t, h * group + j, 1, dk, q);
               go.load(b, t, h * group + j, 1, dv, y);
               for (Index x = 0; x < dk; ++x) {
-                gq[x] = call.scale * scan::dot(dv, now + x * dv, y);
+                gq[x] = call.scale * common::dot(dv, now + x * dv, y);
                 const A f = call.scale * q[x];
                 A* __restrict row = ds + x * dv;
                 for (Index c = 0; c < dv; ++c) {
@@ -173,8 +174,8 @@ void recurrent_backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& d
           for (Index x = 0; x < dk; ++x) {
             A* __restrict row = ds + x * dv;
             const A kx = k[x];
-            gk[x] = scan::dot(dv, row, v);
-            through += scan::dot(dv, row, before + x * dv);
+            gk[x] = common::dot(dv, row, v);
+            through += common::dot(dv, row, before + x * dv);
             for (Index c = 0; c < dv; ++c) {
               gv[c] += kx * row[c];
               row[c] *= decay;
@@ -208,4 +209,4 @@ template void recurrent_backward<float>(const Call<float>&, const DecayedLinear:
 template void recurrent_backward<bf16>(const Call<bf16>&, const DecayedLinear::Out<Tensor>&,
                                        DecayedLinear::In<Tensor>&);
 
-}  // namespace ls::decayed_linear
+}  // namespace ls::ops::decayed_linear

@@ -1,8 +1,8 @@
 #include "core/ops/delta_rule/delta_rule.h"
 
-#include "core/ops/scan/chunks.h"
+#include "core/ops/common/chunks.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = DeltaRule;
@@ -14,7 +14,7 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(in.k.size(2) > 0 && in.v.size(2) % in.k.size(2) == 0, kShape,
            "delta_rule: v and k: {} value heads are not a multiple of {} key heads", in.v.size(2),
            in.k.size(2));
-  const Index n = scan::sequence_count(in.q.size(0), in.offsets);
+  const Index n = common::sequence_count(in.q.size(0), in.offsets);
   LS_CHECK(!in.s0.defined() || in.s0.size(0) == n, kShape,
            "delta_rule: s0 has {} rows for {} sequences", in.s0.defined() ? in.s0.size(0) : 0, n);
   if (!b.has("N")) {
@@ -31,7 +31,7 @@ struct Reference {
   };
   static Token token(const Op::In<Tensor>& in, const Op::Attrs& a, Index b, Index t, Index hv) {
     const Index h = hv / (in.v.size(2) / in.k.size(2)), dk = in.k.size(3), dv = in.v.size(3);
-    const scan::Operand<Real> q(in.q), k(in.k), beta(in.beta, true), beta_v(in.beta_v),
+    const common::Operand<Real> q(in.q), k(in.k), beta(in.beta, true), beta_v(in.beta_v),
         g(in.g, true);
     Token x;
     x.q.assign(q.at(b, t, h), q.at(b, t, h) + dk);
@@ -86,9 +86,9 @@ struct Reference {
   }
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
     const Index heads = in.v.size(2), dk = in.k.size(3), dv = in.v.size(3), size = dk * dv;
-    const auto seqs = scan::sequences(in.q.size(0), in.q.size(1), in.offsets, "delta_rule");
-    const scan::Operand<Real> v(in.v);
-    const scan::Result<Real> o(out.o);
+    const auto seqs = common::sequences(in.q.size(0), in.q.size(1), in.offsets, "delta_rule");
+    const common::Operand<Real> v(in.v);
+    const common::Result<Real> o(out.o);
     std::vector<Real> read;
     for (std::size_t n = 0; n < seqs.size(); ++n) {
       for (Index h = 0; h < heads; ++h) {
@@ -115,15 +115,15 @@ struct Reference {
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
     const Index heads = in.v.size(2), group = heads / in.k.size(2), dk = in.k.size(3),
                 dv = in.v.size(3), size = dk * dv;
-    const auto seqs = scan::sequences(in.q.size(0), in.q.size(1), in.offsets, "delta_rule");
-    const scan::Operand<Real> v(in.v), go(dout.o);
+    const auto seqs = common::sequences(in.q.size(0), in.q.size(1), in.offsets, "delta_rule");
+    const common::Operand<Real> v(in.v), go(dout.o);
     const Real scale = static_cast<Real>(a.scale);
     for (Tensor* d : {&din.q, &din.k, &din.v, &din.beta, &din.beta_v, &din.g, &din.s0}) {
       if (d->defined()) {
         d->zero_();
       }
     }
-    const scan::Result<Real> dq(din.q), dkey(din.k), dval(din.v), dbeta(din.beta),
+    const common::Result<Real> dq(din.q), dkey(din.k), dval(din.v), dbeta(din.beta),
         dbeta_v(din.beta_v), dg(din.g);
     std::vector<Real> read;
     for (std::size_t n = 0; n < seqs.size(); ++n) {
@@ -218,8 +218,8 @@ struct Reference {
 /// Half of each masked product counts.
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
   const Index b = in.q.size(0), t = in.q.size(1), h = in.k.size(2), hv = in.v.size(2);
-  const Index dk = in.k.size(3), dv = in.v.size(3), n = scan::sequence_count(b, in.offsets);
-  const Index c = scan::is_recurrent(a, t) ? 0 : scan::chunk_of(a, t);
+  const Index dk = in.k.size(3), dv = in.v.size(3), n = common::sequence_count(b, in.offsets);
+  const Index c = common::is_recurrent(a, t) ? 0 : common::chunk_of(a, t);
   const Index values = b * t * (2 * h * dk + 2 * hv * dv + hv * (in.beta.defined() ? 1 : dv));
   const Index accs =
       (in.s0.defined() ? 2 : 1) * n * hv * dk * dv + (in.g.defined() ? b * t * hv : 0);
@@ -228,16 +228,15 @@ Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
           .flops = static_cast<double>(b * t * (6 * hv * dk * dv + 2 * c * (h * dk + hv * dv)))};
 }
 
-LS_OP(DeltaRule, "delta_rule")
+LS_OP(DeltaRule, "delta_rule", "delta rule with an optional scalar gate")
     .in("q[B,T,H,Dk] k[B,T,H,Dk] v[B,T,HV,Dv] beta[B,T,HV]? beta_v[B,T,HV,Dv]? g[B,T,HV]:acc? "
         "s0[N,HV,Dk,Dv]:acc? offsets[N1]:i64?")
     .out("o[B,T,HV,Dv] sT[N,HV,Dk,Dv]:acc")
     .saves("q k v beta beta_v g s0 offsets")
     .strided_grad("q k v")
     .bind(bind)
-    .summary("delta rule with an optional scalar gate")
     .reference<Reference>()
     .cost(cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,8 +1,8 @@
 #pragma once
-#include "core/op.h"
-#include "core/scan_attrs.h"
+#include "core/op/op.h"
+#include "core/op/scan_attrs.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Delta rule with an optional scalar gate:
 ///   S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T,  o_t = scale q_t S_t.
@@ -32,4 +32,4 @@ struct DeltaRule {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

@@ -14,7 +14,7 @@
 #include "core/backend/cpu/small_gemm.h"
 #include "core/ops/delta_rule/delta_rule_kernels.h"
 
-namespace ls::delta_rule {
+namespace ls::ops::delta_rule {
 namespace {
 
 using Op = DeltaRule;
@@ -95,18 +95,18 @@ template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& attrs) {
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
-  if (scan::is_recurrent(attrs, call.longest)) {
+  if (common::is_recurrent(attrs, call.longest)) {
     recurrent_forward(call, out);
     return;
   }
-  const scan::Result<T> o(out.o);
+  const common::Result<T> o(out.o);
   A* const states = out.sT.data<A>();
-  const Index dk = call.dk, dv = call.dv, most = scan::chunk_of(attrs, call.longest);
-  scan::for_tasks(
+  const Index dk = call.dk, dv = call.dv, most = common::chunk_of(attrs, call.longest);
+  common::for_tasks(
       call.seqs, call.heads, call.group * flops_per_token(dk, dv, most),
       [&](Index first, Index last) {
-        scan::Workspace<A> ws;
-        scan::Decays<A> d;
+        common::Workspace<A> ws;
+        common::Decays<A> d;
         A *qk, *side, *read, *x, *w, *scores, *m, *factor;
         ws.add(qk, 2 * most * dk);
         ws.add(side, 2 * most * dk);
@@ -120,12 +120,12 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& at
         ws.allocate();
         for (Index task = first; task < last; ++task) {
           const Index n = task / call.heads, h = task % call.heads;
-          const scan::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
+          const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
           const Index first_head = n * call.value_heads + h * call.group, b = seq.row;
           for (Index r = 0; r < call.group; ++r) {
             call.copy_first_state(first_head + r, states + (first_head + r) * call.size);
           }
-          const Index chunk = scan::chunk_of(attrs, seq.length);
+          const Index chunk = common::chunk_of(attrs, seq.length);
           for (Index i = 0; i < seq.length; i += chunk) {
             const Index c = std::min(chunk, seq.length - i), t = seq.begin + i;
             A *q = qk, *k = qk + c * dk;
@@ -138,20 +138,20 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& at
               const bool empty = i == 0 && !call.first_state(first_head + r);
               call.load_decays(b, t, hv, c, d);
               if (!empty) {
-                scan::scale_rows(c, dk, call.scale, d.in, q, side);
-                scan::scale_rows(c, dk, A(1), d.in, k, side + c * dk);
+                common::scale_rows(c, dk, call.scale, d.in, q, side);
+                common::scale_rows(c, dk, A(1), d.in, k, side + c * dk);
                 small_gemm<false, false, A>(2 * c, dv, dk, A(1), side, dk, s, dv, A(0), read, dv);
               }
               missing(call, b, t, hv, c, empty ? nullptr : read + c * dv, x);
-              scan::mask_strictly(c, A(1), scores + c * c, d.between, m);
+              common::mask_strictly(c, A(1), scores + c * c, d.between, m);
               solve(call, b, t, hv, c, m, x, w);
-              scan::mask(c, call.scale, scores, d.between, m);
+              common::mask(c, call.scale, scores, d.between, m);
               small_gemm<false, false, A>(c, dv, c, A(1), m, c, w, dv, empty ? A(0) : A(1), read,
                                           dv);
               o.store(b, t, hv, c, dv, read);
               const A* writers = k;
               if (!d.trivial) {
-                scan::scale_rows(c, dk, A(1), d.out, k, side);
+                common::scale_rows(c, dk, A(1), d.out, k, side);
                 writers = side;
               }
               small_gemm<true, false, A>(dk, dv, c, A(1), writers, dk, w, dv, d.all, s, dv);
@@ -166,21 +166,21 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
               Op::In<Tensor>& din, const Op::Attrs& attrs) {
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
-  if (scan::is_recurrent(attrs, call.longest)) {
+  if (common::is_recurrent(attrs, call.longest)) {
     recurrent_backward(call, dout, din);
     return;
   }
-  const scan::Operand<T> go(dout.o);
+  const common::Operand<T> go(dout.o);
   const Gradients<T> grad(din);
   const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
   const Index dk = call.dk, dv = call.dv, size = call.size, group = call.group;
-  const Index length = call.longest, most = scan::chunk_of(attrs, length),
+  const Index length = call.longest, most = common::chunk_of(attrs, length),
               chunks_most = (length + most - 1) / most;
-  scan::for_tasks(
+  common::for_tasks(
       call.seqs, call.heads, 3 * group * flops_per_token(dk, dv, most),
       [&](Index first, Index last) {
-        scan::Workspace<A> ws;
-        scan::Decays<A> d;
+        common::Workspace<A> ws;
+        common::Decays<A> d;
         // What the pass forward keeps, per value head: incoming states and the outgoing one; X, W;
         // M.
         A *states, *x_all, *w_all, *m_all;
@@ -208,9 +208,9 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
         ws.allocate();
         for (Index task = first; task < last; ++task) {
           const Index n = task / call.heads, h = task % call.heads;
-          const scan::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
+          const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
           const Index b = seq.row, first_head = n * call.value_heads + h * group;
-          const Index chunk = scan::chunk_of(attrs, seq.length),
+          const Index chunk = common::chunk_of(attrs, seq.length),
                       chunks = (seq.length + chunk - 1) / chunk;
           const auto state = [&](Index r, Index z) {
             return states + (r * (chunks_most + 1) + z) * size;
@@ -244,16 +244,16 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
               A* m = m_all + (r * length + i) * most;
               call.load_decays(b, t, hv, c, d);
               if (s) {
-                scan::scale_rows(c, dk, A(1), d.in, k, side);
+                common::scale_rows(c, dk, A(1), d.in, k, side);
                 small_gemm<false, false, A>(c, dv, dk, A(1), side, dk, s, dv, A(0), yx, dv);
               }
               missing(call, b, t, hv, c, s ? yx : nullptr, x);
-              scan::mask_strictly(c, A(1), scores, d.between, m);
+              common::mask_strictly(c, A(1), scores, d.between, m);
               solve(call, b, t, hv, c, m, x, w);
               if (unused(z)) {
                 continue;
               }
-              scan::scale_rows(c, dk, A(1), d.out, k, side);
+              common::scale_rows(c, dk, A(1), d.out, k, side);
               if (s) {
                 std::copy(s, s + size, next);
               }
@@ -284,14 +284,14 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
               }
               // Into W: from the outgoing state and from the outputs.
               if (!last) {
-                scan::scale_rows(c, dk, A(1), d.out, k, side);
+                common::scale_rows(c, dk, A(1), d.out, k, side);
                 small_gemm<false, false, A>(c, dv, dk, A(1), side, dk, ds, dv, A(0), dw, dv);
                 small_gemm<false, true, A>(c, dk, dv, A(1), w, dv, ds, dv, A(0), write, dk);
-                scan::scale_rows(c, dk, A(1), d.out, write);
+                common::scale_rows(c, dk, A(1), d.out, write);
               }
               if (go.defined()) {
                 go.load(b, t, hv, c, dv, y);
-                scan::mask(c, call.scale, scores, d.between, p);
+                common::mask(c, call.scale, scores, d.between, p);
                 small_gemm<true, false, A>(c, dv, c, A(1), p, c, y, dv, last ? A(0) : A(1), dw, dv);
               } else {
                 std::fill(y, y + c * dv, A(0));
@@ -299,20 +299,20 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
               solve_transposed(call, b, t, hv, c, m, dw, dx);
               // Into the two score matrices, and from there and from S into the readers.
               small_gemm<false, true, A>(2 * c, c, dv, A(1), yx, dv, w, dv, A(0), dscores, c);
-              scan::mask(c, call.scale, dscores, d.between, dscores);
-              scan::mask_strictly(c, A(-1), dscores + c * c, d.between, dscores + c * c);
+              common::mask(c, call.scale, dscores, d.between, dscores);
+              common::mask_strictly(c, A(-1), dscores + c * c, d.between, dscores + c * c);
               if (s) {
                 small_gemm<false, true, A>(2 * c, dk, dv, A(1), yx, dv, s, dv, A(0), hqk, dk);
-                scan::scale_rows(c, dk, call.scale, d.in, hqk);
-                scan::scale_rows(c, dk, A(-1), d.in, hqk + c * dk);
+                common::scale_rows(c, dk, call.scale, d.in, hqk);
+                common::scale_rows(c, dk, A(-1), d.in, hqk + c * dk);
               }
               small_gemm<false, false, A>(2 * c, dk, c, A(1), dscores, c, k, dk, s ? A(1) : A(0),
                                           hqk, dk);
               small_gemm<true, false, A>(c, dk, 2 * c, A(1), dscores, c, qk, dk, last ? A(0) : A(1),
                                          write, dk);
               if (z > 0 || grad.s0) {
-                scan::scale_rows(c, dk, call.scale, d.in, q, side);
-                scan::scale_rows(c, dk, A(-1), d.in, k, side + c * dk);
+                common::scale_rows(c, dk, call.scale, d.in, q, side);
+                common::scale_rows(c, dk, A(-1), d.in, k, side + c * dk);
                 small_gemm<true, false, A>(dk, dv, 2 * c, A(1), side, dk, yx, dv, d.all, ds, dv);
               }
               for (Index e = 0; e < c; ++e) {
@@ -374,4 +374,4 @@ LS_KERNEL(DeltaRule).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls::delta_rule
+}  // namespace ls::ops::delta_rule

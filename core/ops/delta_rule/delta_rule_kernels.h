@@ -1,9 +1,9 @@
 #pragma once
 // What the kernels of delta_rule share.
+#include "core/ops/common/chunks.h"
 #include "core/ops/delta_rule/delta_rule.h"
-#include "core/ops/scan/chunks.h"
 
-namespace ls::delta_rule {
+namespace ls::ops::delta_rule {
 
 inline constexpr double kNormEps = 1e-6;
 
@@ -15,10 +15,10 @@ struct Call {
   A scale;
   bool normalise, decays;
   ScanAttrs form;
-  std::vector<scan::Sequence> seqs;
+  std::vector<common::Sequence> seqs;
   Index longest;
-  scan::Operand<T> q, k, v, beta, beta_v;
-  scan::Operand<A> g;
+  common::Operand<T> q, k, v, beta, beta_v;
+  common::Operand<A> g;
   Tensor s0;
 
   Call(const DeltaRule::In<Tensor>& in, const DeltaRule::Attrs& a)
@@ -32,8 +32,8 @@ struct Call {
         normalise(a.qk_l2norm),
         decays(in.g.defined()),
         form(a),
-        seqs(scan::sequences(in.q.size(0), in.q.size(1), in.offsets, "delta_rule")),
-        longest(scan::longest(seqs)),
+        seqs(common::sequences(in.q.size(0), in.q.size(1), in.offsets, "delta_rule")),
+        longest(common::longest(seqs)),
         q(in.q),
         k(in.k),
         v(in.v),
@@ -54,7 +54,7 @@ struct Call {
     }
   }
   /// Rows of q or k, normalised when asked; `factor` gets what they were multiplied by.
-  void load_keys(const scan::Operand<T>& from, Index b, Index t, Index h, Index c, A* to,
+  void load_keys(const common::Operand<T>& from, Index b, Index t, Index h, Index c, A* to,
                  A* factor) const {
     from.load(b, t, h, c, dk, to);
     for (Index i = 0; i < c && normalise; ++i) {
@@ -86,7 +86,7 @@ struct Call {
       }
     }
   }
-  void load_decays(Index b, Index t, Index hv, Index c, scan::Decays<A>& to) const {
+  void load_decays(Index b, Index t, Index hv, Index c, common::Decays<A>& to) const {
     if (decays) {
       to.load(c, [&](Index i) { return *g.at(b, t + i, hv); });
     } else {
@@ -112,8 +112,8 @@ struct Call {
 /// Where the gradients go; undefined ones are not wanted.
 template <class T>
 struct Gradients {
-  scan::Result<T> q, k, v, beta, beta_v;
-  scan::Result<acc_t<T>> g;
+  common::Result<T> q, k, v, beta, beta_v;
+  common::Result<acc_t<T>> g;
   acc_t<T>* s0;
   explicit Gradients(DeltaRule::In<Tensor>& din)
       : q(din.q),
@@ -150,4 +150,4 @@ template <class T>
 void recurrent_backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
                         DeltaRule::In<Tensor>& din);
 
-}  // namespace ls::delta_rule
+}  // namespace ls::ops::delta_rule

@@ -2,10 +2,10 @@
 // Forward: two passes over the state per token, in tiles of columns: what the key reads, then the
 // update and what the query reads. Backward: states are kept for one stretch of tokens at a time
 // and made again from the state at its start.
+#include "core/ops/common/state_columns.h"
 #include "core/ops/delta_rule/delta_rule_kernels.h"
-#include "core/ops/scan/state_columns.h"
 
-namespace ls::delta_rule {
+namespace ls::ops::delta_rule {
 namespace {
 
 constexpr Index kStretch = 64;
@@ -14,7 +14,7 @@ constexpr Index kStretch = 64;
 template <class A>
 struct Token {
   A *q, *k, *v, *y, *x, *w;  // of Dk, Dk, Dv, ...
-  void reserve(scan::Workspace<A>& ws, Index dk, Index dv) {
+  void reserve(common::Workspace<A>& ws, Index dk, Index dv) {
     ws.add(q, dk);
     ws.add(k, dk);
     for (A** p : {&v, &y, &x, &w}) {
@@ -35,8 +35,8 @@ void step(const Call<T>& call, Index b, Index t, Index hv, A decay, const A* fro
           const Token<A>& token) {
   const Index dk = call.dk, dv = call.dv;
   call.v.load(b, t, hv, 1, dv, token.v);
-  scan::for_columns<A>(dv, [&]<int NV>(Index c, Index cols) {
-    scan::Columns<A, NV> sum(cols);
+  common::for_columns<A>(dv, [&]<int NV>(Index c, Index cols) {
+    common::Columns<A, NV> sum(cols);
     sum.clear();
     for (Index i = 0; from && i < dk; ++i) {
       sum.add(token.k[i], from + i * dv + c);
@@ -47,8 +47,8 @@ void step(const Call<T>& call, Index b, Index t, Index hv, A decay, const A* fro
     token.x[c] = token.v[c] - decay * token.x[c];
   }
   call.times_beta(b, t, hv, token.x, token.w);
-  scan::for_columns<A>(dv, [&]<int NV>(Index c, Index cols) {
-    scan::Columns<A, NV> w(cols), y(cols);
+  common::for_columns<A>(dv, [&]<int NV>(Index c, Index cols) {
+    common::Columns<A, NV> w(cols), y(cols);
     w.read(token.w + c);
     y.clear();
     if (from) {
@@ -69,54 +69,55 @@ void step(const Call<T>& call, Index b, Index t, Index hv, A decay, const A* fro
 template <class T>
 void recurrent_forward(const Call<T>& call, DeltaRule::Out<Tensor>& out) {
   using A = acc_t<T>;
-  const scan::Result<T> o(out.o);
+  const common::Result<T> o(out.o);
   A* const states = out.sT.data<A>();
   const Index dk = call.dk, dv = call.dv;
-  scan::for_tasks(call.seqs, call.heads, call.group * 8 * call.size, [&](Index first, Index last) {
-    scan::Workspace<A> ws;
-    Token<A> token;
-    A* factor;
-    token.reserve(ws, dk, dv);
-    ws.add(factor, 1);
-    ws.allocate();
-    for (Index task = first; task < last; ++task) {
-      const Index n = task / call.heads, h = task % call.heads;
-      const scan::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
-      const Index b = seq.row, first_head = n * call.value_heads + h * call.group;
-      for (Index i = 0; i < seq.length; ++i) {
-        const Index t = seq.begin + i;
-        call.load_keys(call.q, b, t, h, 1, token.q, factor);
-        call.load_keys(call.k, b, t, h, 1, token.k, factor);
-        for (Index x = 0; x < dk; ++x) {
-          token.q[x] *= call.scale;
+  common::for_tasks(
+      call.seqs, call.heads, call.group * 8 * call.size, [&](Index first, Index last) {
+        common::Workspace<A> ws;
+        Token<A> token;
+        A* factor;
+        token.reserve(ws, dk, dv);
+        ws.add(factor, 1);
+        ws.allocate();
+        for (Index task = first; task < last; ++task) {
+          const Index n = task / call.heads, h = task % call.heads;
+          const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
+          const Index b = seq.row, first_head = n * call.value_heads + h * call.group;
+          for (Index i = 0; i < seq.length; ++i) {
+            const Index t = seq.begin + i;
+            call.load_keys(call.q, b, t, h, 1, token.q, factor);
+            call.load_keys(call.k, b, t, h, 1, token.k, factor);
+            for (Index x = 0; x < dk; ++x) {
+              token.q[x] *= call.scale;
+            }
+            for (Index r = 0; r < call.group; ++r) {
+              const Index hv = h * call.group + r;
+              A* s = states + (first_head + r) * call.size;
+              step(call, b, t, hv, decay_of<T, A>(call, b, t, hv),
+                   i > 0 ? s : call.first_state(first_head + r), s, token);
+              o.store(b, t, hv, 1, dv, token.y);
+            }
+          }
+          for (Index r = 0; r < call.group && seq.length == 0; ++r) {
+            call.copy_first_state(first_head + r, states + (first_head + r) * call.size);
+          }
         }
-        for (Index r = 0; r < call.group; ++r) {
-          const Index hv = h * call.group + r;
-          A* s = states + (first_head + r) * call.size;
-          step(call, b, t, hv, decay_of<T, A>(call, b, t, hv),
-               i > 0 ? s : call.first_state(first_head + r), s, token);
-          o.store(b, t, hv, 1, dv, token.y);
-        }
-      }
-      for (Index r = 0; r < call.group && seq.length == 0; ++r) {
-        call.copy_first_state(first_head + r, states + (first_head + r) * call.size);
-      }
-    }
-  });
+      });
 }
 
 template <class T>
 void recurrent_backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
                         DeltaRule::In<Tensor>& din) {
   using A = acc_t<T>;
-  const scan::Operand<T> go(dout.o);
+  const common::Operand<T> go(dout.o);
   const Gradients<T> grad(din);
   const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
   const Index dk = call.dk, dv = call.dv, size = call.size, group = call.group;
   const Index stretch = std::min(std::max<Index>(1, call.longest), kStretch);
   const Index stretches = (call.longest + stretch - 1) / stretch;
-  scan::for_tasks(call.seqs, call.heads, 3 * group * 8 * size, [&](Index first, Index last) {
-    scan::Workspace<A> ws;
+  common::for_tasks(call.seqs, call.heads, 3 * group * 8 * size, [&](Index first, Index last) {
+    common::Workspace<A> ws;
     Token<A> token;
     A *starts, *inside, *ds_all, *gq, *gk, *answer, *gw, *nq, *nk;
     token.reserve(ws, dk, dv);
@@ -132,7 +133,7 @@ void recurrent_backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
     ws.allocate();
     for (Index task = first; task < last; ++task) {
       const Index n = task / call.heads, h = task % call.heads;
-      const scan::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
+      const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
       const Index b = seq.row, first_head = n * call.value_heads + h * group;
       const Index pieces = (seq.length + stretch - 1) / stretch;
       const auto start_of = [&](Index r, Index z) {
@@ -275,4 +276,4 @@ template void recurrent_backward<float>(const Call<float>&, const DeltaRule::Out
 template void recurrent_backward<bf16>(const Call<bf16>&, const DeltaRule::Out<Tensor>&,
                                        DeltaRule::In<Tensor>&);
 
-}  // namespace ls::delta_rule
+}  // namespace ls::ops::delta_rule

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 void embedding_bind(const Embedding::In<Tensor>& in, const Embedding::Attrs&, Bindings&) {
@@ -47,14 +47,13 @@ Cost embedding_cost(const Embedding::In<Tensor>& in, const Embedding::Attrs&) {
           .flops = 0};
 }
 
-LS_OP(Embedding, "embedding")
+LS_OP(Embedding, "embedding", "rows of a table by index")
     .in("weight[V,D] ids[...]:i64")
     .out("y[...,D]")
     .saves("ids")
     .bind(embedding_bind)
-    .summary("rows of a table by index")
     .reference<EmbeddingRef>()
     .cost(embedding_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Rows of a table: y = scale * weight[ids]; the gradient adds over repeated ids.
 /// @shape  weight [V,D], ids [...] -> y [...,D]
@@ -22,4 +22,4 @@ struct Embedding {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

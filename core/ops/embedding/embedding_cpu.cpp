@@ -1,8 +1,8 @@
 #include "core/ops/embedding/embedding.h"
 
-#include "core/backend/cpu/parallel_for.h"
+#include "core/base/parallel_for.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 template <class T>
@@ -53,4 +53,4 @@ LS_KERNEL(Embedding).types<double, float>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -2,9 +2,9 @@
 
 #include <vector>
 
-#include "core/ops/gather_rows/row_indices.h"
+#include "core/ops/common/row_indices.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 void gather_rows_bind(const GatherRows::In<Tensor>& in, const GatherRows::Attrs&, Bindings&) {
@@ -46,14 +46,13 @@ Cost gather_rows_cost(const GatherRows::In<Tensor>& in, const GatherRows::Attrs&
   return {.bytes = static_cast<double>(in.index.numel()) * (8 + 2 * row), .flops = 0};
 }
 
-LS_OP(GatherRows, "gather_rows")
+LS_OP(GatherRows, "gather_rows", "rows by index; index -1 gives zeros")
     .in("x[N,D] index[...]:i64")
     .out("y[...,D]")
     .saves("index")
     .bind(gather_rows_bind)
-    .summary("rows by index; index -1 gives zeros")
     .reference<GatherRowsRef>()
     .cost(gather_rows_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

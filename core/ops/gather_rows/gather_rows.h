@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Rows by index: y = x[index]; index -1 gives a row of zeros.
 /// @shape  x [N,D], index [...] -> y [...,D]
@@ -20,4 +20,4 @@ struct GatherRows {
   struct Attrs {};
 };
 
-}  // namespace ls
+}  // namespace ls::ops

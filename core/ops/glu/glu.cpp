@@ -1,8 +1,8 @@
 #include "core/ops/glu/glu.h"
 
-#include "core/ops/activation/functions.h"
+#include "core/ops/common/activations.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 void glu_bind(const Glu::In<Tensor>& in, const Glu::Attrs&, Bindings& b) {
@@ -67,14 +67,13 @@ Cost glu_cost(const Glu::In<Tensor>& in, const Glu::Attrs&) {
       .flops = 5 * n};
 }
 
-LS_OP(Glu, "glu")
+LS_OP(Glu, "glu", "gated linear unit: act(gate) * up")
     .in("x[...,2*F]? gate[...,F]? up[...,F]?")
     .out("y[...,F]")
     .saves("x gate up")
     .bind(glu_bind)
-    .summary("gated linear unit: act(gate) * up")
     .reference<GluRef>()
     .cost(glu_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

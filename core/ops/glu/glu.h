@@ -1,7 +1,8 @@
 #pragma once
-#include "core/ops/activation/activation.h"
+#include "core/op/op.h"
+#include "core/ops/common/act.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Gated linear unit: y = act(gate) * up. Gate and up come as the halves of one tensor (one
 /// projection, no copy) or as two.
@@ -22,4 +23,4 @@ struct Glu {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,9 +1,9 @@
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
+#include "core/base/parallel_for.h"
+#include "core/ops/common/glu_rows.h"
 #include "core/ops/glu/glu.h"
-#include "core/ops/glu/rows_cpu.h"
+#include "core/tensor/rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 struct Halves {
@@ -74,4 +74,4 @@ LS_KERNEL(Glu).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "core/ops/activation/functions.h"
+#include "core/ops/common/activations.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = GluLinear;
@@ -70,14 +70,14 @@ Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
           .flops = 2 * hidden * static_cast<double>(in.weight.size(0)) + 5 * hidden};
 }
 
-LS_OP(GluLinear, "glu_linear")
+LS_OP(GluLinear, "glu_linear",
+      "gated linear unit and the projection behind it: (act(gate) * up) W^T")
     .in("x[...,2*F] weight[D,F]")
     .out("y[...,D]")
     .saves("x weight")
     .grad_acc("weight")
-    .summary("gated linear unit and the projection behind it: (act(gate) * up) W^T")
     .reference<Reference>()
     .cost(cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,7 +1,8 @@
 #pragma once
-#include "core/ops/activation/activation.h"
+#include "core/op/op.h"
+#include "core/ops/common/act.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Gated linear unit and the projection behind it, y = (act(gate) * up) W^T: the hidden channels
 /// are formed again in the backward pass, not kept, and where W is small exist for a block of rows
@@ -25,4 +26,4 @@ struct GluLinear {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

@@ -3,13 +3,13 @@
 #include <algorithm>
 
 #include "core/backend/cpu/gemm.h"
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
-#include "core/ops/glu/rows_cpu.h"
+#include "core/base/parallel_for.h"
+#include "core/ops/common/glu_rows.h"
 #include "core/ops/glu_linear/glu_linear.h"
-#include "core/storage.h"
+#include "core/tensor/rows.h"
+#include "core/tensor/storage.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = GluLinear;
@@ -105,4 +105,4 @@ LS_KERNEL(GluLinear).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,8 +1,8 @@
 #include "core/ops/group_norm/group_norm.h"
 
-#include "core/ops/layer_norm/mean_norm_reference.h"
+#include "core/ops/common/mean_norm_reference.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 void group_norm_bind(const GroupNorm::In<Tensor>& in, const GroupNorm::Attrs& a, Bindings& b) {
@@ -31,14 +31,13 @@ Cost group_norm_cost(const GroupNorm::In<Tensor>& in, const GroupNorm::Attrs&) {
           .flops = (gated ? 16.0 : 8.0) * static_cast<double>(in.x.numel())};
 }
 
-LS_OP(GroupNorm, "group_norm")
+LS_OP(GroupNorm, "group_norm", "layer norm of channel groups (heads), gated")
     .in("x[...,D] weight[D]:acc? bias[D]:acc? z[...,D]?")
     .out("y[...,D] mean[...,G]:acc rstd[...,G]:acc")
     .saves("x weight bias z mean rstd")
     .bind(group_norm_bind)
-    .summary("layer norm of channel groups (heads), gated")
     .reference<GroupNormRef>()
     .cost(group_norm_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

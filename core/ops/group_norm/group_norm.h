@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Layer norm of each of num_groups contiguous channel groups (heads) of a token, then a gain and
 /// bias per channel; the output norm of RetNet, RWKV and xLSTM. An optional gate z as in LayerNorm.
@@ -27,4 +27,4 @@ struct GroupNorm {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 template <class Real>
@@ -73,13 +73,12 @@ Cost l2_norm_cost(const L2Norm::In<Tensor>& in, const L2Norm::Attrs&) {
           .flops = 3.0 * static_cast<double>(in.x.numel())};
 }
 
-LS_OP(L2Norm, "l2_norm")
+LS_OP(L2Norm, "l2_norm", "rows divided by their length")
     .in("x[...,D]")
     .out("y[...,D]")
     .saves("x")
-    .summary("rows divided by their length")
     .reference<L2NormRef>()
     .cost(l2_norm_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Rows of the last axis divided by their length |x|: x / sqrt(|x|^2 + eps) (kInside),
 /// x / max(|x|, eps) (kMax) or x / (|x| + eps) (kOutside).
@@ -24,4 +24,4 @@ struct L2Norm {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

@@ -2,10 +2,10 @@
 
 #include <cmath>
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
+#include "core/base/parallel_for.h"
+#include "core/tensor/rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 Index grain(Index columns) {
@@ -88,4 +88,4 @@ LS_KERNEL(L2Norm).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

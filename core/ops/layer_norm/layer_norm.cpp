@@ -1,8 +1,8 @@
 #include "core/ops/layer_norm/layer_norm.h"
 
-#include "core/ops/layer_norm/mean_norm_reference.h"
+#include "core/ops/common/mean_norm_reference.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 template <class Real>
@@ -24,13 +24,12 @@ Cost layer_norm_cost(const LayerNorm::In<Tensor>& in, const LayerNorm::Attrs&) {
           .flops = (gated ? 16.0 : 8.0) * static_cast<double>(in.x.numel())};
 }
 
-LS_OP(LayerNorm, "layer_norm")
+LS_OP(LayerNorm, "layer_norm", "layer norm, gated")
     .in("x[...,D] weight[D]:acc? bias[D]:acc? z[...,D]?")
     .out("y[...,D] mean[...]:acc rstd[...]:acc")
     .saves("x weight bias z mean rstd")
-    .summary("layer norm, gated")
     .reference<LayerNormRef>()
     .cost(layer_norm_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

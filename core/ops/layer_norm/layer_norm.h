@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Layer norm over the last axis, with an optional gate in the same pass:
 ///   n(x) = (x - mean) / sqrt(var + eps) * weight + bias, var biased
@@ -26,4 +26,4 @@ struct LayerNorm {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

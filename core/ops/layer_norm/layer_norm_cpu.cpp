@@ -1,8 +1,8 @@
 #include "core/ops/layer_norm/layer_norm.h"
 
-#include "core/ops/layer_norm/mean_norm.h"
+#include "core/ops/common/mean_norm.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 MeanNormArgs args(const LayerNorm::Attrs& a) {
@@ -27,4 +27,4 @@ LS_KERNEL(LayerNorm).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,6 +1,6 @@
 #include "core/ops/linear/linear.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 template <class Real>
@@ -78,14 +78,13 @@ Cost linear_cost(const Linear::In<Tensor>& in, const Linear::Attrs&) {
           .flops = 2 * rows * weights};
 }
 
-LS_OP(Linear, "linear")
+LS_OP(Linear, "linear", "dense projection x W^T + b")
     .in("x[...,I] weight[O,I] bias[O]:acc?")
     .out("y[...,O]")
     .saves("x weight")
     .grad_acc("weight")
-    .summary("dense projection x W^T + b")
     .reference<LinearRef>()
     .cost(linear_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

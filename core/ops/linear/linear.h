@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Dense projection: y = x W^T + b.
 /// @shape  x [...,I], weight [O,I], bias [O] or absent -> y [...,O]
@@ -20,4 +20,4 @@ struct Linear {
   struct Attrs {};
 };
 
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,10 +1,10 @@
 // Products through the matrix library; the bias is added while its row is in cache.
 #include "core/backend/cpu/gemm.h"
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
+#include "core/base/parallel_for.h"
 #include "core/ops/linear/linear.h"
+#include "core/tensor/rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 template <class T>
@@ -65,4 +65,4 @@ LS_KERNEL(Linear).types<float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = LinearCrossEntropy;
@@ -96,16 +96,15 @@ Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
   return {.bytes = 2.0 * static_cast<double>(in.x.bytes() + in.weight.bytes()), .flops = products};
 }
 
-LS_OP(LinearCrossEntropy, "linear_cross_entropy")
+LS_OP(LinearCrossEntropy, "linear_cross_entropy", "cross-entropy fused with the output projection")
     .in("x[N,D] weight[V,D] targets[N]:i64")
     .out("loss[]:acc per_token[N]:acc predicted[N]:i64 dx[N,D]? dw[V,D]:acc?")
     .saves("dx dw")
     .no_grad("per_token dx dw")
     .grad_acc("weight")
     .bind(bind)
-    .summary("cross-entropy fused with the output projection")
     .reference<Reference>()
     .cost(cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Cross-entropy of softmax(x W^T) against targets, mean over targets that are not `ignore_index`.
 /// Logits exist for one block of tokens at a time, never as [N,V]; the gradients are formed from a
@@ -29,4 +29,4 @@ struct LinearCrossEntropy {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

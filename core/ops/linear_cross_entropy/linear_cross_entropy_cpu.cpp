@@ -10,12 +10,12 @@
 #include <vector>
 
 #include "core/backend/cpu/gemm.h"
-#include "core/backend/cpu/parallel_for.h"
 #include "core/backend/cpu/simd_math.h"
 #include "core/backend/cpu/small_gemm.h"
+#include "core/base/parallel_for.h"
 #include "core/ops/linear_cross_entropy/linear_cross_entropy.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = LinearCrossEntropy;
@@ -467,4 +467,4 @@ LS_KERNEL(LinearCrossEntropy).types<float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -4,10 +4,10 @@
 #include <cmath>
 #include <vector>
 
-#include "core/ops/activation/reference.h"
-#include "core/ops/scan/sequences.h"
+#include "core/ops/common/activation_reference.h"
+#include "core/ops/common/sequences.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = Lstm;
@@ -19,7 +19,7 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
            "[heads,4*d,d]",
            in.gx.shape().str(), in.r.shape().str());
   b.set("D", heads * d);
-  const Index n = scan::sequence_count(in.gx.size(0), in.offsets);
+  const Index n = common::sequence_count(in.gx.size(0), in.offsets);
   LS_CHECK((!in.h0.defined() || in.h0.size(0) == n) && (!in.c0.defined() || in.c0.size(0) == n),
            kShape, "lstm: h0 and c0 do not have the {} rows of the sequences", n);
   if (!b.has("N")) {
@@ -60,14 +60,14 @@ struct Reference {
       std::copy(v.begin(), v.end(), t.data<Real>() + n * v.size());
     }
   }
-  static std::vector<scan::Sequence> sequences(const Op::In<Tensor>& in) {
-    return scan::sequences(in.gx.size(0), in.gx.size(1), in.offsets, "lstm");
+  static std::vector<common::Sequence> sequences(const Op::In<Tensor>& in) {
+    return common::sequences(in.gx.size(0), in.gx.size(1), in.offsets, "lstm");
   }
 
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
     const Sizes z(in);
     const Vector gx = in.gx.to_vector<Real>(), r = in.r.to_vector<Real>();
-    const std::vector<scan::Sequence> seqs = sequences(in);
+    const std::vector<common::Sequence> seqs = sequences(in);
     for (std::size_t n = 0; n < seqs.size(); ++n) {
       Vector h = row(in.h0, n, z.width), c = row(in.c0, n, z.width);
       for (Index i = 0; i < seqs[n].length; ++i) {
@@ -103,7 +103,7 @@ struct Reference {
     const Sizes z(in);
     const Vector r = in.r.to_vector<Real>();
     const Vector dy = dout.y.defined() ? dout.y.to_vector<Real>() : Vector();
-    const std::vector<scan::Sequence> seqs = sequences(in);
+    const std::vector<common::Sequence> seqs = sequences(in);
     for (Tensor* d : {&din.r, &din.bias}) {
       if (d->defined()) {
         d->zero_();
@@ -168,15 +168,14 @@ Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
           .flops = 2 * tokens * static_cast<double>(in.r.numel())};
 }
 
-LS_OP(Lstm, "lstm")
+LS_OP(Lstm, "lstm", "LSTM with a dense or block-diagonal recurrent matrix")
     .in("gx[B,T,D4] r[E,R4,R]:acc bias[D4]:acc? h0[N,D]:acc? c0[N,D]:acc? offsets[N1]:i64?")
     .out("y[B,T,D] hT[N,D]:acc cT[N,D]:acc gates[B,T,D4]:acc cells[B,T,D]:acc")
     .saves("gx r bias h0 c0 offsets gates cells")
     .no_grad("gates cells")
     .bind(bind)
-    .summary("LSTM with a dense or block-diagonal recurrent matrix")
     .reference<Reference>()
     .cost(cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

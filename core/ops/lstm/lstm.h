@@ -1,8 +1,8 @@
 #pragma once
-#include "core/op.h"
-#include "core/scan_attrs.h"
+#include "core/op/op.h"
+#include "core/op/scan_attrs.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// LSTM cell over a sequence: [i,f,g,o] = gx_t + bias + h_{t-1} R^T by heads, with i, f, o through
 /// a sigmoid and g through tanh; c_t = f c_{t-1} + i g, h_t = o tanh(c_t).
@@ -24,4 +24,4 @@ struct Lstm {
   struct Attrs : ScanAttrs {};
 };
 
-}  // namespace ls
+}  // namespace ls::ops

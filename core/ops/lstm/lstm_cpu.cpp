@@ -8,11 +8,11 @@
 #include <vector>
 
 #include "core/backend/cpu/gemm.h"
-#include "core/backend/cpu/rows.h"
 #include "core/backend/cpu/simd_math.h"
-#include "core/ops/scan/sequences.h"
+#include "core/ops/common/sequences.h"
+#include "core/tensor/rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = Lstm;
@@ -21,7 +21,7 @@ template <class T>
 struct Call {
   using A = acc_t<T>;
   Index heads, d, width, tokens, steps = 0;
-  std::vector<scan::Sequence> seqs;
+  std::vector<common::Sequence> seqs;
   std::vector<Index> order;  ///< sequences, longest first
   Rows gx;
   Tensor r, bias;
@@ -31,7 +31,7 @@ struct Call {
         d(in.r.size(2)),
         width(heads * d),
         tokens(in.gx.size(1)),
-        seqs(scan::sequences(in.gx.size(0), in.gx.size(1), in.offsets, "lstm")),
+        seqs(common::sequences(in.gx.size(0), in.gx.size(1), in.offsets, "lstm")),
         order(seqs.size()),
         gx(in.gx),
         r(in.r.contiguous()),
@@ -41,7 +41,7 @@ struct Call {
                      [&](Index a, Index b) { return at(a).length > at(b).length; });
     steps = order.empty() ? 0 : at(order[0]).length;
   }
-  const scan::Sequence& at(Index n) const { return seqs[static_cast<std::size_t>(n)]; }
+  const common::Sequence& at(Index n) const { return seqs[static_cast<std::size_t>(n)]; }
   /// Sequences that are longer than t.
   Index active(Index t) const {
     Index n = 0;
@@ -53,7 +53,7 @@ struct Call {
   }
   /// Row of [B*T] of step t of the i-th longest sequence.
   Index row(Index i, Index t) const {
-    const scan::Sequence& s = at(order[static_cast<std::size_t>(i)]);
+    const common::Sequence& s = at(order[static_cast<std::size_t>(i)]);
     return s.row * tokens + s.begin + t;
   }
   void first_states(const Tensor& from, std::vector<A>& to) const {
@@ -145,7 +145,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
   const A* r = call.r.template data<A>();
   const Rows dy(dout.y.defined() ? dout.y : Tensor::zeros(Shape{1, w}, dtype_of_v<T>));
   Index total = 0;
-  for (const scan::Sequence& s : call.seqs) {
+  for (const common::Sequence& s : call.seqs) {
     total += s.length;
   }
   // Rows in the order of the loop: gradients of gates by head, and the hidden state before the
@@ -237,4 +237,4 @@ LS_KERNEL(Lstm).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

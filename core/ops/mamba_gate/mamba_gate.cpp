@@ -2,9 +2,9 @@
 
 #include <cmath>
 
-#include "core/ops/activation/reference.h"
+#include "core/ops/common/activation_reference.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 template <class Real>
@@ -54,13 +54,12 @@ Cost mamba_gate_cost(const MambaGate::In<Tensor>& in, const MambaGate::Attrs&) {
           .flops = 12.0 * static_cast<double>(in.x.numel())};
 }
 
-LS_OP(MambaGate, "mamba_gate")
+LS_OP(MambaGate, "mamba_gate", "log-decay per head: -exp(a_log) softplus(x + dt_bias)")
     .in("x[...,H] a_log[H]:acc dt_bias[H]:acc?")
     .out("g[...,H]:acc")
     .saves("x a_log dt_bias")
-    .summary("log-decay per head: -exp(a_log) softplus(x + dt_bias)")
     .reference<MambaGateRef>()
     .cost(mamba_gate_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

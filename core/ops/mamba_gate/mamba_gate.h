@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Log-decay of Mamba and Gated DeltaNet, per head: g = -exp(a_log) softplus(x + dt_bias).
 /// @shape  x [...,H], a_log [H], dt_bias [H] or absent (0) -> g [...,H]
@@ -21,4 +21,4 @@ struct MambaGate {
   struct Attrs {};
 };
 
-}  // namespace ls
+}  // namespace ls::ops

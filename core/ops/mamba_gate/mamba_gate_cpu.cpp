@@ -4,10 +4,10 @@
 #include <cmath>
 #include <vector>
 
-#include "core/backend/cpu/parallel_for.h"
 #include "core/backend/cpu/simd_math.h"
+#include "core/base/parallel_for.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 // Rows are short, a number for each head, so that functions run over blocks of many rows.
@@ -111,4 +111,4 @@ LS_KERNEL(MambaGate).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,6 +1,6 @@
 #include "core/ops/matmul/matmul.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Attrs = Matmul::Attrs;
@@ -92,14 +92,13 @@ Cost matmul_cost(const Matmul::In<Tensor>& in, const Attrs& at) {
           .flops = 2 * products * static_cast<double>(s.k)};
 }
 
-LS_OP(Matmul, "matmul")
+LS_OP(Matmul, "matmul", "matrix products over leading axes, with transposes")
     .in("a[...,P,Q] b[...,R,S]")
     .out("c[...,M,N]")
     .saves("a b")
     .bind(matmul_bind)
-    .summary("matrix products over leading axes, with transposes")
     .reference<MatmulRef>()
     .cost(matmul_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Matrix products, one for each index of the leading axes: c = alpha * op(a) op(b), with op the
 /// transpose of the last two axes or nothing.
@@ -26,4 +26,4 @@ struct Matmul {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

@@ -4,7 +4,7 @@
 #include "core/backend/cpu/gemm.h"
 #include "core/ops/matmul/matmul.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 /// A stack of matrices as the matrix library reads it: `transposed` tells that the stored matrix is
@@ -102,4 +102,4 @@ LS_KERNEL(Matmul).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 template <class Real>
@@ -33,13 +33,12 @@ Cost mul_cost(const Mul::In<Tensor>& in, const Mul::Attrs&) {
           .flops = static_cast<double>(in.a.numel())};
 }
 
-LS_OP(Mul, "mul")
+LS_OP(Mul, "mul", "elementwise product")
     .in("a[...] b[...]")
     .out("y[...]")
     .saves("a b")
-    .summary("elementwise product")
     .reference<MulRef>()
     .cost(mul_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Elementwise product y = a * b.
 /// @shape  a, b, y [...], all the same
@@ -19,4 +19,4 @@ struct Mul {
   struct Attrs {};
 };
 
-}  // namespace ls
+}  // namespace ls::ops

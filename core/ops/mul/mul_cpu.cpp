@@ -1,9 +1,9 @@
 #include "core/ops/mul/mul.h"
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
+#include "core/base/parallel_for.h"
+#include "core/tensor/rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 template <class T>
@@ -45,4 +45,4 @@ LS_KERNEL(Mul).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -3,7 +3,7 @@
 
 #include "core/ops/reduce/reduce.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Which axes go away. @throws Error(Shape) on one that does not exist or is named twice
 inline std::array<bool, kMaxRank> reduced_axes(const Shape& shape, const Reduce::Attrs& a) {
@@ -22,4 +22,4 @@ inline std::array<bool, kMaxRank> reduced_axes(const Shape& shape, const Reduce:
   return reduced;
 }
 
-}  // namespace ls
+}  // namespace ls::ops

@@ -5,7 +5,7 @@
 
 #include "core/ops/reduce/axes.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Attrs = Reduce::Attrs;
@@ -96,14 +96,13 @@ Cost reduce_cost(const Reduce::In<Tensor>& in, const Attrs&) {
   return {.bytes = static_cast<double>(in.x.bytes()), .flops = static_cast<double>(in.x.numel())};
 }
 
-LS_OP(Reduce, "reduce")
+LS_OP(Reduce, "reduce", "sum, mean or maximum over axes")
     .in("x[...]")
     .out("y[...] index[...]:i64?")
     .saves("index")
     .bind(reduce_bind)
-    .summary("sum, mean or maximum over axes")
     .reference<ReduceRef>()
     .cost(reduce_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Sum, mean or maximum over axes.
 /// @shape  x [...] -> y: x without the reduced axes, or with extent 1 there (keep); index: the
@@ -29,4 +29,4 @@ struct Reduce {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

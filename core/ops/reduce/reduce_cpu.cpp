@@ -4,10 +4,10 @@
 #include <limits>
 #include <type_traits>
 
-#include "core/backend/cpu/parallel_for.h"
+#include "core/base/parallel_for.h"
 #include "core/ops/reduce/axes.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Attrs = Reduce::Attrs;
@@ -179,4 +179,4 @@ LS_KERNEL(Reduce).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -3,9 +3,9 @@
 #include <cmath>
 #include <vector>
 
-#include "core/ops/activation/functions.h"
+#include "core/ops/common/activations.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 void rms_norm_bind(const RmsNorm::In<Tensor>& in, const RmsNorm::Attrs& a, Bindings& b) {
@@ -109,16 +109,15 @@ Cost rms_norm_cost(const RmsNorm::In<Tensor>& in, const RmsNorm::Attrs&) {
           .flops = (in.z.defined() ? 12.0 : 4.0) * static_cast<double>(in.x.numel())};
 }
 
-LS_OP(RmsNorm, "rms_norm")
+LS_OP(RmsNorm, "rms_norm", "root-mean-square norm, by groups, gated")
     .in("x[...,D] weight[D]:acc? z[...,D]?")
     .out("y[...,D] rstd[...,G]:acc")
     .saves("x weight z rstd")
     .no_grad("rstd")
     .strided_grad("x z")
     .bind(rms_norm_bind)
-    .summary("root-mean-square norm, by groups, gated")
     .reference<RmsNormRef>()
     .cost(rms_norm_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

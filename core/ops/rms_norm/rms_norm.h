@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Root-mean-square norm over groups of channels, with an optional gate in the same pass:
 ///   n(x) = x / sqrt(mean(x^2) + eps) * (weight_offset + weight)
@@ -29,4 +29,4 @@ struct RmsNorm {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

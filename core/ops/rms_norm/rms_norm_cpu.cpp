@@ -1,12 +1,12 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
+#include "core/base/parallel_for.h"
+#include "core/ops/common/rms_rows.h"
 #include "core/ops/rms_norm/rms_norm.h"
-#include "core/ops/rms_norm/rows_cpu.h"
+#include "core/tensor/rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 using rms::Gating;
 using rms::kAhead;
@@ -112,4 +112,4 @@ LS_KERNEL(RmsNorm).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -5,7 +5,7 @@
 #include <numbers>
 #include <vector>
 
-namespace ls {
+namespace ls::ops {
 
 std::vector<double> rope_inv_freq(const RopeRule& r) {
   const Index pairs = r.rotary_dim / 2;
@@ -127,16 +127,15 @@ Cost rope_cost(const Rope::In<Tensor>& in, const Rope::Attrs&) {
           .flops = 3.0 * static_cast<double>(in.x.numel())};
 }
 
-LS_OP(Rope, "rope")
+LS_OP(Rope, "rope", "rotary positions")
     .in("x[B,T,H,D] positions[B,T]:i64 inv_freq[P]:f64?")
     .out("y[B,T,H,D]")
     .saves("positions inv_freq")
     .no_grad("inv_freq")
     .strided_grad("x")
     .bind(rope_bind)
-    .summary("rotary positions")
     .reference<RopeRef>()
     .cost(rope_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -2,9 +2,9 @@
 #include <string>
 #include <vector>
 
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Rotary positions: pairs of channels are turned by positions * inv_freq.
 /// @shape  x [B,T,H,D], positions [B,T], inv_freq [P] or absent (theta^(-2p/(2P)), 2P channels) ->
@@ -44,4 +44,4 @@ struct RopeRule {
 /// inv_freq [rotary_dim / 2] under a rule. @throws Error(Config) on an unknown type
 std::vector<double> rope_inv_freq(const RopeRule& rule);
 
-}  // namespace ls
+}  // namespace ls::ops

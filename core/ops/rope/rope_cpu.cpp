@@ -3,10 +3,10 @@
 #include <cmath>
 #include <map>
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
+#include "core/base/parallel_for.h"
+#include "core/tensor/rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 // y = R(sign * angle) x. The transpose of a rotation is the rotation back.
@@ -81,4 +81,4 @@ LS_KERNEL(Rope).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

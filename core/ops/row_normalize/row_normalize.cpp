@@ -2,7 +2,7 @@
 
 #include <vector>
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 template <class Real>
@@ -39,13 +39,12 @@ Cost row_normalize_cost(const RowNormalize::In<Tensor>& in, const RowNormalize::
           .flops = static_cast<double>(in.x.numel())};
 }
 
-LS_OP(RowNormalize, "row_normalize")
+LS_OP(RowNormalize, "row_normalize", "leading channels divided by the last")
     .in("x[...,D]")
     .out("y[...,D-1]")
     .saves("x")
-    .summary("leading channels divided by the last")
     .reference<RowNormalizeRef>()
     .cost(row_normalize_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

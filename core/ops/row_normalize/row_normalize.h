@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Divides the leading channels by the last: y_i = x_i / (x_{D-1} + eps), i < D-1. The last step of
 /// normalised linear attention, whose values carry a column of ones.
@@ -22,4 +22,4 @@ struct RowNormalize {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

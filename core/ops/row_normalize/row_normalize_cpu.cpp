@@ -1,8 +1,8 @@
 #include "core/ops/row_normalize/row_normalize.h"
 
-#include "core/backend/cpu/parallel_for.h"
+#include "core/base/parallel_for.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 template <class T>
@@ -50,4 +50,4 @@ LS_KERNEL(RowNormalize).types<double, float>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

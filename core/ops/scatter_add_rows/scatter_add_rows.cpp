@@ -2,9 +2,9 @@
 
 #include <vector>
 
-#include "core/ops/gather_rows/row_indices.h"
+#include "core/ops/common/row_indices.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 void scatter_add_rows_bind(const ScatterAddRows::In<Tensor>& in, const ScatterAddRows::Attrs& a,
@@ -50,14 +50,14 @@ Cost scatter_add_rows_cost(const ScatterAddRows::In<Tensor>& in, const ScatterAd
           .flops = static_cast<double>(in.x.numel())};
 }
 
-LS_OP(ScatterAddRows, "scatter_add_rows")
+LS_OP(ScatterAddRows, "scatter_add_rows",
+      "rows added into zeros by index; index -1 leaves a row out")
     .in("x[...,D] index[...]:i64")
     .out("y[N,D]")
     .saves("index")
     .bind(scatter_add_rows_bind)
-    .summary("rows added into zeros by index; index -1 leaves a row out")
     .reference<ScatterAddRowsRef>()
     .cost(scatter_add_rows_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Adds rows into `rows` rows of zeros: y[index] += x; rows with index -1 are left out. The adjoint
 /// of GatherRows.
@@ -23,4 +23,4 @@ struct ScatterAddRows {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,8 +1,8 @@
 #include "core/ops/scatter_add_rows/scatter_add_rows.h"
 
-#include "core/ops/gather_rows/move_rows.h"
+#include "core/ops/common/move_rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 template <class T>
@@ -23,4 +23,4 @@ LS_KERNEL(ScatterAddRows).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,16 +1,16 @@
 #include "core/ops/short_conv/short_conv.h"
 
 #include "core/backend/cpu/simd_math.h"
-#include "core/ops/scan/sequences.h"
+#include "core/ops/common/sequences.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = ShortConv;
 
 void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(in.weight.size(1) >= 1, kShape, "short_conv: no taps");
-  const Index n = scan::sequence_count(in.x.size(0), in.offsets);
+  const Index n = common::sequence_count(in.x.size(0), in.offsets);
   LS_CHECK(!in.s0.defined() || in.s0.size(0) == n, kShape,
            "short_conv: s0 has {} rows for {} sequences", in.s0.defined() ? in.s0.size(0) : 0, n);
   if (!b.has("N")) {
@@ -35,21 +35,21 @@ struct Reference {
           taps(i.weight.size(1)),
           past(taps - 1),
           tokens(i.x.size(1)) {}
-    std::vector<scan::Sequence> sequences() const {
-      return scan::sequences(in.x.size(0), tokens, in.offsets, "short_conv");
+    std::vector<common::Sequence> sequences() const {
+      return common::sequences(in.x.size(0), tokens, in.offsets, "short_conv");
     }
-    Index element(const scan::Sequence& s, Index t, Index c) const {
+    Index element(const common::Sequence& s, Index t, Index c) const {
       return (s.row * tokens + s.begin + t) * channels + c;
     }
     Index carried(Index n, Index u, Index c) const { return (n * channels + c) * past + u; }
-    Real input(const scan::Sequence& s, Index n, Index u, Index c) const {
+    Real input(const common::Sequence& s, Index n, Index u, Index c) const {
       if (u < past) {
         return s0.defined() ? s0.data<Real>()[carried(n, u, c)] : Real(0);
       }
       return x.data<Real>()[element(s, u - past, c)];
     }
     Real tap(Index c, Index j) const { return weight.data<Real>()[c * taps + j]; }
-    Real before_activation(const scan::Sequence& s, Index n, Index t, Index c) const {
+    Real before_activation(const common::Sequence& s, Index n, Index t, Index c) const {
       Real sum = bias.defined() ? bias.data<Real>()[c] : Real(0);
       for (Index j = 0; j < taps; ++j) {
         sum += tap(c, j) * input(s, n, t + j, c);
@@ -60,7 +60,7 @@ struct Reference {
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
     const Call call(in);
     Index n = 0;
-    for (const scan::Sequence& s : call.sequences()) {
+    for (const common::Sequence& s : call.sequences()) {
       for (Index c = 0; c < call.channels; ++c) {
         for (Index t = 0; t < s.length; ++t) {
           const Real y = call.before_activation(s, n, t, c);
@@ -84,7 +84,7 @@ struct Reference {
       }
     }
     Index n = 0;
-    for (const scan::Sequence& s : call.sequences()) {
+    for (const common::Sequence& s : call.sequences()) {
       for (Index c = 0; c < call.channels; ++c) {
         const auto add_to_input = [&](Index u, Real d) {
           if (u < call.past && din.s0.defined()) {
@@ -122,15 +122,14 @@ Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
           .flops = 2.0 * static_cast<double>(in.x.numel() * in.weight.size(1))};
 }
 
-LS_OP(ShortConv, "short_conv")
+LS_OP(ShortConv, "short_conv", "depthwise causal convolution")
     .in("x[B,T,D] weight[D,W]:acc bias[D]:acc? s0[N,D,W-1]:acc? offsets[N1]:i64?")
     .out("y[B,T,D] sT[N,D,W-1]:acc")
     .saves("x weight bias s0 offsets")
     .strided_grad("x")
     .bind(bind)
-    .summary("depthwise causal convolution")
     .reference<Reference>()
     .cost(cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,8 +1,8 @@
 #pragma once
-#include "core/op.h"
-#include "core/scan_attrs.h"
+#include "core/op/op.h"
+#include "core/op/scan_attrs.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Depthwise causal convolution: y_t = act(bias + sum_j weight[:, j] x_{t-(W-1)+j}).
 /// @shape  x [B,T,D]  weight [D,W]  bias [D] or absent  s0 [N,D,W-1] or absent (0): inputs before
@@ -24,4 +24,4 @@ struct ShortConv {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

@@ -4,12 +4,12 @@
 #include <type_traits>
 #include <vector>
 
-#include "core/backend/cpu/rows.h"
 #include "core/backend/cpu/simd_math.h"
-#include "core/ops/scan/sequences.h"
+#include "core/ops/common/sequences.h"
 #include "core/ops/short_conv/short_conv.h"
+#include "core/tensor/rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = ShortConv;
@@ -59,7 +59,7 @@ template <class T>
 struct Call {
   using A = acc_t<T>;
   Index channels, taps, past;
-  std::vector<scan::Sequence> seqs;
+  std::vector<common::Sequence> seqs;
   Rows x;
   Index tokens;
   Tensor weight, bias, s0;
@@ -67,7 +67,7 @@ struct Call {
       : channels(in.weight.size(0)),
         taps(in.weight.size(1)),
         past(taps - 1),
-        seqs(scan::sequences(in.x.size(0), in.x.size(1), in.offsets, "short_conv")),
+        seqs(common::sequences(in.x.size(0), in.x.size(1), in.offsets, "short_conv")),
         x(in.x),
         tokens(in.x.size(1)),
         weight(in.weight.contiguous()),
@@ -78,12 +78,12 @@ struct Call {
   Index blocks() const { return (channels + kChannels - 1) / kChannels; }
   Index longest() const {
     Index n = 0;
-    for (const scan::Sequence& s : seqs) {
+    for (const common::Sequence& s : seqs) {
       n = std::max(n, s.length);
     }
     return n;
   }
-  Index flat(const scan::Sequence& s, Index t) const { return s.row * tokens + s.begin + t; }
+  Index flat(const common::Sequence& s, Index t) const { return s.row * tokens + s.begin + t; }
   const A* values(const Tensor& t) const {
     return t.defined() ? static_cast<const A*>(std::as_const(t).raw()) : nullptr;
   }
@@ -157,7 +157,7 @@ class Window {
     return call_.x.template row<T>(call_.flat(s_, u - call_.past)) + c0_;
   }
   const Call<T>& call_;
-  const scan::Sequence& s_;
+  const common::Sequence& s_;
   Index c0_;
   W w_;
   A* buffer_;
@@ -172,13 +172,13 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
   T* y = out.y.data<T>();
   A* sT = out.sT.data<A>();
   parallel_for(blocks * call.count(), 1, [&](Index first, Index last) {
-    scan::Scratch<A> scratch((call.buffered() + call.taps + 2) * kChannels);
+    common::Scratch<A> scratch((call.buffered() + call.taps + 2) * kChannels);
     A *const f = scratch.take(call.taps * kChannels), *const bias = scratch.take(kChannels);
     A* __restrict const pre = scratch.take(kChannels);
     A* const buffer = scratch.take(call.buffered() * kChannels);
     for (Index task = first; task < last; ++task) {
       const Index n = task / blocks, c0 = task % blocks * kChannels;
-      const scan::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
+      const common::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
       with_sizes(std::min(kChannels, call.channels - c0), call.taps, [&](auto w, auto taps) {
         call.load_weight(c0, w, f, bias);
         const Window<T, decltype(w)> x(call, n, c0, w, buffer);
@@ -226,7 +226,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
   A* const ds0 = din.s0.defined() ? din.s0.data<A>() : nullptr;
   parallel_for(blocks * pieces, 1, [&](Index first, Index last) {
     const Index most = 2 * past + call.longest();
-    scan::Scratch<A> scratch((most + call.buffered() + call.taps + 3) * kChannels);
+    common::Scratch<A> scratch((most + call.buffered() + call.taps + 3) * kChannels);
     A *const f = scratch.take(call.taps * kChannels), *const bias = scratch.take(kChannels);
     A *const zeros = scratch.take(kChannels), *const pre = scratch.take(kChannels);
     A* const buffer = scratch.take(call.buffered() * kChannels);
@@ -239,7 +239,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
         A* __restrict const dbias = dtaps + taps * width;
         call.load_weight(c0, w, f, bias);
         for (Index n = count * piece / pieces; n < count * (piece + 1) / pieces; ++n) {
-          const scan::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
+          const common::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
           const Window<T, decltype(w)> x(call, n, c0, w, buffer);
           // Gradients before the activation, with zeros around them.
           std::fill(g, g + past * w, A(0));
@@ -330,4 +330,4 @@ LS_KERNEL(ShortConv).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

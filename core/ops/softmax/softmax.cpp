@@ -5,7 +5,7 @@
 #include <limits>
 #include <vector>
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 template <class Real>
@@ -75,13 +75,13 @@ Cost softmax_cost(const Softmax::In<Tensor>& in, const Softmax::Attrs&) {
           .flops = 12.0 * static_cast<double>(in.x.numel())};
 }
 
-LS_OP(Softmax, "softmax")
+LS_OP(Softmax, "softmax",
+      "softmax or log-softmax of scale * x over the last axis, and its normaliser")
     .in("x[...,D]")
     .out("y[...,D] lse[...]:acc")
     .saves("x")
-    .summary("softmax or log-softmax of scale * x over the last axis, and its normaliser")
     .reference<SoftmaxRef>()
     .cost(softmax_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Softmax of scale * x over the last axis, or its logarithm, and lse = log sum exp(scale * x).
 /// @shape  x [...,D] -> y [...,D], lse [...]
@@ -22,4 +22,4 @@ struct Softmax {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

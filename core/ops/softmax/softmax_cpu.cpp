@@ -4,11 +4,11 @@
 #include <limits>
 #include <vector>
 
-#include "core/backend/cpu/parallel_for.h"
-#include "core/backend/cpu/rows.h"
 #include "core/backend/cpu/simd_math.h"
+#include "core/base/parallel_for.h"
+#include "core/tensor/rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 Index grain(Index columns) {
@@ -112,4 +112,4 @@ LS_KERNEL(Softmax).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,14 +1,14 @@
 #include "core/ops/token_shift/token_shift.h"
 
-#include "core/ops/scan/sequences.h"
+#include "core/ops/common/sequences.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = TokenShift;
 
 void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
-  const Index n = scan::sequence_count(in.x.size(0), in.offsets);
+  const Index n = common::sequence_count(in.x.size(0), in.offsets);
   LS_CHECK(!in.s0.defined() || in.s0.size(0) == n, kShape,
            "token_shift: s0 has {} rows for {} sequences", in.s0.defined() ? in.s0.size(0) : 0, n);
   if (!b.has("N")) {
@@ -20,7 +20,7 @@ template <class Real>
 struct Reference {
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
     const Index d = in.x.size(2);
-    const auto seqs = scan::sequences(in.x.size(0), in.x.size(1), in.offsets, "token_shift");
+    const auto seqs = common::sequences(in.x.size(0), in.x.size(1), in.offsets, "token_shift");
     for (std::size_t n = 0; n < seqs.size(); ++n) {
       for (Index c = 0; c < d; ++c) {
         const Index s = static_cast<Index>(n) * d + c;
@@ -38,7 +38,7 @@ struct Reference {
   static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
     const Index d = in.x.size(2);
-    const auto seqs = scan::sequences(in.x.size(0), in.x.size(1), in.offsets, "token_shift");
+    const auto seqs = common::sequences(in.x.size(0), in.x.size(1), in.offsets, "token_shift");
     for (std::size_t n = 0; n < seqs.size(); ++n) {
       for (Index c = 0; c < d; ++c) {
         const Index s = static_cast<Index>(n) * d + c;
@@ -64,14 +64,13 @@ Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
           .flops = static_cast<double>(in.x.numel())};
 }
 
-LS_OP(TokenShift, "token_shift")
+LS_OP(TokenShift, "token_shift", "difference to the previous token")
     .in("x[B,T,D] s0[N,D]:acc? offsets[N1]:i64?")
     .out("y[B,T,D] sT[N,D]:acc")
     .saves("x offsets")
     .bind(bind)
-    .summary("difference to the previous token")
     .reference<Reference>()
     .cost(cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,8 +1,8 @@
 #pragma once
-#include "core/op.h"
-#include "core/scan_attrs.h"
+#include "core/op/op.h"
+#include "core/op/scan_attrs.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// Difference to the previous token, y_t = x_{t-1} - x_t: layers mix x_t + mu y_t with shares mu.
 /// @shape  x [B,T,D]  s0 [N,D] or absent (0): the token before the first  offsets [N+1]
@@ -23,4 +23,4 @@ struct TokenShift {
   struct Attrs : ScanAttrs {};
 };
 
-}  // namespace ls
+}  // namespace ls::ops

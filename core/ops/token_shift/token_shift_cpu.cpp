@@ -3,17 +3,17 @@
 
 #include <vector>
 
-#include "core/backend/cpu/rows.h"
-#include "core/ops/scan/sequences.h"
+#include "core/ops/common/sequences.h"
+#include "core/tensor/rows.h"
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 using Op = TokenShift;
 constexpr Index kGrain = 64;  // tokens of one thread at least
 
 /// The sequence of each of the B*T tokens.
-std::vector<Index> owners(const std::vector<scan::Sequence>& seqs, Index tokens, Index count) {
+std::vector<Index> owners(const std::vector<common::Sequence>& seqs, Index tokens, Index count) {
   std::vector<Index> out(static_cast<std::size_t>(count));
   for (std::size_t n = 0; n < seqs.size(); ++n) {
     const Index first = seqs[n].row * tokens + seqs[n].begin;
@@ -26,14 +26,14 @@ template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
   using A = acc_t<T>;
   const Index tokens = in.x.size(1), d = in.x.size(2), count = in.x.size(0) * tokens;
-  const auto seqs = scan::sequences(in.x.size(0), tokens, in.offsets, "token_shift");
+  const auto seqs = common::sequences(in.x.size(0), tokens, in.offsets, "token_shift");
   const std::vector<Index> owner = owners(seqs, tokens, count);
   const Tensor s0 = in.s0.defined() ? in.s0.contiguous() : Tensor();
   const Rows x(in.x);
   T* y = out.y.data<T>();
   A* sT = out.sT.data<A>();
   const auto first_of = [&](Index n) {
-    const scan::Sequence& s = seqs[static_cast<std::size_t>(n)];
+    const common::Sequence& s = seqs[static_cast<std::size_t>(n)];
     return s.row * tokens + s.begin;
   };
   const A* before = s0.defined() ? s0.data<A>() : nullptr;
@@ -70,7 +70,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
               Op::In<Tensor>& din, const Op::Attrs&) {
   using A = acc_t<T>;
   const Index tokens = in.x.size(1), d = in.x.size(2), count = in.x.size(0) * tokens;
-  const auto seqs = scan::sequences(in.x.size(0), tokens, in.offsets, "token_shift");
+  const auto seqs = common::sequences(in.x.size(0), tokens, in.offsets, "token_shift");
   const std::vector<Index> owner = owners(seqs, tokens, count);
   const bool has_dy = dout.y.defined();
   const Rows dy(has_dy ? dout.y : in.x);
@@ -111,4 +111,4 @@ LS_KERNEL(TokenShift).types<double, float, bf16>([]<class T>() {
 });
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <vector>
 
-namespace ls {
+namespace ls::ops {
 namespace {
 
 void top_k_bind(const TopK::In<Tensor>& in, const TopK::Attrs& a, Bindings& b) {
@@ -51,14 +51,13 @@ Cost top_k_cost(const TopK::In<Tensor>& in, const TopK::Attrs&) {
   return {.bytes = static_cast<double>(in.x.bytes()), .flops = static_cast<double>(in.x.numel())};
 }
 
-LS_OP(TopK, "top_k")
+LS_OP(TopK, "top_k", "the k greatest elements of each row and their places")
     .in("x[...,D]")
     .out("values[...,K] index[...,K]:i64")
     .saves("index")
     .bind(top_k_bind)
-    .summary("the k greatest elements of each row and their places")
     .reference<TopKRef>()
     .cost(top_k_cost);
 
 }  // namespace
-}  // namespace ls
+}  // namespace ls::ops

@@ -1,7 +1,7 @@
 #pragma once
-#include "core/op.h"
+#include "core/op/op.h"
 
-namespace ls {
+namespace ls::ops {
 
 /// The k greatest elements of each row, greatest first, with their places; of equal ones the
 /// earlier first. NaN counts as the greatest number.
@@ -23,4 +23,4 @@ struct TopK {
   };
 };
 
-}  // namespace ls
+}  // namespace ls::ops

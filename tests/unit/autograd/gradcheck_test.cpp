@@ -103,12 +103,12 @@ TEST_SUITE("unit") {
   TEST_CASE("gradcheck: an op, and values left as they were") {
     const Tensor a = Tensor::from(std::vector<double>{1, -2, 3}), b = a.clone().mul_(0.7);
     const std::vector<Tensor> in = {a, b};
-    const auto attrs = std::make_shared<const Mul::Attrs>();
-    const ag::GradcheckReport r = ag::gradcheck(op_info<Mul>(), in, attrs);
+    const auto attrs = std::make_shared<const ops::Mul::Attrs>();
+    const ag::GradcheckReport r = ag::gradcheck(op_info<ops::Mul>(), in, attrs);
     CHECK_MESSAGE(r.passed, r.worst);
     CHECK(a.to_vector<double>() == std::vector<double>{1, -2, 3});
-    CHECK_FALSE(ag::gradcheck(op_info<Mul>(), in, attrs, {"y"}).passed);
+    CHECK_FALSE(ag::gradcheck(op_info<ops::Mul>(), in, attrs, {"y"}).passed);
     const std::vector<Tensor> narrow = {a.to(DType::kF32), b.to(DType::kF32)};
-    CHECK_THROWS_AS(ag::gradcheck(op_info<Mul>(), narrow, attrs), Error);
+    CHECK_THROWS_AS(ag::gradcheck(op_info<ops::Mul>(), narrow, attrs), Error);
   }
 }

@@ -6,7 +6,7 @@
 #include <fstream>
 #include <mutex>
 
-#include "core/thread_comm.h"
+#include "core/comm/thread_comm.h"
 #include "experiments/run.h"
 
 using namespace ls;

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "core/error.h"
-#include "core/thread_comm.h"
+#include "core/base/error.h"
+#include "core/comm/thread_comm.h"
 
 using namespace ls;
 using namespace ls::parallel;

@@ -1,0 +1,44 @@
+#pragma once
+// Where the time of a step goes: wall-clock seconds by op and direction. Off until started; then
+// one clock reading at the beginning and the end of each call.
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/types.h"
+
+namespace ls::profile {
+
+/// All calls of one name. Seconds are its own: what nested entries take counts for them alone.
+struct Entry {
+  std::string name;  ///< an op, or a piece of the trainer's work
+  std::string part;  ///< "forward", "backward" or empty
+  Index calls = 0;
+  double seconds = 0;
+  double bytes = 0, flops = 0;  ///< declared costs of the calls; 0 when not declared
+};
+
+/// Begins with nothing recorded. Only the thread that starts it is recorded.
+void start();
+/// What was recorded, the longest first; nothing is recorded any more.
+std::vector<Entry> stop();
+/// True on the thread that started.
+bool running();
+
+/// Times its own lifetime as one call. `name` must outlive it.
+class Scope {
+ public:
+  explicit Scope(std::string_view name, std::string_view part = {});
+  ~Scope();
+  Scope(const Scope&) = delete;
+  Scope& operator=(const Scope&) = delete;
+  void cost(double bytes, double flops);
+
+ private:
+  std::string_view name_, part_;
+  Scope* outer_ = nullptr;
+  double begin_ = 0, nested_ = 0, bytes_ = 0, flops_ = 0;
+  int recording_ = 0;  // 0: nothing was recorded when it began
+};
+
+}  // namespace ls::profile

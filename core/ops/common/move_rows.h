@@ -1,0 +1,66 @@
+#pragma once
+// Row copies behind gather_rows and scatter_add_rows, each the gradient of the other.
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "core/base/parallel_for.h"
+#include "core/tensor/rows.h"
+
+namespace ls::ops {
+
+/// y[i] = x[index[i]], zero for index -1. x [N,D], y [...,D] contiguous.
+template <class T>
+void gather_rows(const Tensor& x, const Tensor& index, Tensor& y) {
+  const Rows from(x);
+  const Tensor packed = index.contiguous();
+  const std::int64_t* at = packed.data<std::int64_t>();
+  const Index d = from.cols;
+  T* to = y.data<T>();
+  parallel_for(packed.numel(), std::max<Index>(1, 16384 / std::max<Index>(1, d)),
+               [&](Index i0, Index i1) {
+                 for (Index i = i0; i < i1; ++i) {
+                   if (at[i] < 0) {
+                     std::fill_n(to + i * d, d, T(0.0f));
+                   } else {
+                     std::copy_n(from.row<T>(at[i]), d, to + i * d);
+                   }
+                 }
+               });
+}
+
+/// y[index[i]] += x[i] from zero, in the order of i. x [...,D], y [N,D] contiguous.
+template <class T>
+void scatter_add_rows(const Tensor& x, const Tensor& index, Tensor& y) {
+  using A = acc_t<T>;
+  const Rows from(x);
+  const Tensor packed = index.contiguous();
+  const std::int64_t* at = packed.data<std::int64_t>();
+  const Index rows = y.size(0), d = y.size(1);
+  T* to = y.data<T>();
+  // Threads own target rows; each looks through all indices.
+  parallel_for(rows, std::max<Index>(1, 16384 / std::max<Index>(1, d)), [&](Index r0, Index r1) {
+    std::vector<A> wide(std::is_same_v<T, A> ? 0 : static_cast<std::size_t>((r1 - r0) * d));
+    A* sum;
+    if constexpr (std::is_same_v<T, A>) {
+      sum = to + r0 * d;
+      std::fill_n(sum, (r1 - r0) * d, A(0));
+    } else {
+      sum = wide.data();
+    }
+    for (Index i = 0; i < packed.numel(); ++i) {
+      if (at[i] >= r0 && at[i] < r1) {
+        const T* xp = from.row<T>(i);
+        A* s = sum + (at[i] - r0) * d;
+        for (Index c = 0; c < d; ++c) {
+          s[c] += convert<A>(xp[c]);
+        }
+      }
+    }
+    for (std::size_t k = 0; k < wide.size(); ++k) {
+      to[r0 * d + static_cast<Index>(k)] = convert<T>(wide[k]);
+    }
+  });
+}
+
+}  // namespace ls::ops

@@ -1,0 +1,135 @@
+#pragma once
+// What scan kernels share: the stretches of tokens they run over, strided operands, scratch memory.
+#include <cmath>
+#include <vector>
+
+#include "core/base/parallel_for.h"
+#include "core/op/scan_attrs.h"
+#include "core/tensor/tensor.h"
+
+namespace ls::ops::common {
+
+/// One stretch of tokens with a state of its own: a batch row, or a packed document.
+struct Sequence {
+  Index row = 0;    ///< of the batch
+  Index begin = 0;  ///< first token
+  Index length = 0;
+};
+
+/// Rows [B,T], or the documents of `offsets` (then B = 1). @throws Error(Shape) on bad offsets
+inline std::vector<Sequence> sequences(Index batch, Index tokens, const Tensor& offsets,
+                                       const char* op) {
+  std::vector<Sequence> out;
+  if (!offsets.defined()) {
+    for (Index b = 0; b < batch; ++b) {
+      out.push_back({b, 0, tokens});
+    }
+    return out;
+  }
+  const std::vector<std::int64_t> at = offsets.to_vector<std::int64_t>();
+  LS_CHECK(batch == 1, kShape, "{}: offsets: packed documents need one batch row, not {}", op,
+           batch);
+  LS_CHECK(!at.empty() && at.front() == 0 && at.back() == tokens, kShape,
+           "{}: offsets run from {} to {}, expected from 0 to {}", op, at.empty() ? -1 : at.front(),
+           at.empty() ? -1 : at.back(), tokens);
+  for (std::size_t i = 0; i + 1 < at.size(); ++i) {
+    LS_CHECK(at[i] <= at[i + 1], kShape, "{}: offset {} is {} and the next one {}", op, i, at[i],
+             at[i + 1]);
+    out.push_back({0, at[i], at[i + 1] - at[i]});
+  }
+  return out;
+}
+
+/// Number of states: batch rows, or documents.
+inline Index sequence_count(Index batch, const Tensor& offsets) {
+  return offsets.defined() ? offsets.numel() - 1 : batch;
+}
+
+/// An operand [B,T,H,D] (or [B,T,H], then D = 1) whose last axis is contiguous; others have any
+/// stride.
+template <class T>
+class Operand {
+ public:
+  Operand() = default;
+  explicit Operand(const Tensor& t, bool per_head_scalar = false) {
+    if (!t.defined()) {
+      return;
+    }
+    tensor_ = per_head_scalar || t.size(-1) == 1 || t.stride(-1) == 1 ? t : t.contiguous();
+    base_ = static_cast<const T*>(std::as_const(tensor_).raw());
+    b_ = tensor_.stride(0);
+    t_ = tensor_.stride(1);
+    h_ = tensor_.stride(2);
+  }
+  bool defined() const { return base_ != nullptr; }
+  const T* at(Index b, Index t, Index h) const { return base_ + b * b_ + t * t_ + h * h_; }
+  /// Rows t .. t+n-1 of one head, converted, one after the other.
+  template <class A>
+  void load(Index b, Index t, Index h, Index n, Index d, A* __restrict to) const {
+    for (Index i = 0; i < n; ++i) {
+      const T* __restrict from = at(b, t + i, h);
+      for (Index c = 0; c < d; ++c) {
+        to[i * d + c] = convert<A>(from[c]);
+      }
+    }
+  }
+
+ private:
+  Tensor tensor_;
+  const T* base_ = nullptr;
+  Index b_ = 0, t_ = 0, h_ = 0;
+};
+
+/// A result [B,T,H,D] (or [B,T,H]) whose last axis is contiguous, as of a gradient that
+/// OpBuilder::strided_grad names; undefined results are not written.
+template <class T>
+class Result {
+ public:
+  Result() = default;
+  explicit Result(Tensor& t) {
+    if (t.defined()) {
+      base_ = static_cast<T*>(t.raw());
+      t_ = t.stride(1);
+      b_ = t.stride(0);
+      h_ = t.stride(2);
+    }
+  }
+  bool defined() const { return base_ != nullptr; }
+  T* at(Index b, Index t, Index h) const { return base_ + b * b_ + t * t_ + h * h_; }
+  template <class A>
+  void store(Index b, Index t, Index h, Index n, Index d, const A* __restrict from) const {
+    for (Index i = 0; i < n; ++i) {
+      T* __restrict to = at(b, t + i, h);
+      for (Index c = 0; c < d; ++c) {
+        to[c] = convert<T>(from[i * d + c]);
+      }
+    }
+  }
+
+ private:
+  T* base_ = nullptr;
+  Index b_ = 0, t_ = 0, h_ = 0;
+};
+
+/// Buffers of one thread, handed out one after the other, uninitialised; freed when the scope ends.
+template <class A>
+class Scratch {
+ public:
+  explicit Scratch(Index capacity)
+      : storage_(capacity * Index{sizeof(A)}),
+        memory_(static_cast<A*>(storage_.data())),
+        capacity_(capacity) {}
+  A* take(Index n) {
+    LS_ASSERT(used_ + n <= capacity_);
+    A* const p = memory_ + used_;
+    used_ += n;
+    return p;
+  }
+
+ private:
+  Storage storage_;
+  A* memory_;
+  Index capacity_, used_ = 0;
+};
+
+}  // namespace ls::ops::common

@@ -1,0 +1,18 @@
+#include "core/ops/activation/activation.h"
+#include "core/ops/glu/glu.h"
+#include "experiments/golden/golden.h"
+
+namespace ls::layers {
+namespace {
+
+LS_GOLDEN("activations", [](GoldenCall& c) {
+  const ops::Act act = parse_enum<ops::Act>(c.text("activation"));
+  if (c.has("gate")) {
+    c.out("y", ag::call<ops::Glu>({.gate = c.in("gate"), .up = c.in("up")}, {.activation = act}).y);
+  } else {
+    c.out("y", ag::call<ops::Activation>({.x = c.in("x")}, {.activation = act}).y);
+  }
+});
+
+}  // namespace
+}  // namespace ls::layers

@@ -1,0 +1,93 @@
+#include "core/base/parallel_for.h"
+
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <stdexcept>
+#include <vector>
+
+namespace ls {
+namespace {
+TEST_SUITE("unit") {
+  TEST_CASE("parallel_for visits every index once") {
+    for (const int threads : {1, 2, 5}) {
+      set_num_threads(threads);
+      for (const Index n : {0, 1, 2, 7, 1000}) {
+        for (const Index grain : {0, 1, 3, 5000}) {
+          std::vector<std::atomic<int>> seen(static_cast<std::size_t>(n));
+          parallel_for(n, grain, [&](Index begin, Index end) {
+            CHECK(begin < end);
+            for (Index i = begin; i < end; ++i) {
+              ++seen[static_cast<std::size_t>(i)];
+            }
+          });
+          bool once = true;
+          for (const auto& count : seen) {
+            once = once && count == 1;
+          }
+          CHECK(once);
+        }
+      }
+    }
+    set_num_threads(0);
+  }
+
+  TEST_CASE("parallel_for is serial up to the grain and when nested") {
+    set_num_threads(4);
+    int calls = 0;
+    parallel_for(8, 8, [&](Index, Index) { ++calls; });
+    CHECK(calls == 1);
+    std::atomic<int> inner{0}, outer{0};
+    parallel_for(4, 1, [&](Index, Index) {
+      ++outer;
+      parallel_for(100, 1, [&](Index begin, Index end) { inner += end - begin == 100 ? 1 : 100; });
+    });
+    CHECK(inner == outer);
+    set_num_threads(0);
+  }
+
+  TEST_CASE("parallel_for keeps its threads through loops of fewer pieces") {
+    set_num_threads(5);
+    const auto workers = [](Index pieces) {
+      std::array<pid_t, 5> ids{};
+      parallel_for(pieces, 1,
+                   [&](Index begin, Index) { ids[static_cast<std::size_t>(begin)] = gettid(); });
+      return ids;
+    };
+    const auto before = workers(5);
+    const auto few = workers(2);
+    CHECK((few[0] == before[0] && few[1] == before[1] && few[2] == 0));
+    CHECK(workers(5) == before);
+    set_num_threads(0);
+  }
+
+  TEST_CASE("parallel_for hands an exception to its caller") {
+    for (const int threads : {1, 3}) {
+      set_num_threads(threads);
+      CHECK_THROWS_WITH_AS(parallel_for(30, 1,
+                                        [](Index begin, Index end) {
+                                          if (begin <= 29 && 29 < end) {
+                                            throw std::runtime_error("index 29");
+                                          }
+                                        }),
+                           "index 29", std::runtime_error);
+    }
+    set_num_threads(0);
+    std::atomic<Index> sum{0};
+    parallel_for(10, 1, [&](Index begin, Index end) { sum += end - begin; });
+    CHECK(sum == 10);
+  }
+
+  TEST_CASE("set_num_threads") {
+    const int natural = num_threads();
+    CHECK(natural >= 1);
+    set_num_threads(7);
+    CHECK(num_threads() == 7);
+    set_num_threads(0);
+    CHECK(num_threads() == natural);
+  }
+}
+}  // namespace
+}  // namespace ls
