@@ -13,7 +13,7 @@
 #include "core/base/log.h"
 #include "core/base/profile.h"
 #include "core/io/files.h"
-#include "experiments/forms.h"
+#include "core/op/report.h"
 #include "experiments/provenance.h"
 #include "experiments/stop.h"
 #include "optim/clip.h"
@@ -154,10 +154,7 @@ double Trainer::forward_backward(const data::Batch& batch, bool check_finite) {
   const bool carry = config_.state == "carry";
   options.incoming = carry && batch.continues ? &carried_ : nullptr;
   options.keep_states = carry;
-  FormRecorder recorder;
-  if (forms_.empty()) {
-    options.runner = &recorder;
-  }
+  const OpReports reports;
   layers::SeqContext seq(batch.rows, batch.length, options);
   const layers::Model::Loss loss = model_->loss(model_->hidden(input_of(batch), seq), batch.labels);
   const auto count = static_cast<double>(batch.labelled);
@@ -170,7 +167,7 @@ double Trainer::forward_backward(const data::Batch& batch, bool check_finite) {
     carried_ = seq.outgoing().detached();
   }
   if (forms_.empty()) {
-    forms_ = recorder.forms();
+    forms_ = reports.forms();
   }
   return sum;
 }

@@ -8,6 +8,7 @@
 
 #include "core/backend/cpu/simd_math.h"
 #include "core/backend/cpu/small_gemm.h"
+#include "core/op/report.h"
 #include "core/ops/common/sequences.h"
 
 namespace ls::ops {
@@ -186,6 +187,7 @@ const O* as_operand(Index n, const A* from, O* to) {
 
 template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  report_form<Op>("blocks");
   using A = acc_t<T>;
   using O = operand_t<T>;
   const Call<T> call(in, a);

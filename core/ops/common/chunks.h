@@ -7,6 +7,7 @@
 
 #include "core/backend/cpu/simd_math.h"
 #include "core/base/parallel_for.h"
+#include "core/op/report.h"
 #include "core/ops/common/sequences.h"
 
 namespace ls::ops::common {
@@ -34,6 +35,17 @@ inline Index chunk_of(const ScanAttrs& a, Index length) {
            length, kLongest);
   const Index most = a.form == Form::kParallel ? length : a.chunk > 0 ? a.chunk : kChunk;
   return std::max<Index>(1, std::min(most, length));
+}
+/// The form of Op's call whose longest sequence has so many tokens.
+template <class Op>
+void report_scan(const ScanAttrs& a, Index longest) {
+  if (is_recurrent(a, longest)) {
+    report_form<Op>("recurrent");
+  } else if (a.form == Form::kParallel) {
+    report_form<Op>("parallel");
+  } else {
+    report_form<Op>("chunk of {}", chunk_of(a, longest));
+  }
 }
 
 /// f(first, last) over tasks, task = sequence * heads + head, shared out by their tokens; pieces

@@ -32,6 +32,7 @@ template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& attrs) {
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
+  common::report_scan<Op>(attrs, call.longest);
   if (common::is_recurrent(attrs, call.longest)) {
     recurrent_forward(call, out);
     return;

@@ -9,6 +9,7 @@
 
 #include "core/backend/cpu/gemm.h"
 #include "core/backend/cpu/simd_math.h"
+#include "core/op/report.h"
 #include "core/ops/common/sequences.h"
 #include "core/tensor/rows.h"
 
@@ -71,6 +72,7 @@ struct Call {
 
 template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+  report_form<Op>("recurrent");
   using A = acc_t<T>;
   const Call<T> call(in);
   const Index w = call.width, d = call.d, count = static_cast<Index>(call.order.size());

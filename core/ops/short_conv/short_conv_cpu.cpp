@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/backend/cpu/simd_math.h"
+#include "core/op/report.h"
 #include "core/ops/common/sequences.h"
 #include "core/ops/short_conv/short_conv.h"
 #include "core/tensor/rows.h"
@@ -166,6 +167,7 @@ class Window {
 
 template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  report_form<Op>("recurrent");
   using A = acc_t<T>;
   const Call<T> call(in);
   const Index blocks = call.blocks();

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "core/op/report.h"
 #include "core/ops/common/sequences.h"
 #include "core/tensor/rows.h"
 
@@ -24,6 +25,7 @@ std::vector<Index> owners(const std::vector<common::Sequence>& seqs, Index token
 
 template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+  report_form<Op>("recurrent");
   using A = acc_t<T>;
   const Index tokens = in.x.size(1), d = in.x.size(2), count = in.x.size(0) * tokens;
   const auto seqs = common::sequences(in.x.size(0), tokens, in.offsets, "token_shift");
