@@ -7,7 +7,7 @@
 //     Index heads = 4;
 //     double dropout = 0;
 //     std::string gate = "swish";             // text out of a closed set
-//     enum class Init { kNormal, kOrthogonal } init = Init::kNormal;  // or an enum 0..n-1
+//     Init init = Init::kNormal;              // or an enum with EnumNames, base/enum_names.h
 //     std::optional<Index> window;            // null when not set
 //     std::vector<Index> widths = {64, 64};   // options hold for each element
 //     std::map<std::string, double> scales;   // free keys
@@ -20,7 +20,7 @@
 //       f("heads", heads, {.help = "heads", .min = 1});
 //       f("dropout", dropout, {.help = "share of units dropped", .min = 0, .below = 1});
 //       f("gate", gate, {.help = "output gate", .choices = {"swish", "sigmoid"}});
-//       f("init", init, {.help = "first weights", .choices = {"normal", "orthogonal"}});
+//       f("init", init, {.help = "first weights"});
 //       f("window", window, {.help = "tokens seen, all when null", .min = 1});
 //       f("widths", widths, {.help = "layer widths", .min = 1, .min_size = 1});
 //       f("scales", scales, {.help = "learning-rate factor by parameter group", .above = 0});
@@ -44,11 +44,13 @@
 #include <iterator>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <vector>
 
+#include "core/base/enum_names.h"
 #include "core/base/types.h"
 
 namespace ls {
@@ -61,7 +63,7 @@ struct FieldOptions {
   std::string_view help = {};
   std::optional<double> min = {}, max = {};      ///< inclusive
   std::optional<double> above = {}, below = {};  ///< exclusive
-  std::vector<std::string> choices = {};         ///< for text; for an enum the names of 0, 1, ...
+  std::vector<std::string> choices = {};         ///< for text; an enum has its own
   bool required = false;                         ///< must be written, has no default
   /// The list may also be an expression such as [a, b] * 3 or "[a * 2, b]", see parse_pattern, and
   /// lists inside it are joined to one. For lists of text and lists of components.
@@ -91,6 +93,7 @@ struct ValueOps {
   ValueKind kind;
   Index (*get_enum)(const void*);
   void (*set_enum)(void*, Index);
+  std::span<const std::string_view> names;        ///< of an enum's values
   const ValueOps* inner;                          ///< element of an optional, list or map
   Index (*size)(const void*);                     ///< optional (0 or 1), list, map
   void (*resize)(void*, Index);                   ///< optional, list, map (to 0 only)
@@ -179,7 +182,7 @@ constexpr ValueKind plain_kind() {
   } else {
     static_assert(
         std::is_same_v<T, std::string>,
-        "a field is bool, int, Index, double, std::string, an enum, an optional, vector or "
+        "a field is bool, int, Index, double, text, an enum with EnumNames, an optional, vector or "
         "string map of those, a struct with fields(), or a Component");
     return ValueKind::kText;
   }
@@ -190,8 +193,9 @@ struct ValueTraits {
   static constexpr ValueOps ops() {
     ValueOps o{};
     o.with_default = &with_default<T>;
-    if constexpr (std::is_enum_v<T>) {
+    if constexpr (NamedEnum<T>) {
       o.kind = ValueKind::kEnum;
+      o.names = EnumNames<T>::kNames;
       o.get_enum = [](const void* p) { return static_cast<Index>(*static_cast<const T*>(p)); };
       o.set_enum = [](void* p, Index i) { *static_cast<T*>(p) = static_cast<T>(i); };
     } else if constexpr (std::is_base_of_v<AnyComponent, T>) {

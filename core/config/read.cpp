@@ -97,11 +97,11 @@ class Reader final : public FieldVisitor {
       case ValueKind::kText:
         return text(node, *static_cast<std::string*>(value.at), o, path);
       case ValueKind::kEnum: {
-        const auto it = std::find(o.choices.begin(), o.choices.end(), node.text);
-        if (node.kind != Kind::kScalar || it == o.choices.end()) {
-          return wrong_choice(node, o, path);
+        const auto it = std::find(ops.names.begin(), ops.names.end(), node.text);
+        if (node.kind != Kind::kScalar || it == ops.names.end()) {
+          return wrong_choice(node, choices_of(ops, o), path);
         }
-        return ops.set_enum(value.at, it - o.choices.begin());
+        return ops.set_enum(value.at, it - ops.names.begin());
       }
       case ValueKind::kOptional:
         if (node.kind == Kind::kNull) {
@@ -183,8 +183,6 @@ class Reader final : public FieldVisitor {
   void field(std::string_view name, ValueRef value, const FieldOptions& o) override {
     LS_CHECK(std::find(known_.begin(), known_.end(), name) == known_.end() && name != "extend",
              kInternal, "the field '{}' is listed twice or is a reserved name", child(path_, name));
-    LS_CHECK(value.ops->kind != ValueKind::kEnum || !o.choices.empty(), kInternal,
-             "the field '{}' is an enum and needs .choices", child(path_, name));
     known_.emplace_back(name);
     const std::string path = child(path_, name);
     const int at = map_ == nullptr ? -1 : map_->find(name);
@@ -230,10 +228,11 @@ class Reader final : public FieldVisitor {
   void wrong(const ConfigNode& node, const std::string& path, const std::string& expected) {
     problem(node.place, path, fmt::format("{}, got {}", expected, node.describe()));
   }
-  void wrong_choice(const ConfigNode& node, const FieldOptions& o, const std::string& path) {
-    wrong(node, path, fmt::format("one of {} is expected", joined(o.choices)));
+  void wrong_choice(const ConfigNode& node, const std::vector<std::string>& choices,
+                    const std::string& path) {
+    wrong(node, path, fmt::format("one of {} is expected", joined(choices)));
     if (!muted_ && node.kind == Kind::kScalar) {
-      problems_.back().text += did_you_mean(node.text, o.choices);
+      problems_.back().text += did_you_mean(node.text, choices);
     }
   }
 
@@ -358,7 +357,7 @@ class Reader final : public FieldVisitor {
     if (!o.choices.empty() &&
         (node.kind != Kind::kScalar ||
          std::find(o.choices.begin(), o.choices.end(), node.text) == o.choices.end())) {
-      return wrong_choice(node, o, path);
+      return wrong_choice(node, o.choices, path);
     }
     if (node.kind != Kind::kScalar) {
       return wrong(node, path, "text is expected");

@@ -13,6 +13,8 @@ std::string number_text(double x);
 std::string range_text(const FieldOptions& options);
 /// "a, b, c".
 std::string joined(const std::vector<std::string>& names);
+/// What may be written: the names of an enum, the choices of a text, or nothing.
+std::vector<std::string> choices_of(const ValueOps& ops, const FieldOptions& options);
 /// "integer", "list of number", "mixer", ...
 std::string type_text(const ValueOps& ops);
 /// A Config as a tree, every field written; with places only if they are set afterwards.

@@ -97,12 +97,9 @@ class Writer final : public FieldVisitor {
         return scalar(number_text(*static_cast<double*>(value.at)), ScalarType::kNumber);
       case ValueKind::kText:
         return scalar(*static_cast<std::string*>(value.at), ScalarType::kText);
-      case ValueKind::kEnum: {
-        const Index i = ops.get_enum(value.at);
-        LS_CHECK(i >= 0 && i < static_cast<Index>(o.choices.size()), kInternal,
-                 "an enum of a config has the value {}, its choices are {}", i, joined(o.choices));
-        return scalar(o.choices[static_cast<std::size_t>(i)], ScalarType::kText);
-      }
+      case ValueKind::kEnum:
+        return scalar(std::string(ops.names[static_cast<std::size_t>(ops.get_enum(value.at))]),
+                      ScalarType::kText);
       case ValueKind::kOptional:
         return ops.size(value.at) == 0 ? ConfigNode{}
                                        : write({ops.element(value.at, 0), ops.inner}, o);
@@ -154,8 +151,8 @@ class Writer final : public FieldVisitor {
     if (!range.empty()) {
       comment += (comment.empty() ? "" : "; ") + range;
     }
-    if (!o.choices.empty()) {
-      comment += (comment.empty() ? "one of " : "; one of ") + joined(o.choices);
+    if (const std::vector<std::string> choices = choices_of(*value.ops, o); !choices.empty()) {
+      comment += (comment.empty() ? "one of " : "; one of ") + joined(choices);
     }
     put(std::string(name), write(value, o), o.hashed, std::move(comment));
   }
@@ -316,8 +313,8 @@ class Lister final : public FieldVisitor {
     doc.help = o.help;
     doc.required = o.required;
     doc.range = range_text(o);
-    if (!o.choices.empty()) {
-      doc.range += (doc.range.empty() ? "one of " : "; one of ") + joined(o.choices);
+    if (const std::vector<std::string> choices = choices_of(*value.ops, o); !choices.empty()) {
+      doc.range += (doc.range.empty() ? "one of " : "; one of ") + joined(choices);
     }
     const ValueOps* inner = value.ops;
     while (inner->inner != nullptr) {
@@ -399,6 +396,14 @@ std::string joined(const std::vector<std::string>& names) {
     out += (out.empty() ? "" : ", ") + n;
   }
   return out;
+}
+
+std::vector<std::string> choices_of(const ValueOps& ops, const FieldOptions& options) {
+  if (ops.inner != nullptr) {
+    return choices_of(*ops.inner, options);
+  }
+  return ops.kind == ValueKind::kEnum ? std::vector<std::string>(ops.names.begin(), ops.names.end())
+                                      : options.choices;
 }
 
 std::string type_text(const ValueOps& ops) {

@@ -534,6 +534,12 @@ class Others final : public FieldVisitor {
           settings.push_back(fmt::format("{}: \"{}\"", name, choice));
         }
       }
+    } else if (v.ops->kind == ValueKind::kEnum) {
+      for (const std::string_view choice : v.ops->names) {
+        if (choice != v.ops->names[static_cast<std::size_t>(v.ops->get_enum(v.at))]) {
+          settings.push_back(fmt::format("{}: \"{}\"", name, choice));
+        }
+      }
     } else if (name == "conv") {
       settings.push_back(*static_cast<const Index*>(v.at) > 0 ? "conv: 0" : "conv: 3");
       settings.push_back("conv: 1");

@@ -10,6 +10,17 @@
 
 #include "core/config/yaml.h"
 
+namespace ls {
+namespace {
+enum class Norm { kRms, kLayer };
+}
+template <>
+struct EnumNames<Norm> {
+  static constexpr std::string_view kKind = "norm";
+  static constexpr std::array<std::string_view, 2> kNames = {"rms", "layer"};
+};
+}  // namespace ls
+
 namespace {
 using namespace ls;
 
@@ -94,8 +105,6 @@ std::unique_ptr<Mixer> make_needy(const NeedyConfig&, const Index&, std::string)
 [[maybe_unused]] const bool needy_added =
     Mixer::registry().add_maker<NeedyConfig>("needy", "has a required field", make_needy);
 
-enum class Norm { kRms, kLayer };
-
 struct Model {
   std::string name = "model";
   Index width = 64;
@@ -113,7 +122,7 @@ struct Model {
       {.help = "mixers by layer", .choices = Mixer::registry().names(), .pattern = true});
     f("stack", stack, {.pattern = true});
     f("channel", channel);
-    f("norm", norm, {.choices = {"rms", "layer"}});
+    f("norm", norm);
     f.check(width % 4 == 0, "width", "must be a multiple of 4");
   }
 };
