@@ -15,7 +15,7 @@ Sampler::Sampler(const Task& task, Split split, Index batch, std::uint64_t seed)
       seed_(seed) {
   const std::vector<Slice>& slices = task.slices(split);
   LS_CHECK(batch >= 1, kConfig, "the batch must hold at least one example, got {}", batch);
-  LS_CHECK(!slices.empty(), kConfig, "the task has no {} examples", split_name(split));
+  LS_CHECK(!slices.empty(), kConfig, "the task has no {} examples", enum_name(split));
   const bool finite = order_ == Order::kEpochs || order_ == Order::kShuffled;
   double weight = 0;
   for (const Slice& s : slices) {
@@ -33,7 +33,7 @@ Sampler::Sampler(const Task& task, Split split, Index batch, std::uint64_t seed)
 
 BatchPlan Sampler::plan(Index step) const {
   LS_CHECK(step >= 0 && (split_ == Split::kTrain || step < batches_), kInternal,
-           "no {} batch {}, there are {}", split_name(split_), step, batches_);
+           "no {} batch {}, there are {}", enum_name(split_), step, batches_);
   const std::vector<Slice>& slices = task_.slices(split_);
   Rng rng(seed_, "data/batch", static_cast<std::uint64_t>(step));
   BatchPlan plan;

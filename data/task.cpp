@@ -4,11 +4,6 @@
 
 namespace ls::data {
 
-std::string_view split_name(Split split) {
-  constexpr std::array<std::string_view, kNumSplits> kNames = {"train", "valid", "test"};
-  return kNames[static_cast<std::size_t>(split)];
-}
-
 Task::Registry& Task::registry() {
   static Registry registry("task");
   return registry;
@@ -17,15 +12,15 @@ Task::Registry& Task::registry() {
 void Task::add_slice(Split split, Slice slice) {
   const std::size_t s = static_cast<std::size_t>(split);
   LS_CHECK(slice.length > 0, kConfig, "task {}: {} setting '{}' has length {}, must be at least 1",
-           name_, split_name(split), slice.name, slice.length);
+           name_, enum_name(split), slice.name, slice.length);
   LS_CHECK(split == Split::kTrain || slice.examples > 0, kConfig,
-           "task {}: {} setting '{}' needs a number of examples", name_, split_name(split),
+           "task {}: {} setting '{}' needs a number of examples", name_, enum_name(split),
            slice.name);
   for (const Slice& other : slices_[s]) {
     LS_CHECK(other.name != slice.name, kConfig, "task {}: two {} settings are both {}", name_,
-             split_name(split), slice.name);
+             enum_name(split), slice.name);
   }
-  streams_[s].push_back(stream_id(fmt::format("{}/{}/{}", name_, split_name(split), slice.name)));
+  streams_[s].push_back(stream_id(fmt::format("{}/{}/{}", name_, enum_name(split), slice.name)));
   slices_[s].push_back(std::move(slice));
 }
 

@@ -19,6 +19,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/base/enum_names.h"
 #include "core/base/rng.h"
 #include "core/base/types.h"
 #include "core/config/component.h"
@@ -32,7 +33,6 @@ inline constexpr std::int64_t kIgnore = -100;
 /// The three streams of examples share no random number and, for text, no byte.
 enum class Split : std::uint8_t { kTrain, kValid, kTest };
 inline constexpr int kNumSplits = 3;
-std::string_view split_name(Split split);  ///< "train", "valid", "test"
 
 /// One setting of a task: a length, a difficulty, a number of examples.
 struct Slice {
@@ -140,3 +140,10 @@ class Task {
 std::unique_ptr<Task> make_task(const Component<Task>& task, const TaskArgs& args);
 
 }  // namespace ls::data
+
+template <>
+struct ls::EnumNames<ls::data::Split> {
+  static constexpr std::string_view kKind = "split";
+  static constexpr std::array<std::string_view, ls::data::kNumSplits> kNames = {"train", "valid",
+                                                                                "test"};
+};

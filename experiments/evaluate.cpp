@@ -113,7 +113,7 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
     }
   }
   Evaluation out;
-  out.split = data::split_name(split);
+  out.split = enum_name(split);
   for (std::size_t i = 0; i < slices.size(); ++i) {
     tallies[i].reduce(comm);
     out.slices[slices[i].name] = tallies[i].metrics(info);

@@ -1,5 +1,6 @@
 #pragma once
 // What every scan op's attributes begin with.
+#include "core/base/enum_names.h"
 #include "core/base/types.h"
 
 namespace ls {
@@ -10,6 +11,13 @@ enum class Form : std::uint8_t {
   kRecurrent,  ///< token by token
   kChunk,      ///< chunks of `chunk` tokens with a carried state
   kParallel,   ///< the whole sequence as one masked product
+};
+
+template <>
+struct EnumNames<Form> {
+  static constexpr std::string_view kKind = "form";
+  static constexpr std::array<std::string_view, 4> kNames = {"auto", "recurrent", "chunk",
+                                                             "parallel"};
 };
 
 /// First (only) base of the Attrs of every scan op, so that runners can set form and chunk.

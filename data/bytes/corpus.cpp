@@ -213,7 +213,7 @@ void ByteCorpus::read(Split split, Index position, std::span<std::uint8_t> out,
                       std::vector<Index>& starts) const {
   const Tape& tape = this->tape(split);
   LS_CHECK(0 <= position && position < tape.bytes, kInternal, "byte {} of {} of the {} text",
-           position, tape.bytes, split_name(split));
+           position, tape.bytes, enum_name(split));
   const auto after = std::upper_bound(tape.stretches.begin(), tape.stretches.end(), position,
                                       [](Index p, const Stretch& s) { return p < s.start; });
   auto stretch = static_cast<std::size_t>(after - tape.stretches.begin()) - 1;

@@ -14,11 +14,23 @@
 namespace ls::experiments {
 namespace {
 
-struct Options {
-  std::string config;
-  std::vector<std::string> overrides;
-  Index steps = 20, warmup = 3;
-  bool ops = false;
+class Bench final : public Command {
+ public:
+  static constexpr int kPlace = 80;
+  void options(Options& o) override {
+    o("--config,config", config_, {.help = "YAML file", .required = true});
+    o("--set", overrides_, {.help = "a.b=c: override one field"});
+    o("--steps", steps_, {.help = "updates timed", .min = 1, .max = 1 << 30});
+    o("--warmup", warmup_, {.help = "updates before, besides the first", .min = 0, .max = 1 << 30});
+    o("--ops", ops_, {.help = "a table of where the time of a step goes, by op"});
+  }
+  int run(parallel::RankEnv& env) override;
+
+ private:
+  std::string config_;
+  std::vector<std::string> overrides_;
+  Index steps_ = 20, warmup_ = 3;
+  bool ops_ = false;
 };
 
 /// Seconds since this process was started, to a clock tick.
@@ -59,23 +71,23 @@ void print_profile(const std::vector<profile::Entry>& entries, double seconds, I
   fmt::print("{}", table.str());
 }
 
-int bench(const Options& o, parallel::RankEnv& env) {
-  RunConfig config = read_config_file<RunConfig>(o.config, o.overrides);
-  config.steps = o.warmup + o.steps + 1;
+int Bench::run(parallel::RankEnv& env) {
+  RunConfig config = read_config_file<RunConfig>(config_, overrides_);
+  config.steps = warmup_ + steps_ + 1;
   for (std::size_t m = 0; m < config.models.size(); ++m) {
     Trainer trainer(config, m, static_cast<std::uint64_t>(config.seeds.front()), "", env.world());
     trainer.step();
     const double first = seconds_since_launch();
-    for (Index i = 0; i < o.warmup; ++i) {
+    for (Index i = 0; i < warmup_; ++i) {
       trainer.step();
     }
     const Index before = trainer.tokens_done();
-    if (o.ops) {
+    if (ops_) {
       profile::start();
     }
     const auto begin = std::chrono::steady_clock::now();
     double loss = 0;
-    for (Index i = 0; i < o.steps; ++i) {
+    for (Index i = 0; i < steps_; ++i) {
       loss = trainer.step();
     }
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
@@ -85,14 +97,14 @@ int bench(const Options& o, parallel::RankEnv& env) {
           {"model", trainer.model().label()},
           {"params", trainer.model().parameters().count()},
           {"tokens_per_s", static_cast<double>(trainer.tokens_done() - before) / took.count()},
-          {"steps", o.steps},
+          {"steps", steps_},
           {"seconds", took.count()},
           {"first_step_s", first},
           {"peak_rss_bytes", peak_resident_bytes()},
           {"loss", loss}};
       fmt::print("{}\n", j.dump());
-      if (o.ops) {
-        print_profile(entries, took.count(), o.steps);
+      if (ops_) {
+        print_profile(entries, took.count(), steps_);
       }
       std::fflush(stdout);
     }
@@ -100,20 +112,7 @@ int bench(const Options& o, parallel::RankEnv& env) {
   return 0;
 }
 
-Action setup(CLI::App& app) {
-  auto o = std::make_shared<Options>();
-  app.add_option("--config,config", o->config, "YAML file")->required();
-  app.add_option("--set", o->overrides, "a.b=c: override one field")
-      ->take_all()
-      ->allow_extra_args(false);
-  app.add_option("--steps", o->steps, "updates timed")->check(CLI::Range(Index{1}, Index{1} << 30));
-  app.add_option("--warmup", o->warmup, "updates before, besides the first")
-      ->check(CLI::Range(Index{0}, Index{1} << 30));
-  app.add_flag("--ops", o->ops, "a table of where the time of a step goes, by op");
-  return [o](parallel::RankEnv& env) { return bench(*o, env); };
-}
-LS_COMMAND(bench,
-           {"bench", "time training steps of a config; one line of JSON a model", 80, setup});
+LS_COMMAND(Bench, "bench", "time training steps of a config; one line of JSON a model");
 
 }  // namespace
 }  // namespace ls::experiments

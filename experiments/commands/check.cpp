@@ -7,25 +7,35 @@
 namespace ls::experiments {
 namespace {
 
-struct Options {
-  std::vector<std::string> files;
-  std::string dtype = "f64", form = "auto";
-  layers::GoldenOptions golden;
-  bool quiet = false;
+class Check final : public Command {
+ public:
+  static constexpr int kPlace = 70;
+  void options(Options& o) override {
+    o("files", files_, {.help = "golden files, one op each", .required = true});
+    o("--dtype", dtype_,
+      {.help = "element type of the computation", .choices = {"f64", "f32", "bf16"}});
+    o("--form", golden_.form, {.help = "form of scans"});
+    o("--chunk", golden_.chunk, {.help = "tokens per chunk of scans", .min = 1, .max = 1 << 20});
+    o("--split", golden_.split,
+      {.help = "pieces that the sequence is cut into, the state carried", .min = 1, .max = 4096});
+    o("-q,--quiet", quiet_, {.help = "print failures only"});
+  }
+  int run(parallel::RankEnv& env) override;
+
+ private:
+  std::vector<std::string> files_;
+  std::string dtype_ = "f64";
+  layers::GoldenOptions golden_;
+  bool quiet_ = false;
 };
 
-int check(const Options& o) {
-  layers::GoldenOptions golden = o.golden;
-  golden.dtype = parse_dtype(o.dtype);
-  golden.form = o.form == "recurrent"  ? Form::kRecurrent
-                : o.form == "chunk"    ? Form::kChunk
-                : o.form == "parallel" ? Form::kParallel
-                                       : Form::kAuto;
+int Check::run(parallel::RankEnv&) {
+  golden_.dtype = parse_dtype(dtype_);
   Table table({"op", "case", "outputs", "tolerance", "gradients", "tolerance", "result"});
   Index passed = 0, failed = 0;
-  for (const std::string& file : o.files) {
+  for (const std::string& file : files_) {
     for (const layers::GoldenCase& c : layers::read_golden(file)) {
-      const layers::GoldenReport r = layers::check_golden(c, golden);
+      const layers::GoldenReport r = layers::check_golden(c, golden_);
       (r.passed() ? passed : failed) += 1;
       std::string result = r.passed() ? "ok" : "FAILED";
       if (!r.fault.empty()) {
@@ -37,7 +47,7 @@ int check(const Options& o) {
       if (!r.note.empty()) {
         result += "; " + r.note;
       }
-      if (!o.quiet || !r.passed()) {
+      if (!quiet_ || !r.passed()) {
         const bool known = r.fault.empty();  // else nothing, or not everything, was computed
         table.add({r.op, r.name, known ? fmt::format("{:.1e}", r.worst_output) : "-",
                    fmt::format("{:.0e}", r.tolerance_output),
@@ -52,23 +62,7 @@ int check(const Options& o) {
   return failed == 0 ? 0 : 1;
 }
 
-Action setup(CLI::App& app) {
-  auto o = std::make_shared<Options>();
-  app.add_option("files", o->files, "golden files, one op each")->required();
-  app.add_option("--dtype", o->dtype, "element type of the computation")
-      ->check(CLI::IsMember({"f64", "f32", "bf16"}));
-  app.add_option("--form", o->form, "form of scans")
-      ->check(CLI::IsMember({"auto", "recurrent", "chunk", "parallel"}));
-  app.add_option("--chunk", o->golden.chunk, "tokens per chunk of scans")
-      ->check(CLI::Range(Index{1}, Index{1} << 20));
-  app.add_option("--split", o->golden.split,
-                 "pieces that the sequence is cut into, the state carried")
-      ->check(CLI::Range(Index{1}, Index{4096}));
-  app.add_flag("-q,--quiet", o->quiet, "print failures only");
-  return [o](parallel::RankEnv&) { return check(*o); };
-}
-
-LS_COMMAND(check, {"check", "compare ops with files of reference results", 70, setup});
+LS_COMMAND(Check, "check", "compare ops with files of reference results");
 
 }  // namespace
 }  // namespace ls::experiments

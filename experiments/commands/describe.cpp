@@ -12,12 +12,6 @@
 namespace ls::experiments {
 namespace {
 
-struct Options {
-  std::string name;
-  Index width = 256;
-  std::vector<Index> tokens = {1, 256, 4096};
-};
-
 /// Notes the scans that a layer runs.
 class ScanRecorder final : public layers::SeqRunner {
  public:
@@ -49,13 +43,13 @@ std::string states_of(const layers::FamilyInfo& f) {
 }
 
 // One layer of the mixer, built and run: parameters and state come from real buffers.
-void describe_mixer(const Options& o) {
+void describe_mixer(const std::string& name, Index width, const std::vector<Index>& lengths) {
   const ComponentCatalog& catalog = layers::TokenMixer::registry();
-  fmt::print("{}: {}\n\nfields\n{}\n", o.name, catalog.help(o.name),
-             format_fields(describe_component(catalog, o.name)));
+  fmt::print("{}: {}\n\nfields\n{}\n", name, catalog.help(name),
+             format_fields(describe_component(catalog, name)));
   layers::ModelConfig config;
-  config.width = o.width;
-  config.layers = {Component<layers::TokenMixer>(o.name)};
+  config.width = width;
+  config.layers = {Component<layers::TokenMixer>(name)};
   config.channel.choose("none");
   layers::Model model(config, {.vocab_in = 2, .classes = 2}, 0);
   Table parameters({"parameter", "shape", "weight decay"});
@@ -67,7 +61,7 @@ void describe_mixer(const Options& o) {
       count += p.var.value().numel();
     }
   }
-  fmt::print("one layer at width {}, default settings: {} parameters\n{}\n", o.width, count,
+  fmt::print("one layer at width {}, default settings: {} parameters\n{}\n", width, count,
              parameters.str());
   ScanRecorder recorder;
   model.state_after(1, &recorder);
@@ -78,7 +72,7 @@ void describe_mixer(const Options& o) {
   }
   fmt::print("{}\n", scans.str());
   Table state({"after tokens", "matrix", "vector", "conv", "kv", "total bytes", "buffers"});
-  for (const Index t : o.tokens) {
+  for (const Index t : lengths) {
     const layers::ModelState s = model.state_after(t);
     const layers::StateBytes b = s.bytes();
     std::string buffers;
@@ -95,42 +89,52 @@ void describe_mixer(const Options& o) {
              state.str());
 }
 
-Action setup(CLI::App& app) {
-  auto o = std::make_shared<Options>();
-  app.add_option("name", o->name, "mixer, channel mixer, task, optimizer or schedule")->required();
-  app.add_option("--width", o->width, "model width")->check(CLI::Range(Index{1}, Index{1} << 20));
-  app.add_option("--tokens", o->tokens, "lengths at which the state is measured")
-      ->check(CLI::Range(Index{1}, Index{1} << 24));
-  return [o](parallel::RankEnv&) {
-    const ComponentCatalog& mixers = layers::TokenMixer::registry();
-    const ComponentCatalog* const all[] = {&mixers, &layers::ChannelMixer::registry(),
-                                           &data::Task::registry(), &optim::Optimizer::registry(),
-                                           &optim::Schedule::registry()};
-    std::vector<std::string> known;
-    for (const ComponentCatalog* c : all) {
-      const std::vector<std::string> names = c->names();
-      known.insert(known.end(), names.begin(), names.end());
-      if (std::find(names.begin(), names.end(), o->name) == names.end()) {
-        continue;
-      }
-      if (c == &mixers) {
-        describe_mixer(*o);
-      } else {
-        fmt::print("{} ({}): {}\n\nfields\n{}", o->name, c->kind(), c->help(o->name),
-                   format_fields(describe_component(*c, o->name)));
-      }
-      return 0;
+class Describe final : public Command {
+ public:
+  static constexpr int kPlace = 45;
+  void options(Options& o) override {
+    o("name", name_,
+      {.help = "mixer, channel mixer, task, optimizer or schedule", .required = true});
+    o("--width", width_, {.help = "model width", .min = 1, .max = 1 << 20});
+    o("--tokens", tokens_,
+      {.help = "lengths at which the state is measured", .min = 1, .max = 1 << 24});
+  }
+  int run(parallel::RankEnv& env) override;
+
+ private:
+  std::string name_;
+  Index width_ = 256;
+  std::vector<Index> tokens_ = {1, 256, 4096};
+};
+
+int Describe::run(parallel::RankEnv&) {
+  const ComponentCatalog& mixers = layers::TokenMixer::registry();
+  const ComponentCatalog* const all[] = {&mixers, &layers::ChannelMixer::registry(),
+                                         &data::Task::registry(), &optim::Optimizer::registry(),
+                                         &optim::Schedule::registry()};
+  std::vector<std::string> known;
+  for (const ComponentCatalog* c : all) {
+    const std::vector<std::string> names = c->names();
+    known.insert(known.end(), names.begin(), names.end());
+    if (std::find(names.begin(), names.end(), name_) == names.end()) {
+      continue;
     }
-    const std::string near = nearest_name(o->name, known);
-    LS_FAIL(kConfig,
-            "there is no mixer, channel mixer, task, optimizer or schedule '{}'{}; longscan list "
-            "names them",
-            o->name, near.empty() ? "" : ", did you mean '" + near + "'?");
-  };
+    if (c == &mixers) {
+      describe_mixer(name_, width_, tokens_);
+    } else {
+      fmt::print("{} ({}): {}\n\nfields\n{}", name_, c->kind(), c->help(name_),
+                 format_fields(describe_component(*c, name_)));
+    }
+    return 0;
+  }
+  const std::string near = nearest_name(name_, known);
+  LS_FAIL(kConfig,
+          "there is no mixer, channel mixer, task, optimizer or schedule '{}'{}; longscan list "
+          "names them",
+          name_, near.empty() ? "" : ", did you mean '" + near + "'?");
 }
-LS_COMMAND(describe, {"describe",
-                      "settings, parameters and measured state of a mixer; settings of a task, ...",
-                      45, setup});
+LS_COMMAND(Describe, "describe",
+           "settings, parameters and measured state of a mixer; settings of a task, ...");
 
 }  // namespace
 }  // namespace ls::experiments

@@ -8,27 +8,35 @@
 namespace ls::experiments {
 namespace {
 
-struct Options {
-  std::string checkpoint, split = "test";
-  std::vector<std::string> overrides;
-  bool json = false;
+class Eval final : public Command {
+ public:
+  static constexpr int kPlace = 20;
+  void options(Options& o) override {
+    o("checkpoint", checkpoint_, {.help = "checkpoint file", .required = true});
+    o("--split", split_, {.help = "examples to use", .choices = {"valid", "test"}});
+    o("--set", overrides_,
+      {.help = "a.b=c: override a field of the stored config, e.g. task.eval_lengths=[240]"});
+    o("--json", json_, {.help = "print one line of JSON"});
+  }
+  int run(parallel::RankEnv& env) override;
+
+ private:
+  std::string checkpoint_;
+  data::Split split_ = data::Split::kTest;
+  std::vector<std::string> overrides_;
+  bool json_ = false;
 };
 
-int eval(const Options& o, parallel::RankEnv& env) {
-  const LoadedModel loaded = load_model(o.checkpoint, o.overrides);
-  data::Split split = o.split == "train"   ? data::Split::kTrain
-                      : o.split == "valid" ? data::Split::kValid
-                                           : data::Split::kTest;
-  if (split == data::Split::kTest && loaded.task->slices(split).empty()) {
-    split = data::Split::kValid;
-  }
-  LS_CHECK(split != data::Split::kTrain, kConfig, "evaluation runs on the valid or the test split");
+int Eval::run(parallel::RankEnv& env) {
+  const LoadedModel loaded = load_model(checkpoint_, overrides_);
+  const bool none = loaded.task->slices(split_).empty();
+  const data::Split split = none ? data::Split::kValid : split_;
   const Evaluation e =
       *evaluate(*loaded.model, *loaded.task, split, loaded.config, loaded.seed, env.world());
   if (env.world().rank() != 0) {
     return 0;
   }
-  if (o.json) {
+  if (json_) {
     fmt::print("{}\n", evaluation_json(e));
     return 0;
   }
@@ -49,18 +57,7 @@ int eval(const Options& o, parallel::RankEnv& env) {
   return 0;
 }
 
-Action setup(CLI::App& app) {
-  auto o = std::make_shared<Options>();
-  app.add_option("checkpoint", o->checkpoint, "checkpoint file")->required();
-  app.add_option("--split", o->split, "examples to use")->check(CLI::IsMember({"valid", "test"}));
-  app.add_option("--set", o->overrides,
-                 "a.b=c: override a field of the stored config, e.g. task.eval_lengths=[240]")
-      ->take_all()
-      ->allow_extra_args(false);
-  app.add_flag("--json", o->json, "print one line of JSON");
-  return [o](parallel::RankEnv& env) { return eval(*o, env); };
-}
-LS_COMMAND(eval, {"eval", "evaluate a checkpoint", 20, setup});
+LS_COMMAND(Eval, "eval", "evaluate a checkpoint");
 
 }  // namespace
 }  // namespace ls::experiments

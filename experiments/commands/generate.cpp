@@ -16,23 +16,47 @@ namespace {
 
 constexpr Index kPrefill = 1024;  // tokens per forward pass over the prompt
 
-struct Options {
-  std::string checkpoint, prompt, prompt_file;
-  Index tokens = 256;
-  Index seed = 0;
-  SamplingOptions sampling;
-  bool quiet = false;
+class Generate final : public Command {
+ public:
+  static constexpr int kPlace = 30;
+  void options(Options& o) override {
+    o("checkpoint", checkpoint_, {.help = "checkpoint of a byte model", .required = true});
+    o("--prompt", prompt_, {.help = "text to go on from; a line feed when empty"});
+    o("--prompt-file", prompt_file_,
+      {.help = "file to go on from; - for standard input", .excludes = "--prompt"});
+    o("--tokens", tokens_, {.help = "bytes to write", .min = 0, .max = Index{1} << 40});
+    o("--temperature", sampling_.temperature,
+      {.help = "0 takes the most likely byte", .min = 0, .max = 1e6});
+    o("--top-k", sampling_.top_k,
+      {.help = "choose among the k most likely; 0: all", .min = 0, .max = 1 << 20});
+    o("--top-p", sampling_.top_p,
+      {.help = "choose among the most likely that reach this probability; 0: the most likely",
+       .min = 0,
+       .max = 1});
+    o("--seed", seed_, {.help = "of the choices", .min = 0, .max = Index{1} << 62});
+    o("-q,--quiet", quiet_, {.help = "no figures on standard error"});
+  }
+  int run(parallel::RankEnv& env) override;
+
+ private:
+  std::string read_prompt() const;
+
+  std::string checkpoint_, prompt_, prompt_file_;
+  Index tokens_ = 256, seed_ = 0;
+  SamplingOptions sampling_;
+  bool quiet_ = false;
 };
 
-std::string read_prompt(const Options& o) {
-  if (o.prompt_file.empty()) {
-    return o.prompt;
+std::string Generate::read_prompt() const {
+  if (prompt_file_.empty()) {
+    return prompt_;
   }
-  std::FILE* f = o.prompt_file == "-" ? stdin : std::fopen(o.prompt_file.c_str(), "rb");
-  LS_CHECK(f, kIo, "{}: cannot be opened: {}", o.prompt_file, std::strerror(errno));
+  std::FILE* f = prompt_file_ == "-" ? stdin : std::fopen(prompt_file_.c_str(), "rb");
+  LS_CHECK(f, kIo, "{}: cannot be opened: {}", prompt_file_, std::strerror(errno));
   std::string text;
   char buffer[1 << 16];
-  for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, f)) > 0;) {
+  std::size_t n = 0;
+  while ((n = std::fread(buffer, 1, sizeof buffer, f)) > 0) {
     text.append(buffer, n);
   }
   const bool failed = std::ferror(f) != 0;
@@ -40,7 +64,7 @@ std::string read_prompt(const Options& o) {
   if (f != stdin) {
     std::fclose(f);
   }
-  LS_CHECK(!failed, kIo, "{}: cannot be read: {}", o.prompt_file, std::strerror(error));
+  LS_CHECK(!failed, kIo, "{}: cannot be read: {}", prompt_file_, std::strerror(error));
   return text;
 }
 
@@ -67,14 +91,16 @@ class Decoder {
   bool started_ = false;
 };
 
-int generate(const Options& o) {
-  const LoadedModel loaded = load_model(o.checkpoint);
+int Generate::run(parallel::RankEnv& env) {
+  LS_CHECK(env.world().size() == 1, kConfig, "generate runs on one rank, not {}",
+           env.world().size());
+  const LoadedModel loaded = load_model(checkpoint_);
   LS_CHECK(loaded.task->info().vocab_in == 256, kUnsupported,
-           "{}: generation writes bytes, this model reads {}", o.checkpoint,
+           "{}: generation writes bytes, this model reads {}", checkpoint_,
            loaded.task->info().vocab_in > 0 ? fmt::format("{} tokens", loaded.task->info().vocab_in)
                                             : std::string("vectors"));
   const ag::NoGrad no_grad;
-  const std::string asked = read_prompt(o);
+  const std::string asked = read_prompt();
   const std::string prompt = asked.empty() ? "\n" : asked;
   Decoder decoder(*loaded.model);
   using Clock = std::chrono::steady_clock;
@@ -89,52 +115,27 @@ int generate(const Options& o) {
   }
   const auto read = Clock::now();
   std::fwrite(prompt.data(), 1, prompt.size(), stdout);
-  Rng rng(static_cast<std::uint64_t>(o.seed), "generate");
-  for (Index i = 0; i < o.tokens; ++i) {
-    const Index next = sample_token(logits, o.sampling, rng);
+  Rng rng(static_cast<std::uint64_t>(seed_), "generate");
+  for (Index i = 0; i < tokens_; ++i) {
+    const Index next = sample_token(logits, sampling_, rng);
     std::fputc(static_cast<int>(next), stdout);
     std::fflush(stdout);
-    if (i + 1 < o.tokens) {
+    if (i + 1 < tokens_) {
       logits = decoder.feed({next});
     }
   }
   std::fputc('\n', stdout);
-  if (!o.quiet) {
+  if (!quiet_) {
     const std::chrono::duration<double> prefill = read - begin, decode = Clock::now() - read;
     fmt::print(stderr, "prompt {} bytes in {:.3f} s; {} bytes at {:.1f} bytes/s; state {}\n",
-               prompt.size(), prefill.count(), o.tokens,
-               static_cast<double>(o.tokens) / decode.count(),
+               prompt.size(), prefill.count(), tokens_,
+               static_cast<double>(tokens_) / decode.count(),
                human_bytes(static_cast<double>(decoder.state().bytes().total())));
   }
   return 0;
 }
 
-Action setup(CLI::App& app) {
-  auto o = std::make_shared<Options>();
-  app.add_option("checkpoint", o->checkpoint, "checkpoint of a byte model")->required();
-  auto* const text =
-      app.add_option("--prompt", o->prompt, "text to go on from; a line feed when empty");
-  app.add_option("--prompt-file", o->prompt_file, "file to go on from; - for standard input")
-      ->excludes(text);
-  app.add_option("--tokens", o->tokens, "bytes to write")
-      ->check(CLI::Range(Index{0}, Index{1} << 40));
-  app.add_option("--temperature", o->sampling.temperature, "0 takes the most likely byte")
-      ->check(number_between(0, 1e6));
-  app.add_option("--top-k", o->sampling.top_k, "choose among the k most likely; 0: all")
-      ->check(CLI::Range(Index{0}, Index{1} << 20));
-  app.add_option("--top-p", o->sampling.top_p,
-                 "choose among the most likely that reach this probability; 0: the most likely")
-      ->check(number_between(0, 1));
-  app.add_option("--seed", o->seed, "of the choices")->check(CLI::Range(Index{0}, Index{1} << 62));
-  app.add_flag("-q,--quiet", o->quiet, "no figures on standard error");
-  return [o](parallel::RankEnv& env) {
-    LS_CHECK(env.world().size() == 1, kConfig, "generate runs on one rank, not {}",
-             env.world().size());
-    return generate(*o);
-  };
-}
-LS_COMMAND(generate,
-           {"generate", "go on from a prompt, byte by byte, from the model's state", 30, setup});
+LS_COMMAND(Generate, "generate", "go on from a prompt, byte by byte, from the model's state");
 
 }  // namespace
 }  // namespace ls::experiments

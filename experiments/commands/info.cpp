@@ -29,13 +29,16 @@ void describe_checkpoint(const std::string& path) {
   fmt::print("{}\n{}", t.str(), c.data.config);
 }
 
-Action setup(CLI::App& app) {
-  auto path = std::make_shared<std::string>();
-  app.add_option("checkpoint", *path,
-                 "a checkpoint to describe; without one, this build and machine");
-  return [path](parallel::RankEnv& env) {
-    if (!path->empty()) {
-      describe_checkpoint(*path);
+class Info final : public Command {
+ public:
+  static constexpr int kPlace = 60;
+  void options(Options& o) override {
+    o("checkpoint", checkpoint_,
+      {.help = "a checkpoint to describe; without one, this build and machine"});
+  }
+  int run(parallel::RankEnv& env) override {
+    if (!checkpoint_.empty()) {
+      describe_checkpoint(checkpoint_);
       return 0;
     }
     Table t({"fact", "value"});
@@ -44,9 +47,12 @@ Action setup(CLI::App& app) {
     }
     fmt::print("{}", t.str());
     return 0;
-  };
-}
-LS_COMMAND(info, {"info", "facts about this build and machine, or about a checkpoint", 60, setup});
+  }
+
+ private:
+  std::string checkpoint_;
+};
+LS_COMMAND(Info, "info", "facts about this build and machine, or about a checkpoint");
 
 }  // namespace
 }  // namespace ls::experiments

@@ -59,26 +59,31 @@ const std::vector<std::pair<std::string, std::function<std::string()>>>& kinds()
   return list;
 }
 
-Action setup_list(CLI::App& app) {
-  auto what = std::make_shared<std::string>();
-  std::vector<std::string> names;
-  for (const auto& [name, text] : kinds()) {
-    names.push_back(name);
+class List final : public Command {
+ public:
+  static constexpr int kPlace = 40;
+  void options(Options& o) override {
+    std::vector<std::string> names;
+    for (const auto& [name, text] : kinds()) {
+      names.push_back(name);
+    }
+    o("kind", kind_, {.help = "what to list; everything without it", .choices = names});
   }
-  app.add_option("kind", *what, "what to list; everything without it")->check(CLI::IsMember(names));
-  return [what](parallel::RankEnv&) {
+  int run(parallel::RankEnv&) override {
     bool first = true;
     for (const auto& [name, text] : kinds()) {
-      if (what->empty() || *what == name) {
+      if (kind_.empty() || kind_ == name) {
         fmt::print("{}{}", first ? "" : "\n", text());
         first = false;
       }
     }
     return 0;
-  };
-}
-LS_COMMAND(list, {"list", "list mixers, ops, scan families, tasks, optimizers, schedules", 40,
-                  setup_list});
+  }
+
+ private:
+  std::string kind_;
+};
+LS_COMMAND(List, "list", "list mixers, ops, scan families, tasks, optimizers, schedules");
 
 }  // namespace
 }  // namespace ls::experiments

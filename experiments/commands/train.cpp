@@ -7,22 +7,44 @@
 namespace ls::experiments {
 namespace {
 
-struct Options {
-  std::string config;
-  std::vector<std::string> overrides;
-  bool resume = false, fresh = false;
+constexpr const char* kSignals =
+    "Signals:\n"
+    "  SIGINT (Ctrl-C), SIGTERM, SIGUSR1 and SIGUSR2 save and leave with status 130, 143, 138\n"
+    "  and 140, on one rank or several, whichever rank gets the signal; a second one ends at\n"
+    "  once. Open MPI's mpirun kills the ranks a second after it passes SIGINT or SIGTERM on,\n"
+    "  and returns 1 whatever they do: start with scripts/mpirun.sh, which signals the ranks\n"
+    "  alone, or send mpirun a SIGUSR2 (it may drop SIGUSR1).";
+
+class Train final : public Command {
+ public:
+  static constexpr int kPlace = 10;
+  void options(Options& o) override {
+    o("config", config_, {.help = "YAML file", .required = true});
+    o("--set", overrides_, {.help = "a.b=c: override one field"});
+    o("--resume", resume_, {.help = "go on from the newest checkpoints"});
+    o("--fresh", fresh_,
+      {.help = "delete what these models and seeds left in the run's folder and start over",
+       .excludes = "--resume"});
+    o.footer(kSignals);
+  }
+  int run(parallel::RankEnv& env) override;
+
+ private:
+  std::string config_;
+  std::vector<std::string> overrides_;
+  bool resume_ = false, fresh_ = false;
 };
 
-int train(const Options& o, parallel::RankEnv& env) {
-  const ConfigTree tree = ConfigTree::from_file(o.config, o.overrides);
+int Train::run(parallel::RankEnv& env) {
+  const ConfigTree tree = ConfigTree::from_file(config_, overrides_);
   RunConfig config;
   read_config(tree, config);
   install_stop_signals();
   const RunOutcome out = run_all(
       config, [&](const std::string& path) { return tree.where(path); },
-      o.resume  ? Existing::kResume
-      : o.fresh ? Existing::kFresh
-                : Existing::kRefuse,
+      resume_  ? Existing::kResume
+      : fresh_ ? Existing::kFresh
+               : Existing::kRefuse,
       env.world());
   if (out.interrupted) {
     return 128 + stop_signal(env.world());
@@ -51,28 +73,7 @@ int train(const Options& o, parallel::RankEnv& env) {
   return 0;
 }
 
-constexpr const char* kSignals =
-    "Signals:\n"
-    "  SIGINT (Ctrl-C), SIGTERM, SIGUSR1 and SIGUSR2 save and leave with status 130, 143, 138\n"
-    "  and 140, on one rank or several, whichever rank gets the signal; a second one ends at\n"
-    "  once. Open MPI's mpirun kills the ranks a second after it passes SIGINT or SIGTERM on,\n"
-    "  and returns 1 whatever they do: start with scripts/mpirun.sh, which signals the ranks\n"
-    "  alone, or send mpirun a SIGUSR2 (it may drop SIGUSR1).";
-
-Action setup(CLI::App& app) {
-  app.footer(kSignals);
-  auto o = std::make_shared<Options>();
-  app.add_option("config", o->config, "YAML file")->required();
-  app.add_option("--set", o->overrides, "a.b=c: override one field")
-      ->take_all()
-      ->allow_extra_args(false);
-  auto* const resume = app.add_flag("--resume", o->resume, "go on from the newest checkpoints");
-  app.add_flag("--fresh", o->fresh,
-               "delete what these models and seeds left in the run's folder and start over")
-      ->excludes(resume);
-  return [o](parallel::RankEnv& env) { return train(*o, env); };
-}
-LS_COMMAND(train, {"train", "train the models of a config", 10, setup});
+LS_COMMAND(Train, "train", "train the models of a config");
 
 }  // namespace
 }  // namespace ls::experiments
