@@ -7,12 +7,23 @@
 
 namespace ls::data {
 namespace {
+enum class CopyVariant : std::uint8_t { kSelective, kPlain, kLag };
+}  // namespace
+}  // namespace ls::data
+
+template <>
+struct ls::EnumNames<ls::data::CopyVariant> {
+  static constexpr std::string_view kKind = "variant";
+  static constexpr std::array<std::string_view, 3> kNames = {"selective", "plain", "lag"};
+};
+
+namespace ls::data {
+namespace {
 
 class Copying final : public Task {
  public:
-  enum class Variant { kSelective, kPlain, kLag };
   struct Config {
-    Variant variant = Variant::kSelective;
+    CopyVariant variant = CopyVariant::kSelective;
     Index vocab = 10;
     Index memorize = 8;
     Index blanks = 64;
@@ -22,20 +33,19 @@ class Copying final : public Task {
     template <class F>
     void fields(F& f) {
       f("variant", variant,
-        {.help =
-             "tokens strewn among the blanks, tokens first, or the input given back M steps later",
-         .choices = {"selective", "plain", "lag"}});
+        {.help = "tokens strewn among the blanks, tokens first, or the input given back M steps "
+                 "later"});
       f("vocab", vocab,
         {.help = "symbols: blank 0, tokens 1 .. vocab-2, marker vocab-1", .min = 3});
       f("memorize", memorize, {.help = "tokens to hold, M", .min = 1});
       f("blanks", blanks,
         {.help = "blanks among or after the tokens, L; with lag the length of the input",
          .min = 0});
-      f.check(variant != Variant::kLag || blanks > memorize, "blanks",
+      f.check(variant != CopyVariant::kLag || blanks > memorize, "blanks",
               "must be greater than memorize with lag");
       f("test_blanks", test_blanks,
         {.help = "blanks in validation; empty: as in training", .min = 0});
-      f.check(variant != Variant::kLag ||
+      f.check(variant != CopyVariant::kLag ||
                   std::all_of(test_blanks.begin(), test_blanks.end(),
                               [&](Index blanks_then) { return blanks_then > memorize; }),
               "test_blanks", "must be greater than memorize with lag");
@@ -50,7 +60,7 @@ class Copying final : public Task {
     info_.vocab_in = info_.classes = config_.vocab;
     info_.metrics = {"tok_acc", "seq_acc"};
     const auto slice = [&](Index blanks, Index examples) {
-      const bool lag = config_.variant == Variant::kLag;
+      const bool lag = config_.variant == CopyVariant::kLag;
       return Slice{.name = fmt::format("L{}.M{}", blanks, config_.memorize),
                    .length = lag ? blanks : blanks + 2 * config_.memorize,
                    .examples = examples};
@@ -68,7 +78,7 @@ class Copying final : public Task {
     const auto m = static_cast<std::size_t>(config_.memorize);
     const std::size_t length = out.tokens.size();
     const auto token = [&] { return 1 + numbers.below(config_.vocab - 2); };
-    if (config_.variant == Variant::kLag) {
+    if (config_.variant == CopyVariant::kLag) {
       std::generate(out.tokens.begin(), out.tokens.end(), token);
       // The reference also asks for a blank at the first M outputs; nothing is recalled there.
       std::copy(out.tokens.begin(), out.tokens.end() - config_.memorize,
@@ -76,7 +86,7 @@ class Copying final : public Task {
       return;
     }
     std::vector<Index> place(m);
-    if (config_.variant == Variant::kSelective) {
+    if (config_.variant == CopyVariant::kSelective) {
       place = numbers.sample_without_replacement(static_cast<Index>(length - m), config_.memorize);
       std::sort(place.begin(), place.end());
     } else {

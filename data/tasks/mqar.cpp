@@ -7,14 +7,11 @@
 //   - a finite set of examples for each setting, seen in the same order every epoch, settings one
 //     after the other, the last batch of each smaller;
 //   - with random_non_queries every blank becomes any token of the vocabulary: it may equal a key
-//   or
-//     value of the same example, or the blank;
+//     or value of the same example, or the blank;
 //   - rewritten keys: update j avoids the old value of key number j, not of the key that it
-//   rewrites,
-//     so that a rewrite may repeat the old value, and two keys may end with one value;
+//     rewrites, so that a rewrite may repeat the old value, and two keys may end with one value;
 //   - continuous, mapping global: the permutation that pairs the drawn keys with the drawn values
-//   is
-//     shared, but keys and values are drawn anew, so that no association outlives its sequence.
+//     is shared, but keys and values are drawn anew, so that no association outlives its sequence.
 // `protocol: clean` draws fresh examples for ever and has none of these: all values of an example
 // are distinct, fillers avoid its keys and values, a global mapping ties every key to one value.
 #include <algorithm>
@@ -24,6 +21,38 @@
 
 #include "core/base/error.h"
 #include "data/task.h"
+
+namespace ls::data {
+namespace {
+enum class MqarVariant : std::uint8_t {
+  kStandard,
+  kForgetting,
+  kContinuous,
+  kContinuousForgetting
+};
+enum class MqarProtocol : std::uint8_t { kClean, kZoology };
+enum class MqarMapping : std::uint8_t { kSequence, kGlobal };
+}  // namespace
+}  // namespace ls::data
+
+template <>
+struct ls::EnumNames<ls::data::MqarVariant> {
+  static constexpr std::string_view kKind = "variant";
+  static constexpr std::array<std::string_view, 4> kNames = {"standard", "forgetting", "continuous",
+                                                             "continuous_forgetting"};
+};
+
+template <>
+struct ls::EnumNames<ls::data::MqarProtocol> {
+  static constexpr std::string_view kKind = "protocol";
+  static constexpr std::array<std::string_view, 2> kNames = {"clean", "zoology"};
+};
+
+template <>
+struct ls::EnumNames<ls::data::MqarMapping> {
+  static constexpr std::string_view kKind = "mapping";
+  static constexpr std::array<std::string_view, 2> kNames = {"sequence", "global"};
+};
 
 namespace ls::data {
 namespace {
@@ -49,30 +78,23 @@ struct MqarSetting {
 
 class Mqar final : public Task {
  public:
-  enum class Variant { kStandard, kForgetting, kContinuous, kContinuousForgetting };
-  enum class Protocol { kClean, kZoology };
-  enum class Mapping { kSequence, kGlobal };
-
   struct Config {
-    Variant variant = Variant::kStandard;
-    Protocol protocol = Protocol::kClean;
+    MqarVariant variant = MqarVariant::kStandard;
+    MqarProtocol protocol = MqarProtocol::kClean;
     Index vocab = 8192;
     Index passes = 1;
     double power_a = 0.01;
     bool random_non_queries = false;
     Index width = 32;
-    Mapping mapping = Mapping::kSequence;
+    MqarMapping mapping = MqarMapping::kSequence;
     std::vector<MqarSetting> train = {MqarSetting{.length = 64, .pairs = 4}};
     std::vector<MqarSetting> test;
 
     template <class F>
     void fields(F& f) {
-      f("variant", variant,
-        {.help = "what is recalled",
-         .choices = {"standard", "forgetting", "continuous", "continuous_forgetting"}});
+      f("variant", variant, {.help = "what is recalled"});
       f("protocol", protocol,
-        {.help = "fresh flawless examples, or the published generator with its quirks",
-         .choices = {"clean", "zoology"}});
+        {.help = "fresh flawless examples, or the published generator with its quirks"});
       f("vocab", vocab, {.help = "tokens; the first half are keys, the second values", .min = 4});
       f("passes", passes, {.help = "times the pairs are shown", .min = 1});
       f("power_a", power_a,
@@ -82,25 +104,25 @@ class Mqar final : public Task {
         {.help = "blanks become random tokens (token variants)"});
       f("width", width, {.help = "of a key or value embedding (continuous variants)", .min = 1});
       f("mapping", mapping,
-        {.help = "which value belongs to a key is drawn for each sequence, or once (continuous)",
-         .choices = {"sequence", "global"}});
+        {.help = "which value belongs to a key is drawn for each sequence, or once (continuous)"});
       f("train", train, {.help = "settings to train on", .min_size = 1});
       f("test", test, {.help = "settings to validate and test on; empty: those of training"});
       const std::string train_fault = fault(train);
       f.check(train_fault.empty(), "train", train_fault);
       const std::string test_fault = fault(test);
       f.check(test_fault.empty(), "test", test_fault);
-      f.check(mapping == Mapping::kSequence || variant == Variant::kContinuous, "mapping",
+      f.check(mapping == MqarMapping::kSequence || variant == MqarVariant::kContinuous, "mapping",
               "global is for the variant continuous only");
-      f.check(variant != Variant::kForgetting || protocol == Protocol::kClean || passes == 1,
-              "passes", "must be 1 for forgetting under the zoology protocol");
+      f.check(
+          variant != MqarVariant::kForgetting || protocol == MqarProtocol::kClean || passes == 1,
+          "passes", "must be 1 for forgetting under the zoology protocol");
     }
 
     bool continuous() const {
-      return variant == Variant::kContinuous || variant == Variant::kContinuousForgetting;
+      return variant == MqarVariant::kContinuous || variant == MqarVariant::kContinuousForgetting;
     }
     bool forgetting() const {
-      return variant == Variant::kForgetting || variant == Variant::kContinuousForgetting;
+      return variant == MqarVariant::kForgetting || variant == MqarVariant::kContinuousForgetting;
     }
     Index updates(const MqarSetting& s) const { return forgetting() ? s.updates : 0; }
     /// Tokens before the first query.
@@ -142,7 +164,7 @@ std::string Mqar::Config::fault(const std::vector<MqarSetting>& settings) const 
   const Index values = vocab - vocab / 2;
   for (const MqarSetting& s : settings) {
     const std::string which = fmt::format("the setting with {} pairs", s.pairs);
-    const Index drawn = s.pairs + (protocol == Protocol::kClean ? updates(s) : 0);
+    const Index drawn = s.pairs + (protocol == MqarProtocol::kClean ? updates(s) : 0);
     if (updates(s) > s.pairs) {
       return fmt::format("{} has {} updates: at most one a key", which, updates(s));
     }
@@ -150,7 +172,7 @@ std::string Mqar::Config::fault(const std::vector<MqarSetting>& settings) const 
       return fmt::format("{} needs {} keys and {} values, a vocabulary of {} has {} and {}", which,
                          s.pairs, drawn, vocab, keys, values);
     }
-    if (protocol == Protocol::kZoology && updates(s) > 0 && values < 2) {
+    if (protocol == MqarProtocol::kZoology && updates(s) > 0 && values < 2) {
       return fmt::format("{} needs a second value to write", which);
     }
     if (continuous() ? length(s) != shortest(s) : length(s) < shortest(s)) {
@@ -160,7 +182,7 @@ std::string Mqar::Config::fault(const std::vector<MqarSetting>& settings) const 
     if (!continuous() && length(s) % 2 != 0) {
       return fmt::format("{} has length {}: must be even", which, length(s));
     }
-    if (!continuous() && random_non_queries && protocol == Protocol::kClean &&
+    if (!continuous() && random_non_queries && protocol == MqarProtocol::kClean &&
         s.pairs * 2 + updates(s) >= vocab - 1) {
       return fmt::format("{} leaves no token of {} for fillers", which, vocab);
     }
@@ -169,7 +191,7 @@ std::string Mqar::Config::fault(const std::vector<MqarSetting>& settings) const 
 }
 
 Mqar::Mqar(const Config& config, const TaskArgs& args) : Task("mqar", args), config_(config) {
-  const bool zoology = config_.protocol == Protocol::kZoology;
+  const bool zoology = config_.protocol == MqarProtocol::kZoology;
   if (config_.test.empty()) {
     config_.test = config_.train;
     for (MqarSetting& s : config_.test) {
@@ -231,7 +253,7 @@ Mqar::Mqar(const Config& config, const TaskArgs& args) : Task("mqar", args), con
   info_.class_embeddings = Tensor::empty({values, e}, DType::kF32);
   std::copy(embeddings_.begin() + keys * e, embeddings_.end(),
             info_.class_embeddings.data<float>());
-  if (config_.mapping == Mapping::kGlobal && !zoology) {
+  if (config_.mapping == MqarMapping::kGlobal && !zoology) {
     global_value_ = Rng(args.seed, "mqar/mapping").sample_without_replacement(values, keys);
   }
 }
@@ -252,7 +274,7 @@ Mqar::Content Mqar::draw(Rng& rng, const MqarSetting& s) const {
   const Index updates = config_.updates(s);
   Content c;
   c.keys = rng.sample_without_replacement(keys, s.pairs);
-  if (config_.protocol == Protocol::kClean) {
+  if (config_.protocol == MqarProtocol::kClean) {
     c.first = rng.sample_without_replacement(values, s.pairs + updates);
     const std::vector<Index> fresh(c.first.begin() + s.pairs, c.first.end());
     c.first.resize(static_cast<std::size_t>(s.pairs));
@@ -269,7 +291,7 @@ Mqar::Content Mqar::draw(Rng& rng, const MqarSetting& s) const {
     return c;
   }
   c.first = rng.sample_without_replacement(values, s.pairs);
-  if (config_.mapping == Mapping::kGlobal) {
+  if (config_.mapping == MqarMapping::kGlobal) {
     Rng shared(args().seed, "mqar/mapping", static_cast<std::uint64_t>(s.pairs));
     const std::vector<Index> order = shared.sample_without_replacement(s.pairs, s.pairs);
     std::vector<Index> mapped(c.first.size());
@@ -342,7 +364,7 @@ void Mqar::sample_tokens(Rng& rng, const MqarSetting& s, const ExampleView& out)
   if (!config_.random_non_queries) {
     return;
   }
-  if (config_.protocol == Protocol::kZoology) {
+  if (config_.protocol == MqarProtocol::kZoology) {
     for (std::int64_t& t : out.tokens) {
       t = t == 0 ? rng.below(config_.vocab) : t;
     }

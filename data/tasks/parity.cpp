@@ -5,23 +5,33 @@
 
 namespace ls::data {
 namespace {
+enum class ParityLabels : std::uint8_t { kAll, kLast };
+}  // namespace
+}  // namespace ls::data
+
+template <>
+struct ls::EnumNames<ls::data::ParityLabels> {
+  static constexpr std::string_view kKind = "labels";
+  static constexpr std::array<std::string_view, 2> kNames = {"all", "last"};
+};
+
+namespace ls::data {
+namespace {
 
 class Parity final : public Task {
  public:
-  enum class Labels { kAll, kLast };
   struct Config {
     LengthPlan lengths{.length = 20};
     std::vector<Index> test_lengths = {20, 40, 80, 240};
     Index test_examples = 500;
-    Labels labels = Labels::kAll;
+    ParityLabels labels = ParityLabels::kAll;
 
     template <class F>
     void fields(F& f) {
       lengths.fields(f);
       f("test_lengths", test_lengths, {.help = "bits in validation", .min = 1, .min_size = 1});
       f("test_examples", test_examples, {.help = "for each test length", .min = 1});
-      f("labels", labels,
-        {.help = "which positions are to be answered", .choices = {"all", "last"}});
+      f("labels", labels, {.help = "which positions are to be answered"});
     }
   };
 
@@ -42,7 +52,7 @@ class Parity final : public Task {
     for (std::size_t t = 0; t < out.tokens.size(); ++t) {
       out.tokens[t] = bits.below(2);
       parity ^= out.tokens[t];
-      if (config_.labels == Labels::kAll || t + 1 == out.tokens.size()) {
+      if (config_.labels == ParityLabels::kAll || t + 1 == out.tokens.size()) {
         out.labels[t] = parity;
       }
     }
