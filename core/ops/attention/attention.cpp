@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
 
+#include "core/ops/common/reference.h"
 #include "core/ops/common/sequences.h"
 
 namespace ls::ops {
@@ -30,168 +30,145 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
 /// Every query over every key.
 template <class Real>
 struct Reference {
-  using Vector = std::vector<Real>;
+  /// Keys or values, those of the cache first, by (row, key, head, channel).
+  template <class T>
+  struct Joined {
+    template <class Given>
+    Joined(Given& first, Given& own) : cache(first), own(own), cached(cache.size(1)) {}
+    T& operator()(Index b, Index j, Index h, Index c) const {
+      return j < cached ? cache(b, j, h, c) : own(b, j - cached, h, c);
+    }
+    View<T, 4> cache, own;
+    Index cached;
+  };
 
-  /// Keys are those of the cache and then the call's own.
   struct Call {
-    const Op::In<Tensor>& in;
-    const Op::Attrs& a;
-    Index batch, queries, cached, keys, q_heads, heads, dk, dv;
-    Vector q, k, v;
-    std::vector<std::int64_t> first, end;  ///< keys of the query's document, [B,T]
-
-    Call(const Op::In<Tensor>& i, const Op::Attrs& attrs)
-        : in(i),
-          a(attrs),
-          batch(i.q.size(0)),
-          queries(i.q.size(1)),
-          cached(i.k0.defined() ? i.k0.size(1) : 0),
-          keys(cached + i.k.size(1)),
-          q_heads(i.q.size(2)),
-          heads(i.k.size(2)),
-          dk(i.q.size(3)),
-          dv(i.v.size(3)),
-          q(i.q.to_vector<Real>()),
-          k(joined(i.k0, i.k)),
-          v(joined(i.v0, i.v)),
-          first(static_cast<std::size_t>(batch * queries), 0),
-          end(first.size(), keys) {
-      for (Index t = 0; i.start.defined() && t < batch * queries; ++t) {
-        first[static_cast<std::size_t>(t)] = cached + static_cast<Index>(i.start.at(t));
+    Call(const Op::In<Tensor>& in, const Op::Attrs& attrs)
+        : a(attrs),
+          q(in.q),
+          k(in.k0, in.k),
+          v(in.v0, in.v),
+          sink(in.sink),
+          slopes(in.slopes),
+          bias(in.bias),
+          batch(q.size(0)),
+          queries(q.size(1)),
+          q_heads(q.size(2)),
+          group(q_heads / in.k.size(2)),
+          dk(q.size(3)),
+          dv(in.v.size(3)),
+          keys(k.cached + in.k.size(1)),
+          first(batch, queries),
+          end(batch, queries) {
+      const View<const std::int64_t, 2> start(in.start);
+      for (Index b = 0; b < batch; ++b) {
+        for (Index t = 0; t < queries; ++t) {
+          first(b, t) = start ? k.cached + start(b, t) : 0;
+          end(b, t) = keys;
+        }
       }
       for (const common::Sequence& s :
-           common::sequences(i.offsets.defined() ? 1 : 0, queries, i.offsets, "attention")) {
+           common::sequences(in.offsets.defined() ? 1 : 0, queries, in.offsets, "attention")) {
         for (Index t = s.begin; t < s.begin + s.length; ++t) {
-          first[static_cast<std::size_t>(t)] = s.begin;
-          end[static_cast<std::size_t>(t)] = s.begin + s.length;
+          first(0, t) = s.begin;
+          end(0, t) = s.begin + s.length;
         }
       }
     }
-    /// [B, T0 + T, H, D].
-    Vector joined(const Tensor& cache, const Tensor& own) const {
-      Vector all;
-      for (Index b = 0; b < batch; ++b) {
-        for (const Tensor& part : {cache, own}) {
-          if (part.defined()) {
-            const Vector row = part.select(0, b).to_vector<Real>();
-            all.insert(all.end(), row.begin(), row.end());
+    Index position(Index t) const { return t + k.cached + a.q_offset; }
+    bool visible(Index b, Index t, Index j) const {
+      const bool not_later = !a.causal || j <= position(t);
+      const bool near = a.window == 0 || position(t) - j < a.window;
+      return first(b, t) <= j && j < end(b, t) && (j < a.prefix || (not_later && near));
+    }
+    /// Of one query: the logits, -inf where a key is hidden, the slope of each in scale q k, and
+    /// the probabilities.
+    struct Row {
+      explicit Row(Index keys) : s(keys), slope(keys), p(keys) {}
+      Buffer<Real> s, slope, p;
+      Real lse = 0;  ///< of the logits and the sink, -inf when there are none
+    };
+    Row row(Index b, Index t, Index h) const {
+      constexpr Real kHidden = -std::numeric_limits<Real>::infinity();
+      Row row(keys);
+      Real top = sink ? sink(h) : kHidden;
+      for (Index j = 0; j < keys; ++j) {
+        row.s(j) = visible(b, t, j) ? logit(b, t, h, j, row.slope(j)) : kHidden;
+        top = std::max(top, row.s(j));
+      }
+      if (std::isinf(top)) {
+        row.lse = top;
+        return row;
+      }
+      Real sum = 0;
+      for (Index j = 0; j < keys; ++j) {
+        sum += std::exp(row.s(j) - top);
+      }
+      row.lse = top + std::log(sink ? sum + std::exp(sink(h) - top) : sum);
+      for (Index j = 0; j < keys; ++j) {
+        row.p(j) = std::exp(row.s(j) - row.lse);
+      }
+      return row;
+    }
+    Real logit(Index b, Index t, Index h, Index j, Real& slope) const {
+      Real x = 0;
+      for (Index c = 0; c < dk; ++c) {
+        x += Real(a.scale) * q(b, t, h, c) * k(b, j, h / group, c);
+      }
+      slope = 1;
+      if (const Real cap = Real(a.softcap); cap > 0) {
+        const Real u = std::tanh(x / cap);
+        slope = 1 - u * u;
+        x = cap * u;
+      }
+      return x - common::or_zero(slopes, h) * Real(position(t) - j) +
+             common::or_zero(bias, h, t, j);
+    }
+    const Op::Attrs& a;
+    View<const Real, 4> q;
+    Joined<const Real> k, v;
+    View<const Real, 1> sink, slopes;
+    View<const Real, 3> bias;
+    Index batch, queries, q_heads, group, dk, dv, keys;
+    Buffer<Index, 2> first, end;  ///< keys of the query's document
+  };
+  /// f(b, i, j, h, c): element of the outgoing cache at i, and its place j among the keys.
+  template <class F>
+  static void for_kept(const View<const Real, 4>& cache, Index keys, F&& f) {
+    for (Index b = 0; b < cache.size(0); ++b) {
+      for (Index i = 0; i < cache.size(1); ++i) {
+        for (Index h = 0; h < cache.size(2); ++h) {
+          for (Index c = 0; c < cache.size(3); ++c) {
+            f(b, i, keys - cache.size(1) + i, h, c);
           }
         }
       }
-      return all;
     }
-    /// The inverse, into those parts that are wanted.
-    void part(const Vector& all, Index width, Tensor& cache, Tensor& own) const {
-      for (std::size_t i = 0; i < all.size(); ++i) {
-        const Index at = static_cast<Index>(i) / width, b = at / keys, j = at % keys,
-                    e = static_cast<Index>(i) % width;
-        Tensor& to = j < cached ? cache : own;
-        if (to.defined()) {
-          const Index rows = j < cached ? cached : keys - cached;
-          to.data<Real>()[(b * rows + (j < cached ? j : j - cached)) * width + e] = all[i];
-        }
-      }
-    }
-    std::size_t query(Index b, Index t, Index h) const {
-      return static_cast<std::size_t>((b * queries + t) * q_heads + h);
-    }
-    /// Key j as query head h reads it.
-    std::size_t key(Index b, Index j, Index h) const {
-      return static_cast<std::size_t>((b * keys + j) * heads + h / (q_heads / heads));
-    }
-    std::size_t pair(Index h, Index t, Index j) const {
-      return static_cast<std::size_t>((h * queries + t) * keys + j);
-    }
-    Index position(Index t) const { return t + cached + a.q_offset; }
-    bool visible(Index b, Index t, Index j) const {
-      const auto at = static_cast<std::size_t>(b * queries + t);
-      const bool not_later = !a.causal || j <= position(t);
-      const bool near = a.window == 0 || position(t) - j < a.window;
-      return first[at] <= j && j < end[at] && (j < a.prefix || (not_later && near));
-    }
-    /// The logits of a query, -inf where a key is hidden; `slope` of each in scale q k.
-    Vector logits(Index b, Index t, Index h, Vector& slope) const {
-      Vector s(static_cast<std::size_t>(keys), -std::numeric_limits<Real>::infinity());
-      slope.assign(s.size(), Real(1));
-      for (Index j = 0; j < keys; ++j) {
-        if (!visible(b, t, j)) {
-          continue;
-        }
-        const Real* qp = q.data() + query(b, t, h) * static_cast<std::size_t>(dk);
-        const Real* kp = k.data() + key(b, j, h) * static_cast<std::size_t>(dk);
-        Real x = 0;
-        for (Index c = 0; c < dk; ++c) {
-          x += static_cast<Real>(a.scale) * qp[c] * kp[c];
-        }
-        if (const Real cap = static_cast<Real>(a.softcap); cap > 0) {
-          const Real u = std::tanh(x / cap);
-          slope[static_cast<std::size_t>(j)] = 1 - u * u;
-          x = cap * u;
-        }
-        if (in.slopes.defined()) {
-          x -= static_cast<Real>(in.slopes.at(h)) * static_cast<Real>(position(t) - j);
-        }
-        if (in.bias.defined()) {
-          x += static_cast<Real>(in.bias.at(static_cast<Index>(pair(h, t, j))));
-        }
-        s[static_cast<std::size_t>(j)] = x;
-      }
-      return s;
-    }
-    /// log sum exp of the logits and the sink, -inf when there are none.
-    Real lse(const Vector& s, Index h) const {
-      Vector all = s;
-      if (in.sink.defined()) {
-        all.push_back(static_cast<Real>(in.sink.at(h)));
-      }
-      Real top = -std::numeric_limits<Real>::infinity(), sum = 0;
-      for (const Real x : all) {
-        top = std::max(top, x);
-      }
-      if (std::isinf(top)) {
-        return top;
-      }
-      for (const Real x : all) {
-        sum += std::exp(x - top);
-      }
-      return top + std::log(sum);
-    }
-  };
-  /// 0 for a hidden key, also of a query that sees nothing.
-  static Real probability(Real logit, Real lse) {
-    return std::isinf(logit) ? Real(0) : std::exp(logit - lse);
   }
 
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
     const Call call(in, a);
-    Vector slope;
-    Real* o = out.o.zero_().data<Real>();
+    const View<Real, 4> o(out.o.zero_()), kT(out.kT), vT(out.vT);
+    const View<Real, 3> lse(out.lse);
     for (Index b = 0; b < call.batch; ++b) {
       for (Index t = 0; t < call.queries; ++t) {
-        for (Index h = 0; h < call.q_heads; ++h, o += call.dv) {
-          const Vector s = call.logits(b, t, h, slope);
-          const Real lse = call.lse(s, h);
-          out.lse.data<Real>()[call.query(b, t, h)] = lse;
+        for (Index h = 0; h < call.q_heads; ++h) {
+          const auto row = call.row(b, t, h);
+          lse(b, t, h) = row.lse;
           for (Index j = 0; j < call.keys; ++j) {
-            const Real p = probability(s[static_cast<std::size_t>(j)], lse);
-            const Real* v = call.v.data() + call.key(b, j, h) * static_cast<std::size_t>(call.dv);
             for (Index c = 0; c < call.dv; ++c) {
-              o[c] += p * v[c];
+              o(b, t, h, c) += row.p(j) * call.v(b, j, h / call.group, c);
             }
           }
         }
       }
     }
-    const auto keep = [&](const Vector& all, Tensor& to) {
-      const Index width = call.heads * to.size(3), n = to.size(1);
-      for (Index i = 0; i < to.numel(); ++i) {
-        const Index b = i / (n * width);
-        const Index skipped = (b + 1) * (call.keys - n) * width;
-        to.data<Real>()[i] = all[static_cast<std::size_t>(i + skipped)];
-      }
-    };
-    keep(call.k, out.kT);
-    keep(call.v, out.vT);
+    for_kept(
+        View<const Real, 4>(out.kT), call.keys,
+        [&](Index b, Index i, Index j, Index h, Index c) { kT(b, i, h, c) = call.k(b, j, h, c); });
+    for_kept(
+        View<const Real, 4>(out.vT), call.keys,
+        [&](Index b, Index i, Index j, Index h, Index c) { vT(b, i, h, c) = call.v(b, j, h, c); });
   }
 
   // With p = softmax(s): ds_j = p_j (dp_j - sum_i p_i dp_i + dlse), dp_j = do v_j; the sink is one
@@ -199,85 +176,66 @@ struct Reference {
   static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
     const Call call(in, a);
-    const auto values = [](const Tensor& t, std::size_t n) {
-      return t.defined() ? t.to_vector<Real>() : Vector(n);
-    };
-    const auto n_queries = static_cast<std::size_t>(call.batch * call.queries * call.q_heads);
-    const auto dk = static_cast<std::size_t>(call.dk), dv = static_cast<std::size_t>(call.dv);
-    const Vector go = values(dout.o, n_queries * dv), glse = values(dout.lse, n_queries);
-    Vector gq(call.q.size()), gk(call.k.size()), gv(call.v.size()), slope;
-    for (Tensor* d : {&din.sink, &din.bias}) {
-      if (d->defined()) {
-        d->zero_();
-      }
-    }
+    const View<const Real, 4> go(dout.o), gkT(dout.kT), gvT(dout.vT);
+    const View<const Real, 3> glse(dout.lse);
+    Op::In<Tensor> d = common::zero_gradients(in, din);
+    const View<Real, 4> gq(d.q);
+    const Joined<Real> gk(d.k0, d.k), gv(d.v0, d.v);
+    const View<Real, 3> gbias(d.bias);
+    const View<Real, 1> gsink(d.sink);
     for (Index b = 0; b < call.batch; ++b) {
       for (Index t = 0; t < call.queries; ++t) {
         for (Index h = 0; h < call.q_heads; ++h) {
-          const Vector s = call.logits(b, t, h, slope);
-          const Real lse = call.lse(s, h);
-          const std::size_t query = call.query(b, t, h);
-          Vector p, dp;
+          const auto row = call.row(b, t, h);
+          const Index kh = h / call.group;
+          const Real dlse = common::or_zero(glse, b, t, h);
+          Buffer<Real> dp(call.keys);
           Real mean = 0;
           for (Index j = 0; j < call.keys; ++j) {
-            p.push_back(probability(s[static_cast<std::size_t>(j)], lse));
-            dp.push_back(0);
-            for (std::size_t c = 0; c < dv; ++c) {
-              dp.back() += go[query * dv + c] * call.v[call.key(b, j, h) * dv + c];
-              gv[call.key(b, j, h) * dv + c] += p.back() * go[query * dv + c];
+            for (Index c = 0; c < call.dv; ++c) {
+              const Real dy = common::or_zero(go, b, t, h, c);
+              dp(j) += dy * call.v(b, j, kh, c);
+              gv(b, j, kh, c) += row.p(j) * dy;
             }
-            mean += p.back() * dp.back();
+            mean += row.p(j) * dp(j);
           }
-          if (din.sink.defined()) {
-            din.sink.data<Real>()[h] +=
-                std::exp(static_cast<Real>(in.sink.at(h)) - lse) * (glse[query] - mean);
+          if (gsink) {
+            gsink(h) += std::exp(call.sink(h) - row.lse) * (dlse - mean);
           }
           for (Index j = 0; j < call.keys; ++j) {
-            const auto i = static_cast<std::size_t>(j);
-            const Real ds = p[i] * (dp[i] - mean + glse[query]);
-            if (din.bias.defined()) {
-              din.bias.data<Real>()[call.pair(h, t, j)] += ds;
+            const Real ds = row.p(j) * (dp(j) - mean + dlse);
+            if (gbias) {
+              gbias(h, t, j) += ds;
             }
-            const Real dx = ds * slope[i] * static_cast<Real>(a.scale);
-            for (std::size_t c = 0; c < dk; ++c) {
-              gq[query * dk + c] += dx * call.k[call.key(b, j, h) * dk + c];
-              gk[call.key(b, j, h) * dk + c] += dx * call.q[query * dk + c];
+            const Real dx = ds * row.slope(j) * Real(a.scale);
+            for (Index c = 0; c < call.dk; ++c) {
+              gq(b, t, h, c) += dx * call.k(b, j, kh, c);
+              gk(b, j, kh, c) += dx * call.q(b, t, h, c);
             }
           }
         }
       }
     }
-    const auto from_kept = [&](const Tensor& g, Vector& to) {
-      const Index n = a.kept(call.keys);
-      for (Index i = 0; g.defined() && i < g.numel(); ++i) {
-        const Index width = call.heads * g.size(3), b = i / (n * width);
-        to[static_cast<std::size_t>(i + (b + 1) * (call.keys - n) * width)] +=
-            static_cast<Real>(g.at(i));
-      }
-    };
-    from_kept(dout.kT, gk);
-    from_kept(dout.vT, gv);
-    if (din.q.defined()) {
-      std::copy(gq.begin(), gq.end(), din.q.data<Real>());
-    }
-    call.part(gk, call.heads * call.dk, din.k0, din.k);
-    call.part(gv, call.heads * call.dv, din.v0, din.v);
+    for_kept(gkT, call.keys, [&](Index b, Index i, Index j, Index h, Index c) {
+      gk(b, j, h, c) += gkT(b, i, h, c);
+    });
+    for_kept(gvT, call.keys, [&](Index b, Index i, Index j, Index h, Index c) {
+      gv(b, j, h, c) += gvT(b, i, h, c);
+    });
   }
 };
 
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
-  const auto pairs = static_cast<double>(in.q.size(0) * in.q.size(2)) *
-                     static_cast<double>(in.q.size(1)) * static_cast<double>(in.k.size(1)) *
-                     (a.causal ? 0.5 : 1.0);
-  return {.bytes = static_cast<double>(2 * in.q.bytes() + in.k.bytes() + in.v.bytes()),
-          .flops = 2 * pairs * static_cast<double>(in.q.size(3) + in.v.size(3))};
+  const double pairs =
+      (a.causal ? 0.5 : 1.0) * in.q.size(0) * in.q.size(2) * in.q.size(1) * in.k.size(1);
+  return {.bytes = 2.0 * in.q.bytes() + in.k.bytes() + in.v.bytes(),
+          .flops = 2 * pairs * (in.q.size(3) + in.v.size(3))};
 }
 
 LS_OP(Attention, "attention",
       "softmax attention in blocks: grouped queries, window, cap, sink, packed documents, cache")
     .in("q[B,T,HQ,Dk] k[B,Tk,H,Dk] v[B,Tk,H,Dv] k0[B,T0,H,Dk]? v0[B,T0,H,Dv]? start[B,T]:i64? "
-        "sink[HQ]:acc? "
-        "slopes[HQ]:acc? bias[HQ,T,Ta]:acc? offsets[N1]:i64?")
+        "sink[HQ]:acc? slopes[HQ]:acc? bias[HQ,T,Ta]:acc? offsets[N1]:i64?")
     .out("o[B,T,HQ,Dv] lse[B,T,HQ]:acc kT[B,T1,H,Dk] vT[B,T1,H,Dv]")
     .saves("q k v k0 v0 start sink slopes bias offsets o lse")
     .no_grad("slopes")

@@ -15,14 +15,6 @@ namespace ls::ops::common {
 /// Tokens per chunk unless the call says otherwise.
 inline constexpr Index kChunk = 32;
 
-inline Index longest(const std::vector<Sequence>& seqs) {
-  Index n = 0;
-  for (const Sequence& s : seqs) {
-    n = std::max(n, s.length);
-  }
-  return n;
-}
-
 /// auto: token by token where no sequence is longer than one token, else in chunks.
 inline bool is_recurrent(const ScanAttrs& a, Index longest) {
   return a.form == Form::kRecurrent || (a.form == Form::kAuto && longest <= 1);

@@ -1,11 +1,11 @@
 #pragma once
 // What scan kernels share: the stretches of tokens they run over, strided operands, scratch memory.
-#include <cmath>
+#include <algorithm>
 #include <vector>
 
 #include "core/base/parallel_for.h"
+#include "core/op/op.h"
 #include "core/op/scan_attrs.h"
-#include "core/tensor/tensor.h"
 
 namespace ls::ops::common {
 
@@ -43,6 +43,35 @@ inline std::vector<Sequence> sequences(Index batch, Index tokens, const Tensor& 
 /// Number of states: batch rows, or documents.
 inline Index sequence_count(Index batch, const Tensor& offsets) {
   return offsets.defined() ? offsets.numel() - 1 : batch;
+}
+
+/// Binds N, the number of states, and checks that a first state s0, called `name`, has as many.
+inline void bind_states(const char* op, Index batch, const Tensor& offsets, const Tensor& s0,
+                        Bindings& b, const char* name = "s0") {
+  const Index n = sequence_count(batch, offsets);
+  LS_CHECK(!s0.defined() || s0.size(0) == n, kShape, "{}: {} has {} rows for {} sequences", op,
+           name, s0.size(0), n);
+  if (!b.has("N")) {
+    b.set("N", n);
+  }
+}
+
+inline Index longest(const std::vector<Sequence>& seqs) {
+  Index n = 0;
+  for (const Sequence& s : seqs) {
+    n = std::max(n, s.length);
+  }
+  return n;
+}
+
+/// Elements of a contiguous tensor, null where it is absent.
+template <class T>
+const T* elements(const Tensor& t) {
+  return t.defined() ? t.data<T>() : nullptr;
+}
+template <class T>
+T* elements(Tensor& t) {
+  return t.defined() ? t.data<T>() : nullptr;
 }
 
 /// An operand [B,T,H,D] (or [B,T,H], then D = 1) whose last axis is contiguous; others have any

@@ -5,13 +5,15 @@
 #include <limits>
 #include <vector>
 
+#include "core/tensor/view.h"
+
 namespace ls::ops {
 namespace {
 
-using Attrs = CrossEntropy::Attrs;
-using Reduction = CrossEntropy::Reduction;
+using Op = CrossEntropy;
+using Reduction = Op::Reduction;
 
-void cross_entropy_bind(const CrossEntropy::In<Tensor>& in, const Attrs& a, Bindings& b) {
+void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
   const std::vector<std::int64_t> targets = in.targets.to_vector<std::int64_t>();
   const Index classes = in.logits.size(-1);
   for (std::size_t i = 0; i < targets.size(); ++i) {
@@ -24,66 +26,64 @@ void cross_entropy_bind(const CrossEntropy::In<Tensor>& in, const Attrs& a, Bind
 }
 
 template <class Real>
-struct CrossEntropyRef {
+struct Reference {
   /// What one token is made of.
   struct Token {
-    std::vector<Real> x, slope;  ///< scores and their derivatives in the logits
+    explicit Token(Index classes) : x(classes), slope(classes) {}
+    Buffer<Real> x, slope;  ///< scores and their derivatives in the logits
     Real lse = 0;
     Real weight = 0;  ///< 0 where the target is ignored
     Index target = 0;
   };
-  static std::vector<Token> tokens(const CrossEntropy::In<Tensor>& in, const Attrs& a) {
-    const std::vector<Real> logits = in.logits.to_vector<Real>();
-    const std::vector<std::int64_t> targets = in.targets.to_vector<std::int64_t>();
-    const Index classes = in.logits.size(-1);
-    std::vector<Token> all;
-    for (Index r = 0; r < in.targets.numel(); ++r) {
-      Token t;
-      t.target = targets[static_cast<std::size_t>(r)];
-      if (t.target != a.ignore_index) {
-        t.weight = in.weights.defined() ? static_cast<Real>(in.weights.at(r)) : Real(1);
+  struct Call {
+    Call(const Op::In<Tensor>& in, const Op::Attrs& a) {
+      const Index n = in.targets.numel(), classes = in.logits.size(-1);
+      const Tensor rows = in.logits.reshape({n, classes}), one_each = in.targets.reshape({n});
+      const View<const Real, 2> logits(rows);
+      const View<const std::int64_t, 1> targets(one_each);
+      for (Index r = 0; r < n; ++r) {
+        Token& t = tokens.emplace_back(classes);
+        t.target = targets(r);
+        if (t.target != a.ignore_index) {
+          t.weight = in.weights.defined() ? Real(in.weights.at(r)) : Real(1);
+        }
+        total += t.weight;
+        Real top = -std::numeric_limits<Real>::infinity(), sum = 0;
+        for (Index c = 0; c < classes; ++c) {
+          const Real u = Real(a.logit_scale) * logits(r, c);
+          const Real cap = Real(a.softcap), tanh = cap > 0 ? std::tanh(u / cap) : 0;
+          t.x(c) = cap > 0 ? cap * tanh : u;
+          t.slope(c) = Real(a.logit_scale) * (1 - tanh * tanh);
+          top = std::max(top, t.x(c));
+        }
+        for (const Real x : t.x) {
+          sum += std::exp(x - top);
+        }
+        t.lse = top + std::log(sum);
       }
-      Real top = -std::numeric_limits<Real>::infinity(), sum = 0;
-      for (Index c = 0; c < classes; ++c) {
-        const Real u =
-            static_cast<Real>(a.logit_scale) * logits[static_cast<std::size_t>(r * classes + c)];
-        const Real cap = static_cast<Real>(a.softcap), tanh = cap > 0 ? std::tanh(u / cap) : 0;
-        t.x.push_back(cap > 0 ? cap * tanh : u);
-        t.slope.push_back(static_cast<Real>(a.logit_scale) * (1 - tanh * tanh));
-        top = std::max(top, t.x.back());
+      if (a.reduction == Reduction::kMean) {
+        share = total > 0 ? 1 / total : Real(0);
       }
-      for (const Real x : t.x) {
-        sum += std::exp(x - top);
-      }
-      t.lse = top + std::log(sum);
-      all.push_back(std::move(t));
     }
-    return all;
-  }
-  /// What each token's cost is multiplied by in the loss.
-  static Real share(const std::vector<Token>& all, const Attrs& a) {
-    Real total = 0;
-    for (const Token& t : all) {
-      total += t.weight;
-    }
-    return a.reduction != Reduction::kMean ? Real(1) : total > 0 ? 1 / total : Real(0);
-  }
+    std::vector<Token> tokens;
+    Real total = 0;  ///< of the weights
+    Real share = 1;  ///< what each token's cost is multiplied by in the loss
+  };
 
-  static void forward(const CrossEntropy::In<Tensor>& in, CrossEntropy::Out<Tensor>& out,
-                      const Attrs& a) {
-    const std::vector<Token> all = tokens(in, a);
-    const Real smooth = static_cast<Real>(a.label_smoothing), z = static_cast<Real>(a.z_loss);
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+    Call call(in, a);
+    const Real smooth = Real(a.label_smoothing), z = Real(a.z_loss);
     Real sum = 0;
-    for (std::size_t r = 0; r < all.size(); ++r) {
-      const Token& t = all[r];
+    for (Index r = 0; r < std::ssize(call.tokens); ++r) {
+      Token& t = call.tokens[r];
       Real cost = 0;
       if (t.target != a.ignore_index) {
         Real mean = 0;
         for (const Real x : t.x) {
-          mean += x / static_cast<Real>(t.x.size());
+          mean += x / Real(t.x.size());
         }
-        cost = t.weight * (t.lse - (1 - smooth) * t.x[static_cast<std::size_t>(t.target)] -
-                           smooth * mean + z * t.lse * t.lse);
+        cost =
+            t.weight * (t.lse - (1 - smooth) * t.x(t.target) - smooth * mean + z * t.lse * t.lse);
       }
       sum += cost;
       if (a.reduction == Reduction::kNone) {
@@ -92,41 +92,36 @@ struct CrossEntropyRef {
       out.lse.data<Real>()[r] = t.lse;
     }
     if (a.reduction != Reduction::kNone) {
-      out.loss.data<Real>()[0] = sum * share(all, a);
+      out.loss.data<Real>()[0] = sum * call.share;
     }
   }
 
-  static void backward(const CrossEntropy::In<Tensor>& in, const CrossEntropy::Out<Tensor>&,
-                       const CrossEntropy::Out<Tensor>& dout, CrossEntropy::In<Tensor>& din,
-                       const Attrs& a) {
-    const std::vector<Token> all = tokens(in, a);
-    const Real smooth = static_cast<Real>(a.label_smoothing), z = static_cast<Real>(a.z_loss);
-    const Real per_token = share(all, a);
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+    const Call call(in, a);
+    const Real smooth = Real(a.label_smoothing), z = Real(a.z_loss);
     Real* dlogits = din.logits.data<Real>();
-    for (std::size_t r = 0; r < all.size(); ++r) {
-      const Token& t = all[r];
-      const auto at = static_cast<Index>(r);
-      const Real dlse = dout.lse.defined() ? static_cast<Real>(dout.lse.at(at)) : Real(0);
+    for (Index r = 0; r < std::ssize(call.tokens); ++r) {
+      const Token& t = call.tokens[r];
+      const Real dlse = dout.lse.defined() ? Real(dout.lse.at(r)) : Real(0);
       Real dcost = 0;  // times the weight, which is 0 where the target is ignored
       if (dout.loss.defined()) {
-        dcost = static_cast<Real>(dout.loss.item()) * per_token * t.weight;
+        dcost = Real(dout.loss.item()) * call.share * t.weight;
       } else if (dout.losses.defined()) {
-        dcost = static_cast<Real>(dout.losses.at(at)) * t.weight;
+        dcost = Real(dout.losses.at(r)) * t.weight;
       }
-      for (std::size_t c = 0; c < t.x.size(); ++c) {
-        const Real p = std::exp(t.x[c] - t.lse);
-        const Real hit = Real(static_cast<Index>(c) == t.target);
+      for (Index c = 0; c < t.x.size(); ++c) {
+        const Real p = std::exp(t.x(c) - t.lse);
         const Real slope =
-            p - (1 - smooth) * hit - smooth / static_cast<Real>(t.x.size()) + 2 * z * t.lse * p;
-        *dlogits++ = (dcost * slope + dlse * p) * t.slope[c];
+            p - (1 - smooth) * Real(c == t.target) - smooth / Real(t.x.size()) + 2 * z * t.lse * p;
+        *dlogits++ = (dcost * slope + dlse * p) * t.slope(c);
       }
     }
   }
 };
 
-Cost cross_entropy_cost(const CrossEntropy::In<Tensor>& in, const Attrs&) {
-  return {.bytes = static_cast<double>(in.logits.bytes()),
-          .flops = 10.0 * static_cast<double>(in.logits.numel())};
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
+  return {.bytes = 1.0 * in.logits.bytes(), .flops = 10.0 * in.logits.numel()};
 }
 
 LS_OP(CrossEntropy, "cross_entropy", "cross-entropy of logits against class indices")
@@ -134,9 +129,9 @@ LS_OP(CrossEntropy, "cross_entropy", "cross-entropy of logits against class indi
     .out("loss[]:acc? losses[...]:acc? lse[...]:acc")
     .saves("logits targets weights")
     .no_grad("weights")
-    .bind(cross_entropy_bind)
-    .reference<CrossEntropyRef>()
-    .cost(cross_entropy_cost);
+    .bind(bind)
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

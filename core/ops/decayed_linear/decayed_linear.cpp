@@ -1,6 +1,7 @@
 #include "core/ops/decayed_linear/decayed_linear.h"
 
 #include "core/ops/common/chunks.h"
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
 namespace {
@@ -13,132 +14,110 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(in.k.size(2) > 0 && in.q.size(2) % in.k.size(2) == 0, kShape,
            "decayed_linear: q and k: {} query heads are not a multiple of {} key heads",
            in.q.size(2), in.k.size(2));
-  const Index n = common::sequence_count(in.q.size(0), in.offsets);
-  LS_CHECK(!in.s0.defined() || in.s0.size(0) == n, kShape,
-           "decayed_linear: s0 has {} rows for {} sequences", in.s0.defined() ? in.s0.size(0) : 0,
-           n);
-  if (!b.has("N")) {
-    b.set("N", n);
-  }
+  common::bind_states("decayed_linear", in.q.size(0), in.offsets, in.s0, b);
 }
 
-/// Token by token.
+/// Token by token, as the equation stands.
 template <class Real>
 struct Reference {
-  static Real gate(const Op::In<Tensor>& in, const common::Operand<Real>& g, Index b, Index t,
-                   Index h) {
-    return in.g.defined()       ? *g.at(b, t, h)
-           : in.decay.defined() ? static_cast<Real>(in.decay.at(h))
-                                : Real(0);
-  }
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-    const Index h_count = in.k.size(2), group = in.q.size(2) / h_count, dk = in.k.size(3),
-                dv = in.v.size(3);
-    const auto seqs = common::sequences(in.q.size(0), in.q.size(1), in.offsets, "decayed_linear");
-    const common::Operand<Real> q(in.q), k(in.k), v(in.v), g(in.g, true);
-    const common::Result<Real> o(out.o);
-    const Tensor s0 = in.s0.defined() ? in.s0.contiguous() : Tensor();
-    for (std::size_t n = 0; n < seqs.size(); ++n) {
-      for (Index h = 0; h < h_count; ++h) {
-        Real* s = out.sT.data<Real>() + (static_cast<Index>(n) * h_count + h) * dk * dv;
-        if (s0.defined()) {
-          const Real* from = s0.data<Real>() + (static_cast<Index>(n) * h_count + h) * dk * dv;
-          std::copy(from, from + dk * dv, s);
-        } else {
-          std::fill(s, s + dk * dv, Real(0));
-        }
-        for (Index i = 0; i < seqs[n].length; ++i) {
-          const Index b = seqs[n].row, t = seqs[n].begin + i;
-          const Real decay = std::exp(gate(in, g, b, t, h));
-          for (Index x = 0; x < dk; ++x) {
-            for (Index y = 0; y < dv; ++y) {
-              s[x * dv + y] = decay * s[x * dv + y] + k.at(b, t, h)[x] * v.at(b, t, h)[y];
-            }
+  struct Call {
+    Call(const Op::In<Tensor>& in, const Op::Attrs& a)
+        : q(in.q),
+          k(in.k),
+          v(in.v),
+          s0(in.s0),
+          scale(Real(a.scale)),
+          heads(in.k.size(2)),
+          group(in.q.size(2) / heads),
+          dk(in.k.size(3)),
+          dv(in.v.size(3)),
+          seqs(common::sequences(q.size(0), q.size(1), in.offsets, "decayed_linear")),
+          decay(q.size(0), q.size(1), heads) {
+      const View<const Real, 3> g(in.g);
+      const View<const Real, 1> constant(in.decay);
+      for (Index b = 0; b < q.size(0); ++b) {
+        for (Index t = 0; t < q.size(1); ++t) {
+          for (Index h = 0; h < heads; ++h) {
+            decay(b, t, h) = std::exp(g ? g(b, t, h) : common::or_zero(constant, h));
           }
-          for (Index j = h * group; j < (h + 1) * group; ++j) {
-            Real* to = o.at(b, t, j);
-            std::fill(to, to + dv, Real(0));
-            for (Index x = 0; x < dk; ++x) {
-              const Real w = static_cast<Real>(a.scale) * q.at(b, t, j)[x];
-              for (Index y = 0; y < dv; ++y) {
-                to[y] += w * s[x * dv + y];
+        }
+      }
+    }
+    /// S_0 .. S_T of sequence n and head h.
+    Buffer<Real, 3> states(Index n, Index h) const {
+      const auto& [b, begin, length] = seqs[n];
+      Buffer<Real, 3> s(length + 1, dk, dv);
+      for (Index i = 0; i < dk; ++i) {
+        for (Index c = 0; c < dv; ++c) {
+          s(0, i, c) = common::or_zero(s0, n, h, i, c);
+          for (Index e = 0; e < length; ++e) {
+            const Index t = begin + e;
+            s(e + 1, i, c) = decay(b, t, h) * s(e, i, c) + k(b, t, h, i) * v(b, t, h, c);
+          }
+        }
+      }
+      return s;
+    }
+    View<const Real, 4> q, k, v, s0;
+    Real scale;
+    Index heads, group, dk, dv;
+    std::vector<common::Sequence> seqs;
+    Buffer<Real, 3> decay;  ///< exp(g) of [B,T,H]
+  };
+
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+    const Call call(in, a);
+    const View<Real, 4> o(out.o.zero_()), sT(out.sT);
+    for (Index n = 0; n < std::ssize(call.seqs); ++n) {
+      const auto& [b, begin, length] = call.seqs[n];
+      for (Index h = 0; h < call.heads; ++h) {
+        const Buffer<Real, 3> s = call.states(n, h);
+        for (Index i = 0; i < call.dk; ++i) {
+          for (Index c = 0; c < call.dv; ++c) {
+            for (Index e = 0; e < length; ++e) {
+              for (Index j = h * call.group; j < (h + 1) * call.group; ++j) {
+                o(b, begin + e, j, c) += call.scale * call.q(b, begin + e, j, i) * s(e + 1, i, c);
               }
             }
+            sT(n, h, i, c) = s(length, i, c);
           }
         }
       }
     }
   }
+
   static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
-    const Index h_count = in.k.size(2), group = in.q.size(2) / h_count, dk = in.k.size(3),
-                dv = in.v.size(3), size = dk * dv;
-    const auto seqs = common::sequences(in.q.size(0), in.q.size(1), in.offsets, "decayed_linear");
-    const common::Operand<Real> q(in.q), k(in.k), v(in.v), g(in.g, true), go(dout.o);
-    const Real scale = static_cast<Real>(a.scale);
-    for (Tensor* d : {&din.q, &din.k, &din.v, &din.g, &din.s0}) {
-      if (d->defined()) {
-        d->zero_();
-      }
-    }
-    const common::Result<Real> dq(din.q), dkey(din.k), dval(din.v), dg(din.g);
-    const Tensor s0 = in.s0.defined() ? in.s0.contiguous() : Tensor();
-    const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
-    for (std::size_t n = 0; n < seqs.size(); ++n) {
-      for (Index h = 0; h < h_count; ++h) {
-        const Index at = (static_cast<Index>(n) * h_count + h) * size, length = seqs[n].length,
-                    b = seqs[n].row;
-        std::vector<Real> s(static_cast<std::size_t>((length + 1) * size)),
-            ds(static_cast<std::size_t>(size));
-        if (s0.defined()) {
-          std::copy(s0.data<Real>() + at, s0.data<Real>() + at + size, s.begin());
-        }
-        if (dsT.defined()) {
-          std::copy(dsT.data<Real>() + at, dsT.data<Real>() + at + size, ds.begin());
-        }
-        for (Index i = 0; i < length; ++i) {
-          const Index t = seqs[n].begin + i;
-          const Real decay = std::exp(gate(in, g, b, t, h));
-          for (Index x = 0; x < dk; ++x) {
-            for (Index y = 0; y < dv; ++y) {
-              const auto e = static_cast<std::size_t>(x * dv + y),
-                         now = static_cast<std::size_t>((i + 1) * size) + e;
-              s[now] = decay * s[now - static_cast<std::size_t>(size)] +
-                       k.at(b, t, h)[x] * v.at(b, t, h)[y];
+    const Call call(in, a);
+    const View<const Real, 4> go(dout.o), gsT(dout.sT);
+    Op::In<Tensor> d = common::zero_gradients(in, din);
+    const View<Real, 4> gq(d.q), gk(d.k), gv(d.v), gs0(d.s0);
+    const View<Real, 3> gg(d.g);
+    for (Index n = 0; n < std::ssize(call.seqs); ++n) {
+      const auto& [b, begin, length] = call.seqs[n];
+      for (Index h = 0; h < call.heads; ++h) {
+        const Buffer<Real, 3> s = call.states(n, h);
+        for (Index i = 0; i < call.dk; ++i) {
+          for (Index c = 0; c < call.dv; ++c) {
+            Real ds = common::or_zero(gsT, n, h, i, c);
+            for (Index e = length - 1; e >= 0; --e) {
+              const Index t = begin + e;
+              for (Index j = h * call.group; j < (h + 1) * call.group; ++j) {
+                const Real dy = call.scale * common::or_zero(go, b, t, j, c);
+                gq(b, t, j, i) += s(e + 1, i, c) * dy;
+                ds += call.q(b, t, j, i) * dy;
+              }
+              gk(b, t, h, i) += ds * call.v(b, t, h, c);
+              gv(b, t, h, c) += ds * call.k(b, t, h, i);
+              if (gg) {
+                gg(b, t, h) += ds * call.decay(b, t, h) * s(e, i, c);
+              }
+              ds *= call.decay(b, t, h);
+            }
+            if (gs0) {
+              gs0(n, h, i, c) = ds;
             }
           }
-        }
-        for (Index i = length - 1; i >= 0; --i) {
-          const Index t = seqs[n].begin + i;
-          const Real decay = std::exp(gate(in, g, b, t, h));
-          const Real* now = s.data() + (i + 1) * size;
-          const Real* before = s.data() + i * size;
-          Real dgate = 0;
-          for (Index x = 0; x < dk; ++x) {
-            for (Index y = 0; y < dv; ++y) {
-              Real& d = ds[static_cast<std::size_t>(x * dv + y)];
-              for (Index j = h * group; go.defined() && j < (h + 1) * group; ++j) {
-                d += scale * q.at(b, t, j)[x] * go.at(b, t, j)[y];
-                if (dq.defined()) {
-                  dq.at(b, t, j)[x] += scale * now[x * dv + y] * go.at(b, t, j)[y];
-                }
-              }
-              if (dkey.defined()) {
-                dkey.at(b, t, h)[x] += d * v.at(b, t, h)[y];
-              }
-              if (dval.defined()) {
-                dval.at(b, t, h)[y] += d * k.at(b, t, h)[x];
-              }
-              dgate += d * decay * before[x * dv + y];
-              d *= decay;
-            }
-          }
-          if (dg.defined()) {
-            *dg.at(b, t, h) = dgate;
-          }
-        }
-        if (din.s0.defined()) {
-          std::copy(ds.begin(), ds.end(), din.s0.data<Real>() + at);
         }
       }
     }
@@ -148,13 +127,14 @@ struct Reference {
 /// Half of each masked product counts.
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
   const Index b = in.q.size(0), t = in.q.size(1), hq = in.q.size(2), h = in.k.size(2);
-  const Index dk = in.k.size(3), dv = in.v.size(3), n = common::sequence_count(b, in.offsets);
+  const Index dk = in.k.size(3), dv = in.v.size(3);
   const Index c = common::is_recurrent(a, t) ? 0 : common::chunk_of(a, t);
-  const Index values = b * t * (hq * (dk + dv) + h * (dk + dv));
-  const Index accs = (in.s0.defined() ? 2 : 1) * n * h * dk * dv + (in.g.defined() ? b * t * h : 0);
-  return {.bytes = static_cast<double>(values * dtype_size(in.q.dtype()) +
-                                       accs * dtype_size(acc_dtype(in.q.dtype()))),
-          .flops = static_cast<double>(b * t * (2 * (hq + h) * dk * dv + c * hq * (dk + dv)))};
+  const Index values = b * t * (hq + h) * (dk + dv);
+  const Index states = common::sequence_count(b, in.offsets) * h * dk * dv;
+  const Index accs = (in.s0.defined() ? 2 : 1) * states + (in.g.defined() ? b * t * h : 0);
+  return {.bytes = 1.0 * values * dtype_size(in.q.dtype()) +
+                   1.0 * accs * dtype_size(acc_dtype(in.q.dtype())),
+          .flops = 1.0 * b * t * (2 * (hq + h) * dk * dv + c * hq * (dk + dv))};
 }
 
 LS_OP(DecayedLinear, "decayed_linear", "linear attention with no, constant or scalar decay")

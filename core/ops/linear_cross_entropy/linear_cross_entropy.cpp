@@ -4,6 +4,8 @@
 #include <cmath>
 #include <vector>
 
+#include "core/tensor/view.h"
+
 namespace ls::ops {
 namespace {
 
@@ -11,11 +13,10 @@ using Op = LinearCrossEntropy;
 
 void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
   const Index classes = in.weight.size(0);
-  const Tensor targets = in.targets.contiguous();
-  const std::int64_t* t = targets.data<std::int64_t>();
-  for (Index i = 0; i < targets.numel(); ++i) {
-    LS_CHECK(t[i] == a.ignore_index || (t[i] >= 0 && t[i] < classes), kShape,
-             "linear_cross_entropy: target {} at position {}, there are {} classes", t[i], i,
+  const View<const std::int64_t, 1> targets(in.targets);
+  for (Index i = 0; i < targets.size(0); ++i) {
+    LS_CHECK(targets(i) == a.ignore_index || (targets(i) >= 0 && targets(i) < classes), kShape,
+             "linear_cross_entropy: target {} at position {}, there are {} classes", targets(i), i,
              classes);
   }
   if (!a.gradients) {
@@ -24,53 +25,57 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
   }
 }
 
+/// How many targets count.
+Index asked(const Op::In<Tensor>& in, Index ignore_index) {
+  const std::vector<std::int64_t> targets = in.targets.to_vector<std::int64_t>();
+  return std::ssize(targets) - std::count(targets.begin(), targets.end(), ignore_index);
+}
+
 /// Plain loops, one token at a time.
 template <class Real>
 struct Reference {
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-    const Tensor x = in.x.contiguous(), w = in.weight.contiguous(),
-                 targets = in.targets.contiguous();
-    const Index n = x.size(0), d = x.size(1), v = w.size(0);
-    const std::int64_t* t = targets.data<std::int64_t>();
-    const auto count = n - std::count(t, t + n, a.ignore_index);
-    const Real* xp = x.data<Real>();
-    const Real* wp = w.data<Real>();
+    const View<const Real, 2> x(in.x), w(in.weight);
+    const View<const std::int64_t, 1> target(in.targets);
+    const View<Real, 1> per_token(out.per_token);
+    const View<std::int64_t, 1> predicted(out.predicted);
+    View<Real, 2> dx, dw;
     if (a.gradients) {
-      out.dx.zero_();
-      out.dw.zero_();
+      dx = View<Real, 2>(out.dx.zero_());
+      dw = View<Real, 2>(out.dw.zero_());
     }
-    std::vector<Real> logit(static_cast<std::size_t>(v));
+    const Index d = x.size(1), classes = w.size(0), count = asked(in, a.ignore_index);
     Real total = 0;
-    for (Index i = 0; i < n; ++i) {
-      Index best = 0;
-      for (Index c = 0; c < v; ++c) {
-        Real sum = 0;
-        for (Index k = 0; k < d; ++k) {
-          sum += xp[i * d + k] * wp[c * d + k];
-        }
-        logit[static_cast<std::size_t>(c)] = sum;
-        best = sum > logit[static_cast<std::size_t>(best)] ? c : best;
+    for (Index i = 0; i < x.size(0); ++i) {
+      if (target(i) == a.ignore_index) {
+        per_token(i) = 0;
+        predicted(i) = a.ignore_index;
+        continue;
       }
-      const bool asked = t[i] != a.ignore_index;
-      out.predicted.data<std::int64_t>()[i] = asked ? best : a.ignore_index;
-      const Real top = logit[static_cast<std::size_t>(best)];
+      Buffer<Real> logit(classes);
+      Index best = 0;
+      for (Index c = 0; c < classes; ++c) {
+        for (Index k = 0; k < d; ++k) {
+          logit(c) += x(i, k) * w(c, k);
+        }
+        best = logit(c) > logit(best) ? c : best;
+      }
       Real z = 0;
       for (const Real l : logit) {
-        z += std::exp(l - top);
+        z += std::exp(l - logit(best));
       }
-      const Real loss = asked ? top + std::log(z) - logit[static_cast<std::size_t>(t[i])] : Real(0);
-      out.per_token.data<Real>()[i] = loss;
-      total += loss;
-      for (Index c = 0; c < v && asked && a.gradients; ++c) {
-        const Real g = (std::exp(logit[static_cast<std::size_t>(c)] - top) / z - Real(c == t[i])) /
-                       static_cast<Real>(count);
+      predicted(i) = best;
+      per_token(i) = logit(best) + std::log(z) - logit(target(i));
+      total += per_token(i);
+      for (Index c = 0; dx && c < classes; ++c) {
+        const Real g = (std::exp(logit(c) - logit(best)) / z - Real(c == target(i))) / Real(count);
         for (Index k = 0; k < d; ++k) {
-          out.dx.data<Real>()[i * d + k] += g * wp[c * d + k];
-          out.dw.data<Real>()[c * d + k] += g * xp[i * d + k];
+          dx(i, k) += g * w(c, k);
+          dw(c, k) += g * x(i, k);
         }
       }
     }
-    out.loss.data<Real>()[0] = count > 0 ? total / static_cast<Real>(count) : Real(0);
+    out.loss.data<Real>()[0] = count > 0 ? total / Real(count) : Real(0);
   }
   static void backward(const Op::In<Tensor>&, const Op::Out<Tensor>& out,
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
@@ -88,12 +93,8 @@ struct Reference {
 };
 
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
-  const Tensor targets = in.targets.contiguous();
-  const std::int64_t* const t = targets.data<std::int64_t>();
-  const auto asked = targets.numel() - std::count(t, t + targets.numel(), a.ignore_index);
-  const double products = (a.gradients ? 6.0 : 2.0) * static_cast<double>(asked) *
-                          static_cast<double>(in.weight.numel());
-  return {.bytes = 2.0 * static_cast<double>(in.x.bytes() + in.weight.bytes()), .flops = products};
+  return {.bytes = 2.0 * (in.x.bytes() + in.weight.bytes()),
+          .flops = (a.gradients ? 6.0 : 2.0) * asked(in, a.ignore_index) * in.weight.numel()};
 }
 
 LS_OP(LinearCrossEntropy, "linear_cross_entropy", "cross-entropy fused with the output projection")

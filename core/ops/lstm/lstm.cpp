@@ -1,10 +1,11 @@
 #include "core/ops/lstm/lstm.h"
 
-#include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
 #include "core/ops/common/activation_reference.h"
+#include "core/ops/common/reference.h"
 #include "core/ops/common/sequences.h"
 
 namespace ls::ops {
@@ -19,153 +20,146 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
            "[heads,4*d,d]",
            in.gx.shape().str(), in.r.shape().str());
   b.set("D", heads * d);
-  const Index n = common::sequence_count(in.gx.size(0), in.offsets);
-  LS_CHECK((!in.h0.defined() || in.h0.size(0) == n) && (!in.c0.defined() || in.c0.size(0) == n),
-           kShape, "lstm: h0 and c0 do not have the {} rows of the sequences", n);
-  if (!b.has("N")) {
-    b.set("N", n);
-  }
+  common::bind_states("lstm", in.gx.size(0), in.offsets, in.h0, b, "h0");
+  common::bind_states("lstm", in.gx.size(0), in.offsets, in.c0, b, "c0");
 }
 
 /// Sequence by sequence, token by token.
 template <class Real>
 struct Reference {
-  using Vector = std::vector<Real>;
   enum Gate { kInput, kForget, kCell, kOutput };
 
-  struct Sizes {
-    explicit Sizes(const Op::In<Tensor>& in)
-        : heads(in.r.size(0)), d(in.r.size(2)), width(heads * d), tokens(in.gx.size(1)) {}
-    Index heads, d, width, tokens;
-    /// Of unit x = head * d + u: where its gate lies among the 4 * width of a token.
-    std::size_t gate(Index which, Index x) const {
-      return static_cast<std::size_t>(which * width + x);
+  struct Call {
+    Call(const Op::In<Tensor>& in, const Tensor& all_gates, const Tensor& all_cells)
+        : h0(in.h0),
+          c0(in.c0),
+          r(in.r),
+          gates(all_gates),
+          cells(all_cells),
+          d(r.size(2)),
+          width(r.size(0) * d),
+          seqs(common::sequences(in.gx.size(0), in.gx.size(1), in.offsets, "lstm")) {}
+    /// Unit x = head * d + u of token t.
+    Real gate(Index b, Index t, Gate which, Index x) const {
+      return gates(b, t, which * width + x);
     }
-    /// The weight from unit `from` of the same head, 0 .. d-1, to a gate of unit x.
-    std::size_t weight(Index which, Index x, Index from) const {
-      return static_cast<std::size_t>((x / d * 4 * d + which * d + x % d) * d + from);
+    /// The states before token e of sequence n.
+    struct Before {
+      Buffer<Real> h, c;
+    };
+    Before before(Index n, Index e) const {
+      const Index b = seqs[n].row, last = seqs[n].begin + e - 1;
+      Before s{Buffer<Real>(width), Buffer<Real>(width)};
+      for (Index x = 0; x < width; ++x) {
+        s.c(x) = e > 0 ? cells(b, last, x) : common::or_zero(c0, n, x);
+        s.h(x) = e > 0 ? gate(b, last, kOutput, x) * std::tanh(s.c(x)) : common::or_zero(h0, n, x);
+      }
+      return s;
     }
-    /// That unit among all.
-    std::size_t source(Index x, Index from) const {
-      return static_cast<std::size_t>(x / d * d + from);
-    }
+    View<const Real, 2> h0, c0;
+    View<const Real, 3> r, gates, cells;
+    Index d, width;
+    std::vector<common::Sequence> seqs;
   };
-  /// Row n of a state, zeros where it is absent.
-  static Vector row(const Tensor& t, std::size_t n, Index width) {
-    return t.defined() ? t.select(0, static_cast<Index>(n)).to_vector<Real>()
-                       : Vector(static_cast<std::size_t>(width));
-  }
-  static void set_row(Tensor& t, std::size_t n, const Vector& v) {
-    if (t.defined()) {
-      std::copy(v.begin(), v.end(), t.data<Real>() + n * v.size());
-    }
-  }
-  static std::vector<common::Sequence> sequences(const Op::In<Tensor>& in) {
-    return common::sequences(in.gx.size(0), in.gx.size(1), in.offsets, "lstm");
-  }
 
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
-    const Sizes z(in);
-    const Vector gx = in.gx.to_vector<Real>(), r = in.r.to_vector<Real>();
-    const std::vector<common::Sequence> seqs = sequences(in);
-    for (std::size_t n = 0; n < seqs.size(); ++n) {
-      Vector h = row(in.h0, n, z.width), c = row(in.c0, n, z.width);
-      for (Index i = 0; i < seqs[n].length; ++i) {
-        const Index token = seqs[n].row * z.tokens + seqs[n].begin + i;
-        Real* gates = out.gates.data<Real>() + token * 4 * z.width;
-        Vector next_h = h;
-        for (Index x = 0; x < z.width; ++x) {
+    const Call call(in, out.gates, out.cells);
+    const View<const Real, 3> gx(in.gx);
+    const View<const Real, 1> bias(in.bias);
+    const View<Real, 3> gates(out.gates), cells(out.cells), y(out.y);
+    const View<Real, 2> hT(out.hT), cT(out.cT);
+    const Index d = call.d;
+    for (Index n = 0; n < std::ssize(call.seqs); ++n) {
+      const auto& [b, begin, length] = call.seqs[n];
+      for (Index e = 0; e < length; ++e) {
+        const Index t = begin + e;
+        const auto [h, c] = call.before(n, e);
+        for (Index x = 0; x < call.width; ++x) {
+          const Index head = x / d, u = x % d;
           for (const Gate which : {kInput, kForget, kCell, kOutput}) {
-            const std::size_t g = z.gate(which, x);
-            Real pre = gx[static_cast<std::size_t>(token * 4 * z.width) + g];
-            pre += in.bias.defined() ? static_cast<Real>(in.bias.at(static_cast<Index>(g))) : 0;
-            for (Index from = 0; from < z.d; ++from) {
-              pre += r[z.weight(which, x, from)] * h[z.source(x, from)];
+            const Index at = which * call.width + x;
+            Real pre = gx(b, t, at) + common::or_zero(bias, at);
+            for (Index from = 0; from < d; ++from) {
+              pre += call.r(head, which * d + u, from) * h(head * d + from);
             }
-            gates[g] = which == kCell ? std::tanh(pre) : act::reference_sigmoid(pre);
+            gates(b, t, at) = which == kCell ? std::tanh(pre) : act::reference_sigmoid(pre);
           }
-          Real& cell = c[static_cast<std::size_t>(x)];
-          cell =
-              gates[z.gate(kForget, x)] * cell + gates[z.gate(kInput, x)] * gates[z.gate(kCell, x)];
-          next_h[static_cast<std::size_t>(x)] = gates[z.gate(kOutput, x)] * std::tanh(cell);
-          out.cells.data<Real>()[token * z.width + x] = cell;
-          out.y.data<Real>()[token * z.width + x] = next_h[static_cast<std::size_t>(x)];
+          cells(b, t, x) = call.gate(b, t, kForget, x) * c(x) +
+                           call.gate(b, t, kInput, x) * call.gate(b, t, kCell, x);
+          y(b, t, x) = call.gate(b, t, kOutput, x) * std::tanh(cells(b, t, x));
         }
-        h = next_h;
       }
-      set_row(out.hT, n, h);
-      set_row(out.cT, n, c);
+      const auto [h, c] = call.before(n, length);
+      for (Index x = 0; x < call.width; ++x) {
+        hT(n, x) = h(x);
+        cT(n, x) = c(x);
+      }
     }
   }
 
   static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out,
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
-    const Sizes z(in);
-    const Vector r = in.r.to_vector<Real>();
-    const Vector dy = dout.y.defined() ? dout.y.to_vector<Real>() : Vector();
-    const std::vector<common::Sequence> seqs = sequences(in);
-    for (Tensor* d : {&din.r, &din.bias}) {
-      if (d->defined()) {
-        d->zero_();
+    const Call call(in, out.gates, out.cells);
+    const View<const Real, 3> gy(dout.y);
+    const View<const Real, 2> ghT(dout.hT), gcT(dout.cT);
+    Op::In<Tensor> grad = common::zero_gradients(in, din);
+    const View<Real, 3> ggx(grad.gx), gr(grad.r);
+    const View<Real, 2> gh0(grad.h0), gc0(grad.c0);
+    const View<Real, 1> gbias(grad.bias);
+    const Index d = call.d;
+    for (Index n = 0; n < std::ssize(call.seqs); ++n) {
+      const auto& [b, begin, length] = call.seqs[n];
+      Buffer<Real> dh(call.width), dc(call.width);
+      for (Index x = 0; x < call.width; ++x) {
+        dh(x) = common::or_zero(ghT, n, x);
+        dc(x) = common::or_zero(gcT, n, x);
       }
-    }
-    for (std::size_t n = 0; n < seqs.size(); ++n) {
-      Vector dh = row(dout.hT, n, z.width), dc = row(dout.cT, n, z.width);
-      for (Index i = seqs[n].length - 1; i >= 0; --i) {
-        const Index token = seqs[n].row * z.tokens + seqs[n].begin + i;
-        const Real* gates = out.gates.data<Real>() + token * 4 * z.width;
-        const Real* cells = out.cells.data<Real>() + token * z.width;
-        Vector before_h = row(in.h0, n, z.width), before_c = row(in.c0, n, z.width);
-        for (Index x = 0; i > 0 && x < z.width; ++x) {
-          const Real cell = (cells - z.width)[x];
-          before_c[static_cast<std::size_t>(x)] = cell;
-          before_h[static_cast<std::size_t>(x)] =
-              (gates - 4 * z.width)[z.gate(kOutput, x)] * std::tanh(cell);
-        }
-        Vector before_dh(dh.size()), before_dc(dc.size());
-        for (Index x = 0; x < z.width; ++x) {
-          const auto u = static_cast<std::size_t>(x);
-          const Real gi = gates[z.gate(kInput, x)], gf = gates[z.gate(kForget, x)],
-                     gc = gates[z.gate(kCell, x)], go = gates[z.gate(kOutput, x)];
-          const Real tanh_c = std::tanh(cells[x]);
-          const Real dhidden =
-              dh[u] + (dy.empty() ? 0 : dy[static_cast<std::size_t>(token * z.width + x)]);
-          const Real dcell = dc[u] + dhidden * go * (1 - tanh_c * tanh_c);
-          before_dc[u] = dcell * gf;
+      for (Index e = length - 1; e >= 0; --e) {
+        const Index t = begin + e;
+        const auto [h, c] = call.before(n, e);
+        Buffer<Real> before_dh(call.width);
+        for (Index x = 0; x < call.width; ++x) {
+          const Index head = x / d, u = x % d;
+          const Real i = call.gate(b, t, kInput, x), f = call.gate(b, t, kForget, x),
+                     g = call.gate(b, t, kCell, x), o = call.gate(b, t, kOutput, x);
+          const Real tanh_c = std::tanh(call.cells(b, t, x));
+          const Real dhidden = dh(x) + common::or_zero(gy, b, t, x);
+          const Real dcell = dc(x) + dhidden * o * (1 - tanh_c * tanh_c);
+          dc(x) = dcell * f;
+          const std::array<Real, 4> dpre = {
+              dcell * g * i * (1 - i),
+              dcell * c(x) * f * (1 - f),
+              dcell * i * (1 - g * g),
+              dhidden * tanh_c * o * (1 - o),
+          };
           for (const Gate which : {kInput, kForget, kCell, kOutput}) {
-            const Real dpre = which == kInput    ? dcell * gc * gi * (1 - gi)
-                              : which == kForget ? dcell * before_c[u] * gf * (1 - gf)
-                              : which == kCell   ? dcell * gi * (1 - gc * gc)
-                                                 : dhidden * tanh_c * go * (1 - go);
-            const std::size_t g = z.gate(which, x);
-            if (din.gx.defined()) {
-              din.gx.data<Real>()[static_cast<std::size_t>(token * 4 * z.width) + g] = dpre;
+            ggx(b, t, which * call.width + x) = dpre[which];
+            if (gbias) {
+              gbias(which * call.width + x) += dpre[which];
             }
-            if (din.bias.defined()) {
-              din.bias.data<Real>()[g] += dpre;
-            }
-            for (Index from = 0; from < z.d; ++from) {
-              const std::size_t w = z.weight(which, x, from), source = z.source(x, from);
-              before_dh[source] += r[w] * dpre;
-              if (din.r.defined()) {
-                din.r.data<Real>()[w] += before_h[source] * dpre;
-              }
+            for (Index from = 0; from < d; ++from) {
+              before_dh(head * d + from) += call.r(head, which * d + u, from) * dpre[which];
+              gr(head, which * d + u, from) += h(head * d + from) * dpre[which];
             }
           }
         }
-        dh = before_dh;
-        dc = before_dc;
+        dh = std::move(before_dh);
       }
-      set_row(din.h0, n, dh);
-      set_row(din.c0, n, dc);
+      for (Index x = 0; x < call.width; ++x) {
+        if (gh0) {
+          gh0(n, x) = dh(x);
+        }
+        if (gc0) {
+          gc0(n, x) = dc(x);
+        }
+      }
     }
   }
 };
 
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
-  const auto tokens = static_cast<double>(in.gx.size(0) * in.gx.size(1));
-  return {.bytes = 3.0 * static_cast<double>(in.gx.bytes()),
-          .flops = 2 * tokens * static_cast<double>(in.r.numel())};
+  const Index tokens = in.gx.size(0) * in.gx.size(1);
+  return {.bytes = 3.0 * in.gx.bytes(), .flops = 2.0 * tokens * in.r.numel()};
 }
 
 LS_OP(Lstm, "lstm", "LSTM with a dense or block-diagonal recurrent matrix")

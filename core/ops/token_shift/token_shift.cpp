@@ -1,5 +1,6 @@
 #include "core/ops/token_shift/token_shift.h"
 
+#include "core/ops/common/reference.h"
 #include "core/ops/common/sequences.h"
 
 namespace ls::ops {
@@ -8,51 +9,49 @@ namespace {
 using Op = TokenShift;
 
 void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
-  const Index n = common::sequence_count(in.x.size(0), in.offsets);
-  LS_CHECK(!in.s0.defined() || in.s0.size(0) == n, kShape,
-           "token_shift: s0 has {} rows for {} sequences", in.s0.defined() ? in.s0.size(0) : 0, n);
-  if (!b.has("N")) {
-    b.set("N", n);
-  }
+  common::bind_states("token_shift", in.x.size(0), in.offsets, in.s0, b);
 }
 
 template <class Real>
 struct Reference {
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
-    const Index d = in.x.size(2);
     const auto seqs = common::sequences(in.x.size(0), in.x.size(1), in.offsets, "token_shift");
-    for (std::size_t n = 0; n < seqs.size(); ++n) {
-      for (Index c = 0; c < d; ++c) {
-        const Index s = static_cast<Index>(n) * d + c;
-        Real previous = in.s0.defined() ? static_cast<Real>(in.s0.at(s)) : Real(0);
-        for (Index i = 0; i < seqs[n].length; ++i) {
-          const Index at = (seqs[n].row * in.x.size(1) + seqs[n].begin + i) * d + c;
-          const Real x = static_cast<Real>(in.x.at(at));
-          out.y.data<Real>()[at] = previous - x;
-          previous = x;
+    const View<const Real, 3> x(in.x);
+    const View<const Real, 2> s0(in.s0);
+    const View<Real, 3> y(out.y);
+    const View<Real, 2> sT(out.sT);
+    for (Index n = 0; n < std::ssize(seqs); ++n) {
+      const auto& [b, begin, length] = seqs[n];
+      for (Index c = 0; c < x.size(2); ++c) {
+        Real previous = common::or_zero(s0, n, c);
+        for (Index t = begin; t < begin + length; ++t) {
+          y(b, t, c) = previous - x(b, t, c);
+          previous = x(b, t, c);
         }
-        out.sT.data<Real>()[s] = previous;
+        sT(n, c) = previous;
       }
     }
   }
   static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
-    const Index d = in.x.size(2);
     const auto seqs = common::sequences(in.x.size(0), in.x.size(1), in.offsets, "token_shift");
-    for (std::size_t n = 0; n < seqs.size(); ++n) {
-      for (Index c = 0; c < d; ++c) {
-        const Index s = static_cast<Index>(n) * d + c;
-        Real dprevious = dout.sT.defined() ? static_cast<Real>(dout.sT.at(s)) : Real(0);
-        for (Index i = seqs[n].length - 1; i >= 0; --i) {
-          const Index at = (seqs[n].row * in.x.size(1) + seqs[n].begin + i) * d + c;
-          const Real dy = dout.y.defined() ? static_cast<Real>(dout.y.at(at)) : Real(0);
-          if (din.x.defined()) {
-            din.x.data<Real>()[at] = dprevious - dy;
+    const View<const Real, 3> gy(dout.y);
+    const View<const Real, 2> gsT(dout.sT);
+    const View<Real, 3> gx(din.x);
+    const View<Real, 2> gs0(din.s0);
+    for (Index n = 0; n < std::ssize(seqs); ++n) {
+      const auto& [b, begin, length] = seqs[n];
+      for (Index c = 0; c < in.x.size(2); ++c) {
+        Real next = common::or_zero(gsT, n, c);  // as the token before the next one
+        for (Index t = begin + length - 1; t >= begin; --t) {
+          const Real dy = common::or_zero(gy, b, t, c);
+          if (gx) {
+            gx(b, t, c) = next - dy;
           }
-          dprevious = dy;
+          next = dy;
         }
-        if (din.s0.defined()) {
-          din.s0.data<Real>()[s] = dprevious;
+        if (gs0) {
+          gs0(n, c) = next;
         }
       }
     }
@@ -60,8 +59,7 @@ struct Reference {
 };
 
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()),
-          .flops = static_cast<double>(in.x.numel())};
+  return {.bytes = 2.0 * in.x.bytes(), .flops = 1.0 * in.x.numel()};
 }
 
 LS_OP(TokenShift, "token_shift", "difference to the previous token")
