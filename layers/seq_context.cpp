@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "autograd/functional.h"
+#include "core/tensor/view.h"
 
 namespace ls::layers {
 namespace {
@@ -38,41 +39,54 @@ struct SeqContext::Packing {
 
 SeqContext::SeqContext(Index batch, Index tokens, const SeqOptions& options)
     : batch_(batch), tokens_(tokens), options_(options) {
-  const auto rows = static_cast<std::size_t>(batch);
-  LS_CHECK(!options.documents || options.documents->size() == rows, kShape,
-           "document starts are given for {} rows of {}", options.documents->size(), batch);
-  LS_CHECK(!options.incoming || options.incoming->position.empty() ||
-               options.incoming->position.size() == rows,
-           kShape, "carried states have {} rows, the batch has {}",
-           options.incoming->position.size(), batch);
-  outgoing_.position.assign(rows, 0);
-  for (std::size_t r = 0; r < rows; ++r) {
-    const Index before =
-        options.incoming && !options.incoming->position.empty() ? options.incoming->position[r] : 0;
-    const bool reset = options.documents && !(*options.documents)[r].empty();
-    outgoing_.position[r] = reset ? tokens - (*options.documents)[r].back() : before + tokens;
+  if (options_.documents && options_.documents->empty()) {
+    options_.documents = nullptr;
+  }
+  if (options_.incoming && options_.incoming->position.empty()) {
+    options_.incoming = nullptr;
+  }
+  LS_CHECK(!options_.documents || std::ssize(*options_.documents) == batch, kShape,
+           "document starts are given for {} rows of {}", options_.documents->size(), batch);
+  LS_CHECK(!options_.incoming || std::ssize(options_.incoming->position) == batch, kShape,
+           "carried states have {} rows, the batch has {}", options_.incoming->position.size(),
+           batch);
+  for (Index r = 0; r < batch; ++r) {
+    const auto begins = starts(r);
+    outgoing_.position.push_back(begins.empty() ? seen_before(r) + tokens : tokens - begins.back());
   }
 }
 
 SeqContext::~SeqContext() = default;
 
+std::span<const Index> SeqContext::starts(Index row) const {
+  if (!options_.documents) {
+    return {};
+  }
+  return (*options_.documents)[static_cast<std::size_t>(row)];
+}
+
+Index SeqContext::seen_before(Index row) const {
+  return options_.incoming ? options_.incoming->position[static_cast<std::size_t>(row)] : 0;
+}
+
+bool SeqContext::rows_differ() const {
+  for (Index r = 1; r < batch_; ++r) {
+    if (seen_before(r) != seen_before(0)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 const Tensor& SeqContext::positions() {
   if (!positions_.defined()) {
+    const Packing& p = packing();
     positions_ = Tensor::empty({batch_, tokens_}, DType::kI64);
-    auto* p = positions_.data<std::int64_t>();
+    View<Index, 2> position(positions_);
+    const View<const Index, 2> start(p.start);
     for (Index r = 0; r < batch_; ++r) {
-      const auto row = static_cast<std::size_t>(r);
-      Index at = options_.incoming && !options_.incoming->position.empty()
-                     ? options_.incoming->position[row]
-                     : 0;
-      std::size_t next = 0;
       for (Index t = 0; t < tokens_; ++t) {
-        if (options_.documents && next < (*options_.documents)[row].size() &&
-            (*options_.documents)[row][next] == t) {
-          at = 0;
-          ++next;
-        }
-        p[r * tokens_ + t] = at++;
+        position(r, t) = t - start(r, t);
       }
     }
   }
@@ -83,42 +97,32 @@ const SeqContext::Packing& SeqContext::packing() {
   if (packing_) {
     return *packing_;
   }
-  static const std::vector<Index> kNone;
   packing_ = std::make_unique<Packing>();
-  std::vector<std::int64_t> offsets;
-  std::vector<std::int64_t> start(static_cast<std::size_t>(batch_ * tokens_));
+  std::vector<Index> offsets;
+  packing_->start = Tensor::empty({batch_, tokens_}, DType::kI64);
+  View<Index, 2> start(packing_->start);
   for (Index r = 0; r < batch_; ++r) {
-    const auto row = static_cast<std::size_t>(r);
-    const std::vector<Index>& starts = options_.documents ? (*options_.documents)[row] : kNone;
-    if (starts.empty() || starts[0] != 0) {
-      offsets.push_back(r * tokens_);
-      packing_->first_of.push_back(r);
+    const std::span<const Index> begins = starts(r);
+    const bool continues = begins.empty() || begins[0] != 0;
+    std::vector<Index> first(begins.begin(), begins.end());
+    if (continues) {
+      first.insert(first.begin(), 0);
     }
-    Index previous = -1;
-    for (const Index t : starts) {
-      LS_CHECK(t > previous && t < tokens_, kShape,
+    for (std::size_t d = 0; d < first.size(); ++d) {
+      const Index from = first[d], to = d + 1 < first.size() ? first[d + 1] : tokens_;
+      const bool carried = continues && d == 0;
+      LS_CHECK(from < to || (carried && to == tokens_), kShape,
                "document starts of row {} are not ascending within {} tokens", r, tokens_);
-      previous = t;
-      offsets.push_back(r * tokens_ + t);
-      packing_->first_of.push_back(-1);
-    }
-    packing_->last_of.push_back(static_cast<Index>(offsets.size()) - 1);
-    const Index carried = options_.incoming && !options_.incoming->position.empty()
-                              ? options_.incoming->position[row]
-                              : 0;
-    Index visible = -carried;
-    std::size_t next = 0;
-    for (Index t = 0; t < tokens_; ++t) {
-      if (next < starts.size() && starts[next] == t) {
-        visible = t;
-        ++next;
+      offsets.push_back(r * tokens_ + from);
+      packing_->first_of.push_back(carried ? r : -1);
+      for (Index t = from; t < to; ++t) {
+        start(r, t) = carried ? -seen_before(r) : from;
       }
-      start[static_cast<std::size_t>(r * tokens_ + t)] = visible;
     }
+    packing_->last_of.push_back(std::ssize(offsets) - 1);
   }
   offsets.push_back(batch_ * tokens_);
   packing_->offsets = Tensor::from(offsets);
-  packing_->start = Tensor::from(start, {batch_, tokens_});
   return *packing_;
 }
 
@@ -146,24 +150,19 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
                                       std::vector<ag::Var> in, const void* attrs) {
   const FamilyInfo* const family = find_family(op, attrs);
   LS_CHECK(family, kInternal, "op {} is not registered as a scan", op.name);
-  const std::shared_ptr<void> own_attrs = family->clone_attrs(attrs);
-  auto* const scan_attrs = static_cast<ScanAttrs*>(own_attrs.get());
+  const std::shared_ptr<ScanAttrs> own_attrs = family->clone_attrs(attrs);
   if (options_.form != Form::kAuto) {
-    scan_attrs->form = options_.form;
+    own_attrs->form = options_.form;
   }
   if (options_.chunk > 0) {
-    scan_attrs->chunk = options_.chunk;
+    own_attrs->chunk = options_.chunk;
   }
-
-  // Rows differ in how much of a cache belongs to their document as soon as anything was carried.
-  const bool by_rows = family->boundary == Boundary::kStart;
-  const bool carried_rows_differ =
-      by_rows && options_.incoming && !options_.incoming->position.empty() &&
-      std::adjacent_find(options_.incoming->position.begin(), options_.incoming->position.end(),
-                         std::not_equal_to<>()) != options_.incoming->position.end();
-  const bool packed = options_.documents && !by_rows;
-  if (by_rows && (options_.documents || carried_rows_differ)) {
-    in[static_cast<std::size_t>(op.input_index("start"))] = ag::Var(packing().start);
+  const std::string prefix = path_ + slot + ".";
+  const bool packed = options_.documents && family->boundary == Boundary::kOffsets;
+  for (const StatePort& port : family->states) {
+    if (const ag::Var s = incoming(prefix + port.name); s.defined()) {
+      input_of(op, in, port.input) = packed ? ag::take_rows(s, packing().first_of) : s;
+    }
   }
   if (packed) {
     for (std::size_t i = 0; i < in.size(); ++i) {
@@ -171,44 +170,45 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
         in[i] = ag::reshape(in[i], flattened(in[i].shape()));
       }
     }
-    in[static_cast<std::size_t>(op.input_index("offsets"))] = ag::Var(packing().offsets);
+    input_of(op, in, "offsets") = ag::Var(packing().offsets);
   }
-  for (const StatePort& port : family->states) {
-    const ag::Var s = incoming(path_ + slot + "." + port.name);
-    if (s.defined()) {
-      in[static_cast<std::size_t>(op.input_index(port.input))] =
-          packed ? ag::take_rows(s, packing().first_of) : s;
-    }
+  // Rows differ in how much of a cache belongs to their document as soon as anything was carried.
+  if (family->boundary == Boundary::kStart && (options_.documents || rows_differ())) {
+    input_of(op, in, "start") = ag::Var(packing().start);
   }
 
   SeqRunner& runner = options_.runner ? *options_.runner : local_;
   std::vector<ag::Var> out = runner.run(*family, in, own_attrs);
 
-  if (packed) {
-    for (std::size_t i = 0; i < out.size(); ++i) {
-      if (out[i].defined() && is_sequence(op.out[i])) {
-        out[i] = ag::reshape(out[i], unflattened(out[i].shape(), batch_));
-      }
+  for (std::size_t i = 0; packed && i < out.size(); ++i) {
+    if (out[i].defined() && is_sequence(op.out[i])) {
+      out[i] = ag::reshape(out[i], unflattened(out[i].shape(), batch_));
     }
   }
   for (const StatePort& port : family->states) {
-    ag::Var& s = out[static_cast<std::size_t>(op.output_index(port.output))];
+    ag::Var& s = output_of(op, out, port.output);
     if (packed && s.defined()) {
       s = ag::take_rows(s, packing().last_of);
     }
-    if (by_rows && options_.documents && s.defined()) {
-      // Rows of documents that have ended everywhere are seen by nobody any more.
-      const Index rows = s.size(1),
-                  seen = *std::max_element(outgoing_.position.begin(), outgoing_.position.end());
-      s = seen < rows ? ag::slice(s, 1, rows - seen, rows) : s;
+    if (family->boundary == Boundary::kStart && options_.documents && s.defined()) {
+      s = still_seen(s);
     }
-    if (options_.keep_states && s.defined()) {
-      const bool fresh =
-          outgoing_.slots.emplace(path_ + slot + "." + port.name, StateSlot{s, port.part}).second;
-      LS_CHECK(fresh, kInternal, "two scans of a layer use the slot '{}{}'", path_, slot);
-    }
+    keep(prefix + port.name, port.part, s);
   }
   return out;
+}
+
+ag::Var SeqContext::still_seen(const ag::Var& cache) const {
+  const Index rows = cache.size(1),
+              seen = *std::max_element(outgoing_.position.begin(), outgoing_.position.end());
+  return seen < rows ? ag::slice(cache, 1, rows - seen, rows) : cache;
+}
+
+void SeqContext::keep(const std::string& path, StatePart part, const ag::Var& state) {
+  if (options_.keep_states && state.defined()) {
+    const bool fresh = outgoing_.slots.emplace(path, StateSlot{state, part}).second;
+    LS_CHECK(fresh, kInternal, "two scans of a layer use the slot '{}'", path);
+  }
 }
 
 SeqContext::Layer::Layer(SeqContext& seq, const std::string& name)

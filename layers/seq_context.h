@@ -11,14 +11,16 @@ namespace ls::layers {
 
 /// Document starts of a batch, per row: ascending token indices in [0, T) at which a new document
 /// begins. A row whose first start is 0 forgets its carried state; a row without starts continues.
+/// Without rows: no boundary inside the batch.
 using DocumentStarts = std::vector<std::vector<Index>>;
 
 /// What a forward pass is given besides its tokens; what is pointed to must outlive the context.
+///   {.form = scan.form, .chunk = scan.chunk, .documents = &batch.documents, .incoming = &carried}
 struct SeqOptions {
   Form form = Form::kAuto;
   Index chunk = 0;                            ///< 0: each family's default
-  const DocumentStarts* documents = nullptr;  ///< null: no boundary inside the batch
-  const ModelState* incoming = nullptr;       ///< null: every state is zero
+  const DocumentStarts* documents = nullptr;  ///< null or empty: no boundary inside the batch
+  const ModelState* incoming = nullptr;       ///< null or empty: every state is zero
   bool keep_states = false;                   ///< collect outgoing states
   SeqRunner* runner = nullptr;                ///< null: this process alone
 };
@@ -85,7 +87,14 @@ class SeqContext {
  private:
   struct Packing;  // documents of all rows laid end to end
   const Packing& packing();
+  std::span<const Index> starts(Index row) const;
+  /// Tokens of its document that came before this pass.
+  Index seen_before(Index row) const;
+  bool rows_differ() const;
   ag::Var incoming(const std::string& path) const;
+  /// Without rows of documents that have ended everywhere, which nobody sees any more.
+  ag::Var still_seen(const ag::Var& cache) const;
+  void keep(const std::string& path, StatePart part, const ag::Var& state);
 
   Index batch_, tokens_;
   SeqOptions options_;

@@ -1,5 +1,7 @@
 #include "layers/state.h"
 
+#include <numeric>
+
 #include "autograd/functional.h"
 
 namespace ls::layers {
@@ -30,12 +32,7 @@ StateBytes ModelState::bytes() const {
 }
 
 ModelState ModelState::detached() const {
-  ModelState out;
-  out.position = position;
-  for (const auto& [path, slot] : slots) {
-    out.slots.emplace(path, StateSlot{slot.value.detach(), slot.part});
-  }
-  return out;
+  return mapped([](const Tensor& t) { return t; });
 }
 
 ModelState ModelState::rows(const std::vector<Index>& index) const {
@@ -46,6 +43,21 @@ ModelState ModelState::rows(const std::vector<Index>& index) const {
   for (const auto& [path, slot] : slots) {
     out.slots.emplace(path, StateSlot{ag::take_rows(slot.value, index), slot.part});
   }
+  return out;
+}
+
+ModelState ModelState::rows(Index begin, Index end) const {
+  std::vector<Index> index(static_cast<std::size_t>(end - begin));
+  std::iota(index.begin(), index.end(), begin);
+  return rows(index);
+}
+
+ModelState ModelState::mapped(const std::function<Tensor(const Tensor&)>& f) const {
+  ModelState out;
+  for (const auto& [path, slot] : slots) {
+    out.slots.emplace(path, StateSlot{ag::Var(f(slot.value.value())), slot.part});
+  }
+  out.position = f(Tensor::from(position)).to_vector<Index>();
   return out;
 }
 

@@ -1,7 +1,9 @@
 #pragma once
 // The state of a model between two stretches of tokens, measured from its real buffers.
+#include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "autograd/var.h"
 #include "layers/scan/family.h"
@@ -21,10 +23,11 @@ struct StateSlot {
   StatePart part = StatePart::kMatrix;
 };
 
-/// Slots by path ("blocks.0.mixer.S"), and where each row stands in its document.
+/// Slots by path ("blocks.0.mixer.S"), and where each row stands in its document. Empty before the
+/// first token.
 struct ModelState {
   std::map<std::string, StateSlot> slots;
-  /// Tokens of the current document that each row has seen; empty before the first token.
+  /// Tokens of the current document that each row has seen.
   std::vector<Index> position;
 
   /// Bytes of all buffers, over all rows.
@@ -33,6 +36,11 @@ struct ModelState {
   ModelState detached() const;
   /// Rows by index, in any order and number; -1 gives a row without history.
   ModelState rows(const std::vector<Index>& index) const;
+  /// Rows [begin, end).
+  ModelState rows(Index begin, Index end) const;
+  /// What `f` makes of each tensor, the positions as i64 [rows] among them, off the tape: `f` may
+  /// lay the rows of several ranks end to end.
+  ModelState mapped(const std::function<Tensor(const Tensor&)>& f) const;
 };
 
 }  // namespace ls::layers

@@ -197,16 +197,15 @@ std::vector<ag::Var> GoldenCall::scan(const OpInfo& op, std::vector<ag::Var> in,
                                       bool can_split) {
   const FamilyInfo* const family = find_family(op, attrs);
   LS_CHECK(family, kInternal, "op {} is not registered as a scan", op.name);
-  const std::shared_ptr<void> own = family->clone_attrs(attrs);
-  auto* const scan_attrs = static_cast<ScanAttrs*>(own.get());
+  const std::shared_ptr<ScanAttrs> own = family->clone_attrs(attrs);
   const Form form = options_.form;
   if (form == Form::kRecurrent || (form == Form::kChunk && family->has_chunk) ||
       (form == Form::kParallel && family->has_parallel)) {
-    scan_attrs->form = form;
+    own->form = form;
     form_done_ = true;
   }
-  if (family->has_chunk && (scan_attrs->form == Form::kAuto || scan_attrs->form == Form::kChunk)) {
-    scan_attrs->chunk = options_.chunk;
+  if (family->has_chunk && (own->form == Form::kAuto || own->form == Form::kChunk)) {
+    own->chunk = options_.chunk;
     chunk_done_ = true;
   }
   if (options_.split <= 1 || !can_split) {

@@ -71,8 +71,18 @@ struct FamilyInfo {
 
   // Filled by register_family.
   const OpInfo* op = nullptr;
-  std::function<std::shared_ptr<void>(const void* attrs)> clone_attrs;  ///< starts with a ScanAttrs
+  std::function<std::shared_ptr<ScanAttrs>(const void* attrs)> clone_attrs;
 };
+
+/// The one of the op's inputs `in`, or outputs `out`, that has this name.
+template <class T>
+T& input_of(const OpInfo& op, std::vector<T>& in, std::string_view name) {
+  return in.at(static_cast<std::size_t>(op.input_index(name)));
+}
+template <class T>
+T& output_of(const OpInfo& op, std::vector<T>& out, std::string_view name) {
+  return out.at(static_cast<std::size_t>(op.output_index(name)));
+}
 
 /// By the scan's name: that of its op, or another where an op is several scans.
 Registry<const FamilyInfo*>& family_registry();
@@ -91,7 +101,7 @@ bool register_family(const char* name, FamilyInfo info,
                      std::source_location where = std::source_location::current()) {
   using Attrs = typename Op::Attrs;
   static_assert(std::is_base_of_v<ScanAttrs, Attrs>);
-  info.clone_attrs = [](const void* attrs) -> std::shared_ptr<void> {
+  info.clone_attrs = [](const void* attrs) -> std::shared_ptr<ScanAttrs> {
     return std::make_shared<Attrs>(*static_cast<const Attrs*>(attrs));
   };
   return detail::register_family(std::move(info), op_info<Op>(), name, where);

@@ -384,10 +384,9 @@ class Checker {
       ways.push_back({Form::kParallel, 0, "parallel"});
     }
     for (const Way& way : ways) {
-      const std::shared_ptr<void> attrs = family_.clone_attrs(this->attrs());
-      auto* const scan_attrs = static_cast<ScanAttrs*>(attrs.get());
-      scan_attrs->form = way.form;
-      scan_attrs->chunk = way.chunk;
+      const std::shared_ptr<ScanAttrs> attrs = family_.clone_attrs(this->attrs());
+      attrs->form = way.form;
+      attrs->chunk = way.chunk;
       Run r = apply(x_, start_, attrs.get());
       derive(r, cotangent_);
       same_call("forms (" + way.name + ")", r.out, r.din);
