@@ -65,8 +65,7 @@ class Tape {
   /// Adds d(loss)/d(leaf) to the gradient of every leaf that `loss` depends on. `seed` is
   /// d/d(loss), by default 1 for a loss with one element. The tape is empty afterwards.
   /// @throws Error(Numeric) naming the node whose gradient first became non-finite and what
-  ///   its forward pass was part of, when
-  ///   set_check_finite(true).
+  ///   its forward pass was part of, when set_check_finite(true)
   void backward(const Var& loss, const Tensor& seed = {});
   /// Several outputs at once, each with its seed; undefined seeds are skipped.
   void backward(std::span<const Var> outputs, std::span<const Tensor> seeds);

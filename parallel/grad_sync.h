@@ -52,8 +52,7 @@ void broadcast_text(Communicator& comm, std::string& text, int root = 0);
 std::uint64_t hash_buffers(std::span<const RawBuffer> buffers);
 
 /// Called by every rank. @throws Error(Comm), on all of them, if the hashes differ: says `what`
-/// differs
-/// ("the configuration") and which ranks disagree with the majority (rank 0 in a tie).
+///   differs ("the configuration") and which ranks disagree with the majority (rank 0 in a tie)
 void check_same_across_ranks(Communicator& comm, std::uint64_t hash, std::string_view what);
 
 }  // namespace ls::parallel

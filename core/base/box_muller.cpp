@@ -1,7 +1,7 @@
 // Elementary functions of one double over the ranges that are needed here, written without branches
-// or calls so that the loop vectorises. The build compiles this file without contraction of a * b +
-// c to one rounding (CMakeLists.txt): the instruction set changes no bit, and the reductions below,
-// which count on each product being rounded, stay exact.
+// or calls so that the loop vectorises. The build compiles this file without contraction of
+// a * b + c to one rounding (CMakeLists.txt): the instruction set changes no bit, and the
+// reductions below, which count on each product being rounded, stay exact.
 //
 // The polynomials are minimax fits of our own, each below 2^-58 of the function it serves.
 #include "core/base/box_muller.h"

@@ -24,7 +24,7 @@ struct EnumNames;
 template <class E>
 concept NamedEnum = std::is_enum_v<E> && requires {
   { EnumNames<E>::kKind } -> std::convertible_to<std::string_view>;
-  { std::span<const std::string_view>(EnumNames<E>::kNames) };
+  {std::span<const std::string_view>(EnumNames<E>::kNames)};
 };
 
 namespace detail {

@@ -26,7 +26,8 @@ void start_with_short_spins(char** argv);
 /// "default".
 std::string wait_policy();
 
-/// Rows to a piece, so that pieces of parallel_for have at least `elements` elements in rows of `row`.
+/// Rows to a piece, so that pieces of parallel_for have at least `elements` elements in rows of
+/// `row`.
 inline Index row_grain(Index row, Index elements = 8192) {
   return std::max<Index>(1, elements / std::max<Index>(1, row));
 }

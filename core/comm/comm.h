@@ -1,7 +1,7 @@
 #pragma once
 // Communicator: what a program that runs as several ranks may ask of the others. Transports: one
-// process alone (here), threads (core/thread_comm.h), MPI (parallel/mpi_env.h); NCCL will be one
-// more.
+// process alone (here), threads (core/comm/thread_comm.h), MPI (parallel/mpi_env.h); NCCL will be
+// one more.
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -53,8 +53,7 @@ std::string describe(const CommCall& call);
 ///   order its work on that stream instead.
 /// - One thread at a time per communicator; different communicators may be used at the same time.
 /// - @throws Error(Comm) if another rank failed, ended, called something else, or stayed away
-/// longer
-///   than time_limit(); the group is then broken for good. Error(Shape|DType|Config) for a
+///   longer than time_limit(); the group is then broken for good. Error(Shape|DType|Config) for a
 ///   wrong argument, before anything is sent.
 class Communicator {
  public:
@@ -143,8 +142,8 @@ class Communicator {
 /// The group of one: everything is a copy or nothing.
 std::unique_ptr<Communicator> solo_communicator();
 
-/// 600 s, or LONGSCAN_COMM_TIMEOUT (seconds). @throws Error(Config) if that is not a positive
-/// number.
+/// 600 s, or LONGSCAN_COMM_TIMEOUT (seconds).
+/// @throws Error(Config) if that is not a positive number
 double default_comm_time_limit();
 
 /// Reduces n elements of parts[0], parts[1], ... in that order and writes the result to every one

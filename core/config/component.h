@@ -6,8 +6,7 @@
 //   class TokenMixer {
 //    public:
 //     using Registry = ComponentRegistry<TokenMixer, const MixerArgs&>;
-//     static Registry& registry();            // in mixer.cpp: static Registry r("mixer"); return
-//     r;
+//     static Registry& registry();  // in mixer.cpp: static Registry r("mixer"); return r;
 //     ...
 //   };
 //   // gla.cpp

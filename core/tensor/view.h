@@ -1,5 +1,6 @@
 #pragma once
-// Elements by their indices, so that plain loops read like their equation: s(i, c) += k(t, i) * v(t, c).
+// Elements by their indices, so that plain loops read like their equation:
+//   s(i, c) += k(t, i) * v(t, c);
 #include <array>
 #include <type_traits>
 #include <utility>
@@ -23,14 +24,12 @@ class View {
     }
   }
   /// @throws Error(Shape) when the tensor has another rank, Error(DType) another element type
-  explicit View(const Tensor& t) requires std::is_const_v<T>
-  {
+  explicit View(const Tensor& t) requires std::is_const_v<T> {
     if (t.defined()) {
       take(t, t.data<std::remove_const_t<T>>());
     }
   }
-  explicit View(Tensor& t) requires(!std::is_const_v<T>)
-  {
+  explicit View(Tensor& t) requires(!std::is_const_v<T>) {
     if (t.defined()) {
       take(t, t.data<T>());
     }

@@ -46,8 +46,7 @@ class ByteCorpus {
 
   /// Hidden files, empty files and those that are no regular files are left out.
   /// @throws Error(Io) if the path or a file cannot be read or there is no text; Error(Config) if
-  /// there
-  ///   are too few blocks for both splits
+  ///   there are too few blocks for both splits
   explicit ByteCorpus(const CorpusOptions& options);
 
   Index documents() const { return static_cast<Index>(documents_.size()); }

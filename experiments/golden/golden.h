@@ -120,7 +120,7 @@ GoldenReport check_golden(const GoldenCase& golden, const GoldenOptions& options
 
 }  // namespace ls::layers
 
-/// At namespace scope beside the op's family, or in layers/golden/.
+/// At namespace scope, in experiments/golden/.
 #define LS_GOLDEN(name, ...)                                           \
   [[maybe_unused]] static const bool LS_CONCAT(ls_golden_, __LINE__) = \
       ::ls::layers::golden_registry().add(name, ::ls::layers::GoldenAdapter(__VA_ARGS__))

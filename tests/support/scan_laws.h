@@ -4,7 +4,8 @@
 //   // tests/cases/delta_scan.cpp
 //   LS_SCAN_CASES(DeltaRule, "delta_rule") {
 //     cases.add("plain", {.q = normal({2, 70, 2, 8}), ...}, attrs)
-//         .mask([](DeltaRule::In<Tensor>& in, Index a, Index b) { in.beta.slice(1, a, b).zero_();
+//         .mask([](ops::DeltaRule::In<Tensor>& in, Index a, Index b) {
+//           in.beta.slice(1, a, b).zero_();
 //         });
 //   }
 #include <functional>

@@ -8,8 +8,8 @@ namespace ls {
 /// op(A) is [m,k], op(B) [k,n], C [m,n]; `trans_a`: A is stored [k,m]; `trans_b`: B is stored
 /// [n,k]. ld* = elements between rows, at least the row length. beta = 0 does not read C; k = 0
 /// leaves beta * C. C overlaps neither A nor B. Callable from several threads at once.
-/// @dtype  A and B both `ab`; C `ab`, or f32 where ab is bf16 or f16. Sums in f64 for f64, else
-/// f32.
+/// @dtype  A and B both `ab`; C `ab`, or f32 where ab is bf16 or f16. Sums in f64 for f64, else in
+///         f32
 /// @throws Error(Shape) on a negative size or an ld shorter than the row, Error(DType)
 void gemm(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index m, Index n, Index k,
           double alpha, const void* a, Index lda, const void* b, Index ldb, double beta, void* c,

@@ -86,8 +86,8 @@ constexpr auto kernel_table(std::integer_sequence<int, NV...>) {
       kernels_of<T, TA, NV + 1>(std::make_integer_sequence<int, kTallest>{})...};
 }
 
-/// Transposes a square of vectors in registers: swaps blocks of half the size, then of a quarter,
-/// ...
+/// Transposes a square of vectors in registers: swaps blocks of half the size, then of a quarter
+/// and so on.
 template <class T>
 void transpose(typename Simd<T>::Vector (&row)[Simd<T>::kLanes]) {
   using V = typename Simd<T>::Vector;

@@ -10,8 +10,7 @@ namespace ls {
 /// overlaps neither A nor B.
 /// @dtype  T float, double, or bf16 (C, alpha, beta float; sums in float)
 /// @cost   about 2*m*n*k flop; no allocation once the thread's buffers have grown to the sizes
-/// used.
-///         Fastest when n is a multiple of 16 (8 for double) and B is not transposed.
+///         used. Fastest when n is a multiple of 16 (8 for double) and B is not transposed.
 template <bool TA, bool TB, class T>
 void small_gemm(Index m, Index n, Index k, acc_t<T> alpha, const T* a, Index lda, const T* b,
                 Index ldb, acc_t<T> beta, acc_t<T>* c, Index ldc);

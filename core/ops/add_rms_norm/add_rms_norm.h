@@ -3,11 +3,11 @@
 
 namespace ls::ops {
 
-/// Residual sum and its norm in one pass: sum = residual + x, y = sum / sqrt(mean(sum^2) + eps) *
-/// weight.
+/// Residual sum and its norm in one pass:
+///   sum = residual + x,   y = sum / sqrt(mean(sum^2) + eps) * weight.
 /// @shape  x, residual [...,D], weight [D] -> sum, y [...,D], rstd [...]
 /// @dtype  x, residual, sum, y any one float; weight and rstd acc; computed in acc, on the rounded
-/// sum
+///         sum
 /// @grad   exact, none through rstd; the weight's is summed over rows in acc
 struct AddRmsNorm {
   template <class T>

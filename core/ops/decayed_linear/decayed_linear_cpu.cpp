@@ -1,6 +1,6 @@
 // Chunks of C tokens with a carried state S [Dk,Dv]; G is the running sum of log-decays in a chunk.
-//   P = tril(Q K^T) * exp(G_i - G_j),  O = scale (exp(G) Q S + P V),  S' = exp(G_C) S + (exp(G_C -
-//   G) K)^T V
+//   P = tril(Q K^T) * exp(G_i - G_j),   O = scale (exp(G) Q S + P V),
+//   S' = exp(G_C) S + (exp(G_C - G) K)^T V
 // Backward: a pass forward keeps the incoming state of each chunk, a pass backward carries dS;
 // dG = q.dq - k.dk, + <S', dS'> at the last row. The query heads of a state head lie one after the
 // other, so that one product serves them all. One task is one sequence and state head.

@@ -7,10 +7,10 @@
 // Then
 //   O = scale (exp(G) Q S + P W),  P = tril(Q K^T * D),   S' = exp(G_C) S + (exp(G_C - G) K)^T W.
 // Backward: a pass forward keeps X, W, M and the incoming state of each chunk; a pass backward
-// solves the same system transposed for dX. The rows of K act once as readers (in M and in exp(G) K
-// S) and once as writers; dG = q.dq + k.dk_read - k.dk_write, + <S', dS'> at the last row. Queries
-// and keys, and their gradients, lie one after the other, so that one product serves both. One task
-// is one sequence and key head with its value heads.
+// solves the same system transposed for dX. The rows of K act once as readers (in M and in
+// exp(G) K S) and once as writers; dG = q.dq + k.dk_read - k.dk_write, + <S', dS'> at the last row.
+// Queries and keys, and their gradients, lie one after the other, so that one product serves both.
+// One task is one sequence and key head with its value heads.
 #include "core/backend/cpu/small_gemm.h"
 #include "core/ops/delta_rule/delta_rule_kernels.h"
 
@@ -182,8 +182,8 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
       [&](Index first, Index last) {
         common::Workspace<A> ws;
         common::Decays<A> d;
-        // What the pass forward keeps, per value head: incoming states and the outgoing one; X, W;
-        // M.
+        // What the pass forward keeps, per value head: incoming states and the outgoing one;
+        // X, W; M.
         A *states, *x_all, *w_all, *m_all;
         ws.add(states, group * (chunks_most + 1) * size);
         ws.add(x_all, group * length * dv);

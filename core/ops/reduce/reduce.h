@@ -5,13 +5,12 @@ namespace ls::ops {
 
 /// Sum, mean or maximum over axes.
 /// @shape  x [...] -> y: x without the reduced axes, or with extent 1 there (keep); index: the
-/// same,
-///         for max only: the place of the first maximum among the reduced elements in row-major
-///         order
+///         same, for max only: the place of the first maximum among the reduced elements in
+///         row-major order
 /// @dtype  any float; sums in f64
 /// @grad   exact; that of max goes to `index` alone. NaN counts as the greatest number
 /// @throws Error(Shape) on an axis that does not exist or is named twice, and on a maximum of
-/// nothing
+///         nothing
 struct Reduce {
   enum class Kind : std::uint8_t { kSum, kMean, kMax };
   template <class T>

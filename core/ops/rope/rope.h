@@ -7,9 +7,8 @@
 namespace ls::ops {
 
 /// Rotary positions: pairs of channels are turned by positions * inv_freq.
-/// @shape  x [B,T,H,D], positions [B,T], inv_freq [P] or absent (theta^(-2p/(2P)), 2P channels) ->
-///         y [B,T,H,D];
-///         the first 2P channels of each head are turned, the rest is copied
+/// @shape  x [B,T,H,D], positions [B,T], inv_freq [P] or absent (theta^(-2p/(2P)), 2P channels)
+///         -> y [B,T,H,D]: the first 2P channels of each head are turned, the rest is copied
 /// @dtype  x any float; angles in f64, so that long contexts keep their phase
 /// @source Su et al. 2104.09864
 struct Rope {

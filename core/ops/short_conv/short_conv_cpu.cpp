@@ -280,8 +280,8 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
               }
             }
           }
-          // Input `u`, carried ones first, was read by the outputs u - past .. u with taps past ..
-          // 0.
+          // Input `u`, carried ones first, was read by the outputs u - past .. u with taps
+          // past .. 0.
           const A* const d_last = call.values(dsT);
           const auto gradient = [&](Index u, A* to) {
             weigh(w, taps, g + (past + u) * w, -static_cast<Index>(w), f, zeros, to);
