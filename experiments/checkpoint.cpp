@@ -247,7 +247,7 @@ void restore_parameters(const LoadedCheckpoint& loaded, const std::string& path,
                                      it->second->shape().str(), p.var.shape().str()));
       } else if (it->second->dtype() != p.var.dtype()) {
         faults.push_back(fmt::format("{} is {} in the file, {} in the model", p.name,
-                                     dtype_name(it->second->dtype()), dtype_name(p.var.dtype())));
+                                     enum_name(it->second->dtype()), enum_name(p.var.dtype())));
       }
       stored.erase(it);
     }

@@ -41,7 +41,7 @@ void scale_buffer(const RawBuffer& b, double scale) {
     case DType::kF16:
       return scale_typed<f16>(b.data, b.n, scale);
     default:
-      LS_FAIL(kDType, "a gradient of type {}; expected f64, f32, bf16 or f16", dtype_name(b.dtype));
+      LS_FAIL(kDType, "a gradient of type {}; expected f64, f32, bf16 or f16", enum_name(b.dtype));
   }
 }
 
@@ -72,7 +72,7 @@ GradSync::GradSync(Communicator& comm, Index bucket_bytes)
 void GradSync::sum(std::span<const RawBuffer> buffers, double scale) {
   for (const RawBuffer& b : buffers) {
     LS_CHECK(is_float(b.dtype), kDType, "a gradient of type {}; expected f64, f32, bf16 or f16",
-             dtype_name(b.dtype));
+             enum_name(b.dtype));
   }
   if (comm_.size() > 1) {
     check_same_across_ranks(comm_, hash_layout(buffers), "the list of gradients");

@@ -9,11 +9,11 @@
 
 namespace ls::detail {
 
-Index enum_index(std::string_view kind, std::span<const std::string_view> names,
-                 std::string_view text) {
+std::size_t enum_index(std::string_view kind, std::span<const std::string_view> names,
+                       std::string_view text) {
   const auto found = std::find(names.begin(), names.end(), text);
   if (found != names.end()) {
-    return found - names.begin();
+    return static_cast<std::size_t>(found - names.begin());
   }
   std::string all;
   for (const std::string_view name : names) {

@@ -9,11 +9,10 @@
 //   };
 #include <array>
 #include <concepts>
+#include <cstddef>
 #include <span>
 #include <string_view>
 #include <type_traits>
-
-#include "core/base/types.h"
 
 namespace ls {
 
@@ -28,9 +27,9 @@ concept NamedEnum = std::is_enum_v<E> && requires {
 };
 
 namespace detail {
-/// Index of `text` among `names`. @throws Error(Config) with the nearest name and all of them
-Index enum_index(std::string_view kind, std::span<const std::string_view> names,
-                 std::string_view text);
+/// Place of `text` among `names`. @throws Error(Config) with the nearest name and all of them
+std::size_t enum_index(std::string_view kind, std::span<const std::string_view> names,
+                       std::string_view text);
 }  // namespace detail
 
 template <NamedEnum E>

@@ -12,9 +12,6 @@ using LogFields = std::initializer_list<std::pair<std::string_view, std::string>
 /// Lines below this level are dropped. Default kInfo; LONGSCAN_LOG=debug|info|warn|error sets it.
 void set_log_level(LogLevel level);
 void log(LogLevel level, std::string_view message, LogFields fields = {});
-inline void log_info(std::string_view m, LogFields f = {}) {
-  log(LogLevel::kInfo, m, f);
-}
 inline void log_warn(std::string_view m, LogFields f = {}) {
   log(LogLevel::kWarn, m, f);
 }

@@ -1,9 +1,12 @@
 #pragma once
 // Scalar vocabulary of the runtime: sizes, element types, 16-bit floats.
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <string_view>
 #include <type_traits>
+
+#include "core/base/enum_names.h"
 
 namespace ls {
 
@@ -12,6 +15,12 @@ using Index = std::int64_t;
 
 enum class DType : std::uint8_t { kF64, kF32, kBF16, kF16, kI64, kI32, kU8, kBool };
 inline constexpr int kNumDTypes = 8;
+template <>
+struct EnumNames<DType> {
+  static constexpr std::string_view kKind = "element type";
+  static constexpr std::array<std::string_view, kNumDTypes> kNames = {"f64", "f32", "bf16", "f16",
+                                                                      "i64", "i32", "u8",   "bool"};
+};
 
 /// bfloat16: the upper half of an IEEE float; conversions round to nearest even and keep NaN.
 struct bf16 {
@@ -44,10 +53,6 @@ constexpr Index dtype_size(DType t) {
   constexpr Index kSize[kNumDTypes] = {8, 4, 2, 2, 8, 4, 1, 1};
   return kSize[static_cast<int>(t)];
 }
-/// "f64", "f32", "bf16", "f16", "i64", "i32", "u8", "bool".
-std::string_view dtype_name(DType t);
-/// Inverse of dtype_name. @throws Error(Config) on an unknown name, listing the valid ones.
-DType parse_dtype(std::string_view name);
 constexpr bool is_float(DType t) {
   return static_cast<int>(t) <= static_cast<int>(DType::kF16);
 }

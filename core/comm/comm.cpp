@@ -45,7 +45,7 @@ void check_rank(const Communicator& comm, const CommCall& call, int rank) {
 void check_reducible(const Communicator& comm, const CommCall& call) {
   LS_CHECK(is_float(call.dtype) || call.dtype == DType::kI64 || call.dtype == DType::kI32, kDType,
            "{} on '{}': {} cannot be reduced; expected f64, f32, bf16, f16, i64 or i32",
-           describe(call), comm.name(), dtype_name(call.dtype));
+           describe(call), comm.name(), enum_name(call.dtype));
 }
 
 Index check_counts(const Communicator& comm, const CommCall& call, std::span<const Index> counts) {
@@ -269,7 +269,7 @@ std::string_view comm_kind_name(Kind kind) {
 
 std::string describe(const CommCall& call) {
   const std::string_view name = comm_kind_name(call.kind);
-  const std::string_view dtype = dtype_name(call.dtype);
+  const std::string_view dtype = enum_name(call.dtype);
   switch (call.kind) {
     case Kind::kAllReduce:
     case Kind::kReduceScatter:
@@ -442,7 +442,7 @@ void reduce_in_order(std::span<const void* const> parts, std::span<void* const> 
       break;
   }
   LS_FAIL(kDType, "{} cannot be reduced; expected f64, f32, bf16, f16, i64 or i32",
-          dtype_name(dtype));
+          enum_name(dtype));
 }
 
 }  // namespace ls

@@ -280,8 +280,8 @@ class ThreadComm final : public Communicator {
     Message& message = **found;
     if (message.bytes != in_bytes || message.call.dtype != call.dtype) {
       fail(call, fmt::format("rank {} sends {} bytes of {} where rank {} expects {} bytes of {}",
-                             call.from, message.bytes, dtype_name(message.call.dtype), rank_,
-                             in_bytes, dtype_name(call.dtype)));
+                             call.from, message.bytes, enum_name(message.call.dtype), rank_,
+                             in_bytes, enum_name(call.dtype)));
     }
     messages.erase(found);
     message.taken = true;

@@ -409,7 +409,7 @@ DatasetInfo File::Impl::info(hid_t d, const std::string& name) const {
       const auto* text = std::get_if<std::string>(&stored);
       bool known = false;
       for (const DType t : {DType::kBF16, DType::kF16, DType::kBool}) {
-        if (text != nullptr && *text == dtype_name(t) && !sign &&
+        if (text != nullptr && *text == enum_name(t) && !sign &&
             size == static_cast<std::size_t>(dtype_size(t))) {
           out.dtype = t;
           known = true;
@@ -485,7 +485,7 @@ void File::write(const std::string& dataset, const Tensor& value) {
     }
   }
   if (v.dtype() == DType::kBF16 || v.dtype() == DType::kF16 || v.dtype() == DType::kBool) {
-    set_attribute(dataset, kDTypeAttribute, std::string(dtype_name(v.dtype())));
+    set_attribute(dataset, kDTypeAttribute, std::string(enum_name(v.dtype())));
   }
 }
 

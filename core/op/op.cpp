@@ -70,7 +70,7 @@ ArgSpec parse_arg(std::string_view text, const std::string& op) {
       arg.type = ArgSpec::Type::kAny;
     } else {
       arg.type = ArgSpec::Type::kExact;
-      arg.exact = parse_dtype(type);
+      arg.exact = parse_enum<DType>(type);
     }
   }
   while (!axes.empty()) {
@@ -160,7 +160,7 @@ Bindings check_inputs(const OpInfo& op, std::span<const Tensor> in, DType t) {
     if (arg.type != ArgSpec::Type::kAny) {
       const DType want = type_of(arg, t);
       LS_CHECK(x.dtype() == want, kDType, "{}: argument {} is {}, expected {}", op.name, arg.text,
-               x.describe(), std::string(dtype_name(want)));
+               x.describe(), enum_name(want));
     }
     const int named = static_cast<int>(arg.axes.size());
     if (arg.ellipsis) {
@@ -370,7 +370,7 @@ std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, co
   if (!kernel && run != t) {
     kernel = find_kernel(op.forward_cpu, op.forward_reference, run);
   }
-  LS_CHECK(kernel, kUnsupported, "{}: no CPU kernel for {}", op.name, std::string(dtype_name(t)));
+  LS_CHECK(kernel, kUnsupported, "{}: no CPU kernel for {}", op.name, enum_name(t));
 
   std::vector<Tensor> out(op.out.size());
   for (std::size_t i = 0; i < out.size(); ++i) {
@@ -406,8 +406,7 @@ std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
   if (!kernel && run != t) {
     kernel = find_kernel(op.backward_cpu, op.backward_reference, run);
   }
-  LS_CHECK(kernel, kUnsupported, "{}: no CPU backward kernel for {}", op.name,
-           std::string(dtype_name(t)));
+  LS_CHECK(kernel, kUnsupported, "{}: no CPU backward kernel for {}", op.name, enum_name(t));
   const bool own_kernel = kernel == &op.backward_cpu[static_cast<std::size_t>(t)];
   std::vector<Tensor> din(op.in.size());
   if (op.same_gradient[0] >= 0) {
@@ -456,15 +455,11 @@ std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
   return din;
 }
 
-namespace detail {
+namespace {
 
-void parse_contract(OpInfo& info) {
-  info.in = parse_args(info.contract_in, info.name);
-  info.out = parse_args(info.contract_out, info.name);
-}
-
+/// Flags of the inputs and outputs that stand in `names`. @throws Error(Internal) on another name
 void mark(const OpInfo& info, std::string_view names, std::vector<bool>& in,
-          std::vector<bool>* out) {
+          std::vector<bool>* out = nullptr) {
   in.assign(info.in.size(), false);
   if (out) {
     out->assign(info.out.size(), false);
@@ -485,10 +480,63 @@ void mark(const OpInfo& info, std::string_view names, std::vector<bool>& in,
   }
 }
 
-void register_op(OpInfo& info, std::source_location where) {
+/// Floats that are not flagged.
+std::vector<bool> differentiable(const OpInfo& info, const std::vector<ArgSpec>& args,
+                                 std::vector<bool> flags) {
+  for (std::size_t i = 0; i < args.size(); ++i) {
+    flags[i] = info.has_backward && !flags[i] &&
+               (args[i].type != ArgSpec::Type::kExact || is_float(args[i].exact));
+  }
+  return flags;
+}
+
+void check_names(const OpInfo& info, const std::vector<ArgSpec>& args) {
+  for (std::size_t i = 0; i < args.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      LS_CHECK(args[i].name != args[j].name, kInternal, "op {}: two arguments are named '{}'",
+               info.name, args[i].name);
+    }
+  }
+}
+
+void set_same_gradient(OpInfo& info, const std::array<std::string, 2>& names) {
+  if (names[0].empty()) {
+    return;
+  }
+  for (std::size_t i = 0; i < 2; ++i) {
+    info.same_gradient[i] = info.input_index(names[i]);
+    LS_CHECK(info.same_gradient[i] >= 0, kInternal, "op {}: the contract has no input '{}'",
+             info.name, names[i]);
+  }
+  const ArgSpec &a = info.in[static_cast<std::size_t>(info.same_gradient[0])],
+                &b = info.in[static_cast<std::size_t>(info.same_gradient[1])];
+  LS_CHECK(a.axes == b.axes && a.ellipsis == b.ellipsis && a.type == b.type && a.exact == b.exact,
+           kInternal, "op {}: {} and {} cannot have one gradient, their shapes or types differ",
+           info.name, a.text, b.text);
+}
+
+}  // namespace
+
+void detail::register_op(OpInfo& info, const OpTraits& traits, std::source_location where) {
   info.file = where.file_name();
+  info.in = parse_args(info.contract_in, info.name);
+  info.out = parse_args(info.contract_out, info.name);
+  check_names(info, info.in);
+  check_names(info, info.out);
+  mark(info, traits.saves, info.saves_in, &info.saves_out);
+  mark(info, traits.grad_acc, info.grad_is_acc);
+  mark(info, traits.strided_grad, info.strided_grad);
+  set_same_gradient(info, traits.same_gradient);
+  std::vector<bool> no_grad_in, no_grad_out;
+  mark(info, traits.no_grad, no_grad_in, &no_grad_out);
+  info.differentiable = differentiable(info, info.in, std::move(no_grad_in));
+  info.differentiable_out = differentiable(info, info.out, std::move(no_grad_out));
+  for (std::size_t i = 0; i < info.in.size(); ++i) {
+    LS_CHECK(info.differentiable[i] || !(info.grad_is_acc[i] || info.strided_grad[i]), kInternal,
+             "op {}: grad_acc or strided_grad names '{}', which has no gradient", info.name,
+             info.in[i].name);
+  }
   op_registry().add(info.name, &info, where);
 }
 
-}  // namespace detail
 }  // namespace ls

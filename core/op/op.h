@@ -9,17 +9,16 @@
 //     struct Attrs { double factor = 1; };
 //   };
 //   // core/ops/scale/scale.cpp
-//   template <class Real> struct ScaleRef {
+//   template <class Real> struct Reference {
 //     static void forward(const Scale::In<Tensor>&, Scale::Out<Tensor>&, const Scale::Attrs&);
 //     static void backward(const Scale::In<Tensor>& in, const Scale::Out<Tensor>& out,
 //                          const Scale::Out<Tensor>& dout, Scale::In<Tensor>& din,
 //                          const Scale::Attrs&);
 //   };
-//   LS_OP(Scale, "scale", "x times a factor").in("x[...]").out("y[...]").saves("").reference<ScaleRef>();
+//   LS_OP(Scale, "scale", "x times a factor").in("x[...]").out("y[...]").saves("").reference<Reference>();
 //   // core/ops/scale/scale_cpu.cpp
-//   LS_KERNEL(Scale).types<float, bf16>([]<class T>() {
-//     return std::pair(&scale_forward<T>, &scale_backward<T>);
-//   });
+//   template <class T> struct Kernel { ... the same two functions ... };
+//   LS_KERNEL(Scale).kernel<Kernel, float, bf16>();
 //
 // The contract string lists arguments as name[axes]dtype?:
 //   axes   symbols bound at first sight (B, T), integers, `...` for any leading axes, or sums and
@@ -27,6 +26,8 @@
 //   dtype  nothing: the op's float type, the same for all such arguments; :acc f32, or f64 when the
 //          op's type is f64; :i64, :f32, ... exactly that; :any unchecked
 //   ?      after the brackets or dtype: may be absent
+// What the builder adds stands in the order of its methods, each that is needed:
+//   in out saves no_grad grad_acc strided_grad same_gradient bind reference cost
 // Members of In and Out are all of type T and stand in the order of the contract.
 #include <array>
 #include <functional>
@@ -231,11 +232,13 @@ struct OpSlot {
   }
 };
 
-void parse_contract(OpInfo& info);
-/// Flags of the inputs and outputs that stand in `names`. @throws Error(Internal) on another name
-void mark(const OpInfo& info, std::string_view names, std::vector<bool>& in,
-          std::vector<bool>* out = nullptr);
-void register_op(OpInfo& info, std::source_location where);
+/// Names of arguments as the builder takes them.
+struct OpTraits {
+  std::string saves, no_grad, grad_acc, strided_grad;
+  std::array<std::string, 2> same_gradient;
+};
+/// Reads contract and traits into `info`. @throws Error(Internal) where they do not fit together
+void register_op(OpInfo& info, const OpTraits& traits, std::source_location where);
 
 }  // namespace detail
 
@@ -291,30 +294,30 @@ class OpBuilder {
   }
   /// Inputs and outputs that the backward pass reads.
   OpBuilder& saves(std::string names) {
-    saves_ = std::move(names);
+    traits_.saves = std::move(names);
     return *this;
   }
   /// Inputs and outputs without a gradient, besides integer ones. One that is asked for, of such an
   /// input or through such an output, is an error.
   OpBuilder& no_grad(std::string names) {
-    no_grad_ = std::move(names);
+    traits_.no_grad = std::move(names);
     return *this;
   }
   /// Inputs (weights) whose gradient is summed and returned in the acc type.
   OpBuilder& grad_acc(std::string names) {
-    grad_acc_ = std::move(names);
+    traits_.grad_acc = std::move(names);
     return *this;
   }
   /// Inputs whose gradient the kernels write wherever it lies as slices of contiguous tensors do:
   /// pieces of equal length and equally far apart (pieces_of), rows of the last axis never cut. The
   /// references need not.
   OpBuilder& strided_grad(std::string names) {
-    strided_grad_ = std::move(names);
+    traits_.strided_grad = std::move(names);
     return *this;
   }
   /// Two inputs of which the gradients are equal (terms of a sum): one tensor serves both.
   OpBuilder& same_gradient(std::string first, std::string second) {
-    same_gradient_ = {std::move(first), std::move(second)};
+    traits_.same_gradient = {std::move(first), std::move(second)};
     return *this;
   }
   /// Binds symbols that outputs need and inputs do not show, checks attributes, drops outputs.
@@ -340,27 +343,7 @@ class OpBuilder {
     return *this;
   }
   operator bool() {  // NOLINT: the declaration is an initialiser
-    detail::parse_contract(info_);
-    detail::mark(info_, saves_, info_.saves_in, &info_.saves_out);
-    detail::mark(info_, grad_acc_, info_.grad_is_acc);
-    detail::mark(info_, strided_grad_, info_.strided_grad);
-    for (std::size_t i = 0; i < 2 && !same_gradient_[i].empty(); ++i) {
-      info_.same_gradient[i] = info_.input_index(same_gradient_[i]);
-      LS_CHECK(info_.same_gradient[i] >= 0, kInternal, "op {}: the contract has no input '{}'",
-               info_.name, same_gradient_[i]);
-    }
-    std::vector<bool> no_grad_in, no_grad_out;
-    detail::mark(info_, no_grad_, no_grad_in, &no_grad_out);
-    const auto differentiable = [&](const std::vector<ArgSpec>& args, std::vector<bool> flags) {
-      for (std::size_t i = 0; i < args.size(); ++i) {
-        flags[i] = info_.has_backward && !flags[i] &&
-                   (args[i].type != ArgSpec::Type::kExact || is_float(args[i].exact));
-      }
-      return flags;
-    };
-    info_.differentiable = differentiable(info_.in, std::move(no_grad_in));
-    info_.differentiable_out = differentiable(info_.out, std::move(no_grad_out));
-    detail::register_op(info_, where_);
+    detail::register_op(info_, traits_, where_);
     return true;
   }
 
@@ -376,8 +359,7 @@ class OpBuilder {
   }
   OpInfo& info_;
   std::source_location where_;
-  std::string saves_, no_grad_, grad_acc_, strided_grad_;
-  std::array<std::string, 2> same_gradient_;
+  detail::OpTraits traits_;
 };
 
 /// Attaches CPU kernels to an op; the order against LS_OP does not matter.
@@ -390,6 +372,12 @@ class KernelBuilder {
   template <class... T, class F>
   KernelBuilder& types(F kernels) {
     (attach<T>(kernels.template operator()<T>()), ...);
+    return *this;
+  }
+  /// The same of Kernel<T>, a class with static functions forward and backward.
+  template <template <class> class Kernel, class... T>
+  KernelBuilder& kernel() {
+    (attach<T>({&Kernel<T>::forward, &Kernel<T>::backward}), ...);
     return *this;
   }
   operator bool() { return true; }  // NOLINT
@@ -415,10 +403,10 @@ typename Op::template Out<Tensor> call_op(const typename Op::template In<Tensor>
 
 }  // namespace ls
 
+#define LS_CONCAT_(a, b) a##b
+#define LS_CONCAT(a, b) LS_CONCAT_(a, b)
 /// `help` is one line: what is computed.
 #define LS_OP(Type, name, help) \
   [[maybe_unused]] static const bool ls_op_##Type = ::ls::OpBuilder<Type>(name, help)
-#define LS_CONCAT_(a, b) a##b
-#define LS_CONCAT(a, b) LS_CONCAT_(a, b)
 #define LS_KERNEL(Type) \
   [[maybe_unused]] static const bool LS_CONCAT(ls_kernel_, __LINE__) = ::ls::KernelBuilder<Type>()

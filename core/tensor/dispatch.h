@@ -20,7 +20,7 @@ void dispatch_float(DType t, Fn&& fn) {
     case DType::kF16:
       return fn.template operator()<f16>();
     default:
-      LS_FAIL(kDType, "a float type was expected, not {}", std::string(dtype_name(t)));
+      LS_FAIL(kDType, "a float type was expected, not {}", enum_name(t));
   }
 }
 

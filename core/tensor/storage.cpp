@@ -30,7 +30,7 @@ constexpr bool kCache = true;
 struct Pool {
   std::mutex mutex;
   std::map<Index, std::vector<void*>> free_blocks;
-  AllocatorStats stats;
+  Index bytes_in_use = 0;  // asked for and not yet freed
   AllocatorMode mode;
   std::vector<std::string> violations;
 };
@@ -69,18 +69,7 @@ void make_present(void* block, Index bytes) {
 #endif
 }
 
-}  // namespace
-
-AllocatorStats allocator_stats() {
-  const std::lock_guard lock(pool().mutex);
-  return pool().stats;
-}
-
-void reset_peak_bytes() {
-  const std::lock_guard lock(pool().mutex);
-  pool().stats.peak_bytes = pool().stats.bytes_in_use;
-}
-
+// Returns every cached block to the system.
 void release_cached_memory() {
   const std::lock_guard lock(pool().mutex);
   for (auto& [bytes, blocks] : pool().free_blocks) {
@@ -89,8 +78,9 @@ void release_cached_memory() {
     }
   }
   pool().free_blocks.clear();
-  pool().stats.bytes_cached = 0;
 }
+
+}  // namespace
 
 void set_allocator_mode(AllocatorMode mode) {
   const std::lock_guard lock(pool().mutex);
@@ -118,10 +108,8 @@ Storage::Storage(Index bytes) : bytes_(bytes) {
     if (it != p.free_blocks.end() && !it->second.empty()) {
       block_ = it->second.back();
       it->second.pop_back();
-      p.stats.bytes_cached -= block_bytes_;
     }
-    p.stats.bytes_in_use += bytes_;
-    p.stats.peak_bytes = std::max(p.stats.peak_bytes, p.stats.bytes_in_use);
+    p.bytes_in_use += bytes_;
   }
   const bool fresh = !block_;
   if (!block_) {
@@ -132,11 +120,11 @@ Storage::Storage(Index bytes) : bytes_(bytes) {
     }
     if (!block_) {
       const std::lock_guard lock(p.mutex);
-      p.stats.bytes_in_use -= bytes_;
+      p.bytes_in_use -= bytes_;
       LS_FAIL(kDevice,
               "out of memory: {} bytes asked for while {} are in use; use a smaller batch, "
               "a shorter sequence or recomputation",
-              bytes_, p.stats.bytes_in_use);
+              bytes_, p.bytes_in_use);
     }
   }
   data_ = block_;
@@ -166,7 +154,7 @@ Storage::~Storage() {
       }
     }
   }
-  p.stats.bytes_in_use -= bytes_;
+  p.bytes_in_use -= bytes_;
   if (!kCache) {
     std::free(block_);
     return;
@@ -175,7 +163,6 @@ Storage::~Storage() {
     std::memset(block_, 0xff, static_cast<std::size_t>(block_bytes_));
   }
   p.free_blocks[block_bytes_].push_back(block_);
-  p.stats.bytes_cached += block_bytes_;
 }
 
 }  // namespace ls

@@ -9,16 +9,6 @@
 
 namespace ls {
 
-struct AllocatorStats {
-  Index bytes_in_use = 0;  ///< asked for and not yet freed
-  Index peak_bytes = 0;    ///< largest bytes_in_use since the last reset_peak_bytes
-  Index bytes_cached = 0;  ///< freed and kept for reuse
-};
-AllocatorStats allocator_stats();
-void reset_peak_bytes();
-/// Returns every cached block to the system.
-void release_cached_memory();
-
 /// Poison fills every new and every freed buffer with bytes 0xff (NaN in every float type, -1 in
 /// integers); guard puts a known pattern on both sides and checks it when the buffer is freed.
 /// Tests only: call before the first allocation of the code under test.

@@ -1,7 +1,7 @@
 #include "core/tensor/tensor.h"
 
 #include <cstring>
-#include <type_traits>
+#include <functional>
 #include <utility>
 
 #include "core/base/parallel_for.h"
@@ -12,11 +12,15 @@ namespace {
 
 constexpr Index kGrain = 1 << 15;
 
-// f(offset_a, offset_b, n, step_a, step_b) over stretches of n elements, together all of two
-// operands of one shape. Axes that lie one after the other in both are one; the steps are 1 where
-// they can be.
-template <class Fn>
-void for_each_row(const Shape& shape, const Shape& sa, const Shape& sb, Fn&& fn) {
+// Offset and step of two operands in one stretch of n elements.
+struct Stretch {
+  Index n, offset_a, offset_b, step_a, step_b;
+};
+
+// f(stretch) over stretches that together are all of two operands of one shape. Axes that lie one
+// after the other in both are one; the steps are 1 where they can be.
+void for_each_stretch(const Shape& shape, const Shape& sa, const Shape& sb,
+                      const std::function<void(const Stretch&)>& f) {
   Shape extent, step_a, step_b;  // innermost first
   for (int axis = shape.rank() - 1; axis >= 0; --axis) {
     if (shape[axis] == 1) {
@@ -39,31 +43,70 @@ void for_each_row(const Shape& shape, const Shape& sa, const Shape& sb, Fn&& fn)
   }
   const Index cols = extent[0], da = step_a[0], db = step_b[0];
   const Index rows = cols == 0 ? 0 : shape.numel() / cols;
-  const auto row = [&](Index oa, Index ob, Index n) {
-    if (da == 1 && db == 1) {
-      fn(oa, ob, n, std::integral_constant<Index, 1>(), std::integral_constant<Index, 1>());
-    } else {
-      fn(oa, ob, n, da, db);
-    }
-  };
   if (rows == 1) {
-    parallel_for(cols, kGrain,
-                 [&](Index begin, Index end) { row(begin * da, begin * db, end - begin); });
+    parallel_for(cols, kGrain, [&](Index begin, Index end) {
+      f({end - begin, begin * da, begin * db, da, db});
+    });
     return;
   }
-  parallel_for(rows, std::max<Index>(1, kGrain / std::max<Index>(1, cols)),
-               [&](Index r0, Index r1) {
-                 for (Index r = r0; r < r1; ++r) {
-                   Index rest = r, oa = 0, ob = 0;
-                   for (int axis = 1; axis < extent.rank(); ++axis) {
-                     const Index i = rest % extent[axis];
-                     rest /= extent[axis];
-                     oa += i * step_a[axis];
-                     ob += i * step_b[axis];
-                   }
-                   row(oa, ob, cols);
-                 }
-               });
+  parallel_for(rows, row_grain(cols, kGrain), [&](Index r0, Index r1) {
+    for (Index r = r0; r < r1; ++r) {
+      Index rest = r, oa = 0, ob = 0;
+      for (int axis = 1; axis < extent.rank(); ++axis) {
+        const Index i = rest % extent[axis];
+        rest /= extent[axis];
+        oa += i * step_a[axis];
+        ob += i * step_b[axis];
+      }
+      f({cols, oa, ob, da, db});
+    }
+  });
+}
+
+// f(i, j) for the elements i of the first operand and j of the second, in a loop of its own where
+// both lie one after the other.
+template <class F>
+void for_each_element(const Stretch& s, F f) {
+  if (s.step_a == 1 && s.step_b == 1) {
+    for (Index i = 0; i < s.n; ++i) {
+      f(s.offset_a + i, s.offset_b + i);
+    }
+  } else {
+    for (Index i = 0; i < s.n; ++i) {
+      f(s.offset_a + i * s.step_a, s.offset_b + i * s.step_b);
+    }
+  }
+}
+
+using CopyLoop = void (*)(const Stretch&, void* dst, const void* src);
+
+template <class To, class From>
+void copy_loop(const Stretch& s, void* dst, const void* src) {
+  To* const to = static_cast<To*>(dst);
+  const From* const from = static_cast<const From*>(src);
+  for_each_element(s, [=](Index i, Index j) { to[i] = convert<To>(from[j]); });
+}
+
+// Elements of one type are copied by their size alone.
+CopyLoop same_type_loop(DType type) {
+  switch (dtype_size(type)) {
+    case 8:
+      return copy_loop<std::uint64_t, std::uint64_t>;
+    case 4:
+      return copy_loop<std::uint32_t, std::uint32_t>;
+    case 2:
+      return copy_loop<std::uint16_t, std::uint16_t>;
+    default:
+      return copy_loop<std::uint8_t, std::uint8_t>;
+  }
+}
+
+CopyLoop loop_between(DType to, DType from) {
+  CopyLoop loop = nullptr;
+  dispatch_all(to, [&]<class To>() {
+    dispatch_all(from, [&]<class From>() { loop = copy_loop<To, From>; });
+  });
+  return loop;
 }
 
 }  // namespace
@@ -131,8 +174,8 @@ int Tensor::normalize_axis(int axis) const {
 }
 
 void Tensor::check_dtype(DType wanted) const {
-  LS_CHECK(dtype_ == wanted, kDType, "data of a {} tensor was asked for as {}",
-           std::string(dtype_name(dtype_)), std::string(dtype_name(wanted)));
+  LS_CHECK(dtype_ == wanted, kDType, "data of a {} tensor was asked for as {}", enum_name(dtype_),
+           enum_name(wanted));
 }
 
 // Matches runs of old axes that are contiguous among themselves with runs of new axes.
@@ -314,30 +357,21 @@ Tensor Tensor::to(DType dtype) const {
 Tensor& Tensor::copy_(const Tensor& source) {
   LS_CHECK(source.shape_ == shape_, kShape, "a tensor of shape {} is copied into shape {}",
            source.shape_.str(), shape_.str());
-  dispatch_all(dtype_, [&]<class To>() {
-    dispatch_all(source.dtype_, [&]<class From>() {
-      To* dst = static_cast<To*>(raw());
-      const From* src = static_cast<const From*>(source.raw());
-      for_each_row(shape_, strides_, source.strides_,
-                   [&](Index od, Index os, Index n, auto step_d, auto step_s) {
-                     for (Index i = 0; i < n; ++i) {
-                       dst[od + i * step_d] = convert<To>(src[os + i * step_s]);
-                     }
-                   });
-    });
-  });
+  const CopyLoop loop =
+      dtype_ == source.dtype_ ? same_type_loop(dtype_) : loop_between(dtype_, source.dtype_);
+  void* const dst = raw();
+  const void* const src = source.raw();
+  for_each_stretch(shape_, strides_, source.strides_, [&](const Stretch& s) { loop(s, dst, src); });
   bump_version();
   return *this;
 }
 
 Tensor& Tensor::fill_(double value) {
   dispatch_all(dtype_, [&]<class T>() {
-    T* dst = static_cast<T*>(raw());
+    T* const dst = static_cast<T*>(raw());
     const T v = convert<T>(value);
-    for_each_row(shape_, strides_, strides_, [&](Index o, Index, Index n, auto step, auto) {
-      for (Index i = 0; i < n; ++i) {
-        dst[o + i * step] = v;
-      }
+    for_each_stretch(shape_, strides_, strides_, [=](const Stretch& s) {
+      for_each_element(s, [=](Index i, Index) { dst[i] = v; });
     });
   });
   bump_version();
@@ -350,17 +384,15 @@ Tensor& Tensor::add_(const Tensor& other, double alpha) {
   dispatch_float(dtype_, [&]<class T>() {
     dispatch_float(other.dtype_, [&]<class U>() {
       using A = acc_t<T>;
-      T* dst = static_cast<T*>(raw());
-      const U* src = static_cast<const U*>(other.raw());
+      T* const dst = static_cast<T*>(raw());
+      const U* const src = static_cast<const U*>(other.raw());
       const A a = static_cast<A>(alpha);
-      for_each_row(shape_, strides_, other.strides_,
-                   [&](Index od, Index os, Index n, auto step_d, auto step_s) {
-                     for (Index i = 0; i < n; ++i) {
-                       T& d = dst[od + i * step_d];
-                       const A sum = convert<A>(d) + a * convert<A>(src[os + i * step_s]);
-                       d = convert<T>(sum);
-                     }
-                   });
+      for_each_stretch(shape_, strides_, other.strides_, [=](const Stretch& s) {
+        for_each_element(s, [=](Index i, Index j) {
+          const A sum = convert<A>(dst[i]) + a * convert<A>(src[j]);
+          dst[i] = convert<T>(sum);
+        });
+      });
     });
   });
   bump_version();
@@ -369,13 +401,12 @@ Tensor& Tensor::add_(const Tensor& other, double alpha) {
 
 Tensor& Tensor::mul_(double factor) {
   dispatch_float(dtype_, [&]<class T>() {
-    T* dst = static_cast<T*>(raw());
     using A = acc_t<T>;
+    T* const dst = static_cast<T*>(raw());
     const A f = static_cast<A>(factor);
-    for_each_row(shape_, strides_, strides_, [&](Index o, Index, Index n, auto step, auto) {
-      for (Index i = 0; i < n; ++i) {
-        dst[o + i * step] = convert<T>(static_cast<A>(convert<A>(dst[o + i * step]) * f));
-      }
+    for_each_stretch(shape_, strides_, strides_, [=](const Stretch& s) {
+      for_each_element(
+          s, [=](Index i, Index) { dst[i] = convert<T>(static_cast<A>(convert<A>(dst[i]) * f)); });
     });
   });
   bump_version();
@@ -384,10 +415,10 @@ Tensor& Tensor::mul_(double factor) {
 
 double Tensor::item() const {
   LS_CHECK(numel() == 1, kShape, "a tensor of shape {} is read as one number", shape_.str());
-  return at(0);
+  return slow_at(0);
 }
 
-double Tensor::at(Index flat) const {
+double Tensor::slow_at(Index flat) const {
   Index offset = 0;
   for (int a = rank() - 1; a >= 0; --a) {
     offset += flat % shape_[a] * strides_[a];
@@ -400,7 +431,7 @@ double Tensor::at(Index flat) const {
 }
 
 std::string Tensor::describe() const {
-  return defined() ? std::string(dtype_name(dtype_)) + shape_.str() : "undefined";
+  return defined() ? std::string(enum_name(dtype_)) + shape_.str() : "undefined";
 }
 
 }  // namespace ls

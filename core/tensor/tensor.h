@@ -86,8 +86,8 @@ class Tensor {
 
   /// The only element of a tensor with one element.
   double item() const;
-  /// Element by row-major position, converted; slow, for tests and messages.
-  double at(Index flat) const;
+  /// Element by row-major position, found and converted each time: for tests and messages.
+  double slow_at(Index flat) const;
   template <class T>
   std::vector<T> to_vector() const {
     const Tensor c = to(dtype_of_v<T>).contiguous();
@@ -98,8 +98,6 @@ class Tensor {
   void bump_version() { storage_->bump_version(); }
   /// How many handles share the storage; 1 allows changing it in place unseen.
   long storage_use_count() const { return storage_.use_count(); }
-  /// Identity of the storage, for caches keyed by (storage, version).
-  const void* storage_id() const { return storage_.get(); }
   bool shares_storage(const Tensor& other) const { return storage_ == other.storage_; }
   std::string describe() const;  ///< "f32[2, 3]"
 

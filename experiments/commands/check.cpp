@@ -30,7 +30,7 @@ class Check final : public Command {
 };
 
 int Check::run(parallel::RankEnv&) {
-  golden_.dtype = parse_dtype(dtype_);
+  golden_.dtype = parse_enum<DType>(dtype_);
   Table table({"op", "case", "outputs", "tolerance", "gradients", "tolerance", "result"});
   Index passed = 0, failed = 0;
   for (const std::string& file : files_) {

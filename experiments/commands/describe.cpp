@@ -80,7 +80,7 @@ void describe_mixer(const std::string& name, Index width, const std::vector<Inde
       const Tensor& value = slot.value.value();
       buffers +=
           fmt::format("{}{} {} {}", buffers.empty() ? "" : ", ", path.substr(path.rfind('.') + 1),
-                      value.select(0, 0).shape().str(), dtype_name(value.dtype()));
+                      value.select(0, 0).shape().str(), enum_name(value.dtype()));
     }
     state.add({std::to_string(t), std::to_string(b.matrix), std::to_string(b.vector),
                std::to_string(b.conv), std::to_string(b.kv), std::to_string(b.total()), buffers});

@@ -475,7 +475,7 @@ GoldenReport check_golden(const GoldenCase& golden, const GoldenOptions& options
   }
   again.note(true, fmt::format("against f64 on inputs rounded to {}, which changes outputs by "
                                "{:.0e}, gradients by {:.0e}",
-                               std::string(dtype_name(options.dtype)), rounded.report.worst_output,
+                               enum_name(options.dtype), rounded.report.worst_output,
                                rounded.report.worst_grad));
   return again.report;
 }

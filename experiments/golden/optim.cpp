@@ -78,7 +78,7 @@ void run_rule(GoldenCall& c, const std::string& fields) {
     for (const Tensor& g : all_grads) {
       grads.push_back(g.select(0, n).contiguous());
     }
-    StepArgs args = {.lr = rates.defined() ? rates.at(n) : rate, .step = n + 1};
+    StepArgs args = {.lr = rates.defined() ? rates.slow_at(n) : rate, .step = n + 1};
     if (clips) {
       norms.push_back(gradient_norm(grads, norm_type));
       args.grad_scale = clip_factor(norms.back(), max_norm);

@@ -22,7 +22,7 @@ Tensor log_decay(const Op::In<Tensor>& in) {
   dispatch_float(type, [&]<class A>() {
     const Tensor g = in.g.defined() ? in.g.contiguous() : Tensor();
     for (Index i = 0; i < b * h; ++i) {
-      double sum = in.decay.defined() ? static_cast<double>(t) * in.decay.at(i % h) : 0.0;
+      double sum = in.decay.defined() ? static_cast<double>(t) * in.decay.slow_at(i % h) : 0.0;
       for (Index j = 0; g.defined() && j < t; ++j) {
         sum += convert<double>(g.data<A>()[(i / h * t + j) * h + i % h]);
       }

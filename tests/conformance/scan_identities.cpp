@@ -173,7 +173,7 @@ TEST_SUITE("conformance") {
     for (const Way& way : kWays) {
       const auto out = run<ops::DeltaRule>(way, in);
       CHECK(difference(out.sT, in.s0) < way.tolerance * 10);
-      CHECK(std::abs(out.o.at(3 * 2) + 0.5) <
+      CHECK(std::abs(out.o.slow_at(3 * 2) + 0.5) <
             way.tolerance);  // cos 120 degrees after the first turn
     }
   }
@@ -317,7 +317,7 @@ TEST_SUITE("conformance") {
     in.g = draw.uniform({1, n, 1}, -0.1, 0);
     Linear linear{.q = in.q, .k = in.k, .v = in.v.clone()};
     for (Index i = 0; i < n; ++i) {
-      linear.v.slice(1, i, i + 1).mul_(in.beta.at(i));
+      linear.v.slice(1, i, i + 1).mul_(in.beta.slow_at(i));
     }
     linear.g = in.g;
     for (const Way& way : kWays) {

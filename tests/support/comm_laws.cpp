@@ -91,7 +91,7 @@ template <class T>
 void check_reductions(Communicator& comm) {
   const int ranks = comm.size();
   for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kMax, ReduceOp::kMin}) {
-    CAPTURE(dtype_name(dtype_of_v<T>));
+    CAPTURE(enum_name(dtype_of_v<T>));
     CAPTURE(reduce_op_name(op));
     // Below, at and above the number of ranks; one tile; several tiles and message sizes.
     for (const Index n : {Index{0}, Index{1}, Index{2}, Index{5}, Index{512}, Index{70001}}) {

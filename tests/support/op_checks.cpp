@@ -359,7 +359,7 @@ class Checker {
   }
 
   void values(DType t) {
-    const std::string type(dtype_name(t));
+    const std::string type(enum_name(t));
     const Tensors in = inputs(t), dout = cotangents(t);
     const Call got = watched(type, in, dout);
     const UseReference reference;
@@ -368,7 +368,7 @@ class Checker {
   }
 
   void repeats(DType t) {
-    const std::string type(dtype_name(t));
+    const std::string type(enum_name(t));
     const Tensors in = inputs(t), dout = cotangents(t);
     const int threads = num_threads();
     const Call first = call(in, dout);
@@ -392,7 +392,7 @@ class Checker {
                    {"expanded along axis 1", expanded<1>, constant}};
     for (const auto& layout : layouts) {
       const Tensors x = each(in, layout.in), g = each(dout, layout.dout);
-      same(fmt::format("strides: {}, {}", dtype_name(t), layout.name), call(x, g),
+      same(fmt::format("strides: {}, {}", enum_name(t), layout.name), call(x, g),
            call(each(x, packed_copy), each(g, packed_copy)), allowed(t));
     }
   }
@@ -419,9 +419,9 @@ class Checker {
             part.din[k] = whole.din[k];
           }
         }
-        same(fmt::format("subset: {}, {} d{}", dtype_name(t), alone ? "only" : "all but",
-                         in_name(i)),
-             part, whole, allowed(t));
+        same(
+            fmt::format("subset: {}, {} d{}", enum_name(t), alone ? "only" : "all but", in_name(i)),
+            part, whole, allowed(t));
       }
     }
   }
@@ -441,7 +441,7 @@ class Checker {
       Call got = whole, want = whole;
       got.din = backward(whole, partly, all_wanted());
       want.din = backward(whole, zeros, all_wanted());
-      same(fmt::format("absent: {}, {}", dtype_name(t), what), got, want, allowed(t));
+      same(fmt::format("absent: {}, {}", enum_name(t), what), got, want, allowed(t));
     };
     compare("no gradient at all", Tensors(dout.size()), Tensors(dout.size()));
     for (std::size_t i = 0; i < dout.size(); ++i) {
@@ -491,7 +491,7 @@ class Checker {
       }
       Call got = whole;
       got.din = backward(whole, whole.dout, all_wanted(), given);
-      const std::string what = fmt::format("places: {}, pieces from axis {}", dtype_name(t), axis);
+      const std::string what = fmt::format("places: {}, pieces from axis {}", enum_name(t), axis);
       same(what, got, whole, 0);
       for (std::size_t i = 0; i < given.size(); ++i) {
         if (!given[i].defined()) {

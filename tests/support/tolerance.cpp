@@ -30,7 +30,7 @@ std::string mismatch(const Tensor& got, const Tensor& want) {
 }  // namespace
 
 double tolerance(DType t, Index terms) {
-  LS_CHECK(is_float(t), kInternal, "no tolerance for {}", dtype_name(t));
+  LS_CHECK(is_float(t), kInternal, "no tolerance for {}", enum_name(t));
   const Row& row = kTable[static_cast<int>(t)];
   return row.stored + row.summed * std::sqrt(static_cast<double>(terms));
 }
@@ -85,8 +85,8 @@ std::string bit_difference(const Tensor& got, const Tensor& want) {
     if (std::memcmp(static_cast<const char*>(x.raw()) + i * size,
                     static_cast<const char*>(y.raw()) + i * size,
                     static_cast<std::size_t>(size)) != 0) {
-      return fmt::format("element {} of {} is {:.17g} instead of {:.17g}", i, x.describe(), x.at(i),
-                         y.at(i));
+      return fmt::format("element {} of {} is {:.17g} instead of {:.17g}", i, x.describe(),
+                         x.slow_at(i), y.slow_at(i));
     }
   }
   return "";

@@ -121,7 +121,7 @@ void check(DType ab, DType c, const Product& g) {
   LS_CHECK(
       is_float(ab) && (c == ab || (c == DType::kF32 && dtype_size(ab) == 2)), kDType,
       "gemm: {} x {} -> {} is not supported; C has the type of A and B, or f32 for 16-bit inputs",
-      std::string(dtype_name(ab)), std::string(dtype_name(ab)), std::string(dtype_name(c)));
+      enum_name(ab), enum_name(ab), enum_name(c));
   LS_CHECK(g.m >= 0 && g.n >= 0 && g.k >= 0, kShape, "gemm: negative size: m {}, n {}, k {}", g.m,
            g.n, g.k);
   const Index row_a = g.trans_a ? g.m : g.k, row_b = g.trans_b ? g.k : g.n;

@@ -9,7 +9,7 @@ namespace ls::ops {
 namespace {
 
 template <class Real>
-struct ActivationRef {
+struct Reference {
   static void forward(const Activation::In<Tensor>& in, Activation::Out<Tensor>& out,
                       const Activation::Attrs& a) {
     Real* y = out.y.data<Real>();
@@ -27,9 +27,8 @@ struct ActivationRef {
   }
 };
 
-Cost activation_cost(const Activation::In<Tensor>& in, const Activation::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()),
-          .flops = 8.0 * static_cast<double>(in.x.numel())};
+Cost cost(const Activation::In<Tensor>& in, const Activation::Attrs&) {
+  return {.bytes = 2.0 * in.x.bytes(), .flops = 8.0 * in.x.numel()};
 }
 
 LS_OP(Activation, "activation", "elementwise activation")
@@ -37,8 +36,8 @@ LS_OP(Activation, "activation", "elementwise activation")
     .out("y[...]")
     .saves("x")
     .strided_grad("x")
-    .reference<ActivationRef>()
-    .cost(activation_cost);
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

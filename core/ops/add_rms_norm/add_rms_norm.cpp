@@ -8,7 +8,7 @@ namespace {
 using Op = AddRmsNorm;
 
 template <class Real>
-struct AddRmsNormRef {
+struct Reference {
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
     const Tensor x = in.x.contiguous(), residual = in.residual.contiguous(),
                  weight = in.weight.contiguous();
@@ -61,9 +61,8 @@ struct AddRmsNormRef {
   }
 };
 
-Cost add_rms_norm_cost(const Op::In<Tensor>& in, const Op::Attrs&) {
-  return {.bytes = 4.0 * static_cast<double>(in.x.bytes()),
-          .flops = 5.0 * static_cast<double>(in.x.numel())};
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
+  return {.bytes = 4.0 * in.x.bytes(), .flops = 5.0 * in.x.numel()};
 }
 
 LS_OP(AddRmsNorm, "add_rms_norm", "residual sum and its root-mean-square norm")
@@ -72,8 +71,8 @@ LS_OP(AddRmsNorm, "add_rms_norm", "residual sum and its root-mean-square norm")
     .saves("weight sum rstd")
     .no_grad("rstd")
     .same_gradient("x", "residual")
-    .reference<AddRmsNormRef>()
-    .cost(add_rms_norm_cost);
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

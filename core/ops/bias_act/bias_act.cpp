@@ -8,13 +8,13 @@ namespace ls::ops {
 namespace {
 
 template <class Real>
-struct BiasActRef {
+struct Reference {
   /// x + bias.
   static std::vector<Real> biased(const BiasAct::In<Tensor>& in) {
     std::vector<Real> x = in.x.to_vector<Real>();
     const Index d = in.x.size(-1);
     for (Index i = 0; in.bias.defined() && i < in.x.numel(); ++i) {
-      x[static_cast<std::size_t>(i)] += static_cast<Real>(in.bias.at(i % d));
+      x[static_cast<std::size_t>(i)] += static_cast<Real>(in.bias.slow_at(i % d));
     }
     return x;
   }
@@ -45,17 +45,16 @@ struct BiasActRef {
   }
 };
 
-Cost bias_act_cost(const BiasAct::In<Tensor>& in, const BiasAct::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()),
-          .flops = 9.0 * static_cast<double>(in.x.numel())};
+Cost cost(const BiasAct::In<Tensor>& in, const BiasAct::Attrs&) {
+  return {.bytes = 2.0 * in.x.bytes(), .flops = 9.0 * in.x.numel()};
 }
 
 LS_OP(BiasAct, "bias_act", "act(x + bias)")
     .in("x[...,D] bias[D]:acc?")
     .out("y[...,D]")
     .saves("x bias")
-    .reference<BiasActRef>()
-    .cost(bias_act_cost);
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

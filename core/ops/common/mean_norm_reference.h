@@ -25,10 +25,11 @@ struct MeanNormReference {
     Group g;
     std::vector<Real> u;
     for (Index i = first; i < first + size; ++i) {
-      g.x.push_back(static_cast<Real>(in.x.at(i)));
-      g.z.push_back(in.z.defined() ? static_cast<Real>(in.z.at(i)) : Real(0));
-      g.weight.push_back(in.weight.defined() ? static_cast<Real>(in.weight.at(i % d)) : Real(1));
-      g.bias.push_back(in.bias.defined() ? static_cast<Real>(in.bias.at(i % d)) : Real(0));
+      g.x.push_back(static_cast<Real>(in.x.slow_at(i)));
+      g.z.push_back(in.z.defined() ? static_cast<Real>(in.z.slow_at(i)) : Real(0));
+      g.weight.push_back(in.weight.defined() ? static_cast<Real>(in.weight.slow_at(i % d))
+                                             : Real(1));
+      g.bias.push_back(in.bias.defined() ? static_cast<Real>(in.bias.slow_at(i % d)) : Real(0));
       u.push_back(in.z.defined() && !a.norm_before_gate ? g.x.back() * silu(g.z.back())
                                                         : g.x.back());
       g.mean += u.back() / static_cast<Real>(size);
@@ -75,7 +76,7 @@ struct MeanNormReference {
       for (Index i = 0; i < size; ++i) {
         const auto e = static_cast<std::size_t>(i);
         const Index at = k * size + i;
-        const Real dy = dout.y.defined() ? static_cast<Real>(dout.y.at(at)) : Real(0);
+        const Real dy = dout.y.defined() ? static_cast<Real>(dout.y.slow_at(at)) : Real(0);
         const Real dv = after ? dy * silu(g.z[e]) : dy;
         if (after && din.z.defined()) {
           din.z.template data<Real>()[at] =
@@ -89,8 +90,8 @@ struct MeanNormReference {
         }
         dn.push_back(dv * g.weight[e]);
       }
-      const Real dmean = dout.mean.defined() ? static_cast<Real>(dout.mean.at(k)) : Real(0);
-      const Real drstd = dout.rstd.defined() ? static_cast<Real>(dout.rstd.at(k)) : Real(0);
+      const Real dmean = dout.mean.defined() ? static_cast<Real>(dout.mean.slow_at(k)) : Real(0);
+      const Real drstd = dout.rstd.defined() ? static_cast<Real>(dout.rstd.slow_at(k)) : Real(0);
       // dn_j/du_i = rstd ([i = j] - (1 + n_i n_j) / count), dmean/du_i = 1 / count,
       // drstd/du_i = -rstd^2 n_i / count.
       for (Index i = 0; i < size; ++i) {

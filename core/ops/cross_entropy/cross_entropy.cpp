@@ -45,7 +45,7 @@ struct Reference {
         Token& t = tokens.emplace_back(classes);
         t.target = targets(r);
         if (t.target != a.ignore_index) {
-          t.weight = in.weights.defined() ? Real(in.weights.at(r)) : Real(1);
+          t.weight = in.weights.defined() ? Real(in.weights.slow_at(r)) : Real(1);
         }
         total += t.weight;
         Real top = -std::numeric_limits<Real>::infinity(), sum = 0;
@@ -103,12 +103,12 @@ struct Reference {
     Real* dlogits = din.logits.data<Real>();
     for (Index r = 0; r < std::ssize(call.tokens); ++r) {
       const Token& t = call.tokens[r];
-      const Real dlse = dout.lse.defined() ? Real(dout.lse.at(r)) : Real(0);
+      const Real dlse = dout.lse.defined() ? Real(dout.lse.slow_at(r)) : Real(0);
       Real dcost = 0;  // times the weight, which is 0 where the target is ignored
       if (dout.loss.defined()) {
         dcost = Real(dout.loss.item()) * call.share * t.weight;
       } else if (dout.losses.defined()) {
-        dcost = Real(dout.losses.at(r)) * t.weight;
+        dcost = Real(dout.losses.slow_at(r)) * t.weight;
       }
       for (Index c = 0; c < t.x.size(); ++c) {
         const Real p = std::exp(t.x(c) - t.lse);

@@ -5,13 +5,13 @@
 namespace ls::ops {
 namespace {
 
-void cumsum_bind(const Cumsum::In<Tensor>& in, const Cumsum::Attrs& a, Bindings&) {
+void bind(const Cumsum::In<Tensor>& in, const Cumsum::Attrs& a, Bindings&) {
   LS_CHECK(a.axis >= -in.x.rank() && a.axis < in.x.rank(), kShape, "cumsum: axis {} of a tensor {}",
            a.axis, in.x.describe());
 }
 
 template <class Real>
-struct CumsumRef {
+struct Reference {
   /// y[o, i, c] = sum of x[o, j, c] over j <= i, or over j >= i.
   static void sums(const Tensor& in, Tensor& out, int axis, bool from_the_end) {
     const std::vector<Real> x = in.to_vector<Real>();
@@ -43,18 +43,17 @@ struct CumsumRef {
   }
 };
 
-Cost cumsum_cost(const Cumsum::In<Tensor>& in, const Cumsum::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()),
-          .flops = static_cast<double>(in.x.numel())};
+Cost cost(const Cumsum::In<Tensor>& in, const Cumsum::Attrs&) {
+  return {.bytes = 2.0 * in.x.bytes(), .flops = 1.0 * in.x.numel()};
 }
 
 LS_OP(Cumsum, "cumsum", "running sums along an axis, from either end")
     .in("x[...]")
     .out("y[...]")
     .saves("")
-    .bind(cumsum_bind)
-    .reference<CumsumRef>()
-    .cost(cumsum_cost);
+    .bind(bind)
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

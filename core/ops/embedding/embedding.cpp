@@ -5,7 +5,7 @@
 namespace ls::ops {
 namespace {
 
-void embedding_bind(const Embedding::In<Tensor>& in, const Embedding::Attrs&, Bindings&) {
+void bind(const Embedding::In<Tensor>& in, const Embedding::Attrs&, Bindings&) {
   const std::vector<std::int64_t> ids = in.ids.to_vector<std::int64_t>();
   const Index rows = in.weight.size(0);
   for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -15,7 +15,7 @@ void embedding_bind(const Embedding::In<Tensor>& in, const Embedding::Attrs&, Bi
 }
 
 template <class Real>
-struct EmbeddingRef {
+struct Reference {
   using Op = Embedding;
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
     const std::vector<Real> weight = in.weight.to_vector<Real>();
@@ -41,9 +41,8 @@ struct EmbeddingRef {
   }
 };
 
-Cost embedding_cost(const Embedding::In<Tensor>& in, const Embedding::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.ids.numel() * in.weight.size(1) *
-                                             dtype_size(in.weight.dtype())),
+Cost cost(const Embedding::In<Tensor>& in, const Embedding::Attrs&) {
+  return {.bytes = 2.0 * in.ids.numel() * in.weight.size(1) * dtype_size(in.weight.dtype()),
           .flops = 0};
 }
 
@@ -51,9 +50,9 @@ LS_OP(Embedding, "embedding", "rows of a table by index")
     .in("weight[V,D] ids[...]:i64")
     .out("y[...,D]")
     .saves("ids")
-    .bind(embedding_bind)
-    .reference<EmbeddingRef>()
-    .cost(embedding_cost);
+    .bind(bind)
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

@@ -7,12 +7,12 @@
 namespace ls::ops {
 namespace {
 
-void gather_rows_bind(const GatherRows::In<Tensor>& in, const GatherRows::Attrs&, Bindings&) {
+void bind(const GatherRows::In<Tensor>& in, const GatherRows::Attrs&, Bindings&) {
   check_row_indices("gather_rows", in.index, in.x.size(0));
 }
 
 template <class Real>
-struct GatherRowsRef {
+struct Reference {
   static void forward(const GatherRows::In<Tensor>& in, GatherRows::Out<Tensor>& out,
                       const GatherRows::Attrs&) {
     const std::vector<Real> x = in.x.to_vector<Real>();
@@ -41,18 +41,18 @@ struct GatherRowsRef {
   }
 };
 
-Cost gather_rows_cost(const GatherRows::In<Tensor>& in, const GatherRows::Attrs&) {
-  const auto row = static_cast<double>(in.x.size(1) * dtype_size(in.x.dtype()));
-  return {.bytes = static_cast<double>(in.index.numel()) * (8 + 2 * row), .flops = 0};
+Cost cost(const GatherRows::In<Tensor>& in, const GatherRows::Attrs&) {
+  const Index row = in.x.size(1) * dtype_size(in.x.dtype());
+  return {.bytes = 1.0 * in.index.numel() * (8 + 2 * row), .flops = 0};
 }
 
 LS_OP(GatherRows, "gather_rows", "rows by index; index -1 gives zeros")
     .in("x[N,D] index[...]:i64")
     .out("y[...,D]")
     .saves("index")
-    .bind(gather_rows_bind)
-    .reference<GatherRowsRef>()
-    .cost(gather_rows_cost);
+    .bind(bind)
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

@@ -5,7 +5,7 @@
 namespace ls::ops {
 namespace {
 
-void glu_bind(const Glu::In<Tensor>& in, const Glu::Attrs&, Bindings& b) {
+void bind(const Glu::In<Tensor>& in, const Glu::Attrs&, Bindings& b) {
   LS_CHECK(in.x.defined() != (in.gate.defined() && in.up.defined()), kShape,
            "glu: give either x with both halves, or gate and up");
   if (in.x.defined()) {
@@ -16,7 +16,7 @@ void glu_bind(const Glu::In<Tensor>& in, const Glu::Attrs&, Bindings& b) {
 }
 
 template <class Real>
-struct GluRef {
+struct Reference {
   /// f(act, gate element, up element, row * F + c), the elements counted in x or in gate and up.
   template <class F>
   static void each(const Glu::In<Tensor>& in, const Glu::Attrs& a, F&& f) {
@@ -60,20 +60,18 @@ struct GluRef {
   }
 };
 
-Cost glu_cost(const Glu::In<Tensor>& in, const Glu::Attrs&) {
-  const double n = static_cast<double>(in.x.defined() ? in.x.numel() : 2 * in.gate.numel());
-  return {
-      .bytes = 1.5 * n * static_cast<double>(dtype_size((in.x.defined() ? in.x : in.gate).dtype())),
-      .flops = 5 * n};
+Cost cost(const Glu::In<Tensor>& in, const Glu::Attrs&) {
+  const double n = in.x.defined() ? in.x.numel() : 2.0 * in.gate.numel();
+  return {.bytes = 1.5 * n * dtype_size((in.x.defined() ? in.x : in.gate).dtype()), .flops = 5 * n};
 }
 
 LS_OP(Glu, "glu", "gated linear unit: act(gate) * up")
     .in("x[...,2*F]? gate[...,F]? up[...,F]?")
     .out("y[...,F]")
     .saves("x gate up")
-    .bind(glu_bind)
-    .reference<GluRef>()
-    .cost(glu_cost);
+    .bind(bind)
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

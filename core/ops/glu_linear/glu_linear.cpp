@@ -61,13 +61,10 @@ struct Reference {
 };
 
 Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
-  const auto weights = static_cast<double>(in.weight.numel());
-  const auto hidden = static_cast<double>(in.x.numel()) / 2,
-             size = static_cast<double>(dtype_size(in.x.dtype()));
-  const double out = hidden / static_cast<double>(std::max<Index>(1, in.weight.size(1))) *
-                     static_cast<double>(in.weight.size(0));
-  return {.bytes = (2 * hidden + weights + out) * size,
-          .flops = 2 * hidden * static_cast<double>(in.weight.size(0)) + 5 * hidden};
+  const double hidden = 0.5 * in.x.numel();
+  const double out = hidden / std::max<Index>(1, in.weight.size(1)) * in.weight.size(0);
+  return {.bytes = (2 * hidden + in.weight.numel() + out) * dtype_size(in.x.dtype()),
+          .flops = 2 * hidden * in.weight.size(0) + 5 * hidden};
 }
 
 LS_OP(GluLinear, "glu_linear",

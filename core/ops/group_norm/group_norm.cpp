@@ -5,7 +5,7 @@
 namespace ls::ops {
 namespace {
 
-void group_norm_bind(const GroupNorm::In<Tensor>& in, const GroupNorm::Attrs& a, Bindings& b) {
+void bind(const GroupNorm::In<Tensor>& in, const GroupNorm::Attrs& a, Bindings& b) {
   const Index d = in.x.size(-1);
   LS_CHECK(a.num_groups > 0 && d % a.num_groups == 0, kShape,
            "group_norm: argument x: {} channels do not divide into {} groups", d, a.num_groups);
@@ -13,7 +13,7 @@ void group_norm_bind(const GroupNorm::In<Tensor>& in, const GroupNorm::Attrs& a,
 }
 
 template <class Real>
-struct GroupNormRef {
+struct Reference {
   static void forward(const GroupNorm::In<Tensor>& in, GroupNorm::Out<Tensor>& out,
                       const GroupNorm::Attrs& a) {
     MeanNormReference<Real>::forward(in, out, a.num_groups, a);
@@ -25,19 +25,19 @@ struct GroupNormRef {
   }
 };
 
-Cost group_norm_cost(const GroupNorm::In<Tensor>& in, const GroupNorm::Attrs&) {
+Cost cost(const GroupNorm::In<Tensor>& in, const GroupNorm::Attrs&) {
   const bool gated = in.z.defined();
-  return {.bytes = (gated ? 3.0 : 2.0) * static_cast<double>(in.x.bytes()),
-          .flops = (gated ? 16.0 : 8.0) * static_cast<double>(in.x.numel())};
+  return {.bytes = (gated ? 3.0 : 2.0) * in.x.bytes(),
+          .flops = (gated ? 16.0 : 8.0) * in.x.numel()};
 }
 
 LS_OP(GroupNorm, "group_norm", "layer norm of channel groups (heads), gated")
     .in("x[...,D] weight[D]:acc? bias[D]:acc? z[...,D]?")
     .out("y[...,D] mean[...,G]:acc rstd[...,G]:acc")
     .saves("x weight bias z mean rstd")
-    .bind(group_norm_bind)
-    .reference<GroupNormRef>()
-    .cost(group_norm_cost);
+    .bind(bind)
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

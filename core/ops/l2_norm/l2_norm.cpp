@@ -8,7 +8,7 @@ namespace ls::ops {
 namespace {
 
 template <class Real>
-struct L2NormRef {
+struct Reference {
   static Real length(const Real* x, Index d) {
     Real square = 0;
     for (Index c = 0; c < d; ++c) {
@@ -68,17 +68,16 @@ struct L2NormRef {
   }
 };
 
-Cost l2_norm_cost(const L2Norm::In<Tensor>& in, const L2Norm::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()),
-          .flops = 3.0 * static_cast<double>(in.x.numel())};
+Cost cost(const L2Norm::In<Tensor>& in, const L2Norm::Attrs&) {
+  return {.bytes = 2.0 * in.x.bytes(), .flops = 3.0 * in.x.numel()};
 }
 
 LS_OP(L2Norm, "l2_norm", "rows divided by their length")
     .in("x[...,D]")
     .out("y[...,D]")
     .saves("x")
-    .reference<L2NormRef>()
-    .cost(l2_norm_cost);
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

@@ -6,7 +6,7 @@ namespace ls::ops {
 namespace {
 
 template <class Real>
-struct LayerNormRef {
+struct Reference {
   static void forward(const LayerNorm::In<Tensor>& in, LayerNorm::Out<Tensor>& out,
                       const LayerNorm::Attrs& a) {
     MeanNormReference<Real>::forward(in, out, 1, a);
@@ -18,18 +18,18 @@ struct LayerNormRef {
   }
 };
 
-Cost layer_norm_cost(const LayerNorm::In<Tensor>& in, const LayerNorm::Attrs&) {
+Cost cost(const LayerNorm::In<Tensor>& in, const LayerNorm::Attrs&) {
   const bool gated = in.z.defined();
-  return {.bytes = (gated ? 3.0 : 2.0) * static_cast<double>(in.x.bytes()),
-          .flops = (gated ? 16.0 : 8.0) * static_cast<double>(in.x.numel())};
+  return {.bytes = (gated ? 3.0 : 2.0) * in.x.bytes(),
+          .flops = (gated ? 16.0 : 8.0) * in.x.numel()};
 }
 
 LS_OP(LayerNorm, "layer_norm", "layer norm, gated")
     .in("x[...,D] weight[D]:acc? bias[D]:acc? z[...,D]?")
     .out("y[...,D] mean[...]:acc rstd[...]:acc")
     .saves("x weight bias z mean rstd")
-    .reference<LayerNormRef>()
-    .cost(layer_norm_cost);
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

@@ -4,7 +4,7 @@ namespace ls::ops {
 namespace {
 
 template <class Real>
-struct LinearRef {
+struct Reference {
   static void forward(const Linear::In<Tensor>& in, Linear::Out<Tensor>& out,
                       const Linear::Attrs&) {
     const Tensor x = in.x.contiguous(), w = in.weight.contiguous();
@@ -69,13 +69,10 @@ struct LinearRef {
   }
 };
 
-Cost linear_cost(const Linear::In<Tensor>& in, const Linear::Attrs&) {
-  const auto rows =
-      static_cast<double>(in.x.numel()) / static_cast<double>(std::max<Index>(1, in.x.size(-1)));
-  const auto weights = static_cast<double>(in.weight.numel());
-  return {.bytes = static_cast<double>(in.x.bytes() + in.weight.bytes()) +
-                   rows * static_cast<double>(in.weight.size(0) * dtype_size(in.x.dtype())),
-          .flops = 2 * rows * weights};
+Cost cost(const Linear::In<Tensor>& in, const Linear::Attrs&) {
+  const double rows = 1.0 * in.x.numel() / std::max<Index>(1, in.x.size(-1));
+  const double out = rows * in.weight.size(0) * dtype_size(in.x.dtype());
+  return {.bytes = in.x.bytes() + in.weight.bytes() + out, .flops = 2 * rows * in.weight.numel()};
 }
 
 LS_OP(Linear, "linear", "dense projection x W^T + b")
@@ -83,8 +80,8 @@ LS_OP(Linear, "linear", "dense projection x W^T + b")
     .out("y[...,O]")
     .saves("x weight")
     .grad_acc("weight")
-    .reference<LinearRef>()
-    .cost(linear_cost);
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

@@ -8,15 +8,16 @@ namespace ls::ops {
 namespace {
 
 template <class Real>
-struct MambaGateRef {
+struct Reference {
   /// x + dt_bias at element i.
   static Real biased(const MambaGate::In<Tensor>& in, Index i) {
-    const Real bias =
-        in.dt_bias.defined() ? static_cast<Real>(in.dt_bias.at(i % in.dt_bias.numel())) : Real(0);
-    return static_cast<Real>(in.x.at(i)) + bias;
+    const Real bias = in.dt_bias.defined()
+                          ? static_cast<Real>(in.dt_bias.slow_at(i % in.dt_bias.numel()))
+                          : Real(0);
+    return static_cast<Real>(in.x.slow_at(i)) + bias;
   }
   static Real rate(const MambaGate::In<Tensor>& in, Index i) {
-    return std::exp(static_cast<Real>(in.a_log.at(i % in.a_log.numel())));
+    return std::exp(static_cast<Real>(in.a_log.slow_at(i % in.a_log.numel())));
   }
   static void forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out,
                       const MambaGate::Attrs&) {
@@ -34,7 +35,7 @@ struct MambaGateRef {
     }
     for (Index i = 0; i < in.x.numel(); ++i) {
       const Index head = i % in.a_log.numel();
-      const Real dg = static_cast<Real>(dout.g.at(i)), x = biased(in, i);
+      const Real dg = static_cast<Real>(dout.g.slow_at(i)), x = biased(in, i);
       const Real dx = -dg * rate(in, i) * act::reference_sigmoid(x);
       if (din.x.defined()) {
         din.x.data<Real>()[i] = dx;
@@ -49,17 +50,16 @@ struct MambaGateRef {
   }
 };
 
-Cost mamba_gate_cost(const MambaGate::In<Tensor>& in, const MambaGate::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()),
-          .flops = 12.0 * static_cast<double>(in.x.numel())};
+Cost cost(const MambaGate::In<Tensor>& in, const MambaGate::Attrs&) {
+  return {.bytes = 2.0 * in.x.bytes(), .flops = 12.0 * in.x.numel()};
 }
 
 LS_OP(MambaGate, "mamba_gate", "log-decay per head: -exp(a_log) softplus(x + dt_bias)")
     .in("x[...,H] a_log[H]:acc dt_bias[H]:acc?")
     .out("g[...,H]:acc")
     .saves("x a_log dt_bias")
-    .reference<MambaGateRef>()
-    .cost(mamba_gate_cost);
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

@@ -14,7 +14,7 @@ struct Sizes {
   Index m, k, n, k_of_b;
 };
 
-void matmul_bind(const Matmul::In<Tensor>& in, const Attrs& a, Bindings& b) {
+void bind(const Matmul::In<Tensor>& in, const Attrs& a, Bindings& b) {
   const Sizes s(in.a.shape(), in.b.shape(), a);
   LS_CHECK(s.k == s.k_of_b, kShape, "matmul: a {}{} and b {}{} share {} and {} elements in the sum",
            in.a.describe(), a.trans_a ? " transposed" : "", in.b.describe(),
@@ -49,7 +49,7 @@ void multiply(bool tx, bool ty, Index batch, Index m, Index n, Index k, double a
 }
 
 template <class Real>
-struct MatmulRef {
+struct Reference {
   static void forward(const Matmul::In<Tensor>& in, Matmul::Out<Tensor>& out, const Attrs& at) {
     const Sizes s(in.a.shape(), in.b.shape(), at);
     const Tensor a = in.a.contiguous(), b = in.b.contiguous();
@@ -82,23 +82,20 @@ struct MatmulRef {
   }
 };
 
-Cost matmul_cost(const Matmul::In<Tensor>& in, const Attrs& at) {
+Cost cost(const Matmul::In<Tensor>& in, const Attrs& at) {
   const Sizes s(in.a.shape(), in.b.shape(), at);
-  const double batch =
-      static_cast<double>(in.a.numel()) / static_cast<double>(std::max<Index>(1, s.m * s.k));
-  const double products = batch * static_cast<double>(s.m * s.n);
-  return {.bytes = static_cast<double>(in.a.bytes() + in.b.bytes()) +
-                   products * static_cast<double>(dtype_size(in.a.dtype())),
-          .flops = 2 * products * static_cast<double>(s.k)};
+  const double elements = 1.0 * in.a.numel() / std::max<Index>(1, s.m * s.k) * s.m * s.n;
+  return {.bytes = in.a.bytes() + in.b.bytes() + elements * dtype_size(in.a.dtype()),
+          .flops = 2 * elements * s.k};
 }
 
 LS_OP(Matmul, "matmul", "matrix products over leading axes, with transposes")
     .in("a[...,P,Q] b[...,R,S]")
     .out("c[...,M,N]")
     .saves("a b")
-    .bind(matmul_bind)
-    .reference<MatmulRef>()
-    .cost(matmul_cost);
+    .bind(bind)
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

@@ -6,7 +6,7 @@ namespace ls::ops {
 namespace {
 
 template <class Real>
-struct MulRef {
+struct Reference {
   static void forward(const Mul::In<Tensor>& in, Mul::Out<Tensor>& out, const Mul::Attrs&) {
     const std::vector<Real> a = in.a.to_vector<Real>(), b = in.b.to_vector<Real>();
     for (std::size_t i = 0; i < a.size(); ++i) {
@@ -28,17 +28,16 @@ struct MulRef {
   }
 };
 
-Cost mul_cost(const Mul::In<Tensor>& in, const Mul::Attrs&) {
-  return {.bytes = 3.0 * static_cast<double>(in.a.bytes()),
-          .flops = static_cast<double>(in.a.numel())};
+Cost cost(const Mul::In<Tensor>& in, const Mul::Attrs&) {
+  return {.bytes = 3.0 * in.a.bytes(), .flops = 1.0 * in.a.numel()};
 }
 
 LS_OP(Mul, "mul", "elementwise product")
     .in("a[...] b[...]")
     .out("y[...]")
     .saves("a b")
-    .reference<MulRef>()
-    .cost(mul_cost);
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

@@ -11,7 +11,7 @@ namespace {
 using Attrs = Reduce::Attrs;
 using Kind = Reduce::Kind;
 
-void reduce_bind(const Reduce::In<Tensor>& in, const Attrs& a, Bindings& b) {
+void bind(const Reduce::In<Tensor>& in, const Attrs& a, Bindings& b) {
   const auto reduced = reduced_axes(in.x.shape(), a);
   Shape shape;
   Index count = 1;
@@ -32,7 +32,7 @@ void reduce_bind(const Reduce::In<Tensor>& in, const Attrs& a, Bindings& b) {
 }
 
 template <class Real>
-struct ReduceRef {
+struct Reference {
   /// f(element of x, element of y that it goes to, its place among those that go there).
   template <class F>
   static void for_each_element(const Shape& shape, const Attrs& a, F&& f) {
@@ -92,17 +92,17 @@ struct ReduceRef {
   }
 };
 
-Cost reduce_cost(const Reduce::In<Tensor>& in, const Attrs&) {
-  return {.bytes = static_cast<double>(in.x.bytes()), .flops = static_cast<double>(in.x.numel())};
+Cost cost(const Reduce::In<Tensor>& in, const Attrs&) {
+  return {.bytes = 1.0 * in.x.bytes(), .flops = 1.0 * in.x.numel()};
 }
 
 LS_OP(Reduce, "reduce", "sum, mean or maximum over axes")
     .in("x[...]")
     .out("y[...] index[...]:i64?")
     .saves("index")
-    .bind(reduce_bind)
-    .reference<ReduceRef>()
-    .cost(reduce_cost);
+    .bind(bind)
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

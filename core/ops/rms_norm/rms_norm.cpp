@@ -8,7 +8,7 @@
 namespace ls::ops {
 namespace {
 
-void rms_norm_bind(const RmsNorm::In<Tensor>& in, const RmsNorm::Attrs& a, Bindings& b) {
+void bind(const RmsNorm::In<Tensor>& in, const RmsNorm::Attrs& a, Bindings& b) {
   const Index d = in.x.size(-1), g = a.group_size > 0 ? a.group_size : d;
   LS_CHECK(g > 0 && d % g == 0, kShape,
            "rms_norm: argument x: groups of {} channels do not divide {}", g, d);
@@ -16,7 +16,7 @@ void rms_norm_bind(const RmsNorm::In<Tensor>& in, const RmsNorm::Attrs& a, Bindi
 }
 
 template <class Real>
-struct RmsNormRef {
+struct Reference {
   /// One group of one row.
   struct Group {
     const Real *x, *z, *weight;  // z, weight: null when absent
@@ -104,9 +104,9 @@ struct RmsNormRef {
   }
 };
 
-Cost rms_norm_cost(const RmsNorm::In<Tensor>& in, const RmsNorm::Attrs&) {
-  return {.bytes = (in.z.defined() ? 3.0 : 2.0) * static_cast<double>(in.x.bytes()),
-          .flops = (in.z.defined() ? 12.0 : 4.0) * static_cast<double>(in.x.numel())};
+Cost cost(const RmsNorm::In<Tensor>& in, const RmsNorm::Attrs&) {
+  return {.bytes = (in.z.defined() ? 3.0 : 2.0) * in.x.bytes(),
+          .flops = (in.z.defined() ? 12.0 : 4.0) * in.x.numel()};
 }
 
 LS_OP(RmsNorm, "rms_norm", "root-mean-square norm, by groups, gated")
@@ -115,9 +115,9 @@ LS_OP(RmsNorm, "rms_norm", "root-mean-square norm, by groups, gated")
     .saves("x weight z rstd")
     .no_grad("rstd")
     .strided_grad("x z")
-    .bind(rms_norm_bind)
-    .reference<RmsNormRef>()
-    .cost(rms_norm_cost);
+    .bind(bind)
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

@@ -69,7 +69,7 @@ std::vector<double> rope_inv_freq(const RopeRule& r) {
 
 namespace {
 
-void rope_bind(const Rope::In<Tensor>& in, const Rope::Attrs& a, Bindings&) {
+void bind(const Rope::In<Tensor>& in, const Rope::Attrs& a, Bindings&) {
   const Index d = in.x.size(3);
   const Index turned = in.inv_freq.defined() ? 2 * in.inv_freq.numel() : a.rotary_dim;
   LS_CHECK(turned <= d, kShape, "rope: inv_freq or rotary_dim turn {} channels, a head of x has {}",
@@ -77,7 +77,7 @@ void rope_bind(const Rope::In<Tensor>& in, const Rope::Attrs& a, Bindings&) {
 }
 
 template <class Real>
-struct RopeRef {
+struct Reference {
   /// The turn of pair p at a position: first' = cos first - sin second, second' = sin first + cos
   /// second; backwards when `sign` is -1.
   static void turn(const Rope::In<Tensor>& in, const Tensor& from, Tensor& to, const Rope::Attrs& a,
@@ -97,7 +97,7 @@ struct RopeRef {
       for (Index p = 0; p < pairs; ++p) {
         const double frequency =
             in.inv_freq.defined()
-                ? in.inv_freq.at(p)
+                ? in.inv_freq.slow_at(p)
                 : std::pow(a.theta, -2.0 * static_cast<double>(p) / static_cast<double>(turned));
         const double angle = position * frequency;
         const Real cosine = static_cast<Real>(a.attention_factor * std::cos(angle));
@@ -122,9 +122,8 @@ struct RopeRef {
   }
 };
 
-Cost rope_cost(const Rope::In<Tensor>& in, const Rope::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()),
-          .flops = 3.0 * static_cast<double>(in.x.numel())};
+Cost cost(const Rope::In<Tensor>& in, const Rope::Attrs&) {
+  return {.bytes = 2.0 * in.x.bytes(), .flops = 3.0 * in.x.numel()};
 }
 
 LS_OP(Rope, "rope", "rotary positions")
@@ -133,9 +132,9 @@ LS_OP(Rope, "rope", "rotary positions")
     .saves("positions inv_freq")
     .no_grad("inv_freq")
     .strided_grad("x")
-    .bind(rope_bind)
-    .reference<RopeRef>()
-    .cost(rope_cost);
+    .bind(bind)
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

@@ -6,7 +6,7 @@ namespace ls::ops {
 namespace {
 
 template <class Real>
-struct RowNormalizeRef {
+struct Reference {
   using Op = RowNormalize;
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
     const std::vector<Real> x = in.x.to_vector<Real>();
@@ -34,17 +34,16 @@ struct RowNormalizeRef {
   }
 };
 
-Cost row_normalize_cost(const RowNormalize::In<Tensor>& in, const RowNormalize::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()),
-          .flops = static_cast<double>(in.x.numel())};
+Cost cost(const RowNormalize::In<Tensor>& in, const RowNormalize::Attrs&) {
+  return {.bytes = 2.0 * in.x.bytes(), .flops = 1.0 * in.x.numel()};
 }
 
 LS_OP(RowNormalize, "row_normalize", "leading channels divided by the last")
     .in("x[...,D]")
     .out("y[...,D-1]")
     .saves("x")
-    .reference<RowNormalizeRef>()
-    .cost(row_normalize_cost);
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

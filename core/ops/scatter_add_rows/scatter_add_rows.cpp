@@ -7,15 +7,14 @@
 namespace ls::ops {
 namespace {
 
-void scatter_add_rows_bind(const ScatterAddRows::In<Tensor>& in, const ScatterAddRows::Attrs& a,
-                           Bindings& b) {
+void bind(const ScatterAddRows::In<Tensor>& in, const ScatterAddRows::Attrs& a, Bindings& b) {
   LS_CHECK(a.rows >= 0, kShape, "scatter_add_rows: {} rows", a.rows);
   check_row_indices("scatter_add_rows", in.index, a.rows);
   b.set("N", a.rows);
 }
 
 template <class Real>
-struct ScatterAddRowsRef {
+struct Reference {
   static void forward(const ScatterAddRows::In<Tensor>& in, ScatterAddRows::Out<Tensor>& out,
                       const ScatterAddRows::Attrs&) {
     const std::vector<Real> x = in.x.to_vector<Real>();
@@ -44,10 +43,9 @@ struct ScatterAddRowsRef {
   }
 };
 
-Cost scatter_add_rows_cost(const ScatterAddRows::In<Tensor>& in, const ScatterAddRows::Attrs& a) {
-  const auto row = static_cast<double>(in.x.size(-1) * dtype_size(in.x.dtype()));
-  return {.bytes = static_cast<double>(in.x.bytes()) + static_cast<double>(a.rows) * row,
-          .flops = static_cast<double>(in.x.numel())};
+Cost cost(const ScatterAddRows::In<Tensor>& in, const ScatterAddRows::Attrs& a) {
+  const Index row = in.x.size(-1) * dtype_size(in.x.dtype());
+  return {.bytes = 1.0 * in.x.bytes() + a.rows * row, .flops = 1.0 * in.x.numel()};
 }
 
 LS_OP(ScatterAddRows, "scatter_add_rows",
@@ -55,9 +53,9 @@ LS_OP(ScatterAddRows, "scatter_add_rows",
     .in("x[...,D] index[...]:i64")
     .out("y[N,D]")
     .saves("index")
-    .bind(scatter_add_rows_bind)
-    .reference<ScatterAddRowsRef>()
-    .cost(scatter_add_rows_cost);
+    .bind(bind)
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

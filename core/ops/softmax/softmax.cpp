@@ -9,7 +9,7 @@ namespace ls::ops {
 namespace {
 
 template <class Real>
-struct SoftmaxRef {
+struct Reference {
   /// softmax(scale * x) of one row.
   static std::vector<Real> probabilities(const Real* x, Index d, Real scale, Real& top, Real& sum) {
     top = -std::numeric_limits<Real>::infinity();
@@ -70,9 +70,8 @@ struct SoftmaxRef {
   }
 };
 
-Cost softmax_cost(const Softmax::In<Tensor>& in, const Softmax::Attrs&) {
-  return {.bytes = 2.0 * static_cast<double>(in.x.bytes()),
-          .flops = 12.0 * static_cast<double>(in.x.numel())};
+Cost cost(const Softmax::In<Tensor>& in, const Softmax::Attrs&) {
+  return {.bytes = 2.0 * in.x.bytes(), .flops = 12.0 * in.x.numel()};
 }
 
 LS_OP(Softmax, "softmax",
@@ -80,8 +79,8 @@ LS_OP(Softmax, "softmax",
     .in("x[...,D]")
     .out("y[...,D] lse[...]:acc")
     .saves("x")
-    .reference<SoftmaxRef>()
-    .cost(softmax_cost);
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

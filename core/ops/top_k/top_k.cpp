@@ -6,14 +6,14 @@
 namespace ls::ops {
 namespace {
 
-void top_k_bind(const TopK::In<Tensor>& in, const TopK::Attrs& a, Bindings& b) {
+void bind(const TopK::In<Tensor>& in, const TopK::Attrs& a, Bindings& b) {
   LS_CHECK(a.k >= 1 && a.k <= in.x.size(-1), kShape, "top_k: k = {} of rows of {}", a.k,
            in.x.size(-1));
   b.set("K", a.k);
 }
 
 template <class Real>
-struct TopKRef {
+struct Reference {
   /// NaN is the greatest number.
   static bool greater(Real x, Real y) { return std::isnan(x) ? !std::isnan(y) : x > y; }
   static void forward(const TopK::In<Tensor>& in, TopK::Out<Tensor>& out, const TopK::Attrs& a) {
@@ -47,17 +47,17 @@ struct TopKRef {
   }
 };
 
-Cost top_k_cost(const TopK::In<Tensor>& in, const TopK::Attrs&) {
-  return {.bytes = static_cast<double>(in.x.bytes()), .flops = static_cast<double>(in.x.numel())};
+Cost cost(const TopK::In<Tensor>& in, const TopK::Attrs&) {
+  return {.bytes = 1.0 * in.x.bytes(), .flops = 1.0 * in.x.numel()};
 }
 
 LS_OP(TopK, "top_k", "the k greatest elements of each row and their places")
     .in("x[...,D]")
     .out("values[...,K] index[...,K]:i64")
     .saves("index")
-    .bind(top_k_bind)
-    .reference<TopKRef>()
-    .cost(top_k_cost);
+    .bind(bind)
+    .reference<Reference>()
+    .cost(cost);
 
 }  // namespace
 }  // namespace ls::ops

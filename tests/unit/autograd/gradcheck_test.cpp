@@ -22,7 +22,7 @@ class SquareNode final : public ag::NodeFn {
                 std::span<Tensor> din) override {
     din[0] = Tensor::empty(x_.shape(), DType::kF64);
     for (Index i = 0; i < x_.numel(); ++i) {
-      din[0].data<double>()[i] = 2 * x_.at(i) * dout[0].at(i) * factor_(i);
+      din[0].data<double>()[i] = 2 * x_.slow_at(i) * dout[0].slow_at(i) * factor_(i);
     }
   }
 

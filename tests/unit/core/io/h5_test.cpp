@@ -76,7 +76,7 @@ TEST_SUITE("unit") {
       h5::File f = h5::File::create(path);
       for (const DType t : {DType::kF64, DType::kF32, DType::kBF16, DType::kF16, DType::kI64,
                             DType::kI32, DType::kU8, DType::kBool}) {
-        f.write("group/" + std::string(dtype_name(t)),
+        f.write("group/" + std::string(enum_name(t)),
                 Tensor::from<double>({0, 1, 1, 0, 1, 0}, {2, 3}).to(t).transpose(0, 1));
       }
       f.write("scalar", Tensor::scalar(2.5, DType::kF64));
@@ -91,7 +91,7 @@ TEST_SUITE("unit") {
     const h5::File f = h5::File::open(path);
     for (const std::string& name : f.children("group")) {
       const Tensor t = f.read("group/" + name);
-      CHECK(dtype_name(t.dtype()) == name);
+      CHECK(enum_name(t.dtype()) == name);
       CHECK(t.to_vector<double>() == std::vector<double>{0, 0, 1, 1, 1, 0});
     }
     CHECK(f.children("group").size() == 8);

@@ -16,29 +16,29 @@ TEST_SUITE("unit") {
     const Tensor p = t.permute({2, 0, 1});
     CHECK(p.shares_storage(t));
     CHECK(p.shape() == Shape{4, 2, 3});
-    CHECK(p.at(7) == t.at(1 * 4 + 1));  // p[1,0,1] = t[0,1,1]
-    CHECK(t.slice(1, 1, 3).select(0, 1).at(0) == 16);
-    CHECK(p.contiguous().at(7) == p.at(7));
-    CHECK(t.slice(2, 0, 2).view({2, 3, 2}).at(5) == 9);
+    CHECK(p.slow_at(7) == t.slow_at(1 * 4 + 1));  // p[1,0,1] = t[0,1,1]
+    CHECK(t.slice(1, 1, 3).select(0, 1).slow_at(0) == 16);
+    CHECK(p.contiguous().slow_at(7) == p.slow_at(7));
+    CHECK(t.slice(2, 0, 2).view({2, 3, 2}).slow_at(5) == 9);
     CHECK_THROWS_AS(p.view({24}), Error);
-    CHECK(p.reshape({24}).at(7) == 5);
+    CHECK(p.reshape({24}).slow_at(7) == 5);
     CHECK(t.view({6, -1}).size(1) == 4);
-    CHECK(t.transpose(0, 2).unsqueeze(0).squeeze(0).at(1) == 12);
-    CHECK(t.slice(1, 1, 2).expand({2, 3, 4}).at(4) == 4);
+    CHECK(t.transpose(0, 2).unsqueeze(0).squeeze(0).slow_at(1) == 12);
+    CHECK(t.slice(1, 1, 2).expand({2, 3, 4}).slow_at(4) == 4);
     // a strided view that can be split and merged without a copy
-    CHECK(t.slice(0, 1, 2).view({3, 2, 2}).at(11) == 23);
-    CHECK(t.permute({1, 0, 2}).view({3, 2, 2, 2}).at(4) == 12);
+    CHECK(t.slice(0, 1, 2).view({3, 2, 2}).slow_at(11) == 23);
+    CHECK(t.permute({1, 0, 2}).view({3, 2, 2, 2}).slow_at(4) == 12);
   }
 
   TEST_CASE("conversion rounds to nearest even and keeps NaN") {
     const Tensor t =
         Tensor::from<float>({1.0f, 1.00390625f, 1.01171875f, NAN, INFINITY, -0.0f}, {6});
     const Tensor b = t.to(DType::kBF16);
-    CHECK(b.at(1) == 1.0);
-    CHECK(b.at(2) == 1.015625);
-    CHECK(std::isnan(b.at(3)));
-    CHECK(std::isinf(b.at(4)));
-    CHECK(t.to(DType::kF16).at(1) == 1.00390625);
+    CHECK(b.slow_at(1) == 1.0);
+    CHECK(b.slow_at(2) == 1.015625);
+    CHECK(std::isnan(b.slow_at(3)));
+    CHECK(std::isinf(b.slow_at(4)));
+    CHECK(t.to(DType::kF16).slow_at(1) == 1.00390625);
   }
 
   TEST_CASE("in-place changes bump the version that views share") {
@@ -54,8 +54,8 @@ TEST_SUITE("unit") {
     set_allocator_mode({.poison = true, .guard = true});
     {
       const Tensor t = Tensor::empty({3}, DType::kF32);
-      CHECK(std::isnan(t.at(0)));
-      CHECK(Tensor::empty({1}, DType::kI64).at(0) == -1);
+      CHECK(std::isnan(t.slow_at(0)));
+      CHECK(Tensor::empty({1}, DType::kI64).slow_at(0) == -1);
       Tensor u = Tensor::zeros({4}, DType::kF32);
       u.data<float>()[-1] = 1.0f;
     }
