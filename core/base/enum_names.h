@@ -34,7 +34,8 @@ std::size_t enum_index(std::string_view kind, std::span<const std::string_view> 
 
 template <NamedEnum E>
 constexpr std::string_view enum_name(E value) {
-  return EnumNames<E>::kNames[static_cast<std::size_t>(value)];
+  const auto at = static_cast<std::size_t>(value);
+  return at < EnumNames<E>::kNames.size() ? EnumNames<E>::kNames[at] : "unknown";
 }
 /// @throws Error(Config) on another text, with the nearest name and all of them
 template <NamedEnum E>
