@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs with apt what is missing to build, test and run Longscan on Debian 12 or Ubuntu 24.04, as
 # root or through sudo, and says what and why. Returns at once when everything is there.
+# usage: scripts/setup.sh [--checks]     --checks: also what scripts/ci.sh needs
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=${LONGSCAN_BUILD:-$root/build}
@@ -19,6 +20,9 @@ needed=(
   "nlohmann-json3-dev|-|metrics and results"
   "doctest-dev|-|tests"
 )
+if [ "${1:-}" = --checks ]; then
+  needed+=("clang-format-14|clang-format-14|checks the format of the sources")
+fi
 optional=(
   "libdnnl-dev|-|oneDNN: the fastest matrix products on most CPUs"
   "libopenmpi-dev|mpicxx|training on several ranks"

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# What every change has to pass, from a fresh clone: format, headers that compile alone, no warning of
+# the compiler, unit tests under the sanitizers, then every test that needs no GPU (the order of the
+# rooms among them). Stops at the first step that fails.
+# usage: scripts/ci.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export LONGSCAN_CMAKE_ARGS="-DLONGSCAN_WERROR=ON ${LONGSCAN_CMAKE_ARGS:-}"
+
+step() {  # NAME COMMAND...
+  local started=$SECONDS
+  echo "== $1"
+  "${@:2}"
+  echo "== $1: $((SECONDS - started)) s"
+}
+
+step "set-up" scripts/setup.sh --checks
+step "format" scripts/format.sh --check
+step "headers compile alone" scripts/build.sh check_headers
+step "unit tests under the sanitizers" scripts/sanitize.sh -L unit
+step "build without warnings" scripts/build.sh
+echo "== tests"
+exec scripts/test.sh  # its last lines are the last ones here
