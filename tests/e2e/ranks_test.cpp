@@ -6,6 +6,7 @@
 
 #include "experiments/checkpoint.h"
 #include "tests/e2e/program.h"
+#include "tests/support/skip.h"
 
 using namespace ls;
 using testing::numbers;
@@ -69,6 +70,12 @@ std::size_t count(const std::string& text, const std::string& part) {
 }
 
 }  // namespace
+
+TEST_CASE("this build can start ranks") {
+  if (!testing::have_ranks()) {
+    test::skipped("this build has no MPI");
+  }
+}
 
 TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
   TEST_CASE("any number of ranks gives the losses and evaluations of one") {

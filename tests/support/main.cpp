@@ -1,2 +1,24 @@
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
+
+#include <atomic>
+#include <cstdio>
+
+#include "tests/support/skip.h"
+
+namespace ls::test {
+namespace {
+std::atomic<bool> skipped_any = false;
+}  // namespace
+
+void skipped(const std::string& why) {
+  skipped_any = true;
+  std::printf("skipped: %s\n", why.c_str());
+}
+
+}  // namespace ls::test
+
+int main(int argc, char** argv) {
+  const int status = doctest::Context(argc, argv).run();
+  return status == 0 && ls::test::skipped_any ? 77 : status;  // SKIP_RETURN_CODE of the tests
+}

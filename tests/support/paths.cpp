@@ -1,6 +1,6 @@
 #include "tests/support/paths.h"
 
-#include <cstdio>
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 
@@ -10,18 +10,21 @@ std::string source_dir() {
   return LS_SOURCE_DIR;
 }
 
-std::string golden_dir() {
-  static const std::string dir = [] {
-    const char* named = std::getenv("LONGSCAN_GOLDEN");
-    const std::string path = named ? named : LS_GOLDEN_DIR;
-    if (std::filesystem::is_directory(path)) {
-      return path;
+std::string large_golden_dir() {
+  const char* const named = std::getenv("LONGSCAN_GOLDEN");
+  const std::string path = named ? named : LS_GOLDEN_DIR;
+  return std::filesystem::is_directory(path) ? std::filesystem::absolute(path).string() : "";
+}
+
+std::vector<std::string> files_of(const std::string& folder, const std::string& extension) {
+  std::vector<std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() == extension) {
+      files.push_back(entry.path().string());
     }
-    std::printf("skipped, no golden files: %s is not a folder (LONGSCAN_GOLDEN names it)\n",
-                path.c_str());
-    return std::string();
-  }();
-  return dir;
+  }
+  std::sort(files.begin(), files.end());
+  return files;
 }
 
 }  // namespace ls::test

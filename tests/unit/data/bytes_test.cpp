@@ -397,7 +397,7 @@ TEST_SUITE("unit") {
     fails("two_blocks", "valid_share: 1.0", "valid_share", ErrorKind::kConfig);
     fails("", "length: 8", "path", ErrorKind::kConfig);
     CHECK_THROWS_WITH_AS(task_from("{name: bytes}"), doctest::Contains("path"), Error);
-    if (::geteuid() != 0) {  // root reads everything
+    if (::geteuid() != 0) {  // root reads everything; e2e/bad_input_test.cpp tries as another user
       dir.write("locked/a", std::string(100, 'x'));
       fs::permissions(dir / "locked/a", fs::perms::none);
       fails("locked/a", "length: 8", "Permission denied", ErrorKind::kIo);

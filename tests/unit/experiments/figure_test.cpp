@@ -8,6 +8,9 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "tests/support/skip.h"
+
+using namespace ls;
 using namespace ls::experiments;
 
 namespace {
@@ -59,7 +62,7 @@ TEST_SUITE("unit") {
       CAPTURE(std::string(name));
       const std::string why = draw_figure(path, {panel, panel});
       if (why.find("not installed") != std::string::npos) {
-        MESSAGE(why);
+        test::skipped(why);
         break;
       }
       CHECK(why.empty());
