@@ -4,11 +4,14 @@
 #include <cmath>
 #include <csignal>
 #include <filesystem>
+#include <fstream>
 #include <functional>
+#include <sstream>
 
 #include "core/io/h5.h"
 #include "experiments/checkpoint.h"
 #include "tests/e2e/program.h"
+#include "tests/support/paths.h"
 
 using namespace ls;
 using testing::Outcome;
@@ -54,111 +57,46 @@ void check_refused(const std::string& name, const Outcome& out,
   CHECK(errors == 1);
 }
 
-struct BadConfig {
-  const char* name;
+/// A file of tests/data/broken: a config, and comments `# arguments: WORD...` for the command line
+/// and `# expect: TEXT` for each text that the error holds.
+struct BrokenConfig {
   std::string text;
-  std::vector<std::string> wanted;
-  std::vector<std::string> arguments = {};
+  std::vector<std::string> arguments = {"train", "run.yaml"}, wanted;
 };
+BrokenConfig read_broken(const std::string& file) {
+  BrokenConfig c;
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) {
+    c.text += line + "\n";
+    const std::string_view expect = "# expect: ", arguments = "# arguments: ";
+    if (line.starts_with(expect)) {
+      c.wanted.push_back(line.substr(expect.size()));
+    } else if (line.starts_with(arguments)) {
+      std::istringstream words(line.substr(arguments.size()));
+      for (std::string word; words >> word;) {
+        c.arguments.push_back(word);
+      }
+    }
+  }
+  return c;
+}
 
 }  // namespace
 
 TEST_SUITE("e2e") {
   TEST_CASE("broken configs") {
-    const std::vector<BadConfig> table = {
-        {"unknown key", kBase + "stepz: 3\n", {"run.yaml:7:1", "stepz", "steps"}},
-        {"unknown nested key", kBase + "eval: {evry: 1}\n", {"run.yaml:7:8", "eval.evry", "every"}},
-        {"unknown mixer",
-         with(kBase, "[deltanet]", "[deltanets]"),
-         {"run.yaml:4", "deltanets", "deltanet"}},
-        {"unknown field of a mixer",
-         with(kBase, "[deltanet]", "[{name: deltanet, head: 2}]"),
-         {"run.yaml:4", "head", "heads"}},
-        {"unknown task", with(kBase, "parity", "paritty"), {"run.yaml:2", "paritty", "parity"}},
-        {"unknown optimizer", kBase + "optimizer: adam_w\n", {"run.yaml:7", "adam_w", "adamw"}},
-        {"unknown schedule", kBase + "schedule: cosin\n", {"run.yaml:7", "cosin", "cosine"}},
-        {"text for a number",
-         with(kBase, "steps: 2", "steps: two"),
-         {"run.yaml:5:8", "steps", "integer"}},
-        {"fraction for an integer",
-         with(kBase, "steps: 2", "steps: 2.5"),
-         {"run.yaml:5:8", "steps", "integer"}},
-        {"number out of range",
-         with(kBase, "steps: 2", "steps: 0"),
-         {"run.yaml:5:8", "steps", ">= 1"}},
-        {"negative learning rate", kBase + "lr: -1\n", {"run.yaml:7:5", "lr", "> 0"}},
-        {"not a number", kBase + "lr: .nan\n", {"run.yaml:7:5", "lr"}},
-        {"integer too large",
-         with(kBase, "steps: 2", "steps: 99999999999999999999"),
-         {"run.yaml:5:8", "steps"}},
-        {"list for a map", kBase + "eval: [1]\n", {"run.yaml:7:7", "eval"}},
-        {"map for a number", with(kBase, "steps: 2", "steps: {a: 1}"), {"run.yaml:5:9", "steps"}},
-        {"wrong choice", kBase + "state: carried\n", {"run.yaml:7:8", "state", "carry", "reset"}},
-        {"required field missing", with(kBase, "name: run\n", ""), {"name"}},
-        {"no model",
-         with(kBase, "  - {layers: [deltanet], width: 8, channel: none}\n", ""),
-         {"models"}},
-        {"empty model list",
-         with(kBase, "models:\n  - {layers: [deltanet], width: 8, channel: none}\n",
-              "models: []\n"),
-         {"models"}},
-        {"no layers", with(kBase, "[deltanet]", "[]"), {"layers"}},
-        {"key twice", kBase + "steps: 3\n", {"run.yaml:7:1", "steps"}},
-        {"bad YAML", kBase + "eval: {every: 1\n", {"run.yaml:"}},
-        {"not a map", "just text\n", {"run.yaml:1:1"}},
-        {"empty file", "", {"run.yaml"}},
-        {"extends a missing file", "extend: base.yaml\n" + kBase, {"run.yaml:1:9", "base.yaml"}},
-        {"extends itself", "extend: run.yaml\n" + kBase, {"run.yaml"}},
-        {"bad pattern", with(kBase, "[deltanet]", "\"[deltanet * 2\""), {"run.yaml:4"}},
-        {"heads do not divide the width",
-         with(kBase, "[deltanet]", "[{name: deltanet, heads: 3}]"),
-         {"blocks.0", "3 heads"}},
-        {"odd head for rotary positions",
-         with(with(kBase, "[deltanet]", "[attention]"), "width: 8", "width: 7"),
-         {"even head_dim"}},
-        {"tied embeddings over two vocabularies",
-         with(with(kBase, "width: 8", "width: 8, tie_embeddings: true"), kParity,
-              "{name: mqar, variant: continuous, train: [{pairs: 4}], test: [{pairs: 4, examples: "
-              "8}]}"),
-         {"run.yaml:4:6", "models.0", "tie_embeddings"}},
-        {"a mistake in the second model",
-         with(kBase, "steps: 2",
-              "  - {layers: [{name: deltanet, heads: 3}], width: 8, name: b}\nsteps: 2"),
-         {"run.yaml:5:6", "models.1", "3 heads"}},
-        {"two models of one name",
-         with(kBase, "steps: 2", "  - {layers: [deltanet], width: 16}\nsteps: 2"),
-         {"models.1", "deltanet"}},
-        {"a seed twice", kBase + "seeds: [1, 1]\n", {"seeds"}},
-        {"slash in the name", with(kBase, "name: run", "name: a/b"), {"run.yaml:1", "name"}},
-        {"batch not divisible", kBase + "accumulate: 3\n", {"run.yaml:7", "accumulate", "divide"}},
-        {"carry with accumulation", kBase + "accumulate: 2\nstate: carry\n", {"state"}},
-        {"a task that cannot stream", kBase + "state: carry\n", {"parity"}},
-        {"override of an unknown field", kBase, {"--set", "stepz", "steps"}, {"--set", "stepz=3"}},
-        {"override of a wrong type", kBase, {"--set", "steps"}, {"--set", "steps=x"}},
-        {"override without a value", kBase, {"--set"}, {"--set", "steps"}},
-        {"override past a list", kBase, {"models"}, {"--set", "models.3.width=8"}},
-        {"data file missing", with(kBase, kParity, "{name: bytes, path: none.txt}"), {"none.txt"}},
-        {"data file empty", with(kBase, kParity, "{name: bytes, path: empty.txt}"), {"empty.txt"}},
-        {"data file too short",
-         with(kBase, kParity, "{name: bytes, path: short.txt}"),
-         {"short.txt"}},
-        {"data folder without files",
-         with(kBase, kParity, "{name: bytes, path: folder}"),
-         {"folder"}},
-        {"task settings that cannot be",
-         with(kBase, kParity, "{name: mqar, train: [{length: 8, pairs: 8}]}"),
-         {"pairs"}},
-    };
-    CHECK(table.size() >= 40);
-    for (const BadConfig& c : table) {
+    const std::vector<std::string> files =
+        test::files_of(test::source_dir() + "/tests/data/broken", ".yaml");
+    CHECK(files.size() >= 40);
+    for (const std::string& file : files) {
+      const BrokenConfig c = read_broken(file);
       const Workplace w;
       w.write("run.yaml", c.text);
       w.write("empty.txt", "");
       w.write("short.txt", "abc");
       fs::create_directories(w.path("folder"));
-      std::vector<std::string> arguments = {"train", "run.yaml"};
-      arguments.insert(arguments.end(), c.arguments.begin(), c.arguments.end());
-      check_refused(c.name, w.run(arguments), c.wanted);
+      CHECK_MESSAGE(!c.wanted.empty(), file << " has no line '# expect: TEXT'");
+      check_refused(file, w.run(c.arguments), c.wanted);
       CHECK_FALSE(fs::exists(w.path("runs/run/deltanet/seed0/checkpoints")));
     }
   }
@@ -169,6 +107,8 @@ TEST_SUITE("e2e") {
     fs::permissions(w.path("run.yaml"), fs::perms::none);
     check_refused("unreadable config", w.run({"train", "run.yaml"}, {.unprivileged = true}),
                   {"run.yaml", "ermission"});
+    w.write("empty.yaml", "");
+    check_refused("empty config", w.run({"train", "empty.yaml"}), {"empty.yaml"});
     check_refused("missing config", w.run({"train", "none.yaml"}), {"none.yaml"});
     check_refused("a folder as config", w.run({"train", "."}), {"."});
   }
