@@ -1,0 +1,169 @@
+// The settings in which every mixer is checked.
+#include <optional>
+
+#include "core/config/yaml.h"
+#include "tests/support/mixer_laws.h"
+
+namespace ls::test {
+namespace {
+
+using layers::ModelConfig;
+using layers::TokenMixer;
+
+/// Sets fields by name: of whole numbers, also optional ones.
+class SetWhole final : public FieldVisitor {
+ public:
+  SetWhole(std::string_view name, Index value) : name_(name), value_(value) {}
+  bool found = false;
+
+ private:
+  void field(std::string_view name, ValueRef v, const FieldOptions&) override {
+    if (name != name_) {
+      return;
+    }
+    found = true;
+    if (v.ops->kind == ValueKind::kInt64) {
+      *static_cast<Index*>(v.at) = value_;
+    } else if (v.ops->kind == ValueKind::kOptional && v.ops->inner->kind == ValueKind::kInt64) {
+      *static_cast<std::optional<Index>*>(v.at) = value_;
+    }
+  }
+  std::string_view name_;
+  Index value_;
+};
+
+/// Collects "field: value" for every switch turned and every other choice.
+class Others final : public FieldVisitor {
+ public:
+  std::vector<std::string> settings;
+
+ private:
+  void field(std::string_view name, ValueRef v, const FieldOptions& options) override {
+    if (v.ops->kind == ValueKind::kBool) {
+      settings.push_back(fmt::format("{}: {}", name, !*static_cast<const bool*>(v.at)));
+    } else if (v.ops->kind == ValueKind::kText) {
+      for (const std::string& choice : options.choices) {
+        if (choice != *static_cast<const std::string*>(v.at)) {
+          settings.push_back(fmt::format("{}: \"{}\"", name, choice));
+        }
+      }
+    } else if (v.ops->kind == ValueKind::kEnum) {
+      for (const std::string_view choice : v.ops->names) {
+        if (choice != v.ops->names[static_cast<std::size_t>(v.ops->get_enum(v.at))]) {
+          settings.push_back(fmt::format("{}: \"{}\"", name, choice));
+        }
+      }
+    } else if (name == "conv") {
+      settings.push_back(*static_cast<const Index*>(v.at) > 0 ? "conv: 0" : "conv: 3");
+      settings.push_back("conv: 1");
+    }
+  }
+};
+
+/// Defaults are made for wide models.
+void shrink(ModelConfig& c) {
+  for (auto& layer : c.layers) {
+    SetWhole heads("heads", 2), dim("head_dim", 4);
+    layer.config().visit(heads);
+    layer.config().visit(dim);
+  }
+}
+
+}  // namespace
+
+MixerCase mixer_case(std::string name, const std::string& yaml) {
+  MixerCase c{std::move(name), {}};
+  c.config.width = 16;
+  c.config.init_std = 0.3;
+  c.config.channel.choose("none");
+  read_config(ConfigTree::from_text(yaml, c.name), c.config);
+  return c;
+}
+
+std::vector<std::string> right_mixers() {
+  std::vector<std::string> out;
+  for (const std::string& name : TokenMixer::registry().names()) {
+    if (name.rfind("wrong_", 0) != 0) {
+      out.push_back(name);
+    }
+  }
+  return out;
+}
+
+std::vector<MixerCase> mixer_cases() {
+  std::vector<MixerCase> cases;
+  std::string all;
+  for (const std::string& name : right_mixers()) {
+    all += (all.empty() ? "" : ", ") + name;
+    MixerCase plain = mixer_case(name, "layers: [" + name + "]");
+    shrink(plain.config);
+    cases.push_back(plain);
+    Others others;
+    plain.config.layers[0].config().visit(others);
+    for (const std::string& setting : others.settings) {
+      MixerCase c;
+      try {
+        c = mixer_case(name + ", " + setting,
+                       fmt::format("layers: [{{name: {}, {}}}]", name, setting));
+        shrink(c.config);
+        validate_config(c.config);
+      } catch (const Error&) {
+        continue;  // not with the other defaults
+      }
+      cases.push_back(std::move(c));
+    }
+  }
+  const std::vector<std::pair<std::string, std::string>> picked = {
+      {"attention, grouped queries", "{name: attention, heads: 4, kv_heads: 2, qk_norm: true}"},
+      {"attention, one key head, head_dim",
+       "{name: attention, heads: 3, kv_heads: 1, head_dim: 6}"},
+      {"attention, window 1", "{name: attention, heads: 2, window: 1}"},
+      {"attention, window 5", "{name: attention, heads: 2, window: 5, kv_heads: 1}"},
+      {"attention, window 5, no positions", "{name: attention, window: 5, position: none}"},
+      {"attention, window beyond the tokens", "{name: attention, heads: 2, window: 100}"},
+      {"linear_attn, not normalised",
+       "{name: linear_attn, heads: 2, normalize: false, feature_map: identity, scale: true}"},
+      {"linear_attn, all on",
+       "{name: linear_attn, heads: 2, expand_k: 0.5, expand_v: 2, feature_map: relu, conv: 4, "
+       "scale: true, out_norm: true, eps: 0.1}"},
+      {"retnet, narrow values", "{name: retnet, heads: 4, expand_v: 0.5, conv: 2, rope_theta: 50}"},
+      {"simple_gla, expanded",
+       "{name: simple_gla, heads: 1, expand_k: 0.5, expand_v: 2, gate_normalizer: 1}"},
+      {"deltanet, expanded",
+       "{name: deltanet, heads: 4, expand_k: 0.5, expand_v: 1.5, gate: true, "
+       "eigenvalues: \"[-1,1]\"}"},
+      {"gated_deltanet, grouped values",
+       "{name: gated_deltanet, heads: 2, value_heads: 4, head_dim: 4, expand_v: 1.5}"},
+      {"gated_deltanet, bare",
+       "{name: gated_deltanet, heads: 1, value_heads: 3, head_dim: 8, expand_v: 0.5, conv: 0, "
+       "gate: false, eigenvalues: \"[-1,1]\"}"},
+      {"lstm, dense", "{name: lstm, heads: 1, forget_bias: -1}"},
+      {"lstm, block-diagonal", "{name: lstm, heads: 4, recurrent_init: orthogonal}"}};
+  for (const auto& [name, layer] : picked) {
+    cases.push_back(mixer_case(name, "layers: [" + layer + "]"));
+  }
+  MixerCase hybrid = mixer_case("all in a row", "{layers: [" + all + "], channel: swiglu}");
+  shrink(hybrid.config);
+  hybrid.config.init_std = 0.1;
+  cases.push_back(hybrid);
+  const std::vector<std::pair<std::string, std::string>> skeletons = {
+      {"LayerNorm, GELU, tied",
+       "{norm: layer_norm, channel: {name: gelu, expand: 2}, tie_embeddings: true}"},
+      {"SwiGLU, tied", "{channel: {name: swiglu, multiple: 8}, tie_embeddings: true}"},
+      {"erf GELU without biases", "{channel: {name: gelu, activation: gelu_erf, bias: false}}"},
+      {"LayerNorm, no channel mixer", "{norm: layer_norm, channel: none}"}};
+  for (const auto& [name, yaml] : skeletons) {
+    MixerCase c = mixer_case(name, yaml);
+    c.config.layers = {Component<TokenMixer>("gated_deltanet"), Component<TokenMixer>("attention")};
+    shrink(c.config);
+    cases.push_back(std::move(c));
+  }
+  MixerCase pattern =
+      mixer_case("three to one, twice", "layers: \"[[gated_deltanet] * 3, attention] * 2\"");
+  shrink(pattern.config);
+  pattern.config.init_std = 0.1;  // eight blocks deep
+  cases.push_back(std::move(pattern));
+  return cases;
+}
+
+}  // namespace ls::test

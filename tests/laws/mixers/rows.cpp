@@ -1,0 +1,90 @@
+// Packed documents are as each alone; rows of a state may change places.
+#include "tests/laws/mixers/checker.h"
+
+#include "autograd/tape.h"
+
+namespace ls::test::mixers {
+
+void Checker::packed() {
+  // Row 0 continues, then documents at 4, 5 and 19; row 1 begins anew and has one more at 12.
+  const DocumentStarts starts = {{4, 5, 19}, {0, 12}};
+  const std::vector<std::vector<Index>> edges = {{0, 4, 5, 19, kTokens}, {0, 12, kTokens}};
+  const Tensor tokens = main_ids(), later = later_ids();
+  const Index total = kTokens + kLater;
+  const Tensor cotangent =
+      normal({kRows, total, kVocab}, model_->dtype(), "packed and what follows");
+  const ag::ParameterSet& parameters = model_->parameters();
+
+  model_->parameters().clear_grads();
+  ModelState incoming = leaves_of(history_);
+  Tensor out;
+  {
+    ag::Tape tape;
+    SeqContext seq(kRows, kTokens,
+                   {.documents = &starts, .incoming = &incoming, .keep_states = true});
+    const ag::Var first = model_->logits(model_->hidden({tokens, {}}, seq));
+    SeqContext next(kRows, kLater, {.incoming = &seq.outgoing()});
+    const ag::Var second = model_->logits(model_->hidden({later, {}}, next));
+    const ag::Var all = ag::concat({first, second}, 1);
+    tape.backward(all, cotangent);
+    out = all.value();
+  }
+  Run got{out, {}, {}, {}};
+  for (const ag::Parameter& p : parameters.items()) {
+    got.gradients.push_back(p.var.grad());
+  }
+  for (const auto& [name, slot] : incoming.slots) {
+    got.into[name] = slot.value.grad();
+  }
+
+  model_->parameters().clear_grads();
+  Run want{Tensor::empty(out.shape(), out.dtype()), {}, {}, {}};
+  ModelState carried = leaves_of(history_.rows({0}));
+  for (Index row = 0; row < kRows; ++row) {
+    const auto& e = edges[static_cast<std::size_t>(row)];
+    for (std::size_t d = 0; d + 1 < e.size(); ++d) {
+      const bool last = d + 2 == e.size();
+      const Index n = e[d + 1] - e[d] + (last ? kLater : 0);
+      Tensor document = Tensor::empty({1, n}, DType::kI64);
+      document.slice(1, 0, e[d + 1] - e[d])
+          .copy_(tokens.slice(0, row, row + 1).slice(1, e[d], e[d + 1]));
+      if (last) {
+        document.slice(1, n - kLater, n).copy_(later.slice(0, row, row + 1));
+      }
+      ag::Tape tape;
+      SeqContext seq(1, n, {.incoming = row == 0 && d == 0 ? &carried : nullptr});
+      const ag::Var o = model_->logits(model_->hidden({document, {}}, seq));
+      tape.backward(o, cotangent.slice(0, row, row + 1).slice(1, e[d], e[d] + n).contiguous());
+      want.out.slice(0, row, row + 1).slice(1, e[d], e[d] + n).copy_(o.value());
+    }
+  }
+  for (const ag::Parameter& p : parameters.items()) {
+    want.gradients.push_back(p.var.grad());
+  }
+  for (const auto& [name, slot] : carried.slots) {  // row 1 forgot its state
+    const Tensor& d = slot.value.grad();
+    if (d.defined()) {
+      Shape shape = d.shape();
+      shape[0] = kRows;
+      want.into[name] = Tensor::zeros(shape, d.dtype());
+      want.into[name].slice(0, 0, 1).copy_(d);
+    }
+  }
+  same("packed", "output", got.out, want.out, tolerance_);
+  same_gradients("packed", got, want, tolerance_);
+}
+
+void Checker::rows() {
+  const ag::NoGrad no_grad;
+  const ModelState swapped = history_.rows({1, 0});
+  Tensor tokens = main_ids();
+  tokens.slice(0, 0, 1).copy_(main_ids().slice(0, 1, 2));
+  tokens.slice(0, 1, 2).copy_(main_ids().slice(0, 0, 1));
+  SeqContext seq(kRows, kTokens, {.incoming = &swapped});
+  const Tensor out = model_->logits(model_->hidden({tokens, {}}, seq)).value();
+  for (Index row = 0; row < kRows; ++row) {
+    same("rows", "output", out.slice(0, row, row + 1), whole_.out.slice(0, 1 - row, 2 - row), 0);
+  }
+}
+
+}  // namespace ls::test::mixers

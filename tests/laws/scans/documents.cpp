@@ -1,0 +1,170 @@
+// A padded token changes nothing; packed documents are as separate ones.
+#include "tests/laws/scans/checker.h"
+
+#include <algorithm>
+
+namespace ls::test::scans {
+
+void Checker::mask(Index a, Index b) {
+  const std::string law = fmt::format("mask (tokens {}..{})", a, b);
+  Tensors padded;
+  for (const Tensor& x : x_) {
+    padded.push_back(x.defined() ? x.clone() : Tensor());
+  }
+  case_.mask(padded, a, b);
+  const Tensors rest = joined(piece(x_, 0, a), piece(x_, b, tokens_));
+  Tensors dout = cotangent_, drest = cotangent_;
+  for (std::size_t i = 0; i < dout.size(); ++i) {
+    if (dout[i].defined() && is_sequence(op_.out[i])) {
+      drest[i] = concat({dout[i].slice(1, 0, a), dout[i].slice(1, b, tokens_)}, 1);
+      dout[i] = dout[i].clone();
+      dout[i].slice(1, a, b).zero_();
+    }
+  }
+  Run got = apply(padded, start_), want = apply(rest, start_);
+  derive(got, dout);
+  derive(want, drest);
+  const auto without = [&](const Tensors& all, const std::vector<ArgSpec>& args) {
+    Tensors out = all;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (all[i].defined() && is_sequence(args[i])) {
+        out[i] = concat({all[i].slice(1, 0, a), all[i].slice(1, b, tokens_)}, 1);
+      }
+    }
+    return out;
+  };
+  same(law, without(got.out, op_.out), want.out);
+  same_gradients(law, without(got.din, op_.in), want.din);
+  if (family_.kind != layers::FamilyKind::kRelay) {
+    same(law + " summary", summarize(piece(padded, a, b)), family_.identity(x_, attrs()));
+  }
+}
+
+std::vector<Index> Checker::documents() {
+  const Index t = tokens_;
+  std::vector<Index> at{0, t / 5, t / 5, t / 5 + std::min<Index>(1, t), rng_.below(t + 1), t};
+  std::sort(at.begin(), at.end());
+  at.back() = t;
+  return at;
+}
+
+Tensors Checker::first_row(const Tensors& x) const {
+  Tensors out = x;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    if (x[i].defined() && is_sequence(op_.in[i])) {
+      out[i] = x[i].slice(0, 0, 1);
+    }
+  }
+  return out;
+}
+
+Tensors Checker::first_row_cotangents(Index a, Index b) const {
+  Tensors d(op_.out.size());
+  for (std::size_t i = 0; i < d.size(); ++i) {
+    if (cotangent_[i].defined() && is_sequence(op_.out[i])) {
+      d[i] = cotangent_[i].slice(0, 0, 1).slice(1, a, b);
+    }
+  }
+  return d;
+}
+
+void Checker::packed() {
+  const std::vector<Index> at = documents();
+  const Tensors x = first_row(x_);
+  Tensors first;
+  for (const Tensor& s : start_) {
+    first.push_back(s.slice(0, 0, 1));
+  }
+  std::vector<Run> runs;
+  std::vector<Tensors> states(port_in_.size()), dstates(port_in_.size());
+  for (std::size_t n = 0; n + 1 < at.size(); ++n) {
+    // A state that arises: after some tokens of the row.
+    const Tensors s = states_of(apply(piece(x, 0, rng_.below(tokens_ + 1)), first).out);
+    runs.push_back(apply(piece(x, at[n], at[n + 1]), s));
+    Tensors dout = first_row_cotangents(at[n], at[n + 1]);
+    for (std::size_t p = 0; p < s.size(); ++p) {
+      states[p].push_back(s[p]);
+      dstates[p].push_back(random(rng_, s[p].shape(), s[p].dtype()));
+      dout[port_out_[p]] = dstates[p].back();
+    }
+    derive(runs.back(), dout);
+  }
+  Tensors together = x, all, dout = first_row_cotangents(0, tokens_);
+  together[static_cast<std::size_t>(op_.input_index("offsets"))] =
+      Tensor::from(std::vector<std::int64_t>(at.begin(), at.end()));
+  for (std::size_t p = 0; p < states.size(); ++p) {
+    all.push_back(concat(states[p], 0));
+    dout[port_out_[p]] = concat(dstates[p], 0);
+  }
+  Run got = apply(together, all);
+  derive(got, dout);
+  Tensors out = assemble_outputs(runs), din = assemble_gradients(runs);
+  for (std::size_t p = 0; p < states.size(); ++p) {
+    Tensors after, before;
+    for (const Run& r : runs) {
+      after.push_back(r.out[port_out_[p]]);
+      before.push_back(r.din[port_in_[p]]);
+    }
+    out[port_out_[p]] = concat(after, 0);
+    din[port_in_[p]] = concat(before, 0);
+  }
+  same("reset (documents)", got.out, out);
+  same_gradients("reset (documents)", got.din, din);
+
+  // Absent states are zero for every document.
+  const Run none = apply(together, Tensors(port_in_.size()));
+  Tensors zero;
+  for (const Tensor& s : all) {
+    zero.push_back(Tensor::zeros(s.shape(), s.dtype()));
+  }
+  same("reset (absent states)", none.out, apply(together, zero).out);
+}
+
+void Checker::started() {
+  const std::vector<Index> at = documents();
+  const Tensors x = first_row(x_);
+  Tensors zero;
+  for (const Tensor& s : zero_) {
+    zero.push_back(s.slice(0, 0, 1));
+  }
+  std::vector<Run> runs;
+  std::vector<std::int64_t> start;
+  for (std::size_t n = 0; n + 1 < at.size(); ++n) {
+    runs.push_back(apply(piece(x, at[n], at[n + 1]), zero));
+    derive(runs.back(), first_row_cotangents(at[n], at[n + 1]));
+    start.resize(static_cast<std::size_t>(at[n + 1]), at[n]);
+  }
+  const auto boundary = static_cast<std::size_t>(op_.input_index("start"));
+  Tensors together = x;
+  together[boundary] = Tensor::from(start, {1, tokens_});
+  Run got = apply(together, zero);
+  derive(got, first_row_cotangents(0, tokens_));
+  const Tensors out = assemble_outputs(runs), din = assemble_gradients(runs);
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    if (is_sequence(op_.out[i])) {
+      same("reset (documents)", got.out[i], out[i]);
+    }
+  }
+  for (std::size_t i = 0; i < din.size(); ++i) {
+    if (std::find(port_in_.begin(), port_in_.end(), i) == port_in_.end()) {
+      same("reset (documents) d" + op_.in[i].name, got.din[i], din[i]);
+    }
+  }
+  // The same documents cut anywhere, the cache carried.
+  const Index cut = rng_.below(tokens_ + 1);
+  std::vector<Run> pieces;
+  Tensors states = zero;
+  for (const auto& [a, b] : {std::pair<Index, Index>{0, cut}, {cut, tokens_}}) {
+    Tensors p = piece(together, a, b);
+    std::vector<std::int64_t> local(start.begin() + a, start.begin() + b);
+    for (std::int64_t& s : local) {
+      s -= a;
+    }
+    p[boundary] = Tensor::from(local, {1, b - a});
+    pieces.push_back(apply(p, states));
+    states = states_of(pieces.back().out);
+  }
+  same("reset (cut)", assemble_outputs(pieces), got.out);
+}
+
+}  // namespace ls::test::scans

@@ -1,0 +1,69 @@
+// What a summary of tokens owes: identity, associative compose, act and its transpose.
+#include "tests/laws/scans/checker.h"
+
+namespace ls::test::scans {
+
+namespace {
+
+double dot(const Tensor& a, const Tensor& b) {
+  LS_CHECK(a.shape() == b.shape(), kShape, "{} where {} was expected", a.describe(), b.describe());
+  const auto x = a.to_vector<double>(), y = b.to_vector<double>();
+  double sum = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    sum += x[i] * y[i];
+  }
+  return sum;
+}
+
+}  // namespace
+
+void Checker::summaries() {
+  const Tensors id = family_.identity(x_, attrs());
+  const Tensors all = summarize(x_);
+  same("identity (left)", compose(id, all), all);
+  same("identity (right)", compose(all, id), all);
+  same("identity (act)", family_.act(id, start_, attrs()), start_);
+  same("identity (empty stretch)", summarize(piece(x_, 0, 0)), id);
+  same("state", family_.act(all, start_, attrs()), states_of(whole_.out));
+
+  const std::vector<Index> cuts{0, 1, tokens_ / 2, tokens_ - 1, tokens_, rng_.below(tokens_ + 1)};
+  for (const Index c : cuts) {
+    same(fmt::format("summarize (cut {})", c),
+         compose(summarize(piece(x_, 0, c)), summarize(piece(x_, c, tokens_))), all);
+  }
+  const Index i = rng_.below(tokens_ + 1), j = i + rng_.below(tokens_ - i + 1);
+  const Tensors a = summarize(piece(x_, 0, i)), b = summarize(piece(x_, i, j)),
+                c = summarize(piece(x_, j, tokens_));
+  same("associative", compose(compose(a, b), c), compose(a, compose(b, c)));
+  same("state (three pieces)",
+       family_.act(c, family_.act(b, family_.act(a, start_, attrs()), attrs()), attrs()),
+       states_of(whole_.out));
+}
+
+void Checker::adjoint() {
+  for (const Index from : {Index{0}, tokens_ / 2}) {
+    const Tensors m = summarize(piece(x_, from, tokens_));
+    // States as they arise, so that growing ones have a length.
+    const Tensors like = from == 0 ? start_ : states_of(apply(piece(x_, 0, from), start_).out);
+    Tensors s, zero;
+    for (const Tensor& x : like) {
+      s.push_back(random(rng_, x.shape(), x.dtype()));
+      zero.push_back(Tensor::zeros(x.shape(), x.dtype()));
+    }
+    const Tensors moved = family_.act(m, s, attrs()), fixed = family_.act(m, zero, attrs());
+    Tensors d;
+    for (const Tensor& x : moved) {
+      d.push_back(random(rng_, x.shape(), x.dtype()));
+    }
+    const Tensors back = act_adjoint(m, d, s);
+    double left = 0, right = 0;
+    for (std::size_t i = 0; i < s.size(); ++i) {
+      left += dot(moved[i], d[i]) - dot(fixed[i], d[i]);
+      right += dot(back[i], s[i]);
+    }
+    same(fmt::format("adjoint (from token {})", from), Tensor::scalar(left, DType::kF64),
+         Tensor::scalar(right, DType::kF64));
+  }
+}
+
+}  // namespace ls::test::scans
