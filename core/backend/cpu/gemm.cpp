@@ -1,3 +1,7 @@
+// Which way a product C [m,n] = alpha op(A) [m,k] op(B) [k,n] + beta C takes. Small ones are tiles of
+// small_gemm.h, rows of C shared out over the threads. Larger ones are oneDNN's where the build has
+// it: with a small B each thread calls it for its rows of A and C; with long columns and a small C,
+// for its piece of k, into a sum [m,n] of its own; else oneDNN shares out the whole by itself.
 #include "core/backend/cpu/gemm.h"
 
 #include <algorithm>
@@ -92,7 +96,7 @@ void rounded_product(const Product& g, const T* a, const T* b, T* c) {
   wide.beta = 0;
   wide.ldc = g.n;
   product(wide, a, b, sums.data());
-  parallel_for(g.m, std::max<Index>(1, 16384 / g.n), [&](Index begin, Index end) {
+  parallel_for(g.m, row_grain(g.n, 16384), [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       for (Index j = 0; j < g.n; ++j) {
         T& x = c[i * g.ldc + j];
@@ -174,7 +178,7 @@ void run_by_depth(const Product& g, const float* a, const float* b, float* c) {
       run_whole(DType::kF32, DType::kF32, part, a + begin * g.lda + row, b + begin * g.ldb, to);
     }
   });
-  parallel_for(g.m, std::max<Index>(1, 4096 / g.n), [&](Index begin, Index end) {
+  parallel_for(g.m, row_grain(g.n, 4096), [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       float* __restrict const to = c + i * g.ldc;
       for (Index p = 1; p < pieces; ++p) {

@@ -1,3 +1,6 @@
+// The inner kernels of gemm_kernel.h: blocks of C held in registers, one instantiation for each
+// height and width, and the packing of columns of B into whole vectors. All of it runs on the
+// calling thread, which owns C and its scratch buffers.
 #include "core/backend/cpu/gemm_kernel.h"
 
 #include <algorithm>

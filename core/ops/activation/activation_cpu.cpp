@@ -1,3 +1,5 @@
+// y = f(x) element by element, dx = dy f'(x). Threads own rows, or stretches of the one long row that
+// x is where it has no gaps.
 #include "core/ops/activation/activation.h"
 
 #include "core/base/parallel_for.h"
@@ -16,17 +18,16 @@ void for_elements(const Rows& x, F&& f) {
     parallel_for(x.cols, kGrain, [&](Index c0, Index c1) { f(0, c0, c1); });
     return;
   }
-  parallel_for(x.count, std::max<Index>(1, kGrain / std::max<Index>(1, x.cols)),
-               [&](Index r0, Index r1) {
-                 for (Index r = r0; r < r1; ++r) {
-                   f(r, 0, x.cols);
-                 }
-               });
+  parallel_for(x.count, row_grain(x.cols, kGrain), [&](Index r0, Index r1) {
+    for (Index r = r0; r < r1; ++r) {
+      f(r, 0, x.cols);
+    }
+  });
 }
 
 template <class T>
-void activation_forward(const Activation::In<Tensor>& in, Activation::Out<Tensor>& out,
-                        const Activation::Attrs& a) {
+void forward(const Activation::In<Tensor>& in, Activation::Out<Tensor>& out,
+             const Activation::Attrs& a) {
   using A = acc_t<T>;
   Rows x(in.x);
   if (x.dense()) {
@@ -45,9 +46,9 @@ void activation_forward(const Activation::In<Tensor>& in, Activation::Out<Tensor
 }
 
 template <class T>
-void activation_backward(const Activation::In<Tensor>& in, const Activation::Out<Tensor>&,
-                         const Activation::Out<Tensor>& dout, Activation::In<Tensor>& din,
-                         const Activation::Attrs& a) {
+void backward(const Activation::In<Tensor>& in, const Activation::Out<Tensor>&,
+              const Activation::Out<Tensor>& dout, Activation::In<Tensor>& din,
+              const Activation::Attrs& a) {
   using A = acc_t<T>;
   Rows x(in.x), g(dout.y);
   const RowsOut<T> dx(din.x);
@@ -68,7 +69,7 @@ void activation_backward(const Activation::In<Tensor>& in, const Activation::Out
 }
 
 LS_KERNEL(Activation).types<double, float, bf16>([]<class T>() {
-  return std::pair(&activation_forward<T>, &activation_backward<T>);
+  return std::pair(&forward<T>, &backward<T>);
 });
 
 }  // namespace

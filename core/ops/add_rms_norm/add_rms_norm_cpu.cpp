@@ -1,3 +1,6 @@
+// sum = x + residual and y = sum rstd weight, both [rows, d], in one pass; NOTES.md of rms_norm has
+// the gradient. Forward: a thread owns rows. Backward: it owns whole pieces of the rows, of which
+// there are kPieces whatever the thread count, each with its own sum [d] of the weight's gradient.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -22,7 +25,7 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
   T* sum = out.sum.data<T>();
   T* y = out.y.data<T>();
   A* rstd = out.rstd.data<A>();
-  parallel_for(x.count, std::max<Index>(1, 8192 / std::max<Index>(1, d)), [&](Index r0, Index r1) {
+  parallel_for(x.count, row_grain(d), [&](Index r0, Index r1) {
     for (Index r = r0; r < r1; ++r) {
       const T* __restrict xp = x.row<T>(r);
       const T* __restrict rp = residual.row<T>(r);
@@ -59,23 +62,21 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
   T* const dx = wanted.defined() ? wanted.data<T>() : nullptr;
   using rms::kPieces;
   std::vector<A> sums(static_cast<std::size_t>(kPieces * d));
-  parallel_for(
-      kPieces, std::max<Index>(1, 8192 * kPieces / std::max<Index>(1, rows * d)),
-      [&](Index p0, Index p1) {
-        std::vector<A> buffer(static_cast<std::size_t>(3 * d));
-        std::vector<T> unwanted(static_cast<std::size_t>(d));
-        for (Index p = p0; p < p1; ++p) {
-          for (Index r = rows * p / kPieces; r < rows * (p + 1) / kPieces; ++r) {
-            const auto row = [&]<bool kExtra>() {
-              rms::backward_row<rms::Gating::kNone, act::Silu, kExtra>(
-                  sum + r * d, static_cast<const T*>(nullptr), w, rstd[r],
-                  dy.row<T>(dout.y.defined() ? r : 0), dsum.row<T>(r), d, buffer.data(),
-                  dx ? dx + r * d : unwanted.data(), static_cast<T*>(nullptr), sums.data() + p * d);
-            };
-            dout.sum.defined() ? row.template operator()<true>() : row.template operator()<false>();
-          }
-        }
-      });
+  parallel_for(kPieces, row_grain(rows * d, 8192 * kPieces), [&](Index p0, Index p1) {
+    std::vector<A> buffer(static_cast<std::size_t>(3 * d));
+    std::vector<T> unwanted(static_cast<std::size_t>(d));
+    for (Index p = p0; p < p1; ++p) {
+      for (Index r = rows * p / kPieces; r < rows * (p + 1) / kPieces; ++r) {
+        const auto row = [&]<bool kExtra>() {
+          rms::backward_row<rms::Gating::kNone, act::Silu, kExtra>(
+              sum + r * d, static_cast<const T*>(nullptr), w, rstd[r],
+              dy.row<T>(dout.y.defined() ? r : 0), dsum.row<T>(r), d, buffer.data(),
+              dx ? dx + r * d : unwanted.data(), static_cast<T*>(nullptr), sums.data() + p * d);
+        };
+        dout.sum.defined() ? row.template operator()<true>() : row.template operator()<false>();
+      }
+    }
+  });
   if (din.weight.defined()) {
     rms::add_pieces(sums.data(), d, din.weight.data<A>());
   }

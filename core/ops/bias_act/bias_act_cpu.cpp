@@ -1,3 +1,5 @@
+// y = f(x + b), x and y [rows, d]. Forward: a thread owns rows. Backward: it owns channels, so that
+// the gradient of b, a sum over all rows, has one owner and one order.
 #include "core/ops/bias_act/bias_act.h"
 
 #include "core/base/parallel_for.h"
@@ -10,8 +12,7 @@ namespace {
 constexpr Index kGrain = 1 << 13;
 
 template <class T>
-void bias_act_forward(const BiasAct::In<Tensor>& in, BiasAct::Out<Tensor>& out,
-                      const BiasAct::Attrs& a) {
+void forward(const BiasAct::In<Tensor>& in, BiasAct::Out<Tensor>& out, const BiasAct::Attrs& a) {
   using A = acc_t<T>;
   const Rows x(in.x);
   const Tensor bias =
@@ -19,23 +20,21 @@ void bias_act_forward(const BiasAct::In<Tensor>& in, BiasAct::Out<Tensor>& out,
   const A* b = bias.data<A>();
   T* y = out.y.data<T>();
   act::dispatch(a.activation, [&]<class F>() {
-    parallel_for(x.count, std::max<Index>(1, kGrain / std::max<Index>(1, x.cols)),
-                 [&](Index r0, Index r1) {
-                   for (Index r = r0; r < r1; ++r) {
-                     const T* __restrict xp = x.row<T>(r);
-                     T* __restrict yp = y + r * x.cols;
-                     for (Index c = 0; c < x.cols; ++c) {
-                       yp[c] = convert<T>(F::f(convert<A>(xp[c]) + b[c]));
-                     }
-                   }
-                 });
+    parallel_for(x.count, row_grain(x.cols, kGrain), [&](Index r0, Index r1) {
+      for (Index r = r0; r < r1; ++r) {
+        const T* __restrict xp = x.row<T>(r);
+        T* __restrict yp = y + r * x.cols;
+        for (Index c = 0; c < x.cols; ++c) {
+          yp[c] = convert<T>(F::f(convert<A>(xp[c]) + b[c]));
+        }
+      }
+    });
   });
 }
 
 template <class T>
-void bias_act_backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>&,
-                       const BiasAct::Out<Tensor>& dout, BiasAct::In<Tensor>& din,
-                       const BiasAct::Attrs& a) {
+void backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>&,
+              const BiasAct::Out<Tensor>& dout, BiasAct::In<Tensor>& din, const BiasAct::Attrs& a) {
   using A = acc_t<T>;
   const Rows x(in.x), dy(dout.y);
   const Tensor bias =
@@ -67,7 +66,7 @@ void bias_act_backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>
 }
 
 LS_KERNEL(BiasAct).types<double, float, bf16>([]<class T>() {
-  return std::pair(&bias_act_forward<T>, &bias_act_backward<T>);
+  return std::pair(&forward<T>, &backward<T>);
 });
 
 }  // namespace

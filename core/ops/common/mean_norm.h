@@ -1,6 +1,9 @@
 #pragma once
 // Kernels of norms that subtract the mean, by contiguous groups of channels: layer_norm has one
-// group, group_norm several.
+// group, group_norm several. layer_norm/NOTES.md derives the gradient. Forward: a thread owns rows
+// and a buffer [d]. Backward: it owns whole pieces of the rows, of which there are kPieces whatever
+// the thread count, each with its own sums [2, d] of the gradients of weight and bias, and a buffer
+// [3, d].
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -34,7 +37,7 @@ void mean_norm_forward(const In& in, Out& out, const MeanNormArgs& a) {
   T* y = out.y.template data<T>();
   A* mean = out.mean.template data<A>();
   A* rstd = out.rstd.template data<A>();
-  parallel_for(x.count, std::max<Index>(1, 8192 / std::max<Index>(1, d)), [&](Index r0, Index r1) {
+  parallel_for(x.count, row_grain(d), [&](Index r0, Index r1) {
     std::vector<A> buffer(static_cast<std::size_t>(d));
     A* __restrict v = buffer.data();
     for (Index r = r0; r < r1; ++r) {
@@ -114,7 +117,7 @@ void mean_norm_backward(const In& in, const Out& out, const Out& dout, In& din,
   // Fixed pieces of rows, so that the sums over rows do not depend on the thread count.
   constexpr Index kPieces = 16;
   std::vector<A> sums(static_cast<std::size_t>(kPieces * 2 * d));
-  const Index grain = std::max<Index>(1, 8192 * kPieces / std::max<Index>(1, x.count * d));
+  const Index grain = row_grain(x.count * d, 8192 * kPieces);
   parallel_for(kPieces, grain, [&](Index p0, Index p1) {
     std::vector<A> buffer(static_cast<std::size_t>(3 * d));
     A* __restrict v = buffer.data();  // normalised input

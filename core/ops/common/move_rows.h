@@ -17,16 +17,15 @@ void gather_rows(const Tensor& x, const Tensor& index, Tensor& y) {
   const std::int64_t* at = packed.data<std::int64_t>();
   const Index d = from.cols;
   T* to = y.data<T>();
-  parallel_for(packed.numel(), std::max<Index>(1, 16384 / std::max<Index>(1, d)),
-               [&](Index i0, Index i1) {
-                 for (Index i = i0; i < i1; ++i) {
-                   if (at[i] < 0) {
-                     std::fill_n(to + i * d, d, T(0.0f));
-                   } else {
-                     std::copy_n(from.row<T>(at[i]), d, to + i * d);
-                   }
-                 }
-               });
+  parallel_for(packed.numel(), row_grain(d, 16384), [&](Index i0, Index i1) {
+    for (Index i = i0; i < i1; ++i) {
+      if (at[i] < 0) {
+        std::fill_n(to + i * d, d, T(0.0f));
+      } else {
+        std::copy_n(from.row<T>(at[i]), d, to + i * d);
+      }
+    }
+  });
 }
 
 /// y[index[i]] += x[i] from zero, in the order of i. x [...,D], y [N,D] contiguous.
@@ -39,7 +38,7 @@ void scatter_add_rows(const Tensor& x, const Tensor& index, Tensor& y) {
   const Index rows = y.size(0), d = y.size(1);
   T* to = y.data<T>();
   // Threads own target rows; each looks through all indices.
-  parallel_for(rows, std::max<Index>(1, 16384 / std::max<Index>(1, d)), [&](Index r0, Index r1) {
+  parallel_for(rows, row_grain(d, 16384), [&](Index r0, Index r1) {
     std::vector<A> wide(std::is_same_v<T, A> ? 0 : static_cast<std::size_t>((r1 - r0) * d));
     A* sum;
     if constexpr (std::is_same_v<T, A>) {

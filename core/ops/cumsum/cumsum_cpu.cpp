@@ -1,3 +1,6 @@
+// Running sums, in double, along the middle axis of x as [outer, n, inner]. One task owns up to
+// kColumns neighbouring columns of one outer index from end to end, with a running sum of each. The
+// gradient is the running sum of dy from the other end.
 #include "core/ops/cumsum/cumsum.h"
 
 #include <algorithm>
@@ -21,8 +24,8 @@ void running_sums(const Tensor& in, Tensor& out, int axis, bool reverse) {
   const Index n = x.size(axis), blocks = (inner + kColumns - 1) / kColumns;
   const T* from = x.data<T>();
   T* to = out.data<T>();
-  const Index task = std::max<Index>(1, n * std::min(inner, kColumns));
-  parallel_for(outer * blocks, std::max<Index>(1, 16384 / task), [&](Index t0, Index t1) {
+  const Index task = n * std::min(inner, kColumns);
+  parallel_for(outer * blocks, row_grain(task, 16384), [&](Index t0, Index t1) {
     std::vector<double> sums;
     for (Index t = t0; t < t1; ++t) {
       const Index c0 = t % blocks * kColumns, columns = std::min(inner - c0, kColumns);
@@ -41,7 +44,7 @@ void running_sums(const Tensor& in, Tensor& out, int axis, bool reverse) {
 }
 
 template <class T>
-struct CumsumLoops {
+struct Kernel {
   static void forward(const Cumsum::In<Tensor>& in, Cumsum::Out<Tensor>& out,
                       const Cumsum::Attrs& a) {
     running_sums<T>(in.x, out.y, a.axis, a.reverse);
@@ -53,9 +56,7 @@ struct CumsumLoops {
   }
 };
 
-LS_KERNEL(Cumsum).types<double, float, bf16>([]<class T>() {
-  return std::pair(&CumsumLoops<T>::forward, &CumsumLoops<T>::backward);
-});
+LS_KERNEL(Cumsum).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

@@ -1,3 +1,5 @@
+// y[r] = scale weight[ids[r]], y [N, d]. Forward: a thread owns rows of y. Backward: it owns channels
+// of the table [V, d], so that rows with the same id are added in their order.
 #include "core/ops/embedding/embedding.h"
 
 #include "core/base/parallel_for.h"
@@ -6,7 +8,7 @@ namespace ls::ops {
 namespace {
 
 template <class T>
-struct EmbeddingRows {
+struct Kernel {
   using Op = Embedding;
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
     const Tensor w = in.weight.contiguous(), ids = in.ids.contiguous();
@@ -15,14 +17,13 @@ struct EmbeddingRows {
     const std::int64_t* id = ids.data<std::int64_t>();
     T* y = out.y.data<T>();
     const T scale = static_cast<T>(a.scale);
-    parallel_for(ids.numel(), std::max<Index>(1, 8192 / std::max<Index>(1, d)),
-                 [&](Index r0, Index r1) {
-                   for (Index r = r0; r < r1; ++r) {
-                     for (Index c = 0; c < d; ++c) {
-                       y[r * d + c] = scale * wp[id[r] * d + c];
-                     }
-                   }
-                 });
+    parallel_for(ids.numel(), row_grain(d), [&](Index r0, Index r1) {
+      for (Index r = r0; r < r1; ++r) {
+        for (Index c = 0; c < d; ++c) {
+          y[r * d + c] = scale * wp[id[r] * d + c];
+        }
+      }
+    });
   }
   static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
@@ -48,9 +49,7 @@ struct EmbeddingRows {
   }
 };
 
-LS_KERNEL(Embedding).types<double, float>([]<class T>() {
-  return std::pair(&EmbeddingRows<T>::forward, &EmbeddingRows<T>::backward);
-});
+LS_KERNEL(Embedding).kernel<Kernel, double, float>();
 
 }  // namespace
 }  // namespace ls::ops

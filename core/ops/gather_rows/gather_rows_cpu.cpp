@@ -1,3 +1,5 @@
+// y[i] = x[index[i]], and for the gradient dx[index[i]] += dy[i]: the loops of move_rows.h, which say
+// who owns what.
 #include "core/ops/gather_rows/gather_rows.h"
 
 #include "core/ops/common/move_rows.h"
@@ -6,7 +8,7 @@ namespace ls::ops {
 namespace {
 
 template <class T>
-struct GatherRowsLoops {
+struct Kernel {
   static void forward(const GatherRows::In<Tensor>& in, GatherRows::Out<Tensor>& out,
                       const GatherRows::Attrs&) {
     gather_rows<T>(in.x, in.index, out.y);
@@ -18,9 +20,7 @@ struct GatherRowsLoops {
   }
 };
 
-LS_KERNEL(GatherRows).types<double, float, bf16>([]<class T>() {
-  return std::pair(&GatherRowsLoops<T>::forward, &GatherRowsLoops<T>::backward);
-});
+LS_KERNEL(GatherRows).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

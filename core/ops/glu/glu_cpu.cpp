@@ -1,3 +1,5 @@
+// y = act(gate) * up, each [rows, f], gate and up two tensors or the halves of one. A thread owns
+// rows; rows with gaps between them are fetched kAhead rows before their turn.
 #include "core/base/parallel_for.h"
 #include "core/ops/common/glu_rows.h"
 #include "core/ops/glu/glu.h"
@@ -17,25 +19,24 @@ constexpr Index kGrain = 1 << 13;
 constexpr Index kAhead = 2;
 
 template <class T>
-void glu_forward(const Glu::In<Tensor>& in, Glu::Out<Tensor>& out, const Glu::Attrs& a) {
+void forward(const Glu::In<Tensor>& in, Glu::Out<Tensor>& out, const Glu::Attrs& a) {
   const Halves h(in);
   const Index f = h.gate.cols;
   T* y = out.y.data<T>();
   act::dispatch(a.activation, [&]<class F>() {
-    parallel_for(h.gate.count, std::max<Index>(1, kGrain / std::max<Index>(1, f)),
-                 [&](Index r0, Index r1) {
-                   for (Index r = r0; r < r1; ++r) {
-                     h.gate.prefetch<T>(r + kAhead);
-                     h.up.prefetch<T>(r + kAhead);
-                     glu::forward_row<F>(h.gate.row<T>(r), h.up.row<T>(r), f, y + r * f);
-                   }
-                 });
+    parallel_for(h.gate.count, row_grain(f, kGrain), [&](Index r0, Index r1) {
+      for (Index r = r0; r < r1; ++r) {
+        h.gate.prefetch<T>(r + kAhead);
+        h.up.prefetch<T>(r + kAhead);
+        glu::forward_row<F>(h.gate.row<T>(r), h.up.row<T>(r), f, y + r * f);
+      }
+    });
   });
 }
 
 template <class T>
-void glu_backward(const Glu::In<Tensor>& in, const Glu::Out<Tensor>&, const Glu::Out<Tensor>& dout,
-                  Glu::In<Tensor>& din, const Glu::Attrs& a) {
+void backward(const Glu::In<Tensor>& in, const Glu::Out<Tensor>&, const Glu::Out<Tensor>& dout,
+              Glu::In<Tensor>& din, const Glu::Attrs& a) {
   const Halves h(in);
   const Rows dy(dout.y);
   const Index f = h.gate.cols;
@@ -55,22 +56,20 @@ void glu_backward(const Glu::In<Tensor>& in, const Glu::Out<Tensor>&, const Glu:
     dup = (din.up.defined() ? din.up : unwanted).data<T>();
   }
   act::dispatch(a.activation, [&]<class F>() {
-    parallel_for(h.gate.count, std::max<Index>(1, kGrain / std::max<Index>(1, f)),
-                 [&](Index r0, Index r1) {
-                   for (Index r = r0; r < r1; ++r) {
-                     h.gate.prefetch<T>(r + kAhead);
-                     h.up.prefetch<T>(r + kAhead);
-                     dy.prefetch<T>(r + kAhead);
-                     glu::backward_row<F, false>(h.gate.row<T>(r), h.up.row<T>(r), dy.row<T>(r), f,
-                                                 dgate + r * stride, dup + r * stride,
-                                                 static_cast<T*>(nullptr));
-                   }
-                 });
+    parallel_for(h.gate.count, row_grain(f, kGrain), [&](Index r0, Index r1) {
+      for (Index r = r0; r < r1; ++r) {
+        h.gate.prefetch<T>(r + kAhead);
+        h.up.prefetch<T>(r + kAhead);
+        dy.prefetch<T>(r + kAhead);
+        glu::backward_row<F, false>(h.gate.row<T>(r), h.up.row<T>(r), dy.row<T>(r), f,
+                                    dgate + r * stride, dup + r * stride, static_cast<T*>(nullptr));
+      }
+    });
   });
 }
 
 LS_KERNEL(Glu).types<double, float, bf16>([]<class T>() {
-  return std::pair(&glu_forward<T>, &glu_backward<T>);
+  return std::pair(&forward<T>, &backward<T>);
 });
 
 }  // namespace

@@ -32,7 +32,7 @@ struct Sizes {
       }
     });
   }
-  Index grain() const { return std::max<Index>(1, 8192 / std::max<Index>(1, hidden)); }
+  Index grain() const { return row_grain(hidden); }
 };
 
 template <class T>

@@ -1,3 +1,4 @@
+// The loops of common/mean_norm.h with num_groups groups a row; layer_norm/NOTES.md has the gradient.
 #include "core/ops/group_norm/group_norm.h"
 
 #include "core/ops/common/mean_norm.h"
@@ -10,7 +11,7 @@ MeanNormArgs args(const GroupNorm::Attrs& a) {
 }
 
 template <class T>
-struct GroupNormRows {
+struct Kernel {
   static void forward(const GroupNorm::In<Tensor>& in, GroupNorm::Out<Tensor>& out,
                       const GroupNorm::Attrs& a) {
     mean_norm_forward<T>(in, out, args(a));
@@ -22,9 +23,7 @@ struct GroupNormRows {
   }
 };
 
-LS_KERNEL(GroupNorm).types<double, float, bf16>([]<class T>() {
-  return std::pair(&GroupNormRows<T>::forward, &GroupNormRows<T>::backward);
-});
+LS_KERNEL(GroupNorm).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

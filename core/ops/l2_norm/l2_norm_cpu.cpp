@@ -1,3 +1,5 @@
+// y = x / n over rows of d, n the length of the row with eps as Divisor says. A thread owns rows.
+// With n' = slope x: dx = dy / n - x sum(x dy) slope / n^2.
 #include "core/ops/l2_norm/l2_norm.h"
 
 #include <cmath>
@@ -7,10 +9,6 @@
 
 namespace ls::ops {
 namespace {
-
-Index grain(Index columns) {
-  return std::max<Index>(1, 8192 / std::max<Index>(1, columns));
-}
 
 /// Divisor of a row and its slope in the squared length, times two: d divisor / dx = slope * x.
 template <class A>
@@ -33,7 +31,7 @@ Divisor<A> divisor(A square, const L2Norm::Attrs& a) {
 }
 
 template <class T>
-struct L2NormRows {
+struct Kernel {
   using A = acc_t<T>;
 
   static void forward(const L2Norm::In<Tensor>& in, L2Norm::Out<Tensor>& out,
@@ -41,7 +39,7 @@ struct L2NormRows {
     const Rows x(in.x);
     const Index d = x.cols;
     T* y = out.y.data<T>();
-    parallel_for(x.count, grain(d), [&](Index r0, Index r1) {
+    parallel_for(x.count, row_grain(d), [&](Index r0, Index r1) {
       for (Index r = r0; r < r1; ++r) {
         const T* xp = x.row<T>(r);
         A square = 0;
@@ -63,7 +61,7 @@ struct L2NormRows {
     const Rows x(in.x), dy(dout.y);
     const Index d = x.cols;
     T* dx = din.x.data<T>();
-    parallel_for(x.count, grain(d), [&](Index r0, Index r1) {
+    parallel_for(x.count, row_grain(d), [&](Index r0, Index r1) {
       for (Index r = r0; r < r1; ++r) {
         const T* xp = x.row<T>(r);
         const T* gp = dy.row<T>(r);
@@ -83,9 +81,7 @@ struct L2NormRows {
   }
 };
 
-LS_KERNEL(L2Norm).types<double, float, bf16>([]<class T>() {
-  return std::pair(&L2NormRows<T>::forward, &L2NormRows<T>::backward);
-});
+LS_KERNEL(L2Norm).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

@@ -1,3 +1,4 @@
+// The loops of common/mean_norm.h with one group a row; NOTES.md has the gradient.
 #include "core/ops/layer_norm/layer_norm.h"
 
 #include "core/ops/common/mean_norm.h"
@@ -10,7 +11,7 @@ MeanNormArgs args(const LayerNorm::Attrs& a) {
 }
 
 template <class T>
-struct LayerNormRows {
+struct Kernel {
   static void forward(const LayerNorm::In<Tensor>& in, LayerNorm::Out<Tensor>& out,
                       const LayerNorm::Attrs& a) {
     mean_norm_forward<T>(in, out, args(a));
@@ -22,9 +23,7 @@ struct LayerNormRows {
   }
 };
 
-LS_KERNEL(LayerNorm).types<double, float, bf16>([]<class T>() {
-  return std::pair(&LayerNormRows<T>::forward, &LayerNormRows<T>::backward);
-});
+LS_KERNEL(LayerNorm).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

@@ -8,7 +8,7 @@ namespace ls::ops {
 namespace {
 
 template <class T>
-void linear_forward(const Linear::In<Tensor>& in, Linear::Out<Tensor>& out, const Linear::Attrs&) {
+void forward(const Linear::In<Tensor>& in, Linear::Out<Tensor>& out, const Linear::Attrs&) {
   const Rows x(in.x, true);
   const Tensor w = in.weight.contiguous();
   const Index o = w.size(0), i = w.size(1),
@@ -20,7 +20,7 @@ void linear_forward(const Linear::In<Tensor>& in, Linear::Out<Tensor>& out, cons
     using A = acc_t<T>;
     const Tensor bias = in.bias.contiguous();
     const A* b = bias.data<A>();
-    parallel_for(rows, std::max<Index>(1, 16384 / std::max<Index>(1, o)), [&](Index r0, Index r1) {
+    parallel_for(rows, row_grain(o, 16384), [&](Index r0, Index r1) {
       for (Index r = r0; r < r1; ++r) {
         for (Index c = 0; c < o; ++c) {
           y[r * o + c] = convert<T>(convert<A>(y[r * o + c]) + b[c]);
@@ -31,9 +31,8 @@ void linear_forward(const Linear::In<Tensor>& in, Linear::Out<Tensor>& out, cons
 }
 
 template <class T>
-void linear_backward(const Linear::In<Tensor>& in, const Linear::Out<Tensor>&,
-                     const Linear::Out<Tensor>& dout, Linear::In<Tensor>& din,
-                     const Linear::Attrs&) {
+void backward(const Linear::In<Tensor>& in, const Linear::Out<Tensor>&,
+              const Linear::Out<Tensor>& dout, Linear::In<Tensor>& din, const Linear::Attrs&) {
   using A = acc_t<T>;
   const Rows x(in.x, true), g(dout.y, true);
   const Tensor w = in.weight.contiguous();
@@ -61,7 +60,7 @@ void linear_backward(const Linear::In<Tensor>& in, const Linear::Out<Tensor>&,
 }
 
 LS_KERNEL(Linear).types<float, bf16>([]<class T>() {
-  return std::pair(&linear_forward<T>, &linear_backward<T>);
+  return std::pair(&forward<T>, &backward<T>);
 });
 
 }  // namespace

@@ -1,3 +1,6 @@
+// g = -exp(a_log) softplus(x + dt_bias), x and g [rows, heads]. Forward: a thread owns blocks of rows.
+// Backward: one thread goes through all blocks, with sums [heads] for the gradients of a_log and
+// dt_bias; the gradient of a_log is sum(dg g).
 #include "core/ops/mamba_gate/mamba_gate.h"
 
 #include <algorithm>
@@ -26,7 +29,7 @@ struct Call {
                                   : Tensor::zeros(a_log.shape(), a_log.dtype())),
         heads(a_log.numel()),
         rows(x.numel() / std::max<Index>(1, heads)),
-        block(std::max<Index>(1, kBlock / std::max<Index>(1, heads))) {
+        block(row_grain(heads, kBlock)) {
     for (Index h = 0; h < heads; ++h) {
       scale.push_back(-std::exp(std::as_const(a_log).template data<Real>()[h]));
     }
@@ -43,8 +46,8 @@ struct Call {
 };
 
 template <class In, class Real>
-void gate_forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out,
-                  const MambaGate::Attrs&) {
+void forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out,
+             const MambaGate::Attrs&) {
   const Call<In, Real> call(in);
   const Index heads = call.heads;
   Real* const g = out.g.data<Real>();
@@ -66,9 +69,9 @@ void gate_forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out,
 }
 
 template <class In, class Real>
-void gate_backward(const MambaGate::In<Tensor>& in, const MambaGate::Out<Tensor>&,
-                   const MambaGate::Out<Tensor>& dout, MambaGate::In<Tensor>& din,
-                   const MambaGate::Attrs&) {
+void backward(const MambaGate::In<Tensor>& in, const MambaGate::Out<Tensor>&,
+              const MambaGate::Out<Tensor>& dout, MambaGate::In<Tensor>& din,
+              const MambaGate::Attrs&) {
   const Call<In, Real> call(in);
   const Index heads = call.heads;
   const Tensor dg = dout.g.contiguous();
@@ -107,7 +110,7 @@ void gate_backward(const MambaGate::In<Tensor>& in, const MambaGate::Out<Tensor>
 }
 
 LS_KERNEL(MambaGate).types<double, float, bf16>([]<class T>() {
-  return std::pair(&gate_forward<T, acc_t<T>>, &gate_backward<T, acc_t<T>>);
+  return std::pair(&forward<T, acc_t<T>>, &backward<T, acc_t<T>>);
 });
 
 }  // namespace

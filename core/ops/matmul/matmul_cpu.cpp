@@ -68,17 +68,15 @@ void multiply(bool tx, const Stack<T>& x, bool ty, const Stack<T>& y, Index m, I
 }
 
 template <class T>
-void matmul_forward(const Matmul::In<Tensor>& in, Matmul::Out<Tensor>& out,
-                    const Matmul::Attrs& at) {
+void forward(const Matmul::In<Tensor>& in, Matmul::Out<Tensor>& out, const Matmul::Attrs& at) {
   const Stack<T> a(in.a), b(in.b);
   multiply(at.trans_a, a, at.trans_b, b, out.c.size(-2), out.c.size(-1),
            in.a.size(at.trans_a ? -2 : -1), at.alpha, out.c);
 }
 
 template <class T>
-void matmul_backward(const Matmul::In<Tensor>& in, const Matmul::Out<Tensor>&,
-                     const Matmul::Out<Tensor>& dout, Matmul::In<Tensor>& din,
-                     const Matmul::Attrs& at) {
+void backward(const Matmul::In<Tensor>& in, const Matmul::Out<Tensor>&,
+              const Matmul::Out<Tensor>& dout, Matmul::In<Tensor>& din, const Matmul::Attrs& at) {
   const Stack<T> a(in.a), b(in.b), dc(dout.c);
   const Index m = dout.c.size(-2), n = dout.c.size(-1), k = in.a.size(at.trans_a ? -2 : -1);
   if (din.a.defined()) {
@@ -98,7 +96,7 @@ void matmul_backward(const Matmul::In<Tensor>& in, const Matmul::Out<Tensor>&,
 }
 
 LS_KERNEL(Matmul).types<double, float, bf16>([]<class T>() {
-  return std::pair(&matmul_forward<T>, &matmul_backward<T>);
+  return std::pair(&forward<T>, &backward<T>);
 });
 
 }  // namespace

@@ -1,3 +1,4 @@
+// y = a b element by element, da = dy b, db = dy a. A thread owns rows.
 #include "core/ops/mul/mul.h"
 
 #include "core/base/parallel_for.h"
@@ -12,20 +13,19 @@ void multiply(const Tensor& a, const Tensor& b, Tensor& y) {
   const Rows left(a), right(b);
   const Index d = left.cols;
   T* to = y.data<T>();
-  parallel_for(left.count, std::max<Index>(1, 16384 / std::max<Index>(1, d)),
-               [&](Index r0, Index r1) {
-                 for (Index r = r0; r < r1; ++r) {
-                   const T* ap = left.row<T>(r);
-                   const T* bp = right.row<T>(r);
-                   for (Index c = 0; c < d; ++c) {
-                     to[r * d + c] = convert<T>(convert<A>(ap[c]) * convert<A>(bp[c]));
-                   }
-                 }
-               });
+  parallel_for(left.count, row_grain(d, 16384), [&](Index r0, Index r1) {
+    for (Index r = r0; r < r1; ++r) {
+      const T* ap = left.row<T>(r);
+      const T* bp = right.row<T>(r);
+      for (Index c = 0; c < d; ++c) {
+        to[r * d + c] = convert<T>(convert<A>(ap[c]) * convert<A>(bp[c]));
+      }
+    }
+  });
 }
 
 template <class T>
-struct MulRows {
+struct Kernel {
   static void forward(const Mul::In<Tensor>& in, Mul::Out<Tensor>& out, const Mul::Attrs&) {
     multiply<T>(in.a, in.b, out.y);
   }
@@ -40,9 +40,7 @@ struct MulRows {
   }
 };
 
-LS_KERNEL(Mul).types<double, float, bf16>([]<class T>() {
-  return std::pair(&MulRows<T>::forward, &MulRows<T>::backward);
-});
+LS_KERNEL(Mul).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

@@ -1,3 +1,6 @@
+// Sum, mean or maximum over the middle of x as [outer, count, inner]. A task owns one piece of the
+// middle of one outer index and up to kColumns inner columns; the partial results [pieces, outer,
+// inner] are merged in the order of the pieces, whose number follows from the sizes alone.
 #include "core/ops/reduce/reduce.h"
 
 #include <cmath>
@@ -86,35 +89,34 @@ std::vector<S> reduce(const T* x, const Plan& p) {
   const Index pieces = std::clamp<Index>(wanted, 1, 64);
   const Index blocks = (p.inner + kColumns - 1) / kColumns;
   std::vector<S> part(static_cast<std::size_t>(kept * pieces));
-  const Index task_size = std::max<Index>(1, p.count / pieces * std::min(p.inner, kColumns));
-  parallel_for(
-      p.outer * pieces * blocks, std::max<Index>(1, 16384 / task_size), [&](Index t0, Index t1) {
-        for (Index t = t0; t < t1; ++t) {
-          const Index block = t % blocks, piece = t / blocks % pieces, o = t / blocks / pieces;
-          const Index c0 = block * kColumns, c1 = std::min(p.inner, c0 + kColumns);
-          const Index from = p.count * piece / pieces, to = p.count * (piece + 1) / pieces;
-          const T* in = x + o * p.count * p.inner;
-          S* s = part.data() + (piece * p.outer + o) * p.inner;
-          if (std::is_same_v<S, SumOf> && p.inner == 1) {
-            constexpr Index kRun = 256;  // summed in acc
-            for (Index i = from; i < to; i += kRun) {
-              A sum = 0;
-              const Index end = std::min(to, i + kRun);
+  const Index task_size = p.count / pieces * std::min(p.inner, kColumns);
+  parallel_for(p.outer * pieces * blocks, row_grain(task_size, 16384), [&](Index t0, Index t1) {
+    for (Index t = t0; t < t1; ++t) {
+      const Index block = t % blocks, piece = t / blocks % pieces, o = t / blocks / pieces;
+      const Index c0 = block * kColumns, c1 = std::min(p.inner, c0 + kColumns);
+      const Index from = p.count * piece / pieces, to = p.count * (piece + 1) / pieces;
+      const T* in = x + o * p.count * p.inner;
+      S* s = part.data() + (piece * p.outer + o) * p.inner;
+      if (std::is_same_v<S, SumOf> && p.inner == 1) {
+        constexpr Index kRun = 256;  // summed in acc
+        for (Index i = from; i < to; i += kRun) {
+          A sum = 0;
+          const Index end = std::min(to, i + kRun);
 #pragma omp simd reduction(+ : sum)
-              for (Index k = i; k < end; ++k) {
-                sum += convert<A>(in[k]);
-              }
-              s->take(sum, 0);
-            }
-            continue;
+          for (Index k = i; k < end; ++k) {
+            sum += convert<A>(in[k]);
           }
-          for (Index i = from; i < to; ++i) {
-            for (Index c = c0; c < c1; ++c) {
-              s[c].take(convert<A>(in[i * p.inner + c]), i);
-            }
-          }
+          s->take(sum, 0);
         }
-      });
+        continue;
+      }
+      for (Index i = from; i < to; ++i) {
+        for (Index c = c0; c < c1; ++c) {
+          s[c].take(convert<A>(in[i * p.inner + c]), i);
+        }
+      }
+    }
+  });
   for (Index piece = 1; piece < pieces; ++piece) {
     for (Index k = 0; k < kept; ++k) {
       part[static_cast<std::size_t>(k)].merge(part[static_cast<std::size_t>(piece * kept + k)]);
@@ -125,7 +127,7 @@ std::vector<S> reduce(const T* x, const Plan& p) {
 }
 
 template <class T>
-struct ReduceLoops {
+struct Kernel {
   using A = acc_t<T>;
 
   static void forward(const Reduce::In<Tensor>& in, Reduce::Out<Tensor>& out, const Attrs& a) {
@@ -174,9 +176,7 @@ struct ReduceLoops {
   }
 };
 
-LS_KERNEL(Reduce).types<double, float, bf16>([]<class T>() {
-  return std::pair(&ReduceLoops<T>::forward, &ReduceLoops<T>::backward);
-});
+LS_KERNEL(Reduce).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

@@ -1,3 +1,7 @@
+// Rows of d channels in groups of n, each normalised by common/rms_rows.h; NOTES.md has the gradient.
+// Forward: a thread owns rows and a buffer [2, n]. Backward: it owns whole pieces of the rows, of
+// which there are kPieces whatever the thread count, each with its own sum [d] of the gain's
+// gradient, and a buffer [3, n].
 #include <algorithm>
 #include <vector>
 
@@ -51,19 +55,18 @@ void forward(const RmsNorm::In<Tensor>& in, RmsNorm::Out<Tensor>& out, const Rms
   T* y = out.y.data<T>();
   A* rstd = out.rstd.data<A>();
   dispatch(in.z.defined(), a, [&]<Gating kGating, class Act>() {
-    parallel_for(x.count, std::max<Index>(1, kGrain / std::max<Index>(1, d)),
-                 [&](Index r0, Index r1) {
-                   std::vector<A> buffer(static_cast<std::size_t>(2 * n));
-                   for (Index r = r0; r < r1; ++r) {
-                     x.prefetch<T>(r + kAhead);
-                     z.prefetch<T>(r + kAhead);
-                     for (Index c = 0; c < d; c += n) {
-                       rstd[(r * d + c) / n] = rms::forward_row<kGating, Act>(
-                           x.row<T>(r) + c, z.row<T>(r) + c, gain.data() + c, n,
-                           static_cast<A>(a.eps), buffer.data(), y + r * d + c);
-                     }
-                   }
-                 });
+    parallel_for(x.count, row_grain(d, kGrain), [&](Index r0, Index r1) {
+      std::vector<A> buffer(static_cast<std::size_t>(2 * n));
+      for (Index r = r0; r < r1; ++r) {
+        x.prefetch<T>(r + kAhead);
+        z.prefetch<T>(r + kAhead);
+        for (Index c = 0; c < d; c += n) {
+          rstd[(r * d + c) / n] =
+              rms::forward_row<kGating, Act>(x.row<T>(r) + c, z.row<T>(r) + c, gain.data() + c, n,
+                                             static_cast<A>(a.eps), buffer.data(), y + r * d + c);
+        }
+      }
+    });
   });
 }
 
@@ -79,28 +82,26 @@ void backward(const RmsNorm::In<Tensor>& in, const RmsNorm::Out<Tensor>& out,
   using rms::kPieces;
   std::vector<A> sums(static_cast<std::size_t>(kPieces * d));
   dispatch(in.z.defined(), a, [&]<Gating kGating, class Act>() {
-    parallel_for(kPieces, std::max<Index>(1, kGrain * kPieces / std::max<Index>(1, x.count * d)),
-                 [&](Index p0, Index p1) {
-                   std::vector<A> buffer(static_cast<std::size_t>(3 * n));
-                   std::vector<T> unwanted(static_cast<std::size_t>(2 * d));
-                   for (Index p = p0; p < p1; ++p) {
-                     A* const sum = sums.data() + p * d;
-                     for (Index r = x.count * p / kPieces; r < x.count * (p + 1) / kPieces; ++r) {
-                       x.prefetch<T>(r + kAhead);
-                       z.prefetch<T>(r + kAhead);
-                       dy.prefetch<T>(r + kAhead);
-                       T* const to_x = dx.defined() ? dx.row(r) : unwanted.data();
-                       T* const to_z = dz.defined() ? dz.row(r) : unwanted.data() + d;
-                       for (Index c = 0; c < d; c += n) {
-                         rms::backward_row<kGating, Act, false>(
-                             x.row<T>(r) + c, z.row<T>(r) + c, gain.data() + c,
-                             rstd[(r * d + c) / n], dy.row<T>(r) + c,
-                             static_cast<const T*>(nullptr), n, buffer.data(), to_x + c, to_z + c,
-                             sum + c);
-                       }
-                     }
-                   }
-                 });
+    parallel_for(kPieces, row_grain(x.count * d, kGrain * kPieces), [&](Index p0, Index p1) {
+      std::vector<A> buffer(static_cast<std::size_t>(3 * n));
+      std::vector<T> unwanted(static_cast<std::size_t>(2 * d));
+      for (Index p = p0; p < p1; ++p) {
+        A* const sum = sums.data() + p * d;
+        for (Index r = x.count * p / kPieces; r < x.count * (p + 1) / kPieces; ++r) {
+          x.prefetch<T>(r + kAhead);
+          z.prefetch<T>(r + kAhead);
+          dy.prefetch<T>(r + kAhead);
+          T* const to_x = dx.defined() ? dx.row(r) : unwanted.data();
+          T* const to_z = dz.defined() ? dz.row(r) : unwanted.data() + d;
+          for (Index c = 0; c < d; c += n) {
+            rms::backward_row<kGating, Act, false>(x.row<T>(r) + c, z.row<T>(r) + c,
+                                                   gain.data() + c, rstd[(r * d + c) / n],
+                                                   dy.row<T>(r) + c, static_cast<const T*>(nullptr),
+                                                   n, buffer.data(), to_x + c, to_z + c, sum + c);
+          }
+        }
+      }
+    });
   });
   if (din.weight.defined()) {
     rms::add_pieces(sums.data(), d, din.weight.data<A>());

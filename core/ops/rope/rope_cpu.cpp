@@ -1,3 +1,5 @@
+// Pairs of channels of x [B,T,H,D] are turned by position * frequency. A table [positions, 2, pairs]
+// holds cosines and sines of every different position, made in double; then a thread owns tokens.
 #include "core/ops/rope/rope.h"
 
 #include <cmath>
@@ -47,37 +49,36 @@ void rotate(const Tensor& x_in, const Tensor& positions_in, const Tensor& inv_fr
     }
   });
   const Index step = a.interleaved ? 2 : 1, other = a.interleaved ? 1 : pairs;
-  parallel_for(
-      tokens, std::max<Index>(1, 8192 / std::max<Index>(1, heads * d)), [&](Index t0, Index t1) {
-        for (Index t = t0; t < t1; ++t) {
-          const A* __restrict c = table.data() + row[static_cast<std::size_t>(t)] * 2 * pairs;
-          const A* __restrict s = c + pairs;
-          for (Index h = 0; h < heads; ++h) {
-            const T* __restrict u = xp + (t * heads + h) * d;
-            T* __restrict v = y.row(t * heads + h);
-            for (Index p = 0; p < pairs; ++p) {
-              const A first = convert<A>(u[p * step]), second = convert<A>(u[p * step + other]);
-              v[p * step] = convert<T>(first * c[p] - second * s[p]);
-              v[p * step + other] = convert<T>(second * c[p] + first * s[p]);
-            }
-            std::copy(u + 2 * pairs, u + d, v + 2 * pairs);
-          }
+  parallel_for(tokens, row_grain(heads * d), [&](Index t0, Index t1) {
+    for (Index t = t0; t < t1; ++t) {
+      const A* __restrict c = table.data() + row[static_cast<std::size_t>(t)] * 2 * pairs;
+      const A* __restrict s = c + pairs;
+      for (Index h = 0; h < heads; ++h) {
+        const T* __restrict u = xp + (t * heads + h) * d;
+        T* __restrict v = y.row(t * heads + h);
+        for (Index p = 0; p < pairs; ++p) {
+          const A first = convert<A>(u[p * step]), second = convert<A>(u[p * step + other]);
+          v[p * step] = convert<T>(first * c[p] - second * s[p]);
+          v[p * step + other] = convert<T>(second * c[p] + first * s[p]);
         }
-      });
+        std::copy(u + 2 * pairs, u + d, v + 2 * pairs);
+      }
+    }
+  });
 }
 
 template <class T>
-void rope_forward(const Rope::In<Tensor>& in, Rope::Out<Tensor>& out, const Rope::Attrs& a) {
+void forward(const Rope::In<Tensor>& in, Rope::Out<Tensor>& out, const Rope::Attrs& a) {
   rotate<T>(in.x, in.positions, in.inv_freq, out.y, a, 1);
 }
 template <class T>
-void rope_backward(const Rope::In<Tensor>& in, const Rope::Out<Tensor>&,
-                   const Rope::Out<Tensor>& dout, Rope::In<Tensor>& din, const Rope::Attrs& a) {
+void backward(const Rope::In<Tensor>& in, const Rope::Out<Tensor>&, const Rope::Out<Tensor>& dout,
+              Rope::In<Tensor>& din, const Rope::Attrs& a) {
   rotate<T>(dout.y, in.positions, in.inv_freq, din.x, a, -1);
 }
 
 LS_KERNEL(Rope).types<double, float, bf16>([]<class T>() {
-  return std::pair(&rope_forward<T>, &rope_backward<T>);
+  return std::pair(&forward<T>, &backward<T>);
 });
 
 }  // namespace

@@ -1,3 +1,5 @@
+// y [rows, d-1] is x [rows, d] without its last channel, divided by that channel plus eps. A thread
+// owns rows. With inv = 1 / (x_last + eps): dx = dy inv, dx_last = -inv^2 sum(dy x).
 #include "core/ops/row_normalize/row_normalize.h"
 
 #include "core/base/parallel_for.h"
@@ -6,7 +8,7 @@ namespace ls::ops {
 namespace {
 
 template <class T>
-struct RowNormalizeRows {
+struct Kernel {
   using Op = RowNormalize;
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
     const Tensor x = in.x.contiguous();
@@ -45,9 +47,7 @@ struct RowNormalizeRows {
   }
 };
 
-LS_KERNEL(RowNormalize).types<double, float>([]<class T>() {
-  return std::pair(&RowNormalizeRows<T>::forward, &RowNormalizeRows<T>::backward);
-});
+LS_KERNEL(RowNormalize).kernel<Kernel, double, float>();
 
 }  // namespace
 }  // namespace ls::ops

@@ -1,3 +1,5 @@
+// y[index[i]] += x[i], and for the gradient dx[i] = dy[index[i]]: the loops of move_rows.h, which say
+// who owns what.
 #include "core/ops/scatter_add_rows/scatter_add_rows.h"
 
 #include "core/ops/common/move_rows.h"
@@ -6,7 +8,7 @@ namespace ls::ops {
 namespace {
 
 template <class T>
-struct ScatterAddRowsLoops {
+struct Kernel {
   static void forward(const ScatterAddRows::In<Tensor>& in, ScatterAddRows::Out<Tensor>& out,
                       const ScatterAddRows::Attrs&) {
     scatter_add_rows<T>(in.x, in.index, out.y);
@@ -18,9 +20,7 @@ struct ScatterAddRowsLoops {
   }
 };
 
-LS_KERNEL(ScatterAddRows).types<double, float, bf16>([]<class T>() {
-  return std::pair(&ScatterAddRowsLoops<T>::forward, &ScatterAddRowsLoops<T>::backward);
-});
+LS_KERNEL(ScatterAddRows).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

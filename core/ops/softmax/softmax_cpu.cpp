@@ -1,3 +1,6 @@
+// p = exp(s x - lse) over rows of d, or its logarithm. A thread owns rows and a buffer of one or two
+// of them. With b = dlse - sum(dy p), or dlse - sum(dy) of the logarithm: dx = s p (dy + b), or
+// s (dy + p b).
 #include "core/ops/softmax/softmax.h"
 
 #include <cmath>
@@ -10,10 +13,6 @@
 
 namespace ls::ops {
 namespace {
-
-Index grain(Index columns) {
-  return std::max<Index>(1, 4096 / std::max<Index>(1, columns));
-}
 
 template <class A>
 struct Exponentials {
@@ -39,7 +38,7 @@ Exponentials<A> exponentials(const T* x, A scale, Index d, A* v, A* e) {
 }
 
 template <class T>
-struct SoftmaxRows {
+struct Kernel {
   using A = acc_t<T>;
 
   static void forward(const Softmax::In<Tensor>& in, Softmax::Out<Tensor>& out,
@@ -49,7 +48,7 @@ struct SoftmaxRows {
     const A scale = static_cast<A>(a.scale);
     T* y = out.y.data<T>();
     A* lse = out.lse.data<A>();
-    parallel_for(x.count, grain(d), [&](Index r0, Index r1) {
+    parallel_for(x.count, row_grain(d, 4096), [&](Index r0, Index r1) {
       std::vector<A> buffer(static_cast<std::size_t>(2 * d));
       A* v = buffer.data();
       A* e = v + d;
@@ -76,7 +75,7 @@ struct SoftmaxRows {
     const Index d = x.cols;
     const A scale = static_cast<A>(a.scale);
     T* dx = din.x.data<T>();
-    parallel_for(x.count, grain(d), [&](Index r0, Index r1) {
+    parallel_for(x.count, row_grain(d, 4096), [&](Index r0, Index r1) {
       std::vector<A> buffer(static_cast<std::size_t>(d));
       A* p = buffer.data();
       for (Index r = r0; r < r1; ++r) {
@@ -107,9 +106,7 @@ struct SoftmaxRows {
   }
 };
 
-LS_KERNEL(Softmax).types<double, float, bf16>([]<class T>() {
-  return std::pair(&SoftmaxRows<T>::forward, &SoftmaxRows<T>::backward);
-});
+LS_KERNEL(Softmax).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

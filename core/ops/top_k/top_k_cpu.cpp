@@ -1,3 +1,5 @@
+// The k greatest of each row of d, in descending order, equal ones by their place. Forward: a thread
+// owns rows and an order [d] of one of them. Backward: dy goes back to the places, on one thread.
 #include "core/ops/top_k/top_k.h"
 
 #include <algorithm>
@@ -12,7 +14,7 @@ namespace ls::ops {
 namespace {
 
 template <class T>
-struct TopKRows {
+struct Kernel {
   using A = acc_t<T>;
 
   static void forward(const TopK::In<Tensor>& in, TopK::Out<Tensor>& out, const TopK::Attrs& a) {
@@ -20,7 +22,7 @@ struct TopKRows {
     const Index d = x.cols, k = a.k;
     T* values = out.values.data<T>();
     std::int64_t* index = out.index.data<std::int64_t>();
-    parallel_for(x.count, std::max<Index>(1, 2048 / d), [&](Index r0, Index r1) {
+    parallel_for(x.count, row_grain(d, 2048), [&](Index r0, Index r1) {
       std::vector<std::int64_t> order(static_cast<std::size_t>(d));
       for (Index r = r0; r < r1; ++r) {
         const T* xp = x.row<T>(r);
@@ -55,9 +57,7 @@ struct TopKRows {
   }
 };
 
-LS_KERNEL(TopK).types<double, float, bf16>([]<class T>() {
-  return std::pair(&TopKRows<T>::forward, &TopKRows<T>::backward);
-});
+LS_KERNEL(TopK).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

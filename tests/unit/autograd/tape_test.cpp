@@ -264,6 +264,22 @@ TEST_SUITE("unit") {
     CHECK(refused([](auto& op) { op.grad_acc("z"); }));
   }
 
+  TEST_CASE("ops: traits that do not fit together are an error") {
+    const auto fault = [](auto&& add) {
+      return message([&] {
+        OpBuilder<Misspelt> op("test.unfit", "traits that contradict one another");
+        op.in("x[...,D] w[D]").out("y[...,D]");
+        add(op);
+        return bool(op);
+      });
+    };
+    CHECK(says(fault([](auto& op) { op.in("x[...] x[...]"); }), "two arguments are named 'x'"));
+    CHECK(says(fault([](auto& op) { op.same_gradient("x", "w"); }),
+               "x[...,D] and w[D] cannot have one gradient"));
+    CHECK(says(fault([](auto& op) { op.grad_acc("w"); }), "names 'w', which has no gradient"));
+    CHECK(says(fault([](auto& op) { op.strided_grad("x"); }), "names 'x', which has no gradient"));
+  }
+
   TEST_CASE("nothing is recorded without a tape or under NoGrad") {
     Var x = Var::leaf(vec({1}));
     CHECK_FALSE(ag::scale(x, 2).requires_grad());
