@@ -1,5 +1,16 @@
-// Forward: one task is a block of queries of one head; key blocks pass by with a running maximum
-// and sum. Backward: one task is a key head of one row; probabilities are made again from lse.
+// o_i = sum_j p_ij v_j with p = softmax(scores), by blocks of 64 queries x 64 keys; NOTES.md derives
+// both passes. Keys are those of the cache and then the call's own.
+// Forward: a task is a block of m queries of one query head. Blocks of n keys pass by it:
+//   q [m,Dk]  k [n,Dk]  v [n,Dv]   operands of the products: bf16 as they are, else the acc type
+//   s [m,n]                        scores, then e^(score - top); `rounded` the same as an operand
+//   y [m,Dv]  top, sum [m]         running output, maximum and sum of the softmax
+// Backward: a task is one key head of one row (of all rows, one after the other, when sink or bias
+// want sums over the batch). Its keys and values, and their gradients, stay; the query heads that
+// read them come one by one, and for each every pair of blocks that is not hidden:
+//   k, gk [keys,Dk]  v, gv [keys,Dv]     q, gq [Tq,Dk]  gy [Tq,Dv]  delta [Tq] = rowsum(do o) - dlse
+//   p, s, slope [m,n]                    probabilities, made again from lse; their gradients; the
+//                                        derivative of the cap
+// Memory moved: q and o once, k and v once a block of queries; no [Tq,Tk] array.
 #include "core/ops/attention/attention.h"
 
 #include <cmath>
@@ -10,163 +21,13 @@
 #include "core/backend/cpu/small_gemm.h"
 #include "core/op/report.h"
 #include "core/ops/common/sequences.h"
+#include "core/tensor/view.h"
 
 namespace ls::ops {
 namespace {
 
 using Op = Attention;
 constexpr Index kBlock = 64;
-
-/// Keys that a query may see: [lo, hi) and [from, prefix), of all keys with the cache in front.
-struct Range {
-  Index lo, hi, from, prefix;
-};
-
-template <class T>
-struct Call {
-  using A = acc_t<T>;
-  const Op::In<Tensor>& in;
-  const Op::Attrs& a;
-  Index batch, queries, keys, cached, q_heads, heads, group, dk, dv;
-  common::Operand<T> q, k, v, k0, v0;
-  Tensor start, sink, slopes, bias;
-  std::vector<std::int64_t> document;  // first token of each token's document
-
-  Call(const Op::In<Tensor>& i, const Op::Attrs& attrs)
-      : in(i),
-        a(attrs),
-        batch(i.q.size(0)),
-        queries(i.q.size(1)),
-        keys(i.k.size(1) + (i.k0.defined() ? i.k0.size(1) : 0)),
-        cached(i.k0.defined() ? i.k0.size(1) : 0),
-        q_heads(i.q.size(2)),
-        heads(i.k.size(2)),
-        group(q_heads / heads),
-        dk(i.q.size(3)),
-        dv(i.v.size(3)),
-        q(i.q),
-        k(i.k),
-        v(i.v),
-        k0(i.k0),
-        v0(i.v0) {
-    const auto whole = [](const Tensor& t) { return t.defined() ? t.contiguous() : Tensor(); };
-    start = whole(i.start);
-    sink = whole(i.sink);
-    slopes = whole(i.slopes);
-    bias = whole(i.bias);
-    for (const common::Sequence& s :
-         common::sequences(i.offsets.defined() ? 1 : 0, queries, i.offsets, "attention")) {
-      document.insert(document.end(), static_cast<std::size_t>(s.length), s.begin);
-    }
-  }
-  Index position(Index t) const { return t + cached + a.q_offset; }
-  Range range(Index b, Index t) const {
-    const Index at = position(t);
-    Range r{0, keys, 0, std::min(a.prefix, keys)};
-    if (a.causal) {
-      r.hi = std::clamp<Index>(at + 1, 0, keys);
-    }
-    if (a.window > 0) {
-      r.lo = std::clamp<Index>(at - a.window + 1, 0, keys);
-    }
-    Index first = 0, end = keys;
-    if (start.defined()) {
-      first = cached + std::as_const(start).template data<std::int64_t>()[b * queries + t];
-    } else if (!document.empty()) {
-      first = document[static_cast<std::size_t>(t)];
-      if (!a.causal || a.prefix > 0) {  // a document sees itself only
-        end = t;
-        while (end < queries && document[static_cast<std::size_t>(end)] == first) {
-          ++end;
-        }
-      }
-    }
-    r.lo = std::max(r.lo, first);
-    r.hi = std::max(std::min(r.hi, end), r.lo);
-    r.from = std::max<Index>(0, first);
-    r.prefix = std::min(r.prefix, end);
-    if (r.prefix <= r.from) {
-      r.from = r.prefix = 0;
-    }
-    return r;
-  }
-  template <class O>
-  void load_keys(const common::Operand<T>& cache, const common::Operand<T>& own, Index b, Index h,
-                 Index j, Index n, Index d, O* to) const {
-    const Index old = std::clamp<Index>(cached - j, 0, n);
-    if (old > 0) {
-      cache.load(b, j, h, old, d, to);
-    }
-    if (n > old) {
-      own.load(b, j + old - cached, h, n - old, d, to + old * d);
-    }
-  }
-  /// Scores of a block: capped, biased, -inf where hidden. `slope` keeps the derivative of the cap
-  /// when asked.
-  void scores(Index b, Index qh, const Range* ranges, Index t, Index m, Index j, Index n, A* s,
-              A* slope) const {
-    const A scale = static_cast<A>(a.scale), cap = static_cast<A>(a.softcap);
-    const A decline = slopes.defined() ? std::as_const(slopes).template data<A>()[qh] : A(0);
-    for (Index r = 0; r < m; ++r) {
-      A* __restrict row = s + r * n;
-      for (Index c = 0; c < n; ++c) {
-        row[c] *= scale;
-      }
-      if (cap > 0) {
-        for (Index c = 0; c < n; ++c) {
-          const A u = simd::tanh(row[c] / cap);
-          row[c] = cap * u;
-          if (slope) {
-            slope[r * n + c] = 1 - u * u;
-          }
-        }
-      }
-      if (slopes.defined()) {
-        for (Index c = 0; c < n; ++c) {
-          row[c] -= decline * static_cast<A>(position(t + r) - (j + c));
-        }
-      }
-      if (bias.defined()) {
-        const A* line = std::as_const(bias).template data<A>() + (qh * queries + t + r) * keys + j;
-        for (Index c = 0; c < n; ++c) {
-          row[c] += line[c];
-        }
-      }
-      const Range& g = ranges[r];
-      if (g.lo > j || g.hi < j + n) {
-        for (Index c = 0; c < n; ++c) {
-          const Index key = j + c;
-          if (!((key >= g.lo && key < g.hi) || (key >= g.from && key < g.prefix))) {
-            row[c] = -std::numeric_limits<A>::infinity();
-          }
-        }
-      }
-    }
-    (void)b;
-  }
-  bool skip(const Range* ranges, Index m, Index j, Index n) const {
-    for (Index r = 0; r < m; ++r) {
-      if ((ranges[r].lo < j + n && ranges[r].hi > j) ||
-          (ranges[r].from < j + n && ranges[r].prefix > j)) {
-        return false;
-      }
-    }
-    return true;
-  }
-};
-
-template <class T>
-void keep_cache(const Tensor& old, const Tensor& fresh, Tensor& out) {
-  const Index total = (old.defined() ? old.size(1) : 0) + fresh.size(1), n = out.size(1),
-              from_old = old.defined() ? old.size(1) : 0;
-  const Index first = total - n;
-  if (first < from_old) {
-    out.slice(1, 0, from_old - first).copy_(old.slice(1, first, from_old));
-  }
-  const Index done = std::max<Index>(0, from_old - first),
-              skip = std::max<Index>(0, first - from_old);
-  out.slice(1, done, n).copy_(fresh.slice(1, skip, fresh.size(1)));
-}
 
 /// What the products read: bf16 as it is, anything else in the accumulation type.
 template <class T>
@@ -185,6 +46,181 @@ const O* as_operand(Index n, const A* from, O* to) {
   }
 }
 
+/// Keys that a query may see: [lo, hi) and [from, prefix), of all keys with the cache in front.
+struct Range {
+  Index lo, hi, from, prefix;
+  /// Sees one of n keys from j on, or all of them.
+  bool meets(Index j, Index n) const {
+    return (lo < j + n && hi > j) || (from < j + n && prefix > j);
+  }
+  bool covers(Index j, Index n) const { return lo <= j && hi >= j + n; }
+  bool sees(Index key) const { return (key >= lo && key < hi) || (key >= from && key < prefix); }
+};
+
+template <class T>
+struct Call {
+  using A = acc_t<T>;
+  const Op::Attrs& a;
+  Index batch, queries, keys, cached, q_heads, heads, group, dk, dv;
+  common::Operand<T> q, k, v, k0, v0;
+  View<const std::int64_t, 2> start;
+  View<const A, 1> sink, slopes;
+  Tensor bias;
+  std::vector<common::Sequence> document;  ///< of each token, where documents are packed
+
+  Call(const Op::In<Tensor>& in, const Op::Attrs& attrs)
+      : a(attrs),
+        batch(in.q.size(0)),
+        queries(in.q.size(1)),
+        keys(in.k.size(1) + (in.k0.defined() ? in.k0.size(1) : 0)),
+        cached(keys - in.k.size(1)),
+        q_heads(in.q.size(2)),
+        heads(in.k.size(2)),
+        group(q_heads / heads),
+        dk(in.q.size(3)),
+        dv(in.v.size(3)),
+        q(in.q),
+        k(in.k),
+        v(in.v),
+        k0(in.k0),
+        v0(in.v0),
+        start(in.start),
+        sink(in.sink),
+        slopes(in.slopes),
+        bias(in.bias.contiguous()) {
+    if (in.offsets.defined()) {
+      for (const common::Sequence& s : common::sequences(batch, queries, in.offsets, "attention")) {
+        document.insert(document.end(), s.length, s);
+      }
+    }
+  }
+  Index blocks() const { return common::pieces(queries, kBlock); }
+  /// Where lse [B,Tq,HQ] of a query lies.
+  Index query(Index b, Index t, Index qh) const { return (b * queries + t) * q_heads + qh; }
+  Index position(Index t) const { return t + cached + a.q_offset; }
+  Range range(Index b, Index t) const {
+    const Index at = position(t);
+    Range r{0, keys, 0, std::min(a.prefix, keys)};
+    if (a.causal) {
+      r.hi = std::clamp<Index>(at + 1, 0, keys);
+    }
+    if (a.window > 0) {
+      r.lo = std::clamp<Index>(at - a.window + 1, 0, keys);
+    }
+    Index first = 0, end = keys;
+    if (start) {
+      first = cached + start(b, t);
+    } else if (!document.empty()) {
+      first = document[t].begin;
+      end = first + document[t].length;
+    }
+    r.lo = std::max(r.lo, first);
+    r.hi = std::max(std::min(r.hi, end), r.lo);
+    r.from = std::max<Index>(0, first);
+    r.prefix = std::min(r.prefix, end);
+    if (r.prefix <= r.from) {
+      r.from = r.prefix = 0;
+    }
+    return r;
+  }
+  /// n keys or values [n,d] of a head from key j on.
+  template <class O>
+  void load_keys(const common::Operand<T>& cache, const common::Operand<T>& own, Index b, Index h,
+                 Index j, Index n, Index d, O* to) const {
+    const Index old = std::clamp<Index>(cached - j, 0, n);
+    if (old > 0) {
+      cache.load(b, j, h, old, d, to);
+    }
+    if (n > old) {
+      own.load(b, j + old - cached, h, n - old, d, to + old * d);
+    }
+  }
+  /// Scores of m queries from t on and n keys from j on, from their products s [m,n]: capped,
+  /// biased, -inf where hidden. `slope` [m,n], where given, keeps the derivative of the cap.
+  void scores(Index qh, const Range* ranges, Index t, Index m, Index j, Index n, A* s,
+              A* slope) const {
+    const A scale = A(a.scale), cap = A(a.softcap), decline = slopes ? slopes(qh) : A(0);
+    for (Index r = 0; r < m; ++r) {
+      A* __restrict row = s + r * n;
+      for (Index c = 0; c < n; ++c) {
+        row[c] *= scale;
+      }
+      if (cap > 0) {
+        for (Index c = 0; c < n; ++c) {
+          const A u = simd::tanh(row[c] / cap);
+          row[c] = cap * u;
+          if (slope) {
+            slope[r * n + c] = 1 - u * u;
+          }
+        }
+      }
+      if (slopes) {
+        for (Index c = 0; c < n; ++c) {
+          row[c] -= decline * A(position(t + r) - (j + c));
+        }
+      }
+      if (bias.defined()) {
+        const A* line = bias.data<A>() + (qh * queries + t + r) * keys + j;
+        for (Index c = 0; c < n; ++c) {
+          row[c] += line[c];
+        }
+      }
+      if (!ranges[r].covers(j, n)) {
+        for (Index c = 0; c < n; ++c) {
+          if (!ranges[r].sees(j + c)) {
+            row[c] = -std::numeric_limits<A>::infinity();
+          }
+        }
+      }
+    }
+  }
+  /// None of m queries sees one of n keys from j on.
+  bool hidden(const Range* ranges, Index m, Index j, Index n) const {
+    return std::none_of(ranges, ranges + m, [&](const Range& r) { return r.meets(j, n); });
+  }
+};
+
+/// The last rows of `old` and `fresh`, as many as `out` has.
+void keep_cache(const Tensor& old, const Tensor& fresh, Tensor& out) {
+  const Index n = out.size(1), from_old = old.defined() ? old.size(1) : 0;
+  const Index first = from_old + fresh.size(1) - n;
+  if (first < from_old) {
+    out.slice(1, 0, from_old - first).copy_(old.slice(1, first, from_old));
+  }
+  const Index done = std::max<Index>(0, from_old - first),
+              skip = std::max<Index>(0, first - from_old);
+  out.slice(1, done, n).copy_(fresh.slice(1, skip, fresh.size(1)));
+}
+
+/// One row of n scores joins a running softmax: it becomes e^(score - top), and y, the output so
+/// far, is brought to the new top. A row that sees nothing yet becomes zeros.
+template <class A>
+void join(Index n, Index dv, A* __restrict row, A& top, A& sum, A* __restrict y) {
+  A peak = top;
+#pragma omp simd reduction(max : peak)
+  for (Index c = 0; c < n; ++c) {
+    peak = row[c] > peak ? row[c] : peak;
+  }
+  if (peak == -std::numeric_limits<A>::infinity()) {
+    std::fill(row, row + n, A(0));
+    return;
+  }
+  const A keep = simd::exp(top - peak);
+  A added = 0;
+#pragma omp simd reduction(+ : added)
+  for (Index c = 0; c < n; ++c) {
+    row[c] = simd::exp(row[c] - peak);
+    added += row[c];
+  }
+  sum = sum * keep + added;
+  top = peak;
+  if (keep != A(1)) {
+    for (Index c = 0; c < dv; ++c) {
+      y[c] *= keep;
+    }
+  }
+}
+
 template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
   report_form<Op>("blocks");
@@ -192,11 +228,11 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
   using O = operand_t<T>;
   const Call<T> call(in, a);
   const common::Result<T> o(out.o);
-  A* lse = out.lse.data<A>();
-  const Index dk = call.dk, dv = call.dv, blocks = (call.queries + kBlock - 1) / kBlock;
+  A* const lse = out.lse.data<A>();
+  const Index dk = call.dk, dv = call.dv, blocks = call.blocks();
   constexpr A kInf = std::numeric_limits<A>::infinity();
-  keep_cache<T>(in.k0, in.k, out.kT);
-  keep_cache<T>(in.v0, in.v, out.vT);
+  keep_cache(in.k0, in.k, out.kT);
+  keep_cache(in.v0, in.v, out.vT);
   parallel_for(call.batch * call.q_heads * blocks, 1, [&](Index first, Index last) {
     common::Scratch<O> operands(kBlock * (2 * dk + dv + kBlock));
     O *q = operands.take(kBlock * dk), *k = operands.take(kBlock * dk),
@@ -211,49 +247,25 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
       const Index t = task % blocks * kBlock, m = std::min(kBlock, call.queries - t);
       Index lo = call.keys, hi = 0;
       for (Index r = 0; r < m; ++r) {
-        ranges[static_cast<std::size_t>(r)] = call.range(b, t + r);
-        const Range& g = ranges[static_cast<std::size_t>(r)];
+        const Range g = ranges[r] = call.range(b, t + r);
         lo = std::min(lo, g.prefix > 0 ? g.from : g.lo);
         hi = std::max({hi, g.hi, g.prefix});
-        top[r] = call.sink.defined() ? std::as_const(call.sink).template data<A>()[qh] : -kInf;
-        sum[r] = call.sink.defined() ? A(1) : A(0);
+        top[r] = call.sink ? call.sink(qh) : -kInf;
+        sum[r] = call.sink ? A(1) : A(0);
       }
       call.q.load(b, t, qh, m, dk, q);
       std::fill(y, y + m * dv, A(0));
       for (Index j = lo / kBlock * kBlock; j < hi; j += kBlock) {
         const Index n = std::min(kBlock, call.keys - j);
-        if (call.skip(ranges.data(), m, j, n)) {
+        if (call.hidden(ranges.data(), m, j, n)) {
           continue;
         }
         call.load_keys(call.k0, call.k, b, h, j, n, dk, k);
         call.load_keys(call.v0, call.v, b, h, j, n, dv, v);
         small_gemm<false, true, O>(m, n, dk, A(1), q, dk, k, dk, A(0), s, n);
-        call.scores(b, qh, ranges.data(), t, m, j, n, s, nullptr);
+        call.scores(qh, ranges.data(), t, m, j, n, s, nullptr);
         for (Index r = 0; r < m; ++r) {
-          A* __restrict row = s + r * n;
-          A peak = top[r];
-#pragma omp simd reduction(max : peak)
-          for (Index c = 0; c < n; ++c) {
-            peak = row[c] > peak ? row[c] : peak;
-          }
-          if (peak == -kInf) {
-            std::fill(row, row + n, A(0));
-            continue;
-          }
-          const A keep = simd::exp(top[r] - peak);
-          A added = 0;
-#pragma omp simd reduction(+ : added)
-          for (Index c = 0; c < n; ++c) {
-            row[c] = simd::exp(row[c] - peak);
-            added += row[c];
-          }
-          sum[r] = sum[r] * keep + added;
-          top[r] = peak;
-          if (keep != A(1)) {
-            for (Index c = 0; c < dv; ++c) {
-              y[r * dv + c] *= keep;
-            }
-          }
+          join(n, dv, s + r * n, top[r], sum[r], y + r * dv);
         }
         small_gemm<false, false, O>(m, dv, n, A(1), as_operand(m * n, s, rounded), n, v, dv, A(1),
                                     y, dv);
@@ -263,167 +275,208 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
         for (Index c = 0; c < dv; ++c) {
           y[r * dv + c] *= inverse;
         }
-        lse[(b * call.queries + t + r) * call.q_heads + qh] =
-            sum[r] > 0 ? top[r] + std::log(sum[r]) : -kInf;
+        lse[call.query(b, t + r, qh)] = sum[r] > 0 ? top[r] + std::log(sum[r]) : -kInf;
       }
       o.store(b, t, qh, m, dv, y);
     }
   });
 }
 
+/// What arrives and where it goes.
+template <class T>
+struct Gradients {
+  using A = acc_t<T>;
+  Gradients(const Call<T>& call, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
+            Op::In<Tensor>& din)
+      : go(dout.o),
+        o(out.o),
+        gkT(dout.kT),
+        gvT(dout.vT),
+        glse(dout.lse, true),
+        lse(out.lse.data<A>()),
+        kept(call.a.kept(call.keys)),
+        q(din.q),
+        k(din.k),
+        v(din.v),
+        k0(din.k0),
+        v0(din.v0),
+        sink(common::elements<A>(din.sink)),
+        bias(common::elements<A>(din.bias)) {}
+  common::Operand<T> go, o, gkT, gvT;
+  common::Operand<A> glse;
+  const A* lse;
+  Index kept;  ///< keys in the outgoing cache
+  common::Result<T> q, k, v, k0, v0;
+  A *sink, *bias;
+};
+
+/// Backward: one thread's buffers and what it does with them.
+template <class T>
+class KeyHead {
+  using A = acc_t<T>;
+  using O = operand_t<T>;
+
+ public:
+  KeyHead(const Call<T>& call, const Gradients<T>& grad)
+      : call_(call),
+        grad_(grad),
+        operands_(call.keys * (dk_ + dv_) + call.queries * (dk_ + dv_) + kBlock * kBlock),
+        scratch_(call.keys * (dk_ + dv_) + call.queries * (dk_ + 1) + kBlock * (3 * kBlock + dv_)),
+        ranges_(call.queries) {}
+
+  /// Key head h of row b: gradients of its keys and values and of all queries that read them.
+  void run(Index b, Index h) {
+    const Index keys = call_.keys;
+    call_.load_keys(call_.k0, call_.k, b, h, 0, keys, dk_, k_);
+    call_.load_keys(call_.v0, call_.v, b, h, 0, keys, dv_, v_);
+    std::fill(gk_, gk_ + keys * dk_, A(0));
+    std::fill(gv_, gv_ + keys * dv_, A(0));
+    for (Index t = 0; t < call_.queries; ++t) {
+      ranges_[t] = call_.range(b, t);
+    }
+    for (Index qh = h * call_.group; qh < (h + 1) * call_.group; ++qh) {
+      load_query_head(b, qh);
+      for (Index j = 0; j < keys; j += kBlock) {
+        for (Index t = 0; t < call_.queries; t += kBlock) {
+          add_block(b, qh, t, std::min(kBlock, call_.queries - t), j, std::min(kBlock, keys - j));
+        }
+      }
+      grad_.q.store(b, 0, qh, call_.queries, dk_, gq_);
+    }
+    finish(b, h, grad_.gkT, grad_.k0, grad_.k, dk_, gk_);
+    finish(b, h, grad_.gvT, grad_.v0, grad_.v, dv_, gv_);
+  }
+
+ private:
+  /// q, gy, delta and the gradient of the sink.
+  void load_query_head(Index b, Index qh) {
+    const Index queries = call_.queries;
+    call_.q.load(b, 0, qh, queries, dk_, q_);
+    std::fill(gq_, gq_ + queries * dk_, A(0));
+    if (grad_.go.defined()) {
+      grad_.go.load(b, 0, qh, queries, dv_, gy_);
+    } else {
+      std::fill(gy_, gy_ + queries * dv_, O(A(0)));
+    }
+    for (Index t = 0; t < queries; t += kBlock) {
+      const Index m = std::min(kBlock, queries - t);
+      grad_.o.load(b, t, qh, m, dv_, y_);
+      for (Index r = 0; r < m; ++r) {
+        A dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (Index c = 0; c < dv_; ++c) {
+          dot += y_[r * dv_ + c] * convert<A>(gy_[(t + r) * dv_ + c]);
+        }
+        delta_[t + r] = dot - (grad_.glse.defined() ? *grad_.glse.at(b, t + r, qh) : A(0));
+      }
+    }
+    if (grad_.sink) {
+      A sum = 0;
+      for (Index t = 0; t < queries; ++t) {
+        sum -= simd::exp(call_.sink(qh) - grad_.lse[call_.query(b, t, qh)]) * delta_[t];
+      }
+      grad_.sink[qh] += sum;
+    }
+  }
+
+  /// m queries from t on and n keys from j on.
+  void add_block(Index b, Index qh, Index t, Index m, Index j, Index n) {
+    if (call_.hidden(ranges_.data() + t, m, j, n)) {
+      return;
+    }
+    const bool capped = call_.a.softcap > 0;
+    small_gemm<false, true, O>(m, n, dk_, A(1), q_ + t * dk_, dk_, k_ + j * dk_, dk_, A(0), p_, n);
+    call_.scores(qh, ranges_.data() + t, t, m, j, n, p_, capped ? slope_ : nullptr);
+    for (Index r = 0; r < m; ++r) {
+      const A lse = grad_.lse[call_.query(b, t + r, qh)];
+      A* __restrict row = p_ + r * n;
+      if (std::isinf(lse)) {
+        std::fill(row, row + n, A(0));
+        continue;
+      }
+      for (Index c = 0; c < n; ++c) {
+        row[c] = simd::exp(row[c] - lse);
+      }
+    }
+    small_gemm<true, false, O>(n, dv_, m, A(1), as_operand(m * n, p_, rounded_), n, gy_ + t * dv_,
+                               dv_, A(1), gv_ + j * dv_, dv_);
+    small_gemm<false, true, O>(m, n, dv_, A(1), gy_ + t * dv_, dv_, v_ + j * dv_, dv_, A(0), s_, n);
+    for (Index r = 0; r < m; ++r) {
+      const A d = delta_[t + r];
+      A* __restrict row = s_ + r * n;
+      const A* __restrict prob = p_ + r * n;
+      for (Index c = 0; c < n; ++c) {
+        row[c] = prob[c] * (row[c] - d);
+      }
+      if (grad_.bias) {
+        A* line = grad_.bias + (qh * call_.queries + t + r) * call_.keys + j;
+        for (Index c = 0; c < n; ++c) {
+          line[c] += row[c];
+        }
+      }
+      if (capped) {
+        for (Index c = 0; c < n; ++c) {
+          row[c] *= slope_[r * n + c];
+        }
+      }
+    }
+    const A scale = A(call_.a.scale);
+    const O* ds = as_operand(m * n, s_, rounded_);
+    small_gemm<false, false, O>(m, dk_, n, scale, ds, n, k_ + j * dk_, dk_, A(1), gq_ + t * dk_,
+                                dk_);
+    small_gemm<true, false, O>(n, dk_, m, scale, ds, n, q_ + t * dk_, dk_, A(1), gk_ + j * dk_,
+                               dk_);
+  }
+
+  /// Adds what arrives through the outgoing cache, whose rows are the last keys or values, and
+  /// gives the sum [keys,d] to the cache and the call's own.
+  void finish(Index b, Index h, const common::Operand<T>& through, const common::Result<T>& cache,
+              const common::Result<T>& own, Index d, A* sum) const {
+    if (through.defined()) {
+      for (Index i = 0; i < grad_.kept; ++i) {
+        const T* __restrict from = through.at(b, i, h);
+        A* __restrict to = sum + (call_.keys - grad_.kept + i) * d;
+        for (Index c = 0; c < d; ++c) {
+          to[c] += convert<A>(from[c]);
+        }
+      }
+    }
+    cache.store(b, 0, h, call_.cached, d, sum);
+    own.store(b, 0, h, call_.keys - call_.cached, d, sum + call_.cached * d);
+  }
+
+  const Call<T>& call_;
+  const Gradients<T>& grad_;
+  const Index dk_ = call_.dk, dv_ = call_.dv;
+  common::Scratch<O> operands_;
+  common::Scratch<A> scratch_;
+  O *k_ = operands_.take(call_.keys * dk_), *v_ = operands_.take(call_.keys * dv_),
+    *q_ = operands_.take(call_.queries * dk_), *gy_ = operands_.take(call_.queries * dv_),
+    *rounded_ = operands_.take(kBlock * kBlock);
+  A *gk_ = scratch_.take(call_.keys * dk_), *gv_ = scratch_.take(call_.keys * dv_),
+    *gq_ = scratch_.take(call_.queries * dk_), *delta_ = scratch_.take(call_.queries),
+    *s_ = scratch_.take(kBlock * kBlock), *p_ = scratch_.take(kBlock * kBlock),
+    *slope_ = scratch_.take(kBlock * kBlock), *y_ = scratch_.take(kBlock * dv_);
+  std::vector<Range> ranges_;
+};
+
 template <class T>
 void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
               Op::In<Tensor>& din, const Op::Attrs& a) {
-  using A = acc_t<T>;
-  using O = operand_t<T>;
   const Call<T> call(in, a);
-  const common::Operand<T> go(dout.o), y_op(out.o);
-  const common::Operand<A> glse(dout.lse, true);
-  const common::Result<T> dq(din.q), dk_own(din.k), dv_own(din.v), dk_old(din.k0), dv_old(din.v0);
-  const A* lse = out.lse.data<A>();
-  const Index dk = call.dk, dv = call.dv, blocks = (call.queries + kBlock - 1) / kBlock;
-  const Index key_blocks = (call.keys + kBlock - 1) / kBlock;
-  const Index kept_keys = a.kept(call.keys);
-  if (din.bias.defined()) {
-    din.bias.zero_();
+  for (Tensor* sum : {&din.sink, &din.bias}) {
+    if (sum->defined()) {
+      sum->zero_();
+    }
   }
-  // Sums over the batch have one owner: a task is a key head with all its rows when sink or bias
-  // ask for it.
-  const bool shared = din.sink.defined() || din.bias.defined();
-  if (din.sink.defined()) {
-    din.sink.zero_();
-  }
-  const Tensor gkT = dout.kT.defined() ? dout.kT.contiguous() : Tensor(),
-               gvT = dout.vT.defined() ? dout.vT.contiguous() : Tensor();
-  parallel_for(shared ? call.heads : call.batch * call.heads, 1, [&](Index first, Index last) {
-    common::Scratch<O> operands(call.keys * (dk + dv) + call.queries * (dk + dv) + kBlock * kBlock);
-    O *k = operands.take(call.keys * dk), *v = operands.take(call.keys * dv);
-    O *q = operands.take(call.queries * dk), *gy = operands.take(call.queries * dv),
-      *rounded = operands.take(kBlock * kBlock);
-    common::Scratch<A> scratch(call.keys * (dk + dv) + call.queries * (dk + 1) +
-                               kBlock * (3 * kBlock + dv));
-    A *gk = scratch.take(call.keys * dk), *gv = scratch.take(call.keys * dv),
-      *gq = scratch.take(call.queries * dk), *delta = scratch.take(call.queries);
-    A *s = scratch.take(kBlock * kBlock), *p = scratch.take(kBlock * kBlock),
-      *slope = scratch.take(kBlock * kBlock), *y = scratch.take(kBlock * dv);
-    std::vector<Range> ranges(static_cast<std::size_t>(call.queries));
+  const Gradients<T> grad(call, out, dout, din);
+  const bool one_owner = grad.sink || grad.bias;  // of sums over the batch
+  const Index rows = one_owner ? 1 : call.batch, rows_of_task = one_owner ? call.batch : 1;
+  parallel_for(rows * call.heads, 1, [&](Index first, Index last) {
+    KeyHead<T> head(call, grad);
     for (Index task = first; task < last; ++task) {
-      const Index h = task % call.heads;
-      for (Index b = shared ? 0 : task / call.heads;
-           b < (shared ? call.batch : task / call.heads + 1); ++b) {
-        call.load_keys(call.k0, call.k, b, h, 0, call.keys, dk, k);
-        call.load_keys(call.v0, call.v, b, h, 0, call.keys, dv, v);
-        std::fill(gk, gk + call.keys * dk, A(0));
-        std::fill(gv, gv + call.keys * dv, A(0));
-        for (Index t = 0; t < call.queries; ++t) {
-          ranges[static_cast<std::size_t>(t)] = call.range(b, t);
-        }
-        for (Index qh = h * call.group; qh < (h + 1) * call.group; ++qh) {
-          call.q.load(b, 0, qh, call.queries, dk, q);
-          std::fill(gq, gq + call.queries * dk, A(0));
-          if (go.defined()) {
-            go.load(b, 0, qh, call.queries, dv, gy);
-          } else {
-            std::fill(gy, gy + call.queries * dv, O(A(0)));
-          }
-          for (Index t = 0; t < call.queries; t += kBlock) {
-            const Index m = std::min(kBlock, call.queries - t);
-            y_op.load(b, t, qh, m, dv, y);
-            for (Index r = 0; r < m; ++r) {
-              A dot = 0;
-#pragma omp simd reduction(+ : dot)
-              for (Index c = 0; c < dv; ++c) {
-                dot += y[r * dv + c] * convert<A>(gy[(t + r) * dv + c]);
-              }
-              delta[t + r] = dot - (glse.defined() ? *glse.at(b, t + r, qh) : A(0));
-            }
-          }
-          if (din.sink.defined()) {
-            A sum = 0;
-            const A logit = std::as_const(call.sink).template data<A>()[qh];
-            for (Index t = 0; t < call.queries; ++t) {
-              sum -= simd::exp(logit - lse[(b * call.queries + t) * call.q_heads + qh]) * delta[t];
-            }
-            din.sink.data<A>()[qh] += sum;
-          }
-          for (Index kb = 0; kb < key_blocks; ++kb) {
-            const Index j = kb * kBlock, n = std::min(kBlock, call.keys - j);
-            for (Index qb = 0; qb < blocks; ++qb) {
-              const Index t = qb * kBlock, m = std::min(kBlock, call.queries - t);
-              if (call.skip(ranges.data() + t, m, j, n)) {
-                continue;
-              }
-              small_gemm<false, true, O>(m, n, dk, A(1), q + t * dk, dk, k + j * dk, dk, A(0), p,
-                                         n);
-              call.scores(b, qh, ranges.data() + t, t, m, j, n, p, a.softcap > 0 ? slope : nullptr);
-              for (Index r = 0; r < m; ++r) {
-                const A l = lse[(b * call.queries + t + r) * call.q_heads + qh];
-                A* __restrict row = p + r * n;
-                if (std::isinf(l)) {
-                  std::fill(row, row + n, A(0));
-                  continue;
-                }
-                for (Index c = 0; c < n; ++c) {
-                  row[c] = simd::exp(row[c] - l);
-                }
-              }
-              small_gemm<true, false, O>(n, dv, m, A(1), as_operand(m * n, p, rounded), n,
-                                         gy + t * dv, dv, A(1), gv + j * dv, dv);
-              small_gemm<false, true, O>(m, n, dv, A(1), gy + t * dv, dv, v + j * dv, dv, A(0), s,
-                                         n);
-              for (Index r = 0; r < m; ++r) {
-                const A d = delta[t + r];
-                A* __restrict row = s + r * n;
-                const A* __restrict prob = p + r * n;
-                for (Index c = 0; c < n; ++c) {
-                  row[c] = prob[c] * (row[c] - d);
-                }
-                if (din.bias.defined()) {
-                  A* line = din.bias.data<A>() + (qh * call.queries + t + r) * call.keys + j;
-                  for (Index c = 0; c < n; ++c) {
-                    line[c] += row[c];
-                  }
-                }
-                if (a.softcap > 0) {
-                  for (Index c = 0; c < n; ++c) {
-                    row[c] *= slope[r * n + c];
-                  }
-                }
-              }
-              const A scale = static_cast<A>(a.scale);
-              const O* ds = as_operand(m * n, s, rounded);
-              small_gemm<false, false, O>(m, dk, n, scale, ds, n, k + j * dk, dk, A(1), gq + t * dk,
-                                          dk);
-              small_gemm<true, false, O>(n, dk, m, scale, ds, n, q + t * dk, dk, A(1), gk + j * dk,
-                                         dk);
-            }
-          }
-          if (dq.defined()) {
-            dq.store(b, 0, qh, call.queries, dk, gq);
-          }
-        }
-        // The cache that goes out is these keys and values.
-        const auto add_kept = [&](const Tensor& g, Index d, A* to) {
-          for (Index i = 0; g.defined() && i < kept_keys; ++i) {
-            const T* from = g.data<T>() + ((b * kept_keys + i) * call.heads + h) * d;
-            for (Index c = 0; c < d; ++c) {
-              to[(call.keys - kept_keys + i) * d + c] += convert<A>(from[c]);
-            }
-          }
-        };
-        add_kept(gkT, dk, gk);
-        add_kept(gvT, dv, gv);
-        const auto give = [&](const common::Result<T>& old, const common::Result<T>& own, Index d,
-                              const A* from) {
-          if (old.defined()) {
-            old.store(b, 0, h, call.cached, d, from);
-          }
-          if (own.defined()) {
-            own.store(b, 0, h, call.keys - call.cached, d, from + call.cached * d);
-          }
-        };
-        give(dk_old, dk_own, dk, gk);
-        give(dv_old, dv_own, dv, gv);
+      for (Index i = 0; i < rows_of_task; ++i) {
+        head.run(task / call.heads + i, task % call.heads);
       }
     }
   });

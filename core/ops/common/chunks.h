@@ -25,8 +25,8 @@ inline Index chunk_of(const ScanAttrs& a, Index length) {
   LS_CHECK(a.form != Form::kParallel || length <= kLongest, kUnsupported,
            "the parallel form holds T x T scores: {} tokens are more than {}; use form chunk",
            length, kLongest);
-  const Index most = a.form == Form::kParallel ? length : a.chunk > 0 ? a.chunk : kChunk;
-  return std::max<Index>(1, std::min(most, length));
+  const Index given = a.chunk > 0 ? a.chunk : kChunk;
+  return std::max<Index>(1, a.form == Form::kParallel ? length : std::min(given, length));
 }
 /// The form of Op's call whose longest sequence has so many tokens.
 template <class Op>
@@ -51,19 +51,16 @@ void for_tasks(const std::vector<Sequence>& seqs, Index heads, Index flops_per_t
   }
   const auto task_at = [&](Index unit) {  // the first task that starts at or after `unit`
     const auto s = std::upper_bound(start.begin(), start.end(), unit) - start.begin() - 1;
-    if (s == static_cast<Index>(seqs.size())) {
-      return s * heads;
-    }
-    const Index size = seqs[static_cast<std::size_t>(s)].length + 1;
-    return s * heads + (unit - start[static_cast<std::size_t>(s)] + size - 1) / size;
+    return s < std::ssize(seqs) ? s * heads + pieces(unit - start[s], seqs[s].length + 1)
+                                : s * heads;
   };
-  parallel_for(start.back(), std::max<Index>(1, 2'000'000 / std::max<Index>(1, flops_per_token)),
-               [&](Index begin, Index end) {
-                 const Index first = task_at(begin), last = task_at(end);
-                 if (first < last) {
-                   f(first, last);
-                 }
-               });
+  constexpr Index kFlops = 2'000'000;
+  parallel_for(start.back(), row_grain(flops_per_token, kFlops), [&](Index begin, Index end) {
+    const Index first = task_at(begin), last = task_at(end);
+    if (first < last) {
+      f(first, last);
+    }
+  });
 }
 
 /// The buffers of a thread: asked for one by one, then allocated together, uninitialised.

@@ -64,6 +64,11 @@ inline Index longest(const std::vector<Sequence>& seqs) {
   return n;
 }
 
+/// Pieces of `size` that n elements fill, the last one perhaps not to its end.
+inline Index pieces(Index n, Index size) {
+  return (n + size - 1) / size;
+}
+
 /// Elements of a contiguous tensor, null where it is absent.
 template <class T>
 const T* elements(const Tensor& t) {
@@ -73,6 +78,28 @@ template <class T>
 T* elements(Tensor& t) {
   return t.defined() ? t.data<T>() : nullptr;
 }
+
+/// States of `size` elements, one after the other; all are zero where the tensor is absent.
+template <class A>
+class States {
+ public:
+  States(const Tensor& t, Index size) : tensor_(t.contiguous()), size_(size) {}
+  bool defined() const { return tensor_.defined(); }
+  /// State i and those behind it, null where absent.
+  const A* at(Index i) const { return defined() ? elements<A>(tensor_) + i * size_ : nullptr; }
+  /// `count` states from state i on.
+  void copy(Index i, Index count, A* to) const {
+    if (const A* from = at(i)) {
+      std::copy(from, from + count * size_, to);
+    } else {
+      std::fill(to, to + count * size_, A(0));
+    }
+  }
+
+ private:
+  Tensor tensor_;
+  Index size_;
+};
 
 /// An operand [B,T,H,D] (or [B,T,H], then D = 1) whose last axis is contiguous; others have any
 /// stride.
@@ -125,8 +152,12 @@ class Result {
   }
   bool defined() const { return base_ != nullptr; }
   T* at(Index b, Index t, Index h) const { return base_ + b * b_ + t * t_ + h * h_; }
+  /// The inverse of Operand::load; nothing where undefined.
   template <class A>
   void store(Index b, Index t, Index h, Index n, Index d, const A* __restrict from) const {
+    if (!defined()) {
+      return;
+    }
     for (Index i = 0; i < n; ++i) {
       T* __restrict to = at(b, t + i, h);
       for (Index c = 0; c < d; ++c) {

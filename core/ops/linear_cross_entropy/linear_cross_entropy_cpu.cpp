@@ -1,7 +1,16 @@
-// Logits are held for a block of tokens at a time. What is kept of them is E = e^(logit - top)
-// without the target's: the gradient of a logit is share E / z, and of the target's logit, share
-// (p - 1) = - share others / z, with `others` the sum of E and z with the target's. Formed so, and
-// the loss as log1p(others), nothing is lost where p is near 1.
+// Loss and gradients of softmax(x W^T) in one pass; logits are held for a block of tokens at a time.
+// What is kept of them is E = e^(logit - top) without the target's: the gradient of a logit is
+// share E / z, and of the target's logit share (p - 1) = - share others / z, with `others` the sum
+// of E and z with the target's. Formed so, and the loss as log1p(others), nothing is lost where p is
+// near 1 (NOTES.md). Ignored tokens are left out before anything else. Two ways:
+//   forward_blocks  logits [block,V] by library products; rows are shared out over threads
+//   ByClasses       f32 and 1024 classes or more: 4 pieces of classes of a block of tokens,
+//     tiles_    [V/64,D,64]          W, transposed by tiles
+//     logits_   [4,block,stride]     a piece's logits, then E
+//     dx_parts_ [4,block,D]          a piece's part of dx
+//     parts_ [4,block], tokens_ [block]   tops and sums of pieces; factors of tokens
+//     threads take (piece, 32 tokens), then tokens, then tiles of classes of dW
+// Memory moved per block: x, W and dW once (W again for dx by blocks), the block's logits from cache.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -14,6 +23,7 @@
 #include "core/backend/cpu/small_gemm.h"
 #include "core/base/parallel_for.h"
 #include "core/ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "core/tensor/view.h"
 
 namespace ls::ops {
 namespace {
@@ -48,20 +58,20 @@ struct Call {
         width(x.size(1)),
         classes(w.size(0)),
         target(std::as_const(targets).data<std::int64_t>()),
-        share(tokens > 0 ? 1.0f / static_cast<float>(tokens) : 0.0f),
+        share(tokens > 0 ? 1.0f / float(tokens) : 0.0f),
         loss(out.per_token.data<float>()),
         predicted(out.predicted.data<std::int64_t>()) {}
   const T* row(Index token) const { return std::as_const(x).template data<T>() + token * width; }
   const T* weight(Index c = 0) const { return std::as_const(w).template data<T>() + c * width; }
 
   /// The largest of a row of logits, and its first place in `best`.
-  float top_of(const float* __restrict row, std::int32_t& best) const {
+  float top_of(const float* __restrict row, std::int64_t& best) const {
     float top = row[0];
 #pragma omp simd reduction(max : top)
     for (Index c = 0; c < classes; ++c) {
       top = row[c] > top ? row[c] : top;
     }
-    const auto count = static_cast<std::int32_t>(classes);
+    const auto count = std::int32_t(classes);
     std::int32_t first = count;
 #pragma omp simd reduction(min : first)
     for (std::int32_t c = 0; c < count; ++c) {
@@ -81,9 +91,9 @@ struct Call {
   void mean(Op::Out<Tensor>& out) const {
     double total = 0;
     for (Index i = 0; i < tokens; ++i) {
-      total += static_cast<double>(loss[i]);
+      total += loss[i];
     }
-    out.loss.data<float>()[0] = static_cast<float>(total * static_cast<double>(share));
+    out.loss.data<float>()[0] = float(total * share);
   }
 };
 
@@ -106,20 +116,20 @@ void forward_blocks(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::At
   for (Index b = 0; b < n; b += block) {
     const Index m = std::min(block, n - b);
     gemm<T, float>(false, true, m, v, d, 1.0, call.row(b), d, call.weight(), d, 0.0, l, v);
-    parallel_for(m, std::max<Index>(1, 4096 / std::max<Index>(1, v)), [&](Index r0, Index r1) {
+    parallel_for(m, row_grain(v, 4096), [&](Index r0, Index r1) {
       for (Index r = r0; r < r1; ++r) {
         float* const row = l + r * v;
         const Index token = b + r;
-        std::int32_t best;
-        const float top = call.top_of(row, best);
-        call.predicted[token] = best;
+        const float top = call.top_of(row, call.predicted[token]);
         const Index target = call.target[token];
         const float at_target = std::exchange(row[target], kNone);
         const float others = exponentials_of_row(row, v, top);
         const float factor = call.finish(token, top, at_target, others);
         row[target] = -others;
-        for (Index c = 0; c < v && g; ++c) {
-          g[r * v + c] = convert<T>(factor * row[c]);
+        if (g) {
+          for (Index c = 0; c < v; ++c) {
+            g[r * v + c] = convert<T>(factor * row[c]);
+          }
         }
       }
     });
@@ -141,18 +151,17 @@ Tensor tiles_of(const Call<float>& call) {
   const Index tiles = call.classes / kTile, d = call.width;
   Tensor out = Tensor::empty({tiles, d, kTile}, DType::kF32);
   float* const to = out.data<float>();
-  parallel_for(tiles, std::max<Index>(1, 16384 / (kTile * std::max<Index>(1, d))),
-               [&](Index first, Index last) {
-                 for (Index t = first; t < last; ++t) {
-                   for (Index c = 0; c < kTile; ++c) {
-                     const float* __restrict from = call.weight(t * kTile + c);
-                     float* __restrict column = to + t * d * kTile + c;
-                     for (Index k = 0; k < d; ++k) {
-                       column[k * kTile] = from[k];
-                     }
-                   }
-                 }
-               });
+  parallel_for(tiles, row_grain(kTile * d, 16384), [&](Index first, Index last) {
+    for (Index t = first; t < last; ++t) {
+      for (Index c = 0; c < kTile; ++c) {
+        const float* __restrict from = call.weight(t * kTile + c);
+        float* __restrict column = to + t * d * kTile + c;
+        for (Index k = 0; k < d; ++k) {
+          column[k * kTile] = from[k];
+        }
+      }
+    }
+  });
   return out;
 }
 
@@ -177,7 +186,7 @@ struct Tops {
     }
   }
   /// Of a row of `count` logits, those from `rest` on in no tile; `best` is its first place.
-  float of(const float* row, Index rest, Index count, std::int32_t& best) const {
+  float of(const float* row, Index rest, Index count, Index& best) const {
     float largest = *std::max_element(top, top + kLanes);
     Index from = rest;
     for (Index i = 0; i < kLanes; ++i) {
@@ -192,7 +201,7 @@ struct Tops {
       }
     }
     const Index at = std::find(row + from, row + count, largest) - row;
-    best = static_cast<std::int32_t>(std::min(at, count - 1));  // a NaN; the loss shows it
+    best = std::min(at, count - 1);  // a NaN; the loss shows it
     return largest;
   }
 };
@@ -215,8 +224,8 @@ class ByClasses {
         dw_(a.gradients ? out.dw.data<float>() : nullptr),
         tiles_(tiles_of(call_)),
         logits_(Tensor::empty({kPieces, block_, stride_}, DType::kF32)),
-        parts_(static_cast<std::size_t>(kPieces * block_)),
-        tokens_(static_cast<std::size_t>(block_)) {
+        parts_(kPieces, block_),
+        tokens_(block_) {
     if (dx_) {
       dx_parts_ = Tensor::empty({kPieces, block_, d_}, DType::kF32);
     }
@@ -258,7 +267,7 @@ class ByClasses {
   /// e^(its top - the top).
   struct Part {
     float top, sum, weight;
-    std::int32_t best;
+    Index best;
   };
   /// Of one token: the target's logit, the factor share / z of E, and the target's gradient.
   struct Token {
@@ -269,8 +278,6 @@ class ByClasses {
   Index end(Index p) const { return p + 1 == kPieces ? v_ : begin(p + 1); }
   float* logits(Index p, Index i) { return logits_.data<float>() + (p * block_ + i) * stride_; }
   float* dx_part(Index p, Index i) { return dx_parts_.data<float>() + (p * block_ + i) * d_; }
-  Part& part(Index p, Index i) { return parts_[static_cast<std::size_t>(p * block_ + i)]; }
-  Token& at(Index i) { return tokens_[static_cast<std::size_t>(i)]; }
 
   /// E of piece p for m tokens from b + first on, and its part of their dx.
   void exponentials(Index b, Index p, Index first, Index m) {
@@ -283,20 +290,19 @@ class ByClasses {
       small_gemm<false, false, float>(m, kTile, d_, 1.0f, call_.row(token), d_,
                                       tile + t * d_ * kTile, kTile, 0.0f, e + t * kTile, stride_);
       for (Index i = 0; i < m; ++i) {
-        tops[static_cast<std::size_t>(i)].add(e + i * stride_ + t * kTile,
-                                              static_cast<std::int32_t>(t));
+        tops[i].add(e + i * stride_ + t * kTile, std::int32_t(t));
       }
     }
     small_gemm<false, true, float>(m, count - rest, d_, 1.0f, call_.row(token), d_,
                                    call_.weight(c0 + rest), d_, 0.0f, e + rest, stride_);
     for (Index i = 0; i < m; ++i) {
       float* const row = e + i * stride_;
-      Part& to = part(p, first + i);
-      to.top = tops[static_cast<std::size_t>(i)].of(row, rest, count, to.best);
-      to.best += static_cast<std::int32_t>(c0);
+      Part& to = parts_(p, first + i);
+      to.top = tops[i].of(row, rest, count, to.best);
+      to.best += c0;
       const Index target = call_.target[token + i] - c0;
       if (0 <= target && target < count) {
-        at(first + i).target = row[target];
+        tokens_(first + i).target = row[target];
         row[target] = kNone;
       }
       to.sum = exponentials_of_row(row, count, to.top == kNone ? 0.0f : to.top);
@@ -310,20 +316,20 @@ class ByClasses {
   /// Loss, prediction and dx of token b + i.
   void outputs(Index b, Index i) {
     float top = kNone, others = 0;
-    std::int32_t best = part(0, i).best;
+    Index best = parts_(0, i).best;
     for (Index p = 0; p < kPieces; ++p) {
-      if (part(p, i).top > top) {
-        top = part(p, i).top;
-        best = part(p, i).best;
+      if (parts_(p, i).top > top) {
+        top = parts_(p, i).top;
+        best = parts_(p, i).best;
       }
     }
     for (Index p = 0; p < kPieces; ++p) {
-      part(p, i).weight = simd::exp(part(p, i).top - top);
-      others += part(p, i).weight * part(p, i).sum;
+      parts_(p, i).weight = simd::exp(parts_(p, i).top - top);
+      others += parts_(p, i).weight * parts_(p, i).sum;
     }
     const Index token = b + i;
     call_.predicted[token] = best;
-    Token& t = at(i);
+    Token& t = tokens_(i);
     t.factor = call_.finish(token, top, t.target, others);
     t.of_target = -t.factor * others;
     if (!dx_) {
@@ -332,21 +338,21 @@ class ByClasses {
     float* const to = dx_ + token * d_;
     std::fill(to, to + d_, 0.0f);
     for (Index p = 0; p < kPieces; ++p) {
-      add_row(t.factor * part(p, i).weight, dx_part(p, i), to);
+      add_row(t.factor * parts_(p, i).weight, dx_part(p, i), to);
     }
     add_row(t.of_target, call_.weight(call_.target[token]), to);
   }
 
   /// Adds the block's tokens to dW of classes [c0, c1).
   void weight_gradients(Index b, Index m, Index c0, Index c1) {
-    std::vector<float> scaled(static_cast<std::size_t>(m * d_));
+    Buffer<float, 2> scaled(m, d_);
     for (Index p = 0; p < kPieces; ++p) {
       const Index from = std::max(c0, begin(p)), to = std::min(c1, end(p));
       if (from >= to) {
         continue;
       }
       for (Index i = 0; i < m; ++i) {
-        const float f = at(i).factor * part(p, i).weight;
+        const float f = tokens_(i).factor * parts_(p, i).weight;
         const float* __restrict const x = call_.row(b + i);
         float* __restrict const row = scaled.data() + i * d_;
         for (Index k = 0; k < d_; ++k) {
@@ -360,7 +366,7 @@ class ByClasses {
     for (Index i = 0; i < m; ++i) {
       const Index target = call_.target[b + i];
       if (c0 <= target && target < c1) {
-        add_row(at(i).of_target, call_.row(b + i), dw_ + target * d_);
+        add_row(tokens_(i).of_target, call_.row(b + i), dw_ + target * d_);
       }
     }
   }
@@ -374,8 +380,8 @@ class ByClasses {
   Index n_, d_, v_, block_, stride_;
   float *dx_, *dw_;
   Tensor tiles_, logits_, dx_parts_;
-  std::vector<Part> parts_;
-  std::vector<Token> tokens_;
+  Buffer<Part, 2> parts_;
+  Buffer<Token> tokens_;
 };
 
 template <class T>
@@ -396,13 +402,13 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
   const Tensor targets = in.targets.contiguous();
   const std::int64_t* const target = targets.data<std::int64_t>();
   const Index n = targets.numel(), d = in.x.size(1);
-  std::vector<std::int64_t> asked;
+  std::vector<Index> asked;
   for (Index i = 0; i < n; ++i) {
     if (target[i] != a.ignore_index) {
       asked.push_back(i);
     }
   }
-  const auto m = static_cast<Index>(asked.size());
+  const Index m = std::ssize(asked);
   if (m == n) {
     forward_dense<T>(in, out, a);
     return;
@@ -417,12 +423,11 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
                           .dx = a.gradients ? Tensor::empty({m, d}, x.dtype()) : Tensor(),
                           .dw = out.dw};
   const auto rows = [&](auto&& copy) {
-    parallel_for(m, std::max<Index>(1, 16384 / std::max<Index>(1, d)),
-                 [&](Index first, Index last) {
-                   for (Index i = first; i < last; ++i) {
-                     copy(i, asked[static_cast<std::size_t>(i)]);
-                   }
-                 });
+    parallel_for(m, row_grain(d, 16384), [&](Index first, Index last) {
+      for (Index i = first; i < last; ++i) {
+        copy(i, asked[i]);
+      }
+    });
   };
   const T* const from = x.data<T>();
   T* const gathered = some.x.data<T>();
@@ -432,7 +437,7 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
   });
   forward_dense<T>(some, of_some, a);
   out.per_token.zero_();
-  out.predicted.fill_(static_cast<double>(a.ignore_index));
+  out.predicted.fill_(a.ignore_index);
   if (a.gradients) {
     out.dx.zero_();
   }

@@ -1,5 +1,15 @@
-// Every sequence is extended by its W-1 carried inputs; taps then read a window of rows. Work is
-// shared out by sequences and blocks of channels; sums over tokens have one owner and one order.
+// y_t = act(bias + sum_j weight_j x_{t-(W-1)+j}). Every sequence is extended by its W-1 carried
+// inputs; output t then reads the window of rows t .. t+W-1. A task is one sequence (forward) or a
+// piece of the sequences (backward) and a block of 64 channels, w of them in the last block; sums
+// over tokens have one owner and one order. Inputs of the acc type are read where they lie, others
+// are converted first, once for all taps. Buffers of a thread:
+//   f, bias    [W,w], [w]          taps and bias of the block
+//   buffer     [past+L,w]          extended inputs of one sequence: all L where they are converted,
+//                                  else as many as share a window with carried ones
+//   pre        [w]                 one row before the activation
+//   g          [past+L+past,w]     gradients before the activation, zeros around them
+//   partial    [pieces,W+1,width]  gradients of taps and bias, of all tasks
+// Forward moves x and y once; backward x, dy and dx once. Derivation: NOTES.md.
 #include <algorithm>
 #include <type_traits>
 #include <vector>
@@ -9,6 +19,7 @@
 #include "core/ops/common/sequences.h"
 #include "core/ops/short_conv/short_conv.h"
 #include "core/tensor/rows.h"
+#include "core/tensor/view.h"
 
 namespace ls::ops {
 namespace {
@@ -63,7 +74,8 @@ struct Call {
   std::vector<common::Sequence> seqs;
   Rows x;
   Index tokens;
-  Tensor weight, bias, s0;
+  Tensor weight, bias;
+  common::States<A> s0;  ///< [N, D (W-1)]
   explicit Call(const Op::In<Tensor>& in)
       : channels(in.weight.size(0)),
         taps(in.weight.size(1)),
@@ -72,28 +84,19 @@ struct Call {
         x(in.x),
         tokens(in.x.size(1)),
         weight(in.weight.contiguous()),
-        bias(in.bias.defined() ? in.bias.contiguous() : Tensor()),
-        s0(in.s0.defined() ? in.s0.contiguous() : Tensor()) {}
+        bias(in.bias.contiguous()),
+        s0(in.s0, channels * past) {}
 
-  Index count() const { return static_cast<Index>(seqs.size()); }
-  Index blocks() const { return (channels + kChannels - 1) / kChannels; }
-  Index longest() const {
-    Index n = 0;
-    for (const common::Sequence& s : seqs) {
-      n = std::max(n, s.length);
-    }
-    return n;
-  }
+  Index count() const { return std::ssize(seqs); }
+  Index blocks() const { return common::pieces(channels, kChannels); }
+  /// Row of [B*T] of token t of a sequence.
   Index flat(const common::Sequence& s, Index t) const { return s.row * tokens + s.begin + t; }
-  const A* values(const Tensor& t) const {
-    return t.defined() ? static_cast<const A*>(std::as_const(t).raw()) : nullptr;
-  }
   /// Rows that a window needs in its buffer, at most.
-  Index buffered() const { return past + (kDirect ? past : longest()); }
+  Index buffered() const { return past + (kDirect ? past : common::longest(seqs)); }
   /// Taps of the block, [taps, w], and its bias.
   template <class W>
   void load_weight(Index c0, W w, A* __restrict to, A* __restrict b) const {
-    const A *from = values(weight) + c0 * taps, *from_bias = values(bias);
+    const A *from = weight.data<A>() + c0 * taps, *from_bias = common::elements<A>(bias);
     for (Index c = 0; c < w; ++c) {
       for (Index j = 0; j < taps; ++j) {
         to[j * w + c] = from[c * taps + j];
@@ -113,15 +116,15 @@ class Window {
  public:
   Window(const Call<T>& call, Index n, Index c0, W w, A* buffer)
       : call_(call),
-        s_(call.seqs[static_cast<std::size_t>(n)]),
+        s_(call.seqs[n]),
         c0_(c0),
         w_(w),
         buffer_(buffer),
         buffered_(call.past + (Call<T>::kDirect ? std::min(call.past, s_.length) : s_.length)) {
-    const A* carried = call.values(call.s0);
+    const A* carried = call.s0.at(n);
     for (Index p = 0; p < call.past; ++p) {
       for (Index c = 0; c < w; ++c) {
-        buffer[p * w + c] = carried ? carried[(n * call.channels + c0 + c) * call.past + p] : A(0);
+        buffer[p * w + c] = carried ? carried[(c0 + c) * call.past + p] : A(0);
       }
     }
     for (Index u = call.past; u < buffered_; ++u) {
@@ -180,7 +183,7 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
     A* const buffer = scratch.take(call.buffered() * kChannels);
     for (Index task = first; task < last; ++task) {
       const Index n = task / blocks, c0 = task % blocks * kChannels;
-      const common::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
+      const common::Sequence& s = call.seqs[n];
       with_sizes(std::min(kChannels, call.channels - c0), call.taps, [&](auto w, auto taps) {
         call.load_weight(c0, w, f, bias);
         const Window<T, decltype(w)> x(call, n, c0, w, buffer);
@@ -217,17 +220,16 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
   using A = acc_t<T>;
   const Call<T> call(in);
   const Index blocks = call.blocks(), count = call.count(), past = call.past;
-  const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
+  const common::States<A> dsT(dout.sT, call.channels * past);
   const Rows dy(dout.y.defined() ? dout.y : in.x);
   // Gradients of taps and bias are summed over fixed pieces of the sequences, then over pieces: the
   // same for any number of threads. [pieces, taps + bias, channels]
-  const Index pieces = std::min<Index>(count, 4), width = blocks * kChannels,
-              sums = (call.taps + 1) * width;
-  std::vector<A> partial(static_cast<std::size_t>(pieces * sums));
+  const Index pieces = std::min<Index>(count, 4), width = blocks * kChannels;
+  Buffer<A, 3> partial(pieces, call.taps + 1, width);
   const RowsOut<T> dx(din.x);
-  A* const ds0 = din.s0.defined() ? din.s0.data<A>() : nullptr;
+  A* const ds0 = common::elements<A>(din.s0);
   parallel_for(blocks * pieces, 1, [&](Index first, Index last) {
-    const Index most = 2 * past + call.longest();
+    const Index most = 2 * past + common::longest(call.seqs);
     common::Scratch<A> scratch((most + call.buffered() + call.taps + 3) * kChannels);
     A *const f = scratch.take(call.taps * kChannels), *const bias = scratch.take(kChannels);
     A *const zeros = scratch.take(kChannels), *const pre = scratch.take(kChannels);
@@ -236,12 +238,12 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
     std::fill(zeros, zeros + kChannels, A(0));
     for (Index task = first; task < last; ++task) {
       const Index piece = task / blocks, c0 = task % blocks * kChannels;
-      A* const dtaps = partial.data() + piece * sums + c0;
+      A* const dtaps = &partial(piece, 0, c0);
       with_sizes(std::min(kChannels, call.channels - c0), call.taps, [&](auto w, auto taps) {
         A* __restrict const dbias = dtaps + taps * width;
         call.load_weight(c0, w, f, bias);
         for (Index n = count * piece / pieces; n < count * (piece + 1) / pieces; ++n) {
-          const common::Sequence& s = call.seqs[static_cast<std::size_t>(n)];
+          const common::Sequence& s = call.seqs[n];
           const Window<T, decltype(w)> x(call, n, c0, w, buffer);
           // Gradients before the activation, with zeros around them.
           std::fill(g, g + past * w, A(0));
@@ -280,32 +282,36 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
               }
             }
           }
-          // Input `u`, carried ones first, was read by the outputs u - past .. u with taps
+          // Input u, carried ones first, was read by the outputs u - past .. u with the taps
           // past .. 0.
-          const A* const d_last = call.values(dsT);
+          const A* const d_last = dsT.at(n);
           const auto gradient = [&](Index u, A* to) {
-            weigh(w, taps, g + (past + u) * w, -static_cast<Index>(w), f, zeros, to);
+            weigh(w, taps, g + (past + u) * w, -Index{w}, f, zeros, to);
             if (d_last && u >= s.length) {
               for (Index c = 0; c < w; ++c) {
-                to[c] += d_last[(n * call.channels + c0 + c) * past + u - s.length];
+                to[c] += d_last[(c0 + c) * past + u - s.length];
               }
             }
           };
-          for (Index t = 0; t < s.length && dx.defined(); ++t) {
-            T* const to = dx.row(call.flat(s, t)) + c0;
-            if constexpr (std::is_same_v<T, A>) {
-              gradient(past + t, to);
-            } else {
-              gradient(past + t, pre);
-              for (Index c = 0; c < w; ++c) {
-                to[c] = convert<T>(pre[c]);
+          if (dx.defined()) {
+            for (Index t = 0; t < s.length; ++t) {
+              T* const to = dx.row(call.flat(s, t)) + c0;
+              if constexpr (std::is_same_v<T, A>) {
+                gradient(past + t, to);
+              } else {
+                gradient(past + t, pre);
+                for (Index c = 0; c < w; ++c) {
+                  to[c] = convert<T>(pre[c]);
+                }
               }
             }
           }
-          for (Index p = 0; p < past && ds0; ++p) {
-            gradient(p, pre);
-            for (Index c = 0; c < w; ++c) {
-              ds0[(n * call.channels + c0 + c) * past + p] = pre[c];
+          if (ds0) {
+            for (Index p = 0; p < past; ++p) {
+              gradient(p, pre);
+              for (Index c = 0; c < w; ++c) {
+                ds0[(n * call.channels + c0 + c) * past + p] = pre[c];
+              }
             }
           }
         }
@@ -316,7 +322,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
     for (Index j = 0; j <= call.taps; ++j) {
       A sum = 0;
       for (Index piece = 0; piece < pieces; ++piece) {
-        sum += partial[static_cast<std::size_t>(piece * sums + j * width + channel)];
+        sum += partial(piece, j, channel);
       }
       if (j == call.taps && din.bias.defined()) {
         din.bias.data<A>()[channel] = sum;
