@@ -40,6 +40,40 @@ void report_scan(const ScanAttrs& a, Index longest) {
   }
 }
 
+/// One chunk of a task: c tokens of row b and head h from token t on, the i-th of their sequence.
+struct Chunk {
+  Index b, h, i, t, c;
+  bool empty;   ///< the incoming state is zero: no product with it
+  bool unread;  ///< nothing reads the outgoing state: no gradient arrives through it
+};
+/// The chunks of a task: one sequence and head. Most sequences begin with a state of zeros and end
+/// with one that nothing reads, which is half of the work of a sequence of one chunk.
+class Chunks {
+ public:
+  Chunks(const ScanAttrs& a, const Sequence& seq, Index head, bool starts_empty, bool end_unread)
+      : seq_(seq),
+        head_(head),
+        size_(chunk_of(a, seq.length)),
+        starts_empty_(starts_empty),
+        end_unread_(end_unread) {}
+  Index count() const { return pieces(seq_.length, size_); }
+  Chunk operator[](Index z) const {
+    const Index i = z * size_;
+    return {seq_.row,
+            head_,
+            i,
+            seq_.begin + i,
+            std::min(size_, seq_.length - i),
+            z == 0 && starts_empty_,
+            z == count() - 1 && end_unread_};
+  }
+
+ private:
+  Sequence seq_;
+  Index head_, size_;
+  bool starts_empty_, end_unread_;
+};
+
 /// f(first, last) over tasks, task = sequence * heads + head, shared out by their tokens; pieces
 /// below about 2 Mflop are not worth a thread.
 template <class F>
@@ -67,7 +101,10 @@ void for_tasks(const std::vector<Sequence>& seqs, Index heads, Index flops_per_t
 template <class A>
 class Workspace {
  public:
-  void add(A*& p, Index n) { wanted_.emplace_back(&p, n); }
+  template <class... P>
+  void add(Index n, P*&... buffers) {
+    (wanted_.emplace_back(&buffers, n), ...);
+  }
   void allocate() {
     constexpr Index kLine = 64 / Index{sizeof(A)};
     // An odd number of lines apart, so that tiles of a power of two do not share cache sets.
@@ -100,10 +137,8 @@ struct Decays {
   bool trivial = true;  ///< no decay: everything above is 1
 
   void reserve(Workspace<A>& ws, Index c) {
-    for (A** p : {&high, &low, &in, &out}) {
-      ws.add(*p, c);
-    }
-    ws.add(between, c * c);
+    ws.add(c, high, low, in, out);
+    ws.add(c * c, between);
   }
   /// Of c tokens; `g(i)` is the log-decay of token i.
   template <class G>

@@ -1,9 +1,16 @@
 // Chunks of C tokens with a carried state S [Dk,Dv]; G is the running sum of log-decays in a chunk.
-//   P = tril(Q K^T) * exp(G_i - G_j),   O = scale (exp(G) Q S + P V),
+//   P = tril(Q K^T) * exp(G_i - G_j),  O = scale (exp(G) Q S + P V)
 //   S' = exp(G_C) S + (exp(G_C - G) K)^T V
 // Backward: a pass forward keeps the incoming state of each chunk, a pass backward carries dS;
-// dG = q.dq - k.dk, + <S', dS'> at the last row. The query heads of a state head lie one after the
-// other, so that one product serves them all. One task is one sequence and state head.
+// dG = q.dq - k.dk, + <S', dS'> at the last row (NOTES.md). A task is one sequence and state head;
+// the R = group query heads that read it lie one after the other, so that one product serves them
+// all. Buffers of a thread, for chunks of at most C tokens:
+//   q, gq, side  [R,C,Dk]    queries, their gradients; rows times their decay
+//   k, gk        [C,Dk]      v, gv [C,Dv]      y [R,C,Dv] outputs, or their incoming gradients
+//   p, dp        [R,C,C]     scores and their gradients
+//   states       [T/C+1,Dk,Dv] (backward)      ds [Dk,Dv] gradient of the state after the chunk
+//   dgate        [C]
+// Memory moved: each operand and result once, backward k and v twice.
 #include "core/backend/cpu/small_gemm.h"
 #include "core/ops/decayed_linear/decayed_linear_kernels.h"
 
@@ -11,22 +18,240 @@ namespace ls::ops::decayed_linear {
 namespace {
 
 using Op = DecayedLinear;
+using common::Chunk;
 
 template <class T>
 Index flops_per_token(const Call<T>& call, Index chunk) {
   return 2 * (call.group + 1) * call.size + 2 * call.group * chunk * (call.dk + call.dv);
 }
 
-/// S' = exp(G_C) S + (exp(G_C - G) K)^T V, without the first term when S is `empty`; kg is scratch.
-template <class A>
-void advance(Index c, Index dk, Index dv, const common::Decays<A>& d, const A* k, const A* v, A* kg,
-             bool empty, A* s) {
-  if (!d.trivial) {
-    common::scale_rows(c, dk, A(1), d.out, k, kg);
-    k = kg;
+/// What both passes do with a chunk: one thread's operands.
+template <class T>
+class Pass {
+ protected:
+  using A = acc_t<T>;
+  Pass(const Call<T>& call, Index most) : call_(call) {
+    ws_.add(group_ * most * dk_, q_, side_);
+    ws_.add(most * dk_, k_);
+    ws_.add(most * dv_, v_);
+    ws_.add(group_ * most * dv_, y_);
+    ws_.add(group_ * most * most, p_);
+    d_.reserve(ws_, most);
   }
-  small_gemm<true, false, A>(dk, dv, c, A(1), k, dk, v, dv, empty ? A(0) : d.all, s, dv);
-}
+  common::Chunks chunks_of(Index task, bool end_unread) const {
+    return {call_.form, call_.seqs[task / call_.heads], task % call_.heads, !call_.s0.defined(),
+            end_unread};
+  }
+  /// Decays, keys and values.
+  void load(const Chunk& x) {
+    call_.load_decays(x.b, x.t, x.h, x.c, d_);
+    call_.k.load(x.b, x.t, x.h, x.c, dk_, k_);
+    call_.v.load(x.b, x.t, x.h, x.c, dv_, v_);
+  }
+  /// rows [R,c,d] from or to the heads that read the state.
+  template <class From>
+  void load_heads(const Chunk& x, const From& from, Index d, A* rows) const {
+    for (Index j = 0; j < group_; ++j) {
+      from.load(x.b, x.t, x.h * group_ + j, x.c, d, rows + j * x.c * d);
+    }
+  }
+  void store_heads(const Chunk& x, const common::Result<T>& to, Index d, const A* rows) const {
+    for (Index j = 0; j < group_; ++j) {
+      to.store(x.b, x.t, x.h * group_ + j, x.c, d, rows + j * x.c * d);
+    }
+  }
+  /// scale exp(G) from [R,c,Dk]; `to` may be `from`.
+  void decay_queries(const Chunk& x, const A* from, A* to) const {
+    const Index size = x.c * dk_;
+    for (Index j = 0; j < group_; ++j) {
+      if (from == to) {
+        common::scale_rows(x.c, dk_, call_.scale, d_.in, to + j * size);
+      } else {
+        common::scale_rows(x.c, dk_, call_.scale, d_.in, from + j * size, to + j * size);
+      }
+    }
+  }
+  /// scale exp(G_i - G_j) times scores [R,c,c], zero above the diagonal, in place.
+  void mask(const Chunk& x, A* scores) const {
+    for (Index j = 0; j < group_; ++j) {
+      A* const p = scores + j * x.c * x.c;
+      common::mask(x.c, call_.scale, p, d_.between, p);
+    }
+  }
+  /// S' from S, in place.
+  void advance(const Chunk& x, A* s) {
+    const A* writers = k_;
+    if (!d_.trivial) {
+      common::scale_rows(x.c, dk_, A(1), d_.out, k_, side_);
+      writers = side_;
+    }
+    small_gemm<true, false, A>(dk_, dv_, x.c, A(1), writers, dk_, v_, dv_, x.empty ? A(0) : d_.all,
+                               s, dv_);
+  }
+
+  const Call<T>& call_;
+  const Index dk_ = call_.dk, dv_ = call_.dv, size_ = call_.size, group_ = call_.group;
+  common::Workspace<A> ws_;
+  common::Decays<A> d_;
+  A *q_, *k_, *side_, *v_, *y_, *p_;
+};
+
+template <class T>
+class ForwardPass : Pass<T> {
+  using A = acc_t<T>;
+  using Pass<T>::call_, Pass<T>::d_, Pass<T>::dk_, Pass<T>::dv_, Pass<T>::size_, Pass<T>::group_;
+  using Pass<T>::q_, Pass<T>::k_, Pass<T>::v_, Pass<T>::y_, Pass<T>::p_, Pass<T>::side_,
+      Pass<T>::ws_;
+  using Pass<T>::chunks_of, Pass<T>::load, Pass<T>::load_heads, Pass<T>::store_heads;
+  using Pass<T>::decay_queries, Pass<T>::mask, Pass<T>::advance;
+
+ public:
+  ForwardPass(const Call<T>& call, Index most) : Pass<T>(call, most) { ws_.allocate(); }
+  void run(Index task, const common::Result<T>& o, A* s) {
+    const common::Chunks chunks = chunks_of(task, false);
+    call_.s0.copy(task, 1, s);
+    for (Index z = 0; z < chunks.count(); ++z) {
+      const Chunk x = chunks[z];
+      load(x);
+      load_heads(x, call_.q, dk_, q_);
+      outputs(x, s);
+      store_heads(x, o, dv_, y_);
+      advance(x, s);
+    }
+  }
+
+ private:
+  void outputs(const Chunk& x, const A* s) {
+    const Index c = x.c, rows = group_ * c, dk = dk_, dv = dv_;
+    small_gemm<false, true, A>(rows, c, dk, A(1), q_, dk, k_, dk, A(0), p_, c);
+    if (!x.empty) {
+      decay_queries(x, q_, side_);
+      small_gemm<false, false, A>(rows, dv, dk, A(1), side_, dk, s, dv, A(0), y_, dv);
+    }
+    mask(x, p_);
+    small_gemm<false, false, A>(rows, dv, c, A(1), p_, c, v_, dv, x.empty ? A(0) : A(1), y_, dv);
+  }
+};
+
+template <class T>
+class BackwardPass : Pass<T> {
+  using A = acc_t<T>;
+  using Pass<T>::call_, Pass<T>::d_, Pass<T>::dk_, Pass<T>::dv_, Pass<T>::size_, Pass<T>::group_;
+  using Pass<T>::q_, Pass<T>::k_, Pass<T>::v_, Pass<T>::y_, Pass<T>::p_, Pass<T>::side_,
+      Pass<T>::ws_;
+  using Pass<T>::chunks_of, Pass<T>::load, Pass<T>::load_heads, Pass<T>::store_heads;
+  using Pass<T>::decay_queries, Pass<T>::mask, Pass<T>::advance;
+
+ public:
+  BackwardPass(const Call<T>& call, Index most, const common::Operand<T>& go,
+               const common::States<A>& dsT, const Gradients<T>& grad)
+      : Pass<T>(call, most), go_(go), dsT_(dsT), grad_(grad) {
+    ws_.add((common::pieces(call.longest, most) + 1) * call.size, states_);
+    ws_.add(call.size, ds_);
+    ws_.add(call.group * most * call.dk, gq_);
+    ws_.add(most * call.dk, gk_);
+    ws_.add(most * call.dv, gv_);
+    ws_.add(call.group * most * most, dp_);
+    ws_.add(most, dgate_);
+    ws_.allocate();
+  }
+  void run(Index task) {
+    const common::Chunks chunks = chunks_of(task, !dsT_.defined());
+    const Index size = size_;
+    call_.s0.copy(task, 1, states_);
+    for (Index z = 0; z < chunks.count(); ++z) {
+      const Chunk x = chunks[z];
+      A* const next = states_ + (z + 1) * size;
+      if (x.unread) {
+        break;
+      }
+      if (!x.empty) {
+        std::copy(next - size, next, next);
+      }
+      load(x);
+      advance(x, next);
+    }
+    dsT_.copy(task, 1, ds_);
+    for (Index z = chunks.count() - 1; z >= 0; --z) {
+      gradients(chunks[z], states_ + z * size, z > 0 || grad_.s0);
+    }
+    if (grad_.s0) {
+      std::copy(ds_, ds_ + size, grad_.s0 + task * size);
+    }
+  }
+
+ private:
+  /// From the incoming state s and ds, which becomes that of s where something `goes_on`.
+  void gradients(const Chunk& x, const A* s, bool goes_on) {
+    load(x);
+    // All of S' scales with exp(G_C).
+    const bool scaled = grad_.g.defined() && !x.unread;
+    const A through = scaled ? common::dot(size_, s + size_, ds_) : A(0);
+    if (!x.unread) {
+      from_state(x);
+    }
+    std::fill(dgate_, dgate_ + x.c, A(0));
+    if (go_.defined()) {
+      from_outputs(x, s, goes_on);
+    } else {
+      std::fill(gq_, gq_ + group_ * x.c * dk_, A(0));
+      for (Index e = 0; e < size_; ++e) {
+        ds_[e] *= d_.all;
+      }
+    }
+    store_heads(x, grad_.q, dk_, gq_);
+    grad_.k.store(x.b, x.t, x.h, x.c, dk_, gk_);
+    grad_.v.store(x.b, x.t, x.h, x.c, dv_, gv_);
+    if (grad_.g.defined()) {
+      A sum = through;
+      for (Index e = x.c - 1; e >= 0; --e) {
+        const Index row = e * dk_;
+        sum += dgate_[e] - common::dot(dk_, k_ + row, gk_ + row);
+        *grad_.g.at(x.b, x.t + e, x.h) = sum;
+      }
+    }
+  }
+  /// Through what the chunk writes into S'.
+  void from_state(const Chunk& x) {
+    const Index c = x.c, dk = dk_, dv = dv_;
+    small_gemm<false, true, A>(c, dk, dv, A(1), v_, dv, ds_, dv, A(0), gk_, dk);
+    common::scale_rows(c, dk, A(1), d_.out, gk_);
+    common::scale_rows(c, dk, A(1), d_.out, k_, side_);
+    small_gemm<false, false, A>(c, dv, dk, A(1), side_, dk, ds_, dv, A(0), gv_, dv);
+  }
+  /// Through the outputs.
+  void from_outputs(const Chunk& x, const A* s, bool goes_on) {
+    const Index c = x.c, rows = group_ * c, dk = dk_, dv = dv_;
+    const A keep_q = x.empty ? A(0) : A(1), keep_kv = x.unread ? A(0) : A(1);
+    load_heads(x, call_.q, dk, q_);
+    load_heads(x, go_, dv, y_);
+    small_gemm<false, true, A>(rows, c, dk, A(1), q_, dk, k_, dk, A(0), p_, c);
+    small_gemm<false, true, A>(rows, c, dv, A(1), y_, dv, v_, dv, A(0), dp_, c);
+    mask(x, p_);
+    mask(x, dp_);
+    if (!x.empty) {
+      small_gemm<false, true, A>(rows, dk, dv, A(1), y_, dv, s, dv, A(0), gq_, dk);
+      decay_queries(x, gq_, gq_);
+    }
+    small_gemm<false, false, A>(rows, dk, c, A(1), dp_, c, k_, dk, keep_q, gq_, dk);
+    small_gemm<true, false, A>(c, dk, rows, A(1), dp_, c, q_, dk, keep_kv, gk_, dk);
+    small_gemm<true, false, A>(c, dv, rows, A(1), p_, c, y_, dv, keep_kv, gv_, dv);
+    if (goes_on) {
+      decay_queries(x, q_, side_);
+      small_gemm<true, false, A>(dk, dv, rows, A(1), side_, dk, y_, dv, d_.all, ds_, dv);
+    }
+    if (grad_.g.defined()) {
+      for (Index e = 0; e < rows; ++e) {
+        dgate_[e % c] += common::dot(dk, q_ + e * dk, gq_ + e * dk);
+      }
+    }
+  }
+
+  const common::Operand<T>& go_;
+  const common::States<A>& dsT_;
+  const Gradients<T>& grad_;
+  A *states_, *ds_, *gq_, *gk_, *gv_, *dp_, *dgate_;
+};
 
 template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& attrs) {
@@ -39,55 +264,14 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& at
   }
   const common::Result<T> o(out.o);
   A* const states = out.sT.data<A>();
-  const Index dk = call.dk, dv = call.dv, group = call.group,
-              most = common::chunk_of(attrs, call.longest);
-  common::for_tasks(
-      call.seqs, call.heads, flops_per_token(call, most), [&](Index first, Index last) {
-        common::Workspace<A> ws;
-        common::Decays<A> d;
-        A *q, *k, *side, *v, *y, *p;
-        ws.add(q, group * most * dk);
-        ws.add(k, most * dk);
-        ws.add(side, group * most * dk);
-        ws.add(v, most * dv);
-        ws.add(y, group * most * dv);
-        ws.add(p, group * most * most);
-        d.reserve(ws, most);
-        ws.allocate();
-        for (Index task = first; task < last; ++task) {
-          const Index n = task / call.heads, h = task % call.heads;
-          const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
-          const Index b = seq.row, chunk = common::chunk_of(attrs, seq.length);
-          A* s = states + task * call.size;
-          call.copy_first_state(task, s);
-          for (Index i = 0; i < seq.length; i += chunk) {
-            const Index c = std::min(chunk, seq.length - i), t = seq.begin + i;
-            const bool empty = i == 0 && !call.first_state(task);
-            call.load_decays(b, t, h, c, d);
-            call.k.load(b, t, h, c, dk, k);
-            call.v.load(b, t, h, c, dv, v);
-            for (Index j = 0; j < group; ++j) {
-              call.q.load(b, t, h * group + j, c, dk, q + j * c * dk);
-            }
-            small_gemm<false, true, A>(group * c, c, dk, A(1), q, dk, k, dk, A(0), p, c);
-            if (!empty) {
-              for (Index j = 0; j < group; ++j) {
-                common::scale_rows(c, dk, call.scale, d.in, q + j * c * dk, side + j * c * dk);
-              }
-              small_gemm<false, false, A>(group * c, dv, dk, A(1), side, dk, s, dv, A(0), y, dv);
-            }
-            for (Index j = 0; j < group; ++j) {
-              common::mask(c, call.scale, p + j * c * c, d.between, p + j * c * c);
-            }
-            small_gemm<false, false, A>(group * c, dv, c, A(1), p, c, v, dv, empty ? A(0) : A(1), y,
-                                        dv);
-            for (Index j = 0; j < group; ++j) {
-              o.store(b, t, h * group + j, c, dv, y + j * c * dv);
-            }
-            advance(c, dk, dv, d, k, v, side, empty, s);
-          }
-        }
-      });
+  const Index most = common::chunk_of(attrs, call.longest);
+  common::for_tasks(call.seqs, call.heads, flops_per_token(call, most),
+                    [&](Index first, Index last) {
+                      ForwardPass<T> pass(call, most);
+                      for (Index task = first; task < last; ++task) {
+                        pass.run(task, o, states + task * call.size);
+                      }
+                    });
 }
 
 template <class T>
@@ -100,139 +284,16 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
     return;
   }
   const common::Operand<T> go(dout.o);
+  const common::States<A> dsT(dout.sT, call.size);
   const Gradients<T> grad(din);
-  const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
-  const Index dk = call.dk, dv = call.dv, size = call.size, group = call.group;
-  const Index most = common::chunk_of(attrs, call.longest),
-              chunks_most = (call.longest + most - 1) / most;
-  common::for_tasks(
-      call.seqs, call.heads, 3 * flops_per_token(call, most), [&](Index first, Index last) {
-        common::Workspace<A> ws;
-        common::Decays<A> d;
-        A *states, *ds, *q, *k, *side, *gq, *gk, *v, *gv, *y, *p, *dp, *dgate;
-        ws.add(states, (chunks_most + 1) * size);
-        ws.add(ds, size);
-        for (A** rows : {&q, &side, &gq}) {
-          ws.add(*rows, group * most * dk);
-        }
-        ws.add(k, most * dk);
-        ws.add(gk, most * dk);
-        ws.add(v, most * dv);
-        ws.add(gv, most * dv);
-        ws.add(y, group * most * dv);
-        ws.add(p, group * most * most);
-        ws.add(dp, group * most * most);
-        ws.add(dgate, most);
-        d.reserve(ws, most);
-        ws.allocate();
-        for (Index task = first; task < last; ++task) {
-          const Index n = task / call.heads, h = task % call.heads;
-          const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
-          const Index b = seq.row, chunk = common::chunk_of(attrs, seq.length),
-                      chunks = (seq.length + chunk - 1) / chunk;
-          // Most sequences begin with a state of zeros and end with one that nothing reads.
-          const bool starts_empty = !call.first_state(task), end_unused = !dsT.defined();
-          call.copy_first_state(task, states);
-          for (Index z = 0; z < (end_unused ? chunks - 1 : chunks); ++z) {
-            const Index i = z * chunk, c = std::min(chunk, seq.length - i), t = seq.begin + i;
-            A* const next = states + (z + 1) * size;
-            const bool empty = z == 0 && starts_empty;
-            if (!empty) {
-              std::copy(next - size, next, next);
-            }
-            call.load_decays(b, t, h, c, d);
-            call.k.load(b, t, h, c, dk, k);
-            call.v.load(b, t, h, c, dv, v);
-            advance(c, dk, dv, d, k, v, side, empty, next);
-          }
-          if (dsT.defined()) {
-            const A* from = dsT.data<A>() + task * size;
-            std::copy(from, from + size, ds);
-          } else {
-            std::fill(ds, ds + size, A(0));
-          }
-          for (Index z = chunks - 1; z >= 0; --z) {
-            const Index i = z * chunk, c = std::min(chunk, seq.length - i), t = seq.begin + i,
-                        rows = group * c;
-            const A *s = states + z * size, *after = s + size;
-            const bool empty = z == 0 && starts_empty, last = z == chunks - 1 && end_unused,
-                       pass_on = z > 0 || grad.s0;
-            call.load_decays(b, t, h, c, d);
-            call.k.load(b, t, h, c, dk, k);
-            call.v.load(b, t, h, c, dv, v);
-            A through = 0;  // all of S' scales with exp(G_C)
-            if (grad.g.defined() && !last) {
-#pragma omp simd reduction(+ : through)
-              for (Index e = 0; e < size; ++e) {
-                through += after[e] * ds[e];
-              }
-            }
-            // What the chunk writes into S'.
-            if (!last) {
-              small_gemm<false, true, A>(c, dk, dv, A(1), v, dv, ds, dv, A(0), gk, dk);
-              common::scale_rows(c, dk, A(1), d.out, gk);
-              common::scale_rows(c, dk, A(1), d.out, k, side);
-              small_gemm<false, false, A>(c, dv, dk, A(1), side, dk, ds, dv, A(0), gv, dv);
-            }
-            std::fill(dgate, dgate + c, A(0));
-            if (go.defined()) {
-              for (Index j = 0; j < group; ++j) {
-                call.q.load(b, t, h * group + j, c, dk, q + j * c * dk);
-                go.load(b, t, h * group + j, c, dv, y + j * c * dv);
-                if (pass_on) {
-                  common::scale_rows(c, dk, call.scale, d.in, q + j * c * dk, side + j * c * dk);
-                }
-              }
-              small_gemm<false, true, A>(rows, c, dk, A(1), q, dk, k, dk, A(0), p, c);
-              small_gemm<false, true, A>(rows, c, dv, A(1), y, dv, v, dv, A(0), dp, c);
-              if (!empty) {
-                small_gemm<false, true, A>(rows, dk, dv, A(1), y, dv, s, dv, A(0), gq, dk);
-              }
-              for (Index j = 0; j < group; ++j) {
-                common::mask(c, call.scale, p + j * c * c, d.between, p + j * c * c);
-                common::mask(c, call.scale, dp + j * c * c, d.between, dp + j * c * c);
-                if (!empty) {
-                  common::scale_rows(c, dk, call.scale, d.in, gq + j * c * dk);
-                }
-              }
-              const A keep_q = empty ? A(0) : A(1), keep_kv = last ? A(0) : A(1);
-              small_gemm<false, false, A>(rows, dk, c, A(1), dp, c, k, dk, keep_q, gq, dk);
-              small_gemm<true, false, A>(c, dk, rows, A(1), dp, c, q, dk, keep_kv, gk, dk);
-              small_gemm<true, false, A>(c, dv, rows, A(1), p, c, y, dv, keep_kv, gv, dv);
-              if (pass_on) {
-                small_gemm<true, false, A>(dk, dv, rows, A(1), side, dk, y, dv, d.all, ds, dv);
-              }
-              for (Index e = 0; e < rows && grad.g.defined(); ++e) {
-                dgate[e % c] += common::dot(dk, q + e * dk, gq + e * dk);
-              }
-            } else {
-              std::fill(gq, gq + rows * dk, A(0));
-              for (Index e = 0; e < size; ++e) {
-                ds[e] *= d.all;
-              }
-            }
-            for (Index j = 0; j < group && grad.q.defined(); ++j) {
-              grad.q.store(b, t, h * group + j, c, dk, gq + j * c * dk);
-            }
-            if (grad.k.defined()) {
-              grad.k.store(b, t, h, c, dk, gk);
-            }
-            if (grad.v.defined()) {
-              grad.v.store(b, t, h, c, dv, gv);
-            }
-            if (grad.g.defined()) {
-              A sum = through;
-              for (Index e = c - 1; e >= 0; --e) {
-                sum += dgate[e] - common::dot(dk, k + e * dk, gk + e * dk);
-                *grad.g.at(b, t + e, h) = sum;
-              }
-            }
-          }
-          if (grad.s0) {
-            std::copy(ds, ds + size, grad.s0 + task * size);
-          }
-        }
-      });
+  const Index most = common::chunk_of(attrs, call.longest);
+  common::for_tasks(call.seqs, call.heads, 3 * flops_per_token(call, most),
+                    [&](Index first, Index last) {
+                      BackwardPass<T> pass(call, most, go, dsT, grad);
+                      for (Index task = first; task < last; ++task) {
+                        pass.run(task);
+                      }
+                    });
 }
 
 LS_KERNEL(DecayedLinear).types<double, float, bf16>([]<class T>() {

@@ -1,6 +1,8 @@
-// Token by token: for decoding, and for anyone who wants no chunks. Forward: one pass over the
-// state per token, in tiles of columns. Backward: states are kept for one stretch of tokens at a
-// time and made again from the state at its start.
+// Token by token: S_t = exp(g_t) S_{t-1} + k_t v_t^T, o_t = scale q_t S_t; for decoding, and for
+// anyone who wants no chunks. A task is one sequence and state head; q, k, gq, gk [Dk] and v, y, gv
+// [Dv] hold one token. Forward: one pass over the state a token, in tiles of columns. Backward:
+// states are kept for one stretch of 64 tokens at a time (`inside` [65,Dk,Dv]) and made again from
+// the state at its start (`starts` [T/64+1,Dk,Dv]); ds [Dk,Dv] is the gradient of the state.
 #include "core/ops/common/state_columns.h"
 #include "core/ops/decayed_linear/decayed_linear_kernels.h"
 
@@ -55,14 +57,12 @@ void recurrent_forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out) {
                     [&](Index first, Index last) {
                       common::Workspace<A> ws;
                       A *q, *k, *v, *y;
-                      ws.add(q, dk);
-                      ws.add(k, dk);
-                      ws.add(v, dv);
-                      ws.add(y, dv);
+                      ws.add(dk, q, k);
+                      ws.add(dv, v, y);
                       ws.allocate();
                       for (Index task = first; task < last; ++task) {
                         const Index n = task / call.heads, h = task % call.heads;
-                        const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
+                        const common::Sequence& seq = call.seqs[n];
                         const Index b = seq.row;
                         A* s = states + task * call.size;
                         for (Index i = 0; i < seq.length; ++i) {
@@ -76,7 +76,7 @@ void recurrent_forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out) {
                             }
                             if (j == 0) {
                               step(dk, dv, simd::exp(call.log_decay(b, t, h)),
-                                   i > 0 ? s : call.first_state(task), q, k, v, s, y);
+                                   i > 0 ? s : call.s0.at(task), q, k, v, s, y);
                             } else {
                               read(dk, dv, s, q, y);
                             }
@@ -84,7 +84,7 @@ void recurrent_forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out) {
                           }
                         }
                         if (seq.length == 0) {
-                          call.copy_first_state(task, s);
+                          call.s0.copy(task, 1, s);
                         }
                       }
                     });
@@ -96,40 +96,31 @@ void recurrent_backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& d
   using A = acc_t<T>;
   const common::Operand<T> go(dout.o);
   const Gradients<T> grad(din);
-  const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
+  const common::States<A> dsT(dout.sT, call.size);
   const Index dk = call.dk, dv = call.dv, size = call.size, group = call.group;
   const Index stretch = std::min(std::max<Index>(1, call.longest), kStretch);
-  const Index stretches = (call.longest + stretch - 1) / stretch;
+  const Index stretches = common::pieces(call.longest, stretch);
   common::for_tasks(call.seqs, call.heads, 6 * (group + 1) * size, [&](Index first, Index last) {
     common::Workspace<A> ws;
     A *starts, *inside, *ds, *q, *k, *v, *y, *gq, *gk, *gv;
-    ws.add(starts, (stretches + 1) * size);
-    ws.add(inside, (stretch + 1) * size);
-    ws.add(ds, size);
-    for (A** p : {&q, &k, &gq, &gk}) {
-      ws.add(*p, dk);
-    }
-    for (A** p : {&v, &y, &gv}) {
-      ws.add(*p, dv);
-    }
+    ws.add((stretches + 1) * size, starts);
+    ws.add((stretch + 1) * size, inside);
+    ws.add(size, ds);
+    ws.add(dk, q, k, gq, gk);
+    ws.add(dv, v, y, gv);
     ws.allocate();
     for (Index task = first; task < last; ++task) {
       const Index n = task / call.heads, h = task % call.heads;
-      const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
-      const Index b = seq.row, pieces = (seq.length + stretch - 1) / stretch;
+      const common::Sequence& seq = call.seqs[n];
+      const Index b = seq.row, pieces = common::pieces(seq.length, stretch);
       std::fill(q, q + dk, A(0));
       const auto run = [&](Index t, const A* from, A* to) {
         call.k.load(b, t, h, 1, dk, k);
         call.v.load(b, t, h, 1, dv, v);
         step(dk, dv, simd::exp(call.log_decay(b, t, h)), from, q, k, v, to, y);
       };
-      call.copy_first_state(task, starts);
-      if (dsT.defined()) {
-        const A* from = dsT.data<A>() + task * size;
-        std::copy(from, from + size, ds);
-      } else {
-        std::fill(ds, ds + size, A(0));
-      }
+      call.s0.copy(task, 1, starts);
+      dsT.copy(task, 1, ds);
       for (Index z = 0; z + 1 < pieces; ++z) {
         for (Index i = 0; i < stretch; ++i) {
           A* const next = starts + (z + 1) * size;
@@ -163,9 +154,7 @@ void recurrent_backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& d
             } else {
               std::fill(gq, gq + dk, A(0));
             }
-            if (grad.q.defined()) {
-              grad.q.store(b, t, h * group + j, 1, dk, gq);
-            }
+            grad.q.store(b, t, h * group + j, 1, dk, gq);
           }
           call.k.load(b, t, h, 1, dk, k);
           call.v.load(b, t, h, 1, dv, v);
@@ -181,12 +170,8 @@ void recurrent_backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& d
               row[c] *= decay;
             }
           }
-          if (grad.k.defined()) {
-            grad.k.store(b, t, h, 1, dk, gk);
-          }
-          if (grad.v.defined()) {
-            grad.v.store(b, t, h, 1, dv, gv);
-          }
+          grad.k.store(b, t, h, 1, dk, gk);
+          grad.v.store(b, t, h, 1, dv, gv);
           if (grad.g.defined()) {
             *grad.g.at(b, t, h) = decay * through;
           }

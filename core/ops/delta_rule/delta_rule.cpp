@@ -7,7 +7,6 @@ namespace ls::ops {
 namespace {
 
 using Op = DeltaRule;
-constexpr double kNormEps = 1e-6;
 
 void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(in.beta.defined() != in.beta_v.defined(), kShape,
@@ -24,7 +23,7 @@ struct Reference {
   /// q or k of one token, divided by its norm when the call asks for that.
   struct Row {
     Row(const View<const Real, 4>& x, Index b, Index t, Index h, bool normalize) : unit(x.size(3)) {
-      Real square = Real(kNormEps);
+      Real square = Real(Op::kNormEps);
       for (Index i = 0; i < unit.size(); ++i) {
         unit(i) = x(b, t, h, i);
         square += unit(i) * unit(i);

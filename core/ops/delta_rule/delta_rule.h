@@ -26,6 +26,7 @@ struct DeltaRule {
   struct Out {
     T o, sT;
   };
+  static constexpr double kNormEps = 1e-6;
   struct Attrs : ScanAttrs {
     double scale = 1;
     bool qk_l2norm = false;

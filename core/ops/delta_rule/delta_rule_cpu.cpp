@@ -7,10 +7,23 @@
 // Then
 //   O = scale (exp(G) Q S + P W),  P = tril(Q K^T * D),   S' = exp(G_C) S + (exp(G_C - G) K)^T W.
 // Backward: a pass forward keeps X, W, M and the incoming state of each chunk; a pass backward
-// solves the same system transposed for dX. The rows of K act once as readers (in M and in
-// exp(G) K S) and once as writers; dG = q.dq + k.dk_read - k.dk_write, + <S', dS'> at the last row.
-// Queries and keys, and their gradients, lie one after the other, so that one product serves both.
-// One task is one sequence and key head with its value heads.
+// solves the same system transposed for dX. The rows of K act once as readers (in M and in exp(G) K
+// S) and once as writers; dG = q.dq + k.dk_read - k.dk_write, + <S', dS'> at the last row. Queries
+// and keys, and their gradients, lie one after the other, so that one product serves both. One task
+// is one sequence and key head with its R = group value heads. Derivation: NOTES.md.
+// Buffers of a thread, for chunks of at most C tokens and sequences of at most T:
+//   qk, side [2,C,Dk]    queries and keys; rows times their decay
+//   read     [2,C,Dv]    what queries and keys read from S; ends as the outputs (forward)
+//   x, w     [C,Dv]      errors X and writes W      scores [2,C,C] Q K^T, K K^T      m [C,C] M or P
+// and backward, what the first pass keeps for the second:
+//   states [R,T/C+1,Dk,Dv]  x_all, w_all [R,T,Dv]  m_all [R,T,C]
+//   ds_all [R,Dk,Dv]     gradient of the states after the chunk
+//   dqk    [2,C,Dk]      gradients of queries and keys, summed over value heads
+//   hqk    [2,C,Dk]      the same of one value head, of keys as readers; write [C,Dk] as writers
+//   yx     [2,C,Dv]      dO and dX                  dw [C,Dv]
+//   scores, p [C,C]      Q K^T and P                dscores [2,C,C] gradients of Q K^T, K K^T
+//   nq, nk, dgate [C]    factors of normalisation; dG
+// Memory moved: each operand and result once a value head, backward k and v twice.
 #include "core/backend/cpu/small_gemm.h"
 #include "core/ops/delta_rule/delta_rule_kernels.h"
 
@@ -18,12 +31,13 @@ namespace ls::ops::delta_rule {
 namespace {
 
 using Op = DeltaRule;
+using common::Chunk;
 constexpr Index kBlock = 16;
 
 /// x (right-hand sides on entry) and w = beta * x from (I + M diag(beta)) x = rhs.
 template <class T, class A = acc_t<T>>
-void solve(const Call<T>& call, Index b, Index t, Index hv, Index c, const A* m, A* x, A* w) {
-  const Index dv = call.dv;
+void solve(const Call<T>& call, const Chunk& z, Index hv, const A* m, A* x, A* w) {
+  const Index dv = call.dv, c = z.c;
   for (Index begin = 0; begin < c; begin += kBlock) {
     const Index end = std::min(c, begin + kBlock);
     if (begin > 0) {
@@ -39,16 +53,15 @@ void solve(const Call<T>& call, Index b, Index t, Index hv, Index c, const A* m,
           xi[y] -= f * wj[y];
         }
       }
-      call.times_beta(b, t + i, hv, xi, w + i * dv);
+      call.times_beta(z.b, z.t + i, hv, xi, w + i * dv);
     }
   }
 }
 
 /// dx from dw (which ends as the gradient of w = beta * x): the transposed system.
 template <class T, class A = acc_t<T>>
-void solve_transposed(const Call<T>& call, Index b, Index t, Index hv, Index c, const A* m, A* dw,
-                      A* dx) {
-  const Index dv = call.dv;
+void solve_transposed(const Call<T>& call, const Chunk& z, Index hv, const A* m, A* dw, A* dx) {
+  const Index dv = call.dv, c = z.c;
   for (Index begin = (c - 1) / kBlock * kBlock; begin >= 0; begin -= kBlock) {
     const Index end = std::min(c, begin + kBlock);
     if (end < c) {
@@ -56,7 +69,7 @@ void solve_transposed(const Call<T>& call, Index b, Index t, Index hv, Index c, 
                                  dx + end * dv, dv, A(1), dw + begin * dv, dv);
     }
     for (Index i = end - 1; i >= begin; --i) {
-      call.times_beta(b, t + i, hv, dw + i * dv, dx + i * dv);
+      call.times_beta(z.b, z.t + i, hv, dw + i * dv, dx + i * dv);
       const A* __restrict dxi = dx + i * dv;
       for (Index j = begin; j < i; ++j) {
         const A f = m[i * c + j];
@@ -71,9 +84,9 @@ void solve_transposed(const Call<T>& call, Index b, Index t, Index hv, Index c, 
 
 /// x = v - read; no read is zero.
 template <class T, class A = acc_t<T>>
-void missing(const Call<T>& call, Index b, Index t, Index hv, Index c, const A* read, A* x) {
-  for (Index i = 0; i < c; ++i) {
-    const T* __restrict v = call.v.at(b, t + i, hv);
+void missing(const Call<T>& call, const Chunk& z, Index hv, const A* read, A* x) {
+  for (Index i = 0; i < z.c; ++i) {
+    const T* __restrict v = call.v.at(z.b, z.t + i, hv);
     A* __restrict xi = x + i * call.dv;
     if (!read) {
       for (Index y = 0; y < call.dv; ++y) {
@@ -92,6 +105,279 @@ Index flops_per_token(Index dk, Index dv, Index chunk) {
 }
 
 template <class T>
+class ForwardPass {
+  using A = acc_t<T>;
+
+ public:
+  ForwardPass(const Call<T>& call, Index most, const common::Result<T>& o, A* states)
+      : call_(call), o_(o), states_(states) {
+    ws_.add(2 * most * dk_, qk_, side_);
+    ws_.add(2 * most * dv_, read_);
+    ws_.add(most * dv_, x_, w_);
+    ws_.add(2 * most * most, scores_);
+    ws_.add(most * most, m_);
+    ws_.add(most, factor_);
+    d_.reserve(ws_, most);
+    ws_.allocate();
+  }
+  void run(Index task) {
+    const common::Chunks chunks(call_.form, call_.seqs[task / call_.heads], task % call_.heads,
+                                !call_.s0.defined(), false);
+    A* const states = states_ + task * call_.group * call_.size;
+    call_.s0.copy(task * call_.group, call_.group, states);
+    for (Index i = 0; i < chunks.count(); ++i) {
+      const Chunk z = chunks[i];
+      const Index c = z.c;
+      A* const k = qk_ + c * dk_;
+      call_.load_keys(call_.q, z.b, z.t, z.h, c, qk_, factor_);
+      call_.load_keys(call_.k, z.b, z.t, z.h, c, k, factor_);
+      small_gemm<false, true, A>(2 * c, c, dk_, A(1), qk_, dk_, k, dk_, A(0), scores_, c);
+      for (Index r = 0; r < call_.group; ++r) {
+        value_head(z, z.h * call_.group + r, states + r * call_.size);
+      }
+    }
+  }
+
+ private:
+  /// Outputs, and the state s after the chunk.
+  void value_head(const Chunk& z, Index hv, A* s) {
+    const Index c = z.c;
+    const A *q = qk_, *k = qk_ + c * dk_;
+    call_.load_decays(z.b, z.t, hv, c, d_);
+    if (!z.empty) {
+      common::scale_rows(c, dk_, call_.scale, d_.in, q, side_);
+      common::scale_rows(c, dk_, A(1), d_.in, k, side_ + c * dk_);
+      small_gemm<false, false, A>(2 * c, dv_, dk_, A(1), side_, dk_, s, dv_, A(0), read_, dv_);
+    }
+    missing(call_, z, hv, z.empty ? nullptr : read_ + c * dv_, x_);
+    common::mask_strictly(c, A(1), scores_ + c * c, d_.between, m_);
+    solve(call_, z, hv, m_, x_, w_);
+    common::mask(c, call_.scale, scores_, d_.between, m_);
+    small_gemm<false, false, A>(c, dv_, c, A(1), m_, c, w_, dv_, z.empty ? A(0) : A(1), read_, dv_);
+    o_.store(z.b, z.t, hv, c, dv_, read_);
+    const A* writers = k;
+    if (!d_.trivial) {
+      common::scale_rows(c, dk_, A(1), d_.out, k, side_);
+      writers = side_;
+    }
+    small_gemm<true, false, A>(dk_, dv_, c, A(1), writers, dk_, w_, dv_, d_.all, s, dv_);
+  }
+
+  const Call<T>& call_;
+  const common::Result<T>& o_;
+  A* states_;
+  const Index dk_ = call_.dk, dv_ = call_.dv;
+  common::Workspace<A> ws_;
+  common::Decays<A> d_;
+  A *qk_, *side_, *read_, *x_, *w_, *scores_, *m_, *factor_;
+};
+
+template <class T>
+class BackwardPass {
+  using A = acc_t<T>;
+
+ public:
+  BackwardPass(const Call<T>& call, Index most, const common::Operand<T>& go,
+               const common::States<A>& dsT, const Gradients<T>& grad)
+      : call_(call), go_(go), dsT_(dsT), grad_(grad), most_(most) {
+    ws_.add(group_ * starts_ * size_, states_);
+    ws_.add(group_ * length_ * dv_, x_all_, w_all_);
+    ws_.add(group_ * length_ * most, m_all_);
+    ws_.add(group_ * size_, ds_all_);
+    ws_.add(2 * most * dk_, qk_, dqk_, hqk_, side_);
+    ws_.add(most * dk_, write_);
+    ws_.add(2 * most * dv_, yx_);
+    ws_.add(most * dv_, dw_);
+    ws_.add(most * most, scores_, p_);
+    ws_.add(2 * most * most, dscores_);
+    ws_.add(most, nq_, nk_, dgate_);
+    d_.reserve(ws_, most);
+    ws_.allocate();
+  }
+  void run(Index task) {
+    const common::Chunks chunks(call_.form, call_.seqs[task / call_.heads], task % call_.heads,
+                                !call_.s0.defined(), !dsT_.defined());
+    for (Index r = 0; r < group_; ++r) {
+      call_.s0.copy(task * group_ + r, 1, states_ + r * starts_ * size_);
+    }
+    dsT_.copy(task * group_, group_, ds_all_);
+    for (Index i = 0; i < chunks.count(); ++i) {
+      const Chunk z = chunks[i];
+      call_.load_keys(call_.k, z.b, z.t, z.h, z.c, qk_, nk_);
+      small_gemm<false, true, A>(z.c, z.c, dk_, A(1), qk_, dk_, qk_, dk_, A(0), scores_, z.c);
+      for (Index r = 0; r < group_; ++r) {
+        keep(z, head_of(z, i, r));
+      }
+    }
+    for (Index i = chunks.count() - 1; i >= 0; --i) {
+      gradients(chunks[i], i);
+    }
+    if (grad_.s0) {
+      std::copy(ds_all_, ds_all_ + group_ * size_, grad_.s0 + task * group_ * size_);
+    }
+  }
+
+ private:
+  /// What is kept of a chunk and value head.
+  struct Head {
+    Index r, hv;
+    A *before, *after;  ///< states; `before` is null where it is zero
+    A *x, *w, *m, *ds;
+  };
+  Head head_of(const Chunk& z, Index chunk, Index r) const {
+    A* const s = states_ + (r * starts_ + chunk) * size_;
+    const Index row = r * length_ + z.i;
+    return {.r = r,
+            .hv = z.h * group_ + r,
+            .before = z.empty ? nullptr : s,
+            .after = s + size_,
+            .x = x_all_ + row * dv_,
+            .w = w_all_ + row * dv_,
+            .m = m_all_ + row * most_,
+            .ds = ds_all_ + r * size_};
+  }
+
+  /// The pass forward: X, W, M and the state after the chunk. qk_ holds the keys.
+  void keep(const Chunk& z, const Head& a) {
+    const Index c = z.c;
+    call_.load_decays(z.b, z.t, a.hv, c, d_);
+    if (a.before) {
+      common::scale_rows(c, dk_, A(1), d_.in, qk_, side_);
+      small_gemm<false, false, A>(c, dv_, dk_, A(1), side_, dk_, a.before, dv_, A(0), yx_, dv_);
+    }
+    missing(call_, z, a.hv, a.before ? yx_ : nullptr, a.x);
+    common::mask_strictly(c, A(1), scores_, d_.between, a.m);
+    solve(call_, z, a.hv, a.m, a.x, a.w);
+    if (z.unread) {
+      return;
+    }
+    common::scale_rows(c, dk_, A(1), d_.out, qk_, side_);
+    if (a.before) {
+      std::copy(a.before, a.before + size_, a.after);
+    }
+    small_gemm<true, false, A>(dk_, dv_, c, A(1), side_, dk_, a.w, dv_, a.before ? d_.all : A(0),
+                               a.after, dv_);
+  }
+
+  /// The pass backward: all gradients of a chunk, and ds_all before it.
+  void gradients(const Chunk& z, Index chunk) {
+    const Index c = z.c;
+    A *q = qk_, *k = qk_ + c * dk_;
+    call_.load_keys(call_.q, z.b, z.t, z.h, c, q, nq_);
+    call_.load_keys(call_.k, z.b, z.t, z.h, c, k, nk_);
+    small_gemm<false, true, A>(c, c, dk_, A(1), q, dk_, k, dk_, A(0), scores_, c);
+    for (Index r = 0; r < group_; ++r) {
+      const Head a = head_of(z, chunk, r);
+      call_.load_decays(z.b, z.t, a.hv, c, d_);
+      // All of S' scales with exp(G_C).
+      const bool scaled = !d_.trivial && grad_.g.defined() && !z.unread;
+      const A through = scaled ? common::dot(size_, a.after, a.ds) : A(0);
+      of_writes(z, a);
+      solve_transposed(call_, z, a.hv, a.m, dw_, yx_ + c * dv_);
+      of_readers_and_writers(z, a);
+      if (chunk > 0 || grad_.s0) {
+        common::scale_rows(c, dk_, call_.scale, d_.in, q, side_);
+        common::scale_rows(c, dk_, A(-1), d_.in, k, side_ + c * dk_);
+        small_gemm<true, false, A>(dk_, dv_, 2 * c, A(1), side_, dk_, yx_, dv_, d_.all, a.ds, dv_);
+      }
+      sum_up(z, a, through);
+    }
+    if (grad_.q.defined()) {
+      call_.through_norm(c, q, nq_, dqk_);
+      grad_.q.store(z.b, z.t, z.h, c, dk_, dqk_);
+    }
+    if (grad_.k.defined()) {
+      call_.through_norm(c, k, nk_, dqk_ + c * dk_);
+      grad_.k.store(z.b, z.t, z.h, c, dk_, dqk_ + c * dk_);
+    }
+  }
+  /// dw: into W from the outgoing state and from the outputs; and the state's share of `write`.
+  void of_writes(const Chunk& z, const Head& a) {
+    const Index c = z.c;
+    if (!z.unread) {
+      common::scale_rows(c, dk_, A(1), d_.out, qk_ + c * dk_, side_);
+      small_gemm<false, false, A>(c, dv_, dk_, A(1), side_, dk_, a.ds, dv_, A(0), dw_, dv_);
+      small_gemm<false, true, A>(c, dk_, dv_, A(1), a.w, dv_, a.ds, dv_, A(0), write_, dk_);
+      common::scale_rows(c, dk_, A(1), d_.out, write_);
+    }
+    if (go_.defined()) {
+      go_.load(z.b, z.t, a.hv, c, dv_, yx_);
+      common::mask(c, call_.scale, scores_, d_.between, p_);
+      small_gemm<true, false, A>(c, dv_, c, A(1), p_, c, yx_, dv_, z.unread ? A(0) : A(1), dw_,
+                                 dv_);
+    } else {
+      std::fill(yx_, yx_ + c * dv_, A(0));
+    }
+  }
+  /// Into the two score matrices, and from there and from S into readers and writers.
+  void of_readers_and_writers(const Chunk& z, const Head& a) {
+    const Index c = z.c;
+    small_gemm<false, true, A>(2 * c, c, dv_, A(1), yx_, dv_, a.w, dv_, A(0), dscores_, c);
+    common::mask(c, call_.scale, dscores_, d_.between, dscores_);
+    common::mask_strictly(c, A(-1), dscores_ + c * c, d_.between, dscores_ + c * c);
+    if (a.before) {
+      small_gemm<false, true, A>(2 * c, dk_, dv_, A(1), yx_, dv_, a.before, dv_, A(0), hqk_, dk_);
+      common::scale_rows(c, dk_, call_.scale, d_.in, hqk_);
+      common::scale_rows(c, dk_, A(-1), d_.in, hqk_ + c * dk_);
+    }
+    small_gemm<false, false, A>(2 * c, dk_, c, A(1), dscores_, c, qk_ + c * dk_, dk_,
+                                a.before ? A(1) : A(0), hqk_, dk_);
+    small_gemm<true, false, A>(c, dk_, 2 * c, A(1), dscores_, c, qk_, dk_, z.unread ? A(0) : A(1),
+                               write_, dk_);
+  }
+  /// A value head's share of dq and dk, and its own gradients of v, beta and g.
+  void sum_up(const Chunk& z, const Head& a, A through) {
+    const Index c = z.c;
+    for (Index e = 0; e < c; ++e) {
+      const A* __restrict q = qk_ + e * dk_;
+      const A* __restrict k = qk_ + (c + e) * dk_;
+      const A* __restrict hq = hqk_ + e * dk_;
+      const A* __restrict hk = hqk_ + (c + e) * dk_;
+      const A* __restrict write = write_ + e * dk_;
+      A* __restrict gq = dqk_ + e * dk_;
+      A* __restrict gk = dqk_ + (c + e) * dk_;
+      A dot = 0;
+      if (a.r == 0) {
+#pragma omp simd reduction(+ : dot)
+        for (Index u = 0; u < dk_; ++u) {
+          dot += q[u] * hq[u] + k[u] * (hk[u] - write[u]);
+          gq[u] = hq[u];
+          gk[u] = hk[u] + write[u];
+        }
+      } else {
+#pragma omp simd reduction(+ : dot)
+        for (Index u = 0; u < dk_; ++u) {
+          dot += q[u] * hq[u] + k[u] * (hk[u] - write[u]);
+          gq[u] += hq[u];
+          gk[u] += hk[u] + write[u];
+        }
+      }
+      dgate_[e] = dot;
+      grad_.store_beta(z.b, z.t + e, a.hv, dv_, dw_ + e * dv_, a.x + e * dv_);
+    }
+    grad_.v.store(z.b, z.t, a.hv, c, dv_, yx_ + c * dv_);
+    if (grad_.g.defined()) {
+      A sum = through;
+      for (Index e = c - 1; e >= 0; --e) {
+        sum += dgate_[e];
+        *grad_.g.at(z.b, z.t + e, a.hv) = sum;
+      }
+    }
+  }
+
+  const Call<T>& call_;
+  const common::Operand<T>& go_;
+  const common::States<A>& dsT_;
+  const Gradients<T>& grad_;
+  const Index most_, length_ = call_.longest, starts_ = common::pieces(length_, most_) + 1;
+  const Index dk_ = call_.dk, dv_ = call_.dv, size_ = call_.size, group_ = call_.group;
+  common::Workspace<A> ws_;
+  common::Decays<A> d_;
+  A *states_, *x_all_, *w_all_, *m_all_, *ds_all_, *qk_, *dqk_, *hqk_, *side_, *write_, *yx_, *dw_,
+      *scores_, *p_, *dscores_, *nq_, *nk_, *dgate_;
+};
+
+template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& attrs) {
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
@@ -102,64 +388,14 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& at
   }
   const common::Result<T> o(out.o);
   A* const states = out.sT.data<A>();
-  const Index dk = call.dk, dv = call.dv, most = common::chunk_of(attrs, call.longest);
-  common::for_tasks(
-      call.seqs, call.heads, call.group * flops_per_token(dk, dv, most),
-      [&](Index first, Index last) {
-        common::Workspace<A> ws;
-        common::Decays<A> d;
-        A *qk, *side, *read, *x, *w, *scores, *m, *factor;
-        ws.add(qk, 2 * most * dk);
-        ws.add(side, 2 * most * dk);
-        ws.add(read, 2 * most * dv);
-        ws.add(x, most * dv);
-        ws.add(w, most * dv);
-        ws.add(scores, 2 * most * most);
-        ws.add(m, most * most);
-        ws.add(factor, most);
-        d.reserve(ws, most);
-        ws.allocate();
-        for (Index task = first; task < last; ++task) {
-          const Index n = task / call.heads, h = task % call.heads;
-          const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
-          const Index first_head = n * call.value_heads + h * call.group, b = seq.row;
-          for (Index r = 0; r < call.group; ++r) {
-            call.copy_first_state(first_head + r, states + (first_head + r) * call.size);
-          }
-          const Index chunk = common::chunk_of(attrs, seq.length);
-          for (Index i = 0; i < seq.length; i += chunk) {
-            const Index c = std::min(chunk, seq.length - i), t = seq.begin + i;
-            A *q = qk, *k = qk + c * dk;
-            call.load_keys(call.q, b, t, h, c, q, factor);
-            call.load_keys(call.k, b, t, h, c, k, factor);
-            small_gemm<false, true, A>(2 * c, c, dk, A(1), qk, dk, k, dk, A(0), scores, c);
-            for (Index r = 0; r < call.group; ++r) {
-              const Index hv = h * call.group + r;
-              A* s = states + (first_head + r) * call.size;
-              const bool empty = i == 0 && !call.first_state(first_head + r);
-              call.load_decays(b, t, hv, c, d);
-              if (!empty) {
-                common::scale_rows(c, dk, call.scale, d.in, q, side);
-                common::scale_rows(c, dk, A(1), d.in, k, side + c * dk);
-                small_gemm<false, false, A>(2 * c, dv, dk, A(1), side, dk, s, dv, A(0), read, dv);
-              }
-              missing(call, b, t, hv, c, empty ? nullptr : read + c * dv, x);
-              common::mask_strictly(c, A(1), scores + c * c, d.between, m);
-              solve(call, b, t, hv, c, m, x, w);
-              common::mask(c, call.scale, scores, d.between, m);
-              small_gemm<false, false, A>(c, dv, c, A(1), m, c, w, dv, empty ? A(0) : A(1), read,
-                                          dv);
-              o.store(b, t, hv, c, dv, read);
-              const A* writers = k;
-              if (!d.trivial) {
-                common::scale_rows(c, dk, A(1), d.out, k, side);
-                writers = side;
-              }
-              small_gemm<true, false, A>(dk, dv, c, A(1), writers, dk, w, dv, d.all, s, dv);
-            }
-          }
-        }
-      });
+  const Index most = common::chunk_of(attrs, call.longest);
+  common::for_tasks(call.seqs, call.heads, call.group * flops_per_token(call.dk, call.dv, most),
+                    [&](Index first, Index last) {
+                      ForwardPass<T> pass(call, most, o, states);
+                      for (Index task = first; task < last; ++task) {
+                        pass.run(task);
+                      }
+                    });
 }
 
 template <class T>
@@ -172,202 +408,16 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
     return;
   }
   const common::Operand<T> go(dout.o);
+  const common::States<A> dsT(dout.sT, call.size);
   const Gradients<T> grad(din);
-  const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
-  const Index dk = call.dk, dv = call.dv, size = call.size, group = call.group;
-  const Index length = call.longest, most = common::chunk_of(attrs, length),
-              chunks_most = (length + most - 1) / most;
-  common::for_tasks(
-      call.seqs, call.heads, 3 * group * flops_per_token(dk, dv, most),
-      [&](Index first, Index last) {
-        common::Workspace<A> ws;
-        common::Decays<A> d;
-        // What the pass forward keeps, per value head: incoming states and the outgoing one;
-        // X, W; M.
-        A *states, *x_all, *w_all, *m_all;
-        ws.add(states, group * (chunks_most + 1) * size);
-        ws.add(x_all, group * length * dv);
-        ws.add(w_all, group * length * dv);
-        ws.add(m_all, group * length * most);
-        A *ds_all, *qk, *dqk, *hqk, *side, *write, *yx, *dw, *scores, *p, *dscores, *nq, *nk,
-            *dgate;
-        ws.add(ds_all, group * size);
-        ws.add(qk, 2 * most * dk);
-        ws.add(dqk, 2 * most * dk);
-        ws.add(hqk, 2 * most * dk);
-        ws.add(side, 2 * most * dk);
-        ws.add(write, most * dk);
-        ws.add(yx, 2 * most * dv);
-        ws.add(dw, most * dv);
-        ws.add(scores, most * most);
-        ws.add(p, most * most);
-        ws.add(dscores, 2 * most * most);
-        for (A** row : {&nq, &nk, &dgate}) {
-          ws.add(*row, most);
-        }
-        d.reserve(ws, most);
-        ws.allocate();
-        for (Index task = first; task < last; ++task) {
-          const Index n = task / call.heads, h = task % call.heads;
-          const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
-          const Index b = seq.row, first_head = n * call.value_heads + h * group;
-          const Index chunk = common::chunk_of(attrs, seq.length),
-                      chunks = (seq.length + chunk - 1) / chunk;
-          const auto state = [&](Index r, Index z) {
-            return states + (r * (chunks_most + 1) + z) * size;
-          };
-          // Most sequences begin with a state of zeros and end with one that nothing reads: half
-          // of the work of a sequence of one chunk.
-          const auto empty = [&](Index r, Index z) {
-            return z == 0 && !call.first_state(first_head + r);
-          };
-          const auto unused = [&](Index z) { return z == chunks - 1 && !dsT.defined(); };
-          for (Index r = 0; r < group; ++r) {
-            call.copy_first_state(first_head + r, state(r, 0));
-            A* ds = ds_all + r * size;
-            if (dsT.defined()) {
-              const A* from = dsT.data<A>() + (first_head + r) * size;
-              std::copy(from, from + size, ds);
-            } else {
-              std::fill(ds, ds + size, A(0));
-            }
-          }
-          for (Index z = 0; z < chunks; ++z) {
-            const Index i = z * chunk, c = std::min(chunk, seq.length - i), t = seq.begin + i;
-            A* k = qk;
-            call.load_keys(call.k, b, t, h, c, k, nk);
-            small_gemm<false, true, A>(c, c, dk, A(1), k, dk, k, dk, A(0), scores, c);
-            for (Index r = 0; r < group; ++r) {
-              const Index hv = h * group + r;
-              const A* s = empty(r, z) ? nullptr : state(r, z);
-              A *next = state(r, z + 1), *x = x_all + (r * length + i) * dv,
-                *w = w_all + (r * length + i) * dv;
-              A* m = m_all + (r * length + i) * most;
-              call.load_decays(b, t, hv, c, d);
-              if (s) {
-                common::scale_rows(c, dk, A(1), d.in, k, side);
-                small_gemm<false, false, A>(c, dv, dk, A(1), side, dk, s, dv, A(0), yx, dv);
-              }
-              missing(call, b, t, hv, c, s ? yx : nullptr, x);
-              common::mask_strictly(c, A(1), scores, d.between, m);
-              solve(call, b, t, hv, c, m, x, w);
-              if (unused(z)) {
-                continue;
-              }
-              common::scale_rows(c, dk, A(1), d.out, k, side);
-              if (s) {
-                std::copy(s, s + size, next);
-              }
-              small_gemm<true, false, A>(dk, dv, c, A(1), side, dk, w, dv, s ? d.all : A(0), next,
-                                         dv);
-            }
-          }
-          for (Index z = chunks - 1; z >= 0; --z) {
-            const Index i = z * chunk, c = std::min(chunk, seq.length - i), t = seq.begin + i;
-            A *q = qk, *k = qk + c * dk;
-            call.load_keys(call.q, b, t, h, c, q, nq);
-            call.load_keys(call.k, b, t, h, c, k, nk);
-            small_gemm<false, true, A>(c, c, dk, A(1), q, dk, k, dk, A(0), scores, c);
-            for (Index r = 0; r < group; ++r) {
-              const Index hv = h * group + r;
-              const A *s = empty(r, z) ? nullptr : state(r, z), *after = state(r, z + 1);
-              const bool last = unused(z);
-              const A *x = x_all + (r * length + i) * dv, *w = w_all + (r * length + i) * dv;
-              const A* m = m_all + (r * length + i) * most;
-              A *ds = ds_all + r * size, *y = yx, *dx = yx + c * dv;
-              call.load_decays(b, t, hv, c, d);
-              A through = 0;  // all of S' scales with exp(G_C)
-              if (!d.trivial && grad.g.defined() && !last) {
-#pragma omp simd reduction(+ : through)
-                for (Index e = 0; e < size; ++e) {
-                  through += after[e] * ds[e];
-                }
-              }
-              // Into W: from the outgoing state and from the outputs.
-              if (!last) {
-                common::scale_rows(c, dk, A(1), d.out, k, side);
-                small_gemm<false, false, A>(c, dv, dk, A(1), side, dk, ds, dv, A(0), dw, dv);
-                small_gemm<false, true, A>(c, dk, dv, A(1), w, dv, ds, dv, A(0), write, dk);
-                common::scale_rows(c, dk, A(1), d.out, write);
-              }
-              if (go.defined()) {
-                go.load(b, t, hv, c, dv, y);
-                common::mask(c, call.scale, scores, d.between, p);
-                small_gemm<true, false, A>(c, dv, c, A(1), p, c, y, dv, last ? A(0) : A(1), dw, dv);
-              } else {
-                std::fill(y, y + c * dv, A(0));
-              }
-              solve_transposed(call, b, t, hv, c, m, dw, dx);
-              // Into the two score matrices, and from there and from S into the readers.
-              small_gemm<false, true, A>(2 * c, c, dv, A(1), yx, dv, w, dv, A(0), dscores, c);
-              common::mask(c, call.scale, dscores, d.between, dscores);
-              common::mask_strictly(c, A(-1), dscores + c * c, d.between, dscores + c * c);
-              if (s) {
-                small_gemm<false, true, A>(2 * c, dk, dv, A(1), yx, dv, s, dv, A(0), hqk, dk);
-                common::scale_rows(c, dk, call.scale, d.in, hqk);
-                common::scale_rows(c, dk, A(-1), d.in, hqk + c * dk);
-              }
-              small_gemm<false, false, A>(2 * c, dk, c, A(1), dscores, c, k, dk, s ? A(1) : A(0),
-                                          hqk, dk);
-              small_gemm<true, false, A>(c, dk, 2 * c, A(1), dscores, c, qk, dk, last ? A(0) : A(1),
-                                         write, dk);
-              if (z > 0 || grad.s0) {
-                common::scale_rows(c, dk, call.scale, d.in, q, side);
-                common::scale_rows(c, dk, A(-1), d.in, k, side + c * dk);
-                small_gemm<true, false, A>(dk, dv, 2 * c, A(1), side, dk, yx, dv, d.all, ds, dv);
-              }
-              for (Index e = 0; e < c; ++e) {
-                const A* __restrict qe = q + e * dk;
-                const A* __restrict ke = k + e * dk;
-                const A* __restrict hq = hqk + e * dk;
-                const A* __restrict hk = hqk + (c + e) * dk;
-                const A* __restrict we = write + e * dk;
-                A* __restrict gq = dqk + e * dk;
-                A* __restrict gk = dqk + (c + e) * dk;
-                A dot = 0;
-                if (r == 0) {
-#pragma omp simd reduction(+ : dot)
-                  for (Index u = 0; u < dk; ++u) {
-                    dot += qe[u] * hq[u] + ke[u] * (hk[u] - we[u]);
-                    gq[u] = hq[u];
-                    gk[u] = hk[u] + we[u];
-                  }
-                } else {
-#pragma omp simd reduction(+ : dot)
-                  for (Index u = 0; u < dk; ++u) {
-                    dot += qe[u] * hq[u] + ke[u] * (hk[u] - we[u]);
-                    gq[u] += hq[u];
-                    gk[u] += hk[u] + we[u];
-                  }
-                }
-                dgate[e] = dot;
-                grad.store_beta(b, t + e, hv, dv, dw + e * dv, x + e * dv);
-              }
-              if (grad.v.defined()) {
-                grad.v.store(b, t, hv, c, dv, dx);
-              }
-              if (grad.g.defined()) {
-                A sum = through;
-                for (Index e = c - 1; e >= 0; --e) {
-                  sum += dgate[e];
-                  *grad.g.at(b, t + e, hv) = sum;
-                }
-              }
-            }
-            if (grad.q.defined()) {
-              call.through_norm(c, q, nq, dqk);
-              grad.q.store(b, t, h, c, dk, dqk);
-            }
-            if (grad.k.defined()) {
-              call.through_norm(c, k, nk, dqk + c * dk);
-              grad.k.store(b, t, h, c, dk, dqk + c * dk);
-            }
-          }
-          if (grad.s0) {
-            std::copy(ds_all, ds_all + group * size, grad.s0 + first_head * size);
-          }
-        }
-      });
+  const Index most = common::chunk_of(attrs, call.longest);
+  common::for_tasks(call.seqs, call.heads, 3 * call.group * flops_per_token(call.dk, call.dv, most),
+                    [&](Index first, Index last) {
+                      BackwardPass<T> pass(call, most, go, dsT, grad);
+                      for (Index task = first; task < last; ++task) {
+                        pass.run(task);
+                      }
+                    });
 }
 
 LS_KERNEL(DeltaRule).types<double, float, bf16>([]<class T>() {

@@ -1,35 +1,34 @@
 #pragma once
-// What the kernels of delta_rule share.
+// What the kernels of delta_rule share. A task is one sequence and key head, task = sequence * heads +
+// head, with its `group` value heads: their states [group,Dk,Dv] of s0, sT and the gradients lie next
+// to one another, from state task * group on.
 #include "core/ops/common/chunks.h"
 #include "core/ops/delta_rule/delta_rule.h"
 
 namespace ls::ops::delta_rule {
 
-inline constexpr double kNormEps = 1e-6;
-
 /// One call: extents, operands, how sequences are cut.
 template <class T>
 struct Call {
   using A = acc_t<T>;
-  Index heads, group, value_heads, dk, dv, size;
+  Index heads, group, dk, dv, size;
   A scale;
-  bool normalise, decays;
+  bool normalize, decays;
   ScanAttrs form;
   std::vector<common::Sequence> seqs;
   Index longest;
   common::Operand<T> q, k, v, beta, beta_v;
   common::Operand<A> g;
-  Tensor s0;
+  common::States<A> s0;
 
   Call(const DeltaRule::In<Tensor>& in, const DeltaRule::Attrs& a)
       : heads(in.k.size(2)),
-        group(in.v.size(2) / std::max<Index>(1, heads)),
-        value_heads(in.v.size(2)),
+        group(in.v.size(2) / heads),
         dk(in.k.size(3)),
         dv(in.v.size(3)),
         size(dk * dv),
-        scale(static_cast<A>(a.scale)),
-        normalise(a.qk_l2norm),
+        scale(A(a.scale)),
+        normalize(a.qk_l2norm),
         decays(in.g.defined()),
         form(a),
         seqs(common::sequences(in.q.size(0), in.q.size(1), in.offsets, "delta_rule")),
@@ -40,31 +39,23 @@ struct Call {
         beta(in.beta, true),
         beta_v(in.beta_v),
         g(in.g, true),
-        s0(in.s0.defined() ? in.s0.contiguous() : Tensor()) {}
+        s0(in.s0, size) {}
 
-  /// The given state of (sequence, value head), or null: zero.
-  const A* first_state(Index state) const {
-    return s0.defined() ? std::as_const(s0).template data<A>() + state * size : nullptr;
-  }
-  void copy_first_state(Index state, A* to) const {
-    if (const A* from = first_state(state)) {
-      std::copy(from, from + size, to);
-    } else {
-      std::fill(to, to + size, A(0));
-    }
-  }
   /// Rows of q or k, normalised when asked; `factor` gets what they were multiplied by.
   void load_keys(const common::Operand<T>& from, Index b, Index t, Index h, Index c, A* to,
                  A* factor) const {
     from.load(b, t, h, c, dk, to);
-    for (Index i = 0; i < c && normalise; ++i) {
+    if (!normalize) {
+      return;
+    }
+    for (Index i = 0; i < c; ++i) {
       A* __restrict row = to + i * dk;
       A sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (Index x = 0; x < dk; ++x) {
         sum += row[x] * row[x];
       }
-      const A f = A(1) / std::sqrt(sum + static_cast<A>(kNormEps));
+      const A f = A(1) / std::sqrt(sum + A(DeltaRule::kNormEps));
       factor[i] = f;
       for (Index x = 0; x < dk; ++x) {
         row[x] *= f;
@@ -73,7 +64,10 @@ struct Call {
   }
   /// Gradients of rows that load_keys gave, made those of its input.
   void through_norm(Index c, const A* unit, const A* factor, A* d) const {
-    for (Index i = 0; i < c && normalise; ++i) {
+    if (!normalize) {
+      return;
+    }
+    for (Index i = 0; i < c; ++i) {
       const A* __restrict u = unit + i * dk;
       A* __restrict row = d + i * dk;
       A dot = 0;
@@ -122,7 +116,7 @@ struct Gradients {
         beta(din.beta),
         beta_v(din.beta_v),
         g(din.g),
-        s0(din.s0.defined() ? din.s0.template data<acc_t<T>>() : nullptr) {}
+        s0(common::elements<acc_t<T>>(din.s0)) {}
 
   /// d beta = d w * x, where w = beta * x.
   void store_beta(Index b, Index t, Index hv, Index dv, const acc_t<T>* dw,

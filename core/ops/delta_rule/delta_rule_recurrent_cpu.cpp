@@ -1,7 +1,10 @@
-// Token by token: for decoding, and for anyone who wants no chunks.
-// Forward: two passes over the state per token, in tiles of columns: what the key reads, then the
-// update and what the query reads. Backward: states are kept for one stretch of tokens at a time
-// and made again from the state at its start.
+// Token by token, for decoding, and for anyone who wants no chunks. With D = exp(g_t) S_{t-1}:
+// x = v - D^T k, w = beta x, S_t = D + k w^T, o_t = scale q S_t. A task is one sequence and key head
+// with its R = group value heads. Forward: two passes over the state a token, in tiles of columns:
+// what the key reads, then the update and what the query reads. Backward: states are kept for one
+// stretch of 64 tokens at a time (`inside` [R,65,Dk,Dv]) and made again from the state at its start
+// (`starts` [R,T/64+1,Dk,Dv]); ds_all [R,Dk,Dv] is the gradient of the states; gq, gk [Dk] are sums
+// over the value heads of a token; answer, gw [Dv] are D^T k and dw.
 #include "core/ops/common/state_columns.h"
 #include "core/ops/delta_rule/delta_rule_kernels.h"
 
@@ -15,11 +18,8 @@ template <class A>
 struct Token {
   A *q, *k, *v, *y, *x, *w;  // of Dk, Dk, Dv, ...
   void reserve(common::Workspace<A>& ws, Index dk, Index dv) {
-    ws.add(q, dk);
-    ws.add(k, dk);
-    for (A** p : {&v, &y, &x, &w}) {
-      ws.add(*p, dv);
-    }
+    ws.add(dk, q, k);
+    ws.add(dv, v, y, x, w);
   }
 };
 
@@ -38,8 +38,10 @@ void step(const Call<T>& call, Index b, Index t, Index hv, A decay, const A* fro
   common::for_columns<A>(dv, [&]<int NV>(Index c, Index cols) {
     common::Columns<A, NV> sum(cols);
     sum.clear();
-    for (Index i = 0; from && i < dk; ++i) {
-      sum.add(token.k[i], from + i * dv + c);
+    if (from) {
+      for (Index i = 0; i < dk; ++i) {
+        sum.add(token.k[i], from + i * dv + c);
+      }
     }
     sum.write(token.x + c);
   });
@@ -72,38 +74,38 @@ void recurrent_forward(const Call<T>& call, DeltaRule::Out<Tensor>& out) {
   const common::Result<T> o(out.o);
   A* const states = out.sT.data<A>();
   const Index dk = call.dk, dv = call.dv;
-  common::for_tasks(
-      call.seqs, call.heads, call.group * 8 * call.size, [&](Index first, Index last) {
-        common::Workspace<A> ws;
-        Token<A> token;
-        A* factor;
-        token.reserve(ws, dk, dv);
-        ws.add(factor, 1);
-        ws.allocate();
-        for (Index task = first; task < last; ++task) {
-          const Index n = task / call.heads, h = task % call.heads;
-          const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
-          const Index b = seq.row, first_head = n * call.value_heads + h * call.group;
-          for (Index i = 0; i < seq.length; ++i) {
-            const Index t = seq.begin + i;
-            call.load_keys(call.q, b, t, h, 1, token.q, factor);
-            call.load_keys(call.k, b, t, h, 1, token.k, factor);
-            for (Index x = 0; x < dk; ++x) {
-              token.q[x] *= call.scale;
-            }
-            for (Index r = 0; r < call.group; ++r) {
-              const Index hv = h * call.group + r;
-              A* s = states + (first_head + r) * call.size;
-              step(call, b, t, hv, decay_of<T, A>(call, b, t, hv),
-                   i > 0 ? s : call.first_state(first_head + r), s, token);
-              o.store(b, t, hv, 1, dv, token.y);
-            }
-          }
-          for (Index r = 0; r < call.group && seq.length == 0; ++r) {
-            call.copy_first_state(first_head + r, states + (first_head + r) * call.size);
-          }
-        }
-      });
+  common::for_tasks(call.seqs, call.heads, call.group * 8 * call.size,
+                    [&](Index first, Index last) {
+                      common::Workspace<A> ws;
+                      Token<A> token;
+                      A* factor;
+                      token.reserve(ws, dk, dv);
+                      ws.add(1, factor);
+                      ws.allocate();
+                      for (Index task = first; task < last; ++task) {
+                        const Index n = task / call.heads, h = task % call.heads;
+                        const common::Sequence& seq = call.seqs[n];
+                        const Index b = seq.row, first_head = task * call.group;
+                        for (Index i = 0; i < seq.length; ++i) {
+                          const Index t = seq.begin + i;
+                          call.load_keys(call.q, b, t, h, 1, token.q, factor);
+                          call.load_keys(call.k, b, t, h, 1, token.k, factor);
+                          for (Index x = 0; x < dk; ++x) {
+                            token.q[x] *= call.scale;
+                          }
+                          for (Index r = 0; r < call.group; ++r) {
+                            const Index hv = h * call.group + r;
+                            A* s = states + (first_head + r) * call.size;
+                            step(call, b, t, hv, decay_of<T, A>(call, b, t, hv),
+                                 i > 0 ? s : call.s0.at(first_head + r), s, token);
+                            o.store(b, t, hv, 1, dv, token.y);
+                          }
+                        }
+                        if (seq.length == 0) {
+                          call.s0.copy(first_head, call.group, states + first_head * call.size);
+                        }
+                      }
+                    });
 }
 
 template <class T>
@@ -112,30 +114,27 @@ void recurrent_backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
   using A = acc_t<T>;
   const common::Operand<T> go(dout.o);
   const Gradients<T> grad(din);
-  const Tensor dsT = dout.sT.defined() ? dout.sT.contiguous() : Tensor();
+  const common::States<A> dsT(dout.sT, call.size);
   const Index dk = call.dk, dv = call.dv, size = call.size, group = call.group;
   const Index stretch = std::min(std::max<Index>(1, call.longest), kStretch);
-  const Index stretches = (call.longest + stretch - 1) / stretch;
+  const Index stretches = common::pieces(call.longest, stretch);
   common::for_tasks(call.seqs, call.heads, 3 * group * 8 * size, [&](Index first, Index last) {
     common::Workspace<A> ws;
     Token<A> token;
     A *starts, *inside, *ds_all, *gq, *gk, *answer, *gw, *nq, *nk;
     token.reserve(ws, dk, dv);
-    ws.add(starts, group * (stretches + 1) * size);
-    ws.add(inside, group * (stretch + 1) * size);
-    ws.add(ds_all, group * size);
-    ws.add(gq, dk);
-    ws.add(gk, dk);
-    ws.add(answer, dv);
-    ws.add(gw, dv);
-    ws.add(nq, 1);
-    ws.add(nk, 1);
+    ws.add(group * (stretches + 1) * size, starts);
+    ws.add(group * (stretch + 1) * size, inside);
+    ws.add(group * size, ds_all);
+    ws.add(dk, gq, gk);
+    ws.add(dv, answer, gw);
+    ws.add(1, nq, nk);
     ws.allocate();
     for (Index task = first; task < last; ++task) {
       const Index n = task / call.heads, h = task % call.heads;
-      const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
-      const Index b = seq.row, first_head = n * call.value_heads + h * group;
-      const Index pieces = (seq.length + stretch - 1) / stretch;
+      const common::Sequence& seq = call.seqs[n];
+      const Index b = seq.row, first_head = task * group;
+      const Index pieces = common::pieces(seq.length, stretch);
       const auto start_of = [&](Index r, Index z) {
         return starts + (r * (stretches + 1) + z) * size;
       };
@@ -149,15 +148,9 @@ void recurrent_backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
         step(call, b, t, hv, decay_of<T, A>(call, b, t, hv), from, to, token);
       };
       for (Index r = 0; r < group; ++r) {
-        call.copy_first_state(first_head + r, start_of(r, 0));
-        A* ds = ds_all + r * size;
-        if (dsT.defined()) {
-          const A* from = dsT.data<A>() + (first_head + r) * size;
-          std::copy(from, from + size, ds);
-        } else {
-          std::fill(ds, ds + size, A(0));
-        }
+        call.s0.copy(first_head + r, 1, start_of(r, 0));
       }
+      dsT.copy(first_head, group, ds_all);
       for (Index z = 0; z + 1 < pieces; ++z) {
         for (Index i = 0; i < stretch; ++i) {
           load(seq.begin + z * stretch + i);
@@ -241,9 +234,7 @@ void recurrent_backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
                 drow[c] = decay * (drow[c] - token.k[j] * dx[c]);
               }
             }
-            if (grad.v.defined()) {
-              grad.v.store(b, t, hv, 1, dv, token.v);
-            }
+            grad.v.store(b, t, hv, 1, dv, token.v);
             grad.store_beta(b, t, hv, dv, gw, x);
             if (grad.g.defined()) {
               *grad.g.at(b, t, hv) = through;
