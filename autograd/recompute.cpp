@@ -5,15 +5,15 @@
 namespace ls::ag {
 namespace {
 
-class CheckpointNode final : public NodeFn {
+class RecomputeNode final : public NodeFn {
  public:
-  CheckpointNode(Block block, const std::vector<Var>& inputs) : block_(std::move(block)) {
+  RecomputeNode(Block block, const std::vector<Var>& inputs) : block_(std::move(block)) {
     for (const Var& v : inputs) {
       inputs_.push_back(v.defined() ? Saved(v.value()) : Saved());
       needs_grad_.push_back(v.requires_grad());
     }
   }
-  std::string name() const override { return "checkpoint"; }
+  std::string name() const override { return "recompute"; }
   void backward(std::span<const Tensor> dout, const std::vector<bool>&,
                 std::span<Tensor> din) override {
     std::vector<Var> in;
@@ -40,7 +40,7 @@ class CheckpointNode final : public NodeFn {
 
 }  // namespace
 
-std::vector<Var> checkpoint(const Block& block, const std::vector<Var>& inputs) {
+std::vector<Var> recompute(const Block& block, const std::vector<Var>& inputs) {
   Tape* const tape = Tape::current();
   if (!tape || !grad_enabled()) {
     return block(inputs);
@@ -52,7 +52,7 @@ std::vector<Var> checkpoint(const Block& block, const std::vector<Var>& inputs) 
       values.push_back(v.defined() ? v.value() : Tensor());
     }
   }
-  return tape->record(std::make_unique<CheckpointNode>(block, inputs), inputs, values);
+  return tape->record(std::make_unique<RecomputeNode>(block, inputs), inputs, values);
 }
 
 }  // namespace ls::ag

@@ -14,6 +14,6 @@ using Block = std::function<std::vector<Var>(const std::vector<Var>&)>;
 /// other recorded values must be among `inputs`. Side effects happen twice. Without a tape, or
 /// without gradients, just block(inputs).
 /// @throws Error(Internal) in the backward pass when the block reads a recorded value of its own
-std::vector<Var> checkpoint(const Block& block, const std::vector<Var>& inputs);
+std::vector<Var> recompute(const Block& block, const std::vector<Var>& inputs);
 
 }  // namespace ls::ag

@@ -40,7 +40,6 @@ class Var {
   int rank() const { return data_->value.rank(); }
   DType dtype() const { return data_->value.dtype(); }
   bool requires_grad() const { return data_ && data_->requires_grad; }
-  bool is_leaf() const { return data_ && data_->node < 0; }
   /// Undefined until a backward pass reached this leaf.
   const Tensor& grad() const { return data_->grad; }
   Tensor& mutable_grad() { return data_->grad; }

@@ -120,7 +120,7 @@ ag::Var Model::hidden(const ModelInput& input, SeqContext& seq) {
     SeqContext* const context = &seq;
     const bool first = !stream.update.defined();
     const auto replay = std::make_shared<bool>(false);
-    const std::vector<ag::Var> out = ag::checkpoint(
+    const std::vector<ag::Var> out = ag::recompute(
         [block, context, first, replay](const std::vector<ag::Var>& in) {
           std::optional<SeqContext::Replay> guard;
           if (std::exchange(*replay, true)) {

@@ -177,7 +177,7 @@ TEST_SUITE("unit") {
              const auto again = ag::split(silu(in[0]), 0, {1, 2});
              return Parts{ag::concat({silu(again[1]), silu(again[0])}, 0)};
            };
-           return mul(ag::checkpoint(block, {p[0]})[0], silu(p[1]));
+           return mul(ag::recompute(block, {p[0]})[0], silu(p[1]));
          }},
         {"as terms with one gradient",
          [](const Parts& p, const Var&) {
@@ -296,7 +296,7 @@ TEST_SUITE("unit") {
       return std::vector<Var>{ag::add(ag::scale(in[0], 4), ag::scale(w, 2))};
     };
     ag::Tape tape;
-    const Var y = ag::scale(ag::checkpoint(block, {ag::scale(x, 1)})[0], 10);
+    const Var y = ag::scale(ag::recompute(block, {ag::scale(x, 1)})[0], 10);
     CHECK(tape.size() == 3);
     tape.backward(y, vec({1, 1}));
     CHECK(x.grad().to_vector<double>() == std::vector<double>{40, 40});
@@ -328,7 +328,7 @@ TEST_SUITE("unit") {
                      }),
                refused));
     CHECK(says(
-        after([&] { return ag::checkpoint(squares, {x})[0]; }, [&] { x.mutable_value().mul_(2); }),
+        after([&] { return ag::recompute(squares, {x})[0]; }, [&] { x.mutable_value().mul_(2); }),
         refused));
     // Nothing of add is kept, and another tensor in its place leaves the saved one alone.
     CHECK(after([&] { return ag::add(x, w); }, [&] { w.mutable_value().mul_(2); }) ==
@@ -400,7 +400,7 @@ TEST_SUITE("unit") {
       return std::vector<Var>{mul(in[0], in[1]), ag::scale(in[0], 3)};
     };
     const auto nested = [&](const std::vector<Var>& in) {
-      return ag::checkpoint(block, {mul(in[0], in[0]), in[1]});
+      return ag::recompute(block, {mul(in[0], in[0]), in[1]});
     };
     Var x = Var::leaf(vec({2, 3}));
     const Var c = vec({5, 7});
@@ -410,7 +410,7 @@ TEST_SUITE("unit") {
         x.clear_grad();
         ag::Tape tape;
         const std::vector<Var> in = {x, c};
-        const std::vector<Var> out = recompute ? ag::checkpoint(nested, in) : nested(in);
+        const std::vector<Var> out = recompute ? ag::recompute(nested, in) : nested(in);
         CHECK((tape.size() == 1) == recompute);
         tape.backward(out[first ? 0 : 1], vec({1, 1}));
         if (recompute) {
@@ -421,10 +421,10 @@ TEST_SUITE("unit") {
     }
     CHECK(list(x.grad()) == std::vector<double>{12, 18});
     // Without a tape, or under NoGrad, the block just runs.
-    CHECK_FALSE(ag::checkpoint(nested, {x, c})[0].requires_grad());
+    CHECK_FALSE(ag::recompute(nested, {x, c})[0].requires_grad());
     ag::Tape tape;
     const ag::NoGrad no_grad;
-    CHECK_FALSE(ag::checkpoint(nested, {x, c})[0].requires_grad());
+    CHECK_FALSE(ag::recompute(nested, {x, c})[0].requires_grad());
     CHECK(tape.size() == 0);
   }
 
