@@ -148,9 +148,8 @@ ag::Var SeqContext::incoming(const std::string& path) const {
 
 std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
                                       std::vector<ag::Var> in, const void* attrs) {
-  const FamilyInfo* const family = find_family(op, attrs);
-  LS_CHECK(family, kInternal, "op {} is not registered as a scan", op.name);
-  const std::shared_ptr<ScanAttrs> own_attrs = family->clone_attrs(attrs);
+  const ScanInfo& info = scan_of(op, attrs);
+  const std::shared_ptr<ScanAttrs> own_attrs = info.clone_attrs(attrs);
   if (options_.form != Form::kAuto) {
     own_attrs->form = options_.form;
   }
@@ -158,8 +157,8 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
     own_attrs->chunk = options_.chunk;
   }
   const std::string prefix = path_ + slot + ".";
-  const bool packed = options_.documents && family->boundary == Boundary::kOffsets;
-  for (const StatePort& port : family->states) {
+  const bool packed = options_.documents && info.boundary == Boundary::kOffsets;
+  for (const StatePort& port : info.states) {
     if (const ag::Var s = incoming(prefix + port.name); s.defined()) {
       input_of(op, in, port.input) = packed ? ag::take_rows(s, packing().first_of) : s;
     }
@@ -173,24 +172,24 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
     input_of(op, in, "offsets") = ag::Var(packing().offsets);
   }
   // Rows differ in how much of a cache belongs to their document as soon as anything was carried.
-  if (family->boundary == Boundary::kStart && (options_.documents || rows_differ())) {
+  if (info.boundary == Boundary::kStart && (options_.documents || rows_differ())) {
     input_of(op, in, "start") = ag::Var(packing().start);
   }
 
   SeqRunner& runner = options_.runner ? *options_.runner : local_;
-  std::vector<ag::Var> out = runner.run(*family, in, own_attrs);
+  std::vector<ag::Var> out = runner.run(info, in, own_attrs);
 
   for (std::size_t i = 0; packed && i < out.size(); ++i) {
     if (out[i].defined() && is_sequence(op.out[i])) {
       out[i] = ag::reshape(out[i], unflattened(out[i].shape(), batch_));
     }
   }
-  for (const StatePort& port : family->states) {
+  for (const StatePort& port : info.states) {
     ag::Var& s = output_of(op, out, port.output);
     if (packed && s.defined()) {
       s = ag::take_rows(s, packing().last_of);
     }
-    if (family->boundary == Boundary::kStart && options_.documents && s.defined()) {
+    if (info.boundary == Boundary::kStart && options_.documents && s.defined()) {
       s = still_seen(s);
     }
     keep(prefix + port.name, port.part, s);

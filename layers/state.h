@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "autograd/var.h"
-#include "layers/scan/family.h"
+#include "layers/scan/scan.h"
 
 namespace ls::layers {
 

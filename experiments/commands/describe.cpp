@@ -15,21 +15,21 @@ namespace {
 /// Notes the scans that a layer runs.
 class ScanRecorder final : public layers::SeqRunner {
  public:
-  std::vector<ag::Var> run(const layers::FamilyInfo& family, std::span<const ag::Var> inputs,
+  std::vector<ag::Var> run(const layers::ScanInfo& family, std::span<const ag::Var> inputs,
                            std::shared_ptr<const void> attrs) override {
     if (std::find(scans.begin(), scans.end(), &family) == scans.end()) {
       scans.push_back(&family);
     }
     return local_.run(family, inputs, std::move(attrs));
   }
-  std::vector<const layers::FamilyInfo*> scans;
+  std::vector<const layers::ScanInfo*> scans;
 
  private:
   layers::LocalRunner local_;
 };
 
 /// "S [HV,Dk,Dv]" for the output sT[N,HV,Dk,Dv]: without the axis of sequences.
-std::string states_of(const layers::FamilyInfo& f) {
+std::string states_of(const layers::ScanInfo& f) {
   std::string all;
   for (const layers::StatePort& port : f.states) {
     const ArgSpec& out = f.op->out[static_cast<std::size_t>(f.op->output_index(port.output))];
@@ -66,9 +66,8 @@ void describe_mixer(const std::string& name, Index width, const std::vector<Inde
   ScanRecorder recorder;
   model.state_after(1, &recorder);
   Table scans({"scan op", "family", "kind", "carries, a sequence", "what"});
-  for (const layers::FamilyInfo* f : recorder.scans) {
-    scans.add({f->op->name, f->family, std::string(layers::family_kind_name(f->kind)),
-               states_of(*f), f->summary});
+  for (const layers::ScanInfo* f : recorder.scans) {
+    scans.add({f->op->name, f->family, std::string(enum_name(f->kind)), states_of(*f), f->help});
   }
   fmt::print("{}\n", scans.str());
   Table state({"after tokens", "matrix", "vector", "conv", "kv", "total bytes", "buffers"});

@@ -6,7 +6,7 @@
 #include "experiments/table.h"
 #include "layers/channel/channel.h"
 #include "layers/mixers/mixer.h"
-#include "layers/scan/family.h"
+#include "layers/scan/scan.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 
@@ -32,17 +32,16 @@ std::string ops() {
 
 std::string families() {
   Table table({"scan op", "family", "kind", "states", "forms", "what"});
-  for (const std::string& name : layers::family_registry().names()) {
-    const layers::FamilyInfo& f = *layers::family_registry().at(name);
+  for (const std::string& name : layers::scan_registry().names()) {
+    const layers::ScanInfo& f = *layers::scan_registry().at(name);
     std::string states;
     for (const layers::StatePort& s : f.states) {
-      states += (states.empty() ? "" : ", ") + s.name + " (" +
-                std::string(layers::state_part_name(s.part)) + ")";
+      states += (states.empty() ? "" : ", ") + s.name + " (" + std::string(enum_name(s.part)) + ")";
     }
-    table.add({name, f.family, std::string(layers::family_kind_name(f.kind)), states,
+    table.add({name, f.family, std::string(enum_name(f.kind)), states,
                std::string("recurrent") + (f.has_chunk ? ", chunk" : "") +
                    (f.has_parallel ? ", parallel" : ""),
-               f.summary});
+               f.help});
   }
   return table.str();
 }

@@ -195,16 +195,15 @@ void GoldenCall::out(const std::string& name, const ag::Var& value) {
 
 std::vector<ag::Var> GoldenCall::scan(const OpInfo& op, std::vector<ag::Var> in, const void* attrs,
                                       bool can_split) {
-  const FamilyInfo* const family = find_family(op, attrs);
-  LS_CHECK(family, kInternal, "op {} is not registered as a scan", op.name);
-  const std::shared_ptr<ScanAttrs> own = family->clone_attrs(attrs);
+  const ScanInfo& info = scan_of(op, attrs);
+  const std::shared_ptr<ScanAttrs> own = info.clone_attrs(attrs);
   const Form form = options_.form;
-  if (form == Form::kRecurrent || (form == Form::kChunk && family->has_chunk) ||
-      (form == Form::kParallel && family->has_parallel)) {
+  if (form == Form::kRecurrent || (form == Form::kChunk && info.has_chunk) ||
+      (form == Form::kParallel && info.has_parallel)) {
     own->form = form;
     form_done_ = true;
   }
-  if (family->has_chunk && (own->form == Form::kAuto || own->form == Form::kChunk)) {
+  if (info.has_chunk && (own->form == Form::kAuto || own->form == Form::kChunk)) {
     own->chunk = options_.chunk;
     chunk_done_ = true;
   }
@@ -225,13 +224,13 @@ std::vector<ag::Var> GoldenCall::scan(const OpInfo& op, std::vector<ag::Var> in,
   if (offsets_input >= 0 && in[static_cast<std::size_t>(offsets_input)].defined()) {
     offsets = in[static_cast<std::size_t>(offsets_input)].value().to_vector<std::int64_t>();
   }
-  const bool per_document = !offsets.empty() && family->boundary == Boundary::kOffsets;
+  const bool per_document = !offsets.empty() && info.boundary == Boundary::kOffsets;
   const auto documents = static_cast<Index>(offsets.size()) - 1;
 
   // States so far, one row a document (or a batch row).
   std::vector<ag::Var> states;
-  for (const StatePort& port : family->states) {
-    states.push_back(in[static_cast<std::size_t>(op.input_index(port.input))]);
+  for (const StatePort& port : info.states) {
+    states.push_back(input_of(op, in, port.input));
   }
   std::vector<std::vector<ag::Var>> pieces(op.out.size());
   for (Index p = 0; p < options_.split; ++p) {
@@ -271,7 +270,7 @@ std::vector<ag::Var> GoldenCall::scan(const OpInfo& op, std::vector<ag::Var> in,
       part[static_cast<std::size_t>(start_input)] = ag::Var(Tensor::from(start, {1, b - a}));
     }
     for (std::size_t s = 0; s < states.size(); ++s) {
-      part[static_cast<std::size_t>(op.input_index(family->states[s].input))] =
+      input_of(op, part, info.states[s].input) =
           per_document && states[s].defined() ? ag::take_rows(states[s], rows) : states[s];
     }
     const std::vector<ag::Var> out = ag::call(op, part, own);
@@ -281,8 +280,7 @@ std::vector<ag::Var> GoldenCall::scan(const OpInfo& op, std::vector<ag::Var> in,
       }
     }
     for (std::size_t s = 0; s < states.size(); ++s) {
-      const ag::Var& fresh =
-          out[static_cast<std::size_t>(op.output_index(family->states[s].output))];
+      const ag::Var& fresh = output_of(op, out, info.states[s].output);
       if (!per_document) {
         states[s] = fresh;
         continue;
@@ -302,7 +300,7 @@ std::vector<ag::Var> GoldenCall::scan(const OpInfo& op, std::vector<ag::Var> in,
     }
   }
   for (std::size_t s = 0; s < states.size(); ++s) {
-    out[static_cast<std::size_t>(op.output_index(family->states[s].output))] = states[s];
+    output_of(op, out, info.states[s].output) = states[s];
   }
   return out;
 }

@@ -15,7 +15,7 @@
 
 #include "autograd/call.h"
 #include "core/io/h5.h"
-#include "layers/scan/family.h"
+#include "layers/scan/scan.h"
 
 namespace ls::layers {
 

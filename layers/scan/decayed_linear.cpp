@@ -4,29 +4,30 @@
 #include <cmath>
 
 #include "core/tensor/dispatch.h"
-#include "layers/scan/family.h"
+#include "core/tensor/view.h"
+#include "layers/scan/scan.h"
 
 namespace ls::layers {
 namespace {
 
 using Op = ops::DecayedLinear;
 
-Op::In<Tensor> inputs(std::span<const Tensor> in) {
-  return ls::detail::gather_members<Op::In<Tensor>>(in);
-}
-
+/// The sum of log-decays over the tokens, [B,H].
 Tensor log_decay(const Op::In<Tensor>& in) {
-  const Index b = in.k.size(0), t = in.k.size(1), h = in.k.size(2);
+  const Index b = in.k.size(0), tokens = in.k.size(1), heads = in.k.size(2);
   const DType type = acc_dtype(in.k.dtype());
-  Tensor out = Tensor::empty({b, h}, type);
+  Tensor out = Tensor::empty({b, heads}, type);
   dispatch_float(type, [&]<class A>() {
-    const Tensor g = in.g.defined() ? in.g.contiguous() : Tensor();
-    for (Index i = 0; i < b * h; ++i) {
-      double sum = in.decay.defined() ? static_cast<double>(t) * in.decay.slow_at(i % h) : 0.0;
-      for (Index j = 0; g.defined() && j < t; ++j) {
-        sum += convert<double>(g.data<A>()[(i / h * t + j) * h + i % h]);
+    View<A, 2> total(out);
+    const View<const A, 3> g(in.g);
+    for (Index i = 0; i < b; ++i) {
+      for (Index h = 0; h < heads; ++h) {
+        double sum = in.decay.defined() ? static_cast<double>(tokens) * in.decay.slow_at(h) : 0.0;
+        for (Index t = 0; g && t < tokens; ++t) {
+          sum += convert<double>(g(i, t, h));
+        }
+        total(i, h) = convert<A>(sum);
       }
-      out.data<A>()[i] = convert<A>(sum);
     }
   });
   return out;
@@ -35,52 +36,51 @@ Tensor log_decay(const Op::In<Tensor>& in) {
 /// exp(sum) x + y, head by head; y may be absent.
 Tensor decayed(const Tensor& sum, const Tensor& x, const Tensor& y) {
   Tensor out = Tensor::empty(x.shape(), x.dtype());
-  const Index size = x.size(2) * x.size(3), heads = x.size(0) * x.size(1);
   dispatch_float(x.dtype(), [&]<class A>() {
-    const Tensor from = x.contiguous(), plus = y.defined() ? y.contiguous() : Tensor(),
-                 d = sum.contiguous();
-    const A* p = plus.defined() ? plus.data<A>() : nullptr;
-    for (Index h = 0; h < heads; ++h) {
-      const double f = std::exp(convert<double>(d.data<A>()[h]));
-      for (Index i = h * size; i < (h + 1) * size; ++i) {
-        out.data<A>()[i] =
-            convert<A>(f * convert<double>(from.data<A>()[i]) + (p ? convert<double>(p[i]) : 0.0));
+    View<A, 4> to(out);
+    const View<const A, 2> log(sum);
+    const View<const A, 4> from(x), plus(y);
+    for (Index b = 0; b < x.size(0); ++b) {
+      for (Index h = 0; h < x.size(1); ++h) {
+        const double f = std::exp(convert<double>(log(b, h)));
+        for (Index i = 0; i < x.size(2); ++i) {
+          for (Index j = 0; j < x.size(3); ++j) {
+            to(b, h, i, j) = convert<A>(f * convert<double>(from(b, h, i, j)) +
+                                        (plus ? convert<double>(plus(b, h, i, j)) : 0.0));
+          }
+        }
       }
     }
   });
   return out;
 }
 
-[[maybe_unused]] const bool registered = register_family<Op>(
-    "decayed_linear",
-    {.family = "decayed_linear",
-     .kind = FamilyKind::kFixed,
-     .summary = "S = exp(g) S + k v^T with no, constant or scalar decay",
-     .states = {{"S", "s0", "sT", StatePart::kMatrix}},
-     .has_chunk = true,
-     .has_parallel = true,
-     .summarize =
-         [](std::span<const Tensor> in, const void* attrs) {
-           return Tensors{log_decay(inputs(in)), run_forward(op_info<Op>(), in, attrs)[1]};
-         },
-     .identity =
-         [](std::span<const Tensor> like, const void*) {
-           const auto in = inputs(like);
-           const DType t = acc_dtype(in.k.dtype());
-           return Tensors{
-               Tensor::zeros({in.k.size(0), in.k.size(2)}, t),
-               Tensor::zeros({in.k.size(0), in.k.size(2), in.k.size(3), in.v.size(3)}, t)};
-         },
-     .compose =
-         [](const Tensors& a, const Tensors& b, const void*) {
-           Tensor sum = a[0].clone();
-           sum.add_(b[0]);
-           return Tensors{sum, decayed(b[0], a[1], b[1])};
-         },
-     .act = [](const Tensors& m, const Tensors& s,
-               const void*) { return Tensors{decayed(m[0], s[0], m[1])}; },
-     .act_adjoint = [](const Tensors& m, const Tensors& ds,
-                       const void*) { return Tensors{decayed(m[0], ds[0], Tensor())}; }});
+struct Decayed {
+  static Tensors summarize(const Op::In<Tensor>& in, const Op::Attrs& attrs) {
+    return {log_decay(in), call_op<Op>(in, attrs).sT};
+  }
+  static Tensors identity(const Op::In<Tensor>& like, const Op::Attrs&) {
+    const DType t = acc_dtype(like.k.dtype());
+    const Index b = like.k.size(0), h = like.k.size(2);
+    return {Tensor::zeros({b, h}, t), Tensor::zeros({b, h, like.k.size(3), like.v.size(3)}, t)};
+  }
+  static Tensors compose(const Tensors& a, const Tensors& b) {
+    Tensor sum = a[0].clone();
+    sum.add_(b[0]);
+    return {sum, decayed(b[0], a[1], b[1])};
+  }
+  static Tensors act(const Tensors& m, const Tensors& s) { return {decayed(m[0], s[0], m[1])}; }
+  static Tensors act_adjoint(const Tensors& m, const Tensors& ds) {
+    return {decayed(m[0], ds[0], Tensor())};
+  }
+};
+
+LS_SCAN(Op, "decayed_linear", "S = exp(g) S + k v^T with no, constant or scalar decay")
+    .family("decayed_linear", FamilyKind::kFixed)
+    .state("S", "s0", "sT", StatePart::kMatrix)
+    .chunked()
+    .parallel()
+    .summary<Decayed>();
 
 }  // namespace
 }  // namespace ls::layers

@@ -2,16 +2,12 @@
 // [B,HV,Dk,Dk], or with one beta per value channel [B,HV,Dv,Dk,Dk]: each column of S has its own.
 #include "core/ops/delta_rule/delta_rule.h"
 #include "core/ops/matmul/matmul.h"
-#include "layers/scan/family.h"
+#include "layers/scan/scan.h"
 
 namespace ls::layers {
 namespace {
 
 using Op = ops::DeltaRule;
-
-Op::In<Tensor> inputs(std::span<const Tensor> in) {
-  return ls::detail::gather_members<Op::In<Tensor>>(in);
-}
 
 Tensor product(const Tensor& a, const Tensor& b, bool transpose_a = false) {
   return call_op<ops::Matmul>({.a = a, .b = b}, {.trans_a = transpose_a}).c;
@@ -48,7 +44,7 @@ Tensor repeat_heads(const Tensor& x, Index n) {
 }
 
 /// What the recurrence makes of the unit matrix when nothing is written.
-Tensor transition(Op::In<Tensor> in, const void* attrs) {
+Tensor transition(Op::In<Tensor> in, const Op::Attrs& attrs) {
   const Index b = in.v.size(0), t = in.v.size(1), dk = in.k.size(3), dv = in.v.size(3);
   Index heads = in.v.size(2);
   const bool per_channel = in.beta_v.defined();
@@ -60,39 +56,37 @@ Tensor transition(Op::In<Tensor> in, const void* attrs) {
   }
   in.v = Tensor::zeros({b, t, heads, dk}, in.v.dtype());
   in.s0 = unit(b, heads, dk, acc_dtype(in.k.dtype()));
-  const Tensor m = run_forward(op_info<Op>(), ls::detail::spread_members<Tensor>(in), attrs)[1];
+  const Tensor m = call_op<Op>(in, attrs).sT;
   return per_channel ? m.view({b, heads / dv, dv, dk, dk}) : m;
 }
 
-[[maybe_unused]] const bool registered = register_family<Op>(
-    "delta_rule",
-    {.family = "delta",
-     .kind = FamilyKind::kFixed,
-     .summary = "S = exp(g) (I - beta k k^T) S + beta k v^T",
-     .states = {{"S", "s0", "sT", StatePart::kMatrix}},
-     .has_chunk = true,
-     .has_parallel = true,
-     .summarize =
-         [](std::span<const Tensor> in, const void* attrs) {
-           return Tensors{transition(inputs(in), attrs), run_forward(op_info<Op>(), in, attrs)[1]};
-         },
-     .identity =
-         [](std::span<const Tensor> like, const void*) {
-           const auto in = inputs(like);
-           const DType t = acc_dtype(in.k.dtype());
-           const Index b = in.v.size(0), hv = in.v.size(2), dk = in.k.size(3), dv = in.v.size(3);
-           const Tensor m = in.beta_v.defined() ? unit(b, hv * dv, dk, t).view({b, hv, dv, dk, dk})
-                                                : unit(b, hv, dk, t);
-           return Tensors{m, Tensor::zeros({b, hv, dk, dv}, t)};
-         },
-     .compose =
-         [](const Tensors& a, const Tensors& b, const void*) {
-           return Tensors{product(b[0], a[0]), sum(times(b[0], a[1]), b[1])};
-         },
-     .act = [](const Tensors& m, const Tensors& s,
-               const void*) { return Tensors{sum(times(m[0], s[0]), m[1])}; },
-     .act_adjoint = [](const Tensors& m, const Tensors& ds,
-                       const void*) { return Tensors{times(m[0], ds[0], true)}; }});
+/// S' = M S + X.
+struct Affine {
+  static Tensors summarize(const Op::In<Tensor>& in, const Op::Attrs& attrs) {
+    return {transition(in, attrs), call_op<Op>(in, attrs).sT};
+  }
+  static Tensors identity(const Op::In<Tensor>& like, const Op::Attrs&) {
+    const DType t = acc_dtype(like.k.dtype());
+    const Index b = like.v.size(0), hv = like.v.size(2), dk = like.k.size(3), dv = like.v.size(3);
+    const Tensor m = like.beta_v.defined() ? unit(b, hv * dv, dk, t).view({b, hv, dv, dk, dk})
+                                           : unit(b, hv, dk, t);
+    return {m, Tensor::zeros({b, hv, dk, dv}, t)};
+  }
+  static Tensors compose(const Tensors& a, const Tensors& b) {
+    return {product(b[0], a[0]), sum(times(b[0], a[1]), b[1])};
+  }
+  static Tensors act(const Tensors& m, const Tensors& s) { return {sum(times(m[0], s[0]), m[1])}; }
+  static Tensors act_adjoint(const Tensors& m, const Tensors& ds) {
+    return {times(m[0], ds[0], true)};
+  }
+};
+
+LS_SCAN(Op, "delta_rule", "S = exp(g) (I - beta k k^T) S + beta k v^T")
+    .family("delta", FamilyKind::kFixed)
+    .state("S", "s0", "sT", StatePart::kMatrix)
+    .chunked()
+    .parallel()
+    .summary<Affine>();
 
 }  // namespace
 }  // namespace ls::layers

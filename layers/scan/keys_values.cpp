@@ -1,75 +1,61 @@
 // Summary of a stretch: its keys and values, under a window the last window-1 of them. The state is
 // the same of everything so far; composing is laying end to end.
 #include "core/ops/attention/attention.h"
-#include "layers/scan/family.h"
+#include "layers/scan/scan.h"
 
 namespace ls::layers {
 namespace {
 
 using Op = ops::Attention;
 
-Tensor joined(const Tensor& a, const Tensor& b, const void* attrs) {
-  Shape shape = a.shape();
-  shape[1] += b.size(1);
-  Tensor out = Tensor::empty(shape, a.dtype());
-  out.slice(1, 0, a.size(1)).copy_(a);
-  out.slice(1, a.size(1), shape[1]).copy_(b);
-  const Index window = static_cast<const Op::Attrs*>(attrs)->window;
-  return window > 0 && shape[1] > window - 1 ? out.slice(1, shape[1] - (window - 1), shape[1])
-                                             : out;
+/// Rows of `later` behind those of `earlier`, as many as the window keeps.
+Tensor joined(const Tensor& earlier, const Tensor& later, const Op::Attrs& attrs) {
+  Shape shape = earlier.shape();
+  shape[1] += later.size(1);
+  Tensor out = Tensor::empty(shape, earlier.dtype());
+  out.slice(1, 0, earlier.size(1)).copy_(earlier);
+  out.slice(1, earlier.size(1), shape[1]).copy_(later);
+  return out.slice(1, shape[1] - attrs.kept(shape[1]), shape[1]);
 }
 
-Tensors summarize(std::span<const Tensor> in, const void* attrs) {
-  const std::vector<Tensor> out = run_forward(op_info<Op>(), in, attrs);
-  return {out[2], out[3]};
-}
+struct Cache {
+  static Tensors summarize(const Op::In<Tensor>& in, const Op::Attrs& attrs) {
+    const auto out = call_op<Op>(in, attrs);
+    return {out.kT, out.vT};
+  }
+  static Tensors identity(const Op::In<Tensor>& like, const Op::Attrs&) {
+    return {like.k.slice(1, 0, 0).clone(), like.v.slice(1, 0, 0).clone()};
+  }
+  static Tensors compose(const Tensors& earlier, const Tensors& later, const Op::Attrs& attrs) {
+    return {joined(earlier[0], later[0], attrs), joined(earlier[1], later[1], attrs)};
+  }
+  static Tensors act(const Tensors& m, const Tensors& s, const Op::Attrs& attrs) {
+    return compose(s, m, attrs);
+  }
+  /// Of rows of the state that are still kept; those that left the window have no gradient.
+  static Tensors act_adjoint(const Tensors& m, const Tensors& ds) {
+    const Index kept = ds[0].size(1) - m[0].size(1);
+    return {ds[0].slice(1, 0, kept), ds[1].slice(1, 0, kept)};
+  }
+};
 
-Tensors identity(std::span<const Tensor> like, const void*) {
-  const auto in = ls::detail::gather_members<Op::In<Tensor>>(like);
-  return {in.k.slice(1, 0, 0).clone(), in.v.slice(1, 0, 0).clone()};
-}
+LS_SCAN(Op, "attention", "keys and values of all tokens so far")
+    .family("keys_values", FamilyKind::kGrowing)
+    .applies([](const Op::Attrs& a) { return a.window == 0; })
+    .state("k", "k0", "kT", StatePart::kKeyValue)
+    .state("v", "v0", "vT", StatePart::kKeyValue)
+    .boundary(Boundary::kStart)
+    .chunked()
+    .summary<Cache>();
 
-/// `later` behind `earlier`: two summaries, or a state and a summary.
-Tensors behind(const Tensors& earlier, const Tensors& later, const void* attrs) {
-  return {joined(earlier[0], later[0], attrs), joined(earlier[1], later[1], attrs)};
-}
-
-// Rows of the state that are still kept; those that left the window have no gradient.
-Tensors act_adjoint(const Tensors& m, const Tensors& ds, const void*) {
-  return {ds[0].slice(1, 0, ds[0].size(1) - m[0].size(1)),
-          ds[1].slice(1, 0, ds[1].size(1) - m[1].size(1))};
-}
-
-bool has_window(const void* attrs) {
-  return static_cast<const Op::Attrs*>(attrs)->window > 0;
-}
-
-FamilyInfo scan(std::string family, FamilyKind kind, std::string summary,
-                std::function<bool(const void*)> applies) {
-  return {
-      .family = std::move(family),
-      .kind = kind,
-      .summary = std::move(summary),
-      .states = {{"k", "k0", "kT", StatePart::kKeyValue}, {"v", "v0", "vT", StatePart::kKeyValue}},
-      .boundary = Boundary::kStart,
-      .applies = std::move(applies),
-      .has_chunk = true,
-      .summarize = summarize,
-      .identity = identity,
-      .compose = behind,
-      .act = [](const Tensors& m, const Tensors& s,
-                const void* attrs) { return behind(s, m, attrs); },
-      .act_adjoint = act_adjoint};
-}
-
-[[maybe_unused]] const bool registered[] = {
-    register_family<Op>("attention", scan("keys_values", FamilyKind::kGrowing,
-                                          "keys and values of all tokens so far",
-                                          [](const void* a) { return !has_window(a); })),
-    register_family<Op>("sliding_window", scan("window", FamilyKind::kFixed,
-                                               "keys and values of the last W-1 tokens: "
-                                               "attention with a window",
-                                               has_window))};
+LS_SCAN(Op, "sliding_window", "keys and values of the last W-1 tokens: attention with a window")
+    .family("window", FamilyKind::kFixed)
+    .applies([](const Op::Attrs& a) { return a.window > 0; })
+    .state("k", "k0", "kT", StatePart::kKeyValue)
+    .state("v", "v0", "vT", StatePart::kKeyValue)
+    .boundary(Boundary::kStart)
+    .chunked()
+    .summary<Cache>();
 
 }  // namespace
 }  // namespace ls::layers

@@ -1,16 +1,12 @@
 // A nonlinear recurrence has no summary: ranks take turns.
 #include "core/ops/lstm/lstm.h"
-#include "layers/scan/family.h"
+#include "layers/scan/scan.h"
 
 namespace ls::layers {
-namespace {
 
-[[maybe_unused]] const bool registered = register_family<ops::Lstm>(
-    "lstm",
-    {.family = "nonlinear",
-     .kind = FamilyKind::kRelay,
-     .summary = "LSTM: hidden and cell vectors",
-     .states = {{"h", "h0", "hT", StatePart::kVector}, {"c", "c0", "cT", StatePart::kVector}}});
+LS_SCAN(ops::Lstm, "lstm", "LSTM: hidden and cell vectors")
+    .family("nonlinear", FamilyKind::kRelay)
+    .state("h", "h0", "hT", StatePart::kVector)
+    .state("c", "c0", "cT", StatePart::kVector);
 
-}  // namespace
 }  // namespace ls::layers

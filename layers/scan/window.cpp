@@ -2,7 +2,7 @@
 // zeros before the first). The state is those inputs; a token shift keeps one, without the axis.
 #include "core/ops/short_conv/short_conv.h"
 #include "core/ops/token_shift/token_shift.h"
-#include "layers/scan/family.h"
+#include "layers/scan/scan.h"
 
 namespace ls::layers {
 namespace {
@@ -32,59 +32,59 @@ Tensor shifted_back(const Tensor& ds, Index n) {
   return out;
 }
 
-Tensors compose(const Tensors& a, const Tensors& b, const void*) {
-  return {count(std::min(counted(a) + counted(b), b[1].size(2))), shifted(a[1], b[1], counted(b))};
-}
+struct Window {
+  static Tensors compose(const Tensors& a, const Tensors& b) {
+    const Index n = counted(b);
+    return {count(std::min(counted(a) + n, b[1].size(2))), shifted(a[1], b[1], n)};
+  }
+};
 
-[[maybe_unused]] const bool conv_registered = register_family<ops::ShortConv>(
-    "short_conv",
-    {.family = "window",
-     .kind = FamilyKind::kFixed,
-     .summary = "the last W-1 inputs of a depthwise convolution",
-     .states = {{"x", "s0", "sT", StatePart::kConv}},
-     .summarize =
-         [](std::span<const Tensor> in, const void* attrs) {
-           const Tensor tail = run_forward(op_info<ops::ShortConv>(), in, attrs)[1];
-           return Tensors{count(std::min(in[0].size(1), tail.size(2))), tail};
-         },
-     .identity =
-         [](std::span<const Tensor> like, const void*) {
-           const auto in = ls::detail::gather_members<ops::ShortConv::In<Tensor>>(like);
-           return Tensors{count(0),
-                          Tensor::zeros({in.x.size(0), in.weight.size(0), in.weight.size(1) - 1},
-                                        acc_dtype(in.x.dtype()))};
-         },
-     .compose = compose,
-     .act = [](const Tensors& m, const Tensors& s,
-               const void*) { return Tensors{shifted(s[0], m[1], counted(m))}; },
-     .act_adjoint = [](const Tensors& m, const Tensors& ds,
-                       const void*) { return Tensors{shifted_back(ds[0], counted(m))}; }});
+struct Taps : Window {
+  using Op = ops::ShortConv;
+  static Tensors summarize(const Op::In<Tensor>& in, const Op::Attrs& attrs) {
+    const Tensor tail = call_op<Op>(in, attrs).sT;
+    return {count(std::min(in.x.size(1), tail.size(2))), tail};
+  }
+  static Tensors identity(const Op::In<Tensor>& like, const Op::Attrs&) {
+    const Shape tail{like.x.size(0), like.weight.size(0), like.weight.size(1) - 1};
+    return {count(0), Tensor::zeros(tail, acc_dtype(like.x.dtype()))};
+  }
+  static Tensors act(const Tensors& m, const Tensors& s) {
+    return {shifted(s[0], m[1], counted(m))};
+  }
+  static Tensors act_adjoint(const Tensors& m, const Tensors& ds) {
+    return {shifted_back(ds[0], counted(m))};
+  }
+};
 
-[[maybe_unused]] const bool shift_registered = register_family<ops::TokenShift>(
-    "token_shift",
-    {.family = "window",
-     .kind = FamilyKind::kFixed,
-     .summary = "the last token, for mixing neighbours",
-     .states = {{"x", "s0", "sT", StatePart::kConv}},
-     .summarize =
-         [](std::span<const Tensor> in, const void* attrs) {
-           const Tensor tail = run_forward(op_info<ops::TokenShift>(), in, attrs)[1];
-           return Tensors{count(std::min<Index>(in[0].size(1), 1)), tail.unsqueeze(2)};
-         },
-     .identity =
-         [](std::span<const Tensor> like, const void*) {
-           const Tensor& x = like[0];
-           return Tensors{count(0), Tensor::zeros({x.size(0), x.size(2), 1}, acc_dtype(x.dtype()))};
-         },
-     .compose = compose,
-     .act =
-         [](const Tensors& m, const Tensors& s, const void*) {
-           return Tensors{shifted(s[0].unsqueeze(2), m[1], counted(m)).squeeze(2)};
-         },
-     .act_adjoint =
-         [](const Tensors& m, const Tensors& ds, const void*) {
-           return Tensors{shifted_back(ds[0].unsqueeze(2), counted(m)).squeeze(2)};
-         }});
+LS_SCAN(ops::ShortConv, "short_conv", "the last W-1 inputs of a depthwise convolution")
+    .family("window", FamilyKind::kFixed)
+    .state("x", "s0", "sT", StatePart::kConv)
+    .summary<Taps>();
+
+/// A window of one token.
+struct Last : Window {
+  using Op = ops::TokenShift;
+  static Tensors summarize(const Op::In<Tensor>& in, const Op::Attrs& attrs) {
+    const Tensor tail = call_op<Op>(in, attrs).sT;
+    return {count(std::min<Index>(in.x.size(1), 1)), tail.unsqueeze(2)};
+  }
+  static Tensors identity(const Op::In<Tensor>& like, const Op::Attrs&) {
+    const Shape tail{like.x.size(0), like.x.size(2), 1};
+    return {count(0), Tensor::zeros(tail, acc_dtype(like.x.dtype()))};
+  }
+  static Tensors act(const Tensors& m, const Tensors& s) {
+    return {shifted(s[0].unsqueeze(2), m[1], counted(m)).squeeze(2)};
+  }
+  static Tensors act_adjoint(const Tensors& m, const Tensors& ds) {
+    return {shifted_back(ds[0].unsqueeze(2), counted(m)).squeeze(2)};
+  }
+};
+
+LS_SCAN(ops::TokenShift, "token_shift", "the last token, for mixing neighbours")
+    .family("window", FamilyKind::kFixed)
+    .state("x", "s0", "sT", StatePart::kConv)
+    .summary<Last>();
 
 }  // namespace
 }  // namespace ls::layers

@@ -1,4 +1,4 @@
-// The laws of layers/scan/family.h for every registered scan op.
+// The laws of layers/scan/scan.h for every registered scan op.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -12,15 +12,15 @@ using namespace ls::test;
 
 TEST_SUITE("conformance") {
   TEST_CASE("scan laws") {
-    for (const std::string& name : family_registry().names()) {
+    for (const std::string& name : scan_registry().names()) {
       SUBCASE(name.c_str()) {
-        const FamilyInfo& family = *family_registry().at(name);
+        const ScanInfo& family = *scan_registry().at(name);
         const ScanCaseMaker* const make = scan_cases().find(name);
         const std::vector<ScanCase> cases = make ? (*make)() : std::vector<ScanCase>();
         CHECK_MESSAGE(!cases.empty(), "no LS_SCAN_CASES for " << name);
         const Poisoned poisoned;
         for (const ScanCase& c : cases) {
-          CHECK_MESSAGE(find_family(*family.op, c.attrs.get()) == &family,
+          CHECK_MESSAGE(&scan_of(*family.op, c.attrs.get()) == &family,
                         c.name << " is another scan of its op");
           for (const DType t : {DType::kF64, DType::kF32}) {
             for (const std::string& fault : check_scan(family, c, t)) {
@@ -36,7 +36,7 @@ TEST_SUITE("conformance") {
   }
 
   TEST_CASE("scan laws: cases belong to scans, and the promised scans are there") {
-    const std::vector<std::string> names = family_registry().names();
+    const std::vector<std::string> names = scan_registry().names();
     for (const std::string& name : scan_cases().names()) {
       CHECK_MESSAGE(std::count(names.begin(), names.end(), name) == 1, name);
     }
@@ -49,7 +49,7 @@ TEST_SUITE("conformance") {
                                                             {"lstm", "nonlinear"}};
     for (const auto& [name, family] : promised) {
       CAPTURE(name);
-      const FamilyInfo& info = *family_registry().at(name);
+      const ScanInfo& info = *scan_registry().at(name);
       CHECK(info.family == family);
       CHECK((info.kind == FamilyKind::kRelay) == !info.summarize);
       for (const StatePort& port : info.states) {

@@ -23,9 +23,9 @@ using Linear = DecayedLinear::In<Tensor>;
 /// A family and its op, to be made wrong.
 struct Copy {
   OpInfo op;
-  FamilyInfo family;
+  ScanInfo family;
   explicit Copy(const char* name)
-      : op(*family_registry().at(name)->op), family(*family_registry().at(name)) {
+      : op(*scan_registry().at(name)->op), family(*scan_registry().at(name)) {
     family.op = &op;
     const auto t = static_cast<std::size_t>(DType::kF64);
     if (!op.forward_cpu[t]) {  // the reference is the kernel
@@ -140,7 +140,7 @@ ScanCase lstm_case() {
 }
 
 /// The laws that report a fault, each once.
-std::string broken(const FamilyInfo& family, const ScanCase& c) {
+std::string broken(const ScanInfo& family, const ScanCase& c) {
   std::string laws;
   for (const std::string& line : check_scan(family, c, DType::kF64)) {
     const std::string law = line.substr(0, line.find_first_of(" :")) + " ";

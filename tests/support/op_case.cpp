@@ -14,9 +14,9 @@ std::vector<OpCase> cases_of(const std::string& op) {
   if (const OpCaseMaker* const make = op_cases().find(op)) {
     cases = (*make)();
   }
-  for (const std::string& scan : layers::family_registry().names()) {
+  for (const std::string& scan : layers::scan_registry().names()) {
     const ScanCaseMaker* const make = scan_cases().find(scan);
-    if (make && (*layers::family_registry().find(scan))->op->name == op) {
+    if (make && (*layers::scan_registry().find(scan))->op->name == op) {
       for (const OpCase& c : (*make)()) {
         cases.push_back(c);
       }

@@ -1,5 +1,5 @@
 #pragma once
-// The laws of layers/scan/family.h, checked for any family on any case.
+// The laws of layers/scan/scan.h, checked for any family on any case.
 //
 //   // tests/cases/delta_scan.cpp
 //   LS_SCAN_CASES(DeltaRule, "delta_rule") {
@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "layers/scan/family.h"
+#include "layers/scan/scan.h"
 #include "tests/support/op_case.h"
 
 namespace ls::test {
@@ -50,7 +50,7 @@ Registry<ScanCaseMaker>& scan_cases();
 ///   mask        a padded token changes nothing
 ///   reset       packed documents = separate documents: outputs, states, gradients
 /// Relay families have no summaries and skip identity .. adjoint and fold.
-std::vector<std::string> check_scan(const layers::FamilyInfo& family, const ScanCase& scan_case,
+std::vector<std::string> check_scan(const layers::ScanInfo& family, const ScanCase& scan_case,
                                     DType t);
 
 }  // namespace ls::test

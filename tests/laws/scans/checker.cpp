@@ -37,7 +37,7 @@ Tensor random(Rng& rng, const Shape& shape, DType t) {
   return x.to(t);
 }
 
-Checker::Checker(const FamilyInfo& family, const ScanCase& c, DType t)
+Checker::Checker(const ScanInfo& family, const ScanCase& c, DType t)
     : family_(family),
       op_(*family.op),
       case_(c),
@@ -308,7 +308,7 @@ Registry<ScanCaseMaker>& scan_cases() {
   return *registry;
 }
 
-std::vector<std::string> check_scan(const layers::FamilyInfo& family, const ScanCase& c, DType t) {
+std::vector<std::string> check_scan(const layers::ScanInfo& family, const ScanCase& c, DType t) {
   try {
     return scans::Checker(family, c, t).run();
   } catch (const std::exception& e) {

@@ -9,7 +9,7 @@
 
 namespace ls::test::scans {
 
-using layers::FamilyInfo;
+using layers::ScanInfo;
 using layers::Tensors;
 
 bool is_sequence(const ArgSpec& arg);
@@ -24,7 +24,7 @@ struct Run {
 
 class Checker {
  public:
-  Checker(const FamilyInfo& family, const ScanCase& c, DType t);
+  Checker(const ScanInfo& family, const ScanCase& c, DType t);
   std::vector<std::string> run();
 
  private:
@@ -79,7 +79,7 @@ class Checker {
   /// Documents of families whose state keeps every token: `start` hides the earlier ones.
   void started();
 
-  const FamilyInfo& family_;
+  const ScanInfo& family_;
   const OpInfo& op_;
   const ScanCase& case_;
   DType type_;

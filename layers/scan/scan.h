@@ -1,0 +1,200 @@
+#pragma once
+// Scans: what crosses a cut in the sequence, and how. Mixers call scans through SeqContext::scan;
+// they do not write sequence loops.
+//
+// A scan is an op that reads a sequence token by token and carries a state, or such an op under some
+// of its attributes. Its forward pass is `apply` below, its backward pass the derivative. Scans that
+// sum a stretch of tokens up in the same way are a family: the summary says what the stretch does to
+// any incoming state. Laws, checked for every registered scan in tests/conformance/scans.cpp (x, y
+// stretches, s states):
+//   compose is associative and identity(x) is its identity
+//   summarize(x ++ y) = compose(summarize(x), summarize(y))
+//   apply(x ++ y, s) = apply(x, s) followed by apply(y, outgoing state)
+//   outgoing state = act(summarize(x), s);  act_adjoint is the transpose of act in s
+//
+//   // layers/scan/delta.cpp
+//   struct Affine {                         // S' = M S + X
+//     static Tensors summarize(const ops::DeltaRule::In<Tensor>&, const ops::DeltaRule::Attrs&);
+//     static Tensors identity(const ops::DeltaRule::In<Tensor>&, const ops::DeltaRule::Attrs&);
+//     static Tensors compose(const Tensors& earlier, const Tensors& later);
+//     static Tensors act(const Tensors& summary, const Tensors& states);
+//     static Tensors act_adjoint(const Tensors& summary, const Tensors& dstates);
+//   };
+//   LS_SCAN(ops::DeltaRule, "delta_rule", "S = exp(g) (I - beta k k^T) S + beta k v^T")
+//       .family("delta", FamilyKind::kFixed)
+//       .state("S", "s0", "sT", StatePart::kMatrix)
+//       .chunked().parallel()
+//       .summary<Affine>();
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/base/enum_names.h"
+#include "core/op/op.h"
+#include "core/op/scan_attrs.h"
+
+namespace ls::layers {
+
+enum class FamilyKind : std::uint8_t {
+  kFixed,    ///< the summary has a fixed size, or one that a window bounds
+  kGrowing,  ///< the summary grows with the tokens
+  kRelay,    ///< there is no summary: ranks take turns
+};
+enum class StatePart : std::uint8_t { kMatrix, kVector, kConv, kKeyValue };
+/// How document boundaries reach an op.
+enum class Boundary : std::uint8_t {
+  kOffsets,  ///< input `offsets` [N+1], B = 1, states per document
+  kStart,    ///< input `start` [B,T]: first visible token of each query; states per row
+};
+
+/// One carried state: the op's input that takes it and the output that gives it back.
+struct StatePort {
+  std::string name;    ///< "S", "conv", "k"
+  std::string input;   ///< "s0"
+  std::string output;  ///< "sT"
+  StatePart part = StatePart::kMatrix;
+};
+
+using Tensors = std::vector<Tensor>;
+
+/// Everything known of one scan.
+struct ScanInfo {
+  const OpInfo* op = nullptr;
+  std::string help;    ///< one line for `longscan list families`
+  std::string family;  ///< "decayed_linear", "delta", "window", "keys_values", "nonlinear"
+  FamilyKind kind = FamilyKind::kRelay;
+  std::vector<StatePort> states;
+  Boundary boundary = Boundary::kOffsets;
+  /// The attributes under which the op is this scan; null: all. For each call exactly one scan of
+  /// the op applies.
+  std::function<bool(const void* attrs)> applies;
+  /// Forms that differ from the recurrent one for this op.
+  bool has_chunk = false, has_parallel = false;
+  std::function<std::shared_ptr<ScanAttrs>(const void* attrs)> clone_attrs;
+
+  // All take the op's inputs in contract order, without state and boundary inputs (undefined), and
+  // the op's Attrs. States and summaries are lists of tensors in the acc type, states in the order
+  // of `states` with leading axis B. Null for relay families.
+  std::function<Tensors(std::span<const Tensor> in, const void* attrs)> summarize;
+  std::function<Tensors(std::span<const Tensor> like, const void* attrs)> identity;
+  std::function<Tensors(const Tensors& earlier, const Tensors& later, const void* attrs)> compose;
+  std::function<Tensors(const Tensors& summary, const Tensors& states, const void* attrs)> act;
+  // For key-value states, which hold a row for each token: of the newest rows; rows left out
+  // (dropped by a window) have none.
+  std::function<Tensors(const Tensors& summary, const Tensors& dstates, const void* attrs)>
+      act_adjoint;
+};
+
+/// By the scan's name: that of its op, or another where an op is several scans.
+Registry<const ScanInfo*>& scan_registry();
+/// The scan that a call of `op` is. @throws Error(Internal) where it is none
+const ScanInfo& scan_of(const OpInfo& op, const void* attrs);
+
+/// The one of the op's inputs `in`, or outputs `out`, that has this name.
+template <class T>
+T& input_of(const OpInfo& op, std::vector<T>& in, std::string_view name) {
+  return in.at(static_cast<std::size_t>(op.input_index(name)));
+}
+template <class T>
+auto& output_of(const OpInfo& op, T& out, std::string_view name) {
+  return out.at(static_cast<std::size_t>(op.output_index(name)));
+}
+
+namespace detail {
+bool register_scan(ScanInfo info, const std::string& name, std::source_location where);
+}
+
+/// Built by LS_SCAN; each call returns the builder. Conversion to bool registers.
+template <class Op>
+class ScanBuilder {
+  using In = typename Op::template In<Tensor>;
+  using Attrs = typename Op::Attrs;
+  static_assert(std::is_base_of_v<ScanAttrs, Attrs>);
+
+ public:
+  ScanBuilder(std::string name, std::string help,
+              std::source_location where = std::source_location::current())
+      : name_(std::move(name)), where_(where) {
+    info_.op = &op_info<Op>();
+    info_.help = std::move(help);
+    info_.clone_attrs = [](const void* attrs) -> std::shared_ptr<ScanAttrs> {
+      return std::make_shared<Attrs>(typed(attrs));
+    };
+  }
+  ScanBuilder& family(std::string name, FamilyKind kind) {
+    info_.family = std::move(name);
+    info_.kind = kind;
+    return *this;
+  }
+  ScanBuilder& state(std::string name, std::string input, std::string output, StatePart part) {
+    info_.states.push_back({std::move(name), std::move(input), std::move(output), part});
+    return *this;
+  }
+  ScanBuilder& boundary(Boundary b) {
+    info_.boundary = b;
+    return *this;
+  }
+  /// The attributes under which the op is this scan, where it is several.
+  ScanBuilder& applies(bool (*when)(const Attrs&)) {
+    info_.applies = [when](const void* attrs) { return when(typed(attrs)); };
+    return *this;
+  }
+  ScanBuilder& chunked() {
+    info_.has_chunk = true;
+    return *this;
+  }
+  ScanBuilder& parallel() {
+    info_.has_parallel = true;
+    return *this;
+  }
+  /// Static functions as in the head of this file; the last three may take the Attrs besides.
+  template <class Summary>
+  ScanBuilder& summary() {
+    info_.summarize = [](std::span<const Tensor> in, const void* attrs) {
+      return Summary::summarize(ls::detail::gather_members<In>(in), typed(attrs));
+    };
+    info_.identity = [](std::span<const Tensor> like, const void* attrs) {
+      return Summary::identity(ls::detail::gather_members<In>(like), typed(attrs));
+    };
+    info_.compose = erased(&Summary::compose);
+    info_.act = erased(&Summary::act);
+    info_.act_adjoint = erased(&Summary::act_adjoint);
+    return *this;
+  }
+  operator bool() {  // NOLINT: the declaration is an initialiser
+    return detail::register_scan(std::move(info_), name_, where_);
+  }
+
+ private:
+  static const Attrs& typed(const void* attrs) { return *static_cast<const Attrs*>(attrs); }
+  static auto erased(Tensors (*f)(const Tensors&, const Tensors&)) {
+    return [f](const Tensors& a, const Tensors& b, const void*) { return f(a, b); };
+  }
+  static auto erased(Tensors (*f)(const Tensors&, const Tensors&, const Attrs&)) {
+    return [f](const Tensors& a, const Tensors& b, const void* attrs) {
+      return f(a, b, typed(attrs));
+    };
+  }
+  std::string name_;
+  ScanInfo info_;
+  std::source_location where_;
+};
+
+}  // namespace ls::layers
+
+template <>
+struct ls::EnumNames<ls::layers::FamilyKind> {
+  static constexpr std::string_view kKind = "kind of family";
+  static constexpr std::array<std::string_view, 3> kNames = {"fixed", "growing", "relay"};
+};
+template <>
+struct ls::EnumNames<ls::layers::StatePart> {
+  static constexpr std::string_view kKind = "part of the state";
+  static constexpr std::array<std::string_view, 4> kNames = {"matrix", "vector", "conv", "kv"};
+};
+
+/// In layers/scan/<family>.cpp; `help` is one line: the recurrence.
+#define LS_SCAN(Type, name, help)                                    \
+  [[maybe_unused]] static const bool LS_CONCAT(ls_scan_, __LINE__) = \
+      ::ls::layers::ScanBuilder<Type>(name, help)
