@@ -25,7 +25,7 @@ struct ModelConfig {
   Index width = 128;
   std::vector<Component<TokenMixer>> layers = {Component<TokenMixer>("attention")};
   Component<ChannelMixer> channel{"swiglu"};
-  std::string norm = "rms_norm";
+  NormKind norm = NormKind::kRms;
   double norm_eps = 1e-5;
   bool tie_embeddings = false;
   double init_std = 0.02;
@@ -41,9 +41,7 @@ struct ModelConfig {
        .pattern = true,
        .min_size = 1});
     f("channel", channel, {.help = "channel mixer of every block"});
-    f("norm", norm,
-      {.help = "norm before each half of a block and before the head",
-       .choices = {"rms_norm", "layer_norm"}});
+    f("norm", norm, {.help = "norm before each half of a block and before the head"});
     f("norm_eps", norm_eps, {.help = "added inside the root of norms", .above = 0});
     f("tie_embeddings", tie_embeddings, {.help = "the head uses the input embedding's weights"});
     f("init_std", init_std, {.help = "standard deviation of first weights", .above = 0});

@@ -103,24 +103,24 @@ ag::Var Linear::operator()(const ag::Var& x) const {
   return ag::call<ops::Linear>({.x = x, .weight = ag::cast(weight_, x.dtype()), .bias = bias_}).y;
 }
 
-Norm::Norm(const Scope& scope, const std::string& kind, Index width, double eps)
-    : layer_norm_(kind == "layer_norm"),
+Norm::Norm(const Scope& scope, NormKind kind, Index width, double eps)
+    : kind_(kind),
       eps_(eps),
       weight_(scope.param("weight", {width}, Init::constant(1), {.decay = false})) {
-  if (layer_norm_) {
+  if (kind_ == NormKind::kLayer) {
     bias_ = scope.param("bias", {width}, Init::constant(0), {.decay = false});
   }
 }
 
 ag::Var Norm::operator()(const ag::Var& x) const {
-  if (layer_norm_) {
+  if (kind_ == NormKind::kLayer) {
     return ag::call<ops::LayerNorm>({.x = x, .weight = weight_, .bias = bias_}, {.eps = eps_}).y;
   }
   return ag::call<ops::RmsNorm>({.x = x, .weight = weight_}, {.eps = eps_}).y;
 }
 
 Norm::Added Norm::add(const ag::Var& residual, const ag::Var& x) const {
-  if (layer_norm_) {
+  if (kind_ == NormKind::kLayer) {
     const ag::Var sum = ag::add(residual, x);
     return {sum, (*this)(sum)};
   }

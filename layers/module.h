@@ -4,6 +4,7 @@
 #include <string>
 
 #include "autograd/parameter.h"
+#include "core/base/enum_names.h"
 #include "core/base/rng.h"
 
 namespace ls::layers {
@@ -61,13 +62,17 @@ class Linear {
   ag::Var weight_, bias_;
 };
 
-/// The norm of a block over the last axis, by name: "rms_norm", x / sqrt(mean x^2 + eps) gain, or
-/// "layer_norm", (x - mean) / sqrt(variance + eps) gain + shift. Gain [width] is 1 at first, shift
-/// [width] 0; neither is decayed. x [...,width] of any float type -> the same, sums in f32 (f64).
+enum class NormKind : std::uint8_t {
+  kRms,    ///< x / sqrt(mean x^2 + eps) gain
+  kLayer,  ///< (x - mean) / sqrt(variance + eps) gain + shift
+};
+
+/// The norm of a block over the last axis. Gain [width] is 1 at first, shift [width] 0; neither is
+/// decayed. x [...,width] of any float type -> the same, sums in f32 (f64).
 class Norm {
  public:
   Norm() = default;
-  Norm(const Scope& scope, const std::string& kind, Index width, double eps);
+  Norm(const Scope& scope, NormKind kind, Index width, double eps);
   ag::Var operator()(const ag::Var& x) const;
   /// The sum of `residual` and `x`, and its norm.
   struct Added {
@@ -76,9 +81,15 @@ class Norm {
   Added add(const ag::Var& residual, const ag::Var& x) const;
 
  private:
-  bool layer_norm_ = false;
+  NormKind kind_ = NormKind::kRms;
   double eps_ = 1e-5;
   ag::Var weight_, bias_;
 };
 
 }  // namespace ls::layers
+
+template <>
+struct ls::EnumNames<ls::layers::NormKind> {
+  static constexpr std::string_view kKind = "norm";
+  static constexpr std::array<std::string_view, 2> kNames = {"rms_norm", "layer_norm"};
+};

@@ -16,28 +16,35 @@ ChannelMixer::Registry& ChannelMixer::registry() {
 
 namespace {
 
-Index hidden_width(Index width, double expand, Index multiple) {
-  const auto h = static_cast<Index>(std::llround(static_cast<double>(width) * expand));
-  return (h + multiple - 1) / multiple * multiple;
-}
+/// Width of the hidden channels.
+struct Hidden {
+  double expand = 4;
+  Index multiple = 1;
+  template <class F>
+  void fields(F& f) {
+    f("expand", expand, {.help = "hidden width over model width", .above = 0});
+    f("multiple", multiple,
+      {.help = "the hidden width is rounded up to a multiple of this", .min = 1});
+  }
+  Index width(Index model) const {
+    const Index h = std::llround(static_cast<double>(model) * expand);
+    return (h + multiple - 1) / multiple * multiple;
+  }
+};
 
 class Swiglu final : public ChannelMixer {
  public:
-  struct Config {
-    double expand = 4;
-    Index multiple = 1;
+  struct Config : Hidden {
     std::string activation = "silu";
     template <class F>
     void fields(F& f) {
-      f("expand", expand, {.help = "hidden width over model width", .above = 0});
-      f("multiple", multiple,
-        {.help = "the hidden width is rounded up to a multiple of this", .min = 1});
+      Hidden::fields(f);
       f("activation", activation,
         {.help = "of the gate", .choices = {"silu", "gelu_tanh", "gelu_erf", "relu", "sigmoid"}});
     }
   };
-  Swiglu(const Config& c, const ChannelArgs& a) : activation_(c.activation) {
-    const Index hidden = hidden_width(a.width, c.expand, c.multiple);
+  Swiglu(const Config& c, const ChannelArgs& a) : activation_(parse_enum<ops::Act>(c.activation)) {
+    const Index hidden = c.width(a.width);
     gate_up_ = Linear(a.scope.child("gate_up"), a.width, 2 * hidden, Init::normal(a.init_std));
     down_ = Linear(a.scope.child("down"), hidden, a.width, Init::normal(a.init_std));
   }
@@ -45,12 +52,12 @@ class Swiglu final : public ChannelMixer {
     const ag::Var gate_up = gate_up_(x);
     return ag::call<ops::GluLinear>(
                {.x = gate_up, .weight = ag::cast(down_.weight(), gate_up.dtype())},
-               {.activation = parse_enum<ops::Act>(activation_)})
+               {.activation = activation_})
         .y;
   }
 
  private:
-  std::string activation_;
+  ops::Act activation_;
   Linear gate_up_, down_;
 };
 LS_REGISTER(ChannelMixer, Swiglu, "swiglu",
@@ -58,24 +65,20 @@ LS_REGISTER(ChannelMixer, Swiglu, "swiglu",
 
 class Mlp final : public ChannelMixer {
  public:
-  struct Config {
-    double expand = 4;
-    Index multiple = 1;
+  struct Config : Hidden {
     std::string activation = "gelu_tanh";
     bool bias = true;
     template <class F>
     void fields(F& f) {
-      f("expand", expand, {.help = "hidden width over model width", .above = 0});
-      f("multiple", multiple,
-        {.help = "the hidden width is rounded up to a multiple of this", .min = 1});
+      Hidden::fields(f);
       f("activation", activation,
         {.help = "between the two products",
          .choices = {"gelu_tanh", "gelu_erf", "relu", "relu2", "silu", "tanh"}});
       f("bias", bias, {.help = "biases in both products"});
     }
   };
-  Mlp(const Config& c, const ChannelArgs& a) : activation_(c.activation) {
-    const Index hidden = hidden_width(a.width, c.expand, c.multiple);
+  Mlp(const Config& c, const ChannelArgs& a) : activation_(parse_enum<ops::Act>(c.activation)) {
+    const Index hidden = c.width(a.width);
     up_ = Linear(a.scope.child("up"), a.width, hidden, Init::normal(a.init_std));
     if (c.bias) {
       bias_ = a.scope.child("up").param("bias", {hidden}, Init::constant(0), {.decay = false});
@@ -83,13 +86,12 @@ class Mlp final : public ChannelMixer {
     down_ = Linear(a.scope.child("down"), hidden, a.width, Init::normal(a.init_std), c.bias);
   }
   ag::Var forward(const ag::Var& x) override {
-    return down_(ag::call<ops::BiasAct>({.x = up_(x), .bias = bias_},
-                                        {.activation = parse_enum<ops::Act>(activation_)})
-                     .y);
+    return down_(
+        ag::call<ops::BiasAct>({.x = up_(x), .bias = bias_}, {.activation = activation_}).y);
   }
 
  private:
-  std::string activation_;
+  ops::Act activation_;
   Linear up_, down_;
   ag::Var bias_;
 };

@@ -18,7 +18,7 @@ Attention::Attention(const Config& c, const MixerArgs& a) : config_(c), eps_(a.n
            heads_, a.width);
   LS_CHECK(heads_ % kv_heads_ == 0, kConfig, "attention: kv_heads ({}) must divide heads ({})",
            kv_heads_, heads_);
-  LS_CHECK(c.position != "rope" || dim_ % 2 == 0, kConfig,
+  LS_CHECK(c.position != Position::kRope || dim_ % 2 == 0, kConfig,
            "attention: rotary positions need an even head_dim, not {}; set position: none", dim_);
   const Init init = Init::normal(a.init_std);
   qkv_ = Linear(a.scope.child("qkv"), a.width, (heads_ + 2 * kv_heads_) * dim_, init);
@@ -41,17 +41,17 @@ ag::Var Attention::forward(const ag::Var& x, SeqContext& seq) {
     q = ag::call<ops::RmsNorm>({.x = q, .weight = q_norm_}, {.eps = eps_}).y;
     k = ag::call<ops::RmsNorm>({.x = k, .weight = k_norm_}, {.eps = eps_}).y;
   }
-  if (config_.position == "rope") {
+  if (config_.position == Position::kRope) {
     const ops::Rope::Attrs rope{.theta = config_.rope_theta};
     const ag::Var positions(seq.positions());
     q = ag::call<ops::Rope>({.x = q, .positions = positions}, rope).y;
     k = ag::call<ops::Rope>({.x = k, .positions = positions}, rope).y;
   }
-  ops::Attention::Attrs attrs;
-  attrs.scale = 1.0 / std::sqrt(static_cast<double>(dim_));
-  attrs.causal = true;
-  attrs.window = config_.window.value_or(0);
-  const ag::Var o = seq.scan<ops::Attention>("kv", {.q = q, .k = k, .v = v}, attrs).o;
+  const ag::Var o =
+      seq.scan<ops::Attention>(
+             "kv", {.q = q, .k = k, .v = v},
+             {.scale = inverse_root(dim_), .causal = true, .window = config_.window.value_or(0)})
+          .o;
   return out_(ag::reshape(o, {b, t, heads_ * dim_}));
 }
 

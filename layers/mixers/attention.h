@@ -3,6 +3,19 @@
 
 namespace ls::layers {
 
+/// How positions enter softmax attention.
+enum class Position : std::uint8_t { kRope, kNone };
+
+}  // namespace ls::layers
+
+template <>
+struct ls::EnumNames<ls::layers::Position> {
+  static constexpr std::string_view kKind = "kind of position";
+  static constexpr std::array<std::string_view, 2> kNames = {"rope", "none"};
+};
+
+namespace ls::layers {
+
 /// Softmax attention with grouped queries, rotary positions, sliding window and QK norm:
 ///   o_t = sum_s softmax_s(q_t k_s / sqrt(Dh)) v_s over visible s <= t.
 /// Query head h reads key and value head h / (heads / kv_heads). QK norm is an RMS norm of each
@@ -15,7 +28,7 @@ class Attention final : public TokenMixer {
  public:
   struct Config {
     std::optional<Index> heads, kv_heads, head_dim;
-    std::string position = "rope";
+    Position position = Position::kRope;
     double rope_theta = 10000;
     bool qk_norm = false;
     std::optional<Index> window;
@@ -25,7 +38,7 @@ class Attention final : public TokenMixer {
       f("kv_heads", kv_heads,
         {.help = "key and value heads, as many as query heads when null", .min = 1});
       f("head_dim", head_dim, {.help = "channels of a head, width / heads when null", .min = 1});
-      f("position", position, {.help = "how positions enter", .choices = {"rope", "none"}});
+      f("position", position, {.help = "how positions enter"});
       f("rope_theta", rope_theta, {.help = "base of the rotary frequencies", .above = 0});
       f("qk_norm", qk_norm, {.help = "RMS norm of each query and key head, with a learned gain"});
       f("window", window,

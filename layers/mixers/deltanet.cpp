@@ -1,7 +1,4 @@
-#include <cmath>
-
 #include "autograd/functional.h"
-#include "core/ops/activation/activation.h"
 #include "core/ops/delta_rule/delta_rule.h"
 #include "layers/mixers/projections.h"
 
@@ -20,7 +17,7 @@ class DeltaNet final : public TokenMixer {
     double expand_k = 1, expand_v = 1;
     Index conv = 4;
     bool gate = false;
-    std::string eigenvalues = "[0,1]";
+    Eigenvalues eigenvalues = Eigenvalues::kPositive;
     template <class F>
     void fields(F& f) {
       f("heads", heads, {.help = "heads", .min = 1});
@@ -30,8 +27,7 @@ class DeltaNet final : public TokenMixer {
         {.help = "taps of the short convolution with SiLU on q, k, v; 0 for none", .min = 0});
       f("gate", gate, {.help = "multiply the normalised output by silu(W_g x)"});
       f("eigenvalues", eigenvalues,
-        {.help = "range of the transition's eigenvalues; [-1,1] doubles beta (Grazzi 2024)",
-         .choices = {"[0,1]", "[-1,1]"}});
+        {.help = "range of the transition's eigenvalues; [-1,1] doubles beta (Grazzi 2024)"});
     }
   };
   DeltaNet(const Config& c, const MixerArgs& a)
@@ -54,19 +50,13 @@ class DeltaNet final : public TokenMixer {
       gate = halves[1];
     }
     const auto parts = ag::split(conv_(qkv, seq, "conv"), 2, {h * dk, h * dk, h * dv});
-    ag::Var beta = ag::call<ops::Activation>({.x = beta_(x)}, {.activation = ops::Act::kSigmoid}).y;
-    if (c_.eigenvalues == "[-1,1]") {
-      beta = ag::scale(beta, 2.0);
-    }
-    ops::DeltaRule::Attrs attrs;
-    attrs.scale = 1.0 / std::sqrt(static_cast<double>(dk));
-    attrs.qk_l2norm = true;
+    const ag::Var beta = beta_of(beta_(x), c_.eigenvalues);
     const ag::Var o = seq.scan<ops::DeltaRule>("scan",
                                                {.q = ag::reshape(parts[0], {b, t, h, dk}),
                                                 .k = ag::reshape(parts[1], {b, t, h, dk}),
                                                 .v = ag::reshape(parts[2], {b, t, h, dv}),
                                                 .beta = beta},
-                                               attrs)
+                                               {.scale = inverse_root(dk), .qk_l2norm = true})
                           .o;
     return out_(o, gate);
   }

@@ -1,7 +1,6 @@
 #include <cmath>
 
 #include "autograd/functional.h"
-#include "core/ops/activation/activation.h"
 #include "core/ops/delta_rule/delta_rule.h"
 #include "core/ops/mamba_gate/mamba_gate.h"
 #include "layers/mixers/projections.h"
@@ -26,7 +25,7 @@ class GatedDeltaNet final : public TokenMixer {
     double expand_v = 2;
     Index conv = 4;
     bool gate = true;
-    std::string eigenvalues = "[0,1]";
+    Eigenvalues eigenvalues = Eigenvalues::kPositive;
     template <class F>
     void fields(F& f) {
       f("heads", heads, {.help = "query and key heads", .min = 1});
@@ -38,8 +37,7 @@ class GatedDeltaNet final : public TokenMixer {
         {.help = "taps of the short convolution with SiLU on q, k, v; 0 for none", .min = 0});
       f("gate", gate, {.help = "multiply the normalised output by silu(W_g x)"});
       f("eigenvalues", eigenvalues,
-        {.help = "range of the transition's eigenvalues; [-1,1] doubles beta (Grazzi 2024)",
-         .choices = {"[0,1]", "[-1,1]"}});
+        {.help = "range of the transition's eigenvalues; [-1,1] doubles beta (Grazzi 2024)"});
       f.check(value_heads.value_or(heads) % heads == 0, "value_heads",
               "must be a multiple of heads");
     }
@@ -89,22 +87,16 @@ class GatedDeltaNet final : public TokenMixer {
       gate = halves[1];
     }
     const auto parts = ag::split(conv_(qkv, seq, "conv"), 2, {h_ * dk_, h_ * dk_, hv_ * dv_});
-    ag::Var beta = ag::call<ops::Activation>({.x = beta_(x)}, {.activation = ops::Act::kSigmoid}).y;
-    if (c_.eigenvalues == "[-1,1]") {
-      beta = ag::scale(beta, 2.0);
-    }
+    const ag::Var beta = beta_of(beta_(x), c_.eigenvalues);
     const ag::Var g =
         ag::call<ops::MambaGate>({.x = alpha_(x), .a_log = a_log_, .dt_bias = dt_bias_}).g;
-    ops::DeltaRule::Attrs attrs;
-    attrs.scale = 1.0 / std::sqrt(static_cast<double>(dk_));
-    attrs.qk_l2norm = true;
     const ag::Var o = seq.scan<ops::DeltaRule>("scan",
                                                {.q = ag::reshape(parts[0], {b, t, h_, dk_}),
                                                 .k = ag::reshape(parts[1], {b, t, h_, dk_}),
                                                 .v = ag::reshape(parts[2], {b, t, hv_, dv_}),
                                                 .beta = beta,
                                                 .g = g},
-                                               attrs)
+                                               {.scale = inverse_root(dk_), .qk_l2norm = true})
                           .o;
     return out_(o, gate);
   }

@@ -8,6 +8,18 @@
 
 namespace ls::layers {
 namespace {
+enum class FeatureMap : std::uint8_t { kElu1, kRelu, kIdentity };
+}  // namespace
+}  // namespace ls::layers
+
+template <>
+struct ls::EnumNames<ls::layers::FeatureMap> {
+  static constexpr std::string_view kKind = "feature map";
+  static constexpr std::array<std::string_view, 3> kNames = {"elu1", "relu", "identity"};
+};
+
+namespace ls::layers {
+namespace {
 
 /// Linear attention: S_t = S_{t-1} + phi(k_t) v_t^T, z_t = z_{t-1} + phi(k_t),
 ///   o_t = phi(q_t) S_t / (phi(q_t) z_t + eps).
@@ -22,7 +34,7 @@ class LinearAttn final : public TokenMixer {
   struct Config {
     Index heads = 8;
     double expand_k = 1, expand_v = 1;
-    std::string feature_map = "elu1";
+    FeatureMap feature_map = FeatureMap::kElu1;
     bool normalize = true;
     double eps = 1e-6;
     bool scale = false;
@@ -33,14 +45,13 @@ class LinearAttn final : public TokenMixer {
       f("heads", heads, {.help = "heads", .min = 1});
       f("expand_k", expand_k, {.help = "query and key width over model width", .above = 0});
       f("expand_v", expand_v, {.help = "value width over model width", .above = 0});
-      f("feature_map", feature_map,
-        {.help = "of queries and keys", .choices = {"elu1", "relu", "identity"}});
+      f("feature_map", feature_map, {.help = "of queries and keys"});
       f("normalize", normalize, {.help = "divide by the sum of weights"});
-      f.check(!normalize || feature_map != "identity", "normalize",
+      f.check(!normalize || feature_map != FeatureMap::kIdentity, "normalize",
               "needs a feature map that is not negative: the sum of weights can vanish; set "
               "feature_map or normalize: false");
       f("eps", eps, {.help = "added to the sum of weights", .min = 0});
-      f.check(!normalize || feature_map != "relu" || eps > 0, "eps",
+      f.check(!normalize || feature_map != FeatureMap::kRelu || eps > 0, "eps",
               "must be above 0 with relu features, which can all be 0");
       f("scale", scale, {.help = "scale queries by 1 / sqrt(key width)"});
       f("out_norm", out_norm, {.help = "RMS norm of each head's output"});
@@ -64,9 +75,9 @@ class LinearAttn final : public TokenMixer {
     if (c_.normalize) {
       v = ag::concat({v, ag::Var(Tensor::full({b, t, h, 1}, v.dtype(), 1.0))}, 3);
     }
-    ops::DecayedLinear::Attrs attrs;
-    attrs.scale = c_.scale ? 1.0 / std::sqrt(static_cast<double>(dk)) : 1.0;
-    ag::Var o = seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k, .v = v}, attrs).o;
+    ag::Var o = seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k, .v = v},
+                                             {.scale = c_.scale ? inverse_root(dk) : 1.0})
+                    .o;
     if (c_.normalize) {
       o = ag::call<ops::RowNormalize>({.x = o}, {.eps = c_.eps}).y;
     }
@@ -75,13 +86,12 @@ class LinearAttn final : public TokenMixer {
 
  private:
   ag::Var feature_map(const ag::Var& x) const {
-    if (c_.feature_map == "identity") {
+    if (c_.feature_map == FeatureMap::kIdentity) {
       return x;
     }
-    return ag::call<ops::Activation>(
-               {.x = x},
-               {.activation = c_.feature_map == "relu" ? ops::Act::kRelu : ops::Act::kEluPlusOne})
-        .y;
+    const ops::Act act =
+        c_.feature_map == FeatureMap::kRelu ? ops::Act::kRelu : ops::Act::kEluPlusOne;
+    return ag::call<ops::Activation>({.x = x}, {.activation = act}).y;
   }
   Config c_;
   HeadShape shape_;

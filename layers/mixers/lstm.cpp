@@ -6,6 +6,18 @@
 
 namespace ls::layers {
 namespace {
+enum class RecurrentInit : std::uint8_t { kUniform, kOrthogonal };
+}  // namespace
+}  // namespace ls::layers
+
+template <>
+struct ls::EnumNames<ls::layers::RecurrentInit> {
+  static constexpr std::string_view kKind = "first recurrent weights";
+  static constexpr std::array<std::string_view, 2> kNames = {"uniform", "orthogonal"};
+};
+
+namespace ls::layers {
+namespace {
 
 /// LSTM: i, f, o = sigmoid(.), g = tanh(.) of x W + h R + b; c_t = f c_{t-1} + i g,
 /// h_t = o tanh(c_t). R is dense with one head, block-diagonal over several. The output is h
@@ -15,17 +27,16 @@ class Lstm final : public TokenMixer {
   struct Config {
     Index heads = 1;
     double forget_bias = 1;
-    std::string recurrent_init = "uniform";
+    RecurrentInit recurrent_init = RecurrentInit::kUniform;
     template <class F>
     void fields(F& f) {
       f("heads", heads, {.help = "blocks of the recurrent matrix", .min = 1});
       f("forget_bias", forget_bias, {.help = "first value of the forget gate's bias"});
       f("recurrent_init", recurrent_init,
-        {.help = "first recurrent weights: uniform(+-1/sqrt(D)) or orthogonal blocks",
-         .choices = {"uniform", "orthogonal"}});
+        {.help = "first recurrent weights: uniform(+-1/sqrt(D)) or orthogonal blocks"});
     }
   };
-  Lstm(const Config& c, const MixerArgs& a) : heads_(c.heads), width_(a.width) {
+  Lstm(const Config& c, const MixerArgs& a) {
     LS_CHECK(a.width % c.heads == 0, kConfig, "lstm: {} heads do not divide width {}", c.heads,
              a.width);
     const Index d = a.width / c.heads;
@@ -40,17 +51,17 @@ class Lstm final : public TokenMixer {
                                         }
                                       }},
                                       {.decay = false});
-    recurrent_ = a.scope.child("recurrent")
-                     .param("weight", {c.heads, 4 * d, d},
-                            c.recurrent_init == "orthogonal" ? Init::orthogonal(d)
-                                                             : Init::uniform(-bound, bound));
+    recurrent_ =
+        a.scope.child("recurrent")
+            .param("weight", {c.heads, 4 * d, d},
+                   c.recurrent_init == RecurrentInit::kOrthogonal ? Init::orthogonal(d)
+                                                                  : Init::uniform(-bound, bound));
   }
   ag::Var forward(const ag::Var& x, SeqContext& seq) override {
     return seq.scan<ops::Lstm>("cell", {.gx = in_(x), .r = recurrent_, .bias = bias_}).y;
   }
 
  private:
-  Index heads_, width_;
   Linear in_;
   ag::Var bias_, recurrent_;
 };

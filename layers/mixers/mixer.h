@@ -1,5 +1,6 @@
 #pragma once
 // Token mixers: the one contract of everything that looks along the sequence.
+#include <cmath>
 #include <memory>
 
 #include "core/config/component.h"
@@ -16,6 +17,11 @@ struct MixerArgs {
   double init_std = 0.02;
   double norm_eps = 1e-5;
 };
+
+/// 1 / sqrt(n), the usual scale of products of n channels.
+inline double inverse_root(Index n) {
+  return 1.0 / std::sqrt(static_cast<double>(n));
+}
 
 /// `forward` serves training, prefill, decoding (T = 1) and split sequences alike: project, call
 /// `seq.scan`, gate, project back. States live in the slots of `seq`; a mixer has none of its own.

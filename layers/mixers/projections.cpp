@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "autograd/functional.h"
+#include "core/ops/activation/activation.h"
 #include "core/ops/rms_norm/rms_norm.h"
 #include "core/ops/short_conv/short_conv.h"
 
@@ -20,9 +21,7 @@ ag::Var ShortConvLayer::operator()(const ag::Var& x, SeqContext& seq,
   if (!weight_.defined()) {
     return x;
   }
-  ops::ShortConv::Attrs attrs;
-  attrs.silu = true;
-  return seq.scan<ops::ShortConv>(slot, {.x = x, .weight = weight_}, attrs).y;
+  return seq.scan<ops::ShortConv>(slot, {.x = x, .weight = weight_}, {.silu = true}).y;
 }
 
 HeadOutput::HeadOutput(const MixerArgs& args, Index heads, Index dim, bool norm)
@@ -38,16 +37,18 @@ ag::Var HeadOutput::operator()(const ag::Var& o, const ag::Var& gate) const {
   const Index b = o.size(0), t = o.size(1), h = o.size(2), d = o.size(3);
   ag::Var y = o;
   if (norm_.defined()) {
-    ops::RmsNorm::Attrs attrs;
-    attrs.eps = eps_;
-    attrs.norm_before_gate = true;
-    y = ag::call<ops::RmsNorm>({.x = o,
-                                .weight = norm_,
-                                .z = gate.defined() ? ag::reshape(gate, {b, t, h, d}) : ag::Var()},
-                               attrs)
+    const ag::Var z = gate.defined() ? ag::reshape(gate, {b, t, h, d}) : ag::Var();
+    y = ag::call<ops::RmsNorm>({.x = o, .weight = norm_, .z = z},
+                               {.eps = eps_, .norm_before_gate = true})
             .y;
   }
   return out_(ag::reshape(y, {b, t, h * d}));
+}
+
+ag::Var beta_of(const ag::Var& logits, Eigenvalues eigenvalues) {
+  const ag::Var beta =
+      ag::call<ops::Activation>({.x = logits}, {.activation = ops::Act::kSigmoid}).y;
+  return eigenvalues == Eigenvalues::kSigned ? ag::scale(beta, 2.0) : beta;
 }
 
 HeadShape expanded_heads(const char* mixer, Index width, Index heads, double expand_k,

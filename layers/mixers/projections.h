@@ -36,6 +36,14 @@ class HeadOutput {
   Linear out_;
 };
 
+/// Range of the eigenvalues of I - beta k k^T, k a unit vector.
+enum class Eigenvalues : std::uint8_t {
+  kPositive,  ///< [0,1]: beta in [0,1]
+  kSigned,    ///< [-1,1]: beta is doubled (Grazzi 2024)
+};
+/// sigmoid of the logits, or twice that.
+ag::Var beta_of(const ag::Var& logits, Eigenvalues eigenvalues);
+
 /// Head sizes from the two usual ways of giving them.
 struct HeadShape {
   Index heads, key_dim, value_dim;
@@ -46,3 +54,9 @@ HeadShape expanded_heads(const char* mixer, Index width, Index heads, double exp
                          double expand_v);
 
 }  // namespace ls::layers
+
+template <>
+struct ls::EnumNames<ls::layers::Eigenvalues> {
+  static constexpr std::string_view kKind = "range of eigenvalues";
+  static constexpr std::array<std::string_view, 2> kNames = {"[0,1]", "[-1,1]"};
+};

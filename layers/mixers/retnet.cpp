@@ -57,12 +57,11 @@ class RetNet final : public TokenMixer {
                           {.x = ag::reshape(parts[1], {b, t, h, dk}), .positions = positions}, rope)
                           .y;
     const ag::Var v = ag::reshape(parts[2], {b, t, h, dv});
-    ops::DecayedLinear::Attrs attrs;
-    attrs.scale = 1.0 / std::sqrt(static_cast<double>(dk));
     const ag::Var decay(decay_.to(acc_dtype(x.dtype())));
-    return out_(
-        seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k, .v = v, .decay = decay}, attrs).o,
-        halves[1]);
+    return out_(seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k, .v = v, .decay = decay},
+                                             {.scale = inverse_root(dk)})
+                    .o,
+                halves[1]);
   }
 
  private:

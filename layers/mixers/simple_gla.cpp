@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "autograd/functional.h"
 #include "core/ops/activation/activation.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
@@ -46,14 +44,12 @@ class SimpleGla final : public TokenMixer {
     const ag::Var g =
         ag::scale(ag::call<ops::Activation>({.x = logits}, {.activation = ops::Act::kLogSigmoid}).y,
                   1.0 / c_.gate_normalizer);
-    ops::DecayedLinear::Attrs attrs;
-    attrs.scale = 1.0 / std::sqrt(static_cast<double>(dk));
     const ag::Var o = seq.scan<ops::DecayedLinear>("scan",
                                                    {.q = ag::reshape(parts[0], {b, t, h, dk}),
                                                     .k = ag::reshape(parts[1], {b, t, h, dk}),
                                                     .v = ag::reshape(parts[2], {b, t, h, dv}),
                                                     .g = g},
-                                                   attrs)
+                                                   {.scale = inverse_root(dk)})
                           .o;
     return out_(o, halves[1]);
   }

@@ -185,7 +185,7 @@ TEST_SUITE("conformance") {
     config.width = 64;
     config.init_std = 0.05;
     config.layers = {Component<TokenMixer>("attention"), Component<TokenMixer>("gated_deltanet")};
-    for (const char* norm : {"rms_norm", "layer_norm"}) {
+    for (const NormKind norm : {NormKind::kRms, NormKind::kLayer}) {
       config.norm = norm;
       Model m(config, {.vocab_in = 300, .classes = 200}, 1);
       const auto value = [&](const char* name) {
@@ -208,7 +208,7 @@ TEST_SUITE("conformance") {
                                "norm.weight", "blocks.1.mixer.out_norm.weight"}) {
         CHECK(moments(value(name)) == std::pair<double, double>(1, 0));
       }
-      CHECK((m.parameters().find("norm.bias") != nullptr) == (config.norm == "layer_norm"));
+      CHECK((m.parameters().find("norm.bias") != nullptr) == (config.norm == NormKind::kLayer));
       // Decay exp(-A softplus(x + dt)) with A in (0, 16] and softplus(dt) in [.001, .1].
       for (Index i = 0; i < 6; ++i) {
         const double a = std::exp(value("blocks.1.mixer.a_log").slow_at(i));
