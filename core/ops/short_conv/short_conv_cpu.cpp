@@ -49,10 +49,10 @@ A weigh4(const A* rows, Index step, const A* f, Index w, Index c) {
   return (f[c] * rows[c] + f[w + c] * rows[step + c]) +
          (f[2 * w + c] * rows[2 * step + c] + f[3 * w + c] * rows[3 * step + c]);
 }
-/// to = start + the same sum, for all channels. Inlined, so that the sizes stay constants.
+/// to = start + the same sum, for all channels.
 template <class W, class Taps, class A>
-[[gnu::always_inline]] inline void weigh(W w, Taps taps, const A* rows, Index step, const A* f,
-                                         const A* start, A* __restrict to) {
+inline void weigh(W w, Taps taps, const A* rows, Index step, const A* f, const A* start,
+                  A* __restrict to) {
   if constexpr (std::is_same_v<Taps, Constant<4>>) {
     for (Index c = 0; c < w; ++c) {
       to[c] = start[c] + weigh4(rows, step, f, w, c);
