@@ -97,9 +97,9 @@ struct RunConfig {
                "batch ended, gradients stop there",
        .choices = {"reset", "carry"}});
     f.check(state == "reset" || accumulate == 1, "state", "carry needs accumulate: 1");
-    f.section("eval", eval, {.help = "evaluation"});
-    f.section("checkpoint", checkpoint, {.help = "saving"});
-    f.section("scan", scan, {.help = "how scans are computed; changes no result beyond rounding"});
+    f("eval", eval, {.help = "evaluation"});
+    f("checkpoint", checkpoint, {.help = "saving"});
+    f("scan", scan, {.help = "how scans are computed; changes no result beyond rounding"});
     f("log_every", log_every,
       {.help = "updates between lines of metrics.jsonl", .min = 1, .hashed = false});
     f("prefetch", prefetch,

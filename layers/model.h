@@ -37,8 +37,8 @@ struct ModelConfig {
     f("name", name, {.help = "in tables and file names; by default the mixers' names"});
     f("width", width, {.help = "of the residual stream", .min = 1});
     f("layers", layers,
-      {.help = "token mixers from first to last, e.g. [gated_deltanet, attention] * 3",
-       .pattern = true,
+      {.help = "token mixers from first to last, e.g. [{repeat: 3, of: [gated_deltanet, "
+               "attention]}]",
        .min_size = 1});
     f("channel", channel, {.help = "channel mixer of every block"});
     f("norm", norm, {.help = "norm before each half of a block and before the head"});

@@ -21,12 +21,10 @@
 //   Component<TokenMixer> mixer{"gla"};       // or Component<TokenMixer> mixer; with no default
 //   f("mixer", mixer, {.help = "token mixer"});
 //   std::unique_ptr<TokenMixer> m = config.mixer.make(args);
-//   config.mixer.as<Gla::Config>().heads = 2; // from code
 #include <memory>
 #include <source_location>
 #include <string>
 #include <string_view>
-#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -37,13 +35,9 @@
 namespace ls {
 
 /// The settings of one component, of erased type.
-class ComponentConfig {
+class ComponentConfig : public SectionValue {
  public:
-  virtual ~ComponentConfig() = default;
   virtual std::unique_ptr<ComponentConfig> clone() const = 0;
-  virtual void visit(FieldVisitor& f) = 0;
-  /// The address of the Config if its type is `type`, else null.
-  virtual void* get(const std::type_info& type) = 0;
 };
 
 /// A registry seen without its products: what can be named, and with which settings.
@@ -89,26 +83,11 @@ class AnyComponent {
     LS_CHECK(config_ != nullptr, kConfig, "no {} is chosen", catalog().kind());
     return *config_;
   }
-  /// @throws Error(Internal) if the settings are of another type
-  template <class C>
-  C& as() {
-    return *static_cast<C*>(get(typeid(C)));
-  }
-  template <class C>
-  const C& as() const {
-    return *static_cast<const C*>(get(typeid(C)));
-  }
 
  protected:
   AnyComponent() = default;
 
  private:
-  void* get(const std::type_info& type) const {
-    void* p = config().get(type);
-    LS_CHECK(p != nullptr, kInternal, "the settings of {} '{}' are not a {}", catalog().kind(),
-             name_, type.name());
-    return p;
-  }
   std::string name_;
   std::unique_ptr<ComponentConfig> config_;
 };
@@ -124,78 +103,61 @@ class Component final : public AnyComponent {
   /// @throws Error(Config) while none has been chosen, and what the maker throws
   template <class... Args>
   std::unique_ptr<Product> make(Args&&... args) const {
-    return Product::registry().make(*this, std::forward<Args>(args)...);
+    using Maker = typename Product::Registry::Maker;
+    return static_cast<const Maker&>(config()).make(std::forward<Args>(args)...);
   }
 };
 
-/// Products by name; a maker gets its own Config and Args.
+/// Products by name; each is made of its own Config and Args.
 template <class Product, class... Args>
 class ComponentRegistry final : public ComponentCatalog {
  public:
+  /// The settings of one component, and what is made of them.
+  class Maker : public ComponentConfig {
+   public:
+    virtual std::unique_ptr<Product> make(Args... args) const = 0;
+  };
+
   explicit ComponentRegistry(std::string kind) : items_(std::move(kind)) {}
 
   /// T(const T::Config&, Args...); T::Config may be NoConfig.
   template <class T>
   bool add(std::string name, std::string help,
            std::source_location where = std::source_location::current()) {
-    return add_maker<typename T::Config>(
-        std::move(name), std::move(help),
-        [](const typename T::Config& config, Args... args) -> std::unique_ptr<Product> {
-          return std::make_unique<T>(config, static_cast<Args>(args)...);
-        },
-        where);
+    return items_.add(std::move(name), Entry{std::move(help), &new_maker<T>}, where);
   }
-  /// For makers that are functions: std::unique_ptr<Product> make(const Config&, Args...).
-  template <class Config>
-  bool add_maker(std::string name, std::string help,
-                 std::unique_ptr<Product> (*make)(const Config&, Args...),
-                 std::source_location where = std::source_location::current()) {
-    auto entry = std::make_unique<EntryOf<Config>>();
-    entry->help = std::move(help);
-    entry->maker = make;
-    return items_.add(std::move(name), std::move(entry), where);
-  }
-  std::unique_ptr<Product> make(const AnyComponent& c, Args... args) const {
-    return items_.at(c.name())->make(c.config(), static_cast<Args>(args)...);
-  }
-  bool has(std::string_view name) const { return items_.find(name) != nullptr; }
 
   const std::string& kind() const override { return items_.kind(); }
   std::vector<std::string> names() const override { return items_.names(); }
-  const std::string& help(std::string_view name) const override { return items_.at(name)->help; }
+  const std::string& help(std::string_view name) const override { return items_.at(name).help; }
   std::unique_ptr<ComponentConfig> new_config(std::string_view name) const override {
-    return items_.at(name)->new_config();
+    return items_.at(name).new_maker();
   }
 
  private:
+  template <class T>
+  class MakerOf final : public Maker {
+   public:
+    std::unique_ptr<ComponentConfig> clone() const override {
+      return std::make_unique<MakerOf>(*this);
+    }
+    void visit(FieldVisitor& f) override { config_.fields(f); }
+    std::unique_ptr<Product> make(Args... args) const override {
+      return std::make_unique<T>(config_, static_cast<Args>(args)...);
+    }
+
+   private:
+    typename T::Config config_;
+  };
+  template <class T>
+  static std::unique_ptr<ComponentConfig> new_maker() {
+    return std::make_unique<MakerOf<T>>();
+  }
   struct Entry {
-    virtual ~Entry() = default;
-    virtual std::unique_ptr<ComponentConfig> new_config() const = 0;
-    virtual std::unique_ptr<Product> make(ComponentConfig& config, Args... args) const = 0;
     std::string help;
+    std::unique_ptr<ComponentConfig> (*new_maker)();
   };
-  template <class Config>
-  struct EntryOf final : Entry {
-    struct Held final : ComponentConfig {
-      Config value;
-      std::unique_ptr<ComponentConfig> clone() const override {
-        return std::make_unique<Held>(*this);
-      }
-      void visit(FieldVisitor& f) override { value.fields(f); }
-      void* get(const std::type_info& type) override {
-        return type == typeid(Config) ? &value : nullptr;
-      }
-    };
-    std::unique_ptr<ComponentConfig> new_config() const override {
-      return std::make_unique<Held>();
-    }
-    std::unique_ptr<Product> make(ComponentConfig& config, Args... args) const override {
-      return maker(*static_cast<const Config*>(config.get(typeid(Config))),
-                   static_cast<Args>(args)...);
-    }
-    std::unique_ptr<Product> (*maker)(const Config&, Args...) = nullptr;
-  };
-  Registry<std::unique_ptr<Entry>> items_;
+  Registry<Entry> items_;
 };
 
 }  // namespace ls

@@ -6,11 +6,9 @@
 //   struct Gla::Config {                      // plain struct, default values in place
 //     Index heads = 4;
 //     double dropout = 0;
-//     std::string gate = "swish";             // text out of a closed set
-//     Init init = Init::kNormal;              // or an enum with EnumNames, base/enum_names.h
+//     Gate gate = Gate::kSwish;               // a closed choice, base/enum_names.h
 //     std::optional<Index> window;            // null when not set
-//     std::vector<Index> widths = {64, 64};   // options hold for each element
-//     std::map<std::string, double> scales;   // free keys
+//     std::vector<Index> widths = {64, 64};   // ranges hold for each element
 //     RopeConfig rope;                        // a struct with fields: a nested section
 //     std::vector<HeadConfig> extra;          // list of sections
 //     Component<ChannelMixer> channel{"swiglu"};  // part chosen by name, see component.h
@@ -19,35 +17,33 @@
 //     void fields(F& f) {
 //       f("heads", heads, {.help = "heads", .min = 1});
 //       f("dropout", dropout, {.help = "share of units dropped", .min = 0, .below = 1});
-//       f("gate", gate, {.help = "output gate", .choices = {"swish", "sigmoid"}});
-//       f("init", init, {.help = "first weights"});
+//       f("gate", gate, {.help = "output gate"});
 //       f("window", window, {.help = "tokens seen, all when null", .min = 1});
 //       f("widths", widths, {.help = "layer widths", .min = 1, .min_size = 1});
-//       f("scales", scales, {.help = "learning-rate factor by parameter group", .above = 0});
-//       f.section("rope", rope, {.help = "rotary positions"});
+//       f("rope", rope, {.help = "rotary positions"});
 //       f("extra", extra, {.help = "further heads"});
 //       f("channel", channel, {.help = "channel mixer"});
-//       // Options may depend on fields listed earlier, which have been read by then:
-//       f("path", path, {.help = "corpus", .required = source == "file"});
-//       // Conditions over several fields; reported at the field named, when reading.
+//       // Options may depend on fields listed earlier:
+//       f("path", path, {.help = "corpus", .required = source == Source::kFile});
+//       // Conditions over several fields, looked at once all is read; reported at the field named.
 //       f.check(!window || *window <= 65536 / heads, "window", "must be at most 65536 / heads");
 //     }
 //   };
 //
-//   auto config = read_config_file<RunConfig>("run.yaml", {"models.0.mixer.heads=2"});  // yaml.h
+//   RunConfig config;
+//   read_config(ConfigTree::from_file("run.yaml", {"models.0.mixer.heads=2"}), config);  // yaml.h
 //
-// Values: bool, int, Index, double, std::string, an enum, and std::optional, std::vector and
-// std::map<std::string, .> of values; sections and components. "extend" is taken in every section,
-// "name" in every component.
+// Values: bool, Index, double, std::string, an enum with EnumNames, sections and components, and
+// std::optional and std::vector of values. Reserved names: "extend" in every section, "name" in
+// every component, "repeat" in every element of a list.
 #include <concepts>
-#include <cstdint>
-#include <iterator>
-#include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <variant>
 #include <vector>
 
 #include "core/base/enum_names.h"
@@ -57,58 +53,17 @@ namespace ls {
 
 class FieldVisitor;
 class AnyComponent;
+struct Value;
 
-/// What a field allows and means. Ranges and choices hold for each element of a list or map.
+/// What a field allows and means. Ranges hold for each element of a list.
 struct FieldOptions {
   std::string_view help = {};
   std::optional<double> min = {}, max = {};      ///< inclusive
   std::optional<double> above = {}, below = {};  ///< exclusive
   std::vector<std::string> choices = {};         ///< for text; an enum has its own
   bool required = false;                         ///< must be written, has no default
-  /// The list may also be an expression such as [a, b] * 3 or "[a * 2, b]", see parse_pattern, and
-  /// lists inside it are joined to one. For lists of text and lists of components.
-  bool pattern = false;
-  Index min_size = 0;                  ///< elements of a list or map, bytes of a text
-  std::optional<Index> max_size = {};  ///< the same
-  bool allow_inf = false;              ///< NaN is never allowed
-  bool hashed = true;                  ///< false: leaves config_hash alone (paths, verbosity)
-};
-
-enum class ValueKind : std::uint8_t {
-  kBool,
-  kInt32,
-  kInt64,
-  kFloat,
-  kText,
-  kEnum,
-  kOptional,
-  kList,
-  kMap,
-  kSection,
-  kComponent
-};
-
-/// Access to a value of erased type; entries that its kind does not need are null.
-struct ValueOps {
-  ValueKind kind;
-  Index (*get_enum)(const void*);
-  void (*set_enum)(void*, Index);
-  std::span<const std::string_view> names;        ///< of an enum's values
-  const ValueOps* inner;                          ///< element of an optional, list or map
-  Index (*size)(const void*);                     ///< optional (0 or 1), list, map
-  void (*resize)(void*, Index);                   ///< optional, list, map (to 0 only)
-  void* (*element)(void*, Index);                 ///< optional, list, map (in key order)
-  const std::string& (*key)(const void*, Index);  ///< map
-  void* (*insert)(void*, const std::string&);     ///< map
-  void (*visit)(void*, FieldVisitor&);            ///< section
-  AnyComponent& (*component)(void*);              ///< component
-  /// Calls use(context, address of a new default value).
-  void (*with_default)(void (*use)(void*, void*), void* context);
-};
-
-struct ValueRef {
-  void* at;
-  const ValueOps* ops;
+  std::size_t min_size = 0;                      ///< elements of a list, bytes of a text
+  bool hashed = true;  ///< false: leaves config_hash alone (paths, verbosity)
 };
 
 template <class T>
@@ -122,13 +77,137 @@ struct NoConfig {
   void fields(F&) {}
 };
 
+/// A closed choice, of erased type.
+class EnumValue {
+ public:
+  virtual ~EnumValue() = default;
+  virtual std::span<const std::string_view> names() const = 0;
+  virtual std::size_t get() const = 0;
+  virtual void set(std::size_t index) = 0;
+};
+
+/// A struct with fields.
+class SectionValue {
+ public:
+  virtual ~SectionValue() = default;
+  virtual void visit(FieldVisitor& f) = 0;
+};
+
+/// A list, or an optional as a list of at most one element.
+class ItemsValue {
+ public:
+  virtual ~ItemsValue() = default;
+  virtual bool optional() const = 0;
+  virtual std::size_t size() const = 0;
+  virtual void resize(std::size_t n) = 0;
+  virtual Value at(std::size_t i) = 0;
+  /// An element as it is when new; it lives as long as this, or until the next call.
+  virtual Value fresh() = 0;
+};
+
+/// The address of a field's variable, with what a visitor must know of its type.
+struct Value {
+  std::variant<bool*, Index*, double*, std::string*, AnyComponent*, std::unique_ptr<EnumValue>,
+               std::unique_ptr<SectionValue>, std::unique_ptr<ItemsValue>>
+      of;
+  /// Null if it is of another type.
+  template <class T>
+  T* as() const {
+    if constexpr (std::is_abstract_v<T> && !std::is_same_v<T, AnyComponent>) {
+      const auto* p = std::get_if<std::unique_ptr<T>>(&of);
+      return p != nullptr ? p->get() : nullptr;
+    } else {
+      T* const* p = std::get_if<T*>(&of);
+      return p != nullptr ? *p : nullptr;
+    }
+  }
+};
+
+template <class T>
+Value value_of(T& value);
+
 namespace detail {
+template <class E>
+class EnumOf final : public EnumValue {
+ public:
+  explicit EnumOf(E& value) : value_(value) {}
+  std::span<const std::string_view> names() const override { return EnumNames<E>::kNames; }
+  std::size_t get() const override { return static_cast<std::size_t>(value_); }
+  void set(std::size_t index) override { value_ = static_cast<E>(index); }
+
+ private:
+  E& value_;
+};
+
+template <class C>
+class SectionOf final : public SectionValue {
+ public:
+  explicit SectionOf(C& config) : config_(config) {}
+  void visit(FieldVisitor& f) override { config_.fields(f); }
+
+ private:
+  C& config_;
+};
+
+template <class List>
+class ItemsOf final : public ItemsValue {
+ public:
+  static constexpr bool kOptional = requires(List & l) { l.has_value(); };
+  explicit ItemsOf(List& items) : items_(items) {}
+  bool optional() const override { return kOptional; }
+  std::size_t size() const override {
+    if constexpr (kOptional) {
+      return items_.has_value() ? 1 : 0;
+    } else {
+      return items_.size();
+    }
+  }
+  void resize(std::size_t n) override {
+    if constexpr (kOptional) {
+      n == 0 ? items_.reset() : static_cast<void>(items_.emplace());
+    } else {
+      items_.resize(n);
+    }
+  }
+  Value at(std::size_t i) override {
+    if constexpr (kOptional) {
+      return value_of(*items_);
+    } else {
+      return value_of(items_[i]);
+    }
+  }
+  Value fresh() override { return value_of(fresh_.emplace()); }
+
+ private:
+  List& items_;
+  std::optional<typename List::value_type> fresh_;
+};
+
 template <class T>
-struct ValueTraits;
-}
+inline constexpr bool kIsItems = false;
 template <class T>
-ValueRef value_ref(T& value) {
-  return {&value, &detail::ValueTraits<T>::kOps};
+inline constexpr bool kIsItems<std::optional<T>> = true;
+template <class T>
+inline constexpr bool kIsItems<std::vector<T>> = true;
+}  // namespace detail
+
+template <class T>
+Value value_of(T& value) {
+  if constexpr (std::is_same_v<T, bool> || std::is_same_v<T, Index> || std::is_same_v<T, double> ||
+                std::is_same_v<T, std::string>) {
+    return {&value};
+  } else if constexpr (std::is_base_of_v<AnyComponent, T>) {
+    return {static_cast<AnyComponent*>(&value)};
+  } else if constexpr (NamedEnum<T>) {
+    return {std::make_unique<detail::EnumOf<T>>(value)};
+  } else if constexpr (HasFields<T>) {
+    return {std::make_unique<detail::SectionOf<T>>(value)};
+  } else {
+    static_assert(detail::kIsItems<T>,
+                  "a field is bool, Index, double, std::string, an enum with EnumNames, a struct "
+                  "with fields(), a Component, or an optional or vector of those");
+    return {std::make_unique<detail::ItemsOf<T>>(value)};
+  }
 }
 
 /// What `fields` is called with; every use of the list (reading, dumping, ...) is one of these.
@@ -138,14 +217,10 @@ class FieldVisitor {
 
   template <class T>
   void operator()(std::string_view name, T& value, const FieldOptions& options = {}) {
-    field(name, value_ref(value), options);
-  }
-  template <HasFields C>
-  void section(std::string_view name, C& config, const FieldOptions& options = {}) {
-    field(name, value_ref(config), options);
+    field(name, value_of(value), options);
   }
   /// `ok` is a condition on fields listed earlier; `message` says what must hold, e.g.
-  /// "must divide the width". A reader reports it at `field`, other visitors pass over it.
+  /// "must divide the width". It is reported at `field` once all has been read.
   void check(bool ok, std::string_view field, std::string_view message) {
     if (!ok) {
       failed(field, message);
@@ -153,124 +228,8 @@ class FieldVisitor {
   }
 
  protected:
-  virtual void field(std::string_view name, ValueRef value, const FieldOptions& options) = 0;
+  virtual void field(std::string_view name, const Value& value, const FieldOptions& options) = 0;
   virtual void failed(std::string_view /*field*/, std::string_view /*message*/) {}
 };
 
-/// Expands an expression over names: a name; name * n; [a, b, ...]; lists nest and may be repeated,
-/// [[a, b] * 2, c] is a, b, a, b, c. At most 100,000 names.
-/// @throws Error(Config) quoting the expression and the column of the fault
-std::vector<std::string> parse_pattern(std::string_view expression);
-
-namespace detail {
-template <class T>
-void with_default(void (*use)(void*, void*), void* context) {
-  T value{};
-  use(context, &value);
-}
-
-template <class T>
-constexpr ValueKind plain_kind() {
-  if constexpr (std::is_same_v<T, bool>) {
-    return ValueKind::kBool;
-  } else if constexpr (std::is_same_v<T, int>) {
-    return ValueKind::kInt32;
-  } else if constexpr (std::is_same_v<T, Index>) {
-    return ValueKind::kInt64;
-  } else if constexpr (std::is_same_v<T, double>) {
-    return ValueKind::kFloat;
-  } else {
-    static_assert(
-        std::is_same_v<T, std::string>,
-        "a field is bool, int, Index, double, text, an enum with EnumNames, an optional, vector or "
-        "string map of those, a struct with fields(), or a Component");
-    return ValueKind::kText;
-  }
-}
-
-template <class T>
-struct ValueTraits {
-  static constexpr ValueOps ops() {
-    ValueOps o{};
-    o.with_default = &with_default<T>;
-    if constexpr (NamedEnum<T>) {
-      o.kind = ValueKind::kEnum;
-      o.names = EnumNames<T>::kNames;
-      o.get_enum = [](const void* p) { return static_cast<Index>(*static_cast<const T*>(p)); };
-      o.set_enum = [](void* p, Index i) { *static_cast<T*>(p) = static_cast<T>(i); };
-    } else if constexpr (std::is_base_of_v<AnyComponent, T>) {
-      o.kind = ValueKind::kComponent;
-      o.component = [](void* p) -> AnyComponent& { return *static_cast<T*>(p); };
-    } else if constexpr (HasFields<T>) {
-      o.kind = ValueKind::kSection;
-      o.visit = [](void* p, FieldVisitor& f) { static_cast<T*>(p)->fields(f); };
-    } else {
-      o.kind = plain_kind<T>();
-    }
-    return o;
-  }
-  static constexpr ValueOps kOps = ops();
-};
-
-template <class T>
-struct ValueTraits<std::optional<T>> {
-  using Opt = std::optional<T>;
-  static constexpr ValueOps ops() {
-    ValueOps o{};
-    o.kind = ValueKind::kOptional;
-    o.with_default = &with_default<Opt>;
-    o.inner = &ValueTraits<T>::kOps;
-    o.size = [](const void* p) { return static_cast<const Opt*>(p)->has_value() ? Index{1} : 0; };
-    o.resize = [](void* p, Index n) {
-      n == 0 ? static_cast<Opt*>(p)->reset() : static_cast<void>(static_cast<Opt*>(p)->emplace());
-    };
-    o.element = [](void* p, Index) -> void* { return &**static_cast<Opt*>(p); };
-    return o;
-  }
-  static constexpr ValueOps kOps = ops();
-};
-
-template <class T>
-struct ValueTraits<std::vector<T>> {
-  static_assert(!std::is_same_v<T, bool>, "use std::vector<Index> or text, not std::vector<bool>");
-  using Vec = std::vector<T>;
-  static constexpr ValueOps ops() {
-    ValueOps o{};
-    o.kind = ValueKind::kList;
-    o.with_default = &with_default<Vec>;
-    o.inner = &ValueTraits<T>::kOps;
-    o.size = [](const void* p) { return static_cast<Index>(static_cast<const Vec*>(p)->size()); };
-    o.resize = [](void* p, Index n) { static_cast<Vec*>(p)->resize(static_cast<std::size_t>(n)); };
-    o.element = [](void* p, Index i) -> void* {
-      return &(*static_cast<Vec*>(p))[static_cast<std::size_t>(i)];
-    };
-    return o;
-  }
-  static constexpr ValueOps kOps = ops();
-};
-
-template <class T>
-struct ValueTraits<std::map<std::string, T>> {
-  using Map = std::map<std::string, T>;
-  static constexpr ValueOps ops() {
-    ValueOps o{};
-    o.kind = ValueKind::kMap;
-    o.with_default = &with_default<Map>;
-    o.inner = &ValueTraits<T>::kOps;
-    o.size = [](const void* p) { return static_cast<Index>(static_cast<const Map*>(p)->size()); };
-    o.resize = [](void* p, Index) { static_cast<Map*>(p)->clear(); };
-    o.element = [](void* p, Index i) -> void* {
-      return &std::next(static_cast<Map*>(p)->begin(), i)->second;
-    };
-    o.key = [](const void* p, Index i) -> const std::string& {
-      return std::next(static_cast<const Map*>(p)->begin(), i)->first;
-    };
-    o.insert = [](void* p, const std::string& key) -> void* {
-      return &(*static_cast<Map*>(p))[key];
-    };
-    return o;
-  }
-  static constexpr ValueOps kOps = ops();
-};
-}  // namespace detail
 }  // namespace ls

@@ -1,16 +1,19 @@
 #pragma once
-// The tree behind ConfigTree; for the sources of core/config only.
+// YAML as a tree, and texts about fields; for the sources of core/config only.
+#include <fmt/format.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "core/base/types.h"
+#include "core/base/error.h"
+#include "core/config/fields.h"
 
 namespace ls {
 
-/// Where something was written. `line` 0: `source` alone says it (an override, a Config in memory).
+/// Where something was written. `line` 0: `source` alone says it (an override).
 struct Place {
   std::shared_ptr<const std::string> source;
   int line = 0, column = 0;  ///< from 1; columns count characters
@@ -19,42 +22,42 @@ struct Place {
 
 struct ConfigNode {
   enum class Kind : std::uint8_t { kNull, kScalar, kList, kMap };
-  enum class ScalarType : std::uint8_t { kText, kNumber, kBool };
   struct Key {
     std::string text;
     Place place;
-    /// Bit d: a map at depth d above was given another `name` by a later layer, so that this entry
-    /// belongs to the settings of the former one.
-    std::uint64_t stale = 0;
-    bool overridden = false;   ///< written by an override
-    bool short_form = false;   ///< the `name` that a plain scalar stood for
-    bool hashed = true;        ///< when dumping
-    std::string comment = {};  ///< when dumping
   };
 
   Kind kind = Kind::kNull;
-  ScalarType type = ScalarType::kText;  ///< when dumping
   bool quoted = false;
-  bool component = false;  ///< a map, when dumping
+  bool step = false;  ///< a map of one key that stands for a step in the path of an override
   std::string text;
-  Index repeat = 1;               ///< of a list: [..] * repeat
   std::vector<Key> keys;          ///< of a map, unique
   std::vector<ConfigNode> items;  ///< of a list, or the values of a map
+  std::vector<ConfigNode> bases;  ///< maps that this map extends, later ones win
   Place place;
 
-  int find(std::string_view key) const;  ///< index or -1
+  const ConfigNode* find(std::string_view key) const;  ///< value in a map, or null
   /// "a map", "a list", "'text'", "nothing", for messages.
   std::string describe() const;
 };
 
-/// Largest number of values in a file, after aliases, and of elements of a repeated list.
+/// Largest number of values in a file, after aliases, and in a Config, after repetitions.
 inline constexpr Index kMaxConfigNodes = 100000;
+/// The end of messages about `[a, b] * 3` and `a * 3`.
+inline constexpr std::string_view kRepeatHint =
+    "; a repetition is an element of the list: {repeat: 3, of: [a, b]}";
 
 /// One YAML document. @throws Error(Config) with the place of the fault
 ConfigNode parse_yaml(std::string_view text, const std::shared_ptr<const std::string>& source);
-/// Marks places as `place` itself: for overrides, whose source is the whole text.
-void set_places(ConfigNode& node, const Place& place);
-/// A number a YAML reader would make of plain text.
-bool looks_like_number(std::string_view text);
+
+/// ">= 1 and < 2", "" if anything goes.
+std::string range_text(const FieldOptions& options);
+/// "integer", "list of number", "mixer", ...
+std::string type_text(const Value& value);
+/// "a, b, c".
+template <class Names>
+std::string joined(const Names& names, const char* separator = ", ") {
+  return fmt::format("{}", fmt::join(names, separator));
+}
 
 }  // namespace ls

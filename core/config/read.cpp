@@ -1,13 +1,10 @@
-// Tree to Config: the visitor that fills in fields and says what is wrong with a tree.
+// Tree to Config: the visitors that fill in fields and say what is wrong.
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <limits>
-#include <unordered_set>
+#include <set>
 
 #include "core/config/node.h"
-#include "core/config/pattern.h"
-#include "core/config/shared.h"
 #include "core/config/yaml.h"
 
 namespace ls {
@@ -15,18 +12,16 @@ namespace {
 
 using Kind = ConfigNode::Kind;
 
-struct Problem {
-  bool absence;  // something missing, or a condition over fields: reported after what is wrong
-  std::string text;
-};
-using Problems = std::vector<Problem>;
-
 std::string child(const std::string& path, std::string_view key) {
   return path.empty() ? std::string(key) : fmt::format("{}.{}", path, key);
 }
 
-std::string did_you_mean(std::string_view name, const std::vector<std::string>& known) {
-  const std::string near = nearest_name(name, known);
+// What may have been meant instead of a name.
+std::string hint_of(const std::string& text, const std::vector<std::string>& names) {
+  if (text.find('*') != std::string::npos) {
+    return std::string(kRepeatHint);
+  }
+  const std::string near = nearest_name(text, names);
   return near.empty() ? "" : fmt::format(", did you mean '{}'?", near);
 }
 
@@ -41,453 +36,454 @@ bool in_range(double x, const FieldOptions& o) {
          !(o.above && !(x > *o.above)) && !(o.below && !(x < *o.below));
 }
 
-class Reader final : public FieldVisitor {
- public:
-  // `map` may be null: then nothing is written here and only absences are noticed.
-  Reader(Problems& problems, const ConfigNode* map, Place place, std::string path, int depth,
-         std::uint64_t components)
-      : problems_(problems),
-        map_(map),
-        place_(std::move(place)),
-        path_(std::move(path)),
-        depth_(depth),
-        components_(components) {}
+// Decimal and finite. One sign is allowed, which from_chars takes only if it is a minus.
+bool parse_number(std::string_view text, double& x) {
+  text.remove_prefix(text.starts_with('+') && !text.starts_with("+-") ? 1 : 0);
+  if (text.empty() || text.find_first_not_of("0123456789.eE+-") != std::string_view::npos) {
+    return false;
+  }
+  const char* end = text.data() + text.size();
+  const auto parsed = std::from_chars(text.data(), end, x);
+  return parsed.ptr == end && parsed.ec == std::errc();
+}
 
-  void expect(std::string key) { known_.push_back(std::move(key)); }
+std::string unnamed(const ComponentCatalog& catalog) {
+  return fmt::format("a {} must be named ('name: ...'); known: {}", catalog.kind(),
+                     joined(catalog.names()));
+}
 
-  // After the last field: keys that no field asked for.
-  void finish() {
-    for (std::size_t i = 0; map_ != nullptr && i < map_->keys.size(); ++i) {
-      const ConfigNode::Key& key = map_->keys[i];
-      if (!visible(key) || std::find(known_.begin(), known_.end(), key.text) != known_.end()) {
-        continue;
-      }
-      std::string what = "unknown key" + did_you_mean(key.text, known_);
-      if (key.text == "<<") {
-        what = "YAML merge keys are not used here; use 'extend: file.yaml'";
-      }
-      std::vector<std::string> allowed = known_;
-      allowed.push_back("extend");
-      problem(key.place, child(path_, key.text),
-              fmt::format("{}{} allowed here: {}", what, what.back() == '?' ? "" : ";",
-                          joined(allowed)));
-    }
-    for (Problem& p : deferred_) {
-      problems_.push_back(std::move(p));
+// What reading has found so far.
+struct Session {
+  ConfigPlaces places;
+  Index values = 0;
+
+  // An absence, or a condition over fields, is said after what is wrong.
+  void add(bool absence, const std::string& place, const std::string& path, std::string what) {
+    // What is wrong in a repeated element is said once.
+    const std::string name = absence ? path.substr(path.rfind('.') + 1) : "";
+    if (seen_.insert(joined(std::vector{place, name, what}, "\n")).second) {
+      problems_.push_back(
+          {absence, fmt::format("{}: {}{}{}", place, path, path.empty() ? "" : ": ", what)});
     }
   }
-
-  void read(const ConfigNode& node, ValueRef value, const FieldOptions& o, const std::string& path,
-            int depth) {
-    const ValueOps& ops = *value.ops;
-    switch (ops.kind) {
-      case ValueKind::kBool:
-        if (node.kind == Kind::kScalar && !node.quoted &&
-            (node.text == "true" || node.text == "false")) {
-          *static_cast<bool*>(value.at) = node.text == "true";
-        } else {
-          wrong(node, path, "true or false is expected");
-        }
-        return;
-      case ValueKind::kInt32:
-      case ValueKind::kInt64:
-        return integer(node, value, o, path);
-      case ValueKind::kFloat:
-        return number(node, *static_cast<double*>(value.at), o, path);
-      case ValueKind::kText:
-        return text(node, *static_cast<std::string*>(value.at), o, path);
-      case ValueKind::kEnum: {
-        const auto it = std::find(ops.names.begin(), ops.names.end(), node.text);
-        if (node.kind != Kind::kScalar || it == ops.names.end()) {
-          return wrong_choice(node, choices_of(ops, o), path);
-        }
-        return ops.set_enum(value.at, it - ops.names.begin());
-      }
-      case ValueKind::kOptional:
-        if (node.kind == Kind::kNull) {
-          return ops.resize(value.at, 0);
-        }
-        if (ops.size(value.at) == 0) {
-          ops.resize(value.at, 1);
-        }
-        return read(node, {ops.element(value.at, 0), ops.inner}, o, path, depth);
-      case ValueKind::kList:
-        return list(node, value, o, path, depth);
-      case ValueKind::kMap:
-        return map(node, value, o, path, depth);
-      case ValueKind::kSection:
-        return section(&node, node.place, value, path, depth);
-      case ValueKind::kComponent:
-        return component(&node, node.place, ops.component(value.at), path, depth);
+  void raise() {
+    if (problems_.empty()) {
+      return;
     }
-  }
-
-  void section(const ConfigNode* node, const Place& place, ValueRef value, const std::string& path,
-               int depth) {
-    if (node != nullptr && (node->kind != Kind::kMap || is_short_form(*node))) {
-      const ConfigNode& shown = node->kind == Kind::kMap ? node->items[0] : *node;
-      return wrong(shown, path, "a section (a map of its own keys) is expected");
+    std::stable_sort(problems_.begin(), problems_.end(),
+                     [](const Problem& a, const Problem& b) { return a.absence < b.absence; });
+    constexpr std::size_t kShown = 10;
+    std::string text = problems_[0].text;
+    for (std::size_t i = 1; i < std::min(problems_.size(), kShown); ++i) {
+      text += "\n" + problems_[i].text;
     }
-    Reader inner(problems_, node, place, path, depth, components_);
-    inner.muted_ = muted_;
-    value.ops->visit(value.at, inner);
-    inner.finish();
-  }
-
-  void component(const ConfigNode* node, const Place& place, AnyComponent& c,
-                 const std::string& path, int depth) {
-    const ComponentCatalog& catalog = c.catalog();
-    const ConfigNode* name = nullptr;
-    const ConfigNode* settings = nullptr;
-    if (node != nullptr && node->kind == Kind::kScalar) {
-      name = node;
-    } else if (node != nullptr && node->kind == Kind::kMap) {
-      settings = node;
-      const int at = node->find("name");
-      name = at < 0 ? nullptr : &node->items[static_cast<std::size_t>(at)];
-    } else if (node != nullptr) {
-      return wrong(*node, path,
-                   fmt::format("a {} is expected, by name or as a map {{name: ..., settings}}",
-                               catalog.kind()));
+    if (problems_.size() > kShown) {
+      text += fmt::format("\nand {} more mistakes", problems_.size() - kShown);
     }
-    if (name != nullptr) {
-      const std::vector<std::string> names = catalog.names();
-      if (name->kind != Kind::kScalar) {
-        return wrong(*name, child(path, "name"),
-                     fmt::format("the name of a {} is expected", catalog.kind()));
-      }
-      if (std::find(names.begin(), names.end(), name->text) == names.end()) {
-        const std::string near = did_you_mean(name->text, names);
-        return problem(name->place, path,
-                       fmt::format("unknown {} '{}'{} known: {}", catalog.kind(), name->text,
-                                   near.empty() ? ";" : near, joined(names)));
-      }
-      if (name->text != c.name()) {
-        c.choose(name->text);
-      }
-    }
-    if (!c.chosen()) {
-      return absent(place, path,
-                    fmt::format("a {} must be named ('name: ...'); known: {}", catalog.kind(),
-                                joined(catalog.names())));
-    }
-    const std::uint64_t bit = depth < 64 ? std::uint64_t{1} << depth : 0;
-    Reader inner(problems_, settings, place, path, depth, components_ | bit);
-    inner.muted_ = muted_;
-    inner.expect("name");
-    c.config().visit(inner);
-    inner.finish();
-  }
-
- protected:
-  void field(std::string_view name, ValueRef value, const FieldOptions& o) override {
-    LS_CHECK(std::find(known_.begin(), known_.end(), name) == known_.end() && name != "extend",
-             kInternal, "the field '{}' is listed twice or is a reserved name", child(path_, name));
-    known_.emplace_back(name);
-    const std::string path = child(path_, name);
-    const int at = map_ == nullptr ? -1 : map_->find(name);
-    if (at >= 0 && visible(map_->keys[static_cast<std::size_t>(at)])) {
-      return read(map_->items[static_cast<std::size_t>(at)], value, o, path, depth_ + 1);
-    }
-    if (o.required) {
-      absent(place_, path,
-             fmt::format("this key is required{}{}", o.help.empty() ? "" : ": ", o.help));
-    } else if (value.ops->kind == ValueKind::kSection) {
-      section(nullptr, place_, value, path, depth_ + 1);
-    } else if (value.ops->kind == ValueKind::kComponent) {
-      component(nullptr, place_, value.ops->component(value.at), path, depth_ + 1);
-    }
-  }
-
-  void failed(std::string_view field, std::string_view message) override {
-    Place place = place_;
-    if (const int at = map_ == nullptr ? -1 : map_->find(field); at >= 0) {
-      place = map_->items[static_cast<std::size_t>(at)].place;
-    }
-    absent(place, child(path_, field), std::string(message));
+    LS_FAIL(kConfig, "{}", text);
   }
 
  private:
-  bool visible(const ConfigNode::Key& key) const { return (key.stale & components_) == 0; }
+  struct Problem {
+    bool absence;
+    std::string text;
+  };
+  std::vector<Problem> problems_;
+  std::set<std::string> seen_;
+};
 
-  static bool is_short_form(const ConfigNode& map) {
-    return !map.keys.empty() && map.keys[0].short_form;
+// Reads the keys of one map into the fields of the same names.
+class Reader final : public FieldVisitor {
+ public:
+  // A value that is written: where, and into which field.
+  struct In {
+    const ConfigNode& node;
+    const std::string& path;
+    const FieldOptions& options;
+  };
+
+  Reader(Session& session, const ConfigNode& map, std::string path)
+      : session_(session), map_(map), path_(std::move(path)) {}
+
+  void read(const In& in, SectionValue& section) {
+    if (in.node.kind != Kind::kMap) {
+      return wrong(in, "a section (a map of its own keys) is expected");
+    }
+    for (const ConfigNode& base : in.node.bases) {
+      read({base, in.path, in.options}, section);
+    }
+    read_keys(in, section, {});
   }
 
-  void problem(const Place& place, const std::string& path, const std::string& what) {
-    if (!muted_) {
-      problems_.push_back(
-          {false, fmt::format("{}: {}{}{}", place.text(), path, path.empty() ? "" : ": ", what)});
+ protected:
+  void field(std::string_view name, const Value& value, const FieldOptions& options) override {
+    const std::string path = child(path_, name);
+    LS_CHECK(std::find(known_.begin(), known_.end(), name) == known_.end() && name != "extend" &&
+                 name != "repeat",
+             kInternal, "the field '{}' is listed twice or has a reserved name", path);
+    known_.emplace_back(name);
+    if (const ConfigNode* node = map_.find(name)) {
+      read({*node, path, options}, value);
     }
   }
-  void absent(const Place& place, const std::string& path, const std::string& what) {
-    if (!muted_) {
-      deferred_.push_back({true, fmt::format("{}: {}: {}", place.text(), path, what)});
+
+ private:
+  void wrong(const In& in, const std::string& expected, std::string_view hint = {}) {
+    session_.add(false, in.node.place.text(), in.path,
+                 fmt::format("{}, got {}{}", expected, in.node.describe(), hint));
+  }
+  static bool plain(const ConfigNode& node) { return node.kind == Kind::kScalar && !node.quoted; }
+
+  void read(const In& in, const Value& value) {
+    LS_CHECK(++session_.values <= kMaxConfigNodes, kConfig, "{}: {}: more than {} values",
+             in.node.place.text(), in.path, kMaxConfigNodes);
+    if (!in.node.step || !session_.places.has(in.path)) {
+      session_.places.set(in.path, in.node.place.text());
     }
+    std::visit([&](const auto& v) { read(in, *v); }, value.of);
   }
-  void wrong(const ConfigNode& node, const std::string& path, const std::string& expected) {
-    problem(node.place, path, fmt::format("{}, got {}", expected, node.describe()));
-  }
-  void wrong_choice(const ConfigNode& node, const std::vector<std::string>& choices,
-                    const std::string& path) {
-    wrong(node, path, fmt::format("one of {} is expected", joined(choices)));
-    if (!muted_ && node.kind == Kind::kScalar) {
-      problems_.back().text += did_you_mean(node.text, choices);
+
+  void read(const In& in, bool& value) {
+    if (plain(in.node) && (in.node.text == "true" || in.node.text == "false")) {
+      value = in.node.text == "true";
+    } else {
+      wrong(in, "true or false is expected");
     }
   }
 
-  void integer(const ConfigNode& node, ValueRef value, const FieldOptions& o,
-               const std::string& path) {
-    const bool small = value.ops->kind == ValueKind::kInt32;
-    const std::string expected = with_range("an integer", o);
-    std::string_view digits = node.text;
-    if (digits.starts_with('+')) {
-      digits.remove_prefix(1);
+  void read(const In& in, Index& value) {
+    const std::string expected = with_range("an integer", in.options);
+    std::string_view text = in.node.text;
+    text.remove_prefix(text.starts_with('+') ? 1 : 0);
+    const std::string_view digits = text.substr(text.starts_with('-') ? 1 : 0);
+    if (!plain(in.node) || digits.empty() ||
+        digits.find_first_not_of("0123456789") != std::string_view::npos) {
+      return wrong(in, expected + " is expected", number_hint(in.node, true));
+    }
+    if (digits.size() > 1 && digits.front() == '0') {
+      return wrong(in, expected + " is expected, without leading zeros");
     }
     Index x = 0;
-    const char* end = digits.data() + digits.size();
-    const auto parsed = std::from_chars(digits.data(), end, x);
-    const std::string_view unsigned_part = digits.substr(digits.starts_with('-') ? 1 : 0);
-    const bool whole = !unsigned_part.empty() &&
-                       unsigned_part.find_first_not_of("0123456789") == std::string_view::npos;
-    if (node.kind != Kind::kScalar || node.quoted || !whole) {
-      wrong(node, path, expected + " is expected");
-      double d = 0;
-      const auto as_double = std::from_chars(digits.data(), end, d);
-      if (!muted_ && node.kind == Kind::kScalar) {
-        if (whole) {
-          problems_.back().text += "; write it without quotes";
-        } else if (as_double.ec == std::errc() && as_double.ptr == end && d == std::floor(d) &&
-                   std::abs(d) < 1e15) {
-          problems_.back().text += fmt::format("; write {}", static_cast<Index>(d));
-        } else if (node.text.find('_') != std::string::npos) {
-          hint_underscore(node.text);
-        }
-      }
-      return;
+    if (std::from_chars(text.data(), text.data() + text.size(), x).ec != std::errc()) {
+      return wrong(in, expected + " of at most 64 bits is expected");
     }
-    if (unsigned_part.size() > 1 && unsigned_part.front() == '0') {
-      return wrong(node, path, expected + " is expected, without leading zeros");
-    }
-    if (parsed.ec != std::errc() ||
-        (small && (x < std::numeric_limits<int>::min() || x > std::numeric_limits<int>::max()))) {
-      return wrong(node, path,
-                   fmt::format("{} of at most {} bits is expected", expected, small ? 32 : 64));
-    }
-    if (!in_range(static_cast<double>(x), o)) {
-      return wrong(node, path, expected + " is expected");
-    }
-    if (small) {
-      *static_cast<int*>(value.at) = static_cast<int>(x);
-    } else {
-      *static_cast<Index*>(value.at) = x;
-    }
-  }
-
-  void hint_underscore(std::string text) {
-    std::erase(text, '_');
-    if (!text.empty() && text.find_first_not_of("0123456789.eE+-") == std::string::npos) {
-      problems_.back().text += fmt::format("; write {}", text);
-    }
-  }
-
-  void number(const ConfigNode& node, double& value, const FieldOptions& o,
-              const std::string& path) {
-    const std::string expected = with_range("a number", o) + " is expected";
-    double x = 0;
-    switch (node.kind == Kind::kScalar && !node.quoted ? parse_number(node.text, x)
-                                                       : Number::kNone) {
-      case Number::kNone:
-        wrong(node, path, expected);
-        if (!muted_ && node.kind == Kind::kScalar) {
-          if (node.quoted && parse_number(node.text, x) == Number::kGood) {
-            problems_.back().text += "; write it without quotes";
-          } else {
-            hint_underscore(node.text);
-          }
-        }
-        return;
-      case Number::kTooLarge:
-        return wrong(node, path, expected + " within the range of a double");
-      case Number::kGood:
-        break;
-    }
-    if (std::isnan(x) || (std::isinf(x) && !o.allow_inf)) {
-      return wrong(
-          node, path,
-          o.allow_inf ? expected + ", not NaN" : with_range("a finite number", o) + " is expected");
-    }
-    if (!in_range(x, o)) {
-      return wrong(node, path, expected);
+    if (!in_range(static_cast<double>(x), in.options)) {
+      return wrong(in, expected + " is expected");
     }
     value = x;
   }
 
-  enum class Number { kNone, kTooLarge, kGood };
-  static Number parse_number(std::string_view text, double& x) {
-    if (text.starts_with('+')) {
-      text.remove_prefix(1);
-      if (text.starts_with('-')) {
-        return Number::kNone;
+  void read(const In& in, double& value) {
+    double x = 0;
+    if (!plain(in.node) || !parse_number(in.node.text, x) || !in_range(x, in.options)) {
+      return wrong(in, with_range("a number", in.options) + " is expected",
+                   number_hint(in.node, false));
+    }
+    value = x;
+  }
+
+  // How to write the number that `node` seems to mean.
+  static std::string number_hint(const ConfigNode& node, bool whole) {
+    std::string text = node.text;
+    std::erase(text, '_');
+    double x = 0;
+    if (node.kind != Kind::kScalar || !parse_number(text, x)) {
+      return "";
+    }
+    if (node.quoted) {
+      return "; write it without quotes";
+    }
+    if (whole && x == std::floor(x) && std::abs(x) < 1e15) {
+      return fmt::format("; write {}", static_cast<Index>(x));
+    }
+    return text == node.text ? "" : "; write " + text;
+  }
+
+  void read(const In& in, std::string& value) {
+    const FieldOptions& o = in.options;
+    if (!o.choices.empty()) {
+      const std::size_t i = choice(in, o.choices);
+      value = i < o.choices.size() ? o.choices[i] : value;
+    } else if (in.node.kind != Kind::kScalar) {
+      wrong(in, "text is expected");
+    } else if (in.node.text.size() < o.min_size) {
+      wrong(in, fmt::format("text of at least {} bytes is expected", o.min_size));
+    } else {
+      value = in.node.text;
+    }
+  }
+
+  void read(const In& in, EnumValue& value) {
+    const std::size_t i = choice(in, {value.names().begin(), value.names().end()});
+    if (i < value.names().size()) {
+      value.set(i);
+    }
+  }
+
+  // Number of the name that is written, or names.size().
+  std::size_t choice(const In& in, const std::vector<std::string>& names) {
+    const bool text = in.node.kind == Kind::kScalar;
+    const auto it = text ? std::find(names.begin(), names.end(), in.node.text) : names.end();
+    if (it == names.end()) {
+      wrong(in, fmt::format("one of {} is expected", joined(names)),
+            text ? hint_of(in.node.text, names) : "");
+    }
+    return static_cast<std::size_t>(it - names.begin());
+  }
+
+  void read_keys(const In& in, SectionValue& section, std::vector<std::string> known) {
+    Reader inner(session_, in.node, in.path);
+    inner.known_ = std::move(known);
+    section.visit(inner);
+    inner.refuse_unknown_keys();
+  }
+
+  void refuse_unknown_keys() {
+    for (const ConfigNode::Key& key : map_.keys) {
+      if (std::find(known_.begin(), known_.end(), key.text) != known_.end()) {
+        continue;
       }
-    }
-    const bool minus = text.starts_with('-');
-    const std::string_view body = text.substr(minus ? 1 : 0);
-    if (body == ".inf" || body == "inf") {
-      x = minus ? -INFINITY : INFINITY;
-      return Number::kGood;
-    }
-    if (body == ".nan" || body == "nan" || body == ".NaN" || body == "NaN") {
-      x = NAN;
-      return Number::kGood;
-    }
-    if (body.empty() || body.find_first_not_of("0123456789.eE+-") != std::string_view::npos) {
-      return Number::kNone;
-    }
-    const char* end = text.data() + text.size();
-    const auto parsed = std::from_chars(text.data(), end, x);
-    if (parsed.ptr != end || parsed.ec == std::errc::invalid_argument) {
-      return Number::kNone;
-    }
-    return parsed.ec == std::errc() ? Number::kGood : Number::kTooLarge;
-  }
-
-  void text(const ConfigNode& node, std::string& value, const FieldOptions& o,
-            const std::string& path) {
-    if (!o.choices.empty() &&
-        (node.kind != Kind::kScalar ||
-         std::find(o.choices.begin(), o.choices.end(), node.text) == o.choices.end())) {
-      return wrong_choice(node, o.choices, path);
-    }
-    if (node.kind != Kind::kScalar) {
-      return wrong(node, path, "text is expected");
-    }
-    const auto size = static_cast<Index>(node.text.size());
-    if (size < o.min_size || (o.max_size && size > *o.max_size)) {
-      return wrong(node, path, fmt::format("text of {} bytes is expected", size_range(o)));
-    }
-    value = node.text;
-  }
-
-  static std::string size_range(const FieldOptions& o) {
-    return o.max_size ? fmt::format("{} to {}", o.min_size, *o.max_size)
-                      : fmt::format("at least {}", o.min_size);
-  }
-
-  bool check_size(const ConfigNode& node, Index size, const FieldOptions& o,
-                  const std::string& path) {
-    const bool good = size >= o.min_size && (!o.max_size || size <= *o.max_size);
-    if (!good) {
-      problem(node.place, path,
-              fmt::format("{} element{} expected, got {}", size_range(o),
-                          !o.max_size && o.min_size == 1 ? " is" : "s are", size));
-    }
-    return good;
-  }
-
-  // Options of the elements: sizes speak of the list itself.
-  static FieldOptions element_options(const FieldOptions& o) {
-    FieldOptions e = o;
-    e.min_size = 0;
-    e.max_size.reset();
-    e.pattern = false;
-    return e;
-  }
-
-  void list(const ConfigNode& node, ValueRef value, const FieldOptions& o, const std::string& path,
-            int depth) {
-    if (!o.pattern && node.kind != Kind::kList &&
-        !(node.kind == Kind::kScalar && node.text.starts_with('['))) {
-      wrong(node, path, fmt::format("a {} is expected", type_text(*value.ops)));
-      if (!muted_ && node.kind == Kind::kScalar && value.ops->inner->kind != ValueKind::kSection) {
-        problems_.back().text += fmt::format("; write [{}]", node.text);
+      std::string what = "unknown key" + hint_of(key.text, known_);
+      if (key.text == "extend") {
+        what = "unknown key: extend works in files only";
+      } else if (key.text == "<<") {
+        what = "YAML merge keys are not used here; use 'extend: file.yaml'";
       }
+      session_.add(false, key.place.text(), child(path_, key.text),
+                   fmt::format("{}{} allowed here: {}, extend", what, what.back() == '?' ? "" : ";",
+                               joined(known_)));
+    }
+  }
+
+  void read(const In& in, AnyComponent& c) {
+    const ConfigNode& node = in.node;
+    if (node.kind == Kind::kScalar) {
+      choose(in, node, c);
       return;
     }
-    const ListElements elements = list_elements(node, o.pattern);
-    if (!elements.fault.empty()) {
-      return problem(elements.fault_place, path, elements.fault);
+    if (node.kind != Kind::kMap) {
+      return wrong(in, fmt::format("a {} is expected, by name or as a map {{name: ..., settings}}",
+                                   c.catalog().kind()));
     }
-    const auto n = static_cast<Index>(elements.nodes.size());
-    if (!check_size(node, n, o, path)) {
+    // A name written here also names the component whose settings the bases give without a name.
+    const ConfigNode* name = node.find("name");
+    if (name != nullptr && !std::any_of(node.bases.begin(), node.bases.end(), names_component) &&
+        !choose(in, *name, c)) {
       return;
     }
-    value.ops->resize(value.at, 0);
-    value.ops->resize(value.at, n);
-    const FieldOptions eo = element_options(o);
-    std::unordered_set<const ConfigNode*> seen;
-    const bool muted = muted_;
-    for (Index i = 0; i < n; ++i) {
-      const ConfigNode* element = elements.nodes[static_cast<std::size_t>(i)];
-      muted_ = muted || !seen.insert(element).second;
-      read(*element, {value.ops->element(value.at, i), value.ops->inner}, eo,
-           child(path, fmt::format("{}", i)), depth + 1);
+    for (const ConfigNode& base : node.bases) {
+      read({base, in.path, in.options}, c);
     }
-    muted_ = muted;
+    if (name != nullptr && !choose(in, *name, c)) {
+      return;
+    }
+    if (c.chosen()) {
+      read_keys(in, c.config(), {"name"});
+    } else if (!node.keys.empty()) {
+      session_.add(true, node.place.text(), in.path, unnamed(c.catalog()));
+    }
   }
 
-  void map(const ConfigNode& node, ValueRef value, const FieldOptions& o, const std::string& path,
-           int depth) {
-    if (node.kind != Kind::kMap || is_short_form(node)) {
-      return wrong(node, path, fmt::format("a {} is expected", type_text(*value.ops)));
+  static bool names_component(const ConfigNode& map) {
+    return map.find("name") != nullptr ||
+           std::any_of(map.bases.begin(), map.bases.end(), names_component);
+  }
+
+  // False if `name` is none.
+  bool choose(const In& in, const ConfigNode& name, AnyComponent& c) {
+    const ComponentCatalog& catalog = c.catalog();
+    const std::string path = child(in.path, "name");
+    session_.places.set(path, name.place.text());
+    if (name.kind != Kind::kScalar) {
+      wrong({name, path, in.options}, fmt::format("the name of a {} is expected", catalog.kind()));
+      return false;
     }
-    value.ops->resize(value.at, 0);
-    const FieldOptions eo = element_options(o);
-    Index n = 0;
-    for (std::size_t i = 0; i < node.keys.size(); ++i) {
-      if (visible(node.keys[i])) {
-        read(node.items[i], {value.ops->insert(value.at, node.keys[i].text), value.ops->inner}, eo,
-             child(path, node.keys[i].text), depth + 1);
-        ++n;
+    const std::vector<std::string> names = catalog.names();
+    if (std::find(names.begin(), names.end(), name.text) == names.end()) {
+      const std::string hint = hint_of(name.text, names);
+      session_.add(false, name.place.text(), in.path,
+                   fmt::format("unknown {} '{}'{} known: {}", catalog.kind(), name.text,
+                               hint.ends_with('?') ? hint : hint + ";", joined(names)));
+      return false;
+    }
+    if (name.text != c.name()) {
+      c.choose(name.text);
+      session_.places.forget_below(in.path);
+    }
+    return true;
+  }
+
+  void read(const In& in, ItemsValue& items) {
+    const ConfigNode& node = in.node;
+    if (items.optional()) {
+      if (node.kind == Kind::kNull) {
+        return items.resize(0);
+      }
+      if (items.size() == 0) {
+        items.resize(1);
+      }
+      return read(in, items.at(0));
+    }
+    if (node.step) {
+      return element(in, items);
+    }
+    if (node.kind != Kind::kList) {
+      std::string hint;
+      if (node.kind == Kind::kScalar) {
+        const bool repetition = node.text.find('*') != std::string::npos;
+        hint = repetition ? std::string(kRepeatHint) : fmt::format("; write [{}]", node.text);
+      }
+      return wrong(in, fmt::format("a list of {} is expected", type_text(items.fresh())), hint);
+    }
+    std::vector<const ConfigNode*> elements;
+    if (!write_out(node, in.path, elements)) {
+      return;
+    }
+    const std::size_t n = elements.size(), least = in.options.min_size;
+    if (n < least) {
+      return session_.add(false, node.place.text(), in.path,
+                          fmt::format("at least {} element{} expected, got {}", least,
+                                      least == 1 ? " is" : "s are", n));
+    }
+    items.resize(0);
+    items.resize(n);
+    session_.places.forget_below(in.path);
+    FieldOptions options = in.options;
+    options.min_size = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      read({*elements[i], child(in.path, std::to_string(i)), options}, items.at(i));
+    }
+  }
+
+  // The element that an override names by its number.
+  void element(const In& in, ItemsValue& items) {
+    const std::string& key = in.node.keys[0].text;
+    std::size_t i = items.size();
+    const auto parsed = std::from_chars(key.data(), key.data() + key.size(), i);
+    if (parsed.ptr != key.data() + key.size() || i >= items.size()) {
+      return session_.add(
+          false, in.node.place.text(), in.path,
+          items.size() == 0
+              ? fmt::format("this list has no elements, so '{}' cannot be set", key)
+              : fmt::format("this list ({}) has {} elements; '{}' is none of 0 to {}",
+                            session_.places.where(in.path), items.size(), key, items.size() - 1));
+    }
+    read({in.node.items[0], child(in.path, key), in.options}, items.at(i));
+  }
+
+  // Appends the elements of a list, repetitions written out; false if one is wrong.
+  bool write_out(const ConfigNode& list, const std::string& path,
+                 std::vector<const ConfigNode*>& out) {
+    for (const ConfigNode& item : list.items) {
+      const ConfigNode* repeat = item.find("repeat");
+      if (repeat == nullptr) {
+        out.push_back(&item);
+        continue;
+      }
+      const ConfigNode* of = item.find("of");
+      std::size_t times = 0;
+      const char* end = repeat->text.data() + repeat->text.size();
+      const auto parsed = std::from_chars(repeat->text.data(), end, times);
+      if (of == nullptr || item.keys.size() != 2 || !plain(*repeat) || parsed.ptr != end ||
+          times < 1) {
+        session_.add(false, item.place.text(), path,
+                     "a repetition is written {repeat: 3, of: [a, b]}, with a whole "
+                     "number of at least 1 and no other keys");
+        return false;
+      }
+      std::vector<const ConfigNode*> once;
+      if (of->kind != Kind::kList) {
+        once.push_back(of);
+      } else if (!write_out(*of, path, once)) {
+        return false;
+      }
+      constexpr auto kMost = static_cast<std::size_t>(kMaxConfigNodes);
+      if (times > kMost || times * once.size() + out.size() > kMost) {
+        session_.add(false, repeat->place.text(), path,
+                     fmt::format("a list may have at most {} elements", kMost));
+        return false;
+      }
+      for (std::size_t t = 0; t < times; ++t) {
+        out.insert(out.end(), once.begin(), once.end());
       }
     }
-    check_size(node, n, o, path);
+    return true;
   }
 
-  Problems& problems_;
-  Problems deferred_;
-  const ConfigNode* map_;
-  Place place_;
+  Session& session_;
+  const ConfigNode& map_;
   std::string path_;
-  int depth_;
-  std::uint64_t components_;  // depths of the components around this map, as bits
-  bool muted_ = false;        // a repeated element, whose problems have been reported
   std::vector<std::string> known_;
+};
+
+// Looks at a Config that has been read: what is missing, and the conditions over fields.
+class Checker final : public FieldVisitor {
+ public:
+  Checker(Session& session, std::string path) : session_(session), path_(std::move(path)) {}
+
+ protected:
+  void field(std::string_view name, const Value& value, const FieldOptions& o) override {
+    const std::string path = child(path_, name);
+    if (o.required && !session_.places.has(path)) {
+      absent(path, fmt::format("this key is required{}{}", o.help.empty() ? "" : ": ", o.help));
+    } else {
+      check_below(value, path);
+    }
+  }
+  void failed(std::string_view field, std::string_view message) override {
+    absent(child(path_, field), std::string(message));
+  }
+
+ private:
+  void absent(const std::string& path, const std::string& what) {
+    session_.add(true, session_.places.where(path), path, what);
+  }
+  void check_below(const Value& value, const std::string& path) {
+    Checker inner(session_, path);
+    if (auto* section = value.as<SectionValue>()) {
+      section->visit(inner);
+    } else if (auto* items = value.as<ItemsValue>()) {
+      for (std::size_t i = 0; i < items->size(); ++i) {
+        check_below(items->at(i), items->optional() ? path : child(path, std::to_string(i)));
+      }
+    } else if (auto* component = value.as<AnyComponent>()) {
+      if (component->chosen()) {
+        component->config().visit(inner);
+      } else if (!session_.places.has(child(path, "name"))) {
+        absent(path, unnamed(component->catalog()));
+      }
+    }
+  }
+
+  Session& session_;
+  std::string path_;
 };
 
 }  // namespace
 
-bool looks_like_number(std::string_view text) {
-  return !text.empty() && text.find_first_of("0123456789") != std::string_view::npos &&
-         text.find_first_not_of("0123456789.eExX+-_:") == std::string_view::npos;
+const std::string& ConfigPlaces::where(std::string_view path) const {
+  const auto it = places_.find(path);
+  if (it != places_.end() || path.empty()) {
+    return it->second;
+  }
+  const std::size_t dot = path.rfind('.');
+  return where(path.substr(0, dot == std::string_view::npos ? 0 : dot));
 }
 
-namespace detail {
-
-void read_node(const ConfigNode& root, ValueRef config) {
-  Problems problems;
-  Reader reader(problems, nullptr, root.place, "", 0, 0);
-  reader.read(root, config, {}, "", 0);
-  reader.finish();
-  if (problems.empty()) {
-    return;
-  }
-  std::stable_sort(problems.begin(), problems.end(),
-                   [](const Problem& a, const Problem& b) { return a.absence < b.absence; });
-  constexpr std::size_t kShown = 10;
-  std::string text = problems[0].text;
-  for (std::size_t i = 1; i < std::min(problems.size(), kShown); ++i) {
-    text += "\n" + problems[i].text;
-  }
-  if (problems.size() > kShown) {
-    text += fmt::format("\nand {} more mistakes", problems.size() - kShown);
-  }
-  LS_FAIL(kConfig, "{}", text);
+void ConfigPlaces::forget_below(const std::string& path) {
+  places_.erase(places_.lower_bound(path + "."), places_.lower_bound(path + "/"));
 }
 
-void read_config(const ConfigTree& tree, ValueRef config) {
-  read_node(tree.root(), config);
+ConfigPlaces detail::read_config(const ConfigTree& tree, SectionValue&& config) {
+  Session session;
+  session.places.set("", tree.layers().front().place.text());
+  for (const ConfigNode& layer : tree.layers()) {
+    Reader(session, layer, "").read({layer, "", {}}, config);
+  }
+  Checker checker(session, "");
+  config.visit(checker);
+  session.raise();
+  return std::move(session.places);
 }
 
-}  // namespace detail
 }  // namespace ls

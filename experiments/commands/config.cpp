@@ -19,12 +19,12 @@ class Config final : public Command {
   }
   int run(parallel::RankEnv&) override {
     if (fields_ || config_.empty()) {
-      fmt::print("{}", format_fields(describe_config<RunConfig>()));
+      fmt::print("{}", describe_config<RunConfig>());
       return 0;
     }
     const RunConfig config = read_config_file<RunConfig>(config_, overrides_);
     validate_run(config);
-    fmt::print("{}", json_ ? dump_json(config) + "\n" : dump_yaml(config, {.comments = comments_}));
+    fmt::print("{}", json_ ? dump_json(config) + "\n" : dump_yaml(config, comments_));
     fmt::print(stderr, "hash {}\n", config_hash(config));
     return 0;
   }

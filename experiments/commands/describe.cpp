@@ -45,8 +45,7 @@ std::string states_of(const layers::ScanInfo& f) {
 // One layer of the mixer, built and run: parameters and state come from real buffers.
 void describe_mixer(const std::string& name, Index width, const std::vector<Index>& lengths) {
   const ComponentCatalog& catalog = layers::TokenMixer::registry();
-  fmt::print("{}: {}\n\nfields\n{}\n", name, catalog.help(name),
-             format_fields(describe_component(catalog, name)));
+  fmt::print("{}: {}\n\nfields\n{}\n", name, catalog.help(name), describe_component(catalog, name));
   layers::ModelConfig config;
   config.width = width;
   config.layers = {Component<layers::TokenMixer>(name)};
@@ -122,7 +121,7 @@ int Describe::run(parallel::RankEnv&) {
       describe_mixer(name_, width_, tokens_);
     } else {
       fmt::print("{} ({}): {}\n\nfields\n{}", name_, c->kind(), c->help(name_),
-                 format_fields(describe_component(*c, name_)));
+                 describe_component(*c, name_));
     }
     return 0;
   }

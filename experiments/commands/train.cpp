@@ -36,12 +36,11 @@ class Train final : public Command {
 };
 
 int Train::run(parallel::RankEnv& env) {
-  const ConfigTree tree = ConfigTree::from_file(config_, overrides_);
   RunConfig config;
-  read_config(tree, config);
+  const ConfigPlaces places = read_config(ConfigTree::from_file(config_, overrides_), config);
   install_stop_signals();
   const RunOutcome out = run_all(
-      config, [&](const std::string& path) { return tree.where(path); },
+      config, [&](const std::string& path) { return places.where(path); },
       resume_  ? Existing::kResume
       : fresh_ ? Existing::kFresh
                : Existing::kRefuse,

@@ -7,6 +7,17 @@
 
 #include "optim/schedule.h"
 
+namespace ls {
+namespace optim {
+enum class EndShape : std::uint8_t { kLinear, kCosine, kSqrt };
+}
+template <>
+struct EnumNames<optim::EndShape> {
+  static constexpr std::string_view kKind = "shape";
+  static constexpr std::array<std::string_view, 3> kNames = {"linear", "cosine", "1-sqrt"};
+};
+}  // namespace ls
+
 namespace ls::optim {
 
 Schedule::Registry& Schedule::registry() {
@@ -151,7 +162,7 @@ class Wsd final : public Schedule {
   struct Config : Warmup {
     std::optional<Index> decay_steps, stable_steps;
     double decay_share = 0.1, min_share = 0;
-    std::string warmup_shape = "linear", decay_shape = "linear";
+    EndShape warmup_shape = EndShape::kLinear, decay_shape = EndShape::kLinear;
     template <class F>
     void fields(F& f) {
       Warmup::fields(f);
@@ -162,8 +173,8 @@ class Wsd final : public Schedule {
       f("decay_share", decay_share,
         {.help = "final decay as a share of all steps", .min = 0, .max = 1});
       f("min_share", min_share, {.help = "rate over the peak at both ends", .min = 0, .max = 1});
-      f("warmup_shape", warmup_shape, {.help = "rise", .choices = {"linear", "cosine", "1-sqrt"}});
-      f("decay_shape", decay_shape, {.help = "fall", .choices = {"linear", "cosine", "1-sqrt"}});
+      f("warmup_shape", warmup_shape, {.help = "how the rate rises"});
+      f("decay_shape", decay_shape, {.help = "how the rate falls"});
     }
   };
   Wsd(const Config& c, const ScheduleArgs& a)
@@ -191,11 +202,16 @@ class Wsd final : public Schedule {
 
  private:
   /// From 1 at p = 0 to 0 at p = 1. The square root of a rise is taken from its far end.
-  static double fall(const std::string& shape, double p, bool rise) {
-    if (shape == "cosine") {
-      return cosine_half(p);
+  static double fall(EndShape shape, double p, bool rise) {
+    switch (shape) {
+      case EndShape::kLinear:
+        return 1 - p;
+      case EndShape::kCosine:
+        return cosine_half(p);
+      case EndShape::kSqrt:
+        return rise ? std::sqrt(1 - p) : 1 - std::sqrt(p);
     }
-    return shape == "linear" ? 1 - p : rise ? std::sqrt(1 - p) : 1 - std::sqrt(p);
+    return 0;
   }
   Config c_;
   double peak_;
