@@ -21,30 +21,6 @@ std::uint64_t mix(std::uint64_t hash, std::uint64_t word) {
   return hash ^ (hash >> 32);
 }
 
-template <class T>
-void scale_typed(void* data, Index n, double scale) {
-  T* x = static_cast<T*>(data);
-  const acc_t<T> factor = static_cast<acc_t<T>>(scale);
-  for (Index i = 0; i < n; ++i) {
-    x[i] = static_cast<T>(static_cast<acc_t<T>>(x[i]) * factor);
-  }
-}
-
-void scale_buffer(const RawBuffer& b, double scale) {
-  switch (b.dtype) {
-    case DType::kF64:
-      return scale_typed<double>(b.data, b.n, scale);
-    case DType::kF32:
-      return scale_typed<float>(b.data, b.n, scale);
-    case DType::kBF16:
-      return scale_typed<bf16>(b.data, b.n, scale);
-    case DType::kF16:
-      return scale_typed<f16>(b.data, b.n, scale);
-    default:
-      LS_FAIL(kDType, "a gradient of type {}; expected f64, f32, bf16 or f16", enum_name(b.dtype));
-  }
-}
-
 std::uint64_t hash_layout(std::span<const RawBuffer> buffers) {
   std::uint64_t hash = mix(0, buffers.size());
   for (const RawBuffer& b : buffers) {
@@ -69,36 +45,28 @@ GradSync::GradSync(Communicator& comm, Index bucket_bytes)
            bucket_bytes);
 }
 
-void GradSync::sum(std::span<const RawBuffer> buffers, double scale) {
+void GradSync::sum(std::span<const RawBuffer> buffers) {
   for (const RawBuffer& b : buffers) {
     LS_CHECK(is_float(b.dtype), kDType, "a gradient of type {}; expected f64, f32, bf16 or f16",
              enum_name(b.dtype));
   }
-  if (comm_.size() > 1) {
-    check_same_across_ranks(comm_, hash_layout(buffers), "the list of gradients");
-    // A group is a run of neighbours of one dtype that fits the bucket, or one that does not.
-    std::size_t begin = 0;
-    while (begin < buffers.size()) {
-      std::size_t end = begin;
-      Index bytes = 0;
-      while (end < buffers.size() && buffers[end].dtype == buffers[begin].dtype &&
-             (end == begin || bytes + bytes_of(buffers[end]) <= bucket_bytes_)) {
-        bytes += bytes_of(buffers[end]);
-        ++end;
-      }
-      reduce_group(buffers.subspan(begin, end - begin));
-      begin = end;
-    }
+  if (comm_.size() == 1) {
+    return;
   }
-  if (scale != 1) {
-    for (const RawBuffer& b : buffers) {
-      scale_buffer(b, scale);
+  check_same_across_ranks(comm_, hash_layout(buffers), "the list of gradients");
+  // A group is a run of neighbours of one dtype that fits the bucket, or one that does not.
+  std::size_t begin = 0;
+  while (begin < buffers.size()) {
+    std::size_t end = begin;
+    Index bytes = 0;
+    while (end < buffers.size() && buffers[end].dtype == buffers[begin].dtype &&
+           (end == begin || bytes + bytes_of(buffers[end]) <= bucket_bytes_)) {
+      bytes += bytes_of(buffers[end]);
+      ++end;
     }
+    reduce_group(buffers.subspan(begin, end - begin));
+    begin = end;
   }
-}
-
-void GradSync::average(std::span<const RawBuffer> buffers) {
-  sum(buffers, 1.0 / comm_.size());
 }
 
 void GradSync::reduce_group(std::span<const RawBuffer> group) {
@@ -126,13 +94,6 @@ void GradSync::reduce_group(std::span<const RawBuffer> group) {
       std::memcpy(b.data, at, as_size(bytes_of(b)));
       at += bytes_of(b);
     }
-  }
-}
-
-void broadcast_buffers(Communicator& comm, std::span<const RawBuffer> buffers, int root) {
-  check_same_across_ranks(comm, hash_layout(buffers), "the list of buffers to broadcast");
-  for (const RawBuffer& b : buffers) {
-    comm.broadcast(b.data, b.n, b.dtype, root);
   }
 }
 

@@ -24,13 +24,10 @@ class GradSync {
   /// @param bucket_bytes  the size up to which buffers are collected before one all_reduce
   explicit GradSync(Communicator& comm, Index bucket_bytes = Index{4} << 20);
 
-  /// Every buffer becomes scale * (sum over ranks). All ranks pass buffers of the same lengths and
-  /// dtypes in the same order. The scale is applied after the sum, in f32 or better; 1/size() makes
-  /// a mean over ranks, 1/(all tokens) one over tokens. @dtype f64 f32 bf16 f16
+  /// Every buffer becomes its sum over the ranks, which pass buffers of the same lengths and dtypes
+  /// in the same order. @dtype f64 f32 bf16 f16
   /// @throws Error(Comm) if the ranks' buffers differ, naming the ranks
-  void sum(std::span<const RawBuffer> buffers, double scale = 1);
-  /// sum() with scale 1/size().
-  void average(std::span<const RawBuffer> buffers);
+  void sum(std::span<const RawBuffer> buffers);
 
  private:
   /// One all_reduce over buffers of one dtype.
@@ -40,9 +37,6 @@ class GradSync {
   Index bucket_bytes_;
   std::vector<std::byte> bucket_;
 };
-
-/// Every buffer becomes that of `root`. Lengths and dtypes agree across ranks.
-void broadcast_buffers(Communicator& comm, std::span<const RawBuffer> buffers, int root = 0);
 
 /// `text` of every rank becomes that of `root`.
 void broadcast_text(Communicator& comm, std::string& text, int root = 0);

@@ -67,7 +67,6 @@ class SoloEnv final : public RankEnv {
   }
   Communicator& world() override { return *world_; }
   int local_size() const override { return 1; }
-  int local_rank() const override { return 0; }
   int threads() const override { return num_threads(); }
 
  private:
@@ -130,7 +129,6 @@ class MpiEnv final : public RankEnv {
 
   Communicator& world() override { return *world_; }
   int local_size() const override { return local_size_; }
-  int local_rank() const override { return local_rank_; }
   int threads() const override { return threads_; }
 
   /// Waits for the other ranks and frees everything. Not from a destructor: it may throw, and after

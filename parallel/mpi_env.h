@@ -37,9 +37,8 @@ class RankEnv {
  public:
   virtual ~RankEnv() = default;
   virtual Communicator& world() = 0;
-  /// Ranks on this machine, and which of them this is.
+  /// Ranks on this machine.
   virtual int local_size() const = 0;
-  virtual int local_rank() const = 0;
   /// Compute threads for this rank: each core of its affinity mask counts by the share of it that
   /// is left to this rank by the others on the machine. At least 1.
   virtual int threads() const = 0;
