@@ -15,7 +15,36 @@ Tensor filled(const Shape& shape, T value) {
   return t;
 }
 
+Index count_labels(const Tensor& labels) {
+  const std::int64_t* const label = labels.data<std::int64_t>();
+  return labels.numel() - std::count(label, label + labels.numel(), kIgnore);
+}
+
 }  // namespace
+
+Batch Batch::cut(Index begin, Index end) const {
+  Batch out = *this;
+  for (Tensor* t : {&out.tokens, &out.vectors, &out.labels, &out.tags}) {
+    if (t->defined()) {
+      *t = t->slice(0, begin, end);
+    }
+  }
+  if (!documents.empty()) {
+    out.documents.assign(documents.begin() + begin, documents.begin() + end);
+  }
+  out.first_row += begin;
+  out.rows = end - begin;
+  out.labelled = count_labels(out.labels);
+  return out;
+}
+
+std::vector<Batch> Batch::pieces(Index n) const {
+  std::vector<Batch> out;
+  for (Index i = 0; i < n; ++i) {
+    out.push_back(cut(data::first_row(rows, i, n), data::first_row(rows, i + 1, n)));
+  }
+  return out;
+}
 
 Batcher::Batcher(const Task& task, const BatcherOptions& options)
     : task_(task), options_(options), sampler_(task, options.split, options.batch, options.seed) {
@@ -73,11 +102,11 @@ Batch Batcher::make(Index step) const {
                   .rows = b.global_rows},
                  out);
     any_start |= !out.document_starts->empty();
-    b.labelled += t - std::count(out.labels.begin(), out.labels.end(), kIgnore);
   }
   if (!any_start) {
     b.documents.clear();
   }
+  b.labelled = count_labels(b.labels);
   return b;
 }
 

@@ -24,6 +24,13 @@ struct Batch {
   std::vector<std::vector<Index>> documents;
   bool continues = false;  ///< rows go on from the batch before: its final states are their first
   Index labelled = 0;      ///< labels in these rows
+
+  /// n batches with nearly equal numbers of rows, one after the other; some may be empty.
+  std::vector<Batch> pieces(Index n) const;
+
+ private:
+  /// Rows begin .. end - 1 of those here.
+  Batch cut(Index begin, Index end) const;
 };
 
 /// First row of a batch of `rows` that belongs to a rank; rank = ranks gives the end.
@@ -44,7 +51,6 @@ class Batcher {
   /// @throws Error(Config) as Sampler
   Batcher(const Task& task, const BatcherOptions& options);
 
-  const Sampler& sampler() const { return sampler_; }
   /// As Sampler::batches: 0 when training examples never end.
   Index batches() const { return sampler_.batches(); }
   /// Safe to call from several threads at once.

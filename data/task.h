@@ -36,12 +36,11 @@ inline constexpr int kNumSplits = 3;
 
 /// One setting of a task: a length, a difficulty, a number of examples.
 struct Slice {
-  std::string name;  ///< unique within its split: "T64.K4"
-  Index length = 0;  ///< tokens per example; with max_length the smallest
-  Index max_length =
-      0;  ///< > length: each batch draws its length uniformly from length .. max_length
-  Index examples = 0;  ///< 0: endless (training only)
-  double weight = 1;   ///< share of the fresh training batches
+  std::string name;      ///< unique within its split: "T64.K4"
+  Index length = 0;      ///< tokens per example; with max_length the smallest
+  Index max_length = 0;  ///< > length: each batch draws its length from length .. max_length
+  Index examples = 0;    ///< 0: endless (training only)
+  double weight = 1;     ///< share of the fresh training batches
 };
 
 /// How training batches follow one another.
@@ -52,13 +51,6 @@ enum class Order : std::uint8_t {
   kStream,    ///< row r of a step goes on where row r of the step before ended
 };
 
-/// What each label is with respect to the input, for reports; labels are always stored so that
-/// label t is the answer to output t.
-enum class Alignment : std::uint8_t {
-  kAligned,  ///< an answer about what has been read
-  kShifted,  ///< the next token
-};
-
 struct TaskInfo {
   Index vocab_in = 0;      ///< tokens are 0 .. vocab_in-1; 0 when inputs are vectors
   Index vector_width = 0;  ///< E of vector inputs; 0 when inputs are tokens
@@ -66,7 +58,6 @@ struct TaskInfo {
   /// f32 [classes, E'] frozen embeddings that outputs of width E' are compared with by inner
   /// product; undefined: outputs are scores of the classes.
   Tensor class_embeddings;
-  Alignment alignment = Alignment::kAligned;
   Order order = Order::kFresh;
   std::vector<std::string> tags;  ///< names of the position tags 1, 2, ...; tag 0 has no name
   /// Headline first, of: "ex_acc" mean over examples of the share of labels right, "tok_acc" share

@@ -50,7 +50,6 @@ class Bytes final : public Task {
                  .valid_share = config.valid_path.empty() ? config.valid_share : 0,
                  .salt = static_cast<std::uint64_t>(config.split_salt)}) {
     info_.vocab_in = info_.classes = 256;
-    info_.alignment = Alignment::kShifted;
     info_.order = args.stream ? Order::kStream : Order::kFresh;
     info_.metrics = {"bpb", "tok_acc"};
     info_.summary = corpus_.summary();

@@ -25,7 +25,6 @@ class RandomTokens final : public Task {
   RandomTokens(const Config& config, const TaskArgs& args)
       : Task("random_tokens", args), config_(config) {
     info_.vocab_in = info_.classes = config.vocab;
-    info_.alignment = Alignment::kShifted;
     add_slice(Split::kTrain, fixed_length_slice(config.length, 0));
     add_slice(Split::kValid, fixed_length_slice(config.length, config.examples));
   }

@@ -9,7 +9,7 @@
 
 namespace ls {
 namespace optim {
-enum class EndShape : std::uint8_t { kLinear, kCosine, kSqrt };
+enum class EndShape : std::uint8_t { kLinear, kCosine, kOneMinusSqrt };
 }
 template <>
 struct EnumNames<optim::EndShape> {
@@ -208,7 +208,7 @@ class Wsd final : public Schedule {
         return 1 - p;
       case EndShape::kCosine:
         return cosine_half(p);
-      case EndShape::kSqrt:
+      case EndShape::kOneMinusSqrt:
         return rise ? std::sqrt(1 - p) : 1 - std::sqrt(p);
     }
     return 0;
