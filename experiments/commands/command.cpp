@@ -27,10 +27,6 @@ CLI::Validator number_between(double least, double most) {
       "");
 }
 
-CLI::Range integer_between(const OptionRules& rules) {
-  return CLI::Range(static_cast<Index>(*rules.min), static_cast<Index>(*rules.max));
-}
-
 /// What is wrong with a command line, with the nearest name where one is misspelt.
 std::string usage_error(const CLI::App& app, const CLI::ParseError& error,
                         const std::vector<std::string>& command_names) {
@@ -75,41 +71,31 @@ Registry<CommandInfo>& commands() {
   return registry;
 }
 
-void Options::operator()(const std::string& names, bool& flag, const OptionRules& rules) {
-  apply(app_.add_flag(names, flag, rules.help), rules);
-}
-
-void Options::operator()(const std::string& names, Index& value, const OptionRules& rules) {
-  CLI::Option* const option = app_.add_option(names, value, rules.help);
-  option->check(integer_between(rules));
-  apply(option, rules);
-}
-
-void Options::operator()(const std::string& names, double& value, const OptionRules& rules) {
-  CLI::Option* const option = app_.add_option(names, value, rules.help);
-  option->check(number_between(*rules.min, *rules.max));
-  apply(option, rules);
-}
-
-void Options::operator()(const std::string& names, std::string& value, const OptionRules& rules) {
-  apply(app_.add_option(names, value, rules.help), rules);
-}
-
-void Options::operator()(const std::string& names, std::vector<Index>& values,
-                         const OptionRules& rules) {
-  CLI::Option* const option = app_.add_option(names, values, rules.help);
-  option->check(integer_between(rules));
-  apply(option, rules);
-}
-
-void Options::operator()(const std::string& names, std::vector<std::string>& values,
-                         const OptionRules& rules) {
-  CLI::Option* const option = app_.add_option(names, values, rules.help);
-  if (names.starts_with("--")) {
-    option->take_all()->allow_extra_args(false);
+template <class T>
+void Options::operator()(const std::string& names, T& value, const OptionRules& rules) {
+  if constexpr (std::is_same_v<T, bool>) {
+    return apply(app_.add_flag(names, value, rules.help), rules);
+  } else {
+    CLI::Option* const option = app_.add_option(names, value, rules.help);
+    if constexpr (std::is_same_v<T, Index> || std::is_same_v<T, std::vector<Index>>) {
+      option->check(CLI::Range(static_cast<Index>(*rules.min), static_cast<Index>(*rules.max)));
+    } else if constexpr (std::is_same_v<T, double>) {
+      option->check(number_between(*rules.min, *rules.max));
+    } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+      if (names.starts_with("--")) {
+        option->take_all()->allow_extra_args(false);
+      }
+    }
+    apply(option, rules);
   }
-  apply(option, rules);
 }
+template void Options::operator()(const std::string&, bool&, const OptionRules&);
+template void Options::operator()(const std::string&, Index&, const OptionRules&);
+template void Options::operator()(const std::string&, double&, const OptionRules&);
+template void Options::operator()(const std::string&, std::string&, const OptionRules&);
+template void Options::operator()(const std::string&, std::vector<Index>&, const OptionRules&);
+template void Options::operator()(const std::string&, std::vector<std::string>&,
+                                  const OptionRules&);
 
 void Options::choice(const std::string& names, std::function<void(const std::string&)> set,
                      const OptionRules& rules) {

@@ -38,21 +38,18 @@ struct OptionRules {
 class Options {
  public:
   explicit Options(CLI::App& app) : app_(app) {}
-  void operator()(const std::string& names, bool& flag, const OptionRules& rules);
-  void operator()(const std::string& names, Index& value, const OptionRules& rules);
-  void operator()(const std::string& names, double& value, const OptionRules& rules);
-  void operator()(const std::string& names, std::string& value, const OptionRules& rules);
-  void operator()(const std::string& names, std::vector<Index>& values, const OptionRules& rules);
-  /// An option takes one value each time it is given, an argument all that follow.
-  void operator()(const std::string& names, std::vector<std::string>& values,
-                  const OptionRules& rules);
+  /// T is bool (a flag), Index, double, text, or a list of Index or text. An option of a list of
+  /// text takes one value each time it is given, an argument all that follow.
+  template <class T>
+  void operator()(const std::string& names, T& value, const OptionRules& rules);
   template <NamedEnum E>
-  void operator()(const std::string& names, E& value, OptionRules rules) {
-    if (rules.choices.empty()) {
-      rules.choices.assign(std::begin(EnumNames<E>::kNames), std::end(EnumNames<E>::kNames));
+  void operator()(const std::string& names, E& value, const OptionRules& rules) {
+    OptionRules named = rules;
+    if (named.choices.empty()) {
+      named.choices.assign(std::begin(EnumNames<E>::kNames), std::end(EnumNames<E>::kNames));
     }
     choice(
-        names, [&value](const std::string& text) { value = parse_enum<E>(text); }, rules);
+        names, [&value](const std::string& text) { value = parse_enum<E>(text); }, named);
   }
   /// Text below the list of options.
   void footer(const std::string& text);
