@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "autograd/parameter.h"
+#include "experiments/provenance.h"
 #include "layers/state.h"
 
 namespace ls::experiments {
@@ -23,7 +24,7 @@ struct CheckpointData {
   std::vector<std::string> optimizer_states;   ///< names, as Optimizer::state_names
   std::vector<std::vector<Tensor>> optimizer;  ///< per parameter, per state
   std::optional<layers::ModelState> carried;
-  std::vector<std::pair<std::string, std::string>> provenance;
+  Provenance provenance;
 };
 
 inline constexpr std::int64_t kCheckpointVersion = 1;

@@ -1,10 +1,11 @@
 #include "experiments/evaluate.h"
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "autograd/tape.h"
+#include "core/tensor/view.h"
 #include "data/batcher.h"
+#include "experiments/model_io.h"
 
 namespace ls::experiments {
 namespace {
@@ -30,23 +31,25 @@ struct Tally {
     std::copy(all.begin() + 4 + n, all.end(), asked.begin());
   }
   void add(const data::Batch& batch, const layers::Model::Loss& result) {
-    const std::int64_t* labels = batch.labels.data<std::int64_t>();
-    const Tensor predicted = result.predicted.to(DType::kI64).contiguous();
-    const Tensor per_token = result.per_token.to(DType::kF64).contiguous();
-    const std::uint8_t* tags = batch.tags.defined() ? batch.tags.data<std::uint8_t>() : nullptr;
+    const View<const std::int64_t, 2> labels(batch.labels);
+    const Tensor predicted_tensor = result.predicted.to(DType::kI64);
+    const Tensor loss_tensor = result.per_token.to(DType::kF64);
+    const View<const std::int64_t, 2> predicted(predicted_tensor);
+    const View<const double, 2> losses(loss_tensor);
+    const View<const std::uint8_t, 2> tags(batch.tags);
     for (Index r = 0; r < batch.rows; ++r) {
       double row_correct = 0, row_asked = 0;
-      for (Index i = r * batch.length; i < (r + 1) * batch.length; ++i) {
-        if (labels[i] == data::kIgnore) {
+      for (Index t = 0; t < batch.length; ++t) {
+        if (labels(r, t) == data::kIgnore) {
           continue;
         }
-        const bool right = predicted.data<std::int64_t>()[i] == labels[i];
-        loss += per_token.data<double>()[i];
+        const bool right = predicted(r, t) == labels(r, t);
+        loss += losses(r, t);
         row_asked += 1;
         row_correct += right;
-        if (tags && tags[i] > 0) {
-          asked.at(tags[i]) += 1;
-          correct.at(tags[i]) += right;
+        if (tags && tags(r, t) > 0) {
+          asked.at(tags(r, t)) += 1;
+          correct.at(tags(r, t)) += right;
         }
       }
       if (row_asked > 0) {
@@ -59,12 +62,13 @@ struct Tally {
     }
   }
   Metrics metrics(const data::TaskInfo& info) const {
+    const Metrics values{{"ex_acc", example_share / examples},
+                         {"tok_acc", correct[0] / asked[0]},
+                         {"seq_acc", whole / examples},
+                         {"bpb", loss / asked[0] / std::log(2.0)}};
     Metrics m{{"loss", loss / asked[0]}};
     for (const std::string& name : info.metrics) {
-      m[name] = name == "ex_acc"    ? example_share / examples
-                : name == "seq_acc" ? whole / examples
-                : name == "bpb"     ? loss / asked[0] / std::log(2.0)
-                                    : correct[0] / asked[0];
+      m[name] = values.at(name);
     }
     for (std::size_t t = 1; t < asked.size(); ++t) {
       if (asked[t] > 0) {
@@ -76,16 +80,6 @@ struct Tally {
 };
 
 }  // namespace
-
-layers::SeqOptions scan_options(const ScanConfig& scan) {
-  layers::SeqOptions o;
-  o.form = scan.form == "recurrent"  ? Form::kRecurrent
-           : scan.form == "chunk"    ? Form::kChunk
-           : scan.form == "parallel" ? Form::kParallel
-                                     : Form::kAuto;
-  o.chunk = scan.chunk;
-  return o;
-}
 
 std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task, data::Split split,
                                    const RunConfig& config, std::uint64_t seed, Communicator& comm,
@@ -105,41 +99,18 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
     }
     const data::Batch batch = batcher.make(i);
     if (batch.rows > 0) {
-      layers::SeqOptions options = scan_options(config.scan);
-      options.documents = batch.documents.empty() ? nullptr : &batch.documents;
-      layers::SeqContext seq(batch.rows, batch.length, options);
+      layers::SeqContext seq(batch.rows, batch.length, sequence_options(config.scan, batch));
       tallies[static_cast<std::size_t>(batch.slice)].add(
           batch, model.loss(model.hidden({batch.tokens, batch.vectors}, seq), batch.labels));
     }
   }
   Evaluation out;
-  out.split = enum_name(split);
+  out.split = split;
   for (std::size_t i = 0; i < slices.size(); ++i) {
     tallies[i].reduce(comm);
     out.slices[slices[i].name] = tallies[i].metrics(info);
   }
   return out;
-}
-
-std::string evaluation_json(const Evaluation& e) {
-  nlohmann::ordered_json slices;
-  for (const auto& [name, metrics] : e.slices) {
-    for (const auto& [metric, value] : metrics) {
-      slices[name][metric] = value;
-    }
-  }
-  return nlohmann::ordered_json{{"step", e.step}, {"split", e.split}, {"eval", slices}}.dump();
-}
-
-Evaluation evaluation_from_json(const std::string& text) {
-  const auto j = nlohmann::ordered_json::parse(text);
-  Evaluation e{j.at("step"), j.at("split"), {}};
-  for (const auto& [slice, metrics] : j.at("eval").items()) {
-    for (const auto& [name, value] : metrics.items()) {
-      e.slices[slice][name] = value.is_number() ? value.get<double>() : NAN;
-    }
-  }
-  return e;
 }
 
 }  // namespace ls::experiments

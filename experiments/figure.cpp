@@ -95,7 +95,6 @@ std::string draw_figure(const std::string& path, const std::vector<Panel>& panel
     }
     script += "set xrange " + x.str() + "\nset yrange " +
               (p.y_max > p.y_min ? fmt::format("[{}:{}]", p.y_min, p.y_max) : y.str()) + "\n";
-    script += p.log_x ? "set logscale x 2\n" : "unset logscale x\n";
     // Of a panel without a point only the axes are drawn; the constant lies outside of them.
     std::string plots = x.empty() ? "plot 2 notitle" : "";
     for (std::size_t s = 0; s < p.series.size(); ++s) {

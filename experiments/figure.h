@@ -15,7 +15,6 @@ struct Panel {
   std::string title, x_label, y_label;
   std::vector<Series> series;
   double y_min = 0, y_max = 0;  ///< both 0: automatic
-  bool log_x = false;
 };
 
 /// Writes PATH.svg, with the gnuplot script and data beside it (PATH.gp, PATH.dat) so that a figure

@@ -3,7 +3,7 @@
 #include <memory>
 #include <string>
 
-#include "experiments/run.h"
+#include "experiments/run_config.h"
 
 namespace ls::experiments {
 
@@ -11,7 +11,6 @@ struct LoadedModel {
   RunConfig config;
   std::unique_ptr<data::Task> task;
   std::unique_ptr<layers::Model> model;
-  std::size_t model_index = 0;
   std::uint64_t seed = 0;
   Index step = 0;
 };

@@ -44,7 +44,7 @@ std::string version_line() {
   return "longscan " LS_BUILD_VERSION " (" LS_BUILD_COMMIT ")";
 }
 
-std::vector<std::pair<std::string, std::string>> provenance(int ranks) {
+Provenance provenance(int ranks) {
   char host[256] = "unknown";
   gethostname(host, sizeof host - 1);
   return {{"version", LS_BUILD_VERSION},

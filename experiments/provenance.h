@@ -8,7 +8,9 @@ namespace ls::experiments {
 
 /// Name and value of every fact about build and machine that a figure depends on: version, commit,
 /// compiler, flags, libraries, CPU, threads, ranks, host, start time.
-std::vector<std::pair<std::string, std::string>> provenance(int ranks = 1);
+using Provenance = std::vector<std::pair<std::string, std::string>>;
+/// Of this process, one of `ranks`.
+Provenance provenance(int ranks);
 /// "longscan 0.1.0 (1a2b3c4, modified)".
 std::string version_line();
 

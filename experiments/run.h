@@ -1,25 +1,30 @@
 #pragma once
 // A whole run: every model and seed of a config, one table, one figure.
+#include <functional>
 #include <string>
 #include <vector>
 
-#include "experiments/trainer.h"
+#include "core/comm/comm.h"
+#include "experiments/result.h"
+#include "experiments/run_config.h"
 
 namespace ls::experiments {
 
+/// What becomes of an earlier sitting's files in the run's folder.
 enum class Existing : std::uint8_t {
-  kRefuse,  ///< results in the run's folder are an error
-  kResume,  ///< finished parts are kept, the others go on from their checkpoints
-  kFresh,   ///< what the config's models and seeds left there is removed first
+  kRefuse,  ///< metrics of a model and seed of this config are an error
+  kResume,  ///< finished models and seeds are kept, the others go on from their newest checkpoints
+  kFresh,   ///< the folders of the config's models and seeds are removed first, no other files
 };
 
 struct RunOutcome {
-  std::vector<RunResult> results;
-  std::string directory, table, figure;
+  std::vector<RunResult> results;  ///< models in the config's order, the seeds of each together
+  std::string directory;           ///< OUTPUT/NAME
+  std::string table, figure;       ///< on rank 0 of a complete run; the figure's path may be ""
   bool interrupted = false;
 };
 
-/// "run.yaml:4:5" of a dotted path of the config.
+/// Where a field was written: "models.0.width" -> "run.yaml:4:5". For messages.
 using Where = std::function<std::string(const std::string& path)>;
 
 /// Trains everything and writes table.txt and figure.svg into OUTPUT/NAME. Task and models are all
@@ -27,14 +32,10 @@ using Where = std::function<std::string(const std::string& path)>;
 RunOutcome run_all(const RunConfig& config, const Where& where, Existing existing,
                    Communicator& comm);
 
-/// OUTPUT/NAME/MODEL/seedN
-std::string part_directory(const RunConfig& config, std::size_t model, Index seed);
-/// Labels of the models of a config, made unique.
+/// Labels of the models of a config, which validate_run makes sure are unique.
 std::vector<std::string> model_labels(const RunConfig& config);
-/// Throws where two models would share a name, a task contradicts its state mode, and the like.
+/// @throws Error(Config) where two models share a name, a name is no folder's, or a seed is listed
+/// twice
 void validate_run(const RunConfig& config);
-
-/// Rows: model, parameters, state bytes, headline metrics as mean and spread over seeds, tokens/s.
-std::string results_table(const std::vector<RunResult>& results);
 
 }  // namespace ls::experiments

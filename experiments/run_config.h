@@ -12,6 +12,22 @@
 
 namespace ls::experiments {
 
+/// What the states of training rows are at the start of a batch.
+enum class StateMode : std::uint8_t {
+  kReset,  ///< zero
+  kCarry,  ///< what they were at the end of the batch before
+};
+
+}  // namespace ls::experiments
+
+template <>
+struct ls::EnumNames<ls::experiments::StateMode> {
+  static constexpr std::string_view kKind = "state mode";
+  static constexpr std::array<std::string_view, 2> kNames = {"reset", "carry"};
+};
+
+namespace ls::experiments {
+
 struct RunModel : layers::ModelConfig {
   std::optional<double> lr;
   template <class F>
@@ -42,12 +58,11 @@ struct CheckpointConfig {
 };
 
 struct ScanConfig {
-  std::string form = "auto";
+  Form form = Form::kAuto;
   Index chunk = 0;
   template <class F>
   void fields(F& f) {
-    f("form", form,
-      {.help = "form of every scan", .choices = {"auto", "recurrent", "chunk", "parallel"}});
+    f("form", form, {.help = "form of every scan"});
     f("chunk", chunk, {.help = "tokens per chunk; 0: each scan's default", .min = 0});
   }
 };
@@ -65,7 +80,7 @@ struct RunConfig {
   Component<optim::Optimizer> optimizer{"adamw"};
   Component<optim::Schedule> schedule{"constant"};
   double clip = 1.0;
-  std::string state = "reset";
+  StateMode state = StateMode::kReset;
   EvalConfig eval;
   CheckpointConfig checkpoint;
   ScanConfig scan;
@@ -94,9 +109,8 @@ struct RunConfig {
     f("clip", clip, {.help = "largest norm of the gradient; 0: no clipping", .min = 0});
     f("state", state,
       {.help = "reset: every batch starts from zero states; carry: rows continue where the last "
-               "batch ended, gradients stop there",
-       .choices = {"reset", "carry"}});
-    f.check(state == "reset" || accumulate == 1, "state", "carry needs accumulate: 1");
+               "batch ended, gradients stop there"});
+    f.check(state == StateMode::kReset || accumulate == 1, "state", "carry needs accumulate: 1");
     f("eval", eval, {.help = "evaluation"});
     f("checkpoint", checkpoint, {.help = "saving"});
     f("scan", scan, {.help = "how scans are computed; changes no result beyond rounding"});

@@ -8,8 +8,8 @@
 
 #include "core/base/profile.h"
 #include "experiments/commands/command.h"
-#include "experiments/run.h"
 #include "experiments/table.h"
+#include "experiments/trainer.h"
 
 namespace ls::experiments {
 namespace {

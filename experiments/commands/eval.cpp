@@ -1,5 +1,7 @@
 #include <fmt/core.h>
 
+#include <nlohmann/json.hpp>
+
 #include "experiments/commands/command.h"
 #include "experiments/evaluate.h"
 #include "experiments/load.h"
@@ -37,10 +39,10 @@ int Eval::run(parallel::RankEnv& env) {
     return 0;
   }
   if (json_) {
-    fmt::print("{}\n", evaluation_json(e));
+    fmt::print("{}\n", nlohmann::ordered_json(e).dump());
     return 0;
   }
-  std::vector<std::string> header = {e.split + " slice"};
+  std::vector<std::string> header = {fmt::format("{} slice", enum_name(e.split))};
   for (const auto& [name, value] : e.slices.begin()->second) {
     header.push_back(name);
   }

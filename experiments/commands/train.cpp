@@ -1,5 +1,6 @@
 #include <fmt/core.h>
 
+#include "experiments/checkpoint.h"
 #include "experiments/commands/command.h"
 #include "experiments/run.h"
 #include "experiments/stop.h"

@@ -36,7 +36,7 @@ TEST_SUITE("unit") {
   TEST_CASE("figure: single evaluations, equal values and values that are missing") {
     const std::string path = (fs::temp_directory_path() / std::to_string(getpid())).string();
     const auto panel = [](std::vector<Series> series, double y_max = 0) {
-      return Panel{"title", "update", "loss", std::move(series), 0, y_max, false};
+      return Panel{"title", "update", "loss", std::move(series), 0, y_max};
     };
     const struct {
       const char* name;

@@ -7,7 +7,8 @@
 #include <mutex>
 
 #include "core/comm/thread_comm.h"
-#include "experiments/run.h"
+#include "experiments/checkpoint.h"
+#include "experiments/trainer.h"
 
 using namespace ls;
 using namespace ls::experiments;

@@ -1,0 +1,48 @@
+#pragma once
+// What a training run tells while it goes on: metrics.jsonl, progress, the history of evaluations.
+#include <chrono>
+
+#include "data/prefetch.h"
+#include "experiments/progress.h"
+#include "experiments/train_step.h"
+
+namespace ls::experiments {
+
+class Recorder {
+ public:
+  /// Rank 0 writes config.yaml and, for a run from its start, an empty metrics.jsonl. Part and state
+  /// must outlive it.
+  Recorder(const RunPart& part, RunState& state);
+
+  /// After an update that took `seconds`; `data` is asked how long it let the trainer wait.
+  void update(const StepReport& report, double seconds, data::Prefetcher& data);
+  void evaluation(Evaluation e);
+  /// Was the model evaluated after the last update?
+  bool evaluated() const;
+  /// Ends the progress bar.
+  void finish(bool complete);
+  /// What this sitting knows of the result: speed, waits and loss.
+  void fill(RunResult& result) const;
+
+ private:
+  double tokens_per_s() const;
+  using Clock = std::chrono::steady_clock;
+
+  const RunPart& part_;
+  RunState& state_;
+  Progress progress_;
+  const Index first_tokens_;
+  double seconds_ = 0;  // of training in this sitting
+  std::optional<double> smooth_loss_;
+  double wait_share_ = 0;
+  // Since the last line of metrics.jsonl.
+  double window_loss_ = 0;
+  Index window_steps_ = 0, window_tokens_;
+  Clock::time_point window_begin_ = Clock::now();
+};
+
+/// Drops the lines of metrics.jsonl past an update and lines that were cut off; the evaluations in
+/// the rest. Called by every rank; rank 0 reads and writes.
+std::vector<Evaluation> cut_metrics(const RunPart& part, Index step);
+
+}  // namespace ls::experiments

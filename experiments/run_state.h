@@ -1,0 +1,59 @@
+#pragma once
+// What one model and seed of a run consists of, and its state between two updates, which a
+// checkpoint saves whole.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/comm/comm.h"
+#include "experiments/result.h"
+#include "experiments/run_config.h"
+
+namespace ls::experiments {
+
+/// One model and seed, built.
+struct RunPart {
+  /// @throws Error(Config) when config and task do not fit
+  RunPart(const RunConfig& config, std::size_t model, std::uint64_t seed, std::string directory,
+          Communicator& comm);
+
+  bool carries() const { return config.state == StateMode::kCarry; }
+  /// Does this process write files?
+  bool writes() const { return comm.rank() == 0 && !directory.empty(); }
+  std::string checkpoints() const { return directory + "/checkpoints"; }
+  /// "the last good checkpoint is ...", for messages.
+  std::string last_good_checkpoint() const;
+
+  const RunConfig& config;
+  const RunModel& model_config;
+  std::uint64_t seed;
+  std::string directory;  ///< empty: nothing is written
+  Communicator& comm;
+  std::unique_ptr<data::Task> task;
+  std::unique_ptr<layers::Model> model;
+  std::unique_ptr<optim::Optimizer> optimizer;
+};
+
+/// Besides the parameters.
+struct RunState {
+  explicit RunState(const RunPart& part);
+
+  Index step = 0, tokens = 0;
+  double train_seconds = 0;
+  double wall_seconds = 0;                     ///< with evaluation and saving
+  std::vector<std::vector<Tensor>> optimizer;  ///< per parameter, per state
+  layers::ModelState carried;                  ///< of this rank's rows
+  std::vector<Evaluation> history;             ///< kept in metrics.jsonl, not in checkpoints
+};
+
+/// Called by every rank; rank 0 writes. @throws Error(Numeric) when a value is not finite: what was
+/// saved before stays
+void save_state(const RunPart& part, const RunState& state);
+/// Takes parameters and state from the newest checkpoint in the part's directory, which all ranks
+/// see; false when there is none. Ranks may be more or fewer than those that saved.
+bool restore_state(const RunPart& part, RunState& state);
+
+/// Is every value finite? An undefined tensor has none.
+bool all_finite(const Tensor& t);
+
+}  // namespace ls::experiments
