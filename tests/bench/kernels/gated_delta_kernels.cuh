@@ -1,0 +1,49 @@
+#pragma once
+// What the kernels of the gated delta rule share: records of a chunk in device memory, as images
+// of shared memory, each moved by one bulk copy. Of chunk r = (sequence * H + head) * chunks + n:
+//   kept      N tile, P tile, gates                              (17 KiB)
+//   states    S^T before the chunk: for each 64 value rows, tiles [64 v][64 d] by columns d
+//   x         X: tiles [64 t][64 v] by columns v
+// and likewise gradients (dS'^T after the chunk) and E.
+#include "device/bulk_copy.cuh"
+#include "device/unit_lower.cuh"
+#include "device/wgmma.cuh"
+#include "gated_delta.h"
+#include "tensor_maps.h"
+
+namespace ls::kernels {
+
+using cuda::bf16;
+using cuda::ChunkGates;
+using cuda::Mbarrier;
+namespace wgmma = cuda::wgmma;
+
+inline constexpr int kTile = cuda::kTileBytes<64>;  // 8 KiB
+inline constexpr int kDk = DeltaSizes::kDk;
+static_assert(sizeof(ChunkGates) == DeltaSizes::kGates && kTile == DeltaSizes::kScore);
+
+/// Where chunk images lie.
+struct Records {
+  unsigned char* states;  // records of Dv * 256 bytes
+  unsigned char* values;  // records of Dv * 128 bytes
+  int slices;             // Dv / 64
+  __host__ __device__ unsigned char* state(int64_t record, int slice) const {
+    return states + (record * slices + slice) * (2 * kTile);
+  }
+  __host__ __device__ unsigned char* value(int64_t record, int slice) const {
+    return values + (record * slices + slice) * kTile;
+  }
+};
+inline Records records_in(const DeltaSizes& sizes, void* memory) {
+  auto* p = static_cast<unsigned char*>(memory);
+  return {p, p ? p + sizes.records() * sizes.state_bytes() : nullptr, sizes.dv / 64};
+}
+
+/// Raises a kernel's limit of dynamic shared memory, once.
+template <class Kernel>
+cudaError_t allow_shared(Kernel* kernel, int bytes) {
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                              cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+
+}  // namespace ls::kernels
