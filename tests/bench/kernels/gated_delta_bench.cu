@@ -83,10 +83,18 @@ struct Case {
   const char* name;
 };
 
-double number(float x) { return x; }
-double number(bf16 x) { return __bfloat162float(x); }
-void round_to(float& to, double x) { to = static_cast<float>(x); }
-void round_to(bf16& to, double x) { to = __float2bfloat16(static_cast<float>(x)); }
+double number(float x) {
+  return x;
+}
+double number(bf16 x) {
+  return __bfloat162float(x);
+}
+void round_to(float& to, double x) {
+  to = static_cast<float>(x);
+}
+void round_to(bf16& to, double x) {
+  to = __float2bfloat16(static_cast<float>(x));
+}
 
 struct Host {
   std::vector<bf16> q, k, v, beta, go;
@@ -211,21 +219,22 @@ bool check(const Case& c, unsigned seed) {
   Buffer<float> s_end(chains * size), ds0(chains * size), dg(th);
   Buffer<unsigned char> kept(z.kept_bytes()), states(z.states_bytes()),
       gradients(z.gradients_bytes());
-  const DeltaInputs in{q.get(), k.get(), v.get(), c.gate > 0 ? g.get() : nullptr, beta.get(),
-                       c.states ? s0.get() : nullptr};
+  const DeltaInputs in{q.get(),    k.get(),
+                       v.get(),    c.gate > 0 ? g.get() : nullptr,
+                       beta.get(), c.states ? s0.get() : nullptr};
   const DeltaGradients out{dq.get(), dk.get(), dv.get(), dg.get(), dbeta.get(), ds0.get()};
-  LS_RUN(gated_delta_forward(z, in, o.get(), s_end.get(), kept.get(), c.kept ? states.get() : nullptr,
-                             nullptr));
+  LS_RUN(gated_delta_forward(z, in, o.get(), s_end.get(), kept.get(),
+                             c.kept ? states.get() : nullptr, nullptr));
   LS_RUN(cudaDeviceSynchronize());
   LS_RUN(gated_delta_backward(z, in, go.get(), c.states ? gs.get() : nullptr, kept.get(),
                               states.get(), c.kept, gradients.get(), out, nullptr));
   LS_RUN(cudaDeviceSynchronize());
 
   constexpr int kNames = 14;
-  static const char* const names[kNames] = {"o",  "sT",  "dq",    "dk", "dv", "dg", "dbeta",
+  static const char* const names[kNames] = {"o",   "sT",  "dq",  "dk",  "dv",  "dg",  "dbeta",
                                             "ds0", "[N]", "[P]", "[S]", "[X]", "[E]", "[dS]"};
   // bf16 operands and results; dg and dbeta are sums of differences of such.
-  static const double limits[kNames] = {.006, .006, .008, .008, .008, .02, .008,
+  static const double limits[kNames] = {.006, .006, .008, .008, .008, .02,  .008,
                                         .006, .006, .006, .006, .006, .008, .006};
   Error errors[kNames];
   const auto ho = o.read(), hdq = dq.read(), hdk = dk.read(), hdv = dv.read(), hdb = dbeta.read();
@@ -274,8 +283,8 @@ bool check(const Case& c, unsigned seed) {
       }
       for (int d = 0; d < 128; ++d) {
         for (int x = 0; x < c.dv; ++x) {
-          const std::size_t tile = record * z.state_bytes() +
-                                   static_cast<std::size_t>(x / 64) * 16384 + (d / 64) * 8192;
+          const std::size_t tile =
+              record * z.state_bytes() + static_cast<std::size_t>(x / 64) * 16384 + (d / 64) * 8192;
           e[10].add(tile_at(hstates, tile, x % 64, d % 64), ck.s[d * c.dv + x]);
           e[13].add(tile_at(hgrad, tile, x % 64, d % 64), ck.ds[d * c.dv + x]);
         }
@@ -358,13 +367,23 @@ struct Problem {
         h(random_inputs(c, 99)),
         z{c.batch, c.tokens, c.heads, c.dv, 1 / std::sqrt(128.f)},
         th(h.beta.size()),
-        q(h.q), k(h.k), v(h.v), beta(h.beta), go(h.go), g(h.g),
-        o(th * c.dv), dq(th * 128), dk(th * 128), dv(th * c.dv), dbeta(th),
-        s_end(static_cast<std::size_t>(c.batch) * c.heads * 128 * c.dv), dg(th),
-        kept(z.kept_bytes()), states(z.states_bytes()), gradients(z.gradients_bytes()) {}
-  DeltaInputs in() const {
-    return {q.get(), k.get(), v.get(), g.get(), beta.get(), nullptr};
-  }
+        q(h.q),
+        k(h.k),
+        v(h.v),
+        beta(h.beta),
+        go(h.go),
+        g(h.g),
+        o(th * c.dv),
+        dq(th * 128),
+        dk(th * 128),
+        dv(th * c.dv),
+        dbeta(th),
+        s_end(static_cast<std::size_t>(c.batch) * c.heads * 128 * c.dv),
+        dg(th),
+        kept(z.kept_bytes()),
+        states(z.states_bytes()),
+        gradients(z.gradients_bytes()) {}
+  DeltaInputs in() const { return {q.get(), k.get(), v.get(), g.get(), beta.get(), nullptr}; }
   DeltaGradients out() const {
     return {dq.get(), dk.get(), dv.get(), dg.get(), dbeta.get(), nullptr};
   }
@@ -404,9 +423,10 @@ void time_case(const Case& c, unsigned char* flush, std::size_t flush_bytes) {
     return gated_delta_gradients(p.z, p.in(), p.go.get(), p.kept.get(), p.states.get(),
                                  p.gradients.get(), p.out(), s);
   });
-  std::printf("%-22s fwd %.4f  fwd+bwd %.4f  keeping states: fwd %.4f fwd+bwd %.4f | scores %.4f "
-              "states %.4f reverse %.4f gradients %.4f\n",
-              c.name, fwd, both, fwd_kept, both_kept, scores, states, reverse, gradients);
+  std::printf(
+      "%-22s fwd %.4f  fwd+bwd %.4f  keeping states: fwd %.4f fwd+bwd %.4f | scores %.4f "
+      "states %.4f reverse %.4f gradients %.4f\n",
+      c.name, fwd, both, fwd_kept, both_kept, scores, states, reverse, gradients);
   std::fflush(stdout);
   LS_RUN(cudaStreamDestroy(s));
 }

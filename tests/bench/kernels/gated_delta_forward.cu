@@ -1,11 +1,13 @@
-// Forward chunk loop of the gated delta rule. One CTA of one warpgroup a chain and 64 value
-// columns; the state stays in registers, transposed (S^T: value rows, f32 sums of wgmma), and its
-// bf16 copy is the A operand from registers. Every product has 64 value rows and its B operand in
-// shared memory, so neither S nor W nor X is ever written there to be multiplied:
-//   U^T = S^T K^T        X^T = W'^T - (beta W')^T N^T, W' = V - exp(G) U
-//   O^T = exp(G) S^T Q^T + (beta X)^T P^T      S^T = exp(G_C) S^T + (exp(G_C - G) beta X)^T K
-// Thread 0 keeps tiles two chunks ahead in a ring of three. Writing O and starting the next
-// chunk's U overlap.
+// Forward chunk loop of the gated delta rule. One CTA a chain and 64 value columns.
+//   warpgroup 0  the loop. The state stays in registers, transposed (S^T: value rows, f32 sums of
+//                wgmma), and its bf16 copy is the A operand from registers. Every product has 64
+//                value rows and its B operand in shared memory, so neither S nor W nor X is ever
+//                written there to be multiplied:
+//                  U^T = S^T K^T       X^T = W'^T - (beta W')^T N^T, W' = V - exp(G) U
+//                  O^T = exp(G) S^T Q^T + (beta X)^T P^T
+//                  S^T = exp(G_C) S^T + (exp(G_C - G) beta X)^T K
+//   warps 4, 5   bring tiles, a ring of three; store O, states and X
+// Moves q, k, v and the records of gated_delta_scores in and o out.
 #include "gated_delta_kernels.cuh"
 
 namespace ls::kernels {
@@ -25,11 +27,13 @@ struct alignas(1024) Stage {
   unsigned char n[kTile], p[kTile];  // with gates one record of `kept`
   ChunkGates gates;
 };
-template <bool kStates>
+template <bool kOutput, bool kStates>
 struct alignas(1024) Shared {
   Stage stage[kStages];
-  unsigned char state[kStates ? 2 * kTile : 1024], value[kStates ? kTile : 1024];
-  Mbarrier full[kStages];
+  unsigned char o[kOutput ? kTile : 1024];
+  unsigned char state[kStates ? 2 * kTile : 1024], x[kStates ? kTile : 1024];
+  Mbarrier full[kStages], free[kStages];
+  Mbarrier out_full, out_free;  // o, state, x
 };
 
 struct Arguments {
@@ -41,86 +45,112 @@ struct Arguments {
   float scale;
 };
 
-/// kOutput: o is wanted; kStates: records of the states and X are.
-template <bool kOutput, bool kStates>
-__global__ void __launch_bounds__(128, 1)
-    forward_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
-                   const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap o,
-                   const __grid_constant__ Arguments args) {
-  extern __shared__ __align__(1024) unsigned char raw[];
-  using Memory = Shared<kStates>;
-  Memory& s = *reinterpret_cast<Memory*>(raw);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int group = lane >> 2, pair = 2 * (lane & 3);
-  const int slices = args.dv / 64, slice = blockIdx.x % slices, chain = blockIdx.x / slices;
-  const int head = chain % args.heads, b = chain / args.heads;
-  const int64_t first_record = static_cast<int64_t>(chain) * args.chunks;
-  const bool leader = threadIdx.x == 0;
+/// The chain and value columns of this CTA.
+struct Place {
+  int slice, head, b;
+  int64_t chain, record;
+  __device__ explicit Place(const Arguments& args) {
+    const int slices = args.dv / 64;
+    slice = blockIdx.x % slices;
+    chain = blockIdx.x / slices;
+    head = static_cast<int>(chain % args.heads);
+    b = static_cast<int>(chain / args.heads);
+    record = chain * args.chunks;
+  }
+};
 
-  const auto load = [&](int n) {
+/// Parity to wait for until a ring's slot has been used by chunk n - kStages.
+__device__ __forceinline__ uint32_t last_turn(int n) {
+  return (n / kStages - 1) & 1;
+}
+__device__ __forceinline__ uint32_t this_turn(int n) {
+  return (n / kStages) & 1;
+}
+
+template <bool kOutput, bool kStates>
+__device__ __forceinline__ void bring_tiles(Shared<kOutput, kStates>& s, const CUtensorMap& q,
+                                            const CUtensorMap& k, const CUtensorMap& v,
+                                            const Arguments& args) {
+  const Place at(args);
+  for (int n = 0; n < args.chunks; ++n) {
     Stage& to = s.stage[n % kStages];
     Mbarrier& full = s.full[n % kStages];
-    constexpr uint32_t kScores = (kOutput ? 2 : 1) * kTile;
-    full.arrive_expect((kOutput ? 4 : 2) * kTile + kTile + kScores + sizeof(ChunkGates));
+    if (n >= kStages) {
+      s.free[n % kStages].wait(last_turn(n));
+    }
+    full.arrive_expect((kOutput ? 7 : 4) * kTile + sizeof(ChunkGates));
     for (int i = 0; i < 2; ++i) {
-      load_box(to.k + i * kTile, &k, full, 64 * i, head, 64 * n, b);
+      load_box(to.k + i * kTile, &k, full, 64 * i, at.head, 64 * n, at.b);
     }
-    load_box(to.v, &v, full, 64 * slice, head, 64 * n, b);
-    const unsigned char* record = args.kept + (first_record + n) * DeltaSizes::kKept;
-    load_bytes(to.n, record, kScores, full);
-    load_bytes(&to.gates, record + 2 * kTile, sizeof(ChunkGates), full);
+    const unsigned char* record = args.kept + (at.record + n) * DeltaSizes::kKept;
     if constexpr (kOutput) {
+      load_bytes(to.n, record, DeltaSizes::kKept, full);
       for (int i = 0; i < 2; ++i) {
-        load_box(to.q + i * kTile, &q, full, 64 * i, head, 64 * n, b);
+        load_box(to.q + i * kTile, &q, full, 64 * i, at.head, 64 * n, at.b);
       }
+    } else {
+      load_bytes(to.n, record, kTile, full);
+      load_bytes(&to.gates, record + 2 * kTile, sizeof(ChunkGates), full);
     }
-  };
-  if (leader) {
-    for (auto& full : s.full) {
-      full.init(1);
-    }
-    fence_barrier_init();
-    for (int n = 0; n < kStages - 1 && n < args.chunks; ++n) {
-      load(n);
-    }
+    load_box(to.v, &v, full, 64 * at.slice, at.head, 64 * n, at.b);
   }
+}
 
+/// Turn n brings the state before chunk n and its X, and O of the chunk before.
+template <bool kOutput, bool kStates>
+__device__ __forceinline__ void store_results(Shared<kOutput, kStates>& s, const CUtensorMap& o,
+                                              const Arguments& args) {
+  const Place at(args);
+  for (int n = 0; n <= args.chunks; ++n) {
+    s.out_full.wait(n & 1);
+    if (kOutput && n > 0) {
+      store_box(&o, s.o, 64 * at.slice, at.head, 64 * (n - 1), at.b);
+    }
+    if (kStates && n < args.chunks) {
+      store_bytes(args.records.state(at.record + n, at.slice), s.state, 2 * kTile);
+      store_bytes(args.records.value(at.record + n, at.slice), s.x, kTile);
+    }
+    commit_stores();
+    wait_stores_read<0>();
+    s.out_free.arrive();
+  }
+  wait_stores<0>();
+}
+
+template <bool kOutput, bool kStates>
+__device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Arguments& args,
+                                         int warp, int lane) {
+  const Place at(args);
+  const int group = lane >> 2, pair = 2 * (lane & 3);
   // S^T: rows (values) 16 warp + group (+8), columns (keys) 8 j + pair (+1).
   float state[kDk / 2];
-  const int64_t state_at = static_cast<int64_t>(chain) * kDk * args.dv + 64 * slice + 16 * warp +
-                           group;
+  const int64_t state_at = at.chain * kDk * args.dv + 64 * at.slice + 16 * warp + group;
 #pragma unroll
   for (int i = 0; i < kDk / 2; ++i) {
     const int d = 8 * (i / 4) + pair + i % 2;
     state[i] = args.s0 ? args.s0[state_at + static_cast<int64_t>(d) * args.dv + (i & 2) * 4] : 0.f;
   }
-  uint32_t copy[kDk / 16][4];
+  uint32_t copy[kDk / 16][4], packed[4][4];
   as_operand<kDk / 16>(copy, state);
-  __syncthreads();
-
-  // Leaves of chunk n what its registers hold: O (packed) in the place of V, from where it goes out.
-  uint32_t packed[4][4];
-  const auto stage_output = [&](int n) {
-    const uint32_t tile = smem_addr(s.stage[n % kStages].v);
+  const auto stage_output = [&] {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      store_matrices_t(block_address_t(tile, 16 * i, 16 * warp, lane), packed[i][0], packed[i][1],
-                       packed[i][2], packed[i][3]);
+      store_matrices_t(block_address_t(smem_addr(s.o), 16 * i, 16 * warp, lane), packed[i][0],
+                       packed[i][1], packed[i][2], packed[i][3]);
     }
   };
-  const auto send_output = [&](int n) {
-    if (kOutput) {
-      store_box(&o, s.stage[n % kStages].v, 64 * slice, head, 64 * n, b);
-    }
-    if (kStates) {
-      store_bytes(args.records.value(first_record + n, slice), s.value, kTile);
+  const auto announce = [&] {
+    fence_proxy_async();
+    __syncwarp();
+    if (lane == 0) {
+      s.out_full.arrive();
     }
   };
 
+  s.full[0].wait(0);
   float u[32], out[32];
   for (int n = 0; n < args.chunks; ++n) {
     Stage& z = s.stage[n % kStages];
-    s.full[n % kStages].wait((n / kStages) & 1);
     const uint64_t keys = wgmma::rows(smem_addr(z.k));
     wgmma::fence_sums();
 #pragma unroll
@@ -134,40 +164,16 @@ __global__ void __launch_bounds__(128, 1)
       for (int i = 0; i < kDk / 16; ++i) {
         wgmma::multiply<64, Depth::kRows>(out, copy[i], wgmma::step_rows(queries, i), i > 0);
       }
+      wgmma::commit();
     }
-    wgmma::commit();
-    // Under them: the last chunk's output, this one's state.
-    if (kOutput && n > 0) {
-      stage_output(n - 1);
-    }
-    if constexpr (kStates) {
-#pragma unroll
-      for (int i = 0; i < kDk / 16; ++i) {
-        store_matrices(
-            block_address(smem_addr(s.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
-            copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
-      }
-    }
-    fence_proxy_async();
-    __syncthreads();
-    if (leader) {
-      if (n > 0) {
-        send_output(n - 1);
-      }
-      if (kStates) {
-        store_bytes(args.records.state(first_record + n, slice), s.state, 2 * kTile);
-      }
-      commit_stores();
-    }
-
-    // W' in the place of U.
     uint32_t w[4][4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       load_matrices_t(w[i], block_address_t(smem_addr(z.v), 16 * i, 16 * warp, lane));
     }
-    wgmma::wait<1>();
+    wgmma::wait<kOutput ? 1 : 0>();
     wgmma::hold(u);
+    // W' in the place of U.
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const float2 g = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
@@ -183,58 +189,54 @@ __global__ void __launch_bounds__(128, 1)
     }
     const uint64_t solve = wgmma::rows(smem_addr(z.n));
     wgmma::hold(u);
+    wgmma::hold(w);
     wgmma::fence_sums();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       wgmma::multiply<64, Depth::kRows, -1>(u, w[i], wgmma::step_rows(solve, i), true);
     }
     wgmma::commit();
-    // Under it: the stage of the chunk before is free, its output has been read long ago.
-    if (leader) {
-      wait_stores_read<0>();
-      if (n + kStages - 1 < args.chunks) {
-        load(n + kStages - 1);
-      }
-    }
+    // Under it: decays of the state and of what the queries read.
     const float decay = z.gates.begin[63];
 #pragma unroll
     for (float& x : state) {
       x *= decay;
     }
-    wgmma::wait<0>();
-    wgmma::hold(u);
-    wgmma::hold(out);
-    if constexpr (kStates) {
-      // Whoever writes here has passed the barrier above after the leader's last wait; the leader's
-      // wait of this chunk comes before its own next barrier.
-      named_sync(1, 128);
-      uint32_t r[4][4];
-      as_operand<4>(r, u);
+    if constexpr (kOutput) {
+      wgmma::wait<1>();
+      wgmma::hold(out);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        store_matrices_t(block_address_t(smem_addr(s.value), 16 * i, 16 * warp, lane), r[i][0],
-                         r[i][1], r[i][2], r[i][3]);
+      for (int j = 0; j < 8; ++j) {
+        const float2 g = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
+        const float g0 = args.scale * g.x, g1 = args.scale * g.y;
+        out[4 * j] *= g0;
+        out[4 * j + 1] *= g1;
+        out[4 * j + 2] *= g0;
+        out[4 * j + 3] *= g1;
       }
     }
+    float2 beta[8], end[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      beta[j] = *reinterpret_cast<const float2*>(z.gates.beta + 8 * j + pair);
+      end[j] = *reinterpret_cast<const float2*>(z.gates.end + 8 * j + pair);
+    }
+    wgmma::wait<0>();
+    wgmma::hold(u);
     // W = beta X, for the output and, with its decay to the chunk's end, for the state.
     uint32_t late[4][4];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const float2 beta = *reinterpret_cast<const float2*>(z.gates.beta + 8 * j + pair);
-      const float2 g = *reinterpret_cast<const float2*>(z.gates.end + 8 * j + pair);
-      const float2 from = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float x = beta.x * u[4 * j + 2 * i], y = beta.y * u[4 * j + 2 * i + 1];
+        const float x = beta[j].x * u[4 * j + 2 * i], y = beta[j].y * u[4 * j + 2 * i + 1];
         w[j / 2][2 * (j % 2) + i] = pack_bf16(x, y);
-        late[j / 2][2 * (j % 2) + i] = pack_bf16(g.x * x, g.y * y);
-        out[4 * j + 2 * i] *= args.scale * from.x;
-        out[4 * j + 2 * i + 1] *= args.scale * from.y;
+        late[j / 2][2 * (j % 2) + i] = pack_bf16(end[j].x * x, end[j].y * y);
       }
     }
     const uint64_t depth = wgmma::columns(smem_addr(z.k), kTile);
     wgmma::hold(state);
-    wgmma::hold(out);
+    wgmma::hold(late);
     wgmma::fence_sums();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -242,33 +244,60 @@ __global__ void __launch_bounds__(128, 1)
     }
     wgmma::commit();
     if constexpr (kOutput) {
-      const uint64_t scores = wgmma::rows(smem_addr(z.p));
+      const uint64_t reads = wgmma::rows(smem_addr(z.p));
+      wgmma::hold(out);
+      wgmma::hold(w);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        wgmma::multiply<64, Depth::kRows>(out, w[i], wgmma::step_rows(scores, i), true);
+        wgmma::multiply<64, Depth::kRows>(out, w[i], wgmma::step_rows(reads, i), true);
+      }
+      wgmma::commit();
+    }
+    // Under them: results go out; the next chunk's tiles.
+    if (n > 0) {
+      s.out_free.wait((n - 1) & 1);
+    }
+    if (kOutput && n > 0) {
+      stage_output();
+    }
+    if constexpr (kStates) {
+#pragma unroll
+      for (int i = 0; i < kDk / 16; ++i) {
+        store_matrices(
+            block_address(smem_addr(s.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
+            copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
+      }
+      uint32_t r[4][4];
+      as_operand<4>(r, u);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        store_matrices_t(block_address_t(smem_addr(s.x), 16 * i, 16 * warp, lane), r[i][0], r[i][1],
+                         r[i][2], r[i][3]);
       }
     }
-    wgmma::commit();
-    wgmma::wait<1>();
+    announce();
+    if (n + 1 < args.chunks) {
+      s.full[(n + 1) % kStages].wait(this_turn(n + 1));
+    }
+    wgmma::wait<kOutput ? 1 : 0>();
     wgmma::hold(state);
     as_operand<kDk / 16>(copy, state);
-    wgmma::wait<0>();
     if constexpr (kOutput) {
+      wgmma::wait<0>();
       wgmma::hold(out);
       as_operand<4>(packed, out);
     }
+    if (lane == 0) {
+      s.free[n % kStages].arrive();
+    }
   }
   if (args.chunks > 0) {
+    s.out_free.wait((args.chunks - 1) & 1);
     if (kOutput) {
-      stage_output(args.chunks - 1);
-    }
-    fence_proxy_async();
-    __syncthreads();
-    if (leader) {
-      send_output(args.chunks - 1);
-      commit_stores();
+      stage_output();
     }
   }
+  announce();
   if (args.s_end) {
 #pragma unroll
     for (int i = 0; i < kDk / 2; ++i) {
@@ -276,8 +305,36 @@ __global__ void __launch_bounds__(128, 1)
       args.s_end[state_at + static_cast<int64_t>(d) * args.dv + (i & 2) * 4] = state[i];
     }
   }
-  if (leader) {
-    wait_stores<0>();
+}
+
+/// kOutput: o is wanted; kStates: records of the states and of X are.
+template <bool kOutput, bool kStates>
+__global__ void __launch_bounds__(192, 1)
+    forward_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
+                   const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap o,
+                   const __grid_constant__ Arguments args) {
+  extern __shared__ __align__(1024) unsigned char raw[];
+  using Memory = Shared<kOutput, kStates>;
+  Memory& s = *reinterpret_cast<Memory*>(raw);
+  const int warp = warp_index(), lane = lane_index();
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      s.full[i].init(1);
+      s.free[i].init(4);
+    }
+    s.out_full.init(4);
+    s.out_free.init(1);
+    fence_barrier_init();
+  }
+  __syncthreads();
+  if (warp < 4) {
+    run_loop(s, args, warp, lane);
+  } else if (lane == 0) {
+    if (warp == 4) {
+      bring_tiles(s, q, k, v, args);
+    } else {
+      store_results(s, o, args);
+    }
   }
 }
 
@@ -292,12 +349,19 @@ cudaError_t launch(const DeltaSizes& z, const DeltaInputs& in, bf16* o, float* s
           encode_rows(&out, kOutput ? o : in.v, z.batch, z.tokens, z.heads, z.dv)) {
     return e;
   }
-  constexpr int kBytes = sizeof(Shared<kStates>);
-  if (const cudaError_t e = allow_shared(forward_kernel<kOutput, kStates>, kBytes)) return e;
-  const Arguments args{static_cast<const unsigned char*>(kept), records_in(z, states),
-                       in.s0, s_end, z.heads, z.chunks(), z.dv, z.scale};
-  const int grid = z.batch * z.heads * (z.dv / 64);
-  forward_kernel<kOutput, kStates><<<grid, 128, kBytes, stream>>>(q, k, v, out, args);
+  constexpr int kBytes = sizeof(Shared<kOutput, kStates>);
+  static_assert(kBytes <= 227 * 1024);
+  const auto kernel = forward_kernel<kOutput, kStates>;
+  if (const cudaError_t e = allow_shared(kernel, kBytes)) return e;
+  const Arguments args{static_cast<const unsigned char*>(kept),
+                       records_in(z, states),
+                       in.s0,
+                       s_end,
+                       z.heads,
+                       z.chunks(),
+                       z.dv,
+                       z.scale};
+  kernel<<<z.batch * z.heads*(z.dv / 64), 192, kBytes, stream>>>(q, k, v, out, args);
   return cudaGetLastError();
 }
 

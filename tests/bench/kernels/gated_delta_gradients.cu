@@ -1,7 +1,8 @@
 // Chunk-parallel part of the gated delta rule's backward: from the states before each chunk, their
 // gradients after it, X and E, the gradients of q, k, v, beta and g. Persistent CTAs, one chunk and
 // head at a time, 64 value columns after 64:
-//   warpgroup 0  warp 0 brings tiles (a ring of two, q and k double); warps 1 to 3 make dV = beta E,
+//   warpgroup 0  warp 0 brings tiles (a ring of two, q and k double); warps 1 to 3 make dV = beta
+//   E,
 //                dbeta = E . X and <S, dS'>
 //   warpgroup 1  dP = scale tril(dO W^T * D),  dQ = scale exp(G) dO S^T + dP K
 //   warpgroup 2  dM = -tril_-1(E W^T * beta D), dK = [dM K - exp(G) beta E S^T]
@@ -26,9 +27,9 @@ struct alignas(1024) Tokens {
   ChunkGates gates;
 };
 struct Sums {
-  float q[64], k[64];     // q . dq and k . (dk reader - dk writer) by token
-  float late[4];          // k . W dS'^T, by warp
-  float state[kAuxWarps]; // <S, dS'>, by warp
+  float q[64], k[64];      // q . dq and k . (dk reader - dk writer) by token
+  float late[4];           // k . W dS'^T, by warp
+  float state[kAuxWarps];  // <S, dS'>, by warp
 };
 struct alignas(1024) Shared {
   Slice slice[2];
@@ -179,7 +180,8 @@ __device__ __forceinline__ void elementwise(Shared& s, const Arguments& args, in
         }
       }
       for (int m = id; m < 2 * kTile / 16; m += kThreads) {
-        inner += dot8(reinterpret_cast<const uint4*>(y.s)[m], reinterpret_cast<const uint4*>(y.ds)[m]);
+        inner +=
+            dot8(reinterpret_cast<const uint4*>(y.s)[m], reinterpret_cast<const uint4*>(y.ds)[m]);
       }
       __syncwarp();
       if (lane == 0) {
@@ -231,8 +233,8 @@ __device__ __forceinline__ void query_side(Shared& s, const CUtensorMap& dq, con
       wgmma::fence_sums();
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        wgmma::multiply<64, Depth::kRows, Depth::kRows>(
-            p, wgmma::step_rows(go, j), wgmma::step_rows(x, j), i > 0 || j > 0);
+        wgmma::multiply<64, Depth::kRows, Depth::kRows>(p, wgmma::step_rows(go, j),
+                                                        wgmma::step_rows(x, j), i > 0 || j > 0);
         wgmma::multiply<kDk, Depth::kRows, Depth::kColumns>(
             d, wgmma::step_rows(go, j), wgmma::step_columns(state, j), i > 0 || j > 0);
       }
@@ -301,8 +303,8 @@ __device__ __forceinline__ void query_side(Shared& s, const CUtensorMap& dq, con
       // Reverse running sum; exp(G_C) S' . dS' enters at the last token.
       const int t = 2 * lane;
       float inner = sums.state[0] + sums.state[1] + sums.state[2];
-      inner = inner * z.gates.begin[63] + (sums.late[0] + sums.late[1]) +
-              (sums.late[2] + sums.late[3]);
+      inner =
+          inner * z.gates.begin[63] + (sums.late[0] + sums.late[1]) + (sums.late[2] + sums.late[3]);
       const float second = sums.q[t + 1] + sums.k[t + 1] + (lane == 31 ? inner : 0.f);
       const float first = sums.q[t] + sums.k[t] + second;
       float sum = first;
@@ -312,8 +314,8 @@ __device__ __forceinline__ void query_side(Shared& s, const CUtensorMap& dq, con
         sum += lane + n < 32 ? after : 0.f;
       }
       const float after = sum - first;
-      const int64_t token = (static_cast<int64_t>(at.b) * args.tokens + at.first + t) * args.heads +
-                            at.head;
+      const int64_t token =
+          (static_cast<int64_t>(at.b) * args.tokens + at.first + t) * args.heads + at.head;
       if (at.first + t < args.tokens) {
         args.dg[token] = sum;
       }
@@ -430,8 +432,8 @@ __device__ __forceinline__ void key_side(Shared& s, const CUtensorMap& dk, const
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       wgmma::multiply<kDk, Depth::kColumns>(reader, a[j], wgmma::step_columns(keys, j), true);
-      wgmma::multiply<kDk, Depth::kColumns, Depth::kColumns>(
-          writer, wgmma::step_columns(dp, j), wgmma::step_columns(queries, j), true);
+      wgmma::multiply<kDk, Depth::kColumns, Depth::kColumns>(writer, wgmma::step_columns(dp, j),
+                                                             wgmma::step_columns(queries, j), true);
       wgmma::multiply<kDk, Depth::kColumns, Depth::kColumns>(writer, wgmma::step_columns(dm, j),
                                                              wgmma::step_columns(keys, j), true);
     }

@@ -13,7 +13,9 @@ std::size_t at(int row, int columns, int column) {
   return static_cast<std::size_t>(row) * static_cast<std::size_t>(columns) +
          static_cast<std::size_t>(column);
 }
-Matrix zeros(int rows, int columns) { return Matrix(at(rows, columns, 0), 0.0); }
+Matrix zeros(int rows, int columns) {
+  return Matrix(at(rows, columns, 0), 0.0);
+}
 
 /// c += f a b, a [n,m] or transposed from [m,n], b [m,l] or transposed from [l,m].
 void multiply(Matrix& c, const Matrix& a, bool ta, const Matrix& b, bool tb, int n, int m, int l,
@@ -39,8 +41,8 @@ double row_dot(const Matrix& a, const Matrix& b, int row, int columns) {
 Matrix rows_of(const Matrix& from, int first, int columns, int chunk, int total) {
   Matrix to = zeros(chunk, columns);
   const int n = std::min(chunk, total - first);
-  std::copy_n(from.begin() + static_cast<std::ptrdiff_t>(at(first, columns, 0)),
-              at(n, columns, 0), to.begin());
+  std::copy_n(from.begin() + static_cast<std::ptrdiff_t>(at(first, columns, 0)), at(n, columns, 0),
+              to.begin());
   return to;
 }
 void put_rows(Matrix& to, const Matrix& from, int first, int columns, int total) {
@@ -133,9 +135,12 @@ DeltaResult delta_by_chunk(const DeltaChain& in, int c, std::vector<DeltaChunk>*
   };
   const auto load = [&](int n) {
     const int first = n * c;
-    Loaded l{rows_of(in.q, first, dk, c, in.t), rows_of(in.k, first, dk, c, in.t),
-             rows_of(in.v, first, dv, c, in.t), rows_of(in.go, first, dv, c, in.t),
-             rows_of(in.g, first, 1, c, in.t),  rows_of(in.beta, first, 1, c, in.t),
+    Loaded l{rows_of(in.q, first, dk, c, in.t),
+             rows_of(in.k, first, dk, c, in.t),
+             rows_of(in.v, first, dv, c, in.t),
+             rows_of(in.go, first, dv, c, in.t),
+             rows_of(in.g, first, 1, c, in.t),
+             rows_of(in.beta, first, 1, c, in.t),
              zeros(c, c)};
     for (int i = 1; i < c; ++i) {
       l.g[static_cast<std::size_t>(i)] += l.g[static_cast<std::size_t>(i) - 1];
