@@ -24,8 +24,8 @@ struct DeltaSizes {
   std::size_t kept_bytes() const { return records() * kKept; }
   /// States and X of every chunk: by forward when asked, else by backward into its workspace.
   std::size_t states_bytes() const { return records() * (state_bytes() + value_bytes()); }
-  /// Backward's own: gradients of the states, and E.
-  std::size_t gradients_bytes() const { return states_bytes(); }
+  /// Backward's own: gradients of the states.
+  std::size_t gradients_bytes() const { return records() * state_bytes(); }
   std::size_t state_bytes() const { return static_cast<std::size_t>(dv) * kDk * 2; }
   std::size_t value_bytes() const { return static_cast<std::size_t>(dv) * kChunk * 2; }
   static constexpr std::size_t kScore = kChunk * kChunk * 2;

@@ -6,8 +6,8 @@ namespace ls::kernels {
 cudaError_t gated_delta_states(const DeltaSizes& z, const DeltaInputs& in, const void* kept,
                                void* states, cudaStream_t stream);
 cudaError_t gated_delta_reverse(const DeltaSizes& z, const DeltaInputs& in, const bf16* go,
-                                const float* gs_end, const void* kept, void* gradients, float* gs0,
-                                cudaStream_t stream);
+                                const float* gs_end, const void* kept, void* gradients, bf16* dv,
+                                float* gs0, cudaStream_t stream);
 cudaError_t gated_delta_gradients(const DeltaSizes& z, const DeltaInputs& in, const bf16* go,
                                   const void* kept, void* states, void* gradients,
                                   const DeltaGradients& out, cudaStream_t stream);
@@ -20,7 +20,7 @@ cudaError_t gated_delta_backward(const DeltaSizes& z, const DeltaInputs& in, con
     if (const cudaError_t e = gated_delta_states(z, in, kept, states, stream)) return e;
   }
   if (const cudaError_t e =
-          gated_delta_reverse(z, in, go, gs_end, kept, gradients, out.s0, stream)) {
+          gated_delta_reverse(z, in, go, gs_end, kept, gradients, out.v, out.s0, stream)) {
     return e;
   }
   return gated_delta_gradients(z, in, go, kept, states, gradients, out, stream);

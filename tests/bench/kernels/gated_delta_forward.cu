@@ -3,10 +3,10 @@
 //                wgmma), and its bf16 copy is the A operand from registers. Every product has 64
 //                value rows and its B operand in shared memory, so neither S nor W nor X is ever
 //                written there to be multiplied:
-//                  U^T = S^T K^T       X^T = W'^T - (beta W')^T N^T, W' = V - exp(G) U
-//                  O^T = exp(G) S^T Q^T + (beta X)^T P^T
+//                  U^T = S^T K^T       X^T = W'^T - W'^T N^T, W' = V - exp(G) U
+//                  O^T = exp(G) S^T Q^T + X^T P^T
 //                  S^T = exp(G_C) S^T + (exp(G_C - G) beta X)^T K
-//   warps 4, 5   bring tiles, a ring of three; store O, states and X
+//   warps 4, 5   bring tiles, a ring of three; store states and X
 // Moves q, k, v and the records of gated_delta_scores in and o out.
 #include "gated_delta_kernels.cuh"
 
@@ -33,15 +33,16 @@ struct alignas(1024) Shared {
   unsigned char o[kOutput ? kTile : 1024];
   unsigned char state[kStates ? 2 * kTile : 1024], x[kStates ? kTile : 1024];
   Mbarrier full[kStages], free[kStages];
-  Mbarrier out_full, out_free;  // o, state, x
+  Mbarrier out_full, out_free;  // state, x
 };
 
 struct Arguments {
   const unsigned char* kept;
   Records records;
   const float* s0;
+  bf16* o;
   float* s_end;
-  int heads, chunks, dv;
+  int tokens, heads, chunks, dv;
   float scale;
 };
 
@@ -96,20 +97,14 @@ __device__ __forceinline__ void bring_tiles(Shared<kOutput, kStates>& s, const C
   }
 }
 
-/// Turn n brings the state before chunk n and its X, and O of the chunk before.
-template <bool kOutput, bool kStates>
-__device__ __forceinline__ void store_results(Shared<kOutput, kStates>& s, const CUtensorMap& o,
-                                              const Arguments& args) {
+/// Turn n brings the state before chunk n and its X.
+template <class Memory>
+__device__ __forceinline__ void store_states(Memory& s, const Arguments& args) {
   const Place at(args);
-  for (int n = 0; n <= args.chunks; ++n) {
+  for (int n = 0; n < args.chunks; ++n) {
     s.out_full.wait(n & 1);
-    if (kOutput && n > 0) {
-      store_box(&o, s.o, 64 * at.slice, at.head, 64 * (n - 1), at.b);
-    }
-    if (kStates && n < args.chunks) {
-      store_bytes(args.records.state(at.record + n, at.slice), s.state, 2 * kTile);
-      store_bytes(args.records.value(at.record + n, at.slice), s.x, kTile);
-    }
+    store_bytes(args.records.state(at.record + n, at.slice), s.state, 2 * kTile);
+    store_bytes(args.records.value(at.record + n, at.slice), s.x, kTile);
     commit_stores();
     wait_stores_read<0>();
     s.out_free.arrive();
@@ -132,23 +127,21 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
   }
   uint32_t copy[kDk / 16][4], packed[4][4];
   as_operand<kDk / 16>(copy, state);
-  const auto stage_output = [&] {
+  // Of the chunk before. Each warp stages and stores 16 columns of its own.
+  const auto store_output = [&](int n) {
+    const uint32_t tile = smem_addr(s.o);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      store_matrices_t(block_address_t(smem_addr(s.o), 16 * i, 16 * warp, lane), packed[i][0],
-                       packed[i][1], packed[i][2], packed[i][3]);
+      store_matrices_t(block_address_t(tile, 16 * i, 16 * warp, lane), packed[i][0], packed[i][1],
+                       packed[i][2], packed[i][3]);
     }
-  };
-  const auto announce = [&] {
-    fence_proxy_async();
     __syncwarp();
-    if (lane == 0) {
-      s.out_full.arrive();
-    }
+    store_rows(args.o, s.o, at, args, n, warp, lane);
+    __syncwarp();
   };
 
-  s.full[0].wait(0);
   float u[32], out[32];
+  s.full[0].wait(0);
   for (int n = 0; n < args.chunks; ++n) {
     Stage& z = s.stage[n % kStages];
     const uint64_t keys = wgmma::rows(smem_addr(z.k));
@@ -166,25 +159,47 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
       }
       wgmma::commit();
     }
+    wgmma::wait<2>();  // Nothing to wait for, but ptxas would otherwise before `state` is touched.
+    wgmma::hold(state);
+    // Under U: gates and V; the state goes out and decays.
+    float2 begin[8];
     uint32_t w[4][4];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      begin[j] = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
+    }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       load_matrices_t(w[i], block_address_t(smem_addr(z.v), 16 * i, 16 * warp, lane));
+    }
+    const float decay = z.gates.begin[63];
+    if constexpr (kStates) {
+      if (n > 0) {
+        s.out_free.wait((n - 1) & 1);
+      }
+#pragma unroll
+      for (int i = 0; i < kDk / 16; ++i) {
+        store_matrices(
+            block_address(smem_addr(s.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
+            copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
+      }
+    }
+#pragma unroll
+    for (float& x : state) {
+      x *= decay;
     }
     wgmma::wait<kOutput ? 1 : 0>();
     wgmma::hold(u);
     // W' in the place of U.
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const float2 g = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
-      const float2 beta = *reinterpret_cast<const float2*>(z.gates.beta + 8 * j + pair);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         uint32_t& value = w[j / 2][2 * (j % 2) + i];
         float &x = u[4 * j + 2 * i], &y = u[4 * j + 2 * i + 1];
-        x = low_bf16(value) - g.x * x;
-        y = high_bf16(value) - g.y * y;
-        value = pack_bf16(beta.x * x, beta.y * y);
+        x = low_bf16(value) - begin[j].x * x;
+        y = high_bf16(value) - begin[j].y * y;
+        value = pack_bf16(x, y);
       }
     }
     const uint64_t solve = wgmma::rows(smem_addr(z.n));
@@ -196,42 +211,37 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
       wgmma::multiply<64, Depth::kRows, -1>(u, w[i], wgmma::step_rows(solve, i), true);
     }
     wgmma::commit();
-    // Under it: decays of the state and of what the queries read.
-    const float decay = z.gates.begin[63];
+    // Under X: what the queries read decays.
+    float2 last[8];
 #pragma unroll
-    for (float& x : state) {
-      x *= decay;
+    for (int j = 0; j < 8; ++j) {
+      last[j] = *reinterpret_cast<const float2*>(z.gates.late + 8 * j + pair);
     }
     if constexpr (kOutput) {
       wgmma::wait<1>();
       wgmma::hold(out);
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        const float2 g = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
-        const float g0 = args.scale * g.x, g1 = args.scale * g.y;
+        const float g0 = args.scale * begin[j].x, g1 = args.scale * begin[j].y;
         out[4 * j] *= g0;
         out[4 * j + 1] *= g1;
         out[4 * j + 2] *= g0;
         out[4 * j + 3] *= g1;
       }
     }
-    float2 beta[8], end[8];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      beta[j] = *reinterpret_cast<const float2*>(z.gates.beta + 8 * j + pair);
-      end[j] = *reinterpret_cast<const float2*>(z.gates.end + 8 * j + pair);
-    }
     wgmma::wait<0>();
     wgmma::hold(u);
-    // W = beta X, for the output and, with its decay to the chunk's end, for the state.
+    // X for the output and, with beta and its decay to the chunk's end, for the state.
     uint32_t late[4][4];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float x = beta[j].x * u[4 * j + 2 * i], y = beta[j].y * u[4 * j + 2 * i + 1];
-        w[j / 2][2 * (j % 2) + i] = pack_bf16(x, y);
-        late[j / 2][2 * (j % 2) + i] = pack_bf16(end[j].x * x, end[j].y * y);
+        const float x = u[4 * j + 2 * i], y = u[4 * j + 2 * i + 1];
+        if constexpr (kOutput) {
+          w[j / 2][2 * (j % 2) + i] = pack_bf16(x, y);
+        }
+        late[j / 2][2 * (j % 2) + i] = pack_bf16(last[j].x * x, last[j].y * y);
       }
     }
     const uint64_t depth = wgmma::columns(smem_addr(z.k), kTile);
@@ -254,19 +264,9 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
       wgmma::commit();
     }
     // Under them: results go out; the next chunk's tiles.
-    if (n > 0) {
-      s.out_free.wait((n - 1) & 1);
-    }
-    if (kOutput && n > 0) {
-      stage_output();
-    }
+    const int next = n + 1 < args.chunks ? n + 1 : n;
+    const bool ready = s.full[next % kStages].done(this_turn(next));
     if constexpr (kStates) {
-#pragma unroll
-      for (int i = 0; i < kDk / 16; ++i) {
-        store_matrices(
-            block_address(smem_addr(s.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
-            copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
-      }
       uint32_t r[4][4];
       as_operand<4>(r, u);
 #pragma unroll
@@ -274,10 +274,17 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
         store_matrices_t(block_address_t(smem_addr(s.x), 16 * i, 16 * warp, lane), r[i][0], r[i][1],
                          r[i][2], r[i][3]);
       }
+      fence_proxy_async();
+      __syncwarp();
+      if (lane == 0) {
+        s.out_full.arrive();
+      }
     }
-    announce();
-    if (n + 1 < args.chunks) {
-      s.full[(n + 1) % kStages].wait(this_turn(n + 1));
+    if (kOutput && n > 0) {
+      store_output(n - 1);
+    }
+    if (!ready) {
+      s.full[next % kStages].wait(this_turn(next));
     }
     wgmma::wait<kOutput ? 1 : 0>();
     wgmma::hold(state);
@@ -291,13 +298,9 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
       s.free[n % kStages].arrive();
     }
   }
-  if (args.chunks > 0) {
-    s.out_free.wait((args.chunks - 1) & 1);
-    if (kOutput) {
-      stage_output();
-    }
+  if (kOutput && args.chunks > 0) {
+    store_output(args.chunks - 1);
   }
-  announce();
   if (args.s_end) {
 #pragma unroll
     for (int i = 0; i < kDk / 2; ++i) {
@@ -311,8 +314,7 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
 template <bool kOutput, bool kStates>
 __global__ void __launch_bounds__(192, 1)
     forward_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
-                   const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap o,
-                   const __grid_constant__ Arguments args) {
+                   const __grid_constant__ CUtensorMap v, const __grid_constant__ Arguments args) {
   extern __shared__ __align__(1024) unsigned char raw[];
   using Memory = Shared<kOutput, kStates>;
   Memory& s = *reinterpret_cast<Memory*>(raw);
@@ -332,8 +334,8 @@ __global__ void __launch_bounds__(192, 1)
   } else if (lane == 0) {
     if (warp == 4) {
       bring_tiles(s, q, k, v, args);
-    } else {
-      store_results(s, o, args);
+    } else if (kStates) {
+      store_states(s, args);
     }
   }
 }
@@ -341,14 +343,10 @@ __global__ void __launch_bounds__(192, 1)
 template <bool kOutput, bool kStates>
 cudaError_t launch(const DeltaSizes& z, const DeltaInputs& in, bf16* o, float* s_end,
                    const void* kept, void* states, cudaStream_t stream) {
-  CUtensorMap q, k, v, out;
+  CUtensorMap q, k, v;
   if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, z.dv)) return e;
-  if (const cudaError_t e =
-          encode_rows(&out, kOutput ? o : in.v, z.batch, z.tokens, z.heads, z.dv)) {
-    return e;
-  }
   constexpr int kBytes = sizeof(Shared<kOutput, kStates>);
   static_assert(kBytes <= 227 * 1024);
   const auto kernel = forward_kernel<kOutput, kStates>;
@@ -356,12 +354,14 @@ cudaError_t launch(const DeltaSizes& z, const DeltaInputs& in, bf16* o, float* s
   const Arguments args{static_cast<const unsigned char*>(kept),
                        records_in(z, states),
                        in.s0,
+                       o,
                        s_end,
+                       z.tokens,
                        z.heads,
                        z.chunks(),
                        z.dv,
                        z.scale};
-  kernel<<<z.batch * z.heads*(z.dv / 64), 192, kBytes, stream>>>(q, k, v, out, args);
+  kernel<<<z.batch * z.heads*(z.dv / 64), 192, kBytes, stream>>>(q, k, v, args);
   return cudaGetLastError();
 }
 

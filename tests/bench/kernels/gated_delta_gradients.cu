@@ -1,13 +1,12 @@
 // Chunk-parallel part of the gated delta rule's backward: from the states before each chunk, their
-// gradients after it, X and E, the gradients of q, k, v, beta and g. Persistent CTAs, one chunk and
+// gradients after it, X and dV, the gradients of q, k, beta and g. Persistent CTAs, one chunk and
 // head at a time, 64 value columns after 64:
-//   warpgroup 0  warp 0 brings tiles (a ring of two, q and k double); warps 1 to 3 make dV = beta
-//   E,
-//                dbeta = E . X and <S, dS'>
+//   warpgroup 0  warp 0 brings tiles (a ring of two, q and k double); warps 1 to 3 make
+//                dbeta = dV . X / beta and <S, dS'>
 //   warpgroup 1  dP = scale tril(dO W^T * D),  dQ = scale exp(G) dO S^T + dP K
-//   warpgroup 2  dM = -tril_-1(E W^T * beta D), dK = [dM K - exp(G) beta E S^T]
+//   warpgroup 2  dM = -tril_-1(dV W^T * D), dK = [dM K - exp(G) dV S^T]
 //                                                + [dP^T Q + dM^T K + exp(G_C - G) W dS'^T]
-// Bound by memory: about 3 KiB a token and head at Dk = Dv = 128, of which the states are a third.
+// Bound by memory: about 2.8 KB a token and head at Dk = Dv = 128, of which the states are a third.
 #include "gated_delta_kernels.cuh"
 
 namespace ls::kernels {
@@ -20,7 +19,7 @@ constexpr int kAuxWarps = 3;
 constexpr int kScoresReady = 1, kProductsDone = 2, kKeysOnly = 3;  // named barriers
 
 struct alignas(1024) Slice {
-  unsigned char s[2 * kTile], ds[2 * kTile], go[kTile], x[kTile], e[kTile];
+  unsigned char s[2 * kTile], ds[2 * kTile], go[kTile], x[kTile], dv[kTile];
 };
 struct alignas(1024) Tokens {
   unsigned char q[2 * kTile], k[2 * kTile];
@@ -42,7 +41,6 @@ struct alignas(1024) Shared {
 struct Arguments {
   const unsigned char* kept;
   Records states, gradients;
-  bf16* dv;
   bf16* dbeta;
   float* dg;
   int64_t records;
@@ -114,7 +112,8 @@ __device__ __forceinline__ float dot8(const uint4& a, const uint4& b) {
 }
 
 __device__ __forceinline__ void produce(Shared& s, const CUtensorMap& q, const CUtensorMap& k,
-                                        const CUtensorMap& go, const Arguments& args) {
+                                        const CUtensorMap& go, const CUtensorMap& dv,
+                                        const Arguments& args) {
   const int slices = args.dv_size / 64;
   int step = 0, turn = 0;
   for (int64_t r = blockIdx.x; r < args.records; r += gridDim.x, ++turn) {
@@ -139,14 +138,14 @@ __device__ __forceinline__ void produce(Shared& s, const CUtensorMap& q, const C
       full.arrive_expect(7 * kTile);
       load_box(y.go, &go, full, 64 * i, at.head, at.first, at.b);
       load_bytes(y.x, args.states.value(r, i), kTile, full);
-      load_bytes(y.e, args.gradients.value(r, i), kTile, full);
+      load_box(y.dv, &dv, full, 64 * i, at.head, at.first, at.b);
       load_bytes(y.s, args.states.state(r, i), 2 * kTile, full);
       load_bytes(y.ds, args.gradients.state(r, i), 2 * kTile, full);
     }
   }
 }
 
-/// dV, dbeta, <S, dS'>: `id` 0 to 95.
+/// dbeta, <S, dS'>: `id` 0 to 95.
 __device__ __forceinline__ void elementwise(Shared& s, const Arguments& args, int id) {
   const int slices = args.dv_size / 64, lane = id % 32;
   constexpr int kThreads = 32 * kAuxWarps, kRows = kThreads / 8;
@@ -164,19 +163,8 @@ __device__ __forceinline__ void elementwise(Shared& s, const Arguments& args, in
         const int row = m * kRows + id / 8;
         if (row < 64) {
           const uint32_t offset = tile_offset(row, 8 * (id % 8));
-          const uint4 e = *reinterpret_cast<const uint4*>(y.e + offset);
-          const uint4 x = *reinterpret_cast<const uint4*>(y.x + offset);
-          dbeta[m] += dot8(e, x);
-          if (at.first + row < args.tokens) {
-            const float beta = z.gates.beta[row];
-            const auto times = [beta](uint32_t p) {
-              return pack_bf16(beta * low_bf16(p), beta * high_bf16(p));
-            };
-            const int64_t token =
-                (static_cast<int64_t>(at.b) * args.tokens + at.first + row) * args.heads + at.head;
-            *reinterpret_cast<uint4*>(args.dv + token * args.dv_size + 64 * i + 8 * (id % 8)) =
-                make_uint4(times(e.x), times(e.y), times(e.z), times(e.w));
-          }
+          dbeta[m] += dot8(*reinterpret_cast<const uint4*>(y.dv + offset),
+                           *reinterpret_cast<const uint4*>(y.x + offset));
         }
       }
       for (int m = id; m < 2 * kTile / 16; m += kThreads) {
@@ -198,7 +186,7 @@ __device__ __forceinline__ void elementwise(Shared& s, const Arguments& args, in
       }
       if (row < 64 && id % 8 == 0 && at.first + row < args.tokens) {
         args.dbeta[(static_cast<int64_t>(at.b) * args.tokens + at.first + row) * args.heads +
-                   at.head] = __float2bfloat16(sum);
+                   at.head] = __float2bfloat16(sum / z.gates.beta[row]);
       }
     }
 #pragma unroll
@@ -348,7 +336,7 @@ __device__ __forceinline__ void key_side(Shared& s, const CUtensorMap& dk, const
     for (int i = 0; i < slices; ++i, ++step) {
       const Slice& y = s.slice[step % 2];
       s.slice_full[step % 2].wait((step / 2) & 1);
-      const uint64_t e = wgmma::rows(smem_addr(y.e)), x = wgmma::rows(smem_addr(y.x));
+      const uint64_t e = wgmma::rows(smem_addr(y.dv)), x = wgmma::rows(smem_addr(y.x));
       const uint64_t state = wgmma::columns(smem_addr(y.s), kTile);
       const uint64_t gradient = wgmma::columns(smem_addr(y.ds), kTile);
       wgmma::hold(p);
@@ -380,7 +368,6 @@ __device__ __forceinline__ void key_side(Shared& s, const CUtensorMap& dk, const
     }
     s.tokens_full[turn % 2].wait((turn / 2) & 1);
     const float g0 = z.gates.sum[row], g1 = z.gates.sum[row + 8];
-    const float beta0 = z.gates.beta[row], beta1 = z.gates.beta[row + 8];
     uint32_t a[4][4];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
@@ -391,12 +378,12 @@ __device__ __forceinline__ void key_side(Shared& s, const CUtensorMap& dk, const
       const float x1 = column + 1 < row ? beta.y * p[4 * j + 1] * exp2_fast(g0 - g.y) : 0.f;
       const float x2 = column < row + 8 ? beta.x * p[4 * j + 2] * exp2_fast(g1 - g.x) : 0.f;
       const float x3 = column + 1 < row + 8 ? beta.y * p[4 * j + 3] * exp2_fast(g1 - g.y) : 0.f;
-      a[j / 2][2 * (j % 2)] = pack_bf16(-beta0 * x0, -beta0 * x1);
-      a[j / 2][2 * (j % 2) + 1] = pack_bf16(-beta1 * x2, -beta1 * x3);
+      a[j / 2][2 * (j % 2)] = pack_bf16(-x0, -x1);
+      a[j / 2][2 * (j % 2) + 1] = pack_bf16(-x2, -x3);
     }
     store_operand(a, s.dm, warp, lane);
-    const float r0 = -beta0 * z.gates.begin[row], r1 = -beta1 * z.gates.begin[row + 8];
-    const float w0 = beta0 * z.gates.end[row], w1 = beta1 * z.gates.end[row + 8];
+    const float r0 = -z.gates.begin[row], r1 = -z.gates.begin[row + 8];
+    const float w0 = z.gates.late[row], w1 = z.gates.late[row + 8];
 #pragma unroll
     for (int j = 0; j < 16; ++j) {
       reader[4 * j] *= r0;
@@ -469,8 +456,8 @@ __device__ __forceinline__ void key_side(Shared& s, const CUtensorMap& dk, const
 
 __global__ void __launch_bounds__(384, 1)
     gradients_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
-                     const __grid_constant__ CUtensorMap go, const __grid_constant__ CUtensorMap dq,
-                     const __grid_constant__ CUtensorMap dk,
+                     const __grid_constant__ CUtensorMap go, const __grid_constant__ CUtensorMap dv,
+                     const __grid_constant__ CUtensorMap dq, const __grid_constant__ CUtensorMap dk,
                      const __grid_constant__ Arguments args) {
   extern __shared__ __align__(1024) unsigned char raw[];
   Shared& s = *reinterpret_cast<Shared*>(raw);
@@ -490,7 +477,7 @@ __global__ void __launch_bounds__(384, 1)
     fewer_registers<88>();
     if (warp == 0) {
       if (lane == 0) {
-        produce(s, q, k, go, args);
+        produce(s, q, k, go, dv, args);
       }
     } else {
       elementwise(s, args, threadIdx.x - 32);
@@ -509,10 +496,11 @@ __global__ void __launch_bounds__(384, 1)
 cudaError_t gated_delta_gradients(const DeltaSizes& z, const DeltaInputs& in, const bf16* go,
                                   const void* kept, void* states, void* gradients,
                                   const DeltaGradients& out, cudaStream_t stream) {
-  CUtensorMap q, k, o, dq, dk;
+  CUtensorMap q, k, o, dv, dq, dk;
   if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&o, go, z.batch, z.tokens, z.heads, z.dv)) return e;
+  if (const cudaError_t e = encode_rows(&dv, out.v, z.batch, z.tokens, z.heads, z.dv)) return e;
   if (const cudaError_t e = encode_rows(&dq, out.q, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&dk, out.k, z.batch, z.tokens, z.heads, kDk)) return e;
   constexpr int kBytes = sizeof(Shared);
@@ -521,7 +509,6 @@ cudaError_t gated_delta_gradients(const DeltaSizes& z, const DeltaInputs& in, co
   const Arguments args{static_cast<const unsigned char*>(kept),
                        records_in(z, states),
                        records_in(z, gradients),
-                       out.v,
                        out.beta,
                        out.g,
                        static_cast<int64_t>(z.records()),
@@ -537,7 +524,7 @@ cudaError_t gated_delta_gradients(const DeltaSizes& z, const DeltaInputs& in, co
     return e;
   }
   const int64_t grid = args.records < processors ? args.records : processors;
-  gradients_kernel<<<static_cast<unsigned>(grid), 384, kBytes, stream>>>(q, k, o, dq, dk, args);
+  gradients_kernel<<<static_cast<unsigned>(grid), 384, kBytes, stream>>>(q, k, o, dv, dq, dk, args);
   return cudaGetLastError();
 }
 

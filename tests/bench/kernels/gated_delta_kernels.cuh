@@ -3,8 +3,8 @@
 // of shared memory, each moved by one bulk copy. Of chunk r = (sequence * H + head) * chunks + n:
 //   kept      N tile, P tile, gates                              (17 KiB)
 //   states    S^T before the chunk: for each 64 value rows, tiles [64 v][64 d] by columns d
-//   x         X: tiles [64 t][64 v] by columns v
-// and likewise gradients (dS'^T after the chunk) and E.
+//   values    X: tiles [64 t][64 v] by columns v
+// and likewise gradients, dS'^T after the chunk.
 #include "device/bulk_copy.cuh"
 #include "device/unit_lower.cuh"
 #include "device/wgmma.cuh"
@@ -37,6 +37,26 @@ struct Records {
 inline Records records_in(const DeltaSizes& sizes, void* memory) {
   auto* p = static_cast<unsigned char*>(memory);
   return {p, p ? p + sizes.records() * sizes.state_bytes() : nullptr, sizes.dv / 64};
+}
+
+/// The 16 columns of a tile [64 t][64 v] that warp `warp` has staged, to rows 64 n on of a tensor
+/// [B,T,H,Dv]: each row 32 bytes, those past the end not.
+template <class Place, class Arguments>
+__device__ __forceinline__ void store_rows(bf16* to, const unsigned char* tile, const Place& at,
+                                           const Arguments& args, int n, int warp, int lane) {
+  const int column = 16 * warp + 8 * (lane & 1);
+  const int64_t row_size = static_cast<int64_t>(args.heads) * args.dv;
+  const int first = 64 * n + (lane >> 1);
+  to += (static_cast<int64_t>(at.b) * args.tokens + first) * row_size + at.head * args.dv +
+        64 * at.slice + column;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint4 piece =
+        *reinterpret_cast<const uint4*>(tile + cuda::tile_offset(16 * i + (lane >> 1), column));
+    if (first + 16 * i < args.tokens) {
+      *reinterpret_cast<uint4*>(to + 16 * i * row_size) = piece;
+    }
+  }
 }
 
 /// Raises a kernel's limit of dynamic shared memory, once.

@@ -1,9 +1,9 @@
-// Reverse chunk loop of the gated delta rule: gradients of the states, and E (dV = beta E), without
-// the states themselves. One CTA a chain and 64 value columns, built as forward:
-//   dW^T = (exp(G_C - G) (dS'^T K^T)) + dO^T P        E^T = dW^T - (beta dW)^T N
-//   dS^T = exp(G_C) dS'^T + scale (exp(G) dO)^T Q - (exp(G) beta E)^T K
-// dS' after each chunk and E go out as images for the kernel that makes the other gradients. dO^T P
-// of the next chunk is made while this one waits for E: only products with dS' stay in the chain.
+// Reverse chunk loop of the gated delta rule: gradients of the states and of V, without the states
+// themselves. One CTA a chain and 64 value columns, built as forward:
+//   Y^T = (beta exp(G_C - G) (dS'^T K^T)) + dO^T P        dV^T = Y^T - Y^T N
+//   dS^T = exp(G_C) dS'^T + scale (exp(G) dO)^T Q - (exp(G) dV)^T K
+// dS' after each chunk goes out as an image for the kernel that makes the other gradients. dO^T P
+// of the next chunk is made while this one waits for dV: only products with dS' stay in the chain.
 #include "gated_delta_kernels.cuh"
 
 namespace ls::kernels {
@@ -21,9 +21,9 @@ struct alignas(1024) Stage {
 };
 struct alignas(1024) Shared {
   Stage stage[kStages];
-  unsigned char state[2 * kTile], e[kTile];
+  unsigned char state[2 * kTile], dv[kTile];
   Mbarrier full[kStages], free[kStages];
-  Mbarrier out_full, out_free;  // state, e
+  Mbarrier out_full, out_free;  // state
 };
 
 struct Arguments {
@@ -31,7 +31,8 @@ struct Arguments {
   Records records;
   const float* gs_end;
   float* gs0;
-  int heads, chunks, dv;
+  bf16* dv_out;
+  int tokens, heads, chunks, dv;
   float scale;
 };
 
@@ -72,14 +73,13 @@ __device__ __forceinline__ void bring_tiles(Shared& s, const CUtensorMap& q, con
   }
 }
 
-/// Turn m brings dS' and E of its chunk.
+/// Turn m brings dS' of its chunk.
 __device__ __forceinline__ void store_results(Shared& s, const Arguments& args) {
   const Place at(args);
   for (int m = 0; m < args.chunks; ++m) {
     const int64_t record = at.record + args.chunks - 1 - m;
     s.out_full.wait(m & 1);
     store_bytes(args.records.state(record, at.slice), s.state, 2 * kTile);
-    store_bytes(args.records.value(record, at.slice), s.e, kTile);
     commit_stores();
     wait_stores_read<0>();
     s.out_free.arrive();
@@ -101,13 +101,6 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, int w
   }
   uint32_t copy[kDk / 16][4];
   as_operand<kDk / 16>(copy, state);
-  const auto announce = [&] {
-    fence_proxy_async();
-    __syncwarp();
-    if (lane == 0) {
-      s.out_full.arrive();
-    }
-  };
   uint32_t go[4][4];       // dO^T
   uint32_t late_go[4][4];  // scale exp(G) dO^T
   const auto scale_go = [&](const Stage& z) {
@@ -165,21 +158,34 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, int w
                                             true);
     }
     wgmma::commit();
+    // Under both: dS' goes out.
+    float2 f[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      f[j] = *reinterpret_cast<const float2*>(z.gates.late + 8 * j + pair);
+    }
+    if (m > 0) {
+      s.out_free.wait((m - 1) & 1);
+    }
+#pragma unroll
+    for (int i = 0; i < kDk / 16; ++i) {
+      store_matrices(
+          block_address(smem_addr(s.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
+          copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
+    }
     wgmma::wait<1>();
     wgmma::hold(late);
 
-    // dW, and E in its place.
+    // Y, and dV in its place.
     uint32_t b[4][4];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const float2 g = *reinterpret_cast<const float2*>(z.gates.end + 8 * j + pair);
-      const float2 beta = *reinterpret_cast<const float2*>(z.gates.beta + 8 * j + pair);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float &x = w[4 * j + 2 * i], &y = w[4 * j + 2 * i + 1];
-        x += g.x * late[4 * j + 2 * i];
-        y += g.y * late[4 * j + 2 * i + 1];
-        b[j / 2][2 * (j % 2) + i] = pack_bf16(beta.x * x, beta.y * y);
+        x += f[j].x * late[4 * j + 2 * i];
+        y += f[j].y * late[4 * j + 2 * i + 1];
+        b[j / 2][2 * (j % 2) + i] = pack_bf16(x, y);
       }
     }
     const uint64_t solve = wgmma::columns(smem_addr(z.n));
@@ -198,12 +204,9 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, int w
     wgmma::hold(go);
     wgmma::fence_sums();
     multiply_scores(late, s.stage[next % kStages]);
-    float2 f[8];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const float2 g = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
-      const float2 beta = *reinterpret_cast<const float2*>(z.gates.beta + 8 * j + pair);
-      f[j] = make_float2(g.x * beta.x, g.y * beta.y);
+      f[j] = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
     }
     wgmma::wait<1>();
     wgmma::hold(w);
@@ -225,24 +228,20 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, int w
       wgmma::multiply<kDk, Depth::kColumns, -1>(state, b[i], wgmma::step_columns(depth, i), true);
     }
     wgmma::commit();
-    // Under it: results go out; what the next turn needs of dO.
-    if (m > 0) {
-      s.out_free.wait((m - 1) & 1);
-    }
+    // Under it: dS' and dV go out; what the next turn needs of dO.
     uint32_t a[4][4];
     as_operand<4>(a, w);
 #pragma unroll
-    for (int i = 0; i < kDk / 16; ++i) {
-      store_matrices(
-          block_address(smem_addr(s.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
-          copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
-    }
-#pragma unroll
     for (int i = 0; i < 4; ++i) {
-      store_matrices_t(block_address_t(smem_addr(s.e), 16 * i, 16 * warp, lane), a[i][0], a[i][1],
+      store_matrices_t(block_address_t(smem_addr(s.dv), 16 * i, 16 * warp, lane), a[i][0], a[i][1],
                        a[i][2], a[i][3]);
     }
-    announce();
+    fence_proxy_async();
+    __syncwarp();
+    if (lane == 0) {
+      s.out_full.arrive();
+    }
+    store_rows(args.dv_out, s.dv, at, args, args.chunks - 1 - m, warp, lane);
     scale_go(s.stage[next % kStages]);
     wgmma::wait<0>();
     wgmma::hold(state);
@@ -310,8 +309,8 @@ __global__ void __launch_bounds__(192, 1)
 }  // namespace
 
 cudaError_t gated_delta_reverse(const DeltaSizes& z, const DeltaInputs& in, const bf16* go,
-                                const float* gs_end, const void* kept, void* gradients, float* gs0,
-                                cudaStream_t stream) {
+                                const float* gs_end, const void* kept, void* gradients, bf16* dv,
+                                float* gs0, cudaStream_t stream) {
   CUtensorMap q, k, o;
   if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.heads, kDk)) return e;
@@ -323,6 +322,8 @@ cudaError_t gated_delta_reverse(const DeltaSizes& z, const DeltaInputs& in, cons
                        records_in(z, gradients),
                        gs_end,
                        gs0,
+                       dv,
+                       z.tokens,
                        z.heads,
                        z.chunks(),
                        z.dv,

@@ -18,7 +18,7 @@ __device__ __forceinline__ int lower_at(int row, int column) {
 /// L = L0 diag(beta) into the scratch: `kk` are the sums of K K^T in the layout of wgmma.cuh.
 /// A warp writes the blocks of its own rows; its diagonal block it may read after __syncwarp.
 __device__ __forceinline__ void write_lower(const float (&kk)[32], float* l,
-                                            const BlockGates& gates, int warp, int lane) {
+                                            const ChunkGates& gates, int warp, int lane) {
   const int group = lane >> 2, pair = 2 * (lane & 3);
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
@@ -32,10 +32,9 @@ __device__ __forceinline__ void write_lower(const float (&kk)[32], float* l,
   }
 }
 
-/// N = T * D as a bf16 tile, where (I + L0 diag(beta)) T = L0, L0 the strictly lower part of K K^T,
+/// N = (I - A) * D as a bf16 tile, A = (I + L0 diag(beta))^-1, L0 the strictly lower part of K K^T,
 /// D_ij = 2^(G_i - G_j). Every element is written. After write_lower by the same warpgroup.
-///
-/// With A = (I + L0 diag(beta))^-1, T = (I - A) / beta by columns, and A does not know the gates.
+/// A does not know the gates: D is a similarity by a diagonal matrix.
 /// 1. Each warp inverts its diagonal block of 16 by substitution, a column a lane.
 /// 2. Warp j makes block column j, one block row after the other, transposed so that sums can be
 ///    the next product's operand: A_ij^T = -(sum_k A_kj^T L_ik^T) A_ii^T. Depth is taken in the
@@ -76,12 +75,9 @@ __device__ __forceinline__ void solve_unit_lower(float* l, uint32_t tile, const 
   }
   named_sync(barrier, 128);
 
-  // Block column `warp`; this lane's columns of A are `group` and `group` + 8 of it. Scales are
-  // what makes N of -A beyond the row's decay.
+  // Block column `warp`; this lane's columns of A are `group` and `group` + 8 of it.
   const int first = 16 * warp;
-  const float inv0 = blocks.inverse[first + group], inv1 = blocks.inverse[first + group + 8];
-  const float scale0 = inv0 * blocks.tail[first + group];
-  const float scale1 = inv1 * blocks.tail[first + group + 8];
+  const float scale0 = blocks.tail[first + group], scale1 = blocks.tail[first + group + 8];
   const float last = gates.sum[first + 15];
   const auto store = [&](int i, const uint32_t(&r)[4]) {
     store_matrices_t(block_address_t(tile, 16 * i, first, lane), r[0], r[1], r[2], r[3]);
@@ -109,8 +105,8 @@ __device__ __forceinline__ void solve_unit_lower(float* l, uint32_t tile, const 
       const float e1 = exp2_fast(row + 1 > group ? g.y - g0 : -1e30f);
       const float e2 = exp2_fast(row > group + 8 ? g.x - g1 : -1e30f);
       const float e3 = exp2_fast(row + 1 > group + 8 ? g.y - g1 : -1e30f);
-      r[2 * s] = pack_bf16(-d0 * inv0 * e0, -d1 * inv0 * e1);
-      r[2 * s + 1] = pack_bf16(-d2 * inv1 * e2, -d3 * inv1 * e3);
+      r[2 * s] = pack_bf16(-d0 * e0, -d1 * e1);
+      r[2 * s + 1] = pack_bf16(-d2 * e2, -d3 * e3);
     }
     store(warp, r);
   }
