@@ -1,14 +1,5 @@
-// Forward chunk loop of the gated delta rule. One CTA a chain and 64 value columns.
-//   warpgroup 0  the loop. The state stays in registers, transposed (S^T: value rows, f32 sums of
-//                wgmma), and its bf16 copy is the A operand from registers. Every product has 64
-//                value rows and its B operand in shared memory, so neither S nor W nor X is ever
-//                written there to be multiplied:
-//                  U^T = S^T K^T       X^T = W'^T - W'^T N^T, W' = V - exp(G) U
-//                  O^T = exp(G) S^T Q^T + X^T P^T
-//                  S^T = exp(G_C) S^T + (exp(G_C - G) beta X)^T K
-//   warps 4, 5   bring tiles, a ring of three; store states and X
-// Moves q, k, v and the records of gated_delta_scores in and o out.
-#include "gated_delta_kernels.cuh"
+// Launches of the forward chunk loop (gated_delta_forward.cuh).
+#include "gated_delta_forward.cuh"
 
 namespace ls::kernels {
 
@@ -17,327 +8,13 @@ cudaError_t gated_delta_scores(const DeltaSizes& z, const DeltaInputs& in, void*
 
 namespace {
 
-using namespace ls::cuda;
-using wgmma::Depth;
-
-constexpr int kStages = 3;
-
-struct alignas(1024) Stage {
-  unsigned char k[2 * kTile], q[2 * kTile], v[kTile];
-  unsigned char n[kTile], p[kTile];  // with gates one record of `kept`
-  ChunkGates gates;
-};
 template <bool kOutput, bool kStates>
-struct alignas(1024) Shared {
-  Stage stage[kStages];
-  unsigned char o[kOutput ? kTile : 1024];
-  unsigned char state[kStates ? 2 * kTile : 1024], x[kStates ? kTile : 1024];
-  Mbarrier full[kStages], free[kStages];
-  Mbarrier out_full, out_free;  // state, x
-};
-
-struct Arguments {
-  const unsigned char* kept;
-  Records records;
-  const float* s0;
-  bf16* o;
-  float* s_end;
-  int tokens, heads, chunks, dv;
-  float scale;
-};
-
-/// The chain and value columns of this CTA.
-struct Place {
-  int slice, head, b;
-  int64_t chain, record;
-  __device__ explicit Place(const Arguments& args) {
-    const int slices = args.dv / 64;
-    slice = blockIdx.x % slices;
-    chain = blockIdx.x / slices;
-    head = static_cast<int>(chain % args.heads);
-    b = static_cast<int>(chain / args.heads);
-    record = chain * args.chunks;
-  }
-};
-
-/// Parity to wait for until a ring's slot has been used by chunk n - kStages.
-__device__ __forceinline__ uint32_t last_turn(int n) {
-  return (n / kStages - 1) & 1;
-}
-__device__ __forceinline__ uint32_t this_turn(int n) {
-  return (n / kStages) & 1;
-}
-
-template <bool kOutput, bool kStates>
-__device__ __forceinline__ void bring_tiles(Shared<kOutput, kStates>& s, const CUtensorMap& q,
-                                            const CUtensorMap& k, const CUtensorMap& v,
-                                            const Arguments& args) {
-  const Place at(args);
-  for (int n = 0; n < args.chunks; ++n) {
-    Stage& to = s.stage[n % kStages];
-    Mbarrier& full = s.full[n % kStages];
-    if (n >= kStages) {
-      s.free[n % kStages].wait(last_turn(n));
-    }
-    full.arrive_expect((kOutput ? 7 : 4) * kTile + sizeof(ChunkGates));
-    for (int i = 0; i < 2; ++i) {
-      load_box(to.k + i * kTile, &k, full, 64 * i, at.head, 64 * n, at.b);
-    }
-    const unsigned char* record = args.kept + (at.record + n) * DeltaSizes::kKept;
-    if constexpr (kOutput) {
-      load_bytes(to.n, record, DeltaSizes::kKept, full);
-      for (int i = 0; i < 2; ++i) {
-        load_box(to.q + i * kTile, &q, full, 64 * i, at.head, 64 * n, at.b);
-      }
-    } else {
-      load_bytes(to.n, record, kTile, full);
-      load_bytes(&to.gates, record + 2 * kTile, sizeof(ChunkGates), full);
-    }
-    load_box(to.v, &v, full, 64 * at.slice, at.head, 64 * n, at.b);
-  }
-}
-
-/// Turn n brings the state before chunk n and its X.
-template <class Memory>
-__device__ __forceinline__ void store_states(Memory& s, const Arguments& args) {
-  const Place at(args);
-  for (int n = 0; n < args.chunks; ++n) {
-    s.out_full.wait(n & 1);
-    store_bytes(args.records.state(at.record + n, at.slice), s.state, 2 * kTile);
-    store_bytes(args.records.value(at.record + n, at.slice), s.x, kTile);
-    commit_stores();
-    wait_stores_read<0>();
-    s.out_free.arrive();
-  }
-  wait_stores<0>();
-}
-
-template <bool kOutput, bool kStates>
-__device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Arguments& args,
-                                         int warp, int lane) {
-  const Place at(args);
-  const int group = lane >> 2, pair = 2 * (lane & 3);
-  // S^T: rows (values) 16 warp + group (+8), columns (keys) 8 j + pair (+1).
-  float state[kDk / 2];
-  const int64_t state_at = at.chain * kDk * args.dv + 64 * at.slice + 16 * warp + group;
-#pragma unroll
-  for (int i = 0; i < kDk / 2; ++i) {
-    const int d = 8 * (i / 4) + pair + i % 2;
-    state[i] = args.s0 ? args.s0[state_at + static_cast<int64_t>(d) * args.dv + (i & 2) * 4] : 0.f;
-  }
-  uint32_t copy[kDk / 16][4], packed[4][4];
-  as_operand<kDk / 16>(copy, state);
-  // Of the chunk before. Each warp stages and stores 16 columns of its own.
-  const auto store_output = [&](int n) {
-    const uint32_t tile = smem_addr(s.o);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      store_matrices_t(block_address_t(tile, 16 * i, 16 * warp, lane), packed[i][0], packed[i][1],
-                       packed[i][2], packed[i][3]);
-    }
-    __syncwarp();
-    store_rows(args.o, s.o, at, args, n, warp, lane);
-    __syncwarp();
-  };
-
-  float u[32], out[32];
-  s.full[0].wait(0);
-  for (int n = 0; n < args.chunks; ++n) {
-    Stage& z = s.stage[n % kStages];
-    const uint64_t keys = wgmma::rows(smem_addr(z.k));
-    wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < kDk / 16; ++i) {
-      wgmma::multiply<64, Depth::kRows>(u, copy[i], wgmma::step_rows(keys, i), i > 0);
-    }
-    wgmma::commit();
-    if constexpr (kOutput) {
-      const uint64_t queries = wgmma::rows(smem_addr(z.q));
-#pragma unroll
-      for (int i = 0; i < kDk / 16; ++i) {
-        wgmma::multiply<64, Depth::kRows>(out, copy[i], wgmma::step_rows(queries, i), i > 0);
-      }
-      wgmma::commit();
-    }
-    wgmma::wait<2>();  // Nothing to wait for, but ptxas would otherwise before `state` is touched.
-    wgmma::hold(state);
-    // Under U: gates and V; the state goes out and decays.
-    float2 begin[8];
-    uint32_t w[4][4];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      begin[j] = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      load_matrices_t(w[i], block_address_t(smem_addr(z.v), 16 * i, 16 * warp, lane));
-    }
-    const float decay = z.gates.begin[63];
-    if constexpr (kStates) {
-      if (n > 0) {
-        s.out_free.wait((n - 1) & 1);
-      }
-#pragma unroll
-      for (int i = 0; i < kDk / 16; ++i) {
-        store_matrices(
-            block_address(smem_addr(s.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
-            copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
-      }
-    }
-#pragma unroll
-    for (float& x : state) {
-      x *= decay;
-    }
-    wgmma::wait<kOutput ? 1 : 0>();
-    wgmma::hold(u);
-    // W' in the place of U.
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        uint32_t& value = w[j / 2][2 * (j % 2) + i];
-        float &x = u[4 * j + 2 * i], &y = u[4 * j + 2 * i + 1];
-        x = low_bf16(value) - begin[j].x * x;
-        y = high_bf16(value) - begin[j].y * y;
-        value = pack_bf16(x, y);
-      }
-    }
-    const uint64_t solve = wgmma::rows(smem_addr(z.n));
-    wgmma::hold(u);
-    wgmma::hold(w);
-    wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<64, Depth::kRows, -1>(u, w[i], wgmma::step_rows(solve, i), true);
-    }
-    wgmma::commit();
-    // Under X: what the queries read decays.
-    float2 last[8];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      last[j] = *reinterpret_cast<const float2*>(z.gates.late + 8 * j + pair);
-    }
-    if constexpr (kOutput) {
-      wgmma::wait<1>();
-      wgmma::hold(out);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const float g0 = args.scale * begin[j].x, g1 = args.scale * begin[j].y;
-        out[4 * j] *= g0;
-        out[4 * j + 1] *= g1;
-        out[4 * j + 2] *= g0;
-        out[4 * j + 3] *= g1;
-      }
-    }
-    wgmma::wait<0>();
-    wgmma::hold(u);
-    // X for the output and, with beta and its decay to the chunk's end, for the state.
-    uint32_t late[4][4];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float x = u[4 * j + 2 * i], y = u[4 * j + 2 * i + 1];
-        if constexpr (kOutput) {
-          w[j / 2][2 * (j % 2) + i] = pack_bf16(x, y);
-        }
-        late[j / 2][2 * (j % 2) + i] = pack_bf16(last[j].x * x, last[j].y * y);
-      }
-    }
-    const uint64_t depth = wgmma::columns(smem_addr(z.k), kTile);
-    wgmma::hold(state);
-    wgmma::hold(late);
-    wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<kDk, Depth::kColumns>(state, late[i], wgmma::step_columns(depth, i), true);
-    }
-    wgmma::commit();
-    if constexpr (kOutput) {
-      const uint64_t reads = wgmma::rows(smem_addr(z.p));
-      wgmma::hold(out);
-      wgmma::hold(w);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        wgmma::multiply<64, Depth::kRows>(out, w[i], wgmma::step_rows(reads, i), true);
-      }
-      wgmma::commit();
-    }
-    // Under them: results go out; the next chunk's tiles.
-    const int next = n + 1 < args.chunks ? n + 1 : n;
-    const bool ready = s.full[next % kStages].done(this_turn(next));
-    if constexpr (kStates) {
-      uint32_t r[4][4];
-      as_operand<4>(r, u);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        store_matrices_t(block_address_t(smem_addr(s.x), 16 * i, 16 * warp, lane), r[i][0], r[i][1],
-                         r[i][2], r[i][3]);
-      }
-      fence_proxy_async();
-      __syncwarp();
-      if (lane == 0) {
-        s.out_full.arrive();
-      }
-    }
-    if (kOutput && n > 0) {
-      store_output(n - 1);
-    }
-    if (!ready) {
-      s.full[next % kStages].wait(this_turn(next));
-    }
-    wgmma::wait<kOutput ? 1 : 0>();
-    wgmma::hold(state);
-    as_operand<kDk / 16>(copy, state);
-    if constexpr (kOutput) {
-      wgmma::wait<0>();
-      wgmma::hold(out);
-      as_operand<4>(packed, out);
-    }
-    if (lane == 0) {
-      s.free[n % kStages].arrive();
-    }
-  }
-  if (kOutput && args.chunks > 0) {
-    store_output(args.chunks - 1);
-  }
-  if (args.s_end) {
-#pragma unroll
-    for (int i = 0; i < kDk / 2; ++i) {
-      const int d = 8 * (i / 4) + pair + i % 2;
-      args.s_end[state_at + static_cast<int64_t>(d) * args.dv + (i & 2) * 4] = state[i];
-    }
-  }
-}
-
-/// kOutput: o is wanted; kStates: records of the states and of X are.
-template <bool kOutput, bool kStates>
-__global__ void __launch_bounds__(192, 1)
+__global__ void __launch_bounds__(forward::kThreads, 1)
     forward_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
-                   const __grid_constant__ CUtensorMap v, const __grid_constant__ Arguments args) {
+                   const __grid_constant__ CUtensorMap v,
+                   const __grid_constant__ forward::Arguments args) {
   extern __shared__ __align__(1024) unsigned char raw[];
-  using Memory = Shared<kOutput, kStates>;
-  Memory& s = *reinterpret_cast<Memory*>(raw);
-  const int warp = warp_index(), lane = lane_index();
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
-      s.full[i].init(1);
-      s.free[i].init(4);
-    }
-    s.out_full.init(4);
-    s.out_free.init(1);
-    fence_barrier_init();
-  }
-  __syncthreads();
-  if (warp < 4) {
-    run_loop(s, args, warp, lane);
-  } else if (lane == 0) {
-    if (warp == 4) {
-      bring_tiles(s, q, k, v, args);
-    } else if (kStates) {
-      store_states(s, args);
-    }
-  }
+  forward::run<kOutput, kStates>(raw, static_cast<int>(blockIdx.x), q, k, v, args);
 }
 
 template <bool kOutput, bool kStates>
@@ -347,21 +24,12 @@ cudaError_t launch(const DeltaSizes& z, const DeltaInputs& in, bf16* o, float* s
   if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, z.dv)) return e;
-  constexpr int kBytes = sizeof(Shared<kOutput, kStates>);
+  constexpr int kBytes = sizeof(forward::Shared<kOutput, kStates>);
   static_assert(kBytes <= 227 * 1024);
   const auto kernel = forward_kernel<kOutput, kStates>;
   if (const cudaError_t e = allow_shared(kernel, kBytes)) return e;
-  const Arguments args{static_cast<const unsigned char*>(kept),
-                       records_in(z, states),
-                       in.s0,
-                       o,
-                       s_end,
-                       z.tokens,
-                       z.heads,
-                       z.chunks(),
-                       z.dv,
-                       z.scale};
-  kernel<<<z.batch * z.heads*(z.dv / 64), 192, kBytes, stream>>>(q, k, v, args);
+  kernel<<<z.batch * z.heads*(z.dv / 64), forward::kThreads, kBytes, stream>>>(
+      q, k, v, forward::arguments(z, in, o, s_end, kept, states));
   return cudaGetLastError();
 }
 
@@ -372,11 +40,6 @@ cudaError_t gated_delta_forward(const DeltaSizes& z, const DeltaInputs& in, bf16
   if (const cudaError_t e = gated_delta_scores(z, in, kept, stream)) return e;
   return states ? launch<true, true>(z, in, o, s_end, kept, states, stream)
                 : launch<true, false>(z, in, o, s_end, kept, nullptr, stream);
-}
-
-cudaError_t gated_delta_states(const DeltaSizes& z, const DeltaInputs& in, const void* kept,
-                               void* states, cudaStream_t stream) {
-  return launch<false, true>(z, in, nullptr, nullptr, kept, states, stream);
 }
 
 }  // namespace ls::kernels

@@ -13,9 +13,31 @@
 
 namespace ls::kernels {
 
+using cuda::as_operand;
 using cuda::bf16;
+using cuda::block_address;
+using cuda::block_address_t;
 using cuda::ChunkGates;
+using cuda::commit_stores;
+using cuda::fence_barrier_init;
+using cuda::fence_proxy_async;
+using cuda::high_bf16;
+using cuda::lane_index;
+using cuda::load_box;
+using cuda::load_bytes;
+using cuda::load_matrices_t;
+using cuda::low_bf16;
 using cuda::Mbarrier;
+using cuda::pack_bf16;
+using cuda::smem_addr;
+using cuda::store_bytes;
+using cuda::store_matrices;
+using cuda::store_matrices_t;
+using cuda::tile_offset;
+using cuda::wait_stores;
+using cuda::wait_stores_read;
+using cuda::warp_index;
+using cuda::wgmma::Depth;
 namespace wgmma = cuda::wgmma;
 
 inline constexpr int kTile = cuda::kTileBytes<64>;  // 8 KiB

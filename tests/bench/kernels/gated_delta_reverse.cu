@@ -4,13 +4,12 @@
 //   dS^T = exp(G_C) dS'^T + scale (exp(G) dO)^T Q - (exp(G) dV)^T K
 // dS' after each chunk goes out as an image for the kernel that makes the other gradients. dO^T P
 // of the next chunk is made while this one waits for dV: only products with dS' stay in the chain.
-#include "gated_delta_kernels.cuh"
+// The states before each chunk, when they are wanted too, are made by as many CTAs of the same
+// grid: the two loops know nothing of each other, and few chains leave processors idle.
+#include "gated_delta_forward.cuh"
 
 namespace ls::kernels {
 namespace {
-
-using namespace ls::cuda;
-using wgmma::Depth;
 
 constexpr int kStages = 3;
 
@@ -40,10 +39,10 @@ struct Arguments {
 struct Place {
   int slice, head, b;
   int64_t chain, record;
-  __device__ explicit Place(const Arguments& args) {
+  __device__ Place(const Arguments& args, int block) {
     const int slices = args.dv / 64;
-    slice = blockIdx.x % slices;
-    chain = blockIdx.x / slices;
+    slice = block % slices;
+    chain = block / slices;
     head = static_cast<int>(chain % args.heads);
     b = static_cast<int>(chain / args.heads);
     record = chain * args.chunks;
@@ -52,8 +51,8 @@ struct Place {
 
 // Turn m is chunk chunks - 1 - m.
 __device__ __forceinline__ void bring_tiles(Shared& s, const CUtensorMap& q, const CUtensorMap& k,
-                                            const CUtensorMap& go, const Arguments& args) {
-  const Place at(args);
+                                            const CUtensorMap& go, const Arguments& args,
+                                            const Place& at) {
   for (int m = 0; m < args.chunks; ++m) {
     const int n = args.chunks - 1 - m;
     Stage& to = s.stage[m % kStages];
@@ -74,8 +73,7 @@ __device__ __forceinline__ void bring_tiles(Shared& s, const CUtensorMap& q, con
 }
 
 /// Turn m brings dS' of its chunk.
-__device__ __forceinline__ void store_results(Shared& s, const Arguments& args) {
-  const Place at(args);
+__device__ __forceinline__ void store_results(Shared& s, const Arguments& args, const Place& at) {
   for (int m = 0; m < args.chunks; ++m) {
     const int64_t record = at.record + args.chunks - 1 - m;
     s.out_full.wait(m & 1);
@@ -87,8 +85,8 @@ __device__ __forceinline__ void store_results(Shared& s, const Arguments& args) 
   wait_stores<0>();
 }
 
-__device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, int warp, int lane) {
-  const Place at(args);
+__device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const Place& at,
+                                         int warp, int lane) {
   const int group = lane >> 2, pair = 2 * (lane & 3);
   // dS'^T, laid out as S^T in forward.
   float state[kDk / 2];
@@ -279,11 +277,11 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, int w
   }
 }
 
-__global__ void __launch_bounds__(192, 1)
-    reverse_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
-                   const __grid_constant__ CUtensorMap go, const __grid_constant__ Arguments args) {
-  extern __shared__ __align__(1024) unsigned char raw[];
+__device__ __forceinline__ void run(unsigned char* raw, int block, const CUtensorMap& q,
+                                    const CUtensorMap& k, const CUtensorMap& go,
+                                    const Arguments& args) {
   Shared& s = *reinterpret_cast<Shared*>(raw);
+  const Place at(args, block);
   const int warp = warp_index(), lane = lane_index();
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
@@ -296,26 +294,44 @@ __global__ void __launch_bounds__(192, 1)
   }
   __syncthreads();
   if (warp < 4) {
-    run_loop(s, args, warp, lane);
+    run_loop(s, args, at, warp, lane);
   } else if (lane == 0) {
     if (warp == 4) {
-      bring_tiles(s, q, k, go, args);
+      bring_tiles(s, q, k, go, args, at);
     } else {
-      store_results(s, args);
+      store_results(s, args, at);
     }
+  }
+}
+
+/// CTAs from `blocks` on, if there are any, make the states.
+__global__ void __launch_bounds__(forward::kThreads, 1)
+    reverse_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
+                   const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap go,
+                   const __grid_constant__ Arguments args,
+                   const __grid_constant__ forward::Arguments states, int blocks) {
+  extern __shared__ __align__(1024) unsigned char raw[];
+  const int block = static_cast<int>(blockIdx.x);
+  if (block < blocks) {
+    run(raw, block, q, k, go, args);
+  } else {
+    forward::run<false, true>(raw, block - blocks, q, k, v, states);
   }
 }
 
 }  // namespace
 
 cudaError_t gated_delta_reverse(const DeltaSizes& z, const DeltaInputs& in, const bf16* go,
-                                const float* gs_end, const void* kept, void* gradients, bf16* dv,
-                                float* gs0, cudaStream_t stream) {
-  CUtensorMap q, k, o;
+                                const float* gs_end, const void* kept, void* states,
+                                void* gradients, bf16* dv, float* gs0, cudaStream_t stream) {
+  CUtensorMap q, k, v, o;
   if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.heads, kDk)) return e;
+  if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, z.dv)) return e;
   if (const cudaError_t e = encode_rows(&o, go, z.batch, z.tokens, z.heads, z.dv)) return e;
-  constexpr int kBytes = sizeof(Shared);
+  constexpr int kBytes = sizeof(Shared) > sizeof(forward::Shared<false, true>)
+                             ? sizeof(Shared)
+                             : sizeof(forward::Shared<false, true>);
   static_assert(kBytes <= 227 * 1024);
   if (const cudaError_t e = allow_shared(reverse_kernel, kBytes)) return e;
   const Arguments args{static_cast<const unsigned char*>(kept),
@@ -328,8 +344,9 @@ cudaError_t gated_delta_reverse(const DeltaSizes& z, const DeltaInputs& in, cons
                        z.chunks(),
                        z.dv,
                        z.scale};
-  const int grid = z.batch * z.heads * (z.dv / 64);
-  reverse_kernel<<<grid, 192, kBytes, stream>>>(q, k, o, args);
+  const int blocks = z.batch * z.heads * (z.dv / 64);
+  reverse_kernel<<<states ? 2 * blocks : blocks, forward::kThreads, kBytes, stream>>>(
+      q, k, v, o, args, forward::arguments(z, in, nullptr, nullptr, kept, states), blocks);
   return cudaGetLastError();
 }
 
