@@ -7,7 +7,7 @@
 //                  U^T = S^T K^T       X^T = W'^T - W'^T N^T, W' = V - exp(G) U
 //                  O^T = exp(G) S^T Q^T + X^T P^T
 //                  S^T = exp(G_C) S^T + (exp(G_C - G) beta X)^T K
-//   warps 4, 5   bring tiles, a ring of three; store states and X
+//   warps 4, 5   bring tiles, a ring of three; store O, states and X
 // Moves q, k, v and the records of gated_delta_scores in and o out.
 #include "gated_delta_kernels.cuh"
 
@@ -15,27 +15,35 @@ namespace ls::kernels::forward {
 
 inline constexpr int kStages = 3;
 
+template <bool kOutput>
 struct alignas(1024) Stage {
-  unsigned char k[2 * kTile], q[2 * kTile], v[kTile];
+  unsigned char k[2 * kTile], q[kOutput ? 2 * kTile : 1024], v[kTile];
   unsigned char n[kTile], p[kTile];  // with gates one record of `kept`
   ChunkGates gates;
 };
+/// What goes out has two places, if there is room: with one, a store must be read within a turn.
+struct alignas(1024) Results {
+  unsigned char o[kTile];
+};
+struct alignas(1024) StateResults {
+  unsigned char state[2 * kTile], x[kTile];
+};
 template <bool kOutput, bool kStates>
 struct alignas(1024) Shared {
-  Stage stage[kStages];
-  unsigned char o[kOutput ? kTile : 1024];
-  unsigned char state[kStates ? 2 * kTile : 1024], x[kStates ? kTile : 1024];
+  static constexpr int kStateBuffers = kStates ? (kOutput ? 1 : 2) : 0;
+  Stage<kOutput> stage[kStages];
+  Results o[kOutput ? 2 : 1];
+  StateResults states[kStates ? kStateBuffers : 1];
   Mbarrier full[kStages], free[kStages];
-  Mbarrier out_full, out_free;  // state, x
+  Mbarrier out_full, out_free;  // o, state, x
 };
 
 struct Arguments {
   const unsigned char* kept;
   Records records;
   const float* s0;
-  bf16* o;
   float* s_end;
-  int tokens, heads, chunks, dv;
+  int heads, chunks, dv;
   float scale;
 };
 
@@ -66,7 +74,7 @@ __device__ __forceinline__ void bring_tiles(Shared<kOutput, kStates>& s, const C
                                             const CUtensorMap& k, const CUtensorMap& v,
                                             const Arguments& args, const Place& at) {
   for (int n = 0; n < args.chunks; ++n) {
-    Stage& to = s.stage[n % kStages];
+    Stage<kOutput>& to = s.stage[n % kStages];
     Mbarrier& full = s.full[n % kStages];
     if (n >= kStages) {
       s.free[n % kStages].wait(last_turn(n));
@@ -77,27 +85,39 @@ __device__ __forceinline__ void bring_tiles(Shared<kOutput, kStates>& s, const C
     }
     const unsigned char* record = args.kept + (at.record + n) * DeltaSizes::kKept;
     if constexpr (kOutput) {
-      load_bytes(to.n, record, DeltaSizes::kKept, full);
       for (int i = 0; i < 2; ++i) {
         load_box(to.q + i * kTile, &q, full, 64 * i, at.head, 64 * n, at.b);
       }
+      load_box(to.v, &v, full, 64 * at.slice, at.head, 64 * n, at.b);
+      if (n == 0) {
+        wait_for_previous_grid();  // only `kept` comes from it
+      }
+      load_bytes(to.n, record, DeltaSizes::kKept, full);
     } else {
+      load_box(to.v, &v, full, 64 * at.slice, at.head, 64 * n, at.b);
       load_bytes(to.n, record, kTile, full);
       load_bytes(&to.gates, record + 2 * kTile, sizeof(ChunkGates), full);
     }
-    load_box(to.v, &v, full, 64 * at.slice, at.head, 64 * n, at.b);
   }
 }
 
-/// Turn n brings the state before chunk n and its X.
-template <class Memory>
-__device__ __forceinline__ void store_states(Memory& s, const Arguments& args, const Place& at) {
-  for (int n = 0; n < args.chunks; ++n) {
+/// Turn n brings the state before chunk n and its X, and O of the chunk before.
+template <bool kOutput, bool kStates>
+__device__ __forceinline__ void store_results(Shared<kOutput, kStates>& s, const CUtensorMap& o,
+                                              const Arguments& args, const Place& at) {
+  constexpr int kBefore = kOutput && kStates ? 0 : 1;  // stores that may still be read: two places
+  for (int n = 0; n < args.chunks + (kOutput ? 1 : 0); ++n) {
     s.out_full.wait(n & 1);
-    store_bytes(args.records.state(at.record + n, at.slice), s.state, 2 * kTile);
-    store_bytes(args.records.value(at.record + n, at.slice), s.x, kTile);
+    if (kOutput && n > 0) {
+      store_box(&o, s.o[n % 2].o, 64 * at.slice, at.head, 64 * (n - 1), at.b);
+    }
+    if (kStates && n < args.chunks) {
+      store_bytes(args.records.state(at.record + n, at.slice), s.states[n % 2 * kBefore].state,
+                  2 * kTile);
+      store_bytes(args.records.value(at.record + n, at.slice), s.states[n % 2 * kBefore].x, kTile);
+    }
     commit_stores();
-    wait_stores_read<0>();
+    wait_stores_read<kBefore>();
     s.out_free.arrive();
   }
   wait_stores<0>();
@@ -117,23 +137,26 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
   }
   uint32_t copy[kDk / 16][4], packed[4][4];
   as_operand<kDk / 16>(copy, state);
-  // Of the chunk before. Each warp stages and stores 16 columns of its own.
-  const auto store_output = [&](int n) {
-    const uint32_t tile = smem_addr(s.o);
+  const auto stage_output = [&](int turn) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      store_matrices_t(block_address_t(tile, 16 * i, 16 * warp, lane), packed[i][0], packed[i][1],
-                       packed[i][2], packed[i][3]);
+      store_matrices_t(block_address_t(smem_addr(s.o[turn % 2].o), 16 * i, 16 * warp, lane),
+                       packed[i][0], packed[i][1], packed[i][2], packed[i][3]);
     }
+  };
+  const auto announce = [&] {
+    fence_proxy_async();
     __syncwarp();
-    store_rows(args.o, s.o, at, args, n, warp, lane);
-    __syncwarp();
+    if (lane == 0) {
+      s.out_full.arrive();
+    }
   };
 
   float u[32], out[32];
   s.full[0].wait(0);
   for (int n = 0; n < args.chunks; ++n) {
-    Stage& z = s.stage[n % kStages];
+    Stage<kOutput>& z = s.stage[n % kStages];
+    StateResults& results = s.states[kOutput || !kStates ? 0 : n % 2];
     const uint64_t keys = wgmma::rows(smem_addr(z.k));
     wgmma::fence_sums();
 #pragma unroll
@@ -163,14 +186,15 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
       load_matrices_t(w[i], block_address_t(smem_addr(z.v), 16 * i, 16 * warp, lane));
     }
     const float decay = z.gates.begin[63];
+    const bool free = n == 0 || s.out_free.done((n - 1) & 1);
     if constexpr (kStates) {
-      if (n > 0) {
+      if (!free) {
         s.out_free.wait((n - 1) & 1);
       }
 #pragma unroll
       for (int i = 0; i < kDk / 16; ++i) {
         store_matrices(
-            block_address(smem_addr(s.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
+            block_address(smem_addr(results.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
             copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
       }
     }
@@ -261,18 +285,16 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
       as_operand<4>(r, u);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        store_matrices_t(block_address_t(smem_addr(s.x), 16 * i, 16 * warp, lane), r[i][0], r[i][1],
-                         r[i][2], r[i][3]);
+        store_matrices_t(block_address_t(smem_addr(results.x), 16 * i, 16 * warp, lane), r[i][0],
+                         r[i][1], r[i][2], r[i][3]);
       }
-      fence_proxy_async();
-      __syncwarp();
-      if (lane == 0) {
-        s.out_full.arrive();
-      }
+    } else if (!free) {
+      s.out_free.wait((n - 1) & 1);
     }
     if (kOutput && n > 0) {
-      store_output(n - 1);
+      stage_output(n);
     }
+    announce();
     if (!ready) {
       s.full[next % kStages].wait(this_turn(next));
     }
@@ -289,7 +311,9 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
     }
   }
   if (kOutput && args.chunks > 0) {
-    store_output(args.chunks - 1);
+    s.out_free.wait((args.chunks - 1) & 1);
+    stage_output(args.chunks);
+    announce();
   }
   if (args.s_end) {
 #pragma unroll
@@ -306,7 +330,7 @@ inline constexpr int kThreads = 192;
 template <bool kOutput, bool kStates>
 __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtensorMap& q,
                                     const CUtensorMap& k, const CUtensorMap& v,
-                                    const Arguments& args) {
+                                    const CUtensorMap& o, const Arguments& args) {
   using Memory = Shared<kOutput, kStates>;
   Memory& s = *reinterpret_cast<Memory*>(raw);
   const Place at(args, block);
@@ -326,20 +350,18 @@ __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtenso
   } else if (lane == 0) {
     if (warp == 4) {
       bring_tiles(s, q, k, v, args, at);
-    } else if (kStates) {
-      store_states(s, args, at);
+    } else {
+      store_results(s, o, args, at);
     }
   }
 }
 
-inline Arguments arguments(const DeltaSizes& z, const DeltaInputs& in, bf16* o, float* s_end,
+inline Arguments arguments(const DeltaSizes& z, const DeltaInputs& in, float* s_end,
                            const void* kept, void* states) {
   return {static_cast<const unsigned char*>(kept),
           records_in(z, states),
           in.s0,
-          o,
           s_end,
-          z.tokens,
           z.heads,
           z.chunks(),
           z.dv,

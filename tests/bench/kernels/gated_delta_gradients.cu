@@ -116,6 +116,7 @@ __device__ __forceinline__ void produce(Shared& s, const CUtensorMap& q, const C
                                         const Arguments& args) {
   const int slices = args.dv_size / 64;
   int step = 0, turn = 0;
+  wait_for_previous_grid();
   for (int64_t r = blockIdx.x; r < args.records; r += gridDim.x, ++turn) {
     const Place at(args, r);
     Tokens& z = s.tokens[turn % 2];
@@ -517,15 +518,11 @@ cudaError_t gated_delta_gradients(const DeltaSizes& z, const DeltaInputs& in, co
                        z.chunks(),
                        z.dv,
                        z.scale};
-  int device = 0, processors = 0;
-  if (const cudaError_t e = cudaGetDevice(&device)) return e;
-  if (const cudaError_t e =
-          cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device)) {
-    return e;
-  }
+  int processors = 0;
+  if (const cudaError_t e = processor_count(&processors)) return e;
   const int64_t grid = args.records < processors ? args.records : processors;
-  gradients_kernel<<<static_cast<unsigned>(grid), 384, kBytes, stream>>>(q, k, o, dv, dq, dk, args);
-  return cudaGetLastError();
+  return launch_early(gradients_kernel, static_cast<int>(grid), 384, kBytes, stream, q, k, o, dv,
+                      dq, dk, args);
 }
 
 }  // namespace ls::kernels

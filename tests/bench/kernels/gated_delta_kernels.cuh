@@ -23,6 +23,7 @@ using cuda::fence_barrier_init;
 using cuda::fence_proxy_async;
 using cuda::high_bf16;
 using cuda::lane_index;
+using cuda::launch_dependents;
 using cuda::load_box;
 using cuda::load_bytes;
 using cuda::load_matrices_t;
@@ -30,10 +31,12 @@ using cuda::low_bf16;
 using cuda::Mbarrier;
 using cuda::pack_bf16;
 using cuda::smem_addr;
+using cuda::store_box;
 using cuda::store_bytes;
 using cuda::store_matrices;
 using cuda::store_matrices_t;
 using cuda::tile_offset;
+using cuda::wait_for_previous_grid;
 using cuda::wait_stores;
 using cuda::wait_stores_read;
 using cuda::warp_index;
@@ -61,31 +64,34 @@ inline Records records_in(const DeltaSizes& sizes, void* memory) {
   return {p, p ? p + sizes.records() * sizes.state_bytes() : nullptr, sizes.dv / 64};
 }
 
-/// The 16 columns of a tile [64 t][64 v] that warp `warp` has staged, to rows 64 n on of a tensor
-/// [B,T,H,Dv]: each row 32 bytes, those past the end not.
-template <class Place, class Arguments>
-__device__ __forceinline__ void store_rows(bf16* to, const unsigned char* tile, const Place& at,
-                                           const Arguments& args, int n, int warp, int lane) {
-  const int column = 16 * warp + 8 * (lane & 1);
-  const int64_t row_size = static_cast<int64_t>(args.heads) * args.dv;
-  const int first = 64 * n + (lane >> 1);
-  to += (static_cast<int64_t>(at.b) * args.tokens + first) * row_size + at.head * args.dv +
-        64 * at.slice + column;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const uint4 piece =
-        *reinterpret_cast<const uint4*>(tile + cuda::tile_offset(16 * i + (lane >> 1), column));
-    if (first + 16 * i < args.tokens) {
-      *reinterpret_cast<uint4*>(to + 16 * i * row_size) = piece;
-    }
-  }
-}
-
 /// Raises a kernel's limit of dynamic shared memory, once.
 template <class Kernel>
 cudaError_t allow_shared(Kernel* kernel, int bytes) {
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                               cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+
+inline cudaError_t processor_count(int* to) {
+  int device = 0;
+  if (const cudaError_t e = cudaGetDevice(&device)) return e;
+  return cudaDeviceGetAttribute(to, cudaDevAttrMultiProcessorCount, device);
+}
+
+/// Launches a kernel that may start before the one before it in the stream has ended.
+template <class... Parameters, class... Given>
+cudaError_t launch_early(void (*kernel)(Parameters...), int grid, int threads, int bytes,
+                         cudaStream_t stream, const Given&... given) {
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(grid));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(bytes);
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, given...);
 }
 
 }  // namespace ls::kernels

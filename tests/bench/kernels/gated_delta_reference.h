@@ -23,7 +23,9 @@ struct DeltaChunk {
 };
 
 DeltaResult delta_by_token(const DeltaChain& in);
-DeltaResult delta_by_chunk(const DeltaChain& in, int chunk,
-                           std::vector<DeltaChunk>* kept = nullptr);
+/// bf16_operands: whatever the kernels multiply as bf16 is rounded first; how far that alone
+/// carries the result from the exact one, the kernels may be off too.
+DeltaResult delta_by_chunk(const DeltaChain& in, int chunk, std::vector<DeltaChunk>* kept = nullptr,
+                           bool bf16_operands = false);
 
 }  // namespace ls::kernels

@@ -18,11 +18,14 @@ struct alignas(1024) Stage {
   unsigned char n[kTile], p[kTile];  // with gates one record of `kept`
   ChunkGates gates;
 };
+struct alignas(1024) Results {
+  unsigned char state[2 * kTile], dv[kTile];
+};
 struct alignas(1024) Shared {
   Stage stage[kStages];
-  unsigned char state[2 * kTile], dv[kTile];
+  Results results[2];  // in turns, so that a store has one to be read
   Mbarrier full[kStages], free[kStages];
-  Mbarrier out_full, out_free;  // state
+  Mbarrier out_full, out_free;  // state, dv
 };
 
 struct Arguments {
@@ -30,8 +33,7 @@ struct Arguments {
   Records records;
   const float* gs_end;
   float* gs0;
-  bf16* dv_out;
-  int tokens, heads, chunks, dv;
+  int heads, chunks, dv;
   float scale;
 };
 
@@ -72,14 +74,16 @@ __device__ __forceinline__ void bring_tiles(Shared& s, const CUtensorMap& q, con
   }
 }
 
-/// Turn m brings dS' of its chunk.
-__device__ __forceinline__ void store_results(Shared& s, const Arguments& args, const Place& at) {
+/// Turn m brings dS' and dV of its chunk.
+__device__ __forceinline__ void store_results(Shared& s, const CUtensorMap& dv,
+                                              const Arguments& args, const Place& at) {
   for (int m = 0; m < args.chunks; ++m) {
     const int64_t record = at.record + args.chunks - 1 - m;
     s.out_full.wait(m & 1);
-    store_bytes(args.records.state(record, at.slice), s.state, 2 * kTile);
+    store_bytes(args.records.state(record, at.slice), s.results[m % 2].state, 2 * kTile);
+    store_box(&dv, s.results[m % 2].dv, 64 * at.slice, at.head, 64 * (args.chunks - 1 - m), at.b);
     commit_stores();
-    wait_stores_read<0>();
+    wait_stores_read<1>();
     s.out_free.arrive();
   }
   wait_stores<0>();
@@ -131,6 +135,7 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
   // w holds dO^T P of turn m; at the end late holds that of the turn after.
   const auto turn = [&](int m, float(&w)[32], float(&late)[32]) {
     Stage& z = s.stage[m % kStages];
+    Results& results = s.results[m % 2];
     const uint64_t keys = wgmma::rows(smem_addr(z.k));
     wgmma::fence_sums();
 #pragma unroll
@@ -140,6 +145,7 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
     wgmma::commit();
     wgmma::wait<1>();  // Nothing to wait for, but ptxas would otherwise before `state` is touched.
     wgmma::hold(state);
+    const bool free = m == 0 || s.out_free.done((m - 1) & 1);
     // Under it: the query's part of dS.
     const float decay = z.gates.begin[63];
 #pragma unroll
@@ -162,13 +168,13 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
     for (int j = 0; j < 8; ++j) {
       f[j] = *reinterpret_cast<const float2*>(z.gates.late + 8 * j + pair);
     }
-    if (m > 0) {
+    if (!free) {
       s.out_free.wait((m - 1) & 1);
     }
 #pragma unroll
     for (int i = 0; i < kDk / 16; ++i) {
       store_matrices(
-          block_address(smem_addr(s.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
+          block_address(smem_addr(results.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
           copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
     }
     wgmma::wait<1>();
@@ -231,15 +237,14 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
     as_operand<4>(a, w);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      store_matrices_t(block_address_t(smem_addr(s.dv), 16 * i, 16 * warp, lane), a[i][0], a[i][1],
-                       a[i][2], a[i][3]);
+      store_matrices_t(block_address_t(smem_addr(results.dv), 16 * i, 16 * warp, lane), a[i][0],
+                       a[i][1], a[i][2], a[i][3]);
     }
     fence_proxy_async();
     __syncwarp();
     if (lane == 0) {
       s.out_full.arrive();
     }
-    store_rows(args.dv_out, s.dv, at, args, args.chunks - 1 - m, warp, lane);
     scale_go(s.stage[next % kStages]);
     wgmma::wait<0>();
     wgmma::hold(state);
@@ -279,7 +284,7 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
 
 __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtensorMap& q,
                                     const CUtensorMap& k, const CUtensorMap& go,
-                                    const Arguments& args) {
+                                    const CUtensorMap& dv, const Arguments& args) {
   Shared& s = *reinterpret_cast<Shared*>(raw);
   const Place at(args, block);
   const int warp = warp_index(), lane = lane_index();
@@ -299,7 +304,7 @@ __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtenso
     if (warp == 4) {
       bring_tiles(s, q, k, go, args, at);
     } else {
-      store_results(s, args, at);
+      store_results(s, dv, args, at);
     }
   }
 }
@@ -308,14 +313,15 @@ __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtenso
 __global__ void __launch_bounds__(forward::kThreads, 1)
     reverse_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
                    const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap go,
-                   const __grid_constant__ Arguments args,
+                   const __grid_constant__ CUtensorMap dv, const __grid_constant__ Arguments args,
                    const __grid_constant__ forward::Arguments states, int blocks) {
   extern __shared__ __align__(1024) unsigned char raw[];
   const int block = static_cast<int>(blockIdx.x);
+  launch_dependents();
   if (block < blocks) {
-    run(raw, block, q, k, go, args);
+    run(raw, block, q, k, go, dv, args);
   } else {
-    forward::run<false, true>(raw, block - blocks, q, k, v, states);
+    forward::run<false, true>(raw, block - blocks, q, k, v, dv, states);
   }
 }
 
@@ -324,11 +330,12 @@ __global__ void __launch_bounds__(forward::kThreads, 1)
 cudaError_t gated_delta_reverse(const DeltaSizes& z, const DeltaInputs& in, const bf16* go,
                                 const float* gs_end, const void* kept, void* states,
                                 void* gradients, bf16* dv, float* gs0, cudaStream_t stream) {
-  CUtensorMap q, k, v, o;
+  CUtensorMap q, k, v, o, out;
   if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, z.dv)) return e;
   if (const cudaError_t e = encode_rows(&o, go, z.batch, z.tokens, z.heads, z.dv)) return e;
+  if (const cudaError_t e = encode_rows(&out, dv, z.batch, z.tokens, z.heads, z.dv)) return e;
   constexpr int kBytes = sizeof(Shared) > sizeof(forward::Shared<false, true>)
                              ? sizeof(Shared)
                              : sizeof(forward::Shared<false, true>);
@@ -338,15 +345,13 @@ cudaError_t gated_delta_reverse(const DeltaSizes& z, const DeltaInputs& in, cons
                        records_in(z, gradients),
                        gs_end,
                        gs0,
-                       dv,
-                       z.tokens,
                        z.heads,
                        z.chunks(),
                        z.dv,
                        z.scale};
   const int blocks = z.batch * z.heads * (z.dv / 64);
   reverse_kernel<<<states ? 2 * blocks : blocks, forward::kThreads, kBytes, stream>>>(
-      q, k, v, o, args, forward::arguments(z, in, nullptr, nullptr, kept, states), blocks);
+      q, k, v, o, out, args, forward::arguments(z, in, nullptr, kept, states), blocks);
   return cudaGetLastError();
 }
 

@@ -106,7 +106,8 @@ __device__ __forceinline__ bool elect_one() {
   return yes != 0;
 }
 
-/// Programmatic launch: the next kernel of the stream may start, or wait for the one before.
+/// Programmatic launch: lets the next kernel of the stream start once every CTA has said so; waits
+/// until the one before has ended and its writes are seen.
 __device__ __forceinline__ void launch_dependents() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
