@@ -40,7 +40,8 @@ struct DeltaInputs {
   const float* s0;  // or null: zero
 };
 
-/// o and sT (or null); `kept` always, `states` or null.
+/// o and s_end (or null); `kept` always, `states` or null. Dv not a multiple of 64 is an invalid
+/// value.
 cudaError_t gated_delta_forward(const DeltaSizes& sizes, const DeltaInputs& in, __nv_bfloat16* o,
                                 float* s_end, void* kept, void* states, cudaStream_t stream);
 
@@ -51,7 +52,8 @@ struct DeltaGradients {
   float* s0;  // or null
 };
 
-/// `states_ready`: forward left them in `states`; else they are made again there.
+/// `states_ready`: forward left them in `states`; else they are made again there. gs_end, the
+/// gradient of s_end, or null: zero.
 cudaError_t gated_delta_backward(const DeltaSizes& sizes, const DeltaInputs& in,
                                  const __nv_bfloat16* go, const float* gs_end, const void* kept,
                                  void* states, bool states_ready, void* gradients,

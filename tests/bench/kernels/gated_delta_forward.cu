@@ -29,14 +29,17 @@ cudaError_t launch(const DeltaSizes& z, const DeltaInputs& in, bf16* o, float* s
   static_assert(kBytes <= 227 * 1024);
   const auto kernel = forward_kernel<kOutput, kStates>;
   if (const cudaError_t e = allow_shared(kernel, kBytes)) return e;
-  return launch_early(kernel, z.batch * z.heads * (z.dv / 64), forward::kThreads, kBytes, stream, q,
-                      k, v, out, forward::arguments(z, in, s_end, kept, states));
+  kernel<<<z.batch * z.heads*(z.dv / 64), forward::kThreads, kBytes, stream>>>(
+      q, k, v, out, forward::arguments(z, in, s_end, kept, states));
+  return cudaGetLastError();
 }
 
 }  // namespace
 
 cudaError_t gated_delta_forward(const DeltaSizes& z, const DeltaInputs& in, bf16* o, float* s_end,
                                 void* kept, void* states, cudaStream_t stream) {
+  if (!valid(z)) return cudaErrorInvalidValue;
+  if (z.records() == 0) return pass_state(z, in.s0, s_end, stream);
   if (const cudaError_t e = gated_delta_scores(z, in, kept, stream)) return e;
   return states ? launch<true, true>(z, in, o, s_end, kept, states, stream)
                 : launch<true, false>(z, in, o, s_end, kept, nullptr, stream);

@@ -89,9 +89,6 @@ __device__ __forceinline__ void bring_tiles(Shared<kOutput, kStates>& s, const C
         load_box(to.q + i * kTile, &q, full, 64 * i, at.head, 64 * n, at.b);
       }
       load_box(to.v, &v, full, 64 * at.slice, at.head, 64 * n, at.b);
-      if (n == 0) {
-        wait_for_previous_grid();  // only `kept` comes from it
-      }
       load_bytes(to.n, record, DeltaSizes::kKept, full);
     } else {
       load_box(to.v, &v, full, 64 * at.slice, at.head, 64 * n, at.b);

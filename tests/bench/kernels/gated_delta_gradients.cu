@@ -16,7 +16,8 @@ using namespace ls::cuda;
 using wgmma::Depth;
 
 constexpr int kAuxWarps = 3;
-constexpr int kScoresReady = 1, kProductsDone = 2, kKeysOnly = 3;  // named barriers
+// Named barriers.
+constexpr int kProductsDone = 1, kQueriesOnly = 2, kKeysOnly = 3;
 
 struct alignas(1024) Slice {
   unsigned char s[2 * kTile], ds[2 * kTile], go[kTile], x[kTile], dv[kTile];
@@ -36,6 +37,7 @@ struct alignas(1024) Shared {
   unsigned char dp[kTile], dm[kTile];
   Sums sums[2];
   Mbarrier slice_full[2], slice_free[2], tokens_full[2], tokens_free[2], aux_done[2];
+  Mbarrier scores_ready;  // dp
 };
 
 struct Arguments {
@@ -116,7 +118,6 @@ __device__ __forceinline__ void produce(Shared& s, const CUtensorMap& q, const C
                                         const Arguments& args) {
   const int slices = args.dv_size / 64;
   int step = 0, turn = 0;
-  wait_for_previous_grid();
   for (int64_t r = blockIdx.x; r < args.records; r += gridDim.x, ++turn) {
     const Place at(args, r);
     Tokens& z = s.tokens[turn % 2];
@@ -257,7 +258,10 @@ __device__ __forceinline__ void query_side(Shared& s, const CUtensorMap& dq, con
     }
     store_operand(a, s.dp, warp, lane);
     fence_proxy_async();
-    named_arrive(kScoresReady, 256);
+    __syncwarp();
+    if (lane == 0) {
+      s.scores_ready.arrive();
+    }
     const float f0 = args.scale * z.gates.begin[row], f1 = args.scale * z.gates.begin[row + 8];
 #pragma unroll
     for (int j = 0; j < 16; ++j) {
@@ -312,7 +316,7 @@ __device__ __forceinline__ void query_side(Shared& s, const CUtensorMap& dq, con
         args.dg[token + args.heads] = after + second;
       }
     }
-    named_sync(kKeysOnly + 1, 128);
+    named_sync(kQueriesOnly, 128);
     if (leader) {
       for (int i = 0; i < 2; ++i) {
         store_box(&dq, z.q + i * kTile, 64 * i, at.head, at.first, at.b);
@@ -409,7 +413,8 @@ __device__ __forceinline__ void key_side(Shared& s, const CUtensorMap& dk, const
       }
     }
     fence_proxy_async();
-    named_sync(kScoresReady, 256);  // dp by the other warpgroup, dm by this one
+    named_sync(kKeysOnly, 128);  // dm
+    s.scores_ready.wait(turn & 1);
     const uint64_t keys = wgmma::columns(smem_addr(z.k), kTile);
     const uint64_t queries = wgmma::columns(smem_addr(z.q), kTile);
     const uint64_t dp = wgmma::columns(smem_addr(s.dp)), dm = wgmma::columns(smem_addr(s.dm));
@@ -471,6 +476,7 @@ __global__ void __launch_bounds__(384, 1)
       s.tokens_free[i].init(2 + kAuxWarps);
       s.aux_done[i].init(kAuxWarps);
     }
+    s.scores_ready.init(4);
     fence_barrier_init();
   }
   __syncthreads();
@@ -521,8 +527,8 @@ cudaError_t gated_delta_gradients(const DeltaSizes& z, const DeltaInputs& in, co
   int processors = 0;
   if (const cudaError_t e = processor_count(&processors)) return e;
   const int64_t grid = args.records < processors ? args.records : processors;
-  return launch_early(gradients_kernel, static_cast<int>(grid), 384, kBytes, stream, q, k, o, dv,
-                      dq, dk, args);
+  gradients_kernel<<<static_cast<unsigned>(grid), 384, kBytes, stream>>>(q, k, o, dv, dq, dk, args);
+  return cudaGetLastError();
 }
 
 }  // namespace ls::kernels

@@ -23,7 +23,6 @@ using cuda::fence_barrier_init;
 using cuda::fence_proxy_async;
 using cuda::high_bf16;
 using cuda::lane_index;
-using cuda::launch_dependents;
 using cuda::load_box;
 using cuda::load_bytes;
 using cuda::load_matrices_t;
@@ -36,7 +35,6 @@ using cuda::store_bytes;
 using cuda::store_matrices;
 using cuda::store_matrices_t;
 using cuda::tile_offset;
-using cuda::wait_for_previous_grid;
 using cuda::wait_stores;
 using cuda::wait_stores_read;
 using cuda::warp_index;
@@ -71,27 +69,23 @@ cudaError_t allow_shared(Kernel* kernel, int bytes) {
                               cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
 
+/// What a call of no tokens does to a state: it stays (null: zero).
+inline cudaError_t pass_state(const DeltaSizes& z, const float* from, float* to,
+                              cudaStream_t stream) {
+  const std::size_t bytes = static_cast<std::size_t>(z.batch) * static_cast<std::size_t>(z.heads) *
+                            kDk * static_cast<std::size_t>(z.dv) * sizeof(float);
+  if (!to || bytes == 0) return cudaSuccess;
+  return from ? cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream)
+              : cudaMemsetAsync(to, 0, bytes, stream);
+}
+inline bool valid(const DeltaSizes& z) {
+  return z.batch >= 0 && z.tokens >= 0 && z.heads >= 0 && z.dv > 0 && z.dv % 64 == 0;
+}
+
 inline cudaError_t processor_count(int* to) {
   int device = 0;
   if (const cudaError_t e = cudaGetDevice(&device)) return e;
   return cudaDeviceGetAttribute(to, cudaDevAttrMultiProcessorCount, device);
-}
-
-/// Launches a kernel that may start before the one before it in the stream has ended.
-template <class... Parameters, class... Given>
-cudaError_t launch_early(void (*kernel)(Parameters...), int grid, int threads, int bytes,
-                         cudaStream_t stream, const Given&... given) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(grid));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<std::size_t>(bytes);
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, given...);
 }
 
 }  // namespace ls::kernels

@@ -317,7 +317,6 @@ __global__ void __launch_bounds__(forward::kThreads, 1)
                    const __grid_constant__ forward::Arguments states, int blocks) {
   extern __shared__ __align__(1024) unsigned char raw[];
   const int block = static_cast<int>(blockIdx.x);
-  launch_dependents();
   if (block < blocks) {
     run(raw, block, q, k, go, dv, args);
   } else {

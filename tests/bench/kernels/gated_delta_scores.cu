@@ -24,7 +24,6 @@ __global__ void __launch_bounds__(256, 4)
   extern __shared__ __align__(1024) unsigned char raw[];
   Shared& s = *reinterpret_cast<Shared*>(raw);
   const int warp = warp_index(), lane = lane_index();
-  launch_dependents();
   const int64_t record = blockIdx.x;
   const int chunk = static_cast<int>(record % chunks), chain = static_cast<int>(record / chunks);
   const int head = chain % heads, b = chain / heads;
