@@ -16,8 +16,7 @@ using namespace ls::cuda;
 using wgmma::Depth;
 
 constexpr int kAuxWarps = 3;
-// Named barriers.
-constexpr int kProductsDone = 1, kQueriesOnly = 2, kKeysOnly = 3;
+constexpr int kQueriesOnly = 1, kKeysOnly = 2;  // named barriers
 
 struct alignas(1024) Slice {
   unsigned char s[2 * kTile], ds[2 * kTile], go[kTile], x[kTile], dv[kTile];
@@ -37,7 +36,7 @@ struct alignas(1024) Shared {
   unsigned char dp[kTile], dm[kTile];
   Sums sums[2];
   Mbarrier slice_full[2], slice_free[2], tokens_full[2], tokens_free[2], aux_done[2];
-  Mbarrier scores_ready;  // dp
+  Mbarrier scores_ready, products_done;  // dp; q and k have been used
 };
 
 struct Arguments {
@@ -288,7 +287,11 @@ __device__ __forceinline__ void query_side(Shared& s, const CUtensorMap& dq, con
       sums.q[row] = dot0;
       sums.q[row + 8] = dot1;
     }
-    named_sync(kProductsDone, 256);  // q and k have been used
+    __syncwarp();
+    if (lane == 0) {
+      s.products_done.arrive();
+    }
+    s.products_done.wait(turn & 1);
     store_rows(d, z.q, warp, lane);
     fence_proxy_async();
     if (warp == 0 && args.dg) {
@@ -440,7 +443,11 @@ __device__ __forceinline__ void key_side(Shared& s, const CUtensorMap& dk, const
       sums.k[row] = dot0;
       sums.k[row + 8] = dot1;
     }
-    named_sync(kProductsDone, 256);
+    __syncwarp();
+    if (lane == 0) {
+      s.products_done.arrive();
+    }
+    s.products_done.wait(turn & 1);
 #pragma unroll
     for (int j = 0; j < 64; ++j) {
       reader[j] += writer[j];
@@ -477,6 +484,7 @@ __global__ void __launch_bounds__(384, 1)
       s.aux_done[i].init(kAuxWarps);
     }
     s.scores_ready.init(4);
+    s.products_done.init(8);
     fence_barrier_init();
   }
   __syncthreads();
