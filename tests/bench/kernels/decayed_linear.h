@@ -63,4 +63,28 @@ cudaError_t decayed_linear_gradients(const LinearSizes& sizes, const LinearInput
                                      const __nv_bfloat16* go, const void* workspace,
                                      const LinearGradients& out, cudaStream_t stream);
 
+// The same with a gate for each key channel: S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T, g
+// [B,T,H,128] f32. Within a chunk a decay below exp(-8.5) a token is taken for exp(-8.5).
+struct ChannelInputs {
+  const __nv_bfloat16 *q, *k, *v;
+  const float* g;
+  const float* s0;  // or null: zero
+};
+int channel_linear_segments(const LinearSizes& sizes, int processors);
+std::size_t channel_linear_forward_workspace(const LinearSizes& sizes, int segments);
+cudaError_t channel_linear_forward(const LinearSizes& sizes, int segments, const ChannelInputs& in,
+                                   __nv_bfloat16* o, float* s_end, void* workspace,
+                                   cudaStream_t stream);
+std::size_t channel_linear_backward_workspace(const LinearSizes& sizes);
+/// Gradient of g [B,T,H,128], not null.
+cudaError_t channel_linear_backward(const LinearSizes& sizes, const ChannelInputs& in,
+                                    const __nv_bfloat16* go, const float* gs_end, void* workspace,
+                                    const LinearGradients& out, cudaStream_t stream);
+cudaError_t channel_linear_states(const LinearSizes& sizes, const ChannelInputs& in,
+                                  const __nv_bfloat16* go, const float* gs_end, void* workspace,
+                                  float* ds0, cudaStream_t stream);
+cudaError_t channel_linear_gradients(const LinearSizes& sizes, const ChannelInputs& in,
+                                     const __nv_bfloat16* go, const void* workspace,
+                                     const LinearGradients& out, cudaStream_t stream);
+
 }  // namespace ls::kernels

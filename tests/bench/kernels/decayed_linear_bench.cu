@@ -1,6 +1,6 @@
 // Checks the kernels of decayed linear attention against f64 on the host and against golden cases,
 // compares repeats, then times them.
-//   decayed_linear_bench check | golden DIR | repeat | time | all [DIR]
+//   decayed_linear_bench check | channel | golden DIR | repeat | time | all [DIR]
 #include <array>
 #include <cstdio>
 #include <memory>
@@ -17,7 +17,7 @@ using namespace ls::bench;
 using bf16 = __nv_bfloat16;
 constexpr int kD = 128;
 
-enum class Gate { kToken, kHead, kNone };
+enum class Gate { kToken, kHead, kNone, kChannel };
 
 struct Case {
   const char* name;
@@ -51,7 +51,9 @@ struct Problem {
   Problem(const Case& given, std::uint64_t seed, float scale = 0.08838834764f)
       : c(given),
         z{c.batch, c.tokens, c.heads, scale},
-        plan(c.plan.groups ? c.plan : decayed_linear_plan(z, processors())),
+        plan(c.plan.groups ? c.plan
+             : channel()   ? LinearPlan{1, channel_linear_segments(z, processors())}
+                           : decayed_linear_plan(z, processors())),
         th(static_cast<std::size_t>(c.batch) * c.tokens * c.heads),
         states(static_cast<std::size_t>(c.batch) * c.heads * kD * kD),
         hq(normals<bf16>(th * kD, seed, 1, 1)),
@@ -73,11 +75,14 @@ struct Problem {
         dk(th * kD),
         dv(th * kD),
         s_end(states),
-        dg(th),
+        dg(th * width()),
         ds0(states),
-        forward_space(decayed_linear_forward_workspace(z, plan)),
+        forward_space(channel() ? channel_linear_forward_workspace(z, plan.segments)
+                                : decayed_linear_forward_workspace(z, plan)),
         backward_space(decayed_linear_backward_workspace(z)) {}
 
+  bool channel() const { return c.kind == Gate::kChannel; }
+  std::size_t width() const { return channel() ? kD : 1; }
   template <class T>
   static std::vector<T> normals(std::size_t n, std::uint64_t seed, std::uint64_t stream,
                                 double size) {
@@ -86,7 +91,9 @@ struct Problem {
   }
   std::vector<float> gates(std::uint64_t seed) const {
     const Random random(seed, 7);
-    const std::size_t n = c.kind == Gate::kNone ? 0 : c.kind == Gate::kHead ? c.heads : th;
+    const std::size_t n = c.kind == Gate::kNone   ? 0
+                          : c.kind == Gate::kHead ? c.heads
+                                                  : th * width();
     return filled<float>(n, [&](std::size_t i) { return -2 * c.gate * random.uniform(i); });
   }
   LinearInputs in() const {
@@ -97,16 +104,39 @@ struct Problem {
             c.kind == Gate::kHead ? g.get() : nullptr,
             c.states ? s0.get() : nullptr};
   }
+  ChannelInputs channel_in() const {
+    return {q.get(), k.get(), v.get(), g.get(), c.states ? s0.get() : nullptr};
+  }
   LinearGradients out() const {
     return {dq.get(), dk.get(), dv.get(), dg.get(), c.states ? ds0.get() : nullptr};
   }
   cudaError_t forward(cudaStream_t stream) const {
+    if (channel()) {
+      return channel_linear_forward(z, plan.segments, channel_in(), o.get(), s_end.get(),
+                                    forward_space.data(), stream);
+    }
     return decayed_linear_forward(z, plan, in(), o.get(), s_end.get(), forward_space.data(),
                                   stream);
   }
   cudaError_t backward(cudaStream_t stream) const {
+    if (channel()) {
+      return channel_linear_backward(z, channel_in(), go.get(), c.states ? gs.get() : nullptr,
+                                     backward_space.data(), out(), stream);
+    }
     return decayed_linear_backward(z, in(), go.get(), c.states ? gs.get() : nullptr,
                                    backward_space.data(), out(), stream);
+  }
+  cudaError_t chunk_states(cudaStream_t stream) const {
+    return channel() ? channel_linear_states(z, channel_in(), go.get(), nullptr,
+                                             backward_space.data(), nullptr, stream)
+                     : decayed_linear_states(z, in(), go.get(), nullptr, backward_space.data(),
+                                             nullptr, stream);
+  }
+  cudaError_t gradients(cudaStream_t stream) const {
+    return channel()
+               ? channel_linear_gradients(z, channel_in(), go.get(), backward_space.data(), out(),
+                                          stream)
+               : decayed_linear_gradients(z, in(), go.get(), backward_space.data(), out(), stream);
   }
   cudaError_t both(cudaStream_t stream) const {
     const cudaError_t e = forward(stream);
@@ -125,7 +155,7 @@ struct Problem {
     return true;
   }
   LinearChain chain(int b, int head) const {
-    LinearChain x{c.tokens, kD, kD, 1, z.scale, {}, {}, {}, {}, {}, {}, {}};
+    LinearChain x{c.tokens, kD, kD, static_cast<int>(width()), z.scale, {}, {}, {}, {}, {}, {}, {}};
     const auto take = [&](std::vector<double>& to, const auto& from) {
       for (int t = 0; t < c.tokens; ++t) {
         const std::size_t at = ((static_cast<std::size_t>(b) * c.tokens + t) * c.heads + head) * kD;
@@ -139,10 +169,12 @@ struct Problem {
     take(x.v, hv);
     take(x.go, hgo);
     for (int t = 0; t < c.tokens; ++t) {
-      x.g.push_back(c.kind == Gate::kNone ? 0
-                    : c.kind == Gate::kHead
-                        ? hg[head]
-                        : hg[(static_cast<std::size_t>(b) * c.tokens + t) * c.heads + head]);
+      const std::size_t at = (static_cast<std::size_t>(b) * c.tokens + t) * c.heads + head;
+      for (std::size_t i = 0; i < width(); ++i) {
+        x.g.push_back(c.kind == Gate::kNone   ? 0
+                      : c.kind == Gate::kHead ? hg[head]
+                                              : hg[at * width() + i]);
+      }
     }
     const std::size_t at = (static_cast<std::size_t>(b) * c.heads + head) * kD * kD;
     x.s0.assign(kD * kD, 0);
@@ -177,7 +209,9 @@ bool check(const Case& c, std::uint64_t seed, int most = 16) {
         e[3].add(number(dk[at]), ref.dk[to]);
         e[4].add(number(dv[at]), ref.dv[to]);
       }
-      e[5].add(dg[row], ref.dg[t]);
+      for (std::size_t x = 0; x < p.width(); ++x) {
+        e[5].add(dg[row * p.width() + x], ref.dg[t * p.width() + x]);
+      }
     }
     for (std::size_t x = 0; x < ref.s.size(); ++x) {
       e[1].add(s[chain * ref.s.size() + x], ref.s[x]);
@@ -218,7 +252,9 @@ bool golden(const std::string& op, const GoldenCase& c) {
   const auto *s0 = c.find("inputs/initial_state"), *go = c.find("cotangents/o"),
              *gs = c.find("cotangents/final_state");
   Problem p({c.name.c_str(), batch, tokens, heads, 0, true,
-             g.shape.size() == 1 ? Gate::kHead : Gate::kToken},
+             g.shape.size() == 1   ? Gate::kHead
+             : g.shape.size() == 3 ? Gate::kToken
+                                   : Gate::kChannel},
             1, static_cast<float>(c.attributes.at("scale")));
   // Rows [.., head, d] of a golden array to [.., H, 128]; queries' own heads or repeated ones.
   const auto rows = [&](std::vector<bf16>& to, const GoldenArray* from, int d, int share) {
@@ -235,7 +271,10 @@ bool golden(const std::string& op, const GoldenCase& c) {
   rows(p.hv, &v, dv, group);
   rows(p.hgo, go, dv, 1);
   for (std::size_t i = 0; i < p.hg.size(); ++i) {
-    round_to(p.hg[i], g.values[i / group]);
+    const std::size_t x = i % p.width(), row = i / p.width() / group;
+    round_to(p.hg[i], !p.channel()                       ? g.values[row]
+                      : x < static_cast<std::size_t>(dk) ? g.values[row * dk + x]
+                                                         : 0);
   }
   const auto state = [&](std::vector<float>& to, const GoldenArray* from, bool once) {
     for (std::size_t i = 0; i < to.size(); ++i) {
@@ -291,9 +330,7 @@ bool golden(const std::string& op, const GoldenCase& c) {
   compare("dq", p.dq.values(), "grads/q", dk, 1, false);
   compare("dk", p.dk.values(), "grads/k", dk, group, false);
   compare("dv", p.dv.values(), "grads/v", dv, group, false);
-  if (p.c.kind == Gate::kToken) {
-    compare("dg", p.dg.values(), "grads/g", 1, group, false);
-  }
+  compare("dg", p.dg.values(), "grads/g", p.channel() ? dk : 1, group, false);
   compare("ds0", p.ds0.values(), "grads/initial_state", dv, group, true);
   result.expect("guards", p.guards_intact());
   return result.finish();
@@ -325,11 +362,14 @@ void time_case(Report& report, const Case& c, const Bars& bars) {
     return time_graphs(launches);
   };
   const double d = kD, chunk = 64;
+  const bool channel = c.kind == Gate::kChannel;
+  const double gate = channel ? 4 * d : 4;  // bytes
   const double forward_flop = th * (4 * d * d + 4 * chunk * d);
   const double backward_flop = th * (10 * d * d + 10 * chunk * d);
   char text[64];
-  std::snprintf(text, sizeof text, "forward (groups %d, %d seg)", sets[0]->plan.groups,
-                sets[0]->plan.segments);
+  std::snprintf(text, sizeof text,
+                channel ? "channel fwd (%d, %d seg)" : "forward (groups %d, %d seg)",
+                sets[0]->plan.groups, sets[0]->plan.segments);
   report.row(text, c.name, time([](Problem& p, cudaStream_t s) { return p.forward(s); }), th * 1028,
              forward_flop, bars.forward);
   for (const LinearPlan plan :
@@ -352,19 +392,13 @@ void time_case(Report& report, const Case& c, const Bars& bars) {
     std::snprintf(text, sizeof text, "  groups %d, %d segments", plan.groups, plan.segments);
     report.row(text, c.name, time_graphs(launches), th * 1028, forward_flop);
   }
-  report.row("forward + backward", c.name,
-             time([](Problem& p, cudaStream_t s) { return p.both(s); }), th * (1028 + 1804),
+  report.row(channel ? "channel fwd + bwd" : "forward + backward", c.name,
+             time([](Problem& p, cudaStream_t s) { return p.both(s); }), th * (22 * d + 3 * gate),
              forward_flop + backward_flop, bars.both);
-  report.row("  states", c.name, time([](Problem& p, cudaStream_t s) {
-               return decayed_linear_states(p.z, p.in(), p.go.get(), nullptr,
-                                            p.backward_space.data(), nullptr, s);
-             }),
-             th * 2052, th * 4 * d * d);
-  report.row("  gradients", c.name, time([](Problem& p, cudaStream_t s) {
-               return decayed_linear_gradients(p.z, p.in(), p.go.get(), p.backward_space.data(),
-                                               p.out(), s);
-             }),
-             th * 2824, th * (6 * d * d + 12 * chunk * d));
+  report.row("  states", c.name, time([](Problem& p, cudaStream_t s) { return p.chunk_states(s); }),
+             th * (16 * d + 2 * gate), th * 4 * d * d);
+  report.row("  gradients", c.name, time([](Problem& p, cudaStream_t s) { return p.gradients(s); }),
+             th * (22 * d + 2 * gate), th * (6 * d * d + 12 * chunk * d));
 }
 
 }  // namespace
@@ -401,8 +435,34 @@ int main(int argc, char** argv) {
     }
     good = check({"B2 T16384 H16", 2, 16384, 16, .02}, ++i, 4) && good;
   }
+  if (what == "channel" || what == "all") {
+    std::uint64_t i = seed;
+    constexpr Gate kind = Gate::kChannel;
+    for (const Case& c : {
+             Case{"channel T 16", 1, 16, 1, .05, false, kind},
+             Case{"channel T 64", 1, 64, 1, .05, false, kind},
+             Case{"channel T 64, states", 1, 64, 1, .05, true, kind},
+             Case{"channel T 128", 1, 128, 2, .05, true, kind},
+             Case{"channel T 1", 2, 1, 3, .05, true, kind},
+             Case{"channel T 63", 2, 63, 3, .05, true, kind},
+             Case{"channel T 65", 2, 65, 3, .05, true, kind},
+             Case{"channel T 331", 2, 331, 3, .05, true, kind, {1, 1}},
+             Case{"channel T 331, 3 segments", 2, 331, 3, .05, true, kind, {1, 3}},
+             Case{"channel T 500, no gate", 2, 500, 3, 0, true, kind},
+             Case{"channel T 500, weak", 2, 500, 3, .002, true, kind},
+             Case{"channel T 500, strong", 2, 500, 3, 1, true, kind},
+             Case{"channel T 500, very strong", 2, 500, 3, 4, true, kind},
+             Case{"channel T 500, beyond", 2, 500, 3, 20, true, kind},
+         }) {
+      good = check(c, ++i) && good;
+    }
+    for (const double gate : {.002, .05, 1.}) {
+      good = check({"channel B4 T2048 H16", 4, 2048, 16, gate, false, kind}, ++i) && good;
+    }
+    good = check({"channel B2 T16384 H16", 2, 16384, 16, .02, false, kind}, ++i, 4) && good;
+  }
   if ((what == "golden" || what == "all") && !folder.empty()) {
-    for (const char* op : {"simple_gla", "retnet"}) {
+    for (const char* op : {"simple_gla", "retnet", "gla"}) {
       const auto cases = read_golden(folder + "/" + op + ".bin");
       std::printf("%zu golden cases of %s\n", cases.size(), op);
       for (const GoldenCase& c : cases) {
@@ -413,6 +473,8 @@ int main(int argc, char** argv) {
   if (what == "repeat" || what == "all") {
     good = repeat({"B4 T2048 H16", 4, 2048, 16, .05}, 1000) && good;
     good = repeat({"B1 T200 H2", 1, 200, 2, .05}, 10000) && good;
+    good = repeat({"channel B4 T2048 H16", 4, 2048, 16, .05, false, Gate::kChannel}, 1000) && good;
+    good = repeat({"channel B1 T200 H2", 1, 200, 2, .05, false, Gate::kChannel}, 10000) && good;
   }
   std::printf("%s\n", good ? "all ok" : "FAILED");
   if (what == "time" || what == "all") {
@@ -420,6 +482,8 @@ int main(int argc, char** argv) {
     time_case(report, {"B4 T2048 H16 D128", 4, 2048, 16, .05}, {.07, .28});
     time_case(report, {"B2 T16384 H16 D128", 2, 16384, 16, .05}, {.25, 1.1});
     time_case(report, {"B1 T8192 H32 D128", 1, 8192, 32, .05}, {});
+    time_case(report, {"B4 T2048 H16 D128", 4, 2048, 16, .05, false, Gate::kChannel}, {.13, .5});
+    time_case(report, {"B2 T16384 H16 D128", 2, 16384, 16, .05, false, Gate::kChannel}, {});
     report.print();
     std::printf("%s\n", good ? "all ok" : "FAILED");
   }

@@ -1,0 +1,569 @@
+// Gradients of decayed linear attention with a gate for each key channel, chunk by chunk, from the
+// states S before each chunk and the gradients dS of the states after it
+// (decayed_linear_channel_states.cu). A persistent CTA takes chunks of 64 tokens one after the
+// other; tiles of the next one arrive meanwhile.
+//   warpgroup 0  dQ: sums over earlier blocks c of 16 tokens, first the state's part, then
+//                X = X 2^(M_c - M_(c-1)) + dP_c k'_c up to its own; dq = scale 2^(G - M_b) X
+//   warpgroup 1  dK: likewise from the end of the chunk, dP^T and q'; dk = 2^(M_b - G) X
+//   warpgroup 2  dV = (k' 2^(G_C - M)) dS + P^T dO
+//   warpgroup 3  with 2: rewrites q, k, gates in place (decayed_linear_channel.cuh) to q', k', G -
+//   M;
+//                <S, dS> a channel; the gate's gradient
+//   warpgroup 4  a warp each for tiles, states and gates, stores
+// The gate's gradient is that of the scalar gate (decayed_linear_gradients.cu), channel by channel:
+// q dq = q' X and k dk = k' X are exact where they must cancel, as both multiply the same rounded
+// factors. Outputs leave from the places of the inputs.
+// Moves q, k, v, dO, g and both states in and dq, dk, dv, dg out once: 3840 bytes a token and head.
+#include "decayed_linear_channel.cuh"
+
+namespace ls::kernels {
+namespace {
+
+using namespace ls::cuda;
+
+struct alignas(1024) Stage {
+  unsigned char q[2 * kTile], k[2 * kTile];  // q', k'; then dq, dk
+  unsigned char v[2 * kTile];                // V; then the terms of the gates' gradient
+  unsigned char go[2 * kTile];               // dO; then dv
+};
+struct Shared {
+  Stage stage[2];
+  alignas(1024) unsigned char g[4 * kTile];  // gates; then G - M; then q dq - k dk; then dg
+  alignas(1024) unsigned char state[kStateBytes], dstate[kStateBytes];
+  BlockMarks marks;
+  Mbarrier full[2], free[2];
+  Mbarrier gates_full, gates_free, state_full, state_free, ready, out, gates_out;
+};
+constexpr int kAll = 1, kQueries = 2, kKeys = 3, kRewrite = 4;  // named barriers
+
+struct Arguments {
+  const unsigned char *states, *dstates;
+  int heads, chunks;
+  int64_t count;  // chunks of all chains
+  float scale;
+};
+
+/// Heads of the same tokens follow each other.
+struct Place {
+  int head, chunk, b;
+  int64_t record;
+  __device__ Place(const Arguments& args, int64_t i) {
+    head = static_cast<int>(i % args.heads);
+    i /= args.heads;
+    chunk = static_cast<int>(i % args.chunks);
+    b = static_cast<int>(i / args.chunks);
+    record = (static_cast<int64_t>(b) * args.heads + head) * args.chunks + chunk;
+  }
+};
+
+/// By warpgroups 2 and 3.
+__device__ __forceinline__ void rewrite(Shared& s, Stage& z, float scale, int thread) {
+  const int block = thread / 64, channel = thread % 64 * 2;
+  float2 sum = make_float2(0, 0), half = sum;
+#pragma unroll
+  for (int r = 0; r < 16; ++r) {
+    const float2 g = bounded_gates(*gate_pair(s.g, 16 * block + r, channel));
+    sum.x += g.x;
+    sum.y += g.y;
+    if (r == 7) {
+      half = sum;
+    }
+  }
+  const auto mark = [&](int b) { return reinterpret_cast<float2*>(&s.marks.middle[b][channel]); };
+  *mark(block) = sum;
+  named_sync(kRewrite, 256);
+  float2 before = make_float2(0, 0), all = before;
+#pragma unroll
+  for (int b = 0; b < 4; ++b) {
+    const float2 total = *mark(b);
+    all.x += total.x;
+    all.y += total.y;
+    before.x += b < block ? total.x : 0.f;
+    before.y += b < block ? total.y : 0.f;
+  }
+  named_sync(kRewrite, 256);
+  *mark(block) = make_float2(before.x + half.x, before.y + half.y);
+  if (block == 3) {
+    *reinterpret_cast<float2*>(&s.marks.all[channel]) = all;
+  }
+  float2 at = make_float2(-half.x, -half.y);
+#pragma unroll
+  for (int r = 0; r < 16; ++r) {
+    const int token = 16 * block + r;
+    float2* const g = gate_pair(s.g, token, channel);
+    uint32_t* const q = value_pair(z.q, token, channel);
+    uint32_t* const k = value_pair(z.k, token, channel);
+    const float2 step = bounded_gates(*g);
+    at.x += step.x;
+    at.y += step.y;
+    *g = at;
+    *q = pack_bf16(scale * low_bf16(*q) * exp2_fast(at.x), scale * high_bf16(*q) * exp2_fast(at.y));
+    *k = pack_bf16(low_bf16(*k) * exp2_fast(-at.x), high_bf16(*k) * exp2_fast(-at.y));
+  }
+  fence_proxy_async();
+  __syncwarp();
+  if (thread % 32 == 0) {
+    s.ready.arrive();
+  }
+}
+
+/// Scores of this warp's rows as operands, zero above the diagonal (kTransposed: below it).
+template <bool kTransposed>
+__device__ __forceinline__ void mask_scores(uint32_t (&p)[4][4], const float (&d)[32], int warp,
+                                            int lane) {
+  const int row = 16 * warp + (lane >> 2), pair = 2 * (lane & 3);
+  const auto value = [&](int i) {
+    const int r = row + i % 4 / 2 * 8, c = 8 * (i / 4) + pair + i % 2;
+    return (kTransposed ? r <= c : c <= r) ? d[i] : 0.f;
+  };
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    p[i / 4][i % 4] = pack_bf16(value(2 * i), value(2 * i + 1));
+  }
+}
+
+/// d += a (16 x 16 tokens) times rows 16 block.. of a [64][128] matrix, by a warp.
+__device__ __forceinline__ void add_block(float (&d)[64], const uint32_t (&a)[4],
+                                          const unsigned char* tiles, int block, int lane) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    uint32_t b[4];
+    load_matrices_t(
+        b, block_address(smem_addr(tiles) + j / 4 * kTile, 16 * block, 16 * (j % 4), lane));
+    mma_bf16(reinterpret_cast<float(&)[4]>(d[8 * j]), a, b[0], b[1]);
+    mma_bf16(reinterpret_cast<float(&)[4]>(d[8 * j + 4]), a, b[2], b[3]);
+  }
+}
+
+/// Packs scale 2^(sign (G - M)) d and puts rows of x (q' or k') times d in its place.
+template <int kSign>
+__device__ __forceinline__ void finish_rows(uint32_t (&to)[8][4], float (&d)[64],
+                                            const unsigned char* x, unsigned char* gates,
+                                            float scale, int warp, int lane) {
+  const int row = 16 * warp + (lane >> 2), pair = 2 * (lane & 3);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    uint32_t e[4];
+    load_matrices(e, block_address(smem_addr(x) + j / 4 * kTile, 16 * warp, 16 * (j % 4), lane));
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+      const float2 g = *gate_pair(gates, row + m % 2 * 8, 16 * j + m / 2 * 8 + pair);
+      float &u = d[8 * j + 2 * m], &v = d[8 * j + 2 * m + 1];
+      to[j][m] = pack_bf16(scale * exp2_fast(kSign * g.x) * u, scale * exp2_fast(kSign * g.y) * v);
+      u *= low_bf16(e[m]);
+      v *= high_bf16(e[m]);
+    }
+  }
+}
+
+__device__ __forceinline__ void store_packed(const uint32_t (&x)[8][4], unsigned char* tiles,
+                                             int warp, int lane) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    store_matrices(block_address(smem_addr(tiles) + j / 4 * kTile, 16 * warp, 16 * (j % 4), lane),
+                   x[j][0], x[j][1], x[j][2], x[j][3]);
+  }
+}
+
+__device__ __forceinline__ void announce(Mbarrier& to, int lane) {
+  fence_proxy_async();
+  __syncwarp();
+  if (lane == 0) {
+    to.arrive();
+  }
+}
+
+/// The state's part for warpgroups 0 and 1: scores = a b^T, sums = a state^T.
+__device__ __forceinline__ void start_rows(float (&score)[32], float (&d)[64], Shared& s, int n,
+                                           const unsigned char* a, const unsigned char* b,
+                                           const unsigned char* state, int lane) {
+  s.full[n % 2].wait(this_turn<2>(n));
+  wgmma::fence_sums();
+  multiply_rows(score, a, b);
+  wgmma::commit();
+  s.state_full.wait(n & 1);
+  const uint64_t x = wgmma::rows(smem_addr(a)), y = wgmma::columns(smem_addr(state), 2 * kTile);
+  wgmma::fence_sums();
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    wgmma::multiply<128, Depth::kRows, Depth::kColumns>(d, wgmma::step_rows(x, j),
+                                                        wgmma::step_columns(y, j), j > 0);
+  }
+  wgmma::commit();
+  wgmma::wait<0>();
+  wgmma::hold(score);
+  wgmma::hold(d);
+  __syncwarp();
+  if (lane == 0) {
+    s.state_free.arrive();
+  }
+}
+
+__device__ __forceinline__ void run_queries(Shared& s, const Arguments& args, int warp, int lane) {
+  int n = 0;
+  for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+    Stage& z = s.stage[n % 2];
+    float d[64];
+    uint32_t p[4][4];
+    {
+      float score[32];
+      start_rows(score, d, s, n, z.go, z.v, s.state, lane);
+      mask_scores<false>(p, score, warp, lane);
+    }
+    s.gates_full.wait(n & 1);
+    s.ready.wait(n & 1);
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      if (c <= warp) {
+        scale_channels(d, s.marks.middle[c], c ? s.marks.middle[c - 1] : nullptr, lane);
+        add_block(d, p[c], z.k, c, lane);
+      }
+    }
+    uint32_t dq[8][4];
+    finish_rows<1>(dq, d, z.q, s.g, args.scale, warp, lane);
+    named_sync(kAll, 384);
+    store_packed(dq, z.q, warp, lane);
+    const int row = 16 * warp + (lane >> 2), pair = 2 * (lane & 3);
+#pragma unroll
+    for (int j = 0; j < 16; ++j) {
+      *gate_pair(s.g, row, 8 * j + pair) = make_float2(d[4 * j], d[4 * j + 1]);
+      *gate_pair(s.g, row + 8, 8 * j + pair) = make_float2(d[4 * j + 2], d[4 * j + 3]);
+    }
+    named_arrive(kQueries, 256);
+    announce(s.out, lane);
+  }
+}
+
+/// Sums of x over the 8 lanes that differ in lane / 4; this lane keeps x[4 (lane / 4)] and the
+/// next 3.
+__device__ __forceinline__ void reduce_rows(float (&to)[4], float (&x)[32], int lane) {
+#pragma unroll
+  for (int half = 16, bit = 16; half >= 4; half /= 2, bit /= 2) {
+    const bool upper = lane & bit;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const float send = upper ? x[i] : x[half + i];
+      const float keep = upper ? x[half + i] : x[i];
+      x[i] = keep + __shfl_xor_sync(0xffffffffu, send, bit);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    to[i] = x[i];
+  }
+}
+
+__device__ __forceinline__ void run_keys(Shared& s, const Arguments& args, int warp, int lane) {
+  int n = 0;
+  const int pair = 2 * (lane & 3);
+  for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+    Stage& z = s.stage[n % 2];
+    float d[64], written[4];
+    uint32_t p[4][4];
+    {
+      float score[32];
+      start_rows(score, d, s, n, z.v, z.go, s.dstate, lane);
+      mask_scores<true>(p, score, warp, lane);
+    }
+    s.gates_full.wait(n & 1);
+    s.ready.wait(n & 1);
+    {
+      // k dk from the state, summed over tokens: a channel's factor to the chunk's end comes last.
+      float x[32];
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        uint32_t e[4];
+        load_matrices(e,
+                      block_address(smem_addr(z.k) + j / 4 * kTile, 16 * warp, 16 * (j % 4), lane));
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          x[4 * j + 2 * m] =
+              d[8 * j + 4 * m] * low_bf16(e[2 * m]) + d[8 * j + 4 * m + 2] * low_bf16(e[2 * m + 1]);
+          x[4 * j + 2 * m + 1] = d[8 * j + 4 * m + 1] * high_bf16(e[2 * m]) +
+                                 d[8 * j + 4 * m + 3] * high_bf16(e[2 * m + 1]);
+        }
+      }
+      reduce_rows(written, x, lane);
+    }
+    // This lane has values 4 (lane / 4): column pairs of j = 2 (lane / 4) and the next.
+    const int channel = 16 * (lane >> 2) + pair;
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+      const int c = channel + m / 2 * 8 + m % 2;
+      written[m] *= exp2_fast(s.marks.all[c] - s.marks.middle[warp][c]);
+    }
+#pragma unroll
+    for (int c = 3; c >= 0; --c) {
+      if (c >= warp) {
+        scale_channels(d, c == 3 ? s.marks.all : s.marks.middle[c + 1], s.marks.middle[c], lane);
+        add_block(d, p[c], z.q, c, lane);
+      }
+    }
+    uint32_t dk[8][4];
+    finish_rows<-1>(dk, d, z.k, s.g, 1.f, warp, lane);
+    named_sync(kAll, 384);
+    store_packed(dk, z.k, warp, lane);
+    auto* const terms = reinterpret_cast<float*>(z.v) + warp * kDk;
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+      terms[channel + m / 2 * 8 + m % 2] = written[m];
+    }
+    announce(s.out, lane);
+    named_sync(kQueries, 256);
+    const int row = 16 * warp + (lane >> 2);
+#pragma unroll
+    for (int j = 0; j < 16; ++j) {
+      float2& x = *gate_pair(s.g, row, 8 * j + pair);
+      float2& y = *gate_pair(s.g, row + 8, 8 * j + pair);
+      x.x -= d[4 * j];
+      x.y -= d[4 * j + 1];
+      y.x -= d[4 * j + 2];
+      y.y -= d[4 * j + 3];
+    }
+    named_arrive(kKeys, 256);
+  }
+}
+
+__device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int thread, int warp,
+                                           int lane) {
+  int n = 0;
+  for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+    Stage& z = s.stage[n % 2];
+    s.full[n % 2].wait(this_turn<2>(n));
+    s.gates_full.wait(n & 1);
+    rewrite(s, z, args.scale, thread);
+    s.ready.wait(n & 1);
+    s.state_full.wait(n & 1);
+    float d[64];
+    const uint64_t y = wgmma::rows(smem_addr(s.dstate));
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint32_t a[4][4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        load_matrices(a[j], block_address(smem_addr(z.k) + half * kTile, 16 * warp, 16 * j, lane));
+        weigh_channels(a[j], s.marks.all, s.marks.middle[warp], 64 * half + 16 * j, lane);
+      }
+      wgmma::hold(a);
+      wgmma::fence_sums();
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        wgmma::multiply<128, Depth::kRows>(d, a[j], wgmma::step_rows<128>(y, 4 * half + j),
+                                           half + j > 0);
+      }
+      wgmma::commit();
+      wgmma::wait<0>();
+      wgmma::hold(d);
+    }
+    __syncwarp();
+    if (lane == 0) {
+      s.state_free.arrive();
+    }
+    for (int c = warp; c < 4; ++c) {
+      uint32_t p[4];
+      channel_scores<true>(p, z.k, z.q, s.marks, c, warp, lane);
+      add_block(d, p, z.go, c, lane);
+    }
+    named_sync(kAll, 384);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const float* x = d + 8 * j;
+      store_matrices(block_address(smem_addr(z.go) + j / 4 * kTile, 16 * warp, 16 * (j % 4), lane),
+                     pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]),
+                     pack_bf16(x[6], x[7]));
+    }
+    announce(s.out, lane);
+  }
+}
+
+__device__ __forceinline__ void run_gates(Shared& s, const Arguments& args, int thread, int lane) {
+  int n = 0;
+  const int channel = thread;  // of 128
+  for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+    Stage& z = s.stage[n % 2];
+    s.full[n % 2].wait(this_turn<2>(n));
+    s.gates_full.wait(n & 1);
+    rewrite(s, z, args.scale, 128 + thread);
+    s.state_full.wait(n & 1);
+    float passed = 0;
+#pragma unroll 8
+    for (int v = 0; v < kDv; ++v) {
+      const uint32_t at = channel / 64 * (2 * kTile) + tile_offset(v, channel % 64);
+      passed += __bfloat162float(*reinterpret_cast<const bf16*>(s.state + at)) *
+                __bfloat162float(*reinterpret_cast<const bf16*>(s.dstate + at));
+    }
+    __syncwarp();
+    if (lane == 0) {
+      s.state_free.arrive();
+    }
+    named_sync(kKeys, 256);
+    const auto* terms = reinterpret_cast<const float*>(z.v) + channel;
+    float sum = exp2_fast(s.marks.all[channel]) * passed + terms[0] + terms[kDk] + terms[2 * kDk] +
+                terms[3 * kDk];
+    const auto at = [&](int t) {
+      return reinterpret_cast<float*>(s.g + channel / 32 * kTile + t * 128 +
+                                      ((channel % 32 * 4) ^ ((t & 7) << 4)));
+    };
+#pragma unroll
+    for (int t = 63; t >= 0; t -= 16) {
+      float x[16];
+#pragma unroll
+      for (int j = 0; j < 16; ++j) {
+        x[j] = *at(t - j);
+      }
+#pragma unroll
+      for (int j = 0; j < 16; ++j) {
+        sum += x[j];
+        *at(t - j) = sum;
+      }
+    }
+    announce(s.gates_out, lane);
+  }
+}
+
+__global__ void __launch_bounds__(640, 1) channel_gradients_kernel(
+    const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
+    const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap go,
+    const __grid_constant__ CUtensorMap dq, const __grid_constant__ CUtensorMap dk,
+    const __grid_constant__ CUtensorMap dv, const __grid_constant__ CUtensorMap g,
+    const __grid_constant__ CUtensorMap dg, const Arguments args) {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  auto& s = *reinterpret_cast<Shared*>(memory);
+  const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < 2; ++i) {
+      s.full[i].init(1);
+      s.free[i].init(1);
+    }
+    s.gates_full.init(1);
+    s.gates_free.init(1);
+    s.state_full.init(1);
+    s.state_free.init(16);
+    s.ready.init(8);
+    s.out.init(12);
+    s.gates_out.init(4);
+    fence_barrier_init();
+  }
+  __syncthreads();
+  if (warpgroup == 4) {
+    fewer_registers<24>();
+    int n = 0;
+    if (warp == 0 && elect_one()) {
+      for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+        const Place at(args, i);
+        Stage& to = s.stage[n % 2];
+        Mbarrier& full = s.full[n % 2];
+        if (n >= 2) {
+          s.free[n % 2].wait(last_turn<2>(n));
+        }
+        full.arrive_expect(sizeof(Stage));
+        for (int half = 0; half < 2; ++half) {
+          const int c = 64 * half, t = 64 * at.chunk, tile = half * kTile;
+          load_box(to.go + tile, &go, full, c, at.head, t, at.b);
+          load_box(to.v + tile, &v, full, c, at.head, t, at.b);
+          load_box(to.q + tile, &q, full, c, at.head, t, at.b);
+          load_box(to.k + tile, &k, full, c, at.head, t, at.b);
+        }
+      }
+    } else if (warp == 1 && elect_one()) {
+      for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+        const Place at(args, i);
+        if (n >= 1) {
+          s.state_free.wait((n - 1) & 1);
+        }
+        s.state_full.arrive_expect(2 * kStateBytes);
+        load_bytes(s.state, args.states + at.record * kStateBytes, kStateBytes, s.state_full);
+        load_bytes(s.dstate, args.dstates + at.record * kStateBytes, kStateBytes, s.state_full);
+        if (n >= 1) {
+          s.gates_free.wait((n - 1) & 1);
+        }
+        s.gates_full.arrive_expect(4 * kTile);
+        for (int j = 0; j < 4; ++j) {
+          load_box(s.g + j * kTile, &g, s.gates_full, 32 * j, at.head, 64 * at.chunk, at.b);
+        }
+      }
+    } else if (warp == 2 && elect_one()) {
+      for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+        const Place at(args, i);
+        const Stage& z = s.stage[n % 2];
+        const int t = 64 * at.chunk;
+        s.out.wait(n & 1);
+        for (int half = 0; half < 2; ++half) {
+          store_box(&dq, z.q + half * kTile, 64 * half, at.head, t, at.b);
+          store_box(&dk, z.k + half * kTile, 64 * half, at.head, t, at.b);
+          store_box(&dv, z.go + half * kTile, 64 * half, at.head, t, at.b);
+        }
+        s.gates_out.wait(n & 1);
+        for (int j = 0; j < 4; ++j) {
+          store_box(&dg, s.g + j * kTile, 32 * j, at.head, t, at.b);
+        }
+        commit_stores();
+        wait_stores_read<0>();
+        s.gates_free.arrive();
+        s.free[n % 2].arrive();
+      }
+      wait_stores<0>();
+    }
+  } else if (warpgroup == 0) {
+    more_registers<144>();
+    run_queries(s, args, warp, lane);
+  } else if (warpgroup == 1) {
+    more_registers<144>();
+    run_keys(s, args, warp, lane);
+  } else if (warpgroup == 2) {
+    more_registers<112>();
+    run_values(s, args, threadIdx.x % 128, warp, lane);
+  } else {
+    fewer_registers<56>();
+    run_gates(s, args, threadIdx.x % 128, lane);
+  }
+}
+
+}  // namespace
+
+cudaError_t channel_linear_gradients(const LinearSizes& z, const ChannelInputs& in, const bf16* go,
+                                     const void* workspace, const LinearGradients& out,
+                                     cudaStream_t stream) {
+  constexpr int kBytes = sizeof(Shared);
+  static_assert(kBytes <= 227 * 1024);
+  static const cudaError_t allowed = allow_shared(&channel_gradients_kernel, kBytes);
+  static const int processors = [] {
+    int device = 0, count = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+    return count;
+  }();
+  if (allowed != cudaSuccess) {
+    return allowed;
+  }
+  CUtensorMap maps[7], gates[2];
+  const void* const tensors[] = {in.q, in.k, in.v, go, out.q, out.k, out.v};
+  for (int i = 0; i < 7; ++i) {
+    if (const cudaError_t e = encode_rows(&maps[i], tensors[i], z.batch, z.tokens, z.heads, 128)) {
+      return e;
+    }
+  }
+  const float* const gate_tensors[] = {in.g, out.g};
+  for (int i = 0; i < 2; ++i) {
+    if (const cudaError_t e = encode_gates(&gates[i], gate_tensors[i], z)) {
+      return e;
+    }
+  }
+  const auto* images = static_cast<const unsigned char*>(workspace);
+  const auto count = static_cast<int64_t>(z.records());
+  const Arguments args{images, images + z.records() * kStateBytes, z.heads, z.chunks(), count,
+                       z.scale};
+  const auto blocks = static_cast<unsigned>(count < processors ? count : processors);
+  channel_gradients_kernel<<<blocks, 640, kBytes, stream>>>(
+      maps[0], maps[1], maps[2], maps[3], maps[4], maps[5], maps[6], gates[0], gates[1], args);
+  return cudaGetLastError();
+}
+
+cudaError_t channel_linear_backward(const LinearSizes& sizes, const ChannelInputs& in,
+                                    const bf16* go, const float* gs_end, void* workspace,
+                                    const LinearGradients& out, cudaStream_t stream) {
+  const cudaError_t e = channel_linear_states(sizes, in, go, gs_end, workspace, out.s0, stream);
+  return e ? e : channel_linear_gradients(sizes, in, go, workspace, out, stream);
+}
+
+}  // namespace ls::kernels
