@@ -1,6 +1,6 @@
 // Checks the kernels of decayed linear attention against f64 on the host and against golden cases,
 // compares repeats, then times them.
-//   decayed_linear_bench check | channel | golden DIR | repeat | time | all [DIR]
+//   decayed_linear_bench check | channel | golden DIR | repeat | time | profile | all [DIR]
 #include <array>
 #include <cstdio>
 #include <memory>
@@ -370,11 +370,12 @@ void time_case(Report& report, const Case& c, const Bars& bars) {
   std::snprintf(text, sizeof text,
                 channel ? "channel fwd (%d, %d seg)" : "forward (groups %d, %d seg)",
                 sets[0]->plan.groups, sets[0]->plan.segments);
-  report.row(text, c.name, time([](Problem& p, cudaStream_t s) { return p.forward(s); }), th * 1028,
-             forward_flop, bars.forward);
+  report.row(text, c.name, time([](Problem& p, cudaStream_t s) { return p.forward(s); }),
+             th * (8 * d + gate), forward_flop, bars.forward);
   for (const LinearPlan plan :
        {LinearPlan{1, 1}, LinearPlan{1, 2}, LinearPlan{2, 1}, LinearPlan{2, 2}, LinearPlan{2, 4}}) {
-    if (plan.groups == sets[0]->plan.groups && plan.segments == sets[0]->plan.segments) {
+    if (channel ||
+        (plan.groups == sets[0]->plan.groups && plan.segments == sets[0]->plan.segments)) {
       continue;
     }
     std::vector<RawBuffer> spaces;
@@ -477,6 +478,13 @@ int main(int argc, char** argv) {
     good = repeat({"channel B1 T200 H2", 1, 200, 2, .05, false, Gate::kChannel}, 10000) && good;
   }
   std::printf("%s\n", good ? "all ok" : "FAILED");
+  if (what == "profile") {
+    for (const Gate kind : {Gate::kToken, Gate::kChannel}) {
+      Problem p({"B4 T2048 H16", 4, 2048, 16, .05, false, kind}, 1);
+      LS_RUN(p.both(nullptr));
+      LS_RUN(cudaDeviceSynchronize());
+    }
+  }
   if (what == "time" || what == "all") {
     Report report("decayed_linear", measure_card());
     time_case(report, {"B4 T2048 H16 D128", 4, 2048, 16, .05}, {.07, .28});

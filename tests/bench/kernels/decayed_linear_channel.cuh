@@ -108,7 +108,9 @@ __device__ __forceinline__ void sum_gates(BlockSums& x, unsigned char* gates, Bl
   }
 }
 
-/// An operand of 16 rows and 16 channels from `first` times 2^(high - low), a channel each.
+/// An operand of 16 rows and 16 channels from `first` times 2^(high - low), a channel each. In two
+/// steps: between blocks of strong gates the power may be too small for a float while the product
+/// of what stands on both of its sides is not.
 __device__ __forceinline__ void weigh_channels(uint32_t (&x)[4], const float* high,
                                                const float* low, int first, int lane) {
   const int channel = first + 2 * (lane & 3);
@@ -116,10 +118,10 @@ __device__ __forceinline__ void weigh_channels(uint32_t (&x)[4], const float* hi
   for (int half = 0; half < 2; ++half) {
     const float2 a = *reinterpret_cast<const float2*>(high + channel + 8 * half);
     const float2 b = *reinterpret_cast<const float2*>(low + channel + 8 * half);
-    const float u = cuda::exp2_fast(a.x - b.x), v = cuda::exp2_fast(a.y - b.y);
+    const float u = cuda::exp2_fast(.5f * (a.x - b.x)), v = cuda::exp2_fast(.5f * (a.y - b.y));
 #pragma unroll
     for (int m = 2 * half; m < 2 * half + 2; ++m) {
-      x[m] = cuda::pack_bf16(u * cuda::low_bf16(x[m]), v * cuda::high_bf16(x[m]));
+      x[m] = cuda::pack_bf16(u * (u * cuda::low_bf16(x[m])), v * (v * cuda::high_bf16(x[m])));
     }
   }
 }
@@ -163,23 +165,32 @@ __device__ __forceinline__ void channel_scores(uint32_t (&p)[4], const unsigned 
   p[3] = cuda::pack_bf16(d[1][2], d[1][3]);
 }
 
-/// Sums whose columns are channels times 2^(high - low), a channel each; low may be null.
+/// Sums whose columns are channels times 2^(high - low), a channel each, in two steps like
+/// weigh_channels; without low, 2^high.
 __device__ __forceinline__ void scale_channels(float (&d)[kDk / 2], const float* high,
                                                const float* low, int lane) {
   const int pair = 2 * (lane & 3);
 #pragma unroll
   for (int j = 0; j < kDk / 8; ++j) {
-    float2 x = *reinterpret_cast<const float2*>(high + 8 * j + pair);
+    const float2 x = *reinterpret_cast<const float2*>(high + 8 * j + pair);
     if (low) {
       const float2 y = *reinterpret_cast<const float2*>(low + 8 * j + pair);
-      x.x -= y.x;
-      x.y -= y.y;
+      const float u = cuda::exp2_fast(.5f * (x.x - y.x)), v = cuda::exp2_fast(.5f * (x.y - y.y));
+      d[4 * j] *= u;
+      d[4 * j + 1] *= v;
+      d[4 * j + 2] *= u;
+      d[4 * j + 3] *= v;
+      d[4 * j] *= u;
+      d[4 * j + 1] *= v;
+      d[4 * j + 2] *= u;
+      d[4 * j + 3] *= v;
+    } else {
+      const float u = cuda::exp2_fast(x.x), v = cuda::exp2_fast(x.y);
+      d[4 * j] *= u;
+      d[4 * j + 1] *= v;
+      d[4 * j + 2] *= u;
+      d[4 * j + 3] *= v;
     }
-    const float u = cuda::exp2_fast(x.x), v = cuda::exp2_fast(x.y);
-    d[4 * j] *= u;
-    d[4 * j + 1] *= v;
-    d[4 * j + 2] *= u;
-    d[4 * j + 3] *= v;
   }
 }
 

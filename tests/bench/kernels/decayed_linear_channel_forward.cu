@@ -67,19 +67,27 @@ __device__ __forceinline__ void rewrite(Shared& s, const Arguments& args, int th
         make_float2(exp2_fast(x.before.x + middle.x), exp2_fast(x.before.y + middle.y));
     const float2 write = make_float2(exp2_fast(x.all.x - x.before.x - middle.x),
                                      exp2_fast(x.all.y - x.before.y - middle.y));
+    // Loads of a few tokens before their stores: the compiler cannot tell them apart.
 #pragma unroll
-    for (int r = 0; r < 16; ++r) {
-      const int token = 16 * block + r;
-      uint32_t* const q = value_pair(z.q, token, channel);
-      uint32_t* const k = value_pair(z.k, token, channel);
-      const float dx = x.sum[r].x - middle.x, dy = x.sum[r].y - middle.y;
-      const float qx = args.scale * low_bf16(*q) * exp2_fast(dx);
-      const float qy = args.scale * high_bf16(*q) * exp2_fast(dy);
-      const float kx = low_bf16(*k) * exp2_fast(-dx), ky = high_bf16(*k) * exp2_fast(-dy);
-      *q = pack_bf16(qx, qy);
-      *k = pack_bf16(kx, ky);
-      *value_pair(z.g, token, channel) = pack_bf16(qx * read.x, qy * read.y);
-      *value_pair(z.g + 2 * kTile, token, channel) = pack_bf16(kx * write.x, ky * write.y);
+    for (int first = 0; first < 16; first += 4) {
+      uint32_t q[4], k[4];
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        q[r] = *value_pair(z.q, 16 * block + first + r, channel);
+        k[r] = *value_pair(z.k, 16 * block + first + r, channel);
+      }
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        const int token = 16 * block + first + r;
+        const float dx = x.sum[first + r].x - middle.x, dy = x.sum[first + r].y - middle.y;
+        const float qx = args.scale * low_bf16(q[r]) * exp2_fast(dx);
+        const float qy = args.scale * high_bf16(q[r]) * exp2_fast(dy);
+        const float kx = low_bf16(k[r]) * exp2_fast(-dx), ky = high_bf16(k[r]) * exp2_fast(-dy);
+        *value_pair(z.q, token, channel) = pack_bf16(qx, qy);
+        *value_pair(z.k, token, channel) = pack_bf16(kx, ky);
+        *value_pair(z.g, token, channel) = pack_bf16(qx * read.x, qy * read.y);
+        *value_pair(z.g + 2 * kTile, token, channel) = pack_bf16(kx * write.x, ky * write.y);
+      }
     }
     fence_proxy_async();
     __syncwarp();

@@ -87,18 +87,30 @@ __device__ __forceinline__ void rewrite(Shared& s, Stage& z, float scale, int th
     *reinterpret_cast<float2*>(&s.marks.all[channel]) = all;
   }
   float2 at = make_float2(-half.x, -half.y);
+  // Loads of a few tokens before their stores: the compiler cannot tell them apart.
 #pragma unroll
-  for (int r = 0; r < 16; ++r) {
-    const int token = 16 * block + r;
-    float2* const g = gate_pair(s.g, token, channel);
-    uint32_t* const q = value_pair(z.q, token, channel);
-    uint32_t* const k = value_pair(z.k, token, channel);
-    const float2 step = bounded_gates(*g);
-    at.x += step.x;
-    at.y += step.y;
-    *g = at;
-    *q = pack_bf16(scale * low_bf16(*q) * exp2_fast(at.x), scale * high_bf16(*q) * exp2_fast(at.y));
-    *k = pack_bf16(low_bf16(*k) * exp2_fast(-at.x), high_bf16(*k) * exp2_fast(-at.y));
+  for (int first = 0; first < 16; first += 4) {
+    float2 g[4];
+    uint32_t q[4], k[4];
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const int token = 16 * block + first + r;
+      g[r] = *gate_pair(s.g, token, channel);
+      q[r] = *value_pair(z.q, token, channel);
+      k[r] = *value_pair(z.k, token, channel);
+    }
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const int token = 16 * block + first + r;
+      const float2 step = bounded_gates(g[r]);
+      at.x += step.x;
+      at.y += step.y;
+      *gate_pair(s.g, token, channel) = at;
+      *value_pair(z.q, token, channel) = pack_bf16(scale * low_bf16(q[r]) * exp2_fast(at.x),
+                                                   scale * high_bf16(q[r]) * exp2_fast(at.y));
+      *value_pair(z.k, token, channel) =
+          pack_bf16(low_bf16(k[r]) * exp2_fast(-at.x), high_bf16(k[r]) * exp2_fast(-at.y));
+    }
   }
   fence_proxy_async();
   __syncwarp();
@@ -312,13 +324,20 @@ __device__ __forceinline__ void run_keys(Shared& s, const Arguments& args, int w
     named_sync(kQueries, 256);
     const int row = 16 * warp + (lane >> 2);
 #pragma unroll
-    for (int j = 0; j < 16; ++j) {
-      float2& x = *gate_pair(s.g, row, 8 * j + pair);
-      float2& y = *gate_pair(s.g, row + 8, 8 * j + pair);
-      x.x -= d[4 * j];
-      x.y -= d[4 * j + 1];
-      y.x -= d[4 * j + 2];
-      y.y -= d[4 * j + 3];
+    for (int first = 0; first < 16; first += 4) {
+      float2 x[4], y[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        x[j] = *gate_pair(s.g, row, 8 * (first + j) + pair);
+        y[j] = *gate_pair(s.g, row + 8, 8 * (first + j) + pair);
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float* e = d + 4 * (first + j);
+        *gate_pair(s.g, row, 8 * (first + j) + pair) = make_float2(x[j].x - e[0], x[j].y - e[1]);
+        *gate_pair(s.g, row + 8, 8 * (first + j) + pair) =
+            make_float2(y[j].x - e[2], y[j].y - e[3]);
+      }
     }
     named_arrive(kKeys, 256);
   }

@@ -81,10 +81,19 @@ __device__ __forceinline__ void weigh(Shared<kImages>& s, const Arguments& args,
         at.reverse ? x.before : make_float2(x.all.x - x.before.x, x.all.y - x.before.y);
     const float sign = at.reverse ? 1.f : -1.f;
 #pragma unroll
-    for (int r = 0; r < 16; ++r) {
-      uint32_t* const y = value_pair(z.y, 16 * block + r, channel);
-      *y = pack_bf16(scale * low_bf16(*y) * exp2_fast(from.x + sign * x.sum[r].x),
-                     scale * high_bf16(*y) * exp2_fast(from.y + sign * x.sum[r].y));
+    for (int first = 0; first < 16; first += 8) {
+      uint32_t y[8];
+#pragma unroll
+      for (int r = 0; r < 8; ++r) {
+        y[r] = *value_pair(z.y, 16 * block + first + r, channel);
+      }
+#pragma unroll
+      for (int r = 0; r < 8; ++r) {
+        const float2 sum = x.sum[first + r];
+        *value_pair(z.y, 16 * block + first + r, channel) =
+            pack_bf16(scale * low_bf16(y[r]) * exp2_fast(from.x + sign * sum.x),
+                      scale * high_bf16(y[r]) * exp2_fast(from.y + sign * sum.y));
+      }
     }
     fence_proxy_async();
     __syncwarp();
