@@ -55,10 +55,11 @@ __device__ __forceinline__ uint32_t* value_pair(unsigned char* tiles, int token,
                                      cuda::tile_offset(token, channel % 64));
 }
 
-/// Sums of a chunk's gates, log2: M_b in the middle of its blocks, and G_C.
-struct alignas(16) BlockMarks {
-  float middle[4][kDk];
-  float all[kDk];
+/// Factors from block to block, a channel each: root[b] = 2^((M_b - M_(b-1)) / 2) with M_(-1) = 0
+/// and M_4 = G_C. They are applied twice: between blocks of strong gates the power itself may be
+/// too small for a float while the product of what stands on both of its sides is not.
+struct alignas(16) BlockRoots {
+  float root[5][kDk];
 };
 
 /// A token's gates as log2, bounded.
@@ -74,11 +75,12 @@ struct BlockSums {
   float2 all;      // G_C
 };
 
-/// By 256 threads, block thread / 64, channels 2 (thread % 64): reads gates, exchanges the blocks'
-/// totals through marks.middle. After it every thread has read its gates.
+/// By 256 threads, block thread / 64, channels 2 (thread % 64): reads gates, writes roots and,
+/// unless null, 2^G_C a channel. After it every thread has read its gates and their place may be
+/// written; blocks exchange their sums by way of it and of the roots.
 template <int kBarrier>
-__device__ __forceinline__ void sum_gates(BlockSums& x, unsigned char* gates, BlockMarks& marks,
-                                          int block, int channel) {
+__device__ __forceinline__ void sum_gates(BlockSums& x, unsigned char* gates, BlockRoots& roots,
+                                          float* all, int block, int channel) {
   float2 sum = make_float2(0, 0);
 #pragma unroll
   for (int r = 0; r < 16; ++r) {
@@ -87,110 +89,108 @@ __device__ __forceinline__ void sum_gates(BlockSums& x, unsigned char* gates, Bl
     sum.y += g.y;
     x.sum[r] = sum;
   }
-  *reinterpret_cast<float2*>(&marks.middle[block][channel]) = sum;
+  const auto root = [&](int b) { return reinterpret_cast<float2*>(&roots.root[b][channel]); };
+  const float2 half = x.sum[7], rest = make_float2(sum.x - half.x, sum.y - half.y);
+  *root(block) = sum;
+  *gate_pair(gates, 16 * block, channel) = rest;
   cuda::named_sync(kBarrier, 256);
   x.before = x.all = make_float2(0, 0);
 #pragma unroll
   for (int b = 0; b < 4; ++b) {
-    const float2 total = *reinterpret_cast<const float2*>(&marks.middle[b][channel]);
+    const float2 total = *root(b);
     x.all.x += total.x;
     x.all.y += total.y;
-    if (b < block) {
-      x.before.x += total.x;
-      x.before.y += total.y;
-    }
+    x.before.x += b < block ? total.x : 0.f;
+    x.before.y += b < block ? total.y : 0.f;
+  }
+  float2 step = half;  // from the middle of the block before
+  if (block > 0) {
+    const float2 y = *gate_pair(gates, 16 * (block - 1), channel);
+    step.x += y.x;
+    step.y += y.y;
   }
   cuda::named_sync(kBarrier, 256);
-  *reinterpret_cast<float2*>(&marks.middle[block][channel]) =
-      make_float2(x.before.x + x.sum[7].x, x.before.y + x.sum[7].y);
+  *root(block) = make_float2(cuda::exp2_fast(.5f * step.x), cuda::exp2_fast(.5f * step.y));
   if (block == 3) {
-    *reinterpret_cast<float2*>(&marks.all[channel]) = x.all;
-  }
-}
-
-/// An operand of 16 rows and 16 channels from `first` times 2^(high - low), a channel each. In two
-/// steps: between blocks of strong gates the power may be too small for a float while the product
-/// of what stands on both of its sides is not.
-__device__ __forceinline__ void weigh_channels(uint32_t (&x)[4], const float* high,
-                                               const float* low, int first, int lane) {
-  const int channel = first + 2 * (lane & 3);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const float2 a = *reinterpret_cast<const float2*>(high + channel + 8 * half);
-    const float2 b = *reinterpret_cast<const float2*>(low + channel + 8 * half);
-    const float u = cuda::exp2_fast(.5f * (a.x - b.x)), v = cuda::exp2_fast(.5f * (a.y - b.y));
-#pragma unroll
-    for (int m = 2 * half; m < 2 * half + 2; ++m) {
-      x[m] = cuda::pack_bf16(u * (u * cuda::low_bf16(x[m])), v * (v * cuda::high_bf16(x[m])));
+    *root(4) = make_float2(cuda::exp2_fast(.5f * rest.x), cuda::exp2_fast(.5f * rest.y));
+    if (all) {
+      *reinterpret_cast<float2*>(all + channel) =
+          make_float2(cuda::exp2_fast(x.all.x), cuda::exp2_fast(x.all.y));
     }
   }
 }
 
-/// Scores of this warp's block with block `other` as operands of a product over tokens; by warps.
-/// kTransposed: a is k', b is q', other >= warp; else a is q', b is k', other <= warp.
-template <bool kTransposed>
-__device__ __forceinline__ void channel_scores(uint32_t (&p)[4], const unsigned char* a,
-                                               const unsigned char* b, const BlockMarks& marks,
-                                               int other, int warp, int lane) {
-  const float* high = marks.middle[kTransposed ? other : warp];
-  const float* low = marks.middle[kTransposed ? warp : other];
-  float d[2][4] = {};
+/// Root of the factor from the middle of block `from` to that of a later block (4: to the end of
+/// the chunk), for channels `channel` and the next.
+__device__ __forceinline__ float2 root_between(const BlockRoots& roots, int from, int to,
+                                               int channel) {
+  float2 u = *reinterpret_cast<const float2*>(&roots.root[to][channel]);
+#pragma unroll
+  for (int b = 1; b < 4; ++b) {
+    if (from + b < to) {
+      const float2 x = *reinterpret_cast<const float2*>(&roots.root[from + b][channel]);
+      u.x *= x.x;
+      u.y *= x.y;
+    }
+  }
+  return u;
+}
+
+/// An operand of 16 rows and 16 channels from `first`, carried between two blocks.
+__device__ __forceinline__ void carry_operand(uint32_t (&x)[4], const BlockRoots& roots, int from,
+                                              int to, int first, int lane) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float2 u = root_between(roots, from, to, first + 8 * half + 2 * (lane & 3));
+#pragma unroll
+    for (int m = 2 * half; m < 2 * half + 2; ++m) {
+      x[m] =
+          cuda::pack_bf16(u.x * (u.x * cuda::low_bf16(x[m])), u.y * (u.y * cuda::high_bf16(x[m])));
+    }
+  }
+}
+
+/// Scores of the queries of block t with the keys of block s, by a warp, as an operand; zeros where
+/// s > t.
+__device__ __forceinline__ void score_block(uint32_t (&p)[4], const unsigned char* queries,
+                                            const unsigned char* keys, const BlockRoots& roots,
+                                            int t, int s, int lane) {
+  p[0] = p[1] = p[2] = p[3] = 0;
+  if (s > t) {
+    return;
+  }
+  float d[2][2][4] = {};
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     uint32_t x[4], y[4];
+    cuda::load_matrices(x, cuda::block_address(cuda::smem_addr(queries) + i / 4 * kTile, 16 * t,
+                                               16 * (i % 4), lane));
     cuda::load_matrices(
-        x, cuda::block_address(cuda::smem_addr(a) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane));
-    if (other != warp) {
-      weigh_channels(x, high, low, 16 * i, lane);
+        y, cuda::block_address(cuda::smem_addr(keys) + i / 4 * kTile, 16 * s, 16 * (i % 4), lane));
+    if (s < t) {
+      carry_operand(x, roots, s, t, 16 * i, lane);
     }
-    cuda::load_matrices(
-        y, cuda::block_address(cuda::smem_addr(b) + i / 4 * kTile, 16 * other, 16 * (i % 4), lane));
-    cuda::mma_bf16(d[0], x, y[0], y[2]);
-    cuda::mma_bf16(d[1], x, y[1], y[3]);
+    cuda::mma_bf16(d[i % 2][0], x, y[0], y[2]);
+    cuda::mma_bf16(d[i % 2][1], x, y[1], y[3]);
   }
-  if (other == warp) {
-    const int row = lane >> 2, pair = 2 * (lane & 3);
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int m = 0; m < 4; ++m) {
-        const int r = row + m / 2 * 8, c = 8 * n + pair + m % 2;
-        d[n][m] = (kTransposed ? r <= c : c <= r) ? d[n][m] : 0.f;
-      }
-    }
+  for (int m = 0; m < 4; ++m) {  // (0,0) (8,0) (0,8) (8,8)
+    const int row = (lane >> 2) + m % 2 * 8, column = m / 2 * 8 + 2 * (lane & 3);
+    const int i = m % 2 * 2;
+    const float u = d[0][m / 2][i] + d[1][m / 2][i], v = d[0][m / 2][i + 1] + d[1][m / 2][i + 1];
+    p[m] = cuda::pack_bf16(s < t || column <= row ? u : 0.f, s < t || column + 1 <= row ? v : 0.f);
   }
-  p[0] = cuda::pack_bf16(d[0][0], d[0][1]);
-  p[1] = cuda::pack_bf16(d[0][2], d[0][3]);
-  p[2] = cuda::pack_bf16(d[1][0], d[1][1]);
-  p[3] = cuda::pack_bf16(d[1][2], d[1][3]);
 }
 
-/// Sums whose columns are channels times 2^(high - low), a channel each, in two steps like
-/// weigh_channels; without low, 2^high.
-__device__ __forceinline__ void scale_channels(float (&d)[kDk / 2], const float* high,
-                                               const float* low, int lane) {
-  const int pair = 2 * (lane & 3);
+/// Sums whose columns are channels times a factor, a channel each.
+__device__ __forceinline__ void scale_channels(float (&d)[kDk / 2], const float* by, int lane) {
 #pragma unroll
   for (int j = 0; j < kDk / 8; ++j) {
-    const float2 x = *reinterpret_cast<const float2*>(high + 8 * j + pair);
-    if (low) {
-      const float2 y = *reinterpret_cast<const float2*>(low + 8 * j + pair);
-      const float u = cuda::exp2_fast(.5f * (x.x - y.x)), v = cuda::exp2_fast(.5f * (x.y - y.y));
-      d[4 * j] *= u;
-      d[4 * j + 1] *= v;
-      d[4 * j + 2] *= u;
-      d[4 * j + 3] *= v;
-      d[4 * j] *= u;
-      d[4 * j + 1] *= v;
-      d[4 * j + 2] *= u;
-      d[4 * j + 3] *= v;
-    } else {
-      const float u = cuda::exp2_fast(x.x), v = cuda::exp2_fast(x.y);
-      d[4 * j] *= u;
-      d[4 * j + 1] *= v;
-      d[4 * j + 2] *= u;
-      d[4 * j + 3] *= v;
-    }
+    const float2 x = *reinterpret_cast<const float2*>(by + 8 * j + 2 * (lane & 3));
+    d[4 * j] *= x.x;
+    d[4 * j + 1] *= x.y;
+    d[4 * j + 2] *= x.x;
+    d[4 * j + 3] *= x.y;
   }
 }
 

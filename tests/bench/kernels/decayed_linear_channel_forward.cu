@@ -24,8 +24,9 @@ struct alignas(1024) Stage {
 };
 struct Shared {
   Stage stage[kStages];
-  BlockMarks marks[kStages];
-  Mbarrier full[kStages], ready[kStages], scores[kStages], out[kStages], free[kStages];
+  BlockRoots roots[kStages];
+  alignas(16) float all[kStages][kDk];  // 2^G_C
+  Mbarrier full[kStages], ready[kStages], scores_ready[kStages], out[kStages], free[kStages];
 };
 
 struct Arguments {
@@ -58,10 +59,9 @@ __device__ __forceinline__ void rewrite(Shared& s, const Arguments& args, int th
   const int block = thread / 64, channel = thread % 64 * 2;
   for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
     Stage& z = s.stage[n % kStages];
-    BlockMarks& marks = s.marks[n % kStages];
     s.full[n % kStages].wait(this_turn<kStages>(n));
     BlockSums x;
-    sum_gates<1>(x, z.g, marks, block, channel);
+    sum_gates<1>(x, z.g, s.roots[n % kStages], s.all[n % kStages], block, channel);
     const float2 middle = x.sum[7];
     const float2 read =
         make_float2(exp2_fast(x.before.x + middle.x), exp2_fast(x.before.y + middle.y));
@@ -97,6 +97,10 @@ __device__ __forceinline__ void rewrite(Shared& s, const Arguments& args, int th
   }
 }
 
+/// The 16 blocks of P for four warps, 4 t + s; off the diagonal they cost half as much again.
+__constant__ constexpr unsigned char kBlocks[4][4] = {
+    {4, 8, 1, 2}, {9, 12, 3, 6}, {13, 0, 5, 7}, {14, 10, 15, 11}};
+
 __device__ __forceinline__ void make_scores(Shared& s, const Arguments& args, int warp, int lane) {
   const Place at(args);
   for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
@@ -105,22 +109,20 @@ __device__ __forceinline__ void make_scores(Shared& s, const Arguments& args, in
     uint32_t p[4][4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (i <= warp) {
-        channel_scores<false>(p[i], z.q, z.k, s.marks[n % kStages], i, warp, lane);
-      } else {
-        p[i][0] = p[i][1] = p[i][2] = p[i][3] = 0;
-      }
+      const int block = kBlocks[warp][i];
+      score_block(p[i], z.q, z.k, s.roots[n % kStages], block / 4, block % 4, lane);
     }
     named_sync(2, 128);  // q' is read, P takes its place
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      store_matrices(block_address(smem_addr(z.q), 16 * warp, 16 * i, lane), p[i][0], p[i][1],
-                     p[i][2], p[i][3]);
+      const int block = kBlocks[warp][i];
+      store_matrices(block_address(smem_addr(z.q), block / 4 * 16, block % 4 * 16, lane), p[i][0],
+                     p[i][1], p[i][2], p[i][3]);
     }
     fence_proxy_async();
     __syncwarp();
     if (lane == 0) {
-      s.scores[n % kStages].arrive();
+      s.scores_ready[n % kStages].arrive();
     }
   }
 }
@@ -153,7 +155,7 @@ __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int
     as_operand<kDk / 16>(copy, state);
     s.full[n % kStages].wait(this_turn<kStages>(n));
     s.ready[n % kStages].wait(this_turn<kStages>(n));
-    scale_channels(state, s.marks[n % kStages].all, nullptr, lane);
+    scale_channels(state, s.all[n % kStages], lane);
     const uint64_t queries = wgmma::rows(smem_addr(z.g));
     const uint64_t keys = wgmma::columns(smem_addr(z.g + 2 * kTile), kTile);
     const uint64_t values = wgmma::columns(smem_addr(z.v));
@@ -170,7 +172,7 @@ __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int
                                                              wgmma::step_columns(keys, i), true);
     }
     wgmma::commit();
-    s.scores[n % kStages].wait(this_turn<kStages>(n));
+    s.scores_ready[n % kStages].wait(this_turn<kStages>(n));
     const uint64_t scores = wgmma::rows(smem_addr(z.q));
     wgmma::fence_sums();
 #pragma unroll
@@ -214,7 +216,7 @@ __global__ void __launch_bounds__(640, 1)
     for (int i = 0; i < kStages; ++i) {
       s.full[i].init(1);
       s.ready[i].init(8);
-      s.scores[i].init(4);
+      s.scores_ready[i].init(4);
       s.out[i].init(4);
       s.free[i].init(1);
     }
@@ -229,7 +231,7 @@ __global__ void __launch_bounds__(640, 1)
         Stage& to = s.stage[n % kStages];
         Mbarrier& full = s.full[n % kStages];
         if (n >= kStages) {
-          s.free[n % kStages].wait(last_turn<kStages>(n));
+          wait_idle(s.free[n % kStages], last_turn<kStages>(n));
         }
         full.arrive_expect(sizeof(Stage));
         for (int i = 0; i < 4; ++i) {
@@ -243,7 +245,7 @@ __global__ void __launch_bounds__(640, 1)
       }
     } else if (warp == 1 && elect_one()) {
       for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
-        s.out[n % kStages].wait(this_turn<kStages>(n));
+        wait_idle(s.out[n % kStages], this_turn<kStages>(n));
         store_box(&o, s.stage[n % kStages].v, 64 * at.slice, at.head, 64 * c, at.b);
         commit_stores();
         wait_stores_read<0>();

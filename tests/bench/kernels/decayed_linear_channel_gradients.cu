@@ -30,11 +30,12 @@ struct Shared {
   Stage stage[2];
   alignas(1024) unsigned char g[4 * kTile];  // gates; then G - M; then q dq - k dk; then dg
   alignas(1024) unsigned char state[kStateBytes], dstate[kStateBytes];
-  BlockMarks marks;
+  BlockRoots roots;
   Mbarrier full[2], free[2];
-  Mbarrier gates_full, gates_free, state_full, state_free, ready, out, gates_out;
+  Mbarrier gates_full, gates_free, state_full, state_free, ready, values_read, out, gates_out;
 };
-constexpr int kAll = 1, kQueries = 2, kKeys = 3, kRewrite = 4;  // named barriers
+constexpr int kAll = 1, kQueries = 2, kKeys = 3, kRewrite = 4, kScores = 5,
+              kGates = 6;  // named barriers
 
 struct Arguments {
   const unsigned char *states, *dstates;
@@ -59,33 +60,35 @@ struct Place {
 /// By warpgroups 2 and 3.
 __device__ __forceinline__ void rewrite(Shared& s, Stage& z, float scale, int thread) {
   const int block = thread / 64, channel = thread % 64 * 2;
-  float2 sum = make_float2(0, 0), half = sum;
+  float2 sum = make_float2(0, 0), half = sum, before = sum;
+  float2 first_gate;
 #pragma unroll
   for (int r = 0; r < 16; ++r) {
-    const float2 g = bounded_gates(*gate_pair(s.g, 16 * block + r, channel));
-    sum.x += g.x;
-    sum.y += g.y;
+    const float2 g = *gate_pair(s.g, 16 * block + r, channel);
+    if (r == 0) {
+      first_gate = g;
+    }
+    const float2 step = bounded_gates(g);
+    sum.x += step.x;
+    sum.y += step.y;
     if (r == 7) {
       half = sum;
     }
   }
-  const auto mark = [&](int b) { return reinterpret_cast<float2*>(&s.marks.middle[b][channel]); };
-  *mark(block) = sum;
+  // A block's second half goes to the next one by way of its first gate's place.
+  const auto root = [&](int b) { return reinterpret_cast<float2*>(&s.roots.root[b][channel]); };
+  const float2 rest = make_float2(sum.x - half.x, sum.y - half.y);
+  *gate_pair(s.g, 16 * block, channel) = rest;
   named_sync(kRewrite, 256);
-  float2 before = make_float2(0, 0), all = before;
-#pragma unroll
-  for (int b = 0; b < 4; ++b) {
-    const float2 total = *mark(b);
-    all.x += total.x;
-    all.y += total.y;
-    before.x += b < block ? total.x : 0.f;
-    before.y += b < block ? total.y : 0.f;
+  if (block > 0) {
+    before = *gate_pair(s.g, 16 * (block - 1), channel);
   }
-  named_sync(kRewrite, 256);
-  *mark(block) = make_float2(before.x + half.x, before.y + half.y);
+  *root(block) =
+      make_float2(exp2_fast(.5f * (before.x + half.x)), exp2_fast(.5f * (before.y + half.y)));
   if (block == 3) {
-    *reinterpret_cast<float2*>(&s.marks.all[channel]) = all;
+    *root(4) = make_float2(exp2_fast(.5f * rest.x), exp2_fast(.5f * rest.y));
   }
+  named_sync(kRewrite, 256);
   float2 at = make_float2(-half.x, -half.y);
   // Loads of a few tokens before their stores: the compiler cannot tell them apart.
 #pragma unroll
@@ -95,7 +98,7 @@ __device__ __forceinline__ void rewrite(Shared& s, Stage& z, float scale, int th
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       const int token = 16 * block + first + r;
-      g[r] = *gate_pair(s.g, token, channel);
+      g[r] = first + r == 0 ? first_gate : *gate_pair(s.g, token, channel);
       q[r] = *value_pair(z.q, token, channel);
       k[r] = *value_pair(z.k, token, channel);
     }
@@ -144,6 +147,18 @@ __device__ __forceinline__ void add_block(float (&d)[64], const uint32_t (&a)[4]
         b, block_address(smem_addr(tiles) + j / 4 * kTile, 16 * block, 16 * (j % 4), lane));
     mma_bf16(reinterpret_cast<float(&)[4]>(d[8 * j]), a, b[0], b[1]);
     mma_bf16(reinterpret_cast<float(&)[4]>(d[8 * j + 4]), a, b[2], b[3]);
+  }
+}
+
+/// Sums whose columns are channels, carried over a step of blocks.
+__device__ __forceinline__ void carry_sums(float (&d)[64], const float (&root)[kDk], int lane) {
+#pragma unroll
+  for (int j = 0; j < 16; ++j) {
+    const float2 u = *reinterpret_cast<const float2*>(root + 8 * j + 2 * (lane & 3));
+    d[4 * j] = u.x * (u.x * d[4 * j]);
+    d[4 * j + 1] = u.y * (u.y * d[4 * j + 1]);
+    d[4 * j + 2] = u.x * (u.x * d[4 * j + 2]);
+    d[4 * j + 3] = u.y * (u.y * d[4 * j + 3]);
   }
 }
 
@@ -207,6 +222,7 @@ __device__ __forceinline__ void start_rows(float (&score)[32], float (&d)[64], S
   wgmma::hold(d);
   __syncwarp();
   if (lane == 0) {
+    s.values_read.arrive();
     s.state_free.arrive();
   }
 }
@@ -227,7 +243,7 @@ __device__ __forceinline__ void run_queries(Shared& s, const Arguments& args, in
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       if (c <= warp) {
-        scale_channels(d, s.marks.middle[c], c ? s.marks.middle[c - 1] : nullptr, lane);
+        carry_sums(d, s.roots.root[c], lane);
         add_block(d, p[c], z.k, c, lane);
       }
     }
@@ -300,14 +316,15 @@ __device__ __forceinline__ void run_keys(Shared& s, const Arguments& args, int w
     // This lane has values 4 (lane / 4): column pairs of j = 2 (lane / 4) and the next.
     const int channel = 16 * (lane >> 2) + pair;
 #pragma unroll
-    for (int m = 0; m < 4; ++m) {
-      const int c = channel + m / 2 * 8 + m % 2;
-      written[m] *= exp2_fast(s.marks.all[c] - s.marks.middle[warp][c]);
+    for (int m = 0; m < 4; m += 2) {
+      const float2 u = root_between(s.roots, warp, 4, channel + 4 * m);
+      written[m] *= u.x * u.x;
+      written[m + 1] *= u.y * u.y;
     }
 #pragma unroll
     for (int c = 3; c >= 0; --c) {
       if (c >= warp) {
-        scale_channels(d, c == 3 ? s.marks.all : s.marks.middle[c + 1], s.marks.middle[c], lane);
+        carry_sums(d, s.roots.root[c + 1], lane);
         add_block(d, p[c], z.q, c, lane);
       }
     }
@@ -343,6 +360,24 @@ __device__ __forceinline__ void run_keys(Shared& s, const Arguments& args, int w
   }
 }
 
+/// The 16 blocks of P for the warps of warpgroups 2 and 3, 4 t + s.
+__constant__ constexpr unsigned char kBlocks[8][2] = {{13, 1}, {14, 2}, {10, 3}, {15, 6},
+                                                      {4, 0},  {8, 5},  {9, 7},  {12, 11}};
+
+/// P in the place of V, once that has been read.
+__device__ __forceinline__ void make_scores(Shared& s, Stage& z, int n, int warp, int lane) {
+  s.values_read.wait(n & 1);
+#pragma unroll 1
+  for (int i = 0; i < 2; ++i) {
+    const int t = kBlocks[warp][i] / 4, key = kBlocks[warp][i] % 4;
+    uint32_t p[4];
+    score_block(p, z.q, z.k, s.roots, t, key, lane);
+    store_matrices(block_address(smem_addr(z.v + kTile), 16 * t, 16 * key, lane), p[0], p[1], p[2],
+                   p[3]);
+  }
+  fence_proxy_async();
+}
+
 __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int thread, int warp,
                                            int lane) {
   int n = 0;
@@ -352,23 +387,26 @@ __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int
     s.gates_full.wait(n & 1);
     rewrite(s, z, args.scale, thread);
     s.ready.wait(n & 1);
+    make_scores(s, z, n, warp, lane);
     s.state_full.wait(n & 1);
     float d[64];
     const uint64_t y = wgmma::rows(smem_addr(s.dstate));
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      uint32_t a[4][4];
+    for (int part = 0; part < 4; ++part) {  // few registers are left for A
+      uint32_t a[2][4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        load_matrices(a[j], block_address(smem_addr(z.k) + half * kTile, 16 * warp, 16 * j, lane));
-        weigh_channels(a[j], s.marks.all, s.marks.middle[warp], 64 * half + 16 * j, lane);
+      for (int j = 0; j < 2; ++j) {
+        const int i = 2 * part + j;
+        load_matrices(a[j],
+                      block_address(smem_addr(z.k) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane));
+        carry_operand(a[j], s.roots, warp, 4, 16 * i, lane);
       }
       wgmma::hold(a);
       wgmma::fence_sums();
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        wgmma::multiply<128, Depth::kRows>(d, a[j], wgmma::step_rows<128>(y, 4 * half + j),
-                                           half + j > 0);
+      for (int j = 0; j < 2; ++j) {
+        wgmma::multiply<128, Depth::kRows>(d, a[j], wgmma::step_rows<128>(y, 2 * part + j),
+                                           part + j > 0);
       }
       wgmma::commit();
       wgmma::wait<0>();
@@ -378,11 +416,19 @@ __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int
     if (lane == 0) {
       s.state_free.arrive();
     }
-    for (int c = warp; c < 4; ++c) {
-      uint32_t p[4];
-      channel_scores<true>(p, z.k, z.q, s.marks, c, warp, lane);
-      add_block(d, p, z.go, c, lane);
+    named_sync(kScores, 256);
+    const uint64_t scores = wgmma::columns(smem_addr(z.v + kTile));
+    const uint64_t go = wgmma::columns(smem_addr(z.go), kTile);
+    wgmma::hold(d);
+    wgmma::fence_sums();
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      wgmma::multiply<128, Depth::kColumns, Depth::kColumns>(d, wgmma::step_columns(scores, j),
+                                                             wgmma::step_columns(go, j), true);
     }
+    wgmma::commit();
+    wgmma::wait<0>();
+    wgmma::hold(d);
     named_sync(kAll, 384);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
@@ -395,7 +441,8 @@ __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int
   }
 }
 
-__device__ __forceinline__ void run_gates(Shared& s, const Arguments& args, int thread, int lane) {
+__device__ __forceinline__ void run_gates(Shared& s, const Arguments& args, int thread, int warp,
+                                          int lane) {
   int n = 0;
   const int channel = thread;  // of 128
   for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
@@ -403,22 +450,38 @@ __device__ __forceinline__ void run_gates(Shared& s, const Arguments& args, int 
     s.full[n % 2].wait(this_turn<2>(n));
     s.gates_full.wait(n & 1);
     rewrite(s, z, args.scale, 128 + thread);
+    s.ready.wait(n & 1);
+    make_scores(s, z, n, 4 + warp, lane);
+    named_arrive(kScores, 256);
     s.state_full.wait(n & 1);
-    float passed = 0;
+    auto* const terms = reinterpret_cast<float*>(z.v);
+    {
+      // <S, dS>: two channels a thread, half of the values.
+      const int two = thread % 64 * 2, half = thread / 64;
+      float2 sum = make_float2(0, 0);
 #pragma unroll 8
-    for (int v = 0; v < kDv; ++v) {
-      const uint32_t at = channel / 64 * (2 * kTile) + tile_offset(v, channel % 64);
-      passed += __bfloat162float(*reinterpret_cast<const bf16*>(s.state + at)) *
-                __bfloat162float(*reinterpret_cast<const bf16*>(s.dstate + at));
+      for (int v = 64 * half; v < 64 * half + 64; ++v) {
+        const uint32_t at = two / 64 * (2 * kTile) + tile_offset(v, two % 64);
+        const uint32_t x = *reinterpret_cast<const uint32_t*>(s.state + at);
+        const uint32_t y = *reinterpret_cast<const uint32_t*>(s.dstate + at);
+        sum.x += low_bf16(x) * low_bf16(y);
+        sum.y += high_bf16(x) * high_bf16(y);
+      }
+      *reinterpret_cast<float2*>(terms + (4 + half) * kDk + two) = sum;
     }
     __syncwarp();
     if (lane == 0) {
       s.state_free.arrive();
     }
     named_sync(kKeys, 256);
-    const auto* terms = reinterpret_cast<const float*>(z.v) + channel;
-    float sum = exp2_fast(s.marks.all[channel]) * passed + terms[0] + terms[kDk] + terms[2 * kDk] +
-                terms[3 * kDk];
+    named_sync(kGates, 128);
+    float all = 1;
+#pragma unroll
+    for (int b = 0; b < 5; ++b) {
+      all *= s.roots.root[b][channel];
+    }
+    float sum = all * all * (terms[4 * kDk + channel] + terms[5 * kDk + channel]) + terms[channel] +
+                terms[kDk + channel] + terms[2 * kDk + channel] + terms[3 * kDk + channel];
     const auto at = [&](int t) {
       return reinterpret_cast<float*>(s.g + channel / 32 * kTile + t * 128 +
                                       ((channel % 32 * 4) ^ ((t & 7) << 4)));
@@ -459,6 +522,7 @@ __global__ void __launch_bounds__(640, 1) channel_gradients_kernel(
     s.state_full.init(1);
     s.state_free.init(16);
     s.ready.init(8);
+    s.values_read.init(8);
     s.out.init(12);
     s.gates_out.init(4);
     fence_barrier_init();
@@ -473,7 +537,7 @@ __global__ void __launch_bounds__(640, 1) channel_gradients_kernel(
         Stage& to = s.stage[n % 2];
         Mbarrier& full = s.full[n % 2];
         if (n >= 2) {
-          s.free[n % 2].wait(last_turn<2>(n));
+          wait_idle(s.free[n % 2], last_turn<2>(n));
         }
         full.arrive_expect(sizeof(Stage));
         for (int half = 0; half < 2; ++half) {
@@ -488,13 +552,13 @@ __global__ void __launch_bounds__(640, 1) channel_gradients_kernel(
       for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
         const Place at(args, i);
         if (n >= 1) {
-          s.state_free.wait((n - 1) & 1);
+          wait_idle(s.state_free, (n - 1) & 1);
         }
         s.state_full.arrive_expect(2 * kStateBytes);
         load_bytes(s.state, args.states + at.record * kStateBytes, kStateBytes, s.state_full);
         load_bytes(s.dstate, args.dstates + at.record * kStateBytes, kStateBytes, s.state_full);
         if (n >= 1) {
-          s.gates_free.wait((n - 1) & 1);
+          wait_idle(s.gates_free, (n - 1) & 1);
         }
         s.gates_full.arrive_expect(4 * kTile);
         for (int j = 0; j < 4; ++j) {
@@ -506,13 +570,13 @@ __global__ void __launch_bounds__(640, 1) channel_gradients_kernel(
         const Place at(args, i);
         const Stage& z = s.stage[n % 2];
         const int t = 64 * at.chunk;
-        s.out.wait(n & 1);
+        wait_idle(s.out, n & 1);
         for (int half = 0; half < 2; ++half) {
           store_box(&dq, z.q + half * kTile, 64 * half, at.head, t, at.b);
           store_box(&dk, z.k + half * kTile, 64 * half, at.head, t, at.b);
           store_box(&dv, z.go + half * kTile, 64 * half, at.head, t, at.b);
         }
-        s.gates_out.wait(n & 1);
+        wait_idle(s.gates_out, n & 1);
         for (int j = 0; j < 4; ++j) {
           store_box(&dg, s.g + j * kTile, 32 * j, at.head, t, at.b);
         }
@@ -530,11 +594,11 @@ __global__ void __launch_bounds__(640, 1) channel_gradients_kernel(
     more_registers<144>();
     run_keys(s, args, warp, lane);
   } else if (warpgroup == 2) {
-    more_registers<112>();
+    more_registers<104>();
     run_values(s, args, threadIdx.x % 128, warp, lane);
   } else {
-    fewer_registers<56>();
-    run_gates(s, args, threadIdx.x % 128, lane);
+    fewer_registers<64>();
+    run_gates(s, args, threadIdx.x % 128, warp, lane);
   }
 }
 

@@ -22,7 +22,8 @@ template <bool kImages>
 struct Shared {
   Stage stage[kStages];
   alignas(1024) unsigned char image[2][kImages ? 2 : 1][2 * kTile];  // turn, values
-  BlockMarks marks[kStages];
+  BlockRoots roots[kStages];
+  alignas(16) float all[kStages][kDk];  // 2^G_C
   Mbarrier full[kStages], ready[kStages], free[kStages];
   Mbarrier image_full[2], image_free[2];
 };
@@ -73,7 +74,7 @@ __device__ __forceinline__ void weigh(Shared<kImages>& s, const Arguments& args,
     Stage& z = s.stage[n % kStages];
     s.full[n % kStages].wait(this_turn<kStages>(n));
     BlockSums x;
-    sum_gates<1>(x, z.g, s.marks[n % kStages], block, channel);
+    sum_gates<1>(x, z.g, s.roots[n % kStages], s.all[n % kStages], block, channel);
     total.x += x.all.x;
     total.y += x.all.y;
     const float scale = at.reverse ? args.scale : 1.f;
@@ -142,7 +143,7 @@ __device__ __forceinline__ void run_values(Shared<kImages>& s, const Arguments& 
     }
     s.full[n % kStages].wait(this_turn<kStages>(n));
     s.ready[n % kStages].wait(this_turn<kStages>(n));
-    scale_channels(state, s.marks[n % kStages].all, nullptr, lane);
+    scale_channels(state, s.all[n % kStages], lane);
     const uint64_t x = wgmma::columns(smem_addr(z.x + slice * kTile));
     const uint64_t y = wgmma::columns(smem_addr(z.y), kTile);
     wgmma::hold(state);
@@ -207,7 +208,7 @@ __global__ void __launch_bounds__(640, 1)
         Mbarrier& full = s.full[n % kStages];
         const int token = 64 * at.chunk(n);
         if (n >= kStages) {
-          s.free[n % kStages].wait(last_turn<kStages>(n));
+          wait_idle(s.free[n % kStages], last_turn<kStages>(n));
         }
         full.arrive_expect(sizeof(Stage));
         for (int i = 0; i < 4; ++i) {
@@ -221,7 +222,7 @@ __global__ void __launch_bounds__(640, 1)
     } else if (kImages && warp == 1 && elect_one()) {
       unsigned char* const records = at.reverse ? args.dstates : args.states;
       for (int n = 0; n < at.count; ++n) {
-        s.image_full[n % 2].wait(this_turn<2>(n));
+        wait_idle(s.image_full[n % 2], this_turn<2>(n));
         unsigned char* const to = records + (at.chain * args.chunks + at.chunk(n)) * kStateBytes;
         for (int i = 0; i < 4; ++i) {  // keys i / 2, values i % 2
           store_bytes(to + i * kTile, s.image[n % 2][kImages ? i % 2 : 0] + i / 2 * kTile, kTile);

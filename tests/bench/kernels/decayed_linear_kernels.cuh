@@ -151,6 +151,13 @@ __device__ __forceinline__ void store_state(float* to, const float (&state)[kDk 
   }
 }
 
+/// Waits without taking turns from the warps that work: for those that only bring and store.
+__device__ __forceinline__ void wait_idle(const Mbarrier& barrier, uint32_t parity) {
+  while (!barrier.done(parity)) {
+    __nanosleep(40);
+  }
+}
+
 /// A ring of kStages slots: the parities that its n-th use waits for.
 template <int kStages>
 __device__ __forceinline__ uint32_t this_turn(int n) {
