@@ -136,49 +136,58 @@ __device__ __forceinline__ float2 root_between(const BlockRoots& roots, int from
   return u;
 }
 
-/// An operand of 16 rows and 16 channels from `first`, carried between two blocks.
-__device__ __forceinline__ void carry_operand(uint32_t (&x)[4], const BlockRoots& roots, int from,
-                                              int to, int first, int lane) {
+/// An operand of 16 rows and 16 channels times the square of a root a channel.
+__device__ __forceinline__ void carry_operand(uint32_t (&x)[4], float2 low, float2 high) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const float2 u = root_between(roots, from, to, first + 8 * half + 2 * (lane & 3));
-#pragma unroll
-    for (int m = 2 * half; m < 2 * half + 2; ++m) {
-      x[m] =
-          cuda::pack_bf16(u.x * (u.x * cuda::low_bf16(x[m])), u.y * (u.y * cuda::high_bf16(x[m])));
-    }
+  for (int m = 0; m < 4; ++m) {
+    const float2 u = m < 2 ? low : high;
+    x[m] = cuda::pack_bf16(u.x * (u.x * cuda::low_bf16(x[m])), u.y * (u.y * cuda::high_bf16(x[m])));
   }
 }
 
-/// Scores of the queries of block t with the keys of block s, by a warp, as an operand; zeros where
-/// s > t.
+/// Scores of the queries of block kQuery with the keys of block kKey, by a warp, as an operand;
+/// zeros where kKey > kQuery. Blocks are constants: with branches inside, loads would not overlap.
+template <int kUnroll, int kQuery, int kKey>
 __device__ __forceinline__ void score_block(uint32_t (&p)[4], const unsigned char* queries,
                                             const unsigned char* keys, const BlockRoots& roots,
-                                            int t, int s, int lane) {
+                                            int lane) {
   p[0] = p[1] = p[2] = p[3] = 0;
-  if (s > t) {
-    return;
-  }
-  float d[2][2][4] = {};
+  if constexpr (kKey <= kQuery) {
+    float d[2][2][4] = {};
+#pragma unroll kUnroll
+    for (int i = 0; i < 8; ++i) {
+      uint32_t x[4], y[4];
+      cuda::load_matrices(x, cuda::block_address(cuda::smem_addr(queries) + i / 4 * kTile,
+                                                 16 * kQuery, 16 * (i % 4), lane));
+      cuda::load_matrices(y, cuda::block_address(cuda::smem_addr(keys) + i / 4 * kTile, 16 * kKey,
+                                                 16 * (i % 4), lane));
+      if constexpr (kKey < kQuery) {
+        float2 u[2];
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    uint32_t x[4], y[4];
-    cuda::load_matrices(x, cuda::block_address(cuda::smem_addr(queries) + i / 4 * kTile, 16 * t,
-                                               16 * (i % 4), lane));
-    cuda::load_matrices(
-        y, cuda::block_address(cuda::smem_addr(keys) + i / 4 * kTile, 16 * s, 16 * (i % 4), lane));
-    if (s < t) {
-      carry_operand(x, roots, s, t, 16 * i, lane);
+        for (int half = 0; half < 2; ++half) {
+          const int channel = 16 * i + 8 * half + 2 * (lane & 3);
+          u[half] = make_float2(1, 1);
+#pragma unroll
+          for (int b = kKey + 1; b <= kQuery; ++b) {
+            const float2 root = *reinterpret_cast<const float2*>(&roots.root[b][channel]);
+            u[half].x *= root.x;
+            u[half].y *= root.y;
+          }
+        }
+        carry_operand(x, u[0], u[1]);
+      }
+      cuda::mma_bf16(d[i % 2][0], x, y[0], y[2]);
+      cuda::mma_bf16(d[i % 2][1], x, y[1], y[3]);
     }
-    cuda::mma_bf16(d[i % 2][0], x, y[0], y[2]);
-    cuda::mma_bf16(d[i % 2][1], x, y[1], y[3]);
-  }
 #pragma unroll
-  for (int m = 0; m < 4; ++m) {  // (0,0) (8,0) (0,8) (8,8)
-    const int row = (lane >> 2) + m % 2 * 8, column = m / 2 * 8 + 2 * (lane & 3);
-    const int i = m % 2 * 2;
-    const float u = d[0][m / 2][i] + d[1][m / 2][i], v = d[0][m / 2][i + 1] + d[1][m / 2][i + 1];
-    p[m] = cuda::pack_bf16(s < t || column <= row ? u : 0.f, s < t || column + 1 <= row ? v : 0.f);
+    for (int m = 0; m < 4; ++m) {  // (0,0) (8,0) (0,8) (8,8)
+      const int row = (lane >> 2) + m % 2 * 8, column = m / 2 * 8 + 2 * (lane & 3);
+      const int i = m % 2 * 2;
+      const float u = d[0][m / 2][i] + d[1][m / 2][i], v = d[0][m / 2][i + 1] + d[1][m / 2][i + 1];
+      constexpr bool kWhole = kKey < kQuery;
+      p[m] =
+          cuda::pack_bf16(kWhole || column <= row ? u : 0.f, kWhole || column + 1 <= row ? v : 0.f);
+    }
   }
 }
 

@@ -97,27 +97,40 @@ __device__ __forceinline__ void rewrite(Shared& s, const Arguments& args, int th
   }
 }
 
-/// The 16 blocks of P for four warps, 4 t + s; off the diagonal they cost half as much again.
-__constant__ constexpr unsigned char kBlocks[4][4] = {
-    {4, 8, 1, 2}, {9, 12, 3, 6}, {13, 0, 5, 7}, {14, 10, 15, 11}};
+/// Blocks 4 t + s of P, by a warp.
+template <int... kBlocks>
+__device__ __forceinline__ void score_warp(Stage& z, const BlockRoots& roots, int lane) {
+  uint32_t p[sizeof...(kBlocks)][4];
+  int i = 0;
+  (score_block<4, kBlocks / 4, kBlocks % 4>(p[i++], z.q, z.k, roots, lane), ...);
+  named_sync(2, 128);  // q' is read, P takes its place
+  i = 0;
+  const auto store = [&](int block, const uint32_t(&x)[4]) {
+    store_matrices(block_address(smem_addr(z.q), block / 4 * 16, block % 4 * 16, lane), x[0], x[1],
+                   x[2], x[3]);
+  };
+  (store(kBlocks, p[i++]), ...);
+}
 
 __device__ __forceinline__ void make_scores(Shared& s, const Arguments& args, int warp, int lane) {
   const Place at(args);
   for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
     Stage& z = s.stage[n % kStages];
     s.ready[n % kStages].wait(this_turn<kStages>(n));
-    uint32_t p[4][4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int block = kBlocks[warp][i];
-      score_block(p[i], z.q, z.k, s.roots[n % kStages], block / 4, block % 4, lane);
-    }
-    named_sync(2, 128);  // q' is read, P takes its place
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int block = kBlocks[warp][i];
-      store_matrices(block_address(smem_addr(z.q), block / 4 * 16, block % 4 * 16, lane), p[i][0],
-                     p[i][1], p[i][2], p[i][3]);
+    const BlockRoots& roots = s.roots[n % kStages];
+    // Dealt out evenly: off the diagonal a block costs half as much again, above it nothing.
+    switch (warp) {
+      case 0:
+        score_warp<4, 8, 1, 2>(z, roots, lane);
+        break;
+      case 1:
+        score_warp<9, 12, 3, 6>(z, roots, lane);
+        break;
+      case 2:
+        score_warp<13, 0, 5, 7>(z, roots, lane);
+        break;
+      default:
+        score_warp<14, 10, 15, 11>(z, roots, lane);
     }
     fence_proxy_async();
     __syncwarp();

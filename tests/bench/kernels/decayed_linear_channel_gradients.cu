@@ -360,20 +360,47 @@ __device__ __forceinline__ void run_keys(Shared& s, const Arguments& args, int w
   }
 }
 
-/// The 16 blocks of P for the warps of warpgroups 2 and 3, 4 t + s.
-__constant__ constexpr unsigned char kBlocks[8][2] = {{13, 1}, {14, 2}, {10, 3}, {15, 6},
-                                                      {4, 0},  {8, 5},  {9, 7},  {12, 11}};
+/// Blocks 4 t + s of P, by a warp.
+template <int... kBlocks>
+__device__ __forceinline__ void score_warp(Stage& z, const BlockRoots& roots, int lane) {
+  const auto store = [&](int block, const uint32_t(&x)[4]) {
+    store_matrices(block_address(smem_addr(z.v + kTile), block / 4 * 16, block % 4 * 16, lane),
+                   x[0], x[1], x[2], x[3]);
+  };
+  uint32_t p[sizeof...(kBlocks)][4];
+  int i = 0;
+  (score_block<2, kBlocks / 4, kBlocks % 4>(p[i++], z.q, z.k, roots, lane), ...);
+  i = 0;
+  (store(kBlocks, p[i++]), ...);
+}
 
 /// P in the place of V, once that has been read.
 __device__ __forceinline__ void make_scores(Shared& s, Stage& z, int n, int warp, int lane) {
   s.values_read.wait(n & 1);
-#pragma unroll 1
-  for (int i = 0; i < 2; ++i) {
-    const int t = kBlocks[warp][i] / 4, key = kBlocks[warp][i] % 4;
-    uint32_t p[4];
-    score_block(p, z.q, z.k, s.roots, t, key, lane);
-    store_matrices(block_address(smem_addr(z.v + kTile), 16 * t, 16 * key, lane), p[0], p[1], p[2],
-                   p[3]);
+  switch (warp) {
+    case 0:
+      score_warp<13, 1>(z, s.roots, lane);
+      break;
+    case 1:
+      score_warp<14, 2>(z, s.roots, lane);
+      break;
+    case 2:
+      score_warp<10, 3>(z, s.roots, lane);
+      break;
+    case 3:
+      score_warp<15, 6>(z, s.roots, lane);
+      break;
+    case 4:
+      score_warp<4, 0>(z, s.roots, lane);
+      break;
+    case 5:
+      score_warp<8, 5>(z, s.roots, lane);
+      break;
+    case 6:
+      score_warp<9, 7>(z, s.roots, lane);
+      break;
+    default:
+      score_warp<12, 11>(z, s.roots, lane);
   }
   fence_proxy_async();
 }
@@ -388,6 +415,13 @@ __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int
     rewrite(s, z, args.scale, thread);
     s.ready.wait(n & 1);
     make_scores(s, z, n, warp, lane);
+    // Roots of the factors from this warp's block to the end of the chunk.
+    float* const tail = reinterpret_cast<float*>(z.v) + (6 + warp) * kDk;
+#pragma unroll
+    for (int c = 2 * lane; c < kDk; c += 64) {
+      *reinterpret_cast<float2*>(tail + c) = root_between(s.roots, warp, 4, c);
+    }
+    __syncwarp();
     s.state_full.wait(n & 1);
     float d[64];
     const uint64_t y = wgmma::rows(smem_addr(s.dstate));
@@ -399,7 +433,9 @@ __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int
         const int i = 2 * part + j;
         load_matrices(a[j],
                       block_address(smem_addr(z.k) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane));
-        carry_operand(a[j], s.roots, warp, 4, 16 * i, lane);
+        const float* const by = tail + 16 * i + 2 * (lane & 3);
+        carry_operand(a[j], *reinterpret_cast<const float2*>(by),
+                      *reinterpret_cast<const float2*>(by + 8));
       }
       wgmma::hold(a);
       wgmma::fence_sums();

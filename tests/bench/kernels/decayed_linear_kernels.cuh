@@ -154,7 +154,7 @@ __device__ __forceinline__ void store_state(float* to, const float (&state)[kDk 
 /// Waits without taking turns from the warps that work: for those that only bring and store.
 __device__ __forceinline__ void wait_idle(const Mbarrier& barrier, uint32_t parity) {
   while (!barrier.done(parity)) {
-    __nanosleep(40);
+    __nanosleep(100);
   }
 }
 
