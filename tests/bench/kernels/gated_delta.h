@@ -24,8 +24,8 @@ struct DeltaSizes {
   std::size_t kept_bytes() const { return records() * kKept; }
   /// States and X of every chunk: by forward when asked, else by backward into its workspace.
   std::size_t states_bytes() const { return records() * (state_bytes() + value_bytes()); }
-  /// Backward's own: gradients of the states, and E.
-  std::size_t gradients_bytes() const { return states_bytes(); }
+  /// Backward's own: gradients of the states.
+  std::size_t gradients_bytes() const { return records() * state_bytes(); }
   std::size_t state_bytes() const { return static_cast<std::size_t>(dv) * kDk * 2; }
   std::size_t value_bytes() const { return static_cast<std::size_t>(dv) * kChunk * 2; }
   static constexpr std::size_t kScore = kChunk * kChunk * 2;
@@ -40,7 +40,8 @@ struct DeltaInputs {
   const float* s0;  // or null: zero
 };
 
-/// o and sT (or null); `kept` always, `states` or null.
+/// o and s_end (or null); `kept` always, `states` or null. Dv not a multiple of 64 is an invalid
+/// value.
 cudaError_t gated_delta_forward(const DeltaSizes& sizes, const DeltaInputs& in, __nv_bfloat16* o,
                                 float* s_end, void* kept, void* states, cudaStream_t stream);
 
@@ -51,7 +52,8 @@ struct DeltaGradients {
   float* s0;  // or null
 };
 
-/// `states_ready`: forward left them in `states`; else they are made again there.
+/// `states_ready`: forward left them in `states`; else they are made again there. gs_end, the
+/// gradient of s_end, or null: zero.
 cudaError_t gated_delta_backward(const DeltaSizes& sizes, const DeltaInputs& in,
                                  const __nv_bfloat16* go, const float* gs_end, const void* kept,
                                  void* states, bool states_ready, void* gradients,

@@ -64,9 +64,9 @@ int main() {
       for (const double w : worst) {
         good = good && w < 1e-10;
       }
-      std::printf("T %2d gate %4.2f: o %.1e s %.1e dq %.1e dk %.1e dv %.1e dg %.1e dbeta %.1e ds0 %.1e\n",
-                  t, gate, worst[0], worst[1], worst[2], worst[3], worst[4], worst[5], worst[6],
-                  worst[7]);
+      std::printf(
+          "T %2d gate %4.2f: o %.1e s %.1e dq %.1e dk %.1e dv %.1e dg %.1e dbeta %.1e ds0 %.1e\n",
+          t, gate, worst[0], worst[1], worst[2], worst[3], worst[4], worst[5], worst[6], worst[7]);
     }
   }
   std::printf("%s\n", good ? "ok" : "FAILED");

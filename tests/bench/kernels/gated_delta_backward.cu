@@ -3,11 +3,9 @@
 
 namespace ls::kernels {
 
-cudaError_t gated_delta_states(const DeltaSizes& z, const DeltaInputs& in, const void* kept,
-                               void* states, cudaStream_t stream);
 cudaError_t gated_delta_reverse(const DeltaSizes& z, const DeltaInputs& in, const bf16* go,
-                                const float* gs_end, const void* kept, void* gradients, float* gs0,
-                                cudaStream_t stream);
+                                const float* gs_end, const void* kept, void* states,
+                                void* gradients, bf16* dv, float* gs0, cudaStream_t stream);
 cudaError_t gated_delta_gradients(const DeltaSizes& z, const DeltaInputs& in, const bf16* go,
                                   const void* kept, void* states, void* gradients,
                                   const DeltaGradients& out, cudaStream_t stream);
@@ -16,11 +14,11 @@ cudaError_t gated_delta_backward(const DeltaSizes& z, const DeltaInputs& in, con
                                  const float* gs_end, const void* kept, void* states,
                                  bool states_ready, void* gradients, const DeltaGradients& out,
                                  cudaStream_t stream) {
-  if (!states_ready) {
-    if (const cudaError_t e = gated_delta_states(z, in, kept, states, stream)) return e;
-  }
+  if (!valid(z)) return cudaErrorInvalidValue;
+  if (z.records() == 0) return pass_state(z, gs_end, out.s0, stream);
   if (const cudaError_t e =
-          gated_delta_reverse(z, in, go, gs_end, kept, gradients, out.s0, stream)) {
+          gated_delta_reverse(z, in, go, gs_end, kept, states_ready ? nullptr : states, gradients,
+                              out.v, out.s0, stream)) {
     return e;
   }
   return gated_delta_gradients(z, in, go, kept, states, gradients, out, stream);

@@ -1,12 +1,12 @@
 // Chunk-parallel part of the gated delta rule's backward: from the states before each chunk, their
-// gradients after it, X and E, the gradients of q, k, v, beta and g. Persistent CTAs, one chunk and
+// gradients after it, X and dV, the gradients of q, k, beta and g. Persistent CTAs, one chunk and
 // head at a time, 64 value columns after 64:
-//   warpgroup 0  warp 0 brings tiles (a ring of two, q and k double); warps 1 to 3 make dV = beta E,
-//                dbeta = E . X and <S, dS'>
+//   warpgroup 0  warp 0 brings tiles (a ring of two, q and k double); warps 1 to 3 make
+//                dbeta = dV . X / beta and <S, dS'>
 //   warpgroup 1  dP = scale tril(dO W^T * D),  dQ = scale exp(G) dO S^T + dP K
-//   warpgroup 2  dM = -tril_-1(E W^T * beta D), dK = [dM K - exp(G) beta E S^T]
+//   warpgroup 2  dM = -tril_-1(dV W^T * D), dK = [dM K - exp(G) dV S^T]
 //                                                + [dP^T Q + dM^T K + exp(G_C - G) W dS'^T]
-// Bound by memory: about 3 KiB a token and head at Dk = Dv = 128, of which the states are a third.
+// Bound by memory: about 2.8 KB a token and head at Dk = Dv = 128, of which the states are a third.
 #include "gated_delta_kernels.cuh"
 
 namespace ls::kernels {
@@ -16,19 +16,20 @@ using namespace ls::cuda;
 using wgmma::Depth;
 
 constexpr int kAuxWarps = 3;
-constexpr int kScoresReady = 1, kProductsDone = 2, kKeysOnly = 3;  // named barriers
+// Named barriers.
+constexpr int kProductsDone = 1, kQueriesOnly = 2, kKeysOnly = 3;
 
 struct alignas(1024) Slice {
-  unsigned char s[2 * kTile], ds[2 * kTile], go[kTile], x[kTile], e[kTile];
+  unsigned char s[2 * kTile], ds[2 * kTile], go[kTile], x[kTile], dv[kTile];
 };
 struct alignas(1024) Tokens {
   unsigned char q[2 * kTile], k[2 * kTile];
   ChunkGates gates;
 };
 struct Sums {
-  float q[64], k[64];     // q . dq and k . (dk reader - dk writer) by token
-  float late[4];          // k . W dS'^T, by warp
-  float state[kAuxWarps]; // <S, dS'>, by warp
+  float q[64], k[64];      // q . dq and k . (dk reader - dk writer) by token
+  float late[4];           // k . W dS'^T, by warp
+  float state[kAuxWarps];  // <S, dS'>, by warp
 };
 struct alignas(1024) Shared {
   Slice slice[2];
@@ -36,12 +37,12 @@ struct alignas(1024) Shared {
   unsigned char dp[kTile], dm[kTile];
   Sums sums[2];
   Mbarrier slice_full[2], slice_free[2], tokens_full[2], tokens_free[2], aux_done[2];
+  Mbarrier scores_ready;  // dp
 };
 
 struct Arguments {
   const unsigned char* kept;
   Records states, gradients;
-  bf16* dv;
   bf16* dbeta;
   float* dg;
   int64_t records;
@@ -113,7 +114,8 @@ __device__ __forceinline__ float dot8(const uint4& a, const uint4& b) {
 }
 
 __device__ __forceinline__ void produce(Shared& s, const CUtensorMap& q, const CUtensorMap& k,
-                                        const CUtensorMap& go, const Arguments& args) {
+                                        const CUtensorMap& go, const CUtensorMap& dv,
+                                        const Arguments& args) {
   const int slices = args.dv_size / 64;
   int step = 0, turn = 0;
   for (int64_t r = blockIdx.x; r < args.records; r += gridDim.x, ++turn) {
@@ -138,14 +140,14 @@ __device__ __forceinline__ void produce(Shared& s, const CUtensorMap& q, const C
       full.arrive_expect(7 * kTile);
       load_box(y.go, &go, full, 64 * i, at.head, at.first, at.b);
       load_bytes(y.x, args.states.value(r, i), kTile, full);
-      load_bytes(y.e, args.gradients.value(r, i), kTile, full);
+      load_box(y.dv, &dv, full, 64 * i, at.head, at.first, at.b);
       load_bytes(y.s, args.states.state(r, i), 2 * kTile, full);
       load_bytes(y.ds, args.gradients.state(r, i), 2 * kTile, full);
     }
   }
 }
 
-/// dV, dbeta, <S, dS'>: `id` 0 to 95.
+/// dbeta, <S, dS'>: `id` 0 to 95.
 __device__ __forceinline__ void elementwise(Shared& s, const Arguments& args, int id) {
   const int slices = args.dv_size / 64, lane = id % 32;
   constexpr int kThreads = 32 * kAuxWarps, kRows = kThreads / 8;
@@ -163,23 +165,13 @@ __device__ __forceinline__ void elementwise(Shared& s, const Arguments& args, in
         const int row = m * kRows + id / 8;
         if (row < 64) {
           const uint32_t offset = tile_offset(row, 8 * (id % 8));
-          const uint4 e = *reinterpret_cast<const uint4*>(y.e + offset);
-          const uint4 x = *reinterpret_cast<const uint4*>(y.x + offset);
-          dbeta[m] += dot8(e, x);
-          if (at.first + row < args.tokens) {
-            const float beta = z.gates.beta[row];
-            const auto times = [beta](uint32_t p) {
-              return pack_bf16(beta * low_bf16(p), beta * high_bf16(p));
-            };
-            const int64_t token =
-                (static_cast<int64_t>(at.b) * args.tokens + at.first + row) * args.heads + at.head;
-            *reinterpret_cast<uint4*>(args.dv + token * args.dv_size + 64 * i + 8 * (id % 8)) =
-                make_uint4(times(e.x), times(e.y), times(e.z), times(e.w));
-          }
+          dbeta[m] += dot8(*reinterpret_cast<const uint4*>(y.dv + offset),
+                           *reinterpret_cast<const uint4*>(y.x + offset));
         }
       }
       for (int m = id; m < 2 * kTile / 16; m += kThreads) {
-        inner += dot8(reinterpret_cast<const uint4*>(y.s)[m], reinterpret_cast<const uint4*>(y.ds)[m]);
+        inner +=
+            dot8(reinterpret_cast<const uint4*>(y.s)[m], reinterpret_cast<const uint4*>(y.ds)[m]);
       }
       __syncwarp();
       if (lane == 0) {
@@ -196,7 +188,7 @@ __device__ __forceinline__ void elementwise(Shared& s, const Arguments& args, in
       }
       if (row < 64 && id % 8 == 0 && at.first + row < args.tokens) {
         args.dbeta[(static_cast<int64_t>(at.b) * args.tokens + at.first + row) * args.heads +
-                   at.head] = __float2bfloat16(sum);
+                   at.head] = __float2bfloat16(sum / z.gates.beta[row]);
       }
     }
 #pragma unroll
@@ -231,8 +223,8 @@ __device__ __forceinline__ void query_side(Shared& s, const CUtensorMap& dq, con
       wgmma::fence_sums();
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        wgmma::multiply<64, Depth::kRows, Depth::kRows>(
-            p, wgmma::step_rows(go, j), wgmma::step_rows(x, j), i > 0 || j > 0);
+        wgmma::multiply<64, Depth::kRows, Depth::kRows>(p, wgmma::step_rows(go, j),
+                                                        wgmma::step_rows(x, j), i > 0 || j > 0);
         wgmma::multiply<kDk, Depth::kRows, Depth::kColumns>(
             d, wgmma::step_rows(go, j), wgmma::step_columns(state, j), i > 0 || j > 0);
       }
@@ -266,7 +258,10 @@ __device__ __forceinline__ void query_side(Shared& s, const CUtensorMap& dq, con
     }
     store_operand(a, s.dp, warp, lane);
     fence_proxy_async();
-    named_arrive(kScoresReady, 256);
+    __syncwarp();
+    if (lane == 0) {
+      s.scores_ready.arrive();
+    }
     const float f0 = args.scale * z.gates.begin[row], f1 = args.scale * z.gates.begin[row + 8];
 #pragma unroll
     for (int j = 0; j < 16; ++j) {
@@ -301,8 +296,8 @@ __device__ __forceinline__ void query_side(Shared& s, const CUtensorMap& dq, con
       // Reverse running sum; exp(G_C) S' . dS' enters at the last token.
       const int t = 2 * lane;
       float inner = sums.state[0] + sums.state[1] + sums.state[2];
-      inner = inner * z.gates.begin[63] + (sums.late[0] + sums.late[1]) +
-              (sums.late[2] + sums.late[3]);
+      inner =
+          inner * z.gates.begin[63] + (sums.late[0] + sums.late[1]) + (sums.late[2] + sums.late[3]);
       const float second = sums.q[t + 1] + sums.k[t + 1] + (lane == 31 ? inner : 0.f);
       const float first = sums.q[t] + sums.k[t] + second;
       float sum = first;
@@ -312,8 +307,8 @@ __device__ __forceinline__ void query_side(Shared& s, const CUtensorMap& dq, con
         sum += lane + n < 32 ? after : 0.f;
       }
       const float after = sum - first;
-      const int64_t token = (static_cast<int64_t>(at.b) * args.tokens + at.first + t) * args.heads +
-                            at.head;
+      const int64_t token =
+          (static_cast<int64_t>(at.b) * args.tokens + at.first + t) * args.heads + at.head;
       if (at.first + t < args.tokens) {
         args.dg[token] = sum;
       }
@@ -321,7 +316,7 @@ __device__ __forceinline__ void query_side(Shared& s, const CUtensorMap& dq, con
         args.dg[token + args.heads] = after + second;
       }
     }
-    named_sync(kKeysOnly + 1, 128);
+    named_sync(kQueriesOnly, 128);
     if (leader) {
       for (int i = 0; i < 2; ++i) {
         store_box(&dq, z.q + i * kTile, 64 * i, at.head, at.first, at.b);
@@ -346,7 +341,7 @@ __device__ __forceinline__ void key_side(Shared& s, const CUtensorMap& dk, const
     for (int i = 0; i < slices; ++i, ++step) {
       const Slice& y = s.slice[step % 2];
       s.slice_full[step % 2].wait((step / 2) & 1);
-      const uint64_t e = wgmma::rows(smem_addr(y.e)), x = wgmma::rows(smem_addr(y.x));
+      const uint64_t e = wgmma::rows(smem_addr(y.dv)), x = wgmma::rows(smem_addr(y.x));
       const uint64_t state = wgmma::columns(smem_addr(y.s), kTile);
       const uint64_t gradient = wgmma::columns(smem_addr(y.ds), kTile);
       wgmma::hold(p);
@@ -378,7 +373,6 @@ __device__ __forceinline__ void key_side(Shared& s, const CUtensorMap& dk, const
     }
     s.tokens_full[turn % 2].wait((turn / 2) & 1);
     const float g0 = z.gates.sum[row], g1 = z.gates.sum[row + 8];
-    const float beta0 = z.gates.beta[row], beta1 = z.gates.beta[row + 8];
     uint32_t a[4][4];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
@@ -389,12 +383,12 @@ __device__ __forceinline__ void key_side(Shared& s, const CUtensorMap& dk, const
       const float x1 = column + 1 < row ? beta.y * p[4 * j + 1] * exp2_fast(g0 - g.y) : 0.f;
       const float x2 = column < row + 8 ? beta.x * p[4 * j + 2] * exp2_fast(g1 - g.x) : 0.f;
       const float x3 = column + 1 < row + 8 ? beta.y * p[4 * j + 3] * exp2_fast(g1 - g.y) : 0.f;
-      a[j / 2][2 * (j % 2)] = pack_bf16(-beta0 * x0, -beta0 * x1);
-      a[j / 2][2 * (j % 2) + 1] = pack_bf16(-beta1 * x2, -beta1 * x3);
+      a[j / 2][2 * (j % 2)] = pack_bf16(-x0, -x1);
+      a[j / 2][2 * (j % 2) + 1] = pack_bf16(-x2, -x3);
     }
     store_operand(a, s.dm, warp, lane);
-    const float r0 = -beta0 * z.gates.begin[row], r1 = -beta1 * z.gates.begin[row + 8];
-    const float w0 = beta0 * z.gates.end[row], w1 = beta1 * z.gates.end[row + 8];
+    const float r0 = -z.gates.begin[row], r1 = -z.gates.begin[row + 8];
+    const float w0 = z.gates.late[row], w1 = z.gates.late[row + 8];
 #pragma unroll
     for (int j = 0; j < 16; ++j) {
       reader[4 * j] *= r0;
@@ -419,7 +413,8 @@ __device__ __forceinline__ void key_side(Shared& s, const CUtensorMap& dk, const
       }
     }
     fence_proxy_async();
-    named_sync(kScoresReady, 256);  // dp by the other warpgroup, dm by this one
+    named_sync(kKeysOnly, 128);  // dm
+    s.scores_ready.wait(turn & 1);
     const uint64_t keys = wgmma::columns(smem_addr(z.k), kTile);
     const uint64_t queries = wgmma::columns(smem_addr(z.q), kTile);
     const uint64_t dp = wgmma::columns(smem_addr(s.dp)), dm = wgmma::columns(smem_addr(s.dm));
@@ -430,8 +425,8 @@ __device__ __forceinline__ void key_side(Shared& s, const CUtensorMap& dk, const
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       wgmma::multiply<kDk, Depth::kColumns>(reader, a[j], wgmma::step_columns(keys, j), true);
-      wgmma::multiply<kDk, Depth::kColumns, Depth::kColumns>(
-          writer, wgmma::step_columns(dp, j), wgmma::step_columns(queries, j), true);
+      wgmma::multiply<kDk, Depth::kColumns, Depth::kColumns>(writer, wgmma::step_columns(dp, j),
+                                                             wgmma::step_columns(queries, j), true);
       wgmma::multiply<kDk, Depth::kColumns, Depth::kColumns>(writer, wgmma::step_columns(dm, j),
                                                              wgmma::step_columns(keys, j), true);
     }
@@ -467,8 +462,8 @@ __device__ __forceinline__ void key_side(Shared& s, const CUtensorMap& dk, const
 
 __global__ void __launch_bounds__(384, 1)
     gradients_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
-                     const __grid_constant__ CUtensorMap go, const __grid_constant__ CUtensorMap dq,
-                     const __grid_constant__ CUtensorMap dk,
+                     const __grid_constant__ CUtensorMap go, const __grid_constant__ CUtensorMap dv,
+                     const __grid_constant__ CUtensorMap dq, const __grid_constant__ CUtensorMap dk,
                      const __grid_constant__ Arguments args) {
   extern __shared__ __align__(1024) unsigned char raw[];
   Shared& s = *reinterpret_cast<Shared*>(raw);
@@ -481,6 +476,7 @@ __global__ void __launch_bounds__(384, 1)
       s.tokens_free[i].init(2 + kAuxWarps);
       s.aux_done[i].init(kAuxWarps);
     }
+    s.scores_ready.init(4);
     fence_barrier_init();
   }
   __syncthreads();
@@ -488,7 +484,7 @@ __global__ void __launch_bounds__(384, 1)
     fewer_registers<88>();
     if (warp == 0) {
       if (lane == 0) {
-        produce(s, q, k, go, args);
+        produce(s, q, k, go, dv, args);
       }
     } else {
       elementwise(s, args, threadIdx.x - 32);
@@ -507,10 +503,11 @@ __global__ void __launch_bounds__(384, 1)
 cudaError_t gated_delta_gradients(const DeltaSizes& z, const DeltaInputs& in, const bf16* go,
                                   const void* kept, void* states, void* gradients,
                                   const DeltaGradients& out, cudaStream_t stream) {
-  CUtensorMap q, k, o, dq, dk;
+  CUtensorMap q, k, o, dv, dq, dk;
   if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&o, go, z.batch, z.tokens, z.heads, z.dv)) return e;
+  if (const cudaError_t e = encode_rows(&dv, out.v, z.batch, z.tokens, z.heads, z.dv)) return e;
   if (const cudaError_t e = encode_rows(&dq, out.q, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&dk, out.k, z.batch, z.tokens, z.heads, kDk)) return e;
   constexpr int kBytes = sizeof(Shared);
@@ -519,7 +516,6 @@ cudaError_t gated_delta_gradients(const DeltaSizes& z, const DeltaInputs& in, co
   const Arguments args{static_cast<const unsigned char*>(kept),
                        records_in(z, states),
                        records_in(z, gradients),
-                       out.v,
                        out.beta,
                        out.g,
                        static_cast<int64_t>(z.records()),
@@ -528,14 +524,10 @@ cudaError_t gated_delta_gradients(const DeltaSizes& z, const DeltaInputs& in, co
                        z.chunks(),
                        z.dv,
                        z.scale};
-  int device = 0, processors = 0;
-  if (const cudaError_t e = cudaGetDevice(&device)) return e;
-  if (const cudaError_t e =
-          cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device)) {
-    return e;
-  }
+  int processors = 0;
+  if (const cudaError_t e = processor_count(&processors)) return e;
   const int64_t grid = args.records < processors ? args.records : processors;
-  gradients_kernel<<<static_cast<unsigned>(grid), 384, kBytes, stream>>>(q, k, o, dq, dk, args);
+  gradients_kernel<<<static_cast<unsigned>(grid), 384, kBytes, stream>>>(q, k, o, dv, dq, dk, args);
   return cudaGetLastError();
 }
 

@@ -1,8 +1,10 @@
 #include "gated_delta_reference.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 
 namespace ls::kernels {
 namespace {
@@ -13,7 +15,9 @@ std::size_t at(int row, int columns, int column) {
   return static_cast<std::size_t>(row) * static_cast<std::size_t>(columns) +
          static_cast<std::size_t>(column);
 }
-Matrix zeros(int rows, int columns) { return Matrix(at(rows, columns, 0), 0.0); }
+Matrix zeros(int rows, int columns) {
+  return Matrix(at(rows, columns, 0), 0.0);
+}
 
 /// c += f a b, a [n,m] or transposed from [m,n], b [m,l] or transposed from [l,m].
 void multiply(Matrix& c, const Matrix& a, bool ta, const Matrix& b, bool tb, int n, int m, int l,
@@ -39,14 +43,20 @@ double row_dot(const Matrix& a, const Matrix& b, int row, int columns) {
 Matrix rows_of(const Matrix& from, int first, int columns, int chunk, int total) {
   Matrix to = zeros(chunk, columns);
   const int n = std::min(chunk, total - first);
-  std::copy_n(from.begin() + static_cast<std::ptrdiff_t>(at(first, columns, 0)),
-              at(n, columns, 0), to.begin());
+  std::copy_n(from.begin() + static_cast<std::ptrdiff_t>(at(first, columns, 0)), at(n, columns, 0),
+              to.begin());
   return to;
 }
 void put_rows(Matrix& to, const Matrix& from, int first, int columns, int total) {
   const int n = std::min(static_cast<int>(from.size()) / columns, total - first);
   std::copy_n(from.begin(), at(n, columns, 0),
               to.begin() + static_cast<std::ptrdiff_t>(at(first, columns, 0)));
+}
+
+double to_bf16(double x) {
+  auto bits = std::bit_cast<std::uint32_t>(static_cast<float>(x));
+  bits += 0x7fff + ((bits >> 16) & 1);
+  return std::bit_cast<float>(bits & 0xffff0000u);
 }
 
 }  // namespace
@@ -118,7 +128,14 @@ DeltaResult delta_by_token(const DeltaChain& in) {
   return r;
 }
 
-DeltaResult delta_by_chunk(const DeltaChain& in, int c, std::vector<DeltaChunk>* kept) {
+DeltaResult delta_by_chunk(const DeltaChain& in, int c, std::vector<DeltaChunk>* kept,
+                           bool bf16_operands) {
+  const auto operand = [&](Matrix m) {
+    for (double& e : m) {
+      e = bf16_operands ? to_bf16(e) : e;
+    }
+    return m;
+  };
   const int dk = in.dk, dv = in.dv, chunks = (in.t + c - 1) / c;
   DeltaResult r;
   r.o = zeros(in.t, dv);
@@ -133,9 +150,12 @@ DeltaResult delta_by_chunk(const DeltaChain& in, int c, std::vector<DeltaChunk>*
   };
   const auto load = [&](int n) {
     const int first = n * c;
-    Loaded l{rows_of(in.q, first, dk, c, in.t), rows_of(in.k, first, dk, c, in.t),
-             rows_of(in.v, first, dv, c, in.t), rows_of(in.go, first, dv, c, in.t),
-             rows_of(in.g, first, 1, c, in.t),  rows_of(in.beta, first, 1, c, in.t),
+    Loaded l{rows_of(in.q, first, dk, c, in.t),
+             rows_of(in.k, first, dk, c, in.t),
+             rows_of(in.v, first, dv, c, in.t),
+             rows_of(in.go, first, dv, c, in.t),
+             rows_of(in.g, first, 1, c, in.t),
+             rows_of(in.beta, first, 1, c, in.t),
              zeros(c, c)};
     for (int i = 1; i < c; ++i) {
       l.g[static_cast<std::size_t>(i)] += l.g[static_cast<std::size_t>(i) - 1];
@@ -174,8 +194,8 @@ DeltaResult delta_by_chunk(const DeltaChain& in, int c, std::vector<DeltaChunk>*
     }
     z.s = s;
     Matrix y = zeros(c, dv), w = l.v, o = zeros(c, dv);
-    multiply(y, l.k, false, s, false, c, dk, dv);
-    multiply(o, l.q, false, s, false, c, dk, dv, in.scale);
+    multiply(y, l.k, false, operand(s), false, c, dk, dv);
+    multiply(o, l.q, false, operand(s), false, c, dk, dv, in.scale);
     Matrix bw = w;
     for (int i = 0; i < c; ++i) {
       const double eg = std::exp(l.g[static_cast<std::size_t>(i)]);
@@ -186,7 +206,7 @@ DeltaResult delta_by_chunk(const DeltaChain& in, int c, std::vector<DeltaChunk>*
       }
     }
     z.x = w;
-    multiply(z.x, z.n, false, bw, false, c, c, dv, -1);
+    multiply(z.x, operand(z.n), false, operand(bw), false, c, c, dv, -1);
     Matrix write = z.x, late = z.x;
     for (int i = 0; i < c; ++i) {
       for (int j = 0; j < dv; ++j) {
@@ -194,12 +214,12 @@ DeltaResult delta_by_chunk(const DeltaChain& in, int c, std::vector<DeltaChunk>*
         late[at(i, dv, j)] = write[at(i, dv, j)] * l.d[at(c - 1, c, i)];
       }
     }
-    multiply(o, z.p, false, write, false, c, c, dv);
+    multiply(o, operand(z.p), false, operand(write), false, c, c, dv);
     put_rows(r.o, o, n * c, dv, in.t);
     for (double& e : s) {
       e *= std::exp(l.g.back());
     }
-    multiply(s, l.k, true, late, false, dk, c, dv);
+    multiply(s, l.k, true, operand(late), false, dk, c, dv);
   }
   r.s = s;
   Matrix ds = in.gs;
@@ -211,24 +231,24 @@ DeltaResult delta_by_chunk(const DeltaChain& in, int c, std::vector<DeltaChunk>*
     z.ds = ds;
     // dW = exp(G_C - G) K dS' + P^T dO;  E = dW - N^T (beta dW);  dV = beta E
     Matrix dw = zeros(c, dv);
-    multiply(dw, l.k, false, ds, false, c, dk, dv);
+    multiply(dw, l.k, false, operand(ds), false, c, dk, dv);
     for (int i = 0; i < c; ++i) {
       for (int j = 0; j < dv; ++j) {
         dw[at(i, dv, j)] *= l.d[at(c - 1, c, i)];
       }
     }
-    multiply(dw, z.p, true, l.go, false, c, c, dv);
+    multiply(dw, operand(z.p), true, l.go, false, c, c, dv);
     z.e = dw;
     for (int i = 0; i < c; ++i) {
       for (int j = 0; j < dv; ++j) {
         dw[at(i, dv, j)] *= beta(i);
       }
     }
-    multiply(z.e, z.n, true, dw, false, c, c, dv, -1);
+    multiply(z.e, operand(z.n), true, operand(dw), false, c, c, dv, -1);
     // Scores: gradients of the masked products.
     Matrix dp = zeros(c, c), dm = zeros(c, c);
-    multiply(dp, l.go, false, z.x, true, c, dv, c, in.scale);
-    multiply(dm, z.e, false, z.x, true, c, dv, c, -1);
+    multiply(dp, l.go, false, operand(z.x), true, c, dv, c, in.scale);
+    multiply(dm, operand(z.e), false, operand(z.x), true, c, dv, c, -1);
     for (int i = 0; i < c; ++i) {
       for (int j = 0; j < c; ++j) {
         dp[at(i, c, j)] *= l.d[at(i, c, j)] * beta(j);
@@ -236,9 +256,9 @@ DeltaResult delta_by_chunk(const DeltaChain& in, int c, std::vector<DeltaChunk>*
       }
     }
     Matrix dq = zeros(c, dk), reader = zeros(c, dk), writer = zeros(c, dk), late = zeros(c, dk);
-    multiply(dq, l.go, false, z.s, true, c, dv, dk, in.scale);
-    multiply(reader, z.e, false, z.s, true, c, dv, dk, -1);
-    multiply(late, z.x, false, ds, true, c, dv, dk);
+    multiply(dq, l.go, false, operand(z.s), true, c, dv, dk, in.scale);
+    multiply(reader, operand(z.e), false, operand(z.s), true, c, dv, dk, -1);
+    multiply(late, operand(z.x), false, operand(ds), true, c, dv, dk);
     double last = 0;  // <S', dS'>
     for (std::size_t i = 0; i < ds.size(); ++i) {
       last += z.s[i] * ds[i];
@@ -256,11 +276,11 @@ DeltaResult delta_by_chunk(const DeltaChain& in, int c, std::vector<DeltaChunk>*
       }
       last += row_dot(l.k, late, i, dk);
     }
-    multiply(dq, dp, false, l.k, false, c, c, dk);
-    multiply(reader, dm, false, l.k, false, c, c, dk);
+    multiply(dq, operand(dp), false, l.k, false, c, c, dk);
+    multiply(reader, operand(dm), false, l.k, false, c, c, dk);
     writer = late;
-    multiply(writer, dp, true, l.q, false, c, c, dk);
-    multiply(writer, dm, true, l.k, false, c, c, dk);
+    multiply(writer, operand(dp), true, l.q, false, c, c, dk);
+    multiply(writer, operand(dm), true, l.k, false, c, c, dk);
     double running = last;
     Matrix dk_rows = reader;
     for (std::size_t i = 0; i < dk_rows.size(); ++i) {
@@ -288,8 +308,8 @@ DeltaResult delta_by_chunk(const DeltaChain& in, int c, std::vector<DeltaChunk>*
         dv_rows[at(i, dv, j)] *= eg(i);
       }
     }
-    multiply(ds, l.q, true, go, false, dk, c, dv);
-    multiply(ds, l.k, true, dv_rows, false, dk, c, dv, -1);
+    multiply(ds, l.q, true, operand(go), false, dk, c, dv);
+    multiply(ds, l.k, true, operand(dv_rows), false, dk, c, dv, -1);
   }
   r.ds0 = ds;
   if (kept) {

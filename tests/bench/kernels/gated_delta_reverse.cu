@@ -1,15 +1,15 @@
-// Reverse chunk loop of the gated delta rule: gradients of the states, and E (dV = beta E), without
-// the states themselves. One CTA of one warpgroup a chain and 64 value columns, as in forward:
-//   dW^T = (exp(G_C - G) (dS'^T K^T)) + dO^T P        E^T = dW^T - (beta dW)^T N
-//   dS^T = exp(G_C) dS'^T + scale (exp(G) dO)^T Q - (exp(G) beta E)^T K
-// dS' after each chunk and E go out as images for the kernel that makes the other gradients.
-#include "gated_delta_kernels.cuh"
+// Reverse chunk loop of the gated delta rule: gradients of the states and of V, without the states
+// themselves. One CTA a chain and 64 value columns, built as forward:
+//   Y^T = (beta exp(G_C - G) (dS'^T K^T)) + dO^T P        dV^T = Y^T - Y^T N
+//   dS^T = exp(G_C) dS'^T + scale (exp(G) dO)^T Q - (exp(G) dV)^T K
+// dS' after each chunk goes out as an image for the kernel that makes the other gradients. dO^T P
+// of the next chunk is made while this one waits for dV: only products with dS' stay in the chain.
+// The states before each chunk, when they are wanted too, are made by as many CTAs of the same
+// grid: the two loops know nothing of each other, and few chains leave processors idle.
+#include "gated_delta_forward.cuh"
 
 namespace ls::kernels {
 namespace {
-
-using namespace ls::cuda;
-using wgmma::Depth;
 
 constexpr int kStages = 3;
 
@@ -18,10 +18,14 @@ struct alignas(1024) Stage {
   unsigned char n[kTile], p[kTile];  // with gates one record of `kept`
   ChunkGates gates;
 };
+struct alignas(1024) Results {
+  unsigned char state[2 * kTile], dv[kTile];
+};
 struct alignas(1024) Shared {
   Stage stage[kStages];
-  unsigned char state[2 * kTile];
-  Mbarrier full[kStages];
+  Results results[2];  // in turns, so that a store has one to be read
+  Mbarrier full[kStages], free[kStages];
+  Mbarrier out_full, out_free;  // state, dv
 };
 
 struct Arguments {
@@ -33,48 +37,64 @@ struct Arguments {
   float scale;
 };
 
-__global__ void __launch_bounds__(128, 1)
-    reverse_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
-                   const __grid_constant__ CUtensorMap go, const __grid_constant__ Arguments args) {
-  extern __shared__ __align__(1024) unsigned char raw[];
-  Shared& s = *reinterpret_cast<Shared*>(raw);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int group = lane >> 2, pair = 2 * (lane & 3);
-  const int slices = args.dv / 64, slice = blockIdx.x % slices, chain = blockIdx.x / slices;
-  const int head = chain % args.heads, b = chain / args.heads;
-  const int64_t first_record = static_cast<int64_t>(chain) * args.chunks;
-  const bool leader = threadIdx.x == 0;
+/// The chain and value columns of this CTA.
+struct Place {
+  int slice, head, b;
+  int64_t chain, record;
+  __device__ Place(const Arguments& args, int block) {
+    const int slices = args.dv / 64;
+    slice = block % slices;
+    chain = block / slices;
+    head = static_cast<int>(chain % args.heads);
+    b = static_cast<int>(chain / args.heads);
+    record = chain * args.chunks;
+  }
+};
 
-  // Step m is chunk chunks - 1 - m.
-  const auto load = [&](int m) {
+// Turn m is chunk chunks - 1 - m.
+__device__ __forceinline__ void bring_tiles(Shared& s, const CUtensorMap& q, const CUtensorMap& k,
+                                            const CUtensorMap& go, const Arguments& args,
+                                            const Place& at) {
+  for (int m = 0; m < args.chunks; ++m) {
     const int n = args.chunks - 1 - m;
     Stage& to = s.stage[m % kStages];
     Mbarrier& full = s.full[m % kStages];
-    full.arrive_expect(7 * kTile + sizeof(ChunkGates));
+    if (m >= kStages) {
+      s.free[m % kStages].wait((m / kStages - 1) & 1);
+    }
+    full.arrive_expect(5 * kTile + DeltaSizes::kKept);
+    load_box(to.go, &go, full, 64 * at.slice, at.head, 64 * n, at.b);
+    load_bytes(to.n, args.kept + (at.record + n) * DeltaSizes::kKept, DeltaSizes::kKept, full);
     for (int i = 0; i < 2; ++i) {
-      load_box(to.k + i * kTile, &k, full, 64 * i, head, 64 * n, b);
+      load_box(to.k + i * kTile, &k, full, 64 * i, at.head, 64 * n, at.b);
     }
-    load_box(to.go, &go, full, 64 * slice, head, 64 * n, b);
-    load_bytes(to.n, args.kept + (first_record + n) * DeltaSizes::kKept,
-               2 * kTile + sizeof(ChunkGates), full);
     for (int i = 0; i < 2; ++i) {
-      load_box(to.q + i * kTile, &q, full, 64 * i, head, 64 * n, b);
-    }
-  };
-  if (leader) {
-    for (auto& full : s.full) {
-      full.init(1);
-    }
-    fence_barrier_init();
-    for (int m = 0; m < kStages - 1 && m < args.chunks; ++m) {
-      load(m);
+      load_box(to.q + i * kTile, &q, full, 64 * i, at.head, 64 * n, at.b);
     }
   }
+}
 
+/// Turn m brings dS' and dV of its chunk.
+__device__ __forceinline__ void store_results(Shared& s, const CUtensorMap& dv,
+                                              const Arguments& args, const Place& at) {
+  for (int m = 0; m < args.chunks; ++m) {
+    const int64_t record = at.record + args.chunks - 1 - m;
+    s.out_full.wait(m & 1);
+    store_bytes(args.records.state(record, at.slice), s.results[m % 2].state, 2 * kTile);
+    store_box(&dv, s.results[m % 2].dv, 64 * at.slice, at.head, 64 * (args.chunks - 1 - m), at.b);
+    commit_stores();
+    wait_stores_read<1>();
+    s.out_free.arrive();
+  }
+  wait_stores<0>();
+}
+
+__device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const Place& at,
+                                         int warp, int lane) {
+  const int group = lane >> 2, pair = 2 * (lane & 3);
   // dS'^T, laid out as S^T in forward.
   float state[kDk / 2];
-  const int64_t state_at = static_cast<int64_t>(chain) * kDk * args.dv + 64 * slice + 16 * warp +
-                           group;
+  const int64_t state_at = at.chain * kDk * args.dv + 64 * at.slice + 16 * warp + group;
 #pragma unroll
   for (int i = 0; i < kDk / 2; ++i) {
     const int d = 8 * (i / 4) + pair + i % 2;
@@ -83,78 +103,50 @@ __global__ void __launch_bounds__(128, 1)
   }
   uint32_t copy[kDk / 16][4];
   as_operand<kDk / 16>(copy, state);
-  __syncthreads();
-
-  // E of the step before, in the place of dO, from where it goes out.
-  uint32_t packed[4][4];
-  const auto stage_e = [&](int m) {
-    const uint32_t tile = smem_addr(s.stage[m % kStages].go);
+  uint32_t go[4][4];       // dO^T
+  uint32_t late_go[4][4];  // scale exp(G) dO^T
+  const auto scale_go = [&](const Stage& z) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      store_matrices_t(block_address_t(tile, 16 * i, 16 * warp, lane), packed[i][0], packed[i][1],
-                       packed[i][2], packed[i][3]);
+    for (int j = 0; j < 8; ++j) {
+      const float2 g = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
+      const float g0 = args.scale * g.x, g1 = args.scale * g.y;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const uint32_t from = go[j / 2][2 * (j % 2) + i];
+        late_go[j / 2][2 * (j % 2) + i] = pack_bf16(g0 * low_bf16(from), g1 * high_bf16(from));
+      }
     }
   };
-  const auto send_e = [&](int m) {
-    store_bytes(args.records.value(first_record + args.chunks - 1 - m, slice),
-                s.stage[m % kStages].go, kTile);
-  };
-
-  float w[32], late[32];
-  for (int m = 0; m < args.chunks; ++m) {
-    Stage& z = s.stage[m % kStages];
-    s.full[m % kStages].wait((m / kStages) & 1);
-    uint32_t go_t[4][4];
+  const auto load_go = [&](const Stage& z) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      load_matrices_t(go_t[i], block_address_t(smem_addr(z.go), 16 * i, 16 * warp, lane));
+      load_matrices_t(go[i], block_address_t(smem_addr(z.go), 16 * i, 16 * warp, lane));
     }
-    const uint64_t keys = wgmma::rows(smem_addr(z.k));
+  };
+  const auto multiply_scores = [&](float(&to)[32], const Stage& z) {
     const uint64_t scores = wgmma::columns(smem_addr(z.p));
-    wgmma::hold(go_t);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      wgmma::multiply<64, Depth::kColumns>(to, go[i], wgmma::step_columns(scores, i), i > 0);
+    }
+    wgmma::commit();
+  };
+
+  // w holds dO^T P of turn m; at the end late holds that of the turn after.
+  const auto turn = [&](int m, float(&w)[32], float(&late)[32]) {
+    Stage& z = s.stage[m % kStages];
+    Results& results = s.results[m % 2];
+    const uint64_t keys = wgmma::rows(smem_addr(z.k));
     wgmma::fence_sums();
 #pragma unroll
     for (int i = 0; i < kDk / 16; ++i) {
       wgmma::multiply<64, Depth::kRows>(late, copy[i], wgmma::step_rows(keys, i), i > 0);
     }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<64, Depth::kColumns>(w, go_t[i], wgmma::step_columns(scores, i), i > 0);
-    }
     wgmma::commit();
     wgmma::wait<1>();  // Nothing to wait for, but ptxas would otherwise before `state` is touched.
     wgmma::hold(state);
-    // Under them: what goes out, and the query's part of dS.
-    if (m > 0) {
-      stage_e(m - 1);
-    }
-#pragma unroll
-    for (int i = 0; i < kDk / 16; ++i) {
-      store_matrices(
-          block_address(smem_addr(s.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
-          copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
-    }
-    fence_proxy_async();
-    __syncthreads();
-    if (leader) {
-      if (m > 0) {
-        send_e(m - 1);
-      }
-      store_bytes(args.records.state(first_record + args.chunks - 1 - m, slice), s.state,
-                  2 * kTile);
-      commit_stores();
-    }
-    uint32_t go_q[4][4];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float2 g = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint32_t from = go_t[j / 2][2 * (j % 2) + i];
-        go_q[j / 2][2 * (j % 2) + i] =
-            pack_bf16(args.scale * g.x * low_bf16(from), args.scale * g.y * high_bf16(from));
-      }
-    }
+    const bool free = m == 0 || s.out_free.done((m - 1) & 1);
+    // Under it: the query's part of dS.
     const float decay = z.gates.begin[63];
 #pragma unroll
     for (float& x : state) {
@@ -162,82 +154,123 @@ __global__ void __launch_bounds__(128, 1)
     }
     const uint64_t queries = wgmma::columns(smem_addr(z.q), kTile);
     wgmma::hold(state);
-    wgmma::hold(go_q);
+    wgmma::hold(late_go);
     wgmma::fence_sums();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<kDk, Depth::kColumns>(state, go_q[i], wgmma::step_columns(queries, i), true);
+      wgmma::multiply<kDk, Depth::kColumns>(state, late_go[i], wgmma::step_columns(queries, i),
+                                            true);
     }
     wgmma::commit();
-    wgmma::wait<1>();
-    wgmma::hold(w);
-    wgmma::hold(late);
-
-    // dW, and E in its place.
-    uint32_t a[4][4];
+    // Under both: dS' goes out.
+    float2 f[8];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const float2 g = *reinterpret_cast<const float2*>(z.gates.end + 8 * j + pair);
-      const float2 beta = *reinterpret_cast<const float2*>(z.gates.beta + 8 * j + pair);
+      f[j] = *reinterpret_cast<const float2*>(z.gates.late + 8 * j + pair);
+    }
+    if (!free) {
+      s.out_free.wait((m - 1) & 1);
+    }
+#pragma unroll
+    for (int i = 0; i < kDk / 16; ++i) {
+      store_matrices(
+          block_address(smem_addr(results.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
+          copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
+    }
+    wgmma::wait<1>();
+    wgmma::hold(late);
+
+    // Y, and dV in its place.
+    uint32_t b[4][4];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float &x = w[4 * j + 2 * i], &y = w[4 * j + 2 * i + 1];
-        x += g.x * late[4 * j + 2 * i];
-        y += g.y * late[4 * j + 2 * i + 1];
-        a[j / 2][2 * (j % 2) + i] = pack_bf16(beta.x * x, beta.y * y);
+        x += f[j].x * late[4 * j + 2 * i];
+        y += f[j].y * late[4 * j + 2 * i + 1];
+        b[j / 2][2 * (j % 2) + i] = pack_bf16(x, y);
       }
     }
     const uint64_t solve = wgmma::columns(smem_addr(z.n));
     wgmma::hold(w);
+    wgmma::hold(b);
     wgmma::fence_sums();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<64, Depth::kColumns, -1>(w, a[i], wgmma::step_columns(solve, i), true);
+      wgmma::multiply<64, Depth::kColumns, -1>(w, b[i], wgmma::step_columns(solve, i), true);
     }
     wgmma::commit();
-    // Under it: the stage of the step before is free once E has been read from it.
-    if (leader) {
-      wait_stores_read<0>();
-      if (m + kStages - 1 < args.chunks) {
-        load(m + kStages - 1);
-      }
-    }
-    wgmma::wait<0>();
-    wgmma::hold(w);
-    wgmma::hold(state);
-    as_operand<4>(packed, w);
+    // Under it: dO^T P of the next turn (at the end, this one's again).
+    const int next = m + 1 < args.chunks ? m + 1 : m;
+    s.full[next % kStages].wait((next / kStages) & 1);
+    load_go(s.stage[next % kStages]);
+    wgmma::hold(go);
+    wgmma::fence_sums();
+    multiply_scores(late, s.stage[next % kStages]);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const float2 g = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
-      const float2 beta = *reinterpret_cast<const float2*>(z.gates.beta + 8 * j + pair);
+      f[j] = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
+    }
+    wgmma::wait<1>();
+    wgmma::hold(w);
+    wgmma::hold(state);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        a[j / 2][2 * (j % 2) + i] = pack_bf16(g.x * beta.x * w[4 * j + 2 * i],
-                                              g.y * beta.y * w[4 * j + 2 * i + 1]);
+        b[j / 2][2 * (j % 2) + i] =
+            pack_bf16(f[j].x * w[4 * j + 2 * i], f[j].y * w[4 * j + 2 * i + 1]);
       }
     }
     const uint64_t depth = wgmma::columns(smem_addr(z.k), kTile);
     wgmma::hold(state);
-    wgmma::hold(a);
+    wgmma::hold(b);
     wgmma::fence_sums();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<kDk, Depth::kColumns, -1>(state, a[i], wgmma::step_columns(depth, i), true);
+      wgmma::multiply<kDk, Depth::kColumns, -1>(state, b[i], wgmma::step_columns(depth, i), true);
     }
     wgmma::commit();
-    // The leader has waited until the image of dS' was read: it may be written again.
-    named_sync(1, 128);
+    // Under it: dS' and dV go out; what the next turn needs of dO.
+    uint32_t a[4][4];
+    as_operand<4>(a, w);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      store_matrices_t(block_address_t(smem_addr(results.dv), 16 * i, 16 * warp, lane), a[i][0],
+                       a[i][1], a[i][2], a[i][3]);
+    }
+    fence_proxy_async();
+    __syncwarp();
+    if (lane == 0) {
+      s.out_full.arrive();
+    }
+    scale_go(s.stage[next % kStages]);
     wgmma::wait<0>();
     wgmma::hold(state);
+    wgmma::hold(late);
     as_operand<kDk / 16>(copy, state);
-  }
+    if (lane == 0) {
+      s.free[m % kStages].arrive();
+    }
+  };
+
   if (args.chunks > 0) {
-    stage_e(args.chunks - 1);
-    fence_proxy_async();
-    __syncthreads();
-    if (leader) {
-      send_e(args.chunks - 1);
-      commit_stores();
+    float w[32], late[32];
+    s.full[0].wait(0);
+    load_go(s.stage[0]);
+    scale_go(s.stage[0]);
+    wgmma::hold(go);
+    wgmma::fence_sums();
+    multiply_scores(w, s.stage[0]);
+    wgmma::wait<0>();
+    wgmma::hold(w);
+    for (int m = 0; m < args.chunks; m += 2) {
+      turn(m, w, late);
+      if (m + 1 == args.chunks) {
+        break;
+      }
+      turn(m + 1, late, w);
     }
   }
   if (args.gs0) {
@@ -247,26 +280,77 @@ __global__ void __launch_bounds__(128, 1)
       args.gs0[state_at + static_cast<int64_t>(d) * args.dv + (i & 2) * 4] = state[i];
     }
   }
-  if (leader) {
-    wait_stores<0>();
+}
+
+__device__ __forceinline__ void run(unsigned char* raw, int block, const CUtensorMap& q,
+                                    const CUtensorMap& k, const CUtensorMap& go,
+                                    const CUtensorMap& dv, const Arguments& args) {
+  Shared& s = *reinterpret_cast<Shared*>(raw);
+  const Place at(args, block);
+  const int warp = warp_index(), lane = lane_index();
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      s.full[i].init(1);
+      s.free[i].init(4);
+    }
+    s.out_full.init(4);
+    s.out_free.init(1);
+    fence_barrier_init();
+  }
+  __syncthreads();
+  if (warp < 4) {
+    run_loop(s, args, at, warp, lane);
+  } else if (lane == 0) {
+    if (warp == 4) {
+      bring_tiles(s, q, k, go, args, at);
+    } else {
+      store_results(s, dv, args, at);
+    }
+  }
+}
+
+/// CTAs from `blocks` on, if there are any, make the states.
+__global__ void __launch_bounds__(forward::kThreads, 1)
+    reverse_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
+                   const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap go,
+                   const __grid_constant__ CUtensorMap dv, const __grid_constant__ Arguments args,
+                   const __grid_constant__ forward::Arguments states, int blocks) {
+  extern __shared__ __align__(1024) unsigned char raw[];
+  const int block = static_cast<int>(blockIdx.x);
+  if (block < blocks) {
+    run(raw, block, q, k, go, dv, args);
+  } else {
+    forward::run<false, true>(raw, block - blocks, q, k, v, dv, states);
   }
 }
 
 }  // namespace
 
 cudaError_t gated_delta_reverse(const DeltaSizes& z, const DeltaInputs& in, const bf16* go,
-                                const float* gs_end, const void* kept, void* gradients, float* gs0,
-                                cudaStream_t stream) {
-  CUtensorMap q, k, o;
+                                const float* gs_end, const void* kept, void* states,
+                                void* gradients, bf16* dv, float* gs0, cudaStream_t stream) {
+  CUtensorMap q, k, v, o, out;
   if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.heads, kDk)) return e;
   if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.heads, kDk)) return e;
+  if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, z.dv)) return e;
   if (const cudaError_t e = encode_rows(&o, go, z.batch, z.tokens, z.heads, z.dv)) return e;
-  constexpr int kBytes = sizeof(Shared);
+  if (const cudaError_t e = encode_rows(&out, dv, z.batch, z.tokens, z.heads, z.dv)) return e;
+  constexpr int kBytes = sizeof(Shared) > sizeof(forward::Shared<false, true>)
+                             ? sizeof(Shared)
+                             : sizeof(forward::Shared<false, true>);
+  static_assert(kBytes <= 227 * 1024);
   if (const cudaError_t e = allow_shared(reverse_kernel, kBytes)) return e;
-  const Arguments args{static_cast<const unsigned char*>(kept), records_in(z, gradients),
-                       gs_end, gs0, z.heads, z.chunks(), z.dv, z.scale};
-  const int grid = z.batch * z.heads * (z.dv / 64);
-  reverse_kernel<<<grid, 128, kBytes, stream>>>(q, k, o, args);
+  const Arguments args{static_cast<const unsigned char*>(kept),
+                       records_in(z, gradients),
+                       gs_end,
+                       gs0,
+                       z.heads,
+                       z.chunks(),
+                       z.dv,
+                       z.scale};
+  const int blocks = z.batch * z.heads * (z.dv / 64);
+  reverse_kernel<<<states ? 2 * blocks : blocks, forward::kThreads, kBytes, stream>>>(
+      q, k, v, o, out, args, forward::arguments(z, in, nullptr, kept, states), blocks);
   return cudaGetLastError();
 }
 

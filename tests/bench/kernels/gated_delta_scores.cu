@@ -8,50 +8,69 @@ namespace {
 
 using namespace ls::cuda;
 
+/// N and P take the places of k and q, so that more CTAs fit.
 struct alignas(1024) Shared {
-  unsigned char k[2 * kTile], q[2 * kTile], n[kTile], p[kTile];
-  ChunkGates gates;
+  unsigned char k[2 * kTile], q[2 * kTile];
   float lower[kLowerFloats];
+  ChunkGates gates;
+  BlockGates blocks;
   Mbarrier full;
 };
 
-__global__ void __launch_bounds__(256, 2)
+__global__ void __launch_bounds__(256, 4)
     scores_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
                   const float* g, const bf16* beta, unsigned char* kept, int tokens, int heads,
                   int chunks, float scale) {
   extern __shared__ __align__(1024) unsigned char raw[];
   Shared& s = *reinterpret_cast<Shared*>(raw);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int warp = warp_index(), lane = lane_index();
   const int64_t record = blockIdx.x;
   const int chunk = static_cast<int>(record % chunks), chain = static_cast<int>(record / chunks);
   const int head = chain % heads, b = chain / heads;
+  unsigned char* to = kept + record * static_cast<int64_t>(DeltaSizes::kKept);
   if (threadIdx.x == 0) {
     s.full.init(1);
     fence_barrier_init();
     s.full.arrive_expect(4 * kTile);
     for (int i = 0; i < 2; ++i) {
       load_box(s.k + i * kTile, &k, s.full, 64 * i, head, 64 * chunk, b);
+    }
+    for (int i = 0; i < 2; ++i) {
       load_box(s.q + i * kTile, &q, s.full, 64 * i, head, 64 * chunk, b);
     }
   }
-  if (warp == 4) {
+  if (warp == 7) {
     const int64_t first = (static_cast<int64_t>(b) * tokens + 64 * chunk) * heads + head;
-    load_gates(s.gates, g ? g + first : nullptr, beta + first, heads, tokens - 64 * chunk, lane);
+    const GatePair gates =
+        read_gates(g ? g + first : nullptr, beta + first, heads, tokens - 64 * chunk, lane);
+    write_gates(s.gates, s.blocks, reinterpret_cast<ChunkGates*>(to + 2 * kTile), gates, lane);
   }
   __syncthreads();
   s.full.wait(0);
-  if (warp < 4) {
-    write_solve(s.n, s.k, s.lower, s.gates, 1, warp, lane);
-  } else {
-    write_scores(s.p, s.q, s.k, s.gates, scale, warp - 4, lane);
-  }
-  fence_proxy_async();
+  float sums[32];
+  start_rows(sums, warp < 4 ? s.k : s.q, s.k);
+  wgmma::wait<0>();
+  wgmma::hold(sums);
   __syncthreads();
-  if (threadIdx.x == 0) {
-    unsigned char* to = kept + record * static_cast<int64_t>(DeltaSizes::kKept);
-    store_bytes(to, s.n, 2 * kTile + sizeof(ChunkGates));
-    commit_stores();
-    wait_stores_read<0>();
+  if (warp < 4) {
+    write_lower(sums, s.lower, s.gates, warp, lane);
+    solve_unit_lower(s.lower, smem_addr(s.k), s.gates, s.blocks, 1, warp, lane);
+    fence_proxy_async();
+    named_sync(1, 128);
+    if (threadIdx.x == 0) {
+      store_bytes(to, s.k, kTile);
+      commit_stores();
+      wait_stores_read<0>();
+    }
+  } else {
+    write_scores(sums, s.q, s.gates, s.blocks, scale, warp - 4, lane);
+    fence_proxy_async();
+    named_sync(2, 128);
+    if (threadIdx.x == 128) {
+      store_bytes(to + kTile, s.q, kTile);
+      commit_stores();
+      wait_stores_read<0>();
+    }
   }
 }
 

@@ -1,58 +1,60 @@
 #pragma once
-// The 64x64 matrices of one chunk, each by one warpgroup.
+// The 64x64 matrices of one chunk, by one warpgroup.
 #include "gated_delta_kernels.cuh"
 
 namespace ls::kernels {
 
-/// sums = a b^T over 128 columns of two tiles each; complete on return.
-__device__ __forceinline__ void multiply_rows(float (&sums)[32], const unsigned char* a,
-                                              const unsigned char* b) {
+/// sums = a b^T over 128 columns of two tiles each, issued and committed, not waited for.
+__device__ __forceinline__ void start_rows(float (&sums)[32], const unsigned char* a,
+                                           const unsigned char* b) {
   const uint64_t da = wgmma::rows(cuda::smem_addr(a)), db = wgmma::rows(cuda::smem_addr(b));
-  wgmma::hold(sums);
   wgmma::fence_sums();
 #pragma unroll
   for (int i = 0; i < kDk / 16; ++i) {
-    wgmma::multiply<64, wgmma::Depth::kRows, wgmma::Depth::kRows>(
-        sums, wgmma::step_rows(da, i), wgmma::step_rows(db, i), i > 0);
+    wgmma::multiply<64, wgmma::Depth::kRows, wgmma::Depth::kRows>(sums, wgmma::step_rows(da, i),
+                                                                  wgmma::step_rows(db, i), i > 0);
   }
   wgmma::commit();
-  wgmma::wait<0>();
-  wgmma::hold(sums);
 }
 
-/// N of the keys k (two tiles) as a tile; see unit_lower.cuh.
-__device__ __forceinline__ void write_solve(unsigned char* n, const unsigned char* k, float* lower,
-                                            const ChunkGates& gates, int barrier, int warp,
-                                            int lane) {
-  float sums[32];
-  multiply_rows(sums, k, k);
-  cuda::solve_unit_lower(sums, lower, cuda::smem_addr(n), gates, barrier, warp, lane);
-}
-
-/// P = scale tril(Q K^T * D) as a tile.
-__device__ __forceinline__ void write_scores(unsigned char* p, const unsigned char* q,
-                                             const unsigned char* k, const ChunkGates& gates,
-                                             float scale, int warp, int lane) {
-  float sums[32];
-  multiply_rows(sums, q, k);
-  const int row = 16 * warp + (lane >> 2);
-  const float g0 = gates.sum[row], g1 = gates.sum[row + 8];
-  uint32_t a[4][4];
+/// P = scale tril(Q K^T * D) diag(beta), from the sums of Q K^T, as a tile.
+__device__ __forceinline__ void write_scores(const float (&sums)[32], unsigned char* p,
+                                             const ChunkGates& gates,
+                                             const cuda::BlockGates& blocks, float scale, int warp,
+                                             int lane) {
+  const int group = lane >> 2, pair = 2 * (lane & 3), first = 16 * warp;
+  const float g0 = gates.sum[first + group], g1 = gates.sum[first + group + 8];
+  const uint32_t tile = cuda::smem_addr(p);
 #pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const int column = 8 * j + 2 * (lane & 3);
-    const float2 g = *reinterpret_cast<const float2*>(gates.sum + column);
-    const float x0 = column <= row ? sums[4 * j] * cuda::exp2_fast(g0 - g.x) : 0.f;
-    const float x1 = column < row ? sums[4 * j + 1] * cuda::exp2_fast(g0 - g.y) : 0.f;
-    const float x2 = column <= row + 8 ? sums[4 * j + 2] * cuda::exp2_fast(g1 - g.x) : 0.f;
-    const float x3 = column < row + 8 ? sums[4 * j + 3] * cuda::exp2_fast(g1 - g.y) : 0.f;
-    a[j / 2][2 * (j % 2)] = cuda::pack_bf16(scale * x0, scale * x1);
-    a[j / 2][2 * (j % 2) + 1] = cuda::pack_bf16(scale * x2, scale * x3);
-  }
+  for (int k = 0; k < 4; ++k) {
+    uint32_t a[4] = {0, 0, 0, 0};
+    const float* d = sums + 8 * k;
+    if (k < warp) {
+      const float last = gates.sum[16 * k + 15];
+      const float f0 = scale * cuda::exp2_fast(g0 - last), f1 = scale * cuda::exp2_fast(g1 - last);
 #pragma unroll
-  for (int k16 = 0; k16 < 4; ++k16) {
-    cuda::store_matrices(cuda::block_address(cuda::smem_addr(p), 16 * warp, 16 * k16, lane),
-                         a[k16][0], a[k16][1], a[k16][2], a[k16][3]);
+      for (int i = 0; i < 2; ++i) {
+        const float2 tail =
+            *reinterpret_cast<const float2*>(blocks.tail_beta + 16 * k + 8 * i + pair);
+        a[2 * i] = cuda::pack_bf16(f0 * tail.x * d[4 * i], f0 * tail.y * d[4 * i + 1]);
+        a[2 * i + 1] = cuda::pack_bf16(f1 * tail.x * d[4 * i + 2], f1 * tail.y * d[4 * i + 3]);
+      }
+    } else if (k == warp) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int column = 8 * i + pair;
+        const float2 g = *reinterpret_cast<const float2*>(gates.sum + first + column);
+        float2 beta = *reinterpret_cast<const float2*>(gates.beta + first + column);
+        beta = make_float2(scale * beta.x, scale * beta.y);
+        const float e0 = cuda::exp2_fast(column <= group ? g0 - g.x : -1e30f);
+        const float e1 = cuda::exp2_fast(column < group ? g0 - g.y : -1e30f);
+        const float e2 = cuda::exp2_fast(column <= group + 8 ? g1 - g.x : -1e30f);
+        const float e3 = cuda::exp2_fast(column < group + 8 ? g1 - g.y : -1e30f);
+        a[2 * i] = cuda::pack_bf16(beta.x * e0 * d[4 * i], beta.y * e1 * d[4 * i + 1]);
+        a[2 * i + 1] = cuda::pack_bf16(beta.x * e2 * d[4 * i + 2], beta.y * e3 * d[4 * i + 3]);
+      }
+    }
+    cuda::store_matrices(cuda::block_address(tile, first, 16 * k, lane), a[0], a[1], a[2], a[3]);
   }
 }
 

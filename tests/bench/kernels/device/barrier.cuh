@@ -75,6 +75,26 @@ __device__ __forceinline__ void fewer_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
 }
 
+/// Of this thread. Opaque to the compiler, which would otherwise read the thread's index again, at
+/// some 50 cycles each, wherever it is short of registers.
+__device__ __forceinline__ int lane_index() {
+  int lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
+__device__ __forceinline__ int warp_index() {
+  int warp;
+  asm volatile("mov.u32 %0, %1;" : "=r"(warp) : "r"(__shfl_sync(0xffffffffu, threadIdx.x / 32, 0)));
+  return warp;
+}
+
+/// The same number, of which the compiler knows nothing: what is computed from it inside a loop
+/// stays there instead of holding a register throughout.
+__device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 /// One lane of a converged warp, the same one each time.
 __device__ __forceinline__ bool elect_one() {
   uint32_t yes;
@@ -86,7 +106,8 @@ __device__ __forceinline__ bool elect_one() {
   return yes != 0;
 }
 
-/// Programmatic launch: the next kernel of the stream may start, or wait for the one before.
+/// Programmatic launch: lets the next kernel of the stream start once every CTA has said so; waits
+/// until the one before has ended and its writes are seen.
 __device__ __forceinline__ void launch_dependents() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }

@@ -22,6 +22,14 @@ __device__ __forceinline__ void load_box(void* to, const CUtensorMap* map, Mbarr
       : "memory");
 }
 
+/// Asks for a box to be brought into the L2 cache.
+__device__ __forceinline__ void prefetch_box(const CUtensorMap* map, int c0, int c1, int c2,
+                                             int c3) {
+  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(map),
+               "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+               : "memory");
+}
+
 /// A box from shared memory; what lies outside the tensor is not written.
 __device__ __forceinline__ void store_box(const CUtensorMap* map, const void* from, int c0, int c1,
                                           int c2, int c3) {

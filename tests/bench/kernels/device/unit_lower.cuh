@@ -4,42 +4,49 @@
 
 namespace ls::cuda {
 
-/// Scratch in shared memory; the stride keeps the reads below free of bank conflicts.
-inline constexpr int kLowerStride = 72;
-inline constexpr int kLowerFloats = 64 * kLowerStride;
-
-/// Smallest factor a column is scaled by: a beta of zero would lose the column's T.
-__device__ __forceinline__ float safe_beta(float beta) {
-  return fabsf(beta) < 1e-12f ? 1e-12f : beta;
+/// Scratch in shared memory: the lower blocks of 16x16, row after row of blocks.
+inline constexpr int kLowerFloats = 10 * 256;
+__device__ __forceinline__ int lower_block(int i, int j) {
+  return (i * (i + 1) / 2 + j) * 256;
+}
+/// Element of a block; halves of every second pair of rows change places, so that what a warp
+/// reads below lies in different banks.
+__device__ __forceinline__ int lower_at(int row, int column) {
+  return 16 * row + (column ^ ((row & 2) << 2));
 }
 
-/// N = T * D as a bf16 tile, where (I + L0 diag(beta)) T = L0, L0 the strictly lower part of the
-/// sums `kk` of K K^T (layout of wgmma.cuh), D_ij = 2^(G_i - G_j). Every element is written.
-///
-/// With A = (I + L0 diag(beta))^-1, T = (I - A) / beta by columns, and A does not know the gates.
-/// 1. Each warp inverts its diagonal block of 16 by substitution, a column a lane.
-/// 2. Warp j makes block column j, one block row after the other, transposed so that sums can be
-///    the next product's operand: A_ij^T = -(sum_k A_kj^T L_ik^T) A_ii^T. Depth is taken in the
-///    order 0, 2, 4, 6, 1, 3, 5, 7 of 8, which makes the layouts of sums and of operands agree.
-/// `barrier` is a named barrier of this warpgroup; ends without one, so the caller fences.
-__device__ __forceinline__ void solve_unit_lower(const float (&kk)[32], float* l, uint32_t tile,
-                                                 const ChunkGates& gates, int barrier, int warp,
-                                                 int lane) {
+/// L = L0 diag(beta) into the scratch: `kk` are the sums of K K^T in the layout of wgmma.cuh.
+/// A warp writes the blocks of its own rows; its diagonal block it may read after __syncwarp.
+__device__ __forceinline__ void write_lower(const float (&kk)[32], float* l,
+                                            const ChunkGates& gates, int warp, int lane) {
   const int group = lane >> 2, pair = 2 * (lane & 3);
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
     if (j < 2 * warp + 2) {
       const float2 beta = *reinterpret_cast<const float2*>(gates.beta + 8 * j + pair);
-      const float b0 = safe_beta(beta.x), b1 = safe_beta(beta.y);
-      float* to = l + (16 * warp + group) * kLowerStride + 8 * j + pair;
-      *reinterpret_cast<float2*>(to) = make_float2(kk[4 * j] * b0, kk[4 * j + 1] * b1);
-      *reinterpret_cast<float2*>(to + 8 * kLowerStride) =
-          make_float2(kk[4 * j + 2] * b0, kk[4 * j + 3] * b1);
+      float* to = l + lower_block(warp, j / 2) + lower_at(group, 8 * (j % 2) + pair);
+      *reinterpret_cast<float2*>(to) = make_float2(kk[4 * j] * beta.x, kk[4 * j + 1] * beta.y);
+      *reinterpret_cast<float2*>(to + 128) =
+          make_float2(kk[4 * j + 2] * beta.x, kk[4 * j + 3] * beta.y);
     }
   }
+}
+
+/// N = (I - A) * D as a bf16 tile, A = (I + L0 diag(beta))^-1, L0 the strictly lower part of K K^T,
+/// D_ij = 2^(G_i - G_j). Every element is written. After write_lower by the same warpgroup.
+/// A does not know the gates: D is a similarity by a diagonal matrix.
+/// 1. Each warp inverts its diagonal block of 16 by substitution, a column a lane.
+/// 2. Warp j makes block column j, one block row after the other, transposed so that sums can be
+///    the next product's operand: A_ij^T = -(sum_k A_kj^T L_ik^T) A_ii^T. Depth is taken in the
+///    order 0, 2, 4, 6, 1, 3, 5, 7 of 8, which makes the layouts of sums and of operands agree.
+/// `barrier` is a named barrier of this warpgroup; ends without one, so the caller fences.
+__device__ __forceinline__ void solve_unit_lower(float* l, uint32_t tile, const ChunkGates& gates,
+                                                 const BlockGates& blocks, int barrier, int warp,
+                                                 int lane) {
+  const int group = lane >> 2, pair = 2 * (lane & 3);
   __syncwarp();
   {
-    float* block = l + 16 * warp * (kLowerStride + 1);
+    float* block = l + lower_block(warp, warp);
     const int column = lane & 15;
     float x[16];
 #pragma unroll
@@ -47,84 +54,79 @@ __device__ __forceinline__ void solve_unit_lower(const float (&kk)[32], float* l
       float sums[4] = {i == column ? 1.f : 0.f, 0.f, 0.f, 0.f};
 #pragma unroll
       for (int k = 0; k < i; k += 4) {
-        const float4 row = *reinterpret_cast<const float4*>(block + i * kLowerStride + k);
+        const float4 row = *reinterpret_cast<const float4*>(block + lower_at(i, k));
         sums[0] -= row.x * x[k];
         if (k + 1 < i) sums[1] -= row.y * x[k + 1];
         if (k + 2 < i) sums[2] -= row.z * x[k + 2];
         if (k + 3 < i) sums[3] -= row.w * x[k + 3];
       }
       x[i] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+      if (i % 4 == 3) {
+        asm volatile("" ::: "memory");  // or the compiler loads the whole block at once
+      }
     }
     __syncwarp();
     if (lane < 16) {
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
-        block[i * kLowerStride + column] = x[i];
+        block[lower_at(i, column)] = x[i];
       }
     }
   }
   named_sync(barrier, 128);
 
-  // Block column `warp`. Column of A: group, group + 8; its 1 / beta and G.
+  // Block column `warp`; this lane's columns of A are `group` and `group` + 8 of it.
   const int first = 16 * warp;
-  const float inv0 = 1.f / safe_beta(gates.beta[first + group]);
-  const float inv1 = 1.f / safe_beta(gates.beta[first + group + 8]);
-  const float g0 = gates.sum[first + group], g1 = gates.sum[first + group + 8];
-  // Stores block row i; a[s] holds -A^T: (row of A) 8 s + pair + {0, 1}, columns of A group (+8).
-  const auto store = [&](int i, const float (&a)[2][4]) {
-    uint32_t r[4];
-#pragma unroll
-    for (int s = 0; s < 2; ++s) {
-      const int row = 16 * i + 8 * s + pair;
-      const float2 g = *reinterpret_cast<const float2*>(gates.sum + row);
-      const int c0 = first + group, c1 = c0 + 8;
-      const float x0 = row > c0 ? a[s][0] * inv0 * exp2_fast(g.x - g0) : 0.f;
-      const float x1 = row + 1 > c0 ? a[s][1] * inv0 * exp2_fast(g.y - g0) : 0.f;
-      const float x2 = row > c1 ? a[s][2] * inv1 * exp2_fast(g.x - g1) : 0.f;
-      const float x3 = row + 1 > c1 ? a[s][3] * inv1 * exp2_fast(g.y - g1) : 0.f;
-      r[2 * s] = pack_bf16(x0, x1);
-      r[2 * s + 1] = pack_bf16(x2, x3);
-    }
+  const float scale0 = blocks.tail[first + group], scale1 = blocks.tail[first + group + 8];
+  const float last = gates.sum[first + 15];
+  const auto store = [&](int i, const uint32_t(&r)[4]) {
     store_matrices_t(block_address_t(tile, 16 * i, first, lane), r[0], r[1], r[2], r[3]);
   };
   for (int i = 0; i < warp; ++i) {
-    store_matrices_t(block_address_t(tile, 16 * i, first, lane), 0, 0, 0, 0);
+    store(i, {0, 0, 0, 0});
   }
   uint32_t a[3][2][4];  // A_kj^T as operands
   {
-    float d[2][4];
-    const float* block = l + first * (kLowerStride + 1);
+    const float* block = l + lower_block(warp, warp);
+    const float g0 = gates.sum[first + group], g1 = gates.sum[first + group + 8];
+    uint32_t r[4];
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
-      const float* from = block + (8 * s + pair) * kLowerStride + group;
-      d[s][0] = -from[0];
-      d[s][1] = -from[kLowerStride];
-      d[s][2] = -from[8];
-      d[s][3] = -from[kLowerStride + 8];
-      a[0][s][0] = as_tf32(-d[s][0]);
-      a[0][s][1] = as_tf32(-d[s][2]);
-      a[0][s][2] = as_tf32(-d[s][1]);
-      a[0][s][3] = as_tf32(-d[s][3]);
+      const int row = 8 * s + pair;
+      const float2 g = *reinterpret_cast<const float2*>(gates.sum + first + row);
+      const float d0 = block[lower_at(row, group)], d1 = block[lower_at(row + 1, group)];
+      const float d2 = block[lower_at(row, group + 8)], d3 = block[lower_at(row + 1, group + 8)];
+      a[0][s][0] = as_tf32(d0);
+      a[0][s][1] = as_tf32(d2);
+      a[0][s][2] = as_tf32(d1);
+      a[0][s][3] = as_tf32(d3);
+      // The exponent is masked, not the product: above the diagonal it is positive.
+      const float e0 = exp2_fast(row > group ? g.x - g0 : -1e30f);
+      const float e1 = exp2_fast(row + 1 > group ? g.y - g0 : -1e30f);
+      const float e2 = exp2_fast(row > group + 8 ? g.x - g1 : -1e30f);
+      const float e3 = exp2_fast(row + 1 > group + 8 ? g.y - g1 : -1e30f);
+      r[2 * s] = pack_bf16(-d0 * e0, -d1 * e1);
+      r[2 * s + 1] = pack_bf16(-d2 * e2, -d3 * e3);
     }
-    store(warp, d);
+    store(warp, r);
   }
 #pragma unroll
   for (int step = 1; step < 4; ++step) {
     const int i = warp + step;
     if (i < 4) {
       // sum += a L^T for the 16x16 block of l whose rows start at `i`, columns at `k`.
-      const auto add = [&](float (&sum)[2][4], const uint32_t (&x)[2][4], int k) {
+      const auto add = [&](float(&sum)[2][4], const uint32_t(&x)[2][4], int k) {
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
 #pragma unroll
           for (int s = 0; s < 2; ++s) {
             const float2 b = *reinterpret_cast<const float2*>(
-                l + (16 * i + 8 * n + group) * kLowerStride + 16 * k + 8 * s + pair);
+                l + lower_block(i, k) + lower_at(8 * n + group, 8 * s + pair));
             mma_tf32(sum[n], x[s], as_tf32(b.x), as_tf32(b.y));
           }
         }
       };
-      const auto operand = [](uint32_t (&x)[2][4], const float (&sum)[2][4], float sign) {
+      const auto operand = [](uint32_t(&x)[2][4], const float(&sum)[2][4], float sign) {
 #pragma unroll
         for (int s = 0; s < 2; ++s) {
           x[s][0] = as_tf32(sign * sum[s][0]);
@@ -144,7 +146,15 @@ __device__ __forceinline__ void solve_unit_lower(const float (&kk)[32], float* l
       if (step < 3) {
         operand(a[step], z, -1.f);
       }
-      store(i, z);
+      uint32_t r[4];
+#pragma unroll
+      for (int s = 0; s < 2; ++s) {
+        const float2 g = *reinterpret_cast<const float2*>(gates.sum + 16 * i + 8 * s + pair);
+        const float e0 = exp2_fast(g.x - last), e1 = exp2_fast(g.y - last);
+        r[2 * s] = pack_bf16(z[s][0] * scale0 * e0, z[s][1] * scale0 * e1);
+        r[2 * s + 1] = pack_bf16(z[s][2] * scale1 * e0, z[s][3] * scale1 * e1);
+      }
+      store(i, r);
     }
   }
 }

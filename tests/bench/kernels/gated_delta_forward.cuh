@@ -1,0 +1,368 @@
+#pragma once
+// Forward chunk loop of the gated delta rule. One CTA a chain and 64 value columns.
+//   warpgroup 0  the loop. The state stays in registers, transposed (S^T: value rows, f32 sums of
+//                wgmma), and its bf16 copy is the A operand from registers. Every product has 64
+//                value rows and its B operand in shared memory, so neither S nor W nor X is ever
+//                written there to be multiplied:
+//                  U^T = S^T K^T       X^T = W'^T - W'^T N^T, W' = V - exp(G) U
+//                  O^T = exp(G) S^T Q^T + X^T P^T
+//                  S^T = exp(G_C) S^T + (exp(G_C - G) beta X)^T K
+//   warps 4, 5   bring tiles, a ring of three; store O, states and X
+// Moves q, k, v and the records of gated_delta_scores in and o out.
+#include "gated_delta_kernels.cuh"
+
+namespace ls::kernels::forward {
+
+inline constexpr int kStages = 3;
+
+template <bool kOutput>
+struct alignas(1024) Stage {
+  unsigned char k[2 * kTile], q[kOutput ? 2 * kTile : 1024], v[kTile];
+  unsigned char n[kTile], p[kTile];  // with gates one record of `kept`
+  ChunkGates gates;
+};
+/// What goes out has two places, if there is room: with one, a store must be read within a turn.
+struct alignas(1024) Results {
+  unsigned char o[kTile];
+};
+struct alignas(1024) StateResults {
+  unsigned char state[2 * kTile], x[kTile];
+};
+template <bool kOutput, bool kStates>
+struct alignas(1024) Shared {
+  static constexpr int kStateBuffers = kStates ? (kOutput ? 1 : 2) : 0;
+  Stage<kOutput> stage[kStages];
+  Results o[kOutput ? 2 : 1];
+  StateResults states[kStates ? kStateBuffers : 1];
+  Mbarrier full[kStages], free[kStages];
+  Mbarrier out_full, out_free;  // o, state, x
+};
+
+struct Arguments {
+  const unsigned char* kept;
+  Records records;
+  const float* s0;
+  float* s_end;
+  int heads, chunks, dv;
+  float scale;
+};
+
+/// The chain and value columns of this CTA.
+struct Place {
+  int slice, head, b;
+  int64_t chain, record;
+  __device__ Place(const Arguments& args, int block) {
+    const int slices = args.dv / 64;
+    slice = block % slices;
+    chain = block / slices;
+    head = static_cast<int>(chain % args.heads);
+    b = static_cast<int>(chain / args.heads);
+    record = chain * args.chunks;
+  }
+};
+
+/// Parity to wait for until a ring's slot has been used by chunk n - kStages.
+__device__ __forceinline__ uint32_t last_turn(int n) {
+  return (n / kStages - 1) & 1;
+}
+__device__ __forceinline__ uint32_t this_turn(int n) {
+  return (n / kStages) & 1;
+}
+
+template <bool kOutput, bool kStates>
+__device__ __forceinline__ void bring_tiles(Shared<kOutput, kStates>& s, const CUtensorMap& q,
+                                            const CUtensorMap& k, const CUtensorMap& v,
+                                            const Arguments& args, const Place& at) {
+  for (int n = 0; n < args.chunks; ++n) {
+    Stage<kOutput>& to = s.stage[n % kStages];
+    Mbarrier& full = s.full[n % kStages];
+    if (n >= kStages) {
+      s.free[n % kStages].wait(last_turn(n));
+    }
+    full.arrive_expect((kOutput ? 7 : 4) * kTile + sizeof(ChunkGates));
+    for (int i = 0; i < 2; ++i) {
+      load_box(to.k + i * kTile, &k, full, 64 * i, at.head, 64 * n, at.b);
+    }
+    const unsigned char* record = args.kept + (at.record + n) * DeltaSizes::kKept;
+    if constexpr (kOutput) {
+      for (int i = 0; i < 2; ++i) {
+        load_box(to.q + i * kTile, &q, full, 64 * i, at.head, 64 * n, at.b);
+      }
+      load_box(to.v, &v, full, 64 * at.slice, at.head, 64 * n, at.b);
+      load_bytes(to.n, record, DeltaSizes::kKept, full);
+    } else {
+      load_box(to.v, &v, full, 64 * at.slice, at.head, 64 * n, at.b);
+      load_bytes(to.n, record, kTile, full);
+      load_bytes(&to.gates, record + 2 * kTile, sizeof(ChunkGates), full);
+    }
+  }
+}
+
+/// Turn n brings the state before chunk n and its X, and O of the chunk before.
+template <bool kOutput, bool kStates>
+__device__ __forceinline__ void store_results(Shared<kOutput, kStates>& s, const CUtensorMap& o,
+                                              const Arguments& args, const Place& at) {
+  constexpr int kBefore = kOutput && kStates ? 0 : 1;  // stores that may still be read: two places
+  for (int n = 0; n < args.chunks + (kOutput ? 1 : 0); ++n) {
+    s.out_full.wait(n & 1);
+    if (kOutput && n > 0) {
+      store_box(&o, s.o[n % 2].o, 64 * at.slice, at.head, 64 * (n - 1), at.b);
+    }
+    if (kStates && n < args.chunks) {
+      store_bytes(args.records.state(at.record + n, at.slice), s.states[n % 2 * kBefore].state,
+                  2 * kTile);
+      store_bytes(args.records.value(at.record + n, at.slice), s.states[n % 2 * kBefore].x, kTile);
+    }
+    commit_stores();
+    wait_stores_read<kBefore>();
+    s.out_free.arrive();
+  }
+  wait_stores<0>();
+}
+
+template <bool kOutput, bool kStates>
+__device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Arguments& args,
+                                         const Place& at, int warp, int lane) {
+  const int group = lane >> 2, pair = 2 * (lane & 3);
+  // S^T: rows (values) 16 warp + group (+8), columns (keys) 8 j + pair (+1).
+  float state[kDk / 2];
+  const int64_t state_at = at.chain * kDk * args.dv + 64 * at.slice + 16 * warp + group;
+#pragma unroll
+  for (int i = 0; i < kDk / 2; ++i) {
+    const int d = 8 * (i / 4) + pair + i % 2;
+    state[i] = args.s0 ? args.s0[state_at + static_cast<int64_t>(d) * args.dv + (i & 2) * 4] : 0.f;
+  }
+  uint32_t copy[kDk / 16][4], packed[4][4];
+  as_operand<kDk / 16>(copy, state);
+  const auto stage_output = [&](int turn) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      store_matrices_t(block_address_t(smem_addr(s.o[turn % 2].o), 16 * i, 16 * warp, lane),
+                       packed[i][0], packed[i][1], packed[i][2], packed[i][3]);
+    }
+  };
+  const auto announce = [&] {
+    fence_proxy_async();
+    __syncwarp();
+    if (lane == 0) {
+      s.out_full.arrive();
+    }
+  };
+
+  float u[32], out[32];
+  s.full[0].wait(0);
+  for (int n = 0; n < args.chunks; ++n) {
+    Stage<kOutput>& z = s.stage[n % kStages];
+    StateResults& results = s.states[kOutput || !kStates ? 0 : n % 2];
+    const uint64_t keys = wgmma::rows(smem_addr(z.k));
+    wgmma::fence_sums();
+#pragma unroll
+    for (int i = 0; i < kDk / 16; ++i) {
+      wgmma::multiply<64, Depth::kRows>(u, copy[i], wgmma::step_rows(keys, i), i > 0);
+    }
+    wgmma::commit();
+    if constexpr (kOutput) {
+      const uint64_t queries = wgmma::rows(smem_addr(z.q));
+#pragma unroll
+      for (int i = 0; i < kDk / 16; ++i) {
+        wgmma::multiply<64, Depth::kRows>(out, copy[i], wgmma::step_rows(queries, i), i > 0);
+      }
+      wgmma::commit();
+    }
+    wgmma::wait<2>();  // Nothing to wait for, but ptxas would otherwise before `state` is touched.
+    wgmma::hold(state);
+    // Under U: gates and V; the state goes out and decays.
+    float2 begin[8];
+    uint32_t w[4][4];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      begin[j] = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      load_matrices_t(w[i], block_address_t(smem_addr(z.v), 16 * i, 16 * warp, lane));
+    }
+    const float decay = z.gates.begin[63];
+    const bool free = n == 0 || s.out_free.done((n - 1) & 1);
+    if constexpr (kStates) {
+      if (!free) {
+        s.out_free.wait((n - 1) & 1);
+      }
+#pragma unroll
+      for (int i = 0; i < kDk / 16; ++i) {
+        store_matrices(
+            block_address(smem_addr(results.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
+            copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
+      }
+    }
+#pragma unroll
+    for (float& x : state) {
+      x *= decay;
+    }
+    wgmma::wait<kOutput ? 1 : 0>();
+    wgmma::hold(u);
+    // W' in the place of U.
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        uint32_t& value = w[j / 2][2 * (j % 2) + i];
+        float &x = u[4 * j + 2 * i], &y = u[4 * j + 2 * i + 1];
+        x = low_bf16(value) - begin[j].x * x;
+        y = high_bf16(value) - begin[j].y * y;
+        value = pack_bf16(x, y);
+      }
+    }
+    const uint64_t solve = wgmma::rows(smem_addr(z.n));
+    wgmma::hold(u);
+    wgmma::hold(w);
+    wgmma::fence_sums();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      wgmma::multiply<64, Depth::kRows, -1>(u, w[i], wgmma::step_rows(solve, i), true);
+    }
+    wgmma::commit();
+    // Under X: what the queries read decays.
+    float2 last[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      last[j] = *reinterpret_cast<const float2*>(z.gates.late + 8 * j + pair);
+    }
+    if constexpr (kOutput) {
+      wgmma::wait<1>();
+      wgmma::hold(out);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const float g0 = args.scale * begin[j].x, g1 = args.scale * begin[j].y;
+        out[4 * j] *= g0;
+        out[4 * j + 1] *= g1;
+        out[4 * j + 2] *= g0;
+        out[4 * j + 3] *= g1;
+      }
+    }
+    wgmma::wait<0>();
+    wgmma::hold(u);
+    // X for the output and, with beta and its decay to the chunk's end, for the state.
+    uint32_t late[4][4];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float x = u[4 * j + 2 * i], y = u[4 * j + 2 * i + 1];
+        if constexpr (kOutput) {
+          w[j / 2][2 * (j % 2) + i] = pack_bf16(x, y);
+        }
+        late[j / 2][2 * (j % 2) + i] = pack_bf16(last[j].x * x, last[j].y * y);
+      }
+    }
+    const uint64_t depth = wgmma::columns(smem_addr(z.k), kTile);
+    wgmma::hold(state);
+    wgmma::hold(late);
+    wgmma::fence_sums();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      wgmma::multiply<kDk, Depth::kColumns>(state, late[i], wgmma::step_columns(depth, i), true);
+    }
+    wgmma::commit();
+    if constexpr (kOutput) {
+      const uint64_t reads = wgmma::rows(smem_addr(z.p));
+      wgmma::hold(out);
+      wgmma::hold(w);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        wgmma::multiply<64, Depth::kRows>(out, w[i], wgmma::step_rows(reads, i), true);
+      }
+      wgmma::commit();
+    }
+    // Under them: results go out; the next chunk's tiles.
+    const int next = n + 1 < args.chunks ? n + 1 : n;
+    const bool ready = s.full[next % kStages].done(this_turn(next));
+    if constexpr (kStates) {
+      uint32_t r[4][4];
+      as_operand<4>(r, u);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        store_matrices_t(block_address_t(smem_addr(results.x), 16 * i, 16 * warp, lane), r[i][0],
+                         r[i][1], r[i][2], r[i][3]);
+      }
+    } else if (!free) {
+      s.out_free.wait((n - 1) & 1);
+    }
+    if (kOutput && n > 0) {
+      stage_output(n);
+    }
+    announce();
+    if (!ready) {
+      s.full[next % kStages].wait(this_turn(next));
+    }
+    wgmma::wait<kOutput ? 1 : 0>();
+    wgmma::hold(state);
+    as_operand<kDk / 16>(copy, state);
+    if constexpr (kOutput) {
+      wgmma::wait<0>();
+      wgmma::hold(out);
+      as_operand<4>(packed, out);
+    }
+    if (lane == 0) {
+      s.free[n % kStages].arrive();
+    }
+  }
+  if (kOutput && args.chunks > 0) {
+    s.out_free.wait((args.chunks - 1) & 1);
+    stage_output(args.chunks);
+    announce();
+  }
+  if (args.s_end) {
+#pragma unroll
+    for (int i = 0; i < kDk / 2; ++i) {
+      const int d = 8 * (i / 4) + pair + i % 2;
+      args.s_end[state_at + static_cast<int64_t>(d) * args.dv + (i & 2) * 4] = state[i];
+    }
+  }
+}
+
+/// A CTA of kThreads. kOutput: o is wanted; kStates: records of the states and of X are. `block`
+/// counts chains and value columns.
+inline constexpr int kThreads = 192;
+template <bool kOutput, bool kStates>
+__device__ __forceinline__ void run(unsigned char* raw, int block, const CUtensorMap& q,
+                                    const CUtensorMap& k, const CUtensorMap& v,
+                                    const CUtensorMap& o, const Arguments& args) {
+  using Memory = Shared<kOutput, kStates>;
+  Memory& s = *reinterpret_cast<Memory*>(raw);
+  const Place at(args, block);
+  const int warp = warp_index(), lane = lane_index();
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      s.full[i].init(1);
+      s.free[i].init(4);
+    }
+    s.out_full.init(4);
+    s.out_free.init(1);
+    fence_barrier_init();
+  }
+  __syncthreads();
+  if (warp < 4) {
+    run_loop(s, args, at, warp, lane);
+  } else if (lane == 0) {
+    if (warp == 4) {
+      bring_tiles(s, q, k, v, args, at);
+    } else {
+      store_results(s, o, args, at);
+    }
+  }
+}
+
+inline Arguments arguments(const DeltaSizes& z, const DeltaInputs& in, float* s_end,
+                           const void* kept, void* states) {
+  return {static_cast<const unsigned char*>(kept),
+          records_in(z, states),
+          in.s0,
+          s_end,
+          z.heads,
+          z.chunks(),
+          z.dv,
+          z.scale};
+}
+
+}  // namespace ls::kernels::forward
