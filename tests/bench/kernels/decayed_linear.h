@@ -17,6 +17,7 @@ struct LinearSizes {
   static constexpr int kDk = 128;
   static constexpr int kDv = 128;
   static constexpr int kChunk = 64;
+  bool valid() const { return batch > 0 && tokens > 0 && heads > 0; }
   int chains() const { return batch * heads; }
   int chunks() const { return (tokens + kChunk - 1) / kChunk; }
   std::size_t records() const {

@@ -60,6 +60,17 @@ __device__ __forceinline__ void rewrite(Shared& s, const Arguments& args, int th
   for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
     Stage& z = s.stage[n % kStages];
     s.full[n % kStages].wait(this_turn<kStages>(n));
+    // Four tokens are loaded ahead of the stores of those before: the compiler cannot tell their
+    // places apart.
+    uint32_t q[2][4], k[2][4];
+    const auto load = [&](int to, int part) {
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        q[to][r] = *value_pair(z.q, 16 * block + 4 * part + r, channel);
+        k[to][r] = *value_pair(z.k, 16 * block + 4 * part + r, channel);
+      }
+    };
+    load(0, 0);
     BlockSums x;
     sum_gates<1>(x, z.g, s.roots[n % kStages], s.all[n % kStages], block, channel);
     const float2 middle = x.sum[7];
@@ -67,22 +78,20 @@ __device__ __forceinline__ void rewrite(Shared& s, const Arguments& args, int th
         make_float2(exp2_fast(x.before.x + middle.x), exp2_fast(x.before.y + middle.y));
     const float2 write = make_float2(exp2_fast(x.all.x - x.before.x - middle.x),
                                      exp2_fast(x.all.y - x.before.y - middle.y));
-    // Loads of a few tokens before their stores: the compiler cannot tell them apart.
 #pragma unroll
-    for (int first = 0; first < 16; first += 4) {
-      uint32_t q[4], k[4];
-#pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        q[r] = *value_pair(z.q, 16 * block + first + r, channel);
-        k[r] = *value_pair(z.k, 16 * block + first + r, channel);
+    for (int part = 0; part < 4; ++part) {
+      if (part < 3) {
+        load(1 - part % 2, part + 1);
       }
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
-        const int token = 16 * block + first + r;
-        const float dx = x.sum[first + r].x - middle.x, dy = x.sum[first + r].y - middle.y;
-        const float qx = args.scale * low_bf16(q[r]) * exp2_fast(dx);
-        const float qy = args.scale * high_bf16(q[r]) * exp2_fast(dy);
-        const float kx = low_bf16(k[r]) * exp2_fast(-dx), ky = high_bf16(k[r]) * exp2_fast(-dy);
+        const int token = 16 * block + 4 * part + r;
+        const float2 sum = x.sum[4 * part + r];
+        const uint32_t qs = q[part % 2][r], ks = k[part % 2][r];
+        const float dx = sum.x - middle.x, dy = sum.y - middle.y;
+        const float qx = args.scale * low_bf16(qs) * exp2_fast(dx);
+        const float qy = args.scale * high_bf16(qs) * exp2_fast(dy);
+        const float kx = low_bf16(ks) * exp2_fast(-dx), ky = high_bf16(ks) * exp2_fast(-dy);
         *value_pair(z.q, token, channel) = pack_bf16(qx, qy);
         *value_pair(z.k, token, channel) = pack_bf16(kx, ky);
         *value_pair(z.g, token, channel) = pack_bf16(qx * read.x, qy * read.y);
@@ -236,6 +245,8 @@ __global__ void __launch_bounds__(640, 1)
     fence_barrier_init();
   }
   __syncthreads();
+  launch_dependents();
+  wait_for_previous_grid();
   if (warpgroup == 4) {
     fewer_registers<24>();
     const Place at(args);
@@ -301,6 +312,9 @@ cudaError_t channel_linear_forward(const LinearSizes& z, int count, const Channe
   if (allowed != cudaSuccess) {
     return allowed;
   }
+  if (!z.valid()) {
+    return cudaErrorInvalidValue;
+  }
   const ChannelSegments segments = channel_segments_in(z, count, workspace);
   if (count > 1) {
     if (const cudaError_t e = channel_linear_sums(z, in, segments, stream)) {
@@ -318,9 +332,8 @@ cudaError_t channel_linear_forward(const LinearSizes& z, int count, const Channe
     return e;
   }
   const Arguments args{in.s0, s_end, segments, z.heads, z.chunks(), z.scale};
-  channel_forward_kernel<<<static_cast<unsigned>(2 * z.chains() * count), 640, kBytes, stream>>>(
-      maps[0], maps[1], maps[2], gates, maps[3], args);
-  return cudaGetLastError();
+  return launch_behind(&channel_forward_kernel, int64_t{2} * z.chains() * count, 640, kBytes,
+                       stream, maps[0], maps[1], maps[2], gates, maps[3], args);
 }
 
 }  // namespace ls::kernels

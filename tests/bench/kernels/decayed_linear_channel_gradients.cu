@@ -34,8 +34,7 @@ struct Shared {
   Mbarrier full[2], free[2];
   Mbarrier gates_full, gates_free, state_full, state_free, ready, values_read, out, gates_out;
 };
-constexpr int kAll = 1, kQueries = 2, kKeys = 3, kRewrite = 4, kScores = 5,
-              kGates = 6;  // named barriers
+constexpr int kAll = 1, kQueries = 2, kKeys = 3, kScores = 4, kGates = 5;  // named barriers
 
 struct Arguments {
   const unsigned char *states, *dstates;
@@ -57,63 +56,66 @@ struct Place {
   }
 };
 
-/// By warpgroups 2 and 3.
-__device__ __forceinline__ void rewrite(Shared& s, Stage& z, float scale, int thread) {
-  const int block = thread / 64, channel = thread % 64 * 2;
-  float2 sum = make_float2(0, 0), half = sum, before = sum;
-  float2 first_gate;
+/// Eight tokens from `first`, two channels: gates to G - M, q to q', k to k'. Returns the gates'
+/// sum. kBefore: the tokens before the middle of their block.
+template <bool kBefore>
+__device__ __forceinline__ float2 rewrite_half(Shared& s, Stage& z, float scale, int first,
+                                               int channel) {
+  float2 at[8];
+  float2 sum = make_float2(0, 0);
 #pragma unroll
-  for (int r = 0; r < 16; ++r) {
-    const float2 g = *gate_pair(s.g, 16 * block + r, channel);
-    if (r == 0) {
-      first_gate = g;
-    }
-    const float2 step = bounded_gates(g);
-    sum.x += step.x;
-    sum.y += step.y;
-    if (r == 7) {
-      half = sum;
-    }
+  for (int r = 0; r < 8; ++r) {
+    at[r] = *gate_pair(s.g, first + r, channel);
   }
-  // A block's second half goes to the next one by way of its first gate's place.
-  const auto root = [&](int b) { return reinterpret_cast<float2*>(&s.roots.root[b][channel]); };
-  const float2 rest = make_float2(sum.x - half.x, sum.y - half.y);
-  *gate_pair(s.g, 16 * block, channel) = rest;
-  named_sync(kRewrite, 256);
-  if (block > 0) {
-    before = *gate_pair(s.g, 16 * (block - 1), channel);
+#pragma unroll
+  for (int r = 0; r < 8; ++r) {
+    const float2 g = bounded_gates(at[r]);
+    sum.x += g.x;
+    sum.y += g.y;
+    at[r] = sum;
   }
-  *root(block) =
-      make_float2(exp2_fast(.5f * (before.x + half.x)), exp2_fast(.5f * (before.y + half.y)));
-  if (block == 3) {
-    *root(4) = make_float2(exp2_fast(.5f * rest.x), exp2_fast(.5f * rest.y));
-  }
-  named_sync(kRewrite, 256);
-  float2 at = make_float2(-half.x, -half.y);
   // Loads of a few tokens before their stores: the compiler cannot tell them apart.
 #pragma unroll
-  for (int first = 0; first < 16; first += 4) {
-    float2 g[4];
+  for (int begin = 0; begin < 8; begin += 4) {
     uint32_t q[4], k[4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      const int token = 16 * block + first + r;
-      g[r] = first + r == 0 ? first_gate : *gate_pair(s.g, token, channel);
-      q[r] = *value_pair(z.q, token, channel);
-      k[r] = *value_pair(z.k, token, channel);
+      q[r] = *value_pair(z.q, first + begin + r, channel);
+      k[r] = *value_pair(z.k, first + begin + r, channel);
     }
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      const int token = 16 * block + first + r;
-      const float2 step = bounded_gates(g[r]);
-      at.x += step.x;
-      at.y += step.y;
-      *gate_pair(s.g, token, channel) = at;
-      *value_pair(z.q, token, channel) = pack_bf16(scale * low_bf16(q[r]) * exp2_fast(at.x),
-                                                   scale * high_bf16(q[r]) * exp2_fast(at.y));
+      const int token = first + begin + r;
+      float2 x = at[begin + r];
+      if constexpr (kBefore) {
+        x.x -= sum.x;
+        x.y -= sum.y;
+      }
+      *gate_pair(s.g, token, channel) = x;
+      *value_pair(z.q, token, channel) = pack_bf16(scale * low_bf16(q[r]) * exp2_fast(x.x),
+                                                   scale * high_bf16(q[r]) * exp2_fast(x.y));
       *value_pair(z.k, token, channel) =
-          pack_bf16(low_bf16(k[r]) * exp2_fast(-at.x), high_bf16(k[r]) * exp2_fast(-at.y));
+          pack_bf16(low_bf16(k[r]) * exp2_fast(-x.x), high_bf16(k[r]) * exp2_fast(-x.y));
     }
+  }
+  return sum;
+}
+
+/// By warpgroups 2 and 3: a thread has two channels from the middle of a block to that of the next
+/// (the first 64 threads: both ends of the chunk), so that nothing is exchanged.
+__device__ __forceinline__ void rewrite(Shared& s, Stage& z, float scale, int thread) {
+  const int block = thread / 64, channel = thread % 64 * 2;
+  const float2 x = rewrite_half<false>(s, z, scale, block ? 16 * block - 8 : 56, channel);
+  const float2 y = rewrite_half<true>(s, z, scale, 16 * block, channel);
+  const auto write = [&](int b, float u, float v) {
+    *reinterpret_cast<float2*>(&s.roots.root[b][channel]) =
+        make_float2(exp2_fast(.5f * u), exp2_fast(.5f * v));
+  };
+  if (block) {
+    write(block, x.x + y.x, x.y + y.y);
+  } else {
+    write(0, y.x, y.y);
+    write(4, x.x, x.y);
   }
   fence_proxy_async();
   __syncwarp();
@@ -262,19 +264,23 @@ __device__ __forceinline__ void run_queries(Shared& s, const Arguments& args, in
   }
 }
 
-/// Sums of x over the 8 lanes that differ in lane / 4; this lane keeps x[4 (lane / 4)] and the
-/// next 3.
-__device__ __forceinline__ void reduce_rows(float (&to)[4], float (&x)[32], int lane) {
+/// Exchanges half of x with the lane that differs in kBit: this lane's half of the sums.
+template <int kHalf, int kBit>
+__device__ __forceinline__ void fold(float (&x)[32], int lane) {
+  const bool upper = lane & kBit;
 #pragma unroll
-  for (int half = 16, bit = 16; half >= 4; half /= 2, bit /= 2) {
-    const bool upper = lane & bit;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float send = upper ? x[i] : x[half + i];
-      const float keep = upper ? x[half + i] : x[i];
-      x[i] = keep + __shfl_xor_sync(0xffffffffu, send, bit);
-    }
+  for (int i = 0; i < kHalf; ++i) {
+    const float send = upper ? x[i] : x[kHalf + i];
+    const float keep = upper ? x[kHalf + i] : x[i];
+    x[i] = keep + __shfl_xor_sync(0xffffffffu, send, kBit);
   }
+}
+
+/// Sums of x over the 8 lanes that differ in lane / 4: to holds x[4 (lane / 4)] and the next 3.
+__device__ __forceinline__ void reduce_rows(float (&to)[4], float (&x)[32], int lane) {
+  fold<16, 16>(x, lane);
+  fold<8, 8>(x, lane);
+  fold<4, 4>(x, lane);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     to[i] = x[i];
@@ -564,6 +570,8 @@ __global__ void __launch_bounds__(640, 1) channel_gradients_kernel(
     fence_barrier_init();
   }
   __syncthreads();
+  launch_dependents();
+  wait_for_previous_grid();
   if (warpgroup == 4) {
     fewer_registers<24>();
     int n = 0;
@@ -646,12 +654,7 @@ cudaError_t channel_linear_gradients(const LinearSizes& z, const ChannelInputs& 
   constexpr int kBytes = sizeof(Shared);
   static_assert(kBytes <= 227 * 1024);
   static const cudaError_t allowed = allow_shared(&channel_gradients_kernel, kBytes);
-  static const int processors = [] {
-    int device = 0, count = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-    return count;
-  }();
+  const int processors = processor_count();
   if (allowed != cudaSuccess) {
     return allowed;
   }
@@ -672,15 +675,17 @@ cudaError_t channel_linear_gradients(const LinearSizes& z, const ChannelInputs& 
   const auto count = static_cast<int64_t>(z.records());
   const Arguments args{images, images + z.records() * kStateBytes, z.heads, z.chunks(), count,
                        z.scale};
-  const auto blocks = static_cast<unsigned>(count < processors ? count : processors);
-  channel_gradients_kernel<<<blocks, 640, kBytes, stream>>>(
-      maps[0], maps[1], maps[2], maps[3], maps[4], maps[5], maps[6], gates[0], gates[1], args);
-  return cudaGetLastError();
+  const int64_t blocks = count < processors ? count : processors;
+  return launch_behind(&channel_gradients_kernel, blocks, 640, kBytes, stream, maps[0], maps[1],
+                       maps[2], maps[3], maps[4], maps[5], maps[6], gates[0], gates[1], args);
 }
 
 cudaError_t channel_linear_backward(const LinearSizes& sizes, const ChannelInputs& in,
                                     const bf16* go, const float* gs_end, void* workspace,
                                     const LinearGradients& out, cudaStream_t stream) {
+  if (!sizes.valid()) {
+    return cudaErrorInvalidValue;
+  }
   const cudaError_t e = channel_linear_states(sizes, in, go, gs_end, workspace, out.s0, stream);
   return e ? e : channel_linear_gradients(sizes, in, go, workspace, out, stream);
 }

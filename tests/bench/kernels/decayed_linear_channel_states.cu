@@ -198,6 +198,8 @@ __global__ void __launch_bounds__(640, 1)
     fence_barrier_init();
   }
   __syncthreads();
+  launch_dependents();
+  wait_for_previous_grid();
   if (warpgroup == 4) {
     fewer_registers<32>();
     const Place<kImages> at(args);
@@ -260,9 +262,8 @@ cudaError_t launch(const LinearSizes& z, const ChannelInputs& in, const bf16* go
   if (const cudaError_t e = encode_gates(&gates, in.g, z)) {
     return e;
   }
-  channel_states_kernel<kImages><<<static_cast<unsigned>(blocks), 640, kBytes, stream>>>(
-      maps[0], maps[1], maps[2], maps[3], gates, args);
-  return cudaGetLastError();
+  return launch_behind(&channel_states_kernel<kImages>, blocks, 640, kBytes, stream, maps[0],
+                       maps[1], maps[2], maps[3], gates, args);
 }
 
 }  // namespace

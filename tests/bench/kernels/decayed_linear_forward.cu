@@ -291,6 +291,8 @@ __global__ void __launch_bounds__(128 * (kGroups + 2), 1)
     fence_barrier_init();
   }
   __syncthreads();
+  launch_dependents();
+  wait_for_previous_grid();
   if (warpgroup == kGroups + 1) {
     fewer_registers<40>();
     if (warp == 0) {
@@ -324,11 +326,9 @@ cudaError_t launch(const LinearSizes& z, const CUtensorMap (&maps)[4], const Arg
   if (allowed != cudaSuccess) {
     return allowed;
   }
-  const auto blocks =
-      static_cast<unsigned>(z.chains() * args.segments.count * (kDv / (64 * kGroups)));
-  forward_kernel<kGroups>
-      <<<blocks, 128 * (kGroups + 2), kBytes, stream>>>(maps[0], maps[1], maps[2], maps[3], args);
-  return cudaGetLastError();
+  const int64_t blocks = int64_t{1} * z.chains() * args.segments.count * (kDv / (64 * kGroups));
+  return launch_behind(&forward_kernel<kGroups>, blocks, 128 * (kGroups + 2), kBytes, stream,
+                       maps[0], maps[1], maps[2], maps[3], args);
 }
 
 }  // namespace
@@ -356,6 +356,9 @@ std::size_t decayed_linear_forward_workspace(const LinearSizes& sizes, const Lin
 cudaError_t decayed_linear_forward(const LinearSizes& z, const LinearPlan& plan,
                                    const LinearInputs& in, bf16* o, float* s_end, void* workspace,
                                    cudaStream_t stream) {
+  if (!z.valid()) {
+    return cudaErrorInvalidValue;
+  }
   const Segments segments = segments_in(z, plan.segments, workspace);
   if (plan.segments > 1) {
     if (const cudaError_t e = decayed_linear_sums(z, in, segments, stream)) {

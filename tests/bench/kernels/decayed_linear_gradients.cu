@@ -272,6 +272,8 @@ __global__ void __launch_bounds__(512, 1)
     fence_barrier_init();
   }
   __syncthreads();
+  launch_dependents();
+  wait_for_previous_grid();
   if (warpgroup == 3) {
     fewer_registers<32>();
     if (warp == 0) {
@@ -381,12 +383,7 @@ cudaError_t decayed_linear_gradients(const LinearSizes& z, const LinearInputs& i
   constexpr int kBytes = sizeof(Shared);
   static_assert(kBytes <= 227 * 1024);
   static const cudaError_t allowed = allow_shared(&gradients_kernel, kBytes);
-  static const int processors = [] {
-    int device = 0, count = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-    return count;
-  }();
+  const int processors = processor_count();
   if (allowed != cudaSuccess) {
     return allowed;
   }
@@ -407,15 +404,17 @@ cudaError_t decayed_linear_gradients(const LinearSizes& z, const LinearInputs& i
                        z.chunks(),
                        count,
                        z.scale};
-  const auto blocks = static_cast<unsigned>(count < processors ? count : processors);
-  gradients_kernel<<<blocks, 512, kBytes, stream>>>(maps[0], maps[1], maps[2], maps[3], maps[4],
-                                                    maps[5], maps[6], args);
-  return cudaGetLastError();
+  const int64_t blocks = count < processors ? count : processors;
+  return launch_behind(&gradients_kernel, blocks, 512, kBytes, stream, maps[0], maps[1], maps[2],
+                       maps[3], maps[4], maps[5], maps[6], args);
 }
 
 cudaError_t decayed_linear_backward(const LinearSizes& sizes, const LinearInputs& in,
                                     const bf16* go, const float* gs_end, void* workspace,
                                     const LinearGradients& out, cudaStream_t stream) {
+  if (!sizes.valid()) {
+    return cudaErrorInvalidValue;
+  }
   const cudaError_t e = decayed_linear_states(sizes, in, go, gs_end, workspace, out.s0, stream);
   return e ? e : decayed_linear_gradients(sizes, in, go, workspace, out, stream);
 }

@@ -25,6 +25,34 @@ cudaError_t allow_shared(Kernel* kernel, int bytes) {
                               cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
 
+inline int processor_count() {
+  static const int count = [] {
+    int device = 0, n = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device);
+    return n;
+  }();
+  return count;
+}
+
+/// Launches a kernel that may start while the one before it in the stream ends: it calls
+/// wait_for_previous_grid before it reads or writes anything but its arguments.
+template <class... Parameters, class... Values>
+cudaError_t launch_behind(void (*kernel)(Parameters...), int64_t blocks, int threads, int bytes,
+                          cudaStream_t stream, const Values&... values) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(bytes);
+  config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, values...);
+}
+
 /// Where the scalar gate of (b, t, h) comes from.
 struct GateSource {
   const float* g;

@@ -87,6 +87,8 @@ __global__ void __launch_bounds__(256, 2)
     fence_barrier_init();
   }
   __syncthreads();
+  launch_dependents();
+  wait_for_previous_grid();
   const Place<kImages> at(args);
   if (warpgroup == 1) {
     fewer_registers<40>();
@@ -231,9 +233,8 @@ cudaError_t launch(const LinearSizes& z, const LinearInputs& in, const bf16* go,
       return e;
     }
   }
-  states_kernel<kImages><<<static_cast<unsigned>(blocks), 256, kBytes, stream>>>(
-      maps[0], maps[1], maps[2], maps[3], args);
-  return cudaGetLastError();
+  return launch_behind(&states_kernel<kImages>, blocks, 256, kBytes, stream, maps[0], maps[1],
+                       maps[2], maps[3], args);
 }
 
 }  // namespace
