@@ -6,9 +6,8 @@
 //                X = X 2^(M_c - M_(c-1)) + dP_c k'_c up to its own; dq = scale 2^(G - M_b) X
 //   warpgroup 1  dK: likewise from the end of the chunk, dP^T and q'; dk = 2^(M_b - G) X
 //   warpgroup 2  dV = (k' 2^(G_C - M)) dS + P^T dO
-//   warpgroup 3  with 2: rewrites q, k, gates in place (decayed_linear_channel.cuh) to q', k', G -
-//   M;
-//                <S, dS> a channel; the gate's gradient
+//   warpgroup 3  with 2: q, k, gates rewritten in place (decayed_linear_channel.cuh) to q', k',
+//                G - M; blocks of P into the place of V; then <S, dS> and the gate's gradient
 //   warpgroup 4  a warp each for tiles, states and gates, stores
 // The gate's gradient is that of the scalar gate (decayed_linear_gradients.cu), channel by channel:
 // q dq = q' X and k dk = k' X are exact where they must cancel, as both multiply the same rounded
@@ -23,7 +22,7 @@ using namespace ls::cuda;
 
 struct alignas(1024) Stage {
   unsigned char q[2 * kTile], k[2 * kTile];  // q', k'; then dq, dk
-  unsigned char v[2 * kTile];                // V; then the terms of the gates' gradient
+  unsigned char v[2 * kTile];                // V; then terms of the gates' gradient, and P
   unsigned char go[2 * kTile];               // dO; then dv
 };
 struct Shared {
