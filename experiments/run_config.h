@@ -89,30 +89,34 @@ struct RunConfig {
 
   template <class F>
   void fields(F& f) {
-    f("name", name, {.help = "of the run, and of its folder", .required = true, .min_size = 1});
+    f("name", name, {.help = "name of the run and of its folder", .required = true, .min_size = 1});
     f.check(name.find_first_of("/\\ \t") == std::string::npos && name != "." && name != "..",
             "name", "names a folder: no slashes or spaces");
     f("output", output,
       {.help = "folder that holds the folders of runs", .min_size = 1, .hashed = false});
     f("seeds", seeds,
-      {.help = "one run each, with mean and spread in the table", .min = 0, .min_size = 1});
+      {.help = "seeds to train with; the table shows mean and spread over them",
+       .min = 0,
+       .min_size = 1});
     f("task", task, {.help = "what to learn", .required = true});
     f("models", models,
-      {.help = "trained one after the other on the same data", .required = true, .min_size = 1});
-    f("steps", steps, {.help = "updates", .min = 1});
+      {.help = "models to train, one after the other, on the same data",
+       .required = true,
+       .min_size = 1});
+    f("steps", steps, {.help = "number of updates", .min = 1});
     f("batch", batch, {.help = "sequences per update, over all ranks", .min = 1});
     f("accumulate", accumulate, {.help = "pieces in which a batch is computed", .min = 1});
     f.check(batch % accumulate == 0, "accumulate", "must divide batch");
     f("lr", lr, {.help = "peak learning rate", .above = 0});
     f("optimizer", optimizer, {.help = "update rule"});
-    f("schedule", schedule, {.help = "learning rate over the run"});
+    f("schedule", schedule, {.help = "how the learning rate changes over the run"});
     f("clip", clip, {.help = "largest norm of the gradient; 0: no clipping", .min = 0});
     f("state", state,
       {.help = "reset: every batch starts from zero states; carry: rows continue where the last "
                "batch ended, gradients stop there"});
     f.check(state == StateMode::kReset || accumulate == 1, "state", "carry needs accumulate: 1");
-    f("eval", eval, {.help = "evaluation"});
-    f("checkpoint", checkpoint, {.help = "saving"});
+    f("eval", eval, {.help = "when and how the models are evaluated"});
+    f("checkpoint", checkpoint, {.help = "when checkpoints are written, and how many stay"});
     f("scan", scan, {.help = "how scans are computed; changes no result beyond rounding"});
     f("log_every", log_every,
       {.help = "updates between lines of metrics.jsonl", .min = 1, .hashed = false});

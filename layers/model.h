@@ -34,8 +34,9 @@ struct ModelConfig {
 
   template <class F>
   void fields(F& f) {
-    f("name", name, {.help = "in tables and file names; by default the mixers' names"});
-    f("width", width, {.help = "of the residual stream", .min = 1});
+    f("name", name,
+      {.help = "name of the model in tables and files; by default its mixers' names"});
+    f("width", width, {.help = "channels of the residual stream", .min = 1});
     f("layers", layers,
       {.help = "token mixers from first to last, e.g. [{repeat: 3, of: [gated_deltanet, "
                "attention]}]",
@@ -46,7 +47,7 @@ struct ModelConfig {
     f("tie_embeddings", tie_embeddings, {.help = "the head uses the input embedding's weights"});
     f("init_std", init_std, {.help = "standard deviation of first weights", .above = 0});
     f("dtype", dtype,
-      {.help = "of activations and products; parameters and states stay f32",
+      {.help = "element type of activations and products; parameters and states stay f32",
        .choices = {"f32", "bf16", "f64"}});
     f("recompute", recompute,
       {.help = "keep only block inputs and recompute blocks in the backward pass; no gradients "

@@ -49,7 +49,8 @@ class Copying final : public Task {
                   std::all_of(test_blanks.begin(), test_blanks.end(),
                               [&](Index blanks_then) { return blanks_then > memorize; }),
               "test_blanks", "must be greater than memorize with lag");
-      f("test_examples", test_examples, {.help = "for each number of blanks", .min = 1});
+      f("test_examples", test_examples,
+        {.help = "examples for each number of blanks in validation and in test", .min = 1});
     }
   };
 

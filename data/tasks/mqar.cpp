@@ -102,7 +102,8 @@ class Mqar final : public Task {
          .above = 0});
       f("random_non_queries", random_non_queries,
         {.help = "blanks become random tokens (token variants)"});
-      f("width", width, {.help = "of a key or value embedding (continuous variants)", .min = 1});
+      f("width", width,
+        {.help = "channels of a key or value embedding (continuous variants)", .min = 1});
       f("mapping", mapping,
         {.help = "which value belongs to a key is drawn for each sequence, or once (continuous)"});
       f("train", train, {.help = "settings to train on", .min_size = 1});

@@ -29,8 +29,9 @@ class Parity final : public Task {
     template <class F>
     void fields(F& f) {
       lengths.fields(f);
-      f("test_lengths", test_lengths, {.help = "bits in validation", .min = 1, .min_size = 1});
-      f("test_examples", test_examples, {.help = "for each test length", .min = 1});
+      f("test_lengths", test_lengths,
+        {.help = "bits of an example in validation, one setting each", .min = 1, .min_size = 1});
+      f("test_examples", test_examples, {.help = "examples for each test length", .min = 1});
       f("labels", labels, {.help = "which positions are to be answered"});
     }
   };

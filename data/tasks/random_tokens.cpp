@@ -18,7 +18,7 @@ class RandomTokens final : public Task {
     void fields(F& f) {
       f("vocab", vocab, {.help = "number of different tokens", .min = 2});
       f("length", length, {.help = "tokens per example", .min = 1});
-      f("examples", examples, {.help = "of validation", .min = 1});
+      f("examples", examples, {.help = "examples in validation", .min = 1});
     }
   };
 

@@ -40,7 +40,8 @@ class Swiglu final : public ChannelMixer {
     void fields(F& f) {
       Hidden::fields(f);
       f("activation", activation,
-        {.help = "of the gate", .choices = {"silu", "gelu_tanh", "gelu_erf", "relu", "sigmoid"}});
+        {.help = "activation of the gate",
+         .choices = {"silu", "gelu_tanh", "gelu_erf", "relu", "sigmoid"}});
     }
   };
   Swiglu(const Config& c, const ChannelArgs& a) : activation_(parse_enum<ops::Act>(c.activation)) {
@@ -72,9 +73,9 @@ class Mlp final : public ChannelMixer {
     void fields(F& f) {
       Hidden::fields(f);
       f("activation", activation,
-        {.help = "between the two products",
+        {.help = "activation between the two products",
          .choices = {"gelu_tanh", "gelu_erf", "relu", "relu2", "silu", "tanh"}});
-      f("bias", bias, {.help = "biases in both products"});
+      f("bias", bias, {.help = "add a bias to both products"});
     }
   };
   Mlp(const Config& c, const ChannelArgs& a) : activation_(parse_enum<ops::Act>(c.activation)) {

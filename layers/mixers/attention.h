@@ -38,11 +38,11 @@ class Attention final : public TokenMixer {
       f("kv_heads", kv_heads,
         {.help = "key and value heads, as many as query heads when null", .min = 1});
       f("head_dim", head_dim, {.help = "channels of a head, width / heads when null", .min = 1});
-      f("position", position, {.help = "how positions enter"});
+      f("position", position, {.help = "how the mixer tells positions apart"});
       f("rope_theta", rope_theta, {.help = "base of the rotary frequencies", .above = 0});
       f("qk_norm", qk_norm, {.help = "RMS norm of each query and key head, with a learned gain"});
       f("window", window,
-        {.help = "tokens seen, the current one included; all when null", .min = 1});
+        {.help = "tokens that a query sees, the current one included; all when null", .min = 1});
     }
   };
   Attention(const Config& config, const MixerArgs& args);

@@ -20,7 +20,7 @@ class DeltaNet final : public TokenMixer {
     Eigenvalues eigenvalues = Eigenvalues::kPositive;
     template <class F>
     void fields(F& f) {
-      f("heads", heads, {.help = "heads", .min = 1});
+      f("heads", heads, {.help = "number of heads", .min = 1});
       f("expand_k", expand_k, {.help = "query and key width over model width", .above = 0});
       f("expand_v", expand_v, {.help = "value width over model width", .above = 0});
       f("conv", conv,

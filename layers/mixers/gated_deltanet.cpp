@@ -28,7 +28,7 @@ class GatedDeltaNet final : public TokenMixer {
     Eigenvalues eigenvalues = Eigenvalues::kPositive;
     template <class F>
     void fields(F& f) {
-      f("heads", heads, {.help = "query and key heads", .min = 1});
+      f("heads", heads, {.help = "number of query and key heads", .min = 1});
       f("value_heads", value_heads,
         {.help = "value heads, a multiple of heads; as many when null", .min = 1});
       f("head_dim", head_dim, {.help = "query and key channels of a head", .min = 1});

@@ -42,11 +42,11 @@ class LinearAttn final : public TokenMixer {
     Index conv = 0;
     template <class F>
     void fields(F& f) {
-      f("heads", heads, {.help = "heads", .min = 1});
+      f("heads", heads, {.help = "number of heads", .min = 1});
       f("expand_k", expand_k, {.help = "query and key width over model width", .above = 0});
       f("expand_v", expand_v, {.help = "value width over model width", .above = 0});
-      f("feature_map", feature_map, {.help = "of queries and keys"});
-      f("normalize", normalize, {.help = "divide by the sum of weights"});
+      f("feature_map", feature_map, {.help = "function phi that queries and keys go through"});
+      f("normalize", normalize, {.help = "divide each output by the sum of its weights"});
       f.check(!normalize || feature_map != FeatureMap::kIdentity, "normalize",
               "needs a feature map that is not negative: the sum of weights can vanish; set "
               "feature_map or normalize: false");

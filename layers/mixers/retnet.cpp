@@ -22,7 +22,7 @@ class RetNet final : public TokenMixer {
     double rope_theta = 10000;
     template <class F>
     void fields(F& f) {
-      f("heads", heads, {.help = "heads", .min = 1});
+      f("heads", heads, {.help = "number of heads", .min = 1});
       f("expand_k", expand_k, {.help = "query and key width over model width", .above = 0});
       f("expand_v", expand_v, {.help = "value width over model width", .above = 0});
       f("conv", conv, {.help = "taps of a short convolution on q, k, v; 0 for none", .min = 0});

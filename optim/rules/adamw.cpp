@@ -15,8 +15,10 @@ class AdamW final : public Optimizer {
     void fields(F& f) {
       f("beta1", beta1, {.help = "decay of the mean gradient", .min = 0, .below = 1});
       f("beta2", beta2, {.help = "decay of the mean squared gradient", .min = 0, .below = 1});
-      f("eps", eps, {.help = "added to the root", .min = 0});
-      f("weight_decay", weight_decay, {.help = "decoupled, on weights that decay", .min = 0});
+      f("eps", eps, {.help = "number added to the root of the mean squared gradient", .min = 0});
+      f("weight_decay", weight_decay,
+        {.help = "share of a weight that an update at rate 1 takes away, for weights that decay",
+         .min = 0});
     }
   };
   explicit AdamW(const Config& c) : c_(c) {}

@@ -16,7 +16,8 @@ class Sgd final : public Optimizer {
         {.help = "share of the last update that is kept", .min = 0, .below = 1});
       f("dampening", dampening, {.help = "1 - this weighs the new gradient", .min = 0, .max = 1});
       f("weight_decay", weight_decay,
-        {.help = "added to the gradient, on weights that decay", .min = 0});
+        {.help = "share of a weight that is added to its gradient, for weights that decay",
+         .min = 0});
       f("nesterov", nesterov, {.help = "look ahead by one momentum step"});
       f.check(!nesterov || (momentum > 0 && dampening == 0), "nesterov",
               "needs momentum > 0 and dampening 0");

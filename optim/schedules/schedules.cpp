@@ -117,7 +117,7 @@ class Polynomial final : public WarmedUp {
     template <class F>
     void fields(F& f) {
       Warmup::fields(f);
-      f("power", power, {.help = "exponent", .above = 0});
+      f("power", power, {.help = "exponent of the share of steps that is left", .above = 0});
       f("lr_end", lr_end, {.help = "rate at the last step and after", .min = 0});
     }
   };
