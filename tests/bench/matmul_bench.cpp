@@ -6,6 +6,7 @@
 // below 90 % of the fastest library.
 #include <dlfcn.h>
 #include <fmt/core.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <chrono>
@@ -35,6 +36,7 @@ struct Library {
   void* product;
   bool cblas;  // else oneDNN's dnnl_sgemm
   void run(const Layout& l, const Sizes& s, const float* a, const float* b, float* c) const {
+    omp_set_num_threads(ls::num_threads());  // our calls of oneDNN leave it at one
     const Index lda = l.trans_a ? s.m : s.k, ldb = l.trans_b ? s.k : s.n;
     if (cblas) {
       using Function = void (*)(int, int, int, int, int, int, float, const float*, int,

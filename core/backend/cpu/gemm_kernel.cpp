@@ -241,7 +241,7 @@ void* thread_scratch(int slot, Index bytes) {
     std::unique_ptr<void, Free> data;
     Index bytes = 0;
   };
-  thread_local std::array<Buffer, 4> buffers;
+  thread_local std::array<Buffer, 5> buffers;
   Buffer& buffer = buffers[static_cast<std::size_t>(slot)];
   if (buffer.bytes < bytes) {
     const Index rounded = (bytes + 4095) / 4096 * 4096;

@@ -55,6 +55,7 @@ struct Simd {
   static void store(T* p, Vector v) { *reinterpret_cast<Unaligned*>(p) = v; }
   static T element(const T* p) { return *p; }
   static void multiply_add(Vector& sum, T x, Vector row) { sum += x * row; }
+  static void multiply_add_each(Vector& sum, Vector x, Vector row) { sum += x * row; }
 };
 
 #if LS_BF16_PAIRS
@@ -69,6 +70,7 @@ struct Simd<Bf16Pair> {
     typedef int Word __attribute__((aligned(2), may_alias));
     return reinterpret_cast<Row>(_mm512_set1_epi32(*reinterpret_cast<const Word*>(p)));
   }
+  static void multiply_add_each(Vector& sum, Row x, Row row) { multiply_add(sum, x, row); }
   static void multiply_add(Vector& sum, Row x, Row row) {
     sum = reinterpret_cast<Vector>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), x, row));
   }

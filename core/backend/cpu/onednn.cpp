@@ -24,8 +24,7 @@ namespace {
 struct Key {
   Index m, n, k, lda, ldb, ldc;
   float beta;
-  std::int32_t threads;
-  DType ab, c;
+  DType c;
   bool trans_a, trans_b;
 };
 
@@ -38,18 +37,17 @@ struct KeyHash {
     }
     std::uint32_t beta;
     std::memcpy(&beta, &key.beta, sizeof beta);
-    mix(beta | static_cast<std::uint64_t>(key.threads) << 32);
-    mix(static_cast<std::uint64_t>(key.ab) | static_cast<std::uint64_t>(key.c) << 8 |
-        static_cast<std::uint64_t>(key.trans_a) << 16 |
-        static_cast<std::uint64_t>(key.trans_b) << 17);
+    mix(beta);
+    mix(static_cast<std::uint64_t>(key.c) | static_cast<std::uint64_t>(key.trans_a) << 8 |
+        static_cast<std::uint64_t>(key.trans_b) << 9);
     return h;
   }
 };
 struct KeyEqual {
   bool operator()(const Key& x, const Key& y) const {
     return x.m == y.m && x.n == y.n && x.k == y.k && x.lda == y.lda && x.ldb == y.ldb &&
-           x.ldc == y.ldc && x.beta == y.beta && x.threads == y.threads && x.ab == y.ab &&
-           x.c == y.c && x.trans_a == y.trans_a && x.trans_b == y.trans_b;
+           x.ldc == y.ldc && x.beta == y.beta && x.c == y.c && x.trans_a == y.trans_a &&
+           x.trans_b == y.trans_b;
   }
 };
 
@@ -79,8 +77,8 @@ std::unique_ptr<Multiplication> make(const Key& key) {
     return memory::desc({rows, cols}, type_of(t),
                         transposed ? memory::dims{1, ld} : memory::dims{ld, 1});
   };
-  const memory::desc a = matrix(key.ab, key.m, key.k, key.trans_a, key.lda);
-  const memory::desc b = matrix(key.ab, key.k, key.n, key.trans_b, key.ldb);
+  const memory::desc a = matrix(DType::kBF16, key.m, key.k, key.trans_a, key.lda);
+  const memory::desc b = matrix(DType::kBF16, key.k, key.n, key.trans_b, key.ldb);
   const memory::desc c = matrix(key.c, key.m, key.n, false, key.ldc);
   dnnl::primitive_attr attributes;
   if (key.beta != 0) {
@@ -113,44 +111,16 @@ std::unique_ptr<Multiplication> make(const Key& key) {
   }
 }
 
-}  // namespace
-
-bool onednn_gemm(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index m, Index n, Index k,
-                 const void* a, Index lda, const void* b, Index ldb, double beta, void* c,
-                 Index ldc) {
-  if (ab != DType::kF32 && ab != DType::kBF16) {
-    return false;
-  }
-  if (omp_get_max_threads() != num_threads()) {
-    omp_set_num_threads(num_threads());
-  }
-  // oneDNN's older f32 kernel is 5 to 10 % faster on gradients of weights (A transposed) and on
-  // wide products but for long columns, and several times on vectors.
-  const bool wide = n >= 768 && m >= 768 && (!trans_b || k < 1024);
-  if (ab == DType::kF32 && (trans_a || wide || m == 1 || n == 1)) {
-    const auto status = dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', m, n, k, 1.0f,
-                                   static_cast<const float*>(a), lda, static_cast<const float*>(b),
-                                   ldb, static_cast<float>(beta), static_cast<float*>(c), ldc);
-    LS_CHECK(status == dnnl_success, kInternal, "dnnl_sgemm: status {} for a product of {}x{}x{}",
-             static_cast<int>(status), m, n, k);
-    return true;
-  }
+bool multiply(DType c_dtype, bool trans_a, bool trans_b, Index m, Index n, Index k, const bf16* a,
+              Index lda, const bf16* b, Index ldb, float beta, void* c, Index ldc) {
   // oneDNN 3.7 takes the elements of a vector as adjacent whatever its stride.
   if ((m == 1 && trans_a && lda != 1) || (n == 1 && ((!trans_b && ldb != 1) || ldc != 1))) {
     return false;
   }
-  const Key key{m,
-                n,
-                k,
-                lda,
-                ldb,
-                ldc,
-                static_cast<float>(beta),
-                omp_in_parallel() ? 1 : num_threads(),
-                ab,
-                c_dtype,
-                trans_a,
-                trans_b};
+  if (omp_get_max_threads() != 1) {
+    omp_set_num_threads(1);  // of this thread's calls; our own loops name their team
+  }
+  const Key key{m, n, k, lda, ldb, ldc, beta, c_dtype, trans_a, trans_b};
   constexpr std::size_t kMost = 1024;
   thread_local std::unordered_map<Key, std::unique_ptr<Multiplication>, KeyHash, KeyEqual> known;
   auto at = known.find(key);
@@ -164,8 +134,8 @@ bool onednn_gemm(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index m, I
   if (!product) {
     return false;
   }
-  product->a.set_data_handle(const_cast<void*>(a));
-  product->b.set_data_handle(const_cast<void*>(b));
+  product->a.set_data_handle(const_cast<bf16*>(a));
+  product->b.set_data_handle(const_cast<bf16*>(b));
   product->c.set_data_handle(c);
   try {
     product->primitive.execute(engine().stream, product->arguments);
@@ -175,10 +145,55 @@ bool onednn_gemm(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index m, I
   return true;
 }
 
+template <class C>
+bool by_tiles(const Operands<bf16, C>& g) {
+  constexpr Index kRows = 256, kCols = 512;
+  if (!has_matrix_unit() || g.alpha != 1) {
+    return false;
+  }
+  const Index row_tiles = (g.m + kRows - 1) / kRows, col_tiles = (g.n + kCols - 1) / kCols;
+  parallel_for(row_tiles * col_tiles, 1, [&](Index begin, Index end) {
+    for (Index t = begin; t < end; ++t) {
+      const Index row = t / col_tiles, col = t % col_tiles;
+      const Index i = g.m * row / row_tiles, j = g.n * col / col_tiles;
+      Operands<bf16, C> tile = g;
+      tile.m = g.m * (row + 1) / row_tiles - i;
+      tile.n = g.n * (col + 1) / col_tiles - j;
+      tile.a += g.trans_a ? i : i * g.lda;
+      tile.b += g.trans_b ? j * g.ldb : j;
+      tile.c += i * g.ldc + j;
+      if (!multiply(dtype_of_v<C>, g.trans_a, g.trans_b, tile.m, tile.n, g.k, tile.a, g.lda, tile.b,
+                    g.ldb, g.beta, tile.c, g.ldc)) {
+        packed_gemm(tile);
+      }
+    }
+  });
+  return true;
+}
+
+}  // namespace
+
+bool has_matrix_unit() {
+  static const bool has = __builtin_cpu_supports("amx-bf16") != 0;
+  return has;
+}
+
+bool onednn_gemm(const Operands<bf16, float>& g) {
+  return by_tiles(g);
+}
+bool onednn_gemm(const Operands<bf16, bf16>& g) {
+  return by_tiles(g);
+}
+
 #else
 
-bool onednn_gemm(DType, DType, bool, bool, Index, Index, Index, const void*, Index, const void*,
-                 Index, double, void*, Index) {
+bool has_matrix_unit() {
+  return false;
+}
+bool onednn_gemm(const Operands<bf16, float>&) {
+  return false;
+}
+bool onednn_gemm(const Operands<bf16, bf16>&) {
   return false;
 }
 

@@ -1,14 +1,14 @@
 #pragma once
-// Matrix products by oneDNN, where the build has it.
-#include "core/base/types.h"
+// Products in bf16 by the processor's matrix unit (AMX), through oneDNN.
+#include "core/backend/cpu/packed_gemm.h"
 
 namespace ls {
 
-/// C = op(A) op(B) + beta C with the meaning of `gemm` (core/backend/cpu/gemm.h), alpha = 1, every
-/// size at least 1, C of type `ab` or f32. False, with nothing done, where oneDNN is not in the
-/// build or has no fast kernel for these types on this processor.
-bool onednn_gemm(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index m, Index n, Index k,
-                 const void* a, Index lda, const void* b, Index ldb, double beta, void* c,
-                 Index ldc);
+/// True where this machine has AMX for bf16 and the program was built with oneDNN.
+bool has_matrix_unit();
+/// C = op(A) op(B) + beta C, over the thread pool; false, and nothing done, where there is no such unit or
+/// no kernel for these sizes. Pieces that the library gets depend on the sizes alone.
+bool onednn_gemm(const Operands<bf16, float>& g);
+bool onednn_gemm(const Operands<bf16, bf16>& g);
 
 }  // namespace ls
