@@ -46,7 +46,6 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  start_with_short_spins(argv);
   experiments::take_signals_aside();
   std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error of its write
   try {

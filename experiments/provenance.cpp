@@ -59,12 +59,10 @@ Provenance provenance(int ranks) {
           {"json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR,
                                NLOHMANN_JSON_VERSION_PATCH)},
           {"cli11", CLI11_VERSION},
-          {"openmp", std::to_string(_OPENMP)},
           {"hdf5", h5::library_version()},
           {"mpi", parallel::mpi_version()},
           {"cpu", cpu_model()},
           {"threads", std::to_string(num_threads())},
-          {"thread waits", wait_policy()},
           {"ranks", std::to_string(ranks)},
           {"host", host},
           {"started", kStarted}};

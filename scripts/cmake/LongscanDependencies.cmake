@@ -1,6 +1,6 @@
 # Packages, with the names that Debian 12 and Ubuntu 24.04 give their targets.
 find_package(Threads REQUIRED)
-find_package(OpenMP REQUIRED COMPONENTS CXX)
+find_package(OpenMP COMPONENTS CXX)  # the threads of oneDNN and of the peers in matmul_bench
 find_package(fmt REQUIRED)
 find_package(Eigen3 REQUIRED NO_MODULE)
 find_package(nlohmann_json REQUIRED)
@@ -31,13 +31,13 @@ if(LONGSCAN_ONEDNN)
     file(STRINGS ${ONEDNN_INCLUDE_DIR}/oneapi/dnnl/dnnl_config.h runtime
          REGEX "define DNNL_CPU_RUNTIME ")
     if(NOT runtime MATCHES DNNL_RUNTIME_OMP)
-      message(STATUS "longscan: ${ONEDNN_LIBRARY} is left out: its threads are not OpenMP's and "
-                     "would compete with ours")
+      message(STATUS "longscan: ${ONEDNN_LIBRARY} is left out: its threads are not OpenMP's, "
+                     "which can be told to be one")
     endif()
   endif()
-  if(runtime MATCHES DNNL_RUNTIME_OMP)
+  if(runtime MATCHES DNNL_RUNTIME_OMP AND OpenMP_CXX_FOUND)
     set(LONGSCAN_HAVE_ONEDNN ON)
-    set(LONGSCAN_MATMUL oneDNN)
+    set(LONGSCAN_MATMUL "own, bf16 with AMX by oneDNN")
     file(STRINGS ${ONEDNN_INCLUDE_DIR}/oneapi/dnnl/dnnl_version.h numbers
          REGEX "define DNNL_VERSION_(MAJOR|MINOR|PATCH) ")
     if(numbers MATCHES "MAJOR +([0-9]+).*MINOR +([0-9]+).*PATCH +([0-9]+)")
@@ -45,7 +45,7 @@ if(LONGSCAN_ONEDNN)
     endif()
     add_library(ls_onednn INTERFACE)
     target_include_directories(ls_onednn SYSTEM INTERFACE ${ONEDNN_INCLUDE_DIR})
-    target_link_libraries(ls_onednn INTERFACE ${ONEDNN_LIBRARY})
+    target_link_libraries(ls_onednn INTERFACE ${ONEDNN_LIBRARY} OpenMP::OpenMP_CXX)
   endif()
 endif()
 

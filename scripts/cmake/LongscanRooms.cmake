@@ -3,7 +3,7 @@
 add_library(ls_flags INTERFACE)
 target_compile_options(ls_flags INTERFACE -Wall -Wextra -Wno-missing-field-initializers
                                           -Wno-stringop-overflow -Wno-restrict -fno-math-errno
-                                          -fno-trapping-math -ffp-contract=fast)
+                                          -fno-trapping-math -ffp-contract=fast -fopenmp-simd)
 if(LONGSCAN_NATIVE)
   target_compile_options(ls_flags INTERFACE -march=native)
 endif()
@@ -28,7 +28,7 @@ endif()
 if(LONGSCAN_ASSERTS)
   target_compile_definitions(ls_flags INTERFACE LS_ASSERTS)
 endif()
-target_link_libraries(ls_flags INTERFACE Threads::Threads OpenMP::OpenMP_CXX fmt::fmt)
+target_link_libraries(ls_flags INTERFACE Threads::Threads fmt::fmt)
 
 # Rooms with their direct dependencies, for the check of includes (LongscanCheckRooms.cmake).
 set_property(GLOBAL PROPERTY LS_ROOMS "")

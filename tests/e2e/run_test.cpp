@@ -219,18 +219,6 @@ TEST_SUITE("e2e") {
           parameters_of(w.path("whole/run/m/seed0/checkpoints/step_000000020.h5")));
   }
 
-  TEST_CASE("threads spin shortly unless the environment says otherwise") {
-    const Workplace w;
-    const auto waits = [&](const std::string& set) {
-      const std::string text = w.shell("unset OMP_WAIT_POLICY; " + set + " $longscan info").text;
-      const std::size_t at = text.find("thread waits");
-      return at == std::string::npos ? text : text.substr(at, text.find('\n', at) - at);
-    };
-    CHECK(waits("").ends_with(" GOMP_SPINCOUNT=5000"));
-    CHECK(waits("GOMP_SPINCOUNT=7").ends_with(" GOMP_SPINCOUNT=7"));
-    CHECK(waits("OMP_WAIT_POLICY=active").ends_with(" OMP_WAIT_POLICY=active"));
-  }
-
   TEST_CASE("bench: one line of facts, and the time by op") {
     const Workplace w;
     w.write("run.yaml", kConfig);

@@ -5,7 +5,10 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
+#include <ctime>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 namespace ls {
@@ -78,6 +81,33 @@ TEST_SUITE("unit") {
     std::atomic<Index> sum{0};
     parallel_for(10, 1, [&](Index begin, Index end) { sum += end - begin; });
     CHECK(sum == 10);
+  }
+
+  TEST_CASE("parallel_for from several threads at once, many times") {
+    set_num_threads(3);
+    std::atomic<Index> sum{0};
+    std::vector<std::thread> callers;
+    for (int c = 0; c < 4; ++c) {
+      callers.emplace_back([&] {
+        for (int loop = 0; loop < 500; ++loop) {
+          parallel_for(7, 1, [&](Index begin, Index end) { sum += end - begin; });
+        }
+      });
+    }
+    for (std::thread& caller : callers) {
+      caller.join();
+    }
+    CHECK(sum == 4 * 500 * 7);
+    set_num_threads(0);
+  }
+
+  TEST_CASE("parallel_for: threads without work sleep") {
+    set_num_threads(4);
+    parallel_for(4, 1, [](Index, Index) {});
+    const std::clock_t before = std::clock();  // of all threads
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    CHECK(static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC < 0.05);
+    set_num_threads(0);
   }
 
   TEST_CASE("set_num_threads") {
