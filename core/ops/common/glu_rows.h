@@ -1,5 +1,6 @@
 #pragma once
 // One row of a gated linear unit, as kernels over rows use it.
+#include "core/base/types.h"
 #include "core/ops/common/activations.h"
 
 namespace ls::ops::glu {

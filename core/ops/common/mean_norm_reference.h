@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/ops/common/activation_reference.h"
+#include "core/tensor/tensor.h"
 
 namespace ls::ops {
 
