@@ -8,26 +8,14 @@
 #include <filesystem>
 
 #include "core/base/error.h"
+#include "core/io/descriptor.h"
 
 namespace ls {
 namespace {
 
-class Descriptor {
- public:
-  Descriptor(const std::string& path, int flags) : fd_(::open(path.c_str(), flags, 0666)) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() { close(); }
-  operator int() const { return fd_; }  // NOLINT
-  bool close() {
-    const int fd = fd_;
-    fd_ = -1;
-    return fd < 0 || ::close(fd) == 0;
-  }
-
- private:
-  int fd_;
-};
+int open_file(const std::string& path, int flags) {
+  return ::open(path.c_str(), flags, 0666);
+}
 
 // False, with errno set, when not everything could be written.
 bool write_all(int fd, std::string_view text) {
@@ -62,7 +50,7 @@ std::string write_failure(int error) {
 }
 
 std::string read_file(const std::string& path) {
-  const Descriptor fd(path, O_RDONLY | O_CLOEXEC);
+  const Descriptor fd(open_file(path, O_RDONLY | O_CLOEXEC));
   LS_CHECK(fd >= 0, kIo, "{}: cannot be opened: {}", path, std::strerror(errno));
   std::string text;
   char buffer[1 << 16];
@@ -81,7 +69,7 @@ std::string read_file(const std::string& path) {
 
 void replace_file(const std::string& path, std::string_view text) {
   const std::string temporary = path + ".tmp";
-  Descriptor fd(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC);
+  Descriptor fd(open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC));
   LS_CHECK(fd >= 0, kIo, "{}: cannot be created: {}", temporary, write_failure(errno));
   if (!write_all(fd, text) || ::fsync(fd) != 0 || !fd.close() ||
       std::rename(temporary.c_str(), path.c_str()) != 0) {
@@ -92,14 +80,15 @@ void replace_file(const std::string& path, std::string_view text) {
 }
 
 void append_line(const std::string& path, std::string_view text) {
-  Descriptor fd(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC);
+  Descriptor fd(open_file(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC));
   LS_CHECK(fd >= 0, kIo, "{}: cannot be opened: {}", path, std::strerror(errno));
   LS_CHECK(write_all(fd, std::string(text) + "\n") && fd.close(), kIo, "{}: cannot be written: {}",
            path, write_failure(errno));
 }
 
 void sync_directory(const std::string& directory) {
-  const Descriptor fd(directory.empty() ? "." : directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const Descriptor fd(
+      open_file(directory.empty() ? "." : directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (fd >= 0) {
     ::fsync(fd);
   }

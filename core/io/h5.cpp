@@ -13,6 +13,7 @@
 #include <new>
 #include <utility>
 
+#include "core/io/descriptor.h"
 #include "core/io/files.h"
 
 namespace ls::h5 {
@@ -107,23 +108,6 @@ constexpr const char* kDTypeAttribute = "dtype_of_bits";  // on 16-bit floats an
 constexpr const char* kSealAttribute = "sealed";          // on the root: a seal follows HDF5's part
 constexpr int kMaxTextBytes = 1 << 30;
 
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (fd_ >= 0) {
-      ::close(fd_);
-    }
-  }
-  operator int() const { return fd_; }  // NOLINT
-  int release() { return std::exchange(fd_, -1); }
-
- private:
-  int fd_;
-};
-
 struct Seal {
   std::uint64_t magic = 0x0a314c4145534c1bu;  // "\x1bLSEAL1\n"
   std::uint64_t bytes = 0, checksum = 0;      // of what lies before the seal
@@ -192,8 +176,8 @@ std::uint64_t file_checksum(int fd, std::uint64_t bytes, const std::string& path
   return sum.value();
 }
 
-void write_all(int fd, const void* data, std::size_t bytes, std::uint64_t at,
-               const std::string& path) {
+void write_at(int fd, const void* data, std::size_t bytes, std::uint64_t at,
+              const std::string& path) {
   const char* from = static_cast<const char*>(data);
   while (bytes > 0) {
     const ssize_t n =
@@ -682,8 +666,8 @@ void File::flush() {
   // Without its old seal the file counts as unfinished until the new one is there.
   LS_CHECK(::ftruncate(f.disk, 0) == 0, kIo, "{}: cannot be emptied: {}", f.path,
            std::strerror(errno));
-  write_all(f.disk, *image, seal.bytes, 0, f.path);
-  write_all(f.disk, &seal, sizeof seal, seal.bytes, f.path);
+  write_at(f.disk, *image, seal.bytes, 0, f.path);
+  write_at(f.disk, &seal, sizeof seal, seal.bytes, f.path);
   LS_CHECK(::fsync(f.disk) == 0, kIo, "{}: cannot be forced to the disk: {}", f.path,
            write_failure(errno));
 }
