@@ -15,6 +15,7 @@ done
 "$root/scripts/build.sh" matmul_bench
 # Where builds with threads of their own are installed too, the system's choice falls on those.
 folders=$(dpkg -L libopenblas0-openmp libblis4-openmp | sed -nE 's,/lib(openblas|blis)\.so\.[0-9]+$,,p' | paste -sd:)
-# Some systems pin an old kernel of OpenBLAS through the environment.
-exec env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE LD_LIBRARY_PATH="$folders${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" \
+# Some systems pin an old kernel of OpenBLAS through the environment. The libraries' threads would spin on for
+# milliseconds after a call, on the cores that ours use next.
+exec env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE GOMP_SPINCOUNT=1000 LD_LIBRARY_PATH="$folders${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" \
   "${LONGSCAN_BUILD:-$root/build}/tests/matmul_bench" "$@"
