@@ -1,33 +1,33 @@
 #include "core/ops/activation/activation.h"
 
-#include <vector>
-
 #include "core/ops/common/activation_reference.h"
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
-
 namespace {
+
+using Op = Activation;
 
 template <class Real>
 struct Reference {
-  static void forward(const Activation::In<Tensor>& in, Activation::Out<Tensor>& out,
-                      const Activation::Attrs& a) {
-    Real* y = out.y.data<Real>();
-    for (const Real x : in.x.to_vector<Real>()) {
-      *y++ = act::reference_value(a.activation, x);
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+    const common::Joined<const Real, 1> x(in.x);
+    const common::Joined<Real, 1> y(out.y);
+    for (Index i = 0; i < x.size(0); ++i) {
+      y(i) = act::reference_value(a.activation, x(i));
     }
   }
-  static void backward(const Activation::In<Tensor>& in, const Activation::Out<Tensor>&,
-                       const Activation::Out<Tensor>& dout, Activation::In<Tensor>& din,
-                       const Activation::Attrs& a) {
-    const std::vector<Real> dy = dout.y.to_vector<Real>(), x = in.x.to_vector<Real>();
-    for (std::size_t i = 0; i < x.size(); ++i) {
-      din.x.data<Real>()[i] = dy[i] * act::reference_slope(a.activation, x[i]);
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+    const common::Joined<const Real, 1> x(in.x), gy(dout.y);
+    const common::Joined<Real, 1> gx(din.x);
+    for (Index i = 0; i < x.size(0); ++i) {
+      gx(i) = gy(i) * act::reference_slope(a.activation, x(i));
     }
   }
 };
 
-Cost cost(const Activation::In<Tensor>& in, const Activation::Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   return {.bytes = 2.0 * in.x.bytes(), .flops = 8.0 * in.x.numel()};
 }
 

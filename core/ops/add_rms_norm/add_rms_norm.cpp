@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "core/ops/common/reference.h"
+
 namespace ls::ops {
 namespace {
 
@@ -10,52 +12,43 @@ using Op = AddRmsNorm;
 template <class Real>
 struct Reference {
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-    const Tensor x = in.x.contiguous(), residual = in.residual.contiguous(),
-                 weight = in.weight.contiguous();
-    const Real *xp = x.data<Real>(), *rp = residual.data<Real>(), *w = weight.data<Real>();
-    Real *sum = out.sum.data<Real>(), *y = out.y.data<Real>();
-    const Index d = x.size(-1);
-    for (Index row = 0; row * d < x.numel(); ++row) {
+    const common::Joined<const Real, 2> x(in.x), residual(in.residual);
+    const View<const Real, 1> weight(in.weight);
+    const common::Joined<Real, 2> sum(out.sum), y(out.y);
+    const common::Joined<Real, 1> rstd(out.rstd);
+    const Index d = x.size(1);
+    for (Index r = 0; r < x.size(0); ++r) {
       Real square = 0;
-      for (Index i = row * d; i < (row + 1) * d; ++i) {
-        sum[i] = rp[i] + xp[i];
-        square += sum[i] * sum[i];
+      for (Index c = 0; c < d; ++c) {
+        sum(r, c) = residual(r, c) + x(r, c);
+        square += sum(r, c) * sum(r, c);
       }
-      const Real k = 1 / std::sqrt(square / static_cast<Real>(d) + static_cast<Real>(a.eps));
-      out.rstd.data<Real>()[row] = k;
-      for (Index i = row * d; i < (row + 1) * d; ++i) {
-        y[i] = sum[i] * k * w[i - row * d];
+      rstd(r) = 1 / std::sqrt(square / Real(d) + Real(a.eps));
+      for (Index c = 0; c < d; ++c) {
+        y(r, c) = sum(r, c) * rstd(r) * weight(c);
       }
     }
   }
   static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out,
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
-    const auto given = [&](const Tensor& d) {
-      return d.defined() ? d.contiguous() : Tensor::zeros(out.sum.shape(), out.sum.dtype());
-    };
-    const Tensor dy = given(dout.y), dsum = given(dout.sum), weight = in.weight.contiguous();
-    const Real *g = dy.data<Real>(), *e = dsum.data<Real>(), *w = weight.data<Real>();
-    const Real* s = out.sum.data<Real>();
-    const Index d = out.sum.size(-1);
-    Tensor& dx = din.x.defined() ? din.x : din.residual;
-    if (din.weight.defined()) {
-      din.weight.zero_();
-    }
-    for (Index row = 0; row * d < out.sum.numel(); ++row) {
-      const Real k = out.rstd.data<Real>()[row];
+    const common::Joined<const Real, 2> sum(out.sum), gsum(dout.sum), gy(dout.y);
+    const common::Joined<const Real, 1> rstd(out.rstd);
+    const View<const Real, 1> weight(in.weight);
+    Op::In<Tensor> d = common::zero_gradients(in, din);
+    const common::Joined<Real, 2> gx(d.x.defined() ? d.x : d.residual);
+    const View<Real, 1> gweight(d.weight);
+    for (Index r = 0; r < sum.size(0); ++r) {
+      const Real k = rstd(r), n = Real(sum.size(1));
       Real mean = 0;
-      for (Index i = row * d; i < (row + 1) * d; ++i) {
-        mean += g[i] * w[i - row * d] * s[i] / static_cast<Real>(d);
+      for (Index c = 0; c < sum.size(1); ++c) {
+        mean += common::or_zero(gy, r, c) * weight(c) * sum(r, c) / n;
       }
-      for (Index i = row * d; i < (row + 1) * d; ++i) {
-        const Index c = i - row * d;
-        const Real ds = e[i] + k * (g[i] * w[c] - s[i] * k * k * mean);
-        if (dx.defined()) {
-          dx.data<Real>()[i] = ds;
+      for (Index c = 0; c < sum.size(1); ++c) {
+        const Real s = sum(r, c), dy = common::or_zero(gy, r, c);
+        if (gx) {
+          gx(r, c) = common::or_zero(gsum, r, c) + k * (dy * weight(c) - s * k * k * mean);
         }
-        if (din.weight.defined()) {
-          din.weight.data<Real>()[c] += g[i] * s[i] * k;
-        }
+        gweight(c) += dy * s * k;
       }
     }
   }

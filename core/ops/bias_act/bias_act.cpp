@@ -1,51 +1,45 @@
 #include "core/ops/bias_act/bias_act.h"
 
-#include <vector>
-
 #include "core/ops/common/activation_reference.h"
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
 namespace {
 
+using Op = BiasAct;
+
 template <class Real>
 struct Reference {
-  /// x + bias.
-  static std::vector<Real> biased(const BiasAct::In<Tensor>& in) {
-    std::vector<Real> x = in.x.to_vector<Real>();
-    const Index d = in.x.size(-1);
-    for (Index i = 0; in.bias.defined() && i < in.x.numel(); ++i) {
-      x[static_cast<std::size_t>(i)] += static_cast<Real>(in.bias.slow_at(i % d));
-    }
-    return x;
-  }
-  static void forward(const BiasAct::In<Tensor>& in, BiasAct::Out<Tensor>& out,
-                      const BiasAct::Attrs& a) {
-    Real* y = out.y.data<Real>();
-    for (const Real x : biased(in)) {
-      *y++ = act::reference_value(a.activation, x);
-    }
-  }
-  static void backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>&,
-                       const BiasAct::Out<Tensor>& dout, BiasAct::In<Tensor>& din,
-                       const BiasAct::Attrs& a) {
-    const std::vector<Real> dy = dout.y.to_vector<Real>(), x = biased(in);
-    if (din.bias.defined()) {
-      din.bias.zero_();
-    }
-    for (Index i = 0; i < in.x.numel(); ++i) {
-      const auto k = static_cast<std::size_t>(i);
-      const Real dx = dy[k] * act::reference_slope(a.activation, x[k]);
-      if (din.x.defined()) {
-        din.x.data<Real>()[i] = dx;
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+    const common::Joined<const Real, 2> x(in.x);
+    const View<const Real, 1> bias(in.bias);
+    const common::Joined<Real, 2> y(out.y);
+    for (Index r = 0; r < x.size(0); ++r) {
+      for (Index c = 0; c < x.size(1); ++c) {
+        y(r, c) = act::reference_value(a.activation, x(r, c) + common::or_zero(bias, c));
       }
-      if (din.bias.defined()) {
-        din.bias.data<Real>()[i % in.x.size(-1)] += dx;
+    }
+  }
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+    const common::Joined<const Real, 2> x(in.x), gy(dout.y);
+    const View<const Real, 1> bias(in.bias);
+    Op::In<Tensor> d = common::zero_gradients(in, din);
+    const common::Joined<Real, 2> gx(d.x);
+    const View<Real, 1> gbias(d.bias);
+    for (Index r = 0; r < x.size(0); ++r) {
+      for (Index c = 0; c < x.size(1); ++c) {
+        const Real biased = x(r, c) + common::or_zero(bias, c);
+        gx(r, c) = gy(r, c) * act::reference_slope(a.activation, biased);
+        if (gbias) {
+          gbias(c) += gx(r, c);
+        }
       }
     }
   }
 };
 
-Cost cost(const BiasAct::In<Tensor>& in, const BiasAct::Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   return {.bytes = 2.0 * in.x.bytes(), .flops = 9.0 * in.x.numel()};
 }
 

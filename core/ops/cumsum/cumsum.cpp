@@ -1,11 +1,13 @@
 #include "core/ops/cumsum/cumsum.h"
 
-#include <vector>
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
 namespace {
 
-void bind(const Cumsum::In<Tensor>& in, const Cumsum::Attrs& a, Bindings&) {
+using Op = Cumsum;
+
+void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings&) {
   LS_CHECK(a.axis >= -in.x.rank() && a.axis < in.x.rank(), kShape, "cumsum: axis {} of a tensor {}",
            a.axis, in.x.describe());
 }
@@ -14,36 +16,36 @@ template <class Real>
 struct Reference {
   /// y[o, i, c] = sum of x[o, j, c] over j <= i, or over j >= i.
   static void sums(const Tensor& in, Tensor& out, int axis, bool from_the_end) {
-    const std::vector<Real> x = in.to_vector<Real>();
-    const Index n = in.size(axis);
-    Index inner = 1;
-    for (int i = in.rank() - 1; i > (axis < 0 ? axis + in.rank() : axis); --i) {
-      inner *= in.size(i);
+    axis += axis < 0 ? in.rank() : 0;
+    std::array<Index, 3> extents = {1, in.size(axis), 1};
+    for (int i = 0; i < in.rank(); ++i) {
+      extents[i < axis ? 0 : 2] *= i == axis ? 1 : in.size(i);
     }
-    for (Index first = 0; first < in.numel(); ++first) {
-      if (first / inner % n != 0) {
-        continue;
-      }
-      double sum = 0;
-      for (Index k = 0; k < n; ++k) {
-        const Index i = first + (from_the_end ? n - 1 - k : k) * inner;
-        sum += static_cast<double>(x[static_cast<std::size_t>(i)]);
-        out.data<Real>()[i] = static_cast<Real>(sum);
+    const auto [outer, n, inner] = extents;
+    const Tensor packed = in.contiguous();
+    const View<const Real, 3> x(packed.data<Real>(), extents);
+    const View<Real, 3> y(out.data<Real>(), extents);
+    for (Index o = 0; o < outer; ++o) {
+      for (Index c = 0; c < inner; ++c) {
+        double sum = 0;
+        for (Index k = 0; k < n; ++k) {
+          const Index i = from_the_end ? n - 1 - k : k;
+          sum += double(x(o, i, c));
+          y(o, i, c) = Real(sum);
+        }
       }
     }
   }
-  static void forward(const Cumsum::In<Tensor>& in, Cumsum::Out<Tensor>& out,
-                      const Cumsum::Attrs& a) {
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
     sums(in.x, out.y, a.axis, a.reverse);
   }
-  static void backward(const Cumsum::In<Tensor>&, const Cumsum::Out<Tensor>&,
-                       const Cumsum::Out<Tensor>& dout, Cumsum::In<Tensor>& din,
-                       const Cumsum::Attrs& a) {
+  static void backward(const Op::In<Tensor>&, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
+                       Op::In<Tensor>& din, const Op::Attrs& a) {
     sums(dout.y, din.x, a.axis, !a.reverse);
   }
 };
 
-Cost cost(const Cumsum::In<Tensor>& in, const Cumsum::Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   return {.bytes = 2.0 * in.x.bytes(), .flops = 1.0 * in.x.numel()};
 }
 

@@ -2,10 +2,14 @@
 
 #include <vector>
 
+#include "core/ops/common/reference.h"
+
 namespace ls::ops {
 namespace {
 
-void bind(const Embedding::In<Tensor>& in, const Embedding::Attrs&, Bindings&) {
+using Op = Embedding;
+
+void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings&) {
   const std::vector<std::int64_t> ids = in.ids.to_vector<std::int64_t>();
   const Index rows = in.weight.size(0);
   for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -16,32 +20,30 @@ void bind(const Embedding::In<Tensor>& in, const Embedding::Attrs&, Bindings&) {
 
 template <class Real>
 struct Reference {
-  using Op = Embedding;
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-    const std::vector<Real> weight = in.weight.to_vector<Real>();
-    const Index d = in.weight.size(1);
-    Real* y = out.y.data<Real>();
-    for (const std::int64_t id : in.ids.to_vector<std::int64_t>()) {
-      for (Index c = 0; c < d; ++c) {
-        *y++ = static_cast<Real>(a.scale) * weight[static_cast<std::size_t>(id * d + c)];
+    const View<const Real, 2> weight(in.weight);
+    const common::Joined<const std::int64_t, 1> ids(in.ids);
+    const common::Joined<Real, 2> y(out.y);
+    for (Index r = 0; r < y.size(0); ++r) {
+      for (Index c = 0; c < y.size(1); ++c) {
+        y(r, c) = Real(a.scale) * weight(ids(r), c);
       }
     }
   }
   static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
-    const std::vector<Real> dy = dout.y.to_vector<Real>();
-    const Index d = din.weight.size(1);
-    Real* dw = din.weight.zero_().data<Real>();
-    auto g = dy.begin();
-    for (const std::int64_t id : in.ids.to_vector<std::int64_t>()) {
-      for (Index c = 0; c < d; ++c, ++g) {
-        dw[id * d + c] += id == a.padding_idx ? Real(0) : static_cast<Real>(a.scale) * *g;
+    const common::Joined<const std::int64_t, 1> ids(in.ids);
+    const common::Joined<const Real, 2> gy(dout.y);
+    const View<Real, 2> gweight(din.weight.zero_());
+    for (Index r = 0; r < gy.size(0); ++r) {
+      for (Index c = 0; c < gy.size(1); ++c) {
+        gweight(ids(r), c) += ids(r) == a.padding_idx ? Real(0) : Real(a.scale) * gy(r, c);
       }
     }
   }
 };
 
-Cost cost(const Embedding::In<Tensor>& in, const Embedding::Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   return {.bytes = 2.0 * in.ids.numel() * in.weight.size(1) * dtype_size(in.weight.dtype()),
           .flops = 0};
 }

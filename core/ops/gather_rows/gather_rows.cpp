@@ -1,47 +1,43 @@
 #include "core/ops/gather_rows/gather_rows.h"
 
-#include <vector>
-
+#include "core/ops/common/reference.h"
 #include "core/ops/common/row_indices.h"
 
 namespace ls::ops {
 namespace {
 
-void bind(const GatherRows::In<Tensor>& in, const GatherRows::Attrs&, Bindings&) {
+using Op = GatherRows;
+
+void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings&) {
   check_row_indices("gather_rows", in.index, in.x.size(0));
 }
 
 template <class Real>
 struct Reference {
-  static void forward(const GatherRows::In<Tensor>& in, GatherRows::Out<Tensor>& out,
-                      const GatherRows::Attrs&) {
-    const std::vector<Real> x = in.x.to_vector<Real>();
-    const Index d = in.x.size(1);
-    Real* y = out.y.data<Real>();
-    for (const std::int64_t row : in.index.to_vector<std::int64_t>()) {
-      for (Index c = 0; c < d; ++c) {
-        *y++ = row < 0 ? Real(0) : x[static_cast<std::size_t>(row * d + c)];
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+    const View<const Real, 2> x(in.x);
+    const common::Joined<const std::int64_t, 1> index(in.index);
+    const common::Joined<Real, 2> y(out.y);
+    for (Index r = 0; r < y.size(0); ++r) {
+      for (Index c = 0; c < y.size(1); ++c) {
+        y(r, c) = index(r) < 0 ? Real(0) : x(index(r), c);
       }
     }
   }
-  static void backward(const GatherRows::In<Tensor>& in, const GatherRows::Out<Tensor>&,
-                       const GatherRows::Out<Tensor>& dout, GatherRows::In<Tensor>& din,
-                       const GatherRows::Attrs&) {
-    const std::vector<Real> dy = dout.y.to_vector<Real>();
-    const Index d = din.x.size(1);
-    Real* dx = din.x.zero_().data<Real>();
-    auto g = dy.begin();
-    for (const std::int64_t row : in.index.to_vector<std::int64_t>()) {
-      for (Index c = 0; c < d; ++c, ++g) {
-        if (row >= 0) {
-          dx[row * d + c] += *g;
-        }
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+    const common::Joined<const std::int64_t, 1> index(in.index);
+    const common::Joined<const Real, 2> gy(dout.y);
+    const View<Real, 2> gx(din.x.zero_());
+    for (Index r = 0; r < gy.size(0); ++r) {
+      for (Index c = 0; index(r) >= 0 && c < gy.size(1); ++c) {
+        gx(index(r), c) += gy(r, c);
       }
     }
   }
 };
 
-Cost cost(const GatherRows::In<Tensor>& in, const GatherRows::Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   const Index row = in.x.size(1) * dtype_size(in.x.dtype());
   return {.bytes = 1.0 * in.index.numel() * (8 + 2 * row), .flops = 0};
 }

@@ -1,11 +1,14 @@
 #include "core/ops/glu/glu.h"
 
 #include "core/ops/common/activations.h"
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
 namespace {
 
-void bind(const Glu::In<Tensor>& in, const Glu::Attrs&, Bindings& b) {
+using Op = Glu;
+
+void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(in.x.defined() != (in.gate.defined() && in.up.defined()), kShape,
            "glu: give either x with both halves, or gate and up");
   if (in.x.defined()) {
@@ -15,52 +18,50 @@ void bind(const Glu::In<Tensor>& in, const Glu::Attrs&, Bindings& b) {
   }
 }
 
+/// Gate and up of a row: channels c and `shift` + c of one tensor, or channels c of two.
+template <class T>
+struct Halves {
+  template <class In>
+  explicit Halves(In& in)
+      : gate(in.x.defined() ? in.x : in.gate),
+        up(in.x.defined() ? in.x : in.up),
+        shift(in.x.defined() ? gate.size(1) / 2 : 0) {}
+  common::Joined<T, 2> gate, up;
+  Index shift;
+};
+
 template <class Real>
 struct Reference {
-  /// f(act, gate element, up element, row * F + c), the elements counted in x or in gate and up.
-  template <class F>
-  static void each(const Glu::In<Tensor>& in, const Glu::Attrs& a, F&& f) {
-    const Index n = in.x.defined() ? in.x.size(-1) / 2 : in.gate.size(-1);
-    const Index count = in.x.defined() ? in.x.numel() / 2 : in.gate.numel();
-    act::dispatch(a.activation, [&]<class Act>() {
-      for (Index i = 0; i < count; ++i) {
-        const Index gate = in.x.defined() ? i / n * 2 * n + i % n : i;
-        f(Act(), gate, in.x.defined() ? gate + n : i, i);
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+    const Halves<const Real> x(in);
+    const common::Joined<Real, 2> y(out.y);
+    act::dispatch(a.activation, [&]<class F>() {
+      for (Index r = 0; r < y.size(0); ++r) {
+        for (Index c = 0; c < y.size(1); ++c) {
+          y(r, c) = F::f(x.gate(r, c)) * x.up(r, x.shift + c);
+        }
       }
     });
   }
-  struct Halves {
-    Tensor gate, up;
-    explicit Halves(const Glu::In<Tensor>& in)
-        : gate((in.x.defined() ? in.x : in.gate).contiguous()),
-          up((in.x.defined() ? in.x : in.up).contiguous()) {}
-  };
-  static void forward(const Glu::In<Tensor>& in, Glu::Out<Tensor>& out, const Glu::Attrs& a) {
-    const Halves h(in);
-    each(in, a, [&]<class Act>(Act, Index gate, Index up, Index i) {
-      out.y.template data<Real>()[i] =
-          Act::f(h.gate.template data<Real>()[gate]) * h.up.template data<Real>()[up];
-    });
-  }
-  static void backward(const Glu::In<Tensor>& in, const Glu::Out<Tensor>&,
-                       const Glu::Out<Tensor>& dout, Glu::In<Tensor>& din, const Glu::Attrs& a) {
-    const Halves h(in);
-    const Tensor dy = dout.y.contiguous();
-    Tensor& dgate = in.x.defined() ? din.x : din.gate;
-    Tensor& dup = in.x.defined() ? din.x : din.up;
-    each(in, a, [&]<class Act>(Act, Index gate, Index up, Index i) {
-      const Real g = h.gate.template data<Real>()[gate], d = dy.template data<Real>()[i];
-      if (dgate.defined()) {
-        dgate.template data<Real>()[gate] = d * h.up.template data<Real>()[up] * Act::d(g);
-      }
-      if (dup.defined()) {
-        dup.template data<Real>()[up] = d * Act::f(g);
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+    const Halves<const Real> x(in);
+    const common::Joined<const Real, 2> gy(dout.y);
+    Op::In<Tensor> d = common::zero_gradients(in, din);
+    const Halves<Real> gx(d);
+    act::dispatch(a.activation, [&]<class F>() {
+      for (Index r = 0; r < gy.size(0); ++r) {
+        for (Index c = 0; c < gy.size(1); ++c) {
+          const Real gate = x.gate(r, c), up = x.up(r, x.shift + c);
+          gx.gate(r, c) = gy(r, c) * up * F::d(gate);
+          gx.up(r, x.shift + c) = gy(r, c) * F::f(gate);
+        }
       }
     });
   }
 };
 
-Cost cost(const Glu::In<Tensor>& in, const Glu::Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   const double n = in.x.defined() ? in.x.numel() : 2.0 * in.gate.numel();
   return {.bytes = 1.5 * n * dtype_size((in.x.defined() ? in.x : in.gate).dtype()), .flops = 5 * n};
 }

@@ -1,58 +1,46 @@
 #include "core/ops/glu_linear/glu_linear.h"
 
-#include <algorithm>
-
 #include "core/ops/common/activations.h"
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
 namespace {
 
 using Op = GluLinear;
 
-/// Plain loops, one row at a time.
+/// The first half of a row of x is the gate.
 template <class Real>
 struct Reference {
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-    const Tensor x = in.x.contiguous(), w = in.weight.contiguous();
-    const Index d = w.size(0), f = w.size(1), rows = d > 0 ? out.y.numel() / d : 0;
+    const common::Joined<const Real, 2> x(in.x), w(in.weight);
+    const common::Joined<Real, 2> y(out.y);
+    const Index f = w.size(1);
     act::dispatch(a.activation, [&]<class F>() {
-      for (Index r = 0; r < rows; ++r) {
-        const Real* gate = x.data<Real>() + 2 * r * f;
-        for (Index o = 0; o < d; ++o) {
+      for (Index r = 0; r < y.size(0); ++r) {
+        for (Index o = 0; o < w.size(0); ++o) {
           Real sum = 0;
           for (Index c = 0; c < f; ++c) {
-            sum += F::f(gate[c]) * gate[f + c] * w.data<Real>()[o * f + c];
+            sum += F::f(x(r, c)) * x(r, f + c) * w(o, c);
           }
-          out.y.data<Real>()[r * d + o] = sum;
+          y(r, o) = sum;
         }
       }
     });
   }
   static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
-    const Tensor x = in.x.contiguous(), w = in.weight.contiguous(), dy = dout.y.contiguous();
-    const Index d = w.size(0), f = w.size(1), rows = f > 0 ? x.numel() / (2 * f) : 0;
-    if (din.weight.defined()) {
-      din.weight.zero_();
-    }
-    if (din.x.defined()) {
-      din.x.zero_();
-    }
+    const common::Joined<const Real, 2> x(in.x), w(in.weight), gy(dout.y);
+    Op::In<Tensor> d = common::zero_gradients(in, din);
+    const common::Joined<Real, 2> gx(d.x), gw(d.weight);
+    const Index f = w.size(1);
     act::dispatch(a.activation, [&]<class F>() {
-      for (Index r = 0; r < rows; ++r) {
-        const Real* gate = x.data<Real>() + 2 * r * f;
-        for (Index o = 0; o < d; ++o) {
-          const Real g = dy.data<Real>()[r * d + o];
+      for (Index r = 0; r < gy.size(0); ++r) {
+        for (Index o = 0; o < w.size(0); ++o) {
           for (Index c = 0; c < f; ++c) {
-            if (din.weight.defined()) {
-              din.weight.data<Real>()[o * f + c] += g * F::f(gate[c]) * gate[f + c];
-            }
-            if (din.x.defined()) {
-              const Real dh = g * w.data<Real>()[o * f + c];
-              Real* dgate = din.x.data<Real>() + 2 * r * f;
-              dgate[c] += dh * gate[f + c] * F::d(gate[c]);
-              dgate[f + c] += dh * F::f(gate[c]);
-            }
+            const Real gate = x(r, c), up = x(r, f + c), dh = gy(r, o) * w(o, c);
+            gw(o, c) += gy(r, o) * F::f(gate) * up;
+            gx(r, c) += dh * up * F::d(gate);
+            gx(r, f + c) += dh * F::f(gate);
           }
         }
       }

@@ -2,73 +2,74 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
+
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
 namespace {
 
+using Op = L2Norm;
+
 template <class Real>
 struct Reference {
-  static Real length(const Real* x, Index d) {
+  static Real length(const View<const Real, 2>& x, Index r) {
     Real square = 0;
-    for (Index c = 0; c < d; ++c) {
-      square += x[c] * x[c];
+    for (Index c = 0; c < x.size(1); ++c) {
+      square += x(r, c) * x(r, c);
     }
     return std::sqrt(square);
   }
-  static Real divisor(Real length, const L2Norm::Attrs& a) {
-    const Real eps = static_cast<Real>(a.eps);
+  static Real divisor(Real length, const Op::Attrs& a) {
+    const Real eps = Real(a.eps);
     switch (a.mode) {
-      case L2Norm::Eps::kInside:
+      case Op::Eps::kInside:
         return std::sqrt(length * length + eps);
-      case L2Norm::Eps::kMax:
+      case Op::Eps::kMax:
         return std::max(length, eps);
       default:
         return length + eps;
     }
   }
   /// d divisor / d length.
-  static Real slope(Real length, const L2Norm::Attrs& a) {
+  static Real slope(Real length, const Op::Attrs& a) {
     switch (a.mode) {
-      case L2Norm::Eps::kInside:
+      case Op::Eps::kInside:
         return length / divisor(length, a);
-      case L2Norm::Eps::kMax:
-        return length > static_cast<Real>(a.eps) ? Real(1) : Real(0);
+      case Op::Eps::kMax:
+        return length > Real(a.eps) ? Real(1) : Real(0);
       default:
         return Real(1);
     }
   }
-  static void forward(const L2Norm::In<Tensor>& in, L2Norm::Out<Tensor>& out,
-                      const L2Norm::Attrs& a) {
-    const std::vector<Real> x = in.x.to_vector<Real>();
-    const Index d = in.x.size(-1);
-    for (Index i = 0; i < in.x.numel(); ++i) {
-      const Real* row = x.data() + i / d * d;
-      out.y.data<Real>()[i] = x[static_cast<std::size_t>(i)] / divisor(length(row, d), a);
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+    const common::Joined<const Real, 2> x(in.x);
+    const common::Joined<Real, 2> y(out.y);
+    for (Index r = 0; r < x.size(0); ++r) {
+      const Real by = divisor(length(x, r), a);
+      for (Index c = 0; c < x.size(1); ++c) {
+        y(r, c) = x(r, c) / by;
+      }
     }
   }
-  static void backward(const L2Norm::In<Tensor>& in, const L2Norm::Out<Tensor>&,
-                       const L2Norm::Out<Tensor>& dout, L2Norm::In<Tensor>& din,
-                       const L2Norm::Attrs& a) {
-    const std::vector<Real> x = in.x.to_vector<Real>(), dy = dout.y.to_vector<Real>();
-    const Index d = in.x.size(-1);
-    for (Index begin = 0; begin < in.x.numel(); begin += d) {
-      const Real* xp = x.data() + begin;
-      const Real* gp = dy.data() + begin;
-      const Real n = length(xp, d), by = divisor(n, a);
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+    const common::Joined<const Real, 2> x(in.x), gy(dout.y);
+    const common::Joined<Real, 2> gx(din.x);
+    for (Index r = 0; r < x.size(0); ++r) {
+      const Real n = length(x, r), by = divisor(n, a);
       Real dby = 0;
-      for (Index c = 0; c < d; ++c) {
-        dby -= gp[c] * xp[c] / (by * by);
+      for (Index c = 0; c < x.size(1); ++c) {
+        dby -= gy(r, c) * x(r, c) / (by * by);
       }
-      for (Index c = 0; c < d; ++c) {
-        const Real dlength = n > 0 ? xp[c] / n : Real(0);
-        din.x.data<Real>()[begin + c] = gp[c] / by + dby * slope(n, a) * dlength;
+      for (Index c = 0; c < x.size(1); ++c) {
+        const Real dlength = n > 0 ? x(r, c) / n : Real(0);
+        gx(r, c) = gy(r, c) / by + dby * slope(n, a) * dlength;
       }
     }
   }
 };
 
-Cost cost(const L2Norm::In<Tensor>& in, const L2Norm::Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   return {.bytes = 2.0 * in.x.bytes(), .flops = 3.0 * in.x.numel()};
 }
 

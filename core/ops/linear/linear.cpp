@@ -1,75 +1,60 @@
 #include "core/ops/linear/linear.h"
 
+#include "core/ops/common/reference.h"
+
 namespace ls::ops {
 namespace {
 
+using Op = Linear;
+
 template <class Real>
 struct Reference {
-  static void forward(const Linear::In<Tensor>& in, Linear::Out<Tensor>& out,
-                      const Linear::Attrs&) {
-    const Tensor x = in.x.contiguous(), w = in.weight.contiguous();
-    const Index o = w.size(0), i = w.size(1),
-                rows = i > 0 ? x.numel() / i : out.y.numel() / std::max<Index>(1, o);
-    const Real* xp = x.data<Real>();
-    const Real* wp = w.data<Real>();
-    Real* yp = out.y.data<Real>();
-    const Tensor b = in.bias.defined() ? in.bias.contiguous() : Tensor();
-    for (Index r = 0; r < rows; ++r) {
-      for (Index c = 0; c < o; ++c) {
-        Real sum = b.defined() ? b.data<Real>()[c] : Real(0);
-        for (Index k = 0; k < i; ++k) {
-          sum += xp[r * i + k] * wp[c * i + k];
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+    const common::Joined<const Real, 2> x(in.x), w(in.weight);
+    const View<const Real, 1> bias(in.bias);
+    const common::Joined<Real, 2> y(out.y);
+    for (Index r = 0; r < y.size(0); ++r) {
+      for (Index o = 0; o < w.size(0); ++o) {
+        Real sum = common::or_zero(bias, o);
+        for (Index i = 0; i < w.size(1); ++i) {
+          sum += x(r, i) * w(o, i);
         }
-        yp[r * o + c] = sum;
+        y(r, o) = sum;
       }
     }
   }
-  static void backward(const Linear::In<Tensor>& in, const Linear::Out<Tensor>&,
-                       const Linear::Out<Tensor>& dout, Linear::In<Tensor>& din,
-                       const Linear::Attrs&) {
-    const Tensor x = in.x.contiguous(), w = in.weight.contiguous(), g = dout.y.contiguous();
-    const Index o = w.size(0), i = w.size(1);
-    const Index rows = o > 0 ? g.numel() / o : i > 0 ? x.numel() / i : 0;
-    const Real* xp = x.data<Real>();
-    const Real* wp = w.data<Real>();
-    const Real* gp = g.data<Real>();
-    if (din.x.defined()) {
-      Real* dx = din.x.data<Real>();
-      for (Index r = 0; r < rows; ++r) {
-        for (Index k = 0; k < i; ++k) {
-          Real sum = 0;
-          for (Index c = 0; c < o; ++c) {
-            sum += gp[r * o + c] * wp[c * i + k];
-          }
-          dx[r * i + k] = sum;
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+    const common::Joined<const Real, 2> x(in.x), w(in.weight), gy(dout.y);
+    Op::In<Tensor> d = common::zero_gradients(in, din);
+    const common::Joined<Real, 2> gx(d.x), gw(d.weight);
+    const View<Real, 1> gbias(d.bias);
+    const Index rows = gy.size(0), outputs = w.size(0), inputs = w.size(1);
+    for (Index r = 0; r < rows; ++r) {
+      for (Index i = 0; i < inputs; ++i) {
+        Real sum = 0;
+        for (Index o = 0; o < outputs; ++o) {
+          sum += gy(r, o) * w(o, i);
         }
+        gx(r, i) = sum;
       }
     }
-    if (din.weight.defined()) {
-      Real* dw = din.weight.data<Real>();
-      for (Index c = 0; c < o; ++c) {
-        for (Index k = 0; k < i; ++k) {
-          Real sum = 0;
-          for (Index r = 0; r < rows; ++r) {
-            sum += gp[r * o + c] * xp[r * i + k];
-          }
-          dw[c * i + k] = sum;
-        }
-      }
-    }
-    if (din.bias.defined()) {
-      Real* db = din.bias.data<Real>();
-      for (Index c = 0; c < o; ++c) {
-        db[c] = 0;
+    for (Index o = 0; o < outputs; ++o) {
+      for (Index i = 0; i < inputs; ++i) {
+        Real sum = 0;
         for (Index r = 0; r < rows; ++r) {
-          db[c] += gp[r * o + c];
+          sum += gy(r, o) * x(r, i);
         }
+        gw(o, i) = sum;
+      }
+      for (Index r = 0; gbias && r < rows; ++r) {
+        gbias(o) += gy(r, o);
       }
     }
   }
 };
 
-Cost cost(const Linear::In<Tensor>& in, const Linear::Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   const double rows = 1.0 * in.x.numel() / std::max<Index>(1, in.x.size(-1));
   const double out = rows * in.weight.size(0) * dtype_size(in.x.dtype());
   return {.bytes = in.x.bytes() + in.weight.bytes() + out, .flops = 2 * rows * in.weight.numel()};

@@ -3,54 +3,47 @@
 #include <cmath>
 
 #include "core/ops/common/activation_reference.h"
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
 namespace {
 
+using Op = MambaGate;
+
 template <class Real>
 struct Reference {
-  /// x + dt_bias at element i.
-  static Real biased(const MambaGate::In<Tensor>& in, Index i) {
-    const Real bias = in.dt_bias.defined()
-                          ? static_cast<Real>(in.dt_bias.slow_at(i % in.dt_bias.numel()))
-                          : Real(0);
-    return static_cast<Real>(in.x.slow_at(i)) + bias;
-  }
-  static Real rate(const MambaGate::In<Tensor>& in, Index i) {
-    return std::exp(static_cast<Real>(in.a_log.slow_at(i % in.a_log.numel())));
-  }
-  static void forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out,
-                      const MambaGate::Attrs&) {
-    for (Index i = 0; i < in.x.numel(); ++i) {
-      out.g.data<Real>()[i] = -rate(in, i) * act::reference_softplus(biased(in, i));
-    }
-  }
-  static void backward(const MambaGate::In<Tensor>& in, const MambaGate::Out<Tensor>&,
-                       const MambaGate::Out<Tensor>& dout, MambaGate::In<Tensor>& din,
-                       const MambaGate::Attrs&) {
-    for (Tensor* d : {&din.a_log, &din.dt_bias}) {
-      if (d->defined()) {
-        d->zero_();
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+    const common::Joined<const Real, 2> x(in.x);
+    const View<const Real, 1> a_log(in.a_log), bias(in.dt_bias);
+    const common::Joined<Real, 2> g(out.g);
+    for (Index r = 0; r < x.size(0); ++r) {
+      for (Index h = 0; h < x.size(1); ++h) {
+        const Real biased = x(r, h) + common::or_zero(bias, h);
+        g(r, h) = -std::exp(a_log(h)) * act::reference_softplus(biased);
       }
     }
-    for (Index i = 0; i < in.x.numel(); ++i) {
-      const Index head = i % in.a_log.numel();
-      const Real dg = static_cast<Real>(dout.g.slow_at(i)), x = biased(in, i);
-      const Real dx = -dg * rate(in, i) * act::reference_sigmoid(x);
-      if (din.x.defined()) {
-        din.x.data<Real>()[i] = dx;
-      }
-      if (din.dt_bias.defined()) {
-        din.dt_bias.data<Real>()[head] += dx;
-      }
-      if (din.a_log.defined()) {
-        din.a_log.data<Real>()[head] -= dg * rate(in, i) * act::reference_softplus(x);
+  }
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+    const common::Joined<const Real, 2> x(in.x), gg(dout.g);
+    const View<const Real, 1> a_log(in.a_log), bias(in.dt_bias);
+    Op::In<Tensor> d = common::zero_gradients(in, din);
+    const common::Joined<Real, 2> gx(d.x);
+    const View<Real, 1> ga_log(d.a_log), gbias(d.dt_bias);
+    for (Index r = 0; r < x.size(0); ++r) {
+      for (Index h = 0; h < x.size(1); ++h) {
+        const Real biased = x(r, h) + common::or_zero(bias, h), rate = std::exp(a_log(h));
+        gx(r, h) = -gg(r, h) * rate * act::reference_sigmoid(biased);
+        ga_log(h) -= gg(r, h) * rate * act::reference_softplus(biased);
+        if (gbias) {
+          gbias(h) += gx(r, h);
+        }
       }
     }
   }
 };
 
-Cost cost(const MambaGate::In<Tensor>& in, const MambaGate::Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   return {.bytes = 2.0 * in.x.bytes(), .flops = 12.0 * in.x.numel()};
 }
 

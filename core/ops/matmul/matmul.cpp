@@ -1,9 +1,12 @@
 #include "core/ops/matmul/matmul.h"
 
+#include "core/ops/common/reference.h"
+
 namespace ls::ops {
 namespace {
 
-using Attrs = Matmul::Attrs;
+using Op = Matmul;
+using Attrs = Op::Attrs;
 
 struct Sizes {
   Sizes(const Shape& a, const Shape& b, const Attrs& at)
@@ -14,7 +17,7 @@ struct Sizes {
   Index m, k, n, k_of_b;
 };
 
-void bind(const Matmul::In<Tensor>& in, const Attrs& a, Bindings& b) {
+void bind(const Op::In<Tensor>& in, const Attrs& a, Bindings& b) {
   const Sizes s(in.a.shape(), in.b.shape(), a);
   LS_CHECK(s.k == s.k_of_b, kShape, "matmul: a {}{} and b {}{} share {} and {} elements in the sum",
            in.a.describe(), a.trans_a ? " transposed" : "", in.b.describe(),
@@ -23,66 +26,66 @@ void bind(const Matmul::In<Tensor>& in, const Attrs& a, Bindings& b) {
   b.set("N", s.n);
 }
 
-Index stack_size(const Tensor& a) {
-  Index n = 1;
-  for (int axis = 0; axis < a.rank() - 2; ++axis) {
-    n *= a.size(axis);
+/// op(a) of a stack: [z, i, j] of the matrices as the product reads them.
+template <class T>
+struct Matrices {
+  T& operator()(Index z, Index i, Index j) const {
+    return transposed ? stored(z, j, i) : stored(z, i, j);
   }
-  return n;
-}
-
-/// c = alpha * op(x) op(y), row-major, `batch` of them.
-template <class Real>
-void multiply(bool tx, bool ty, Index batch, Index m, Index n, Index k, double alpha, const Real* x,
-              const Real* y, Real* c) {
-  for (Index z = 0; z < batch; ++z, x += m * k, y += k * n, c += m * n) {
-    for (Index i = 0; i < m; ++i) {
-      for (Index j = 0; j < n; ++j) {
-        Real sum = 0;
-        for (Index p = 0; p < k; ++p) {
-          sum += x[tx ? p * m + i : i * k + p] * y[ty ? j * k + p : p * n + j];
-        }
-        c[i * n + j] = static_cast<Real>(alpha) * sum;
-      }
-    }
-  }
-}
+  common::Joined<T, 3> stored;
+  bool transposed;
+};
 
 template <class Real>
 struct Reference {
-  static void forward(const Matmul::In<Tensor>& in, Matmul::Out<Tensor>& out, const Attrs& at) {
+  using Input = common::Joined<const Real, 3>;
+  using Result = common::Joined<Real, 3>;
+
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Attrs& at) {
     const Sizes s(in.a.shape(), in.b.shape(), at);
-    const Tensor a = in.a.contiguous(), b = in.b.contiguous();
-    const Index batch = stack_size(in.a);
-    multiply(at.trans_a, at.trans_b, batch, s.m, s.n, s.k, at.alpha, a.data<Real>(), b.data<Real>(),
-             out.c.data<Real>());
-  }
-  static void backward(const Matmul::In<Tensor>& in, const Matmul::Out<Tensor>&,
-                       const Matmul::Out<Tensor>& dout, Matmul::In<Tensor>& din, const Attrs& at) {
-    const Sizes s(in.a.shape(), in.b.shape(), at);
-    const Tensor a = in.a.contiguous(), b = in.b.contiguous(), dc = dout.c.contiguous();
-    const Real *ap = a.data<Real>(), *bp = b.data<Real>(), *gp = dc.data<Real>();
-    const Index batch = stack_size(in.a);
-    if (din.a.defined()) {
-      Real* da = din.a.data<Real>();
-      if (at.trans_a) {
-        multiply(at.trans_b, true, batch, s.k, s.m, s.n, at.alpha, bp, gp, da);
-      } else {
-        multiply(false, !at.trans_b, batch, s.m, s.k, s.n, at.alpha, gp, bp, da);
+    const Matrices<const Real> a{Input(in.a), at.trans_a}, b{Input(in.b), at.trans_b};
+    const Result c(out.c);
+    for (Index z = 0; z < c.size(0); ++z) {
+      for (Index i = 0; i < s.m; ++i) {
+        for (Index j = 0; j < s.n; ++j) {
+          Real sum = 0;
+          for (Index p = 0; p < s.k; ++p) {
+            sum += a(z, i, p) * b(z, p, j);
+          }
+          c(z, i, j) = Real(at.alpha) * sum;
+        }
       }
     }
-    if (din.b.defined()) {
-      Real* db = din.b.data<Real>();
-      if (at.trans_b) {
-        multiply(true, at.trans_a, batch, s.n, s.k, s.m, at.alpha, gp, ap, db);
-      } else {
-        multiply(!at.trans_a, false, batch, s.k, s.n, s.m, at.alpha, ap, gp, db);
+  }
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Attrs& at) {
+    const Sizes s(in.a.shape(), in.b.shape(), at);
+    const Matrices<const Real> a{Input(in.a), at.trans_a}, b{Input(in.b), at.trans_b};
+    const Input gc(dout.c);
+    Op::In<Tensor> d = common::zero_gradients(in, din);
+    const Matrices<Real> ga{Result(d.a), at.trans_a}, gb{Result(d.b), at.trans_b};
+    for (Index z = 0; z < gc.size(0); ++z) {
+      for (Index p = 0; p < s.k; ++p) {
+        for (Index i = 0; i < s.m; ++i) {
+          Real sum = 0;
+          for (Index j = 0; j < s.n; ++j) {
+            sum += gc(z, i, j) * b(z, p, j);
+          }
+          ga(z, i, p) = Real(at.alpha) * sum;
+        }
+        for (Index j = 0; j < s.n; ++j) {
+          Real sum = 0;
+          for (Index i = 0; i < s.m; ++i) {
+            sum += a(z, i, p) * gc(z, i, j);
+          }
+          gb(z, p, j) = Real(at.alpha) * sum;
+        }
       }
     }
   }
 };
 
-Cost cost(const Matmul::In<Tensor>& in, const Attrs& at) {
+Cost cost(const Op::In<Tensor>& in, const Attrs& at) {
   const Sizes s(in.a.shape(), in.b.shape(), at);
   const double elements = 1.0 * in.a.numel() / std::max<Index>(1, s.m * s.k) * s.m * s.n;
   return {.bytes = in.a.bytes() + in.b.bytes() + elements * dtype_size(in.a.dtype()),

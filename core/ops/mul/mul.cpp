@@ -1,34 +1,34 @@
 #include "core/ops/mul/mul.h"
 
-#include <vector>
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
 namespace {
 
+using Op = Mul;
+
 template <class Real>
 struct Reference {
-  static void forward(const Mul::In<Tensor>& in, Mul::Out<Tensor>& out, const Mul::Attrs&) {
-    const std::vector<Real> a = in.a.to_vector<Real>(), b = in.b.to_vector<Real>();
-    for (std::size_t i = 0; i < a.size(); ++i) {
-      out.y.data<Real>()[i] = a[i] * b[i];
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+    const common::Joined<const Real, 1> a(in.a), b(in.b);
+    const common::Joined<Real, 1> y(out.y);
+    for (Index i = 0; i < y.size(0); ++i) {
+      y(i) = a(i) * b(i);
     }
   }
-  static void backward(const Mul::In<Tensor>& in, const Mul::Out<Tensor>&,
-                       const Mul::Out<Tensor>& dout, Mul::In<Tensor>& din, const Mul::Attrs&) {
-    const std::vector<Real> a = in.a.to_vector<Real>(), b = in.b.to_vector<Real>(),
-                            dy = dout.y.to_vector<Real>();
-    for (std::size_t i = 0; i < a.size(); ++i) {
-      if (din.a.defined()) {
-        din.a.data<Real>()[i] = dy[i] * b[i];
-      }
-      if (din.b.defined()) {
-        din.b.data<Real>()[i] = dy[i] * a[i];
-      }
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+    const common::Joined<const Real, 1> a(in.a), b(in.b), gy(dout.y);
+    Op::In<Tensor> d = common::zero_gradients(in, din);
+    const common::Joined<Real, 1> ga(d.a), gb(d.b);
+    for (Index i = 0; i < gy.size(0); ++i) {
+      ga(i) = gy(i) * b(i);
+      gb(i) = gy(i) * a(i);
     }
   }
 };
 
-Cost cost(const Mul::In<Tensor>& in, const Mul::Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   return {.bytes = 3.0 * in.a.bytes(), .flops = 1.0 * in.a.numel()};
 }
 

@@ -1,26 +1,27 @@
 #include "core/ops/reduce/reduce.h"
 
 #include <cmath>
-#include <vector>
 
+#include "core/ops/common/reference.h"
 #include "core/ops/reduce/axes.h"
 
 namespace ls::ops {
 namespace {
 
-using Attrs = Reduce::Attrs;
-using Kind = Reduce::Kind;
+using Op = Reduce;
+using Attrs = Op::Attrs;
+using Kind = Op::Kind;
 
-void bind(const Reduce::In<Tensor>& in, const Attrs& a, Bindings& b) {
+void bind(const Op::In<Tensor>& in, const Attrs& a, Bindings& b) {
   const auto reduced = reduced_axes(in.x.shape(), a);
   Shape shape;
   Index count = 1;
   for (int i = 0; i < in.x.rank(); ++i) {
-    if (reduced[static_cast<std::size_t>(i)]) {
+    if (reduced[i]) {
       count *= in.x.size(i);
     }
-    if (!reduced[static_cast<std::size_t>(i)] || a.keep) {
-      shape.push_back(reduced[static_cast<std::size_t>(i)] ? 1 : in.x.size(i));
+    if (!reduced[i] || a.keep) {
+      shape.push_back(reduced[i] ? 1 : in.x.size(i));
     }
   }
   LS_CHECK(a.kind != Kind::kMax || count > 0 || shape.numel() == 0, kShape,
@@ -42,7 +43,7 @@ struct Reference {
       for (int axis = shape.rank() - 1; axis >= 0; --axis) {
         const Index at = rest % shape[axis];
         rest /= shape[axis];
-        if (reduced[static_cast<std::size_t>(axis)]) {
+        if (reduced[axis]) {
           place += at * place_step;
           place_step *= shape[axis];
         } else {
@@ -58,41 +59,44 @@ struct Reference {
     const auto reduced = reduced_axes(shape, a);
     Index n = 1;
     for (int axis = 0; axis < shape.rank(); ++axis) {
-      n *= reduced[static_cast<std::size_t>(axis)] ? shape[axis] : 1;
+      n *= reduced[axis] ? shape[axis] : 1;
     }
-    return static_cast<double>(n);
+    return double(n);
   }
-  static void forward(const Reduce::In<Tensor>& in, Reduce::Out<Tensor>& out, const Attrs& a) {
-    const std::vector<Real> x = in.x.to_vector<Real>();
-    std::vector<double> y(static_cast<std::size_t>(out.y.numel()));
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Attrs& a) {
+    const common::Joined<const Real, 1> x(in.x);
+    const common::Joined<Real, 1> y(out.y);
+    const common::Joined<std::int64_t, 1> index(out.index);
+    Buffer<double> results(y.size(0));
     for_each_element(in.x.shape(), a, [&](Index i, Index to, Index place) {
-      const auto value = static_cast<double>(x[static_cast<std::size_t>(i)]);
-      double& result = y[static_cast<std::size_t>(to)];
+      const double value = double(x(i));
+      double& result = results(to);
       if (a.kind != Kind::kMax) {
         result += value;
       } else if (place == 0 || value > result || (std::isnan(value) && !std::isnan(result))) {
         result = value;
-        out.index.data<std::int64_t>()[to] = place;
+        index(to) = place;
       }
     });
     const double divisor = a.kind == Kind::kMean ? count(in.x.shape(), a) : 1;
-    for (std::size_t i = 0; i < y.size(); ++i) {
-      out.y.data<Real>()[i] = static_cast<Real>(y[i] / divisor);
+    for (Index i = 0; i < y.size(0); ++i) {
+      y(i) = Real(results(i) / divisor);
     }
   }
-  static void backward(const Reduce::In<Tensor>&, const Reduce::Out<Tensor>& out,
-                       const Reduce::Out<Tensor>& dout, Reduce::In<Tensor>& din, const Attrs& a) {
-    const std::vector<Real> dy = dout.y.to_vector<Real>();
+  static void backward(const Op::In<Tensor>&, const Op::Out<Tensor>& out,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Attrs& a) {
+    const common::Joined<const std::int64_t, 1> index(out.index);
+    const common::Joined<const Real, 1> gy(dout.y);
+    const common::Joined<Real, 1> gx(din.x);
     const double divisor = a.kind == Kind::kMean ? count(din.x.shape(), a) : 1;
     for_each_element(din.x.shape(), a, [&](Index i, Index to, Index place) {
-      const bool counts = a.kind != Kind::kMax || out.index.data<std::int64_t>()[to] == place;
-      din.x.data<Real>()[i] =
-          counts ? dy[static_cast<std::size_t>(to)] / static_cast<Real>(divisor) : Real(0);
+      const bool counts = a.kind != Kind::kMax || index(to) == place;
+      gx(i) = counts ? gy(to) / Real(divisor) : Real(0);
     });
   }
 };
 
-Cost cost(const Reduce::In<Tensor>& in, const Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Attrs&) {
   return {.bytes = 1.0 * in.x.bytes(), .flops = 1.0 * in.x.numel()};
 }
 

@@ -1,14 +1,16 @@
 #include "core/ops/rms_norm/rms_norm.h"
 
 #include <cmath>
-#include <vector>
 
 #include "core/ops/common/activations.h"
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
 namespace {
 
-void bind(const RmsNorm::In<Tensor>& in, const RmsNorm::Attrs& a, Bindings& b) {
+using Op = RmsNorm;
+
+void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
   const Index d = in.x.size(-1), g = a.group_size > 0 ? a.group_size : d;
   LS_CHECK(g > 0 && d % g == 0, kShape,
            "rms_norm: argument x: groups of {} channels do not divide {}", g, d);
@@ -17,94 +19,90 @@ void bind(const RmsNorm::In<Tensor>& in, const RmsNorm::Attrs& a, Bindings& b) {
 
 template <class Real>
 struct Reference {
-  /// One group of one row.
-  struct Group {
-    const Real *x, *z, *weight;  // z, weight: null when absent
-    Index channels;
-    const RmsNorm::Attrs& a;
-    bool before() const { return z && !a.norm_before_gate; }
-    Real gate(Index c) const { return a.gate_sigmoid ? act::Sigmoid::f(z[c]) : act::Silu::f(z[c]); }
-    Real gate_slope(Index c) const {
-      return a.gate_sigmoid ? act::Sigmoid::d(z[c]) : act::Silu::d(z[c]);
+  /// u = x or x act(z) is normalised in groups of `channels`; the gate may stand behind instead.
+  struct Call {
+    Call(const Op::In<Tensor>& in, const Op::Attrs& attrs)
+        : a(attrs),
+          x(in.x),
+          z(in.z),
+          weight(in.weight),
+          before(z && !a.norm_before_gate),
+          after(z && a.norm_before_gate),
+          channels(a.group_size > 0 ? a.group_size : x.size(1)) {}
+    Real gate(Index r, Index c) const {
+      return a.gate_sigmoid ? act::Sigmoid::f(z(r, c)) : act::Silu::f(z(r, c));
     }
-    Real gain(Index c) const {
-      return weight ? static_cast<Real>(a.weight_offset) + weight[c] : Real(1);
+    Real gate_slope(Index r, Index c) const {
+      return a.gate_sigmoid ? act::Sigmoid::d(z(r, c)) : act::Silu::d(z(r, c));
     }
-    /// What is normalised.
-    Real input(Index c) const { return before() ? x[c] * gate(c) : x[c]; }
-    Real rstd() const {
+    Real gate_behind(Index r, Index c) const { return after ? gate(r, c) : Real(1); }
+    Real gain(Index c) const { return weight ? Real(a.weight_offset) + weight(c) : Real(1); }
+    Real input(Index r, Index c) const { return before ? x(r, c) * gate(r, c) : x(r, c); }
+    /// Of group g of row r.
+    Real rstd(Index r, Index g) const {
       Real sum = 0;
-      for (Index c = 0; c < channels; ++c) {
-        sum += input(c) * input(c);
+      for (Index c = g * channels; c < (g + 1) * channels; ++c) {
+        sum += input(r, c) * input(r, c);
       }
-      return 1 / std::sqrt(sum / static_cast<Real>(channels) + static_cast<Real>(a.eps));
+      return 1 / std::sqrt(sum / Real(channels) + Real(a.eps));
     }
-    Real output(Index c, Real rstd) const {
-      return input(c) * rstd * gain(c) * (z && !before() ? gate(c) : Real(1));
-    }
+    Index groups() const { return channels > 0 ? x.size(1) / channels : 0; }
+    const Op::Attrs& a;
+    common::Joined<const Real, 2> x, z;
+    View<const Real, 1> weight;
+    bool before, after;
+    Index channels;
   };
-  /// f(group, first element in x, row, first channel)
-  template <class F>
-  static void each_group(const RmsNorm::In<Tensor>& in, const RmsNorm::Attrs& a, F&& f) {
-    const Tensor x = in.x.contiguous();
-    const Tensor z = in.z.defined() ? in.z.contiguous() : Tensor();
-    const Tensor weight = in.weight.defined() ? in.weight.contiguous() : Tensor();
-    const Index d = x.size(-1), channels = a.group_size > 0 ? a.group_size : d;
-    for (Index at = 0; at < x.numel(); at += channels) {
-      const Index c0 = at % d;
-      f(Group{x.data<Real>() + at, z.defined() ? z.data<Real>() + at : nullptr,
-              weight.defined() ? weight.data<Real>() + c0 : nullptr, channels, a},
-        at, c0);
+
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+    const Call call(in, a);
+    const common::Joined<Real, 2> y(out.y), rstd(out.rstd);
+    for (Index r = 0; r < y.size(0); ++r) {
+      for (Index g = 0; g < call.groups(); ++g) {
+        rstd(r, g) = call.rstd(r, g);
+        for (Index c = g * call.channels; c < (g + 1) * call.channels; ++c) {
+          y(r, c) = call.input(r, c) * rstd(r, g) * call.gain(c) * call.gate_behind(r, c);
+        }
+      }
     }
   }
-  static void forward(const RmsNorm::In<Tensor>& in, RmsNorm::Out<Tensor>& out,
-                      const RmsNorm::Attrs& a) {
-    Real* y = out.y.data<Real>();
-    Real* rstd = out.rstd.data<Real>();
-    each_group(in, a, [&](const Group& g, Index at, Index) {
-      const Real k = g.rstd();
-      rstd[at / g.channels] = k;
-      for (Index c = 0; c < g.channels; ++c) {
-        y[at + c] = g.output(c, k);
+  /// y = u rstd gain [gate]: du = rstd (e - u rstd^2 mean(e u)), where e = dy gain [gate].
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+    const Call call(in, a);
+    const common::Joined<const Real, 2> gy(dout.y);
+    Op::In<Tensor> d = common::zero_gradients(in, din);
+    const common::Joined<Real, 2> gx(d.x), gz(d.z);
+    const View<Real, 1> gweight(d.weight);
+    const auto e = [&](Index r, Index c) {
+      return gy(r, c) * call.gain(c) * call.gate_behind(r, c);
+    };
+    for (Index r = 0; r < gy.size(0); ++r) {
+      for (Index g = 0; g < call.groups(); ++g) {
+        const Index first = g * call.channels, end = first + call.channels;
+        const Real k = call.rstd(r, g);
+        Real mean = 0;
+        for (Index c = first; c < end; ++c) {
+          mean += e(r, c) * call.input(r, c) / Real(call.channels);
+        }
+        for (Index c = first; c < end; ++c) {
+          const Real u = call.input(r, c), du = k * (e(r, c) - u * k * k * mean);
+          gx(r, c) = call.before ? du * call.gate(r, c) : du;
+          if (call.before) {
+            gz(r, c) = du * call.x(r, c) * call.gate_slope(r, c);
+          } else if (call.after) {
+            gz(r, c) = gy(r, c) * u * k * call.gain(c) * call.gate_slope(r, c);
+          }
+          if (gweight) {
+            gweight(c) += gy(r, c) * u * k * call.gate_behind(r, c);
+          }
+        }
       }
-    });
-  }
-  static void backward(const RmsNorm::In<Tensor>& in, const RmsNorm::Out<Tensor>&,
-                       const RmsNorm::Out<Tensor>& dout, RmsNorm::In<Tensor>& din,
-                       const RmsNorm::Attrs& a) {
-    const Tensor dy = dout.y.contiguous();
-    if (din.weight.defined()) {
-      din.weight.zero_();
     }
-    each_group(in, a, [&](const Group& g, Index at, Index c0) {
-      const Real* d = dy.data<Real>() + at;
-      const Real k = g.rstd(), n = static_cast<Real>(g.channels);
-      const bool after = g.z && !g.before();
-      // y = u rstd gain [gate] with u the input: du = rstd (e - u rstd^2 mean(e u)), where
-      // e = dy gain [gate].
-      const auto e = [&](Index c) { return d[c] * g.gain(c) * (after ? g.gate(c) : Real(1)); };
-      Real mean = 0;
-      for (Index c = 0; c < g.channels; ++c) {
-        mean += e(c) * g.input(c) / n;
-      }
-      for (Index c = 0; c < g.channels; ++c) {
-        const Real u = g.input(c), du = k * (e(c) - u * k * k * mean);
-        if (din.x.defined()) {
-          din.x.data<Real>()[at + c] = g.before() ? du * g.gate(c) : du;
-        }
-        if (din.z.defined()) {
-          din.z.data<Real>()[at + c] = g.before() ? du * g.x[c] * g.gate_slope(c)
-                                                  : d[c] * u * k * g.gain(c) * g.gate_slope(c);
-        }
-        if (din.weight.defined()) {
-          din.weight.data<Real>()[c0 + c] += d[c] * u * k * (after ? g.gate(c) : Real(1));
-        }
-      }
-    });
   }
 };
 
-Cost cost(const RmsNorm::In<Tensor>& in, const RmsNorm::Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   return {.bytes = (in.z.defined() ? 3.0 : 2.0) * in.x.bytes(),
           .flops = (in.z.defined() ? 12.0 : 4.0) * in.x.numel()};
 }

@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
-#include <vector>
+
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
 
@@ -47,9 +48,11 @@ std::vector<double> rope_inv_freq(const RopeRule& r) {
       const double wave = two_pi / v;
       const double s =
           (length / wave - r.low_freq_factor) / (r.high_freq_factor - r.low_freq_factor);
-      v = wave < length / r.high_freq_factor  ? v
-          : wave > length / r.low_freq_factor ? v / r.factor
-                                              : (1 - s) * v / r.factor + s * v;
+      if (wave > length / r.low_freq_factor) {
+        v /= r.factor;
+      } else if (wave >= length / r.high_freq_factor) {
+        v = (1 - s) * v / r.factor + s * v;
+      }
     }
   } else if (r.type == "longrope") {
     const std::vector<double>& by =
@@ -69,7 +72,9 @@ std::vector<double> rope_inv_freq(const RopeRule& r) {
 
 namespace {
 
-void bind(const Rope::In<Tensor>& in, const Rope::Attrs& a, Bindings&) {
+using Op = Rope;
+
+void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings&) {
   const Index d = in.x.size(3);
   const Index turned = in.inv_freq.defined() ? 2 * in.inv_freq.numel() : a.rotary_dim;
   LS_CHECK(turned <= d, kShape, "rope: inv_freq or rotary_dim turn {} channels, a head of x has {}",
@@ -78,51 +83,56 @@ void bind(const Rope::In<Tensor>& in, const Rope::Attrs& a, Bindings&) {
 
 template <class Real>
 struct Reference {
+  static Index pairs(const View<const double, 1>& inv_freq, Index d, const Op::Attrs& a) {
+    if (inv_freq) {
+      return inv_freq.size(0);
+    }
+    return (a.rotary_dim > 0 ? a.rotary_dim : d) / 2;
+  }
   /// The turn of pair p at a position: first' = cos first - sin second, second' = sin first + cos
   /// second; backwards when `sign` is -1.
-  static void turn(const Rope::In<Tensor>& in, const Tensor& from, Tensor& to, const Rope::Attrs& a,
+  static void turn(const Op::In<Tensor>& in, const Tensor& from, Tensor& to, const Op::Attrs& a,
                    double sign) {
-    const std::vector<Real> x = from.to_vector<Real>();
-    const std::vector<std::int64_t> positions = in.positions.to_vector<std::int64_t>();
-    const Index heads = from.size(2), d = from.size(3);
-    const Index turned = in.inv_freq.defined() ? 2 * in.inv_freq.numel()
-                         : a.rotary_dim > 0    ? a.rotary_dim
-                                               : d;
-    const Index pairs = turned / 2;
-    Real* y = to.data<Real>();
-    for (Index row = 0; row < from.numel() / std::max<Index>(1, d); ++row) {
-      const auto position = static_cast<double>(positions[static_cast<std::size_t>(row / heads)]);
-      const Real* xp = x.data() + row * d;
-      Real* yp = y + row * d;
-      for (Index p = 0; p < pairs; ++p) {
+    const View<const Real, 4> x(from);
+    const View<const std::int64_t, 2> positions(in.positions);
+    const View<const double, 1> inv_freq(in.inv_freq);
+    const View<Real, 4> y(to);
+    const Index d = x.size(3), n = pairs(inv_freq, d, a);
+    // Channels of position (b, t), head h.
+    const auto turn_head = [&](Index b, Index t, Index h) {
+      for (Index p = 0; p < n; ++p) {
         const double frequency =
-            in.inv_freq.defined()
-                ? in.inv_freq.slow_at(p)
-                : std::pow(a.theta, -2.0 * static_cast<double>(p) / static_cast<double>(turned));
-        const double angle = position * frequency;
-        const Real cosine = static_cast<Real>(a.attention_factor * std::cos(angle));
-        const Real sine = static_cast<Real>(sign * a.attention_factor * std::sin(angle));
-        const Index first = a.interleaved ? 2 * p : p,
-                    second = a.interleaved ? 2 * p + 1 : p + pairs;
-        yp[first] = cosine * xp[first] - sine * xp[second];
-        yp[second] = sine * xp[first] + cosine * xp[second];
+            inv_freq ? inv_freq(p) : std::pow(a.theta, -2.0 * double(p) / double(2 * n));
+        const double angle = double(positions(b, t)) * frequency;
+        const Real cosine = Real(a.attention_factor * std::cos(angle));
+        const Real sine = Real(sign * a.attention_factor * std::sin(angle));
+        const Index i = a.interleaved ? 2 * p : p, j = a.interleaved ? 2 * p + 1 : p + n;
+        y(b, t, h, i) = cosine * x(b, t, h, i) - sine * x(b, t, h, j);
+        y(b, t, h, j) = sine * x(b, t, h, i) + cosine * x(b, t, h, j);
       }
-      for (Index c = 2 * pairs; c < d; ++c) {
-        yp[c] = xp[c];
+      for (Index c = 2 * n; c < d; ++c) {
+        y(b, t, h, c) = x(b, t, h, c);
+      }
+    };
+    for (Index b = 0; b < x.size(0); ++b) {
+      for (Index t = 0; t < x.size(1); ++t) {
+        for (Index h = 0; h < x.size(2); ++h) {
+          turn_head(b, t, h);
+        }
       }
     }
   }
-  static void forward(const Rope::In<Tensor>& in, Rope::Out<Tensor>& out, const Rope::Attrs& a) {
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
     turn(in, in.x, out.y, a, 1);
   }
   // The transpose of a rotation is the rotation back.
-  static void backward(const Rope::In<Tensor>& in, const Rope::Out<Tensor>&,
-                       const Rope::Out<Tensor>& dout, Rope::In<Tensor>& din, const Rope::Attrs& a) {
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
     turn(in, dout.y, din.x, a, -1);
   }
 };
 
-Cost cost(const Rope::In<Tensor>& in, const Rope::Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   return {.bytes = 2.0 * in.x.bytes(), .flops = 3.0 * in.x.numel()};
 }
 

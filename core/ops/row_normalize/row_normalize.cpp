@@ -1,40 +1,40 @@
 #include "core/ops/row_normalize/row_normalize.h"
 
-#include <vector>
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
 namespace {
 
+using Op = RowNormalize;
+
 template <class Real>
 struct Reference {
-  using Op = RowNormalize;
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-    const std::vector<Real> x = in.x.to_vector<Real>();
-    const std::size_t d = static_cast<std::size_t>(in.x.size(-1));
-    Real* y = out.y.data<Real>();
-    for (std::size_t row = 0; row < x.size(); row += d) {
-      for (std::size_t i = 0; i + 1 < d; ++i) {
-        *y++ = x[row + i] / (x[row + d - 1] + static_cast<Real>(a.eps));
+    const common::Joined<const Real, 2> x(in.x);
+    const common::Joined<Real, 2> y(out.y);
+    const Index last = x.size(1) - 1;
+    for (Index r = 0; r < x.size(0); ++r) {
+      for (Index i = 0; i < last; ++i) {
+        y(r, i) = x(r, i) / (x(r, last) + Real(a.eps));
       }
     }
   }
   static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
-    const std::vector<Real> x = in.x.to_vector<Real>(), dy = dout.y.to_vector<Real>();
-    const std::size_t d = static_cast<std::size_t>(in.x.size(-1));
-    Real* dx = din.x.zero_().data<Real>();
-    auto g = dy.begin();
-    for (std::size_t row = 0; row < x.size(); row += d) {
-      const Real divisor = x[row + d - 1] + static_cast<Real>(a.eps);
-      for (std::size_t i = 0; i + 1 < d; ++i, ++g) {
-        dx[row + i] = *g / divisor;
-        dx[row + d - 1] -= *g * x[row + i] / (divisor * divisor);
+    const common::Joined<const Real, 2> x(in.x), gy(dout.y);
+    const common::Joined<Real, 2> gx(din.x.zero_());
+    const Index last = x.size(1) - 1;
+    for (Index r = 0; r < x.size(0); ++r) {
+      const Real divisor = x(r, last) + Real(a.eps);
+      for (Index i = 0; i < last; ++i) {
+        gx(r, i) = gy(r, i) / divisor;
+        gx(r, last) -= gy(r, i) * x(r, i) / (divisor * divisor);
       }
     }
   }
 };
 
-Cost cost(const RowNormalize::In<Tensor>& in, const RowNormalize::Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   return {.bytes = 2.0 * in.x.bytes(), .flops = 1.0 * in.x.numel()};
 }
 

@@ -1,13 +1,14 @@
 #include "core/ops/scatter_add_rows/scatter_add_rows.h"
 
-#include <vector>
-
+#include "core/ops/common/reference.h"
 #include "core/ops/common/row_indices.h"
 
 namespace ls::ops {
 namespace {
 
-void bind(const ScatterAddRows::In<Tensor>& in, const ScatterAddRows::Attrs& a, Bindings& b) {
+using Op = ScatterAddRows;
+
+void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
   LS_CHECK(a.rows >= 0, kShape, "scatter_add_rows: {} rows", a.rows);
   check_row_indices("scatter_add_rows", in.index, a.rows);
   b.set("N", a.rows);
@@ -15,35 +16,30 @@ void bind(const ScatterAddRows::In<Tensor>& in, const ScatterAddRows::Attrs& a, 
 
 template <class Real>
 struct Reference {
-  static void forward(const ScatterAddRows::In<Tensor>& in, ScatterAddRows::Out<Tensor>& out,
-                      const ScatterAddRows::Attrs&) {
-    const std::vector<Real> x = in.x.to_vector<Real>();
-    const Index d = in.x.size(-1);
-    Real* y = out.y.zero_().data<Real>();
-    auto from = x.begin();
-    for (const std::int64_t row : in.index.to_vector<std::int64_t>()) {
-      for (Index c = 0; c < d; ++c, ++from) {
-        if (row >= 0) {
-          y[row * d + c] += *from;
-        }
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+    const common::Joined<const Real, 2> x(in.x);
+    const common::Joined<const std::int64_t, 1> index(in.index);
+    const View<Real, 2> y(out.y.zero_());
+    for (Index r = 0; r < x.size(0); ++r) {
+      for (Index c = 0; index(r) >= 0 && c < x.size(1); ++c) {
+        y(index(r), c) += x(r, c);
       }
     }
   }
-  static void backward(const ScatterAddRows::In<Tensor>& in, const ScatterAddRows::Out<Tensor>&,
-                       const ScatterAddRows::Out<Tensor>& dout, ScatterAddRows::In<Tensor>& din,
-                       const ScatterAddRows::Attrs&) {
-    const std::vector<Real> dy = dout.y.to_vector<Real>();
-    const Index d = din.x.size(-1);
-    Real* dx = din.x.data<Real>();
-    for (const std::int64_t row : in.index.to_vector<std::int64_t>()) {
-      for (Index c = 0; c < d; ++c) {
-        *dx++ = row < 0 ? Real(0) : dy[static_cast<std::size_t>(row * d + c)];
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+    const common::Joined<const std::int64_t, 1> index(in.index);
+    const View<const Real, 2> gy(dout.y);
+    const common::Joined<Real, 2> gx(din.x);
+    for (Index r = 0; r < gx.size(0); ++r) {
+      for (Index c = 0; c < gx.size(1); ++c) {
+        gx(r, c) = index(r) < 0 ? Real(0) : gy(index(r), c);
       }
     }
   }
 };
 
-Cost cost(const ScatterAddRows::In<Tensor>& in, const ScatterAddRows::Attrs& a) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
   const Index row = in.x.size(-1) * dtype_size(in.x.dtype());
   return {.bytes = 1.0 * in.x.bytes() + a.rows * row, .flops = 1.0 * in.x.numel()};
 }

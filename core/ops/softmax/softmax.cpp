@@ -3,74 +3,71 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
+
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
 namespace {
 
+using Op = Softmax;
+
 template <class Real>
 struct Reference {
-  /// softmax(scale * x) of one row.
-  static std::vector<Real> probabilities(const Real* x, Index d, Real scale, Real& top, Real& sum) {
-    top = -std::numeric_limits<Real>::infinity();
-    for (Index c = 0; c < d; ++c) {
-      top = std::max(top, scale * x[c]);
-    }
-    sum = 0;
-    for (Index c = 0; c < d; ++c) {
-      sum += std::exp(scale * x[c] - top);
-    }
-    std::vector<Real> p;
-    for (Index c = 0; c < d; ++c) {
-      p.push_back(std::exp(scale * x[c] - top) / sum);
-    }
-    return p;
-  }
-  static void forward(const Softmax::In<Tensor>& in, Softmax::Out<Tensor>& out,
-                      const Softmax::Attrs& a) {
-    const std::vector<Real> x = in.x.to_vector<Real>();
-    const Index d = in.x.size(-1);
-    const Real scale = static_cast<Real>(a.scale);
-    Real* y = out.y.data<Real>();
-    for (Index r = 0; r < out.lse.numel(); ++r) {
-      Real top, sum;
-      const std::vector<Real> p = probabilities(x.data() + r * d, d, scale, top, sum);
-      for (Index c = 0; c < d; ++c) {
-        const auto i = static_cast<std::size_t>(r * d + c);
-        y[i] = a.log ? scale * x[i] - top - std::log(sum) : p[static_cast<std::size_t>(c)];
+  /// z = scale x of one row; p = exp(z - top) / sum.
+  struct Row {
+    Row(const View<const Real, 2>& all, Index row, Real factor)
+        : x(all), r(row), scale(factor), p(x.size(1)) {
+      for (Index c = 0; c < p.size(); ++c) {
+        top = std::max(top, z(c));
       }
-      out.lse.data<Real>()[r] = top + std::log(sum);
+      for (Index c = 0; c < p.size(); ++c) {
+        sum += std::exp(z(c) - top);
+      }
+      for (Index c = 0; c < p.size(); ++c) {
+        p(c) = std::exp(z(c) - top) / sum;
+      }
+    }
+    Real z(Index c) const { return scale * x(r, c); }
+    const View<const Real, 2>& x;
+    Index r;
+    Real scale;
+    Buffer<Real> p;
+    Real top = -std::numeric_limits<Real>::infinity(), sum = 0;
+  };
+  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+    const common::Joined<const Real, 2> x(in.x);
+    const common::Joined<Real, 2> y(out.y);
+    const common::Joined<Real, 1> lse(out.lse);
+    for (Index r = 0; r < x.size(0); ++r) {
+      const Row row(x, r, Real(a.scale));
+      for (Index c = 0; c < x.size(1); ++c) {
+        y(r, c) = a.log ? row.z(c) - row.top - std::log(row.sum) : row.p(c);
+      }
+      lse(r) = row.top + std::log(row.sum);
     }
   }
-  // With z = scale * x: dy_i/dz_j is p_i ([i = j] - p_j), or [i = j] - p_j of the logarithm, and
-  // dlse/dz_j is p_j.
-  static void backward(const Softmax::In<Tensor>& in, const Softmax::Out<Tensor>&,
-                       const Softmax::Out<Tensor>& dout, Softmax::In<Tensor>& din,
-                       const Softmax::Attrs& a) {
-    const std::vector<Real> x = in.x.to_vector<Real>();
-    const Tensor dy = dout.y.defined() ? dout.y.contiguous() : Tensor();
-    const Tensor dlse = dout.lse.defined() ? dout.lse.contiguous() : Tensor();
-    const Index d = in.x.size(-1);
-    const Real scale = static_cast<Real>(a.scale);
-    Real* dx = din.x.data<Real>();
-    for (Index r = 0; d > 0 && r < in.x.numel() / d; ++r) {
-      Real top, sum;
-      const std::vector<Real> p = probabilities(x.data() + r * d, d, scale, top, sum);
-      for (Index j = 0; j < d; ++j) {
-        const Real pj = p[static_cast<std::size_t>(j)];
-        Real dz = dlse.defined() ? dlse.data<Real>()[r] * pj : Real(0);
-        for (Index i = 0; dy.defined() && i < d; ++i) {
-          const Real slope = Real(i == j) - pj;
-          dz +=
-              dy.data<Real>()[r * d + i] * (a.log ? slope : p[static_cast<std::size_t>(i)] * slope);
+  // dy_i/dz_j is p_i ([i = j] - p_j), or [i = j] - p_j of the logarithm, and dlse/dz_j is p_j.
+  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
+                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+    const common::Joined<const Real, 2> x(in.x), gy(dout.y);
+    const common::Joined<const Real, 1> glse(dout.lse);
+    const common::Joined<Real, 2> gx(din.x);
+    const Index n = x.size(1);
+    for (Index r = 0; r < x.size(0); ++r) {
+      const Row row(x, r, Real(a.scale));
+      for (Index j = 0; j < n; ++j) {
+        Real dz = common::or_zero(glse, r) * row.p(j);
+        for (Index i = 0; i < n; ++i) {
+          const Real slope = Real(i == j) - row.p(j);
+          dz += common::or_zero(gy, r, i) * (a.log ? slope : row.p(i) * slope);
         }
-        dx[r * d + j] = scale * dz;
+        gx(r, j) = Real(a.scale) * dz;
       }
     }
   }
 };
 
-Cost cost(const Softmax::In<Tensor>& in, const Softmax::Attrs&) {
+Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
   return {.bytes = 2.0 * in.x.bytes(), .flops = 12.0 * in.x.numel()};
 }
 
