@@ -24,6 +24,7 @@
 #include "core/base/types.h"
 #include "core/config/component.h"
 #include "core/tensor/tensor.h"
+#include "data/identity.h"
 
 namespace ls::data {
 
@@ -104,6 +105,8 @@ class Task {
   }
   /// Writes one example; safe to call from several threads at once.
   virtual void sample(const ExampleKey& key, const ExampleView& out) const = 0;
+  /// Of the files that it reads, which takes reading them once; none for a task that reads none.
+  virtual std::vector<DataIdentity> identity() const { return {}; }
 
  protected:
   Task(std::string_view name, const TaskArgs& args) : name_(name), args_(args) {}

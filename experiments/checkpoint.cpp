@@ -4,12 +4,10 @@
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <map>
 #include <utility>
 
-#include "core/base/rng.h"
 #include "core/io/files.h"
 #include "core/io/h5.h"
 
@@ -18,79 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr const char* kFormat = "longscan checkpoint";
-
-/// Order-dependent digest of names, shapes, types and bytes.
-class Digest {
- public:
-  void add(std::string_view text) {
-    add_bytes(text.data(), text.size());
-    word(text.size());
-  }
-  void add(const std::string& name, const Tensor& t) {
-    const Tensor c = t.contiguous();
-    add(name);
-    add(c.describe());
-    add_bytes(static_cast<const char*>(c.raw()), static_cast<std::size_t>(c.bytes()));
-  }
-  std::string hex() const { return fmt::format("{:016x}", mix64(state_)); }
-
- private:
-  void word(std::uint64_t w) { state_ = (state_ ^ w) * 0x9E3779B97F4A7C15u + (state_ >> 29); }
-  void add_bytes(const char* data, std::size_t n) {
-    std::size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-      std::uint64_t w = 0;
-      std::memcpy(&w, data + i, 8);
-      word(w);
-    }
-    if (i < n) {
-      std::uint64_t w = 0;
-      std::memcpy(&w, data + i, n - i);
-      word(w);
-    }
-  }
-  std::uint64_t state_ = 0x243F6A8885A308D3u;
-};
-
-// Everything in the file but the checksum itself, in a fixed order.
-std::string digest_of(const h5::File& file) {
-  Digest d;
-  for (const std::string& a : file.attributes("/")) {
-    if (a != "checksum") {
-      const h5::Attribute value = file.attribute("/", a);
-      d.add(a);
-      if (const auto* i = std::get_if<std::int64_t>(&value)) {
-        d.add(std::to_string(*i));
-      } else if (const auto* x = std::get_if<double>(&value)) {
-        d.add(fmt::format("{:a}", *x));
-      } else if (const auto* s = std::get_if<std::string>(&value)) {
-        d.add(*s);
-      } else if (const auto* v = std::get_if<std::vector<std::string>>(&value)) {
-        for (const std::string& s2 : *v) {
-          d.add(s2);
-        }
-      } else {
-        LS_FAIL(kIo, "{}: attribute '{}' is of an unexpected type", file.path(), a);
-      }
-    }
-  }
-  for (const std::string& group : file.children()) {
-    for (const std::string& name : file.children(group)) {
-      if (file.is_group(group + "/" + name)) {
-        for (const std::string& inner : file.children(group + "/" + name)) {
-          const std::string full = group + "/" + name + "/" + inner;
-          d.add(full, file.read(full));
-        }
-      } else {
-        d.add(group + "/" + name, file.read(group + "/" + name));
-        if (file.has_attribute(group + "/" + name, "part")) {
-          d.add(std::to_string(file.integer(group + "/" + name, "part")));
-        }
-      }
-    }
-  }
-  return d.hex();
-}
 
 // A model that holds one NaN gives nothing but NaN.
 Tensor read_finite(const h5::File& file, const std::string& name) {
@@ -148,8 +73,6 @@ void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters
           file.set_attribute("carried/" + name, "part", static_cast<std::int64_t>(slot.part));
         }
       }
-      file.flush();
-      file.set_attribute("/", "checksum", digest_of(file));
       file.close();
     }
     LS_CHECK(std::rename(temporary.c_str(), path.c_str()) == 0, kIo, "{} cannot be renamed: {}",
@@ -179,10 +102,6 @@ LoadedCheckpoint load_checkpoint(const std::string& path) {
            "{}: was written in format version {}, this program reads version {}; use the program "
            "that wrote it",
            path, version, kCheckpointVersion);
-  LS_CHECK(file.text("/", "checksum") == digest_of(file), kIo,
-           "{}: the checksum does not match, the file was damaged after it was written; use an "
-           "earlier checkpoint",
-           path);
   LoadedCheckpoint out;
   CheckpointData& d = out.data;
   d.step = file.integer("/", "step");

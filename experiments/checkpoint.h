@@ -27,7 +27,7 @@ struct CheckpointData {
   Provenance provenance;
 };
 
-inline constexpr std::int64_t kCheckpointVersion = 1;
+inline constexpr std::int64_t kCheckpointVersion = 2;
 
 /// Writes to a temporary file beside `path`, forces it to the disk, renames. @throws Error(Io); a
 /// file already at `path` is then untouched.

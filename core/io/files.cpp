@@ -77,6 +77,7 @@ void replace_file(const std::string& path, std::string_view text) {
     ::unlink(temporary.c_str());
     LS_FAIL(kIo, "{}: cannot be written: {}", path, write_failure(error));
   }
+  sync_directory(std::filesystem::path(path).parent_path().string());
 }
 
 void append_line(const std::string& path, std::string_view text) {

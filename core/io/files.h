@@ -11,8 +11,8 @@ std::string write_failure(int error);
 
 /// The whole file. @throws Error(Io)
 std::string read_file(const std::string& path);
-/// Writes a temporary file beside `path`, forces it to the disk and renames it: whatever happens,
-/// `path` holds the old text or the new. @throws Error(Io)
+/// Writes a temporary file beside `path`, forces it to the disk, renames it and syncs the folder:
+/// whatever happens, `path` holds the old text or the new. @throws Error(Io)
 void replace_file(const std::string& path, std::string_view text);
 /// Appends text and a line feed in one write. @throws Error(Io)
 void append_line(const std::string& path, std::string_view text);

@@ -6,13 +6,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <mutex>
 #include <new>
 #include <utility>
 
+#include "core/base/checksum.h"
 #include "core/io/descriptor.h"
 #include "core/io/files.h"
 
@@ -121,41 +121,6 @@ ssize_t read_some(int fd, void* to, std::size_t bytes, std::uint64_t at) {
   return n;
 }
 
-// Every step is a bijection of the lane for a given word and of the word for a given lane, so that
-// no change of a single word goes unseen.
-class Checksum {
- public:
-  // All pieces but the last are multiples of 32 bytes.
-  void add(const char* data, std::size_t bytes) {
-    bytes_ += bytes;
-    for (; bytes >= 32; bytes -= 32, data += 32) {
-      add_32(data);
-    }
-    if (bytes > 0) {
-      char tail[32] = {};
-      std::memcpy(tail, data, bytes);
-      add_32(tail);
-    }
-  }
-  std::uint64_t value() const {
-    std::uint64_t sum = bytes_;
-    for (const std::uint64_t lane : lanes_) {
-      sum = std::rotl((sum ^ lane) * 0xc2b2ae3d27d4eb4fu, 31);
-    }
-    return sum;
-  }
-
- private:
-  void add_32(const char* data) {
-    std::uint64_t words[4];
-    std::memcpy(words, data, sizeof words);
-    for (std::size_t i = 0; i < 4; ++i) {
-      lanes_[i] = std::rotl((lanes_[i] ^ words[i]) * 0x9e3779b97f4a7c15u, 29);
-    }
-  }
-  std::uint64_t lanes_[4] = {1, 2, 3, 4}, bytes_ = 0;
-};
-
 // @throws Error(Io) if the file cannot be read that far
 std::uint64_t file_checksum(int fd, std::uint64_t bytes, const std::string& path) {
   constexpr std::size_t kBlock = 1u << 20;
@@ -254,6 +219,8 @@ struct File::Impl {
     LS_CHECK(exists(name), kIo, "{}: there is no dataset '{}'", path, name);
     return {check(H5Dopen2(id, name.c_str(), H5P_DEFAULT), "open dataset", name), H5Dclose};
   }
+  /// The file as it is in memory, sealed, forced to the disk.
+  void write_image() const;
   DatasetInfo info(hid_t dataset, const std::string& name) const;
   Attribute attribute(hid_t object, const std::string& object_name, const std::string& name) const;
   bool exists(const std::string& name) const {
@@ -650,25 +617,18 @@ std::string File::text(const std::string& object, const std::string& name) const
   return *s;
 }
 
-void File::flush() {
-  const Lock lock;
-  const Impl& f = *impl_;
-  LS_CHECK(f.disk >= 0 && f.id >= 0, kIo, "{}: is not open for writing", f.path);
-  f.check(H5Fflush(f.id, H5F_SCOPE_GLOBAL), "flush", f.path);
+void File::Impl::write_image() const {
+  check(H5Fflush(id, H5F_SCOPE_GLOBAL), "flush", path);
   void** image = nullptr;
-  f.check(H5Fget_vfd_handle(f.id, H5P_DEFAULT, reinterpret_cast<void**>(&image)), "flush", f.path);
+  check(H5Fget_vfd_handle(id, H5P_DEFAULT, reinterpret_cast<void**>(&image)), "flush", path);
   Seal seal;
-  seal.bytes =
-      static_cast<std::uint64_t>(f.check(H5Fget_file_image(f.id, nullptr, 0), "flush", f.path));
+  seal.bytes = static_cast<std::uint64_t>(check(H5Fget_file_image(id, nullptr, 0), "flush", path));
   Checksum sum;
-  sum.add(static_cast<const char*>(*image), seal.bytes);
+  sum.add(*image, seal.bytes);
   seal.checksum = sum.value();
-  // Without its old seal the file counts as unfinished until the new one is there.
-  LS_CHECK(::ftruncate(f.disk, 0) == 0, kIo, "{}: cannot be emptied: {}", f.path,
-           std::strerror(errno));
-  write_at(f.disk, *image, seal.bytes, 0, f.path);
-  write_at(f.disk, &seal, sizeof seal, seal.bytes, f.path);
-  LS_CHECK(::fsync(f.disk) == 0, kIo, "{}: cannot be forced to the disk: {}", f.path,
+  write_at(disk, *image, seal.bytes, 0, path);
+  write_at(disk, &seal, sizeof seal, seal.bytes, path);
+  LS_CHECK(::fsync(disk) == 0, kIo, "{}: cannot be forced to the disk: {}", path,
            write_failure(errno));
 }
 
@@ -678,7 +638,7 @@ void File::close() {
     return;
   }
   if (impl_->disk >= 0) {
-    flush();
+    impl_->write_image();
   }
   impl_->check(H5Fclose(std::exchange(impl_->id, -1)), "close", impl_->path);
   const int fd = impl_->disk.release();

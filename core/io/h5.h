@@ -3,8 +3,8 @@
 // object and HDF5's own reason. Calls are serialised: the library need not be built thread-safe.
 //
 // HDF5 itself can crash on a damaged file and after a failed write, so neither reaches it: a new
-// file is built in memory, written by flush() and close(), and sealed by a checksum of the whole
-// behind HDF5's part (which other readers ignore); open() checks the seal before HDF5 sees the
+// file is built in memory, written once by close(), and sealed by a checksum of the whole behind
+// HDF5's part (which other readers ignore); open() checks the seal before HDF5 sees the
 // file. A file written here whose seal is missing was not written to its end and is refused. Files
 // of other programs have no seal: where damage passes HDF5's own checks, HDF5 may still crash on
 // them.
@@ -35,12 +35,11 @@ class File {
  public:
   /// For reading. @throws Error(Io) for a missing, unreadable, truncated, damaged or foreign file
   static File open(const std::string& path);
-  /// A new file, replacing an old one; empty on the disk, and held in memory, until flush() or
-  /// close().
+  /// A new file, replacing an old one; empty on the disk, and held in memory, until close().
   static File create(const std::string& path);
   File(File&&) noexcept;
   File& operator=(File&&) noexcept;
-  /// Drops what has not been flushed: a writer calls close().
+  /// Drops a new file that was not closed: what is on the disk is then refused by open().
   ~File();
 
   const std::string& path() const;
@@ -71,10 +70,8 @@ class File {
   double number(const std::string& object, const std::string& name) const;  ///< integers too
   std::string text(const std::string& object, const std::string& name) const;
 
-  /// Writes the whole file as it is now, sealed, and forces it to the disk.
+  /// Writes a new file whole, sealed, and forces it to the disk; closes.
   /// @throws Error(Io) on a full disk and the like; what is on the disk is then refused by open()
-  void flush();
-  /// Flushes if the file is new, and closes.
   void close();
 
  private:

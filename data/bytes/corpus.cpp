@@ -1,7 +1,6 @@
 #include "data/bytes/corpus.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,7 +10,10 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
+#include <map>
+#include <tuple>
 
+#include "core/base/checksum.h"
 #include "core/base/error.h"
 #include "core/base/log.h"
 
@@ -20,11 +22,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Files kept mapped at a time, well below the system's limit on mappings.
-constexpr std::size_t kMostMapped = 1024;
+/// Files kept open at a time, well below the usual limit of a process.
+constexpr std::size_t kMostOpen = 256;
 
 std::string reason() {
   return std::strerror(errno);
+}
+
+[[noreturn]] void fail_changed(const std::string& path, Index before, Index now) {
+  LS_FAIL(
+      kIo,
+      "'{}' has changed from {} to {} bytes during the run; train on a copy that nothing writes "
+      "to",
+      path, before, now);
 }
 
 Index file_size(const std::string& path) {
@@ -75,113 +85,150 @@ std::string megabytes(Index bytes) {
 
 }  // namespace
 
-MappedFile::MappedFile(const std::string& path, Index size) : size_(size) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  LS_CHECK(fd >= 0, kIo, "cannot open '{}': {}", path, reason());
-  void* at = MAP_FAILED;
+DataFile::DataFile(const std::string& path, Index size)
+    : path_(path), size_(size), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  LS_CHECK(fd_ >= 0, kIo, "cannot open '{}': {}", path, reason());
   struct stat info {};
-  std::string fault;
-  if (::fstat(fd, &info) != 0) {
-    fault = reason();
-  } else if (info.st_size != size) {
-    fault = fmt::format("it has {} bytes, it had {} when the run began", info.st_size, size);
-  } else {
-    at = ::mmap(nullptr, static_cast<std::size_t>(size), PROT_READ, MAP_SHARED, fd, 0);
-    fault = at == MAP_FAILED ? reason() : "";
+  const bool known = ::fstat(fd_, &info) == 0;
+  const std::string why = known ? "" : reason();
+  if (!known || info.st_size != size) {
+    ::close(fd_);
+    LS_CHECK(known, kIo, "cannot read '{}': {}", path, why);
+    fail_changed(path, size, static_cast<Index>(info.st_size));
   }
-  ::close(fd);
-  LS_CHECK(at != MAP_FAILED, kIo, "cannot map '{}': {}", path, fault);
-  data_ = static_cast<const std::uint8_t*>(at);
 }
 
-MappedFile::~MappedFile() {
-  ::munmap(const_cast<std::uint8_t*>(data_), static_cast<std::size_t>(size_));
+DataFile::~DataFile() {
+  ::close(fd_);
 }
 
-ByteCorpus::ByteCorpus(const CorpusOptions& options) {
-  const fs::path path = options.path;
+void DataFile::read(Index at, std::span<std::uint8_t> out) const {
+  while (!out.empty()) {
+    const ssize_t n = ::pread(fd_, out.data(), out.size(), static_cast<off_t>(at));
+    if (n < 0 && errno == EINTR) {
+      continue;
+    }
+    LS_CHECK(n >= 0, kIo, "cannot read '{}': {}", path_, reason());
+    if (n == 0) {
+      fail_changed(path_, size_, at);
+    }
+    out = out.subspan(static_cast<std::size_t>(n));
+    at += n;
+  }
+}
+
+std::uint64_t DataFile::checksum() const {
+  using Key = std::tuple<dev_t, ino_t, Index, Index, Index, Index, Index>;
+  static std::mutex mutex;
+  static std::map<Key, std::uint64_t> known;
+  struct stat info {};
+  LS_CHECK(::fstat(fd_, &info) == 0, kIo, "cannot read '{}': {}", path_, reason());
+  const Key key{info.st_dev,          info.st_ino,         info.st_size,        info.st_mtim.tv_sec,
+                info.st_mtim.tv_nsec, info.st_ctim.tv_sec, info.st_ctim.tv_nsec};
+  {
+    const std::lock_guard lock(mutex);
+    if (const auto it = known.find(key); it != known.end()) {
+      return it->second;
+    }
+  }
+  Checksum sum;
+  std::vector<std::uint8_t> piece(static_cast<std::size_t>(std::min<Index>(size_, 1 << 20)));
+  for (Index at = 0; at < size_; at += static_cast<Index>(piece.size())) {
+    piece.resize(std::min(piece.size(), static_cast<std::size_t>(size_ - at)));
+    read(at, piece);
+    sum.add(piece.data(), piece.size());
+  }
+  const std::lock_guard lock(mutex);
+  return known[key] = sum.value();
+}
+
+std::vector<ByteCorpus::Document> ByteCorpus::find_in_directory(const CorpusOptions& options) {
+  const Found found = find_files(options.path, options.suffixes);
+  std::vector<Document> documents;
+  Index empty = 0;
+  for (const std::string& name : found.names) {
+    const std::string full = (fs::path(options.path) / name).string();
+    LS_CHECK(::access(full.c_str(), R_OK) == 0, kIo, "cannot read '{}': {}", full, reason());
+    if (const Index size = file_size(full); size > 0) {
+      documents.push_back({full, name, size});
+    } else {
+      ++empty;
+    }
+  }
+  LS_CHECK(!documents.empty(), kIo, "no text in the directory '{}': {} files{}, {} of them empty",
+           options.path, found.names.size(),
+           options.suffixes.empty() ? "" : " with the suffixes asked for", empty);
+  if (empty + found.skipped > 0) {
+    log_warn("some files of the corpus are left out",
+             {{"path", options.path},
+              {"empty", std::to_string(empty)},
+              {"not_regular", std::to_string(found.skipped)}});
+  }
+  return documents;
+}
+
+std::vector<ByteCorpus::Document> ByteCorpus::find(const CorpusOptions& options) {
   std::error_code error;
-  const fs::file_status status = fs::status(path, error);
+  const fs::file_status status = fs::status(options.path, error);
   LS_CHECK(!options.path.empty(), kConfig, "bytes needs a path: a file or a directory of text");
   LS_CHECK(fs::exists(status), kIo, "cannot read '{}': {}", options.path,
            error ? error.message() : "No such file or directory");
-  LS_CHECK(fs::is_directory(status) || fs::is_regular_file(status), kIo,
-           "'{}' is neither a file nor a directory", options.path);
-
-  std::vector<std::uint64_t> hashes;  // of the names
   if (fs::is_directory(status)) {
-    const Found found = find_files(path, options.suffixes);
-    Index empty = 0;
-    for (const std::string& name : found.names) {
-      const std::string full = (path / name).string();
-      LS_CHECK(::access(full.c_str(), R_OK) == 0, kIo, "cannot read '{}': {}", full, reason());
-      if (const Index size = file_size(full); size > 0) {
-        documents_.push_back({full, size});
-        hashes.push_back(stream_id(name));
-      } else {
-        ++empty;
-      }
-    }
-    LS_CHECK(!documents_.empty(), kIo,
-             "no text in the directory '{}': {} files{}, {} of them empty", options.path,
-             found.names.size(), options.suffixes.empty() ? "" : " with the suffixes asked for",
-             empty);
-    if (empty + found.skipped > 0) {
-      log_warn("some files of the corpus are left out",
-               {{"path", options.path},
-                {"empty", std::to_string(empty)},
-                {"not_regular", std::to_string(found.skipped)}});
-    }
-  } else {
-    LS_CHECK(::access(options.path.c_str(), R_OK) == 0, kIo, "cannot read '{}': {}", options.path,
-             reason());
-    const Index size = file_size(options.path);
-    LS_CHECK(size > 0, kIo, "'{}' is empty; give a file with text in it, or a folder of such files",
-             options.path);
-    documents_.push_back({options.path, size});
-    hashes.push_back(0);  // so that a single file may be renamed
+    return find_in_directory(options);
   }
-  mapped_.resize(documents_.size());
+  LS_CHECK(fs::is_regular_file(status), kIo, "'{}' is neither a file nor a directory",
+           options.path);
+  LS_CHECK(::access(options.path.c_str(), R_OK) == 0, kIo, "cannot read '{}': {}", options.path,
+           reason());
+  const Index size = file_size(options.path);
+  LS_CHECK(size > 0, kIo, "'{}' is empty; give a file with text in it, or a folder of such files",
+           options.path);
+  return {{options.path, "", size}};
+}
 
-  const auto hash = [&](std::size_t document, Index block) {
-    return mix64(mix64(hashes[document] ^ mix64(options.salt + 1)) +
-                 static_cast<std::uint64_t>(block));
-  };
-  const auto blocks = [&](std::size_t document) {
-    return (documents_[document].size + kBlock - 1) / kBlock;
-  };
-  // Validation blocks have hashes up to `limit`. At least one block goes to each side: that with
-  // the smallest hash to validation, that with the largest to training.
-  std::uint64_t smallest = std::numeric_limits<std::uint64_t>::max();
-  std::uint64_t largest = 0;
+ByteCorpus::ByteCorpus(const CorpusOptions& options)
+    : documents_(find(options)), open_(documents_.size()) {
+  lay_tapes(options);
+}
+
+std::uint64_t ByteCorpus::block_hash(const CorpusOptions& options, std::size_t document,
+                                     Index block) const {
+  const std::string& name = documents_[document].name;
+  const std::uint64_t file = name.empty() ? 0 : stream_id(name);  // a single file may be renamed
+  return mix64(mix64(file ^ mix64(options.salt + 1)) + static_cast<std::uint64_t>(block));
+}
+
+std::uint64_t ByteCorpus::largest_valid_hash(const CorpusOptions& options) const {
+  std::uint64_t smallest = std::numeric_limits<std::uint64_t>::max(), largest = 0;
   Index count = 0;
   for (std::size_t d = 0; d < documents_.size(); ++d) {
     for (Index b = 0; b < blocks(d); ++b, ++count) {
-      smallest = std::min(smallest, hash(d, b));
-      largest = std::max(largest, hash(d, b));
+      const std::uint64_t hash = block_hash(options, d, b);
+      smallest = std::min(smallest, hash);
+      largest = std::max(largest, hash);
     }
   }
-  const bool both = options.valid_share > 0 && options.valid_share < 1;
-  LS_CHECK(!both || count >= 2, kConfig,
+  LS_CHECK(count >= 2, kConfig,
            "'{}' has {} bytes: too short to hold some out for validation, which takes at least {}; "
            "give a longer text or name the validation text itself (valid_path)",
            options.path, documents_[0].size, kBlock + 1);
   const double scaled = std::ldexp(options.valid_share, 64);
-  std::uint64_t limit = 0;
-  if (both) {
-    limit = std::clamp(static_cast<std::uint64_t>(scaled), smallest, largest - 1);
-  }
+  return std::clamp(static_cast<std::uint64_t>(scaled), smallest, largest - 1);
+}
+
+void ByteCorpus::lay_tapes(const CorpusOptions& options) {
+  const bool both = options.valid_share > 0 && options.valid_share < 1;
+  const std::uint64_t limit = both ? largest_valid_hash(options) : 0;
   for (std::size_t d = 0; d < documents_.size(); ++d) {
     const auto split_of = [&](Index block) {
-      const bool valid = both ? hash(d, block) <= limit : options.valid_share >= 1;
+      const bool valid = both ? block_hash(options, d, block) <= limit : options.valid_share >= 1;
       return valid ? Split::kValid : Split::kTrain;
     };
-    const Index size = documents_[d].size;
     const Index last = both ? blocks(d) : 1;
     Index begin = 0;
     for (Index b = 0; b < last; ++b) {
       if (b + 1 == last || split_of(b + 1) != split_of(b)) {
-        const Index end = b + 1 == last ? size : (b + 1) * kBlock;
+        const Index end = b + 1 == last ? documents_[d].size : (b + 1) * kBlock;
         append(split_of(b), static_cast<Index>(d), begin, end);
         begin = end;
       }
@@ -195,18 +242,33 @@ void ByteCorpus::append(Split split, Index document, Index begin, Index end) {
   tape.bytes += end - begin;
 }
 
-std::shared_ptr<const MappedFile> ByteCorpus::map(Index document) const {
+std::shared_ptr<const DataFile> ByteCorpus::open(Index document) const {
   const auto d = static_cast<std::size_t>(document);
   const std::lock_guard lock(mutex_);
-  if (!mapped_[d]) {
-    mapped_[d] = std::make_shared<MappedFile>(documents_[d].path, documents_[d].size);
-    mapped_order_.push_back(document);
-    if (mapped_order_.size() > kMostMapped) {
-      mapped_[static_cast<std::size_t>(mapped_order_.front())] = nullptr;
-      mapped_order_.pop_front();
+  if (!open_[d]) {
+    open_[d] = std::make_shared<DataFile>(documents_[d].path, documents_[d].size);
+    open_order_.push_back(document);
+    if (open_order_.size() > kMostOpen) {
+      open_[static_cast<std::size_t>(open_order_.front())] = nullptr;
+      open_order_.pop_front();
     }
   }
-  return mapped_[d];
+  return open_[d];
+}
+
+DataIdentity ByteCorpus::identity() const {
+  DataIdentity out{.files = documents()};
+  Checksum names, content;
+  for (const Document& d : documents_) {
+    names.add_text(d.name);
+    const std::uint64_t words[] = {static_cast<std::uint64_t>(d.size),
+                                   DataFile(d.path, d.size).checksum()};
+    content.add(words, sizeof words);
+    out.bytes += d.size;
+  }
+  out.names = names.hex();
+  out.content = content.hex();
+  return out;
 }
 
 void ByteCorpus::read(Split split, Index position, std::span<std::uint8_t> out,
@@ -228,15 +290,13 @@ void ByteCorpus::read(Split split, Index position, std::span<std::uint8_t> out,
     if (skip == 0) {
       starts.push_back(done);
     }
-    // A mapped page beyond the end of a file that has shrunk would be a bus error.
     const Document& d = documents_[static_cast<std::size_t>(s.document)];
-    const Index size = file_size(d.path);
-    LS_CHECK(size == d.size, kIo,
-             "'{}' has changed from {} to {} bytes during the run; train on a copy that nothing "
-             "writes to",
-             d.path, d.size, size);
-    const auto file = map(s.document);
-    std::memcpy(out.data() + done, file->data() + s.begin + skip, static_cast<std::size_t>(n));
+    if (const Index size = file_size(d.path); size != d.size) {
+      fail_changed(d.path, d.size, size);
+    }
+    open(s.document)
+        ->read(s.begin + skip,
+               out.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(n)));
     done += n;
     stretch = last ? 0 : stretch + 1;
     position = last ? 0 : end;

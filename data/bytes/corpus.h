@@ -1,5 +1,5 @@
 #pragma once
-// Files as a corpus of bytes: mapped, never read whole, split into training and validation text.
+// Files as a corpus of bytes: read where they are needed, split into training and validation text.
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -13,19 +13,24 @@
 
 namespace ls::data {
 
-/// A whole file mapped for reading.
-class MappedFile {
+/// A file open for reading, of a size that must not change.
+class DataFile {
  public:
-  /// @throws Error(Io) if it cannot be opened or mapped, or does not have `size` bytes
-  MappedFile(const std::string& path, Index size);
-  ~MappedFile();
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
-  const std::uint8_t* data() const { return data_; }
+  /// @throws Error(Io) if it cannot be opened or does not have `size` bytes
+  DataFile(const std::string& path, Index size);
+  ~DataFile();
+  DataFile(const DataFile&) = delete;
+  DataFile& operator=(const DataFile&) = delete;
+  /// Copies out.size() bytes from place `at`; safe to call from several threads at once.
+  /// @throws Error(Io) if the file has become shorter or cannot be read
+  void read(Index at, std::span<std::uint8_t> out) const;
+  /// Checksum of the whole. Kept for as long as the file system says that the file is the same.
+  std::uint64_t checksum() const;
 
  private:
-  const std::uint8_t* data_ = nullptr;
-  Index size_ = 0;
+  std::string path_;
+  Index size_;
+  int fd_;
 };
 
 struct CorpusOptions {
@@ -60,10 +65,13 @@ class ByteCorpus {
             std::vector<Index>& starts) const;
   /// "4.43 MB in 1 document: 4.21 MB training, 0.22 MB validation".
   std::string summary() const;
+  /// Names, sizes and contents, which takes reading everything once. @throws as read
+  DataIdentity identity() const;
 
  private:
   struct Document {
     std::string path;
+    std::string name;  // within the directory; "" where the path is the file
     Index size;
   };
   struct Stretch {
@@ -76,14 +84,26 @@ class ByteCorpus {
     Index bytes = 0;
   };
   const Tape& tape(Split split) const { return tapes_[static_cast<std::size_t>(split)]; }
+  /// The documents of a path, by name.
+  static std::vector<Document> find(const CorpusOptions& options);
+  static std::vector<Document> find_in_directory(const CorpusOptions& options);
+  Index blocks(std::size_t document) const {
+    return (documents_[document].size + kBlock - 1) / kBlock;
+  }
+  std::uint64_t block_hash(const CorpusOptions& options, std::size_t document, Index block) const;
+  /// Blocks with hashes up to this one are validation text. At least one block goes to each side:
+  /// that with the smallest hash to validation, that with the largest to training.
+  std::uint64_t largest_valid_hash(const CorpusOptions& options) const;
+  /// Cuts every document into stretches, those of one split one after the other.
+  void lay_tapes(const CorpusOptions& options);
   void append(Split split, Index document, Index begin, Index end);
-  std::shared_ptr<const MappedFile> map(Index document) const;
+  std::shared_ptr<const DataFile> open(Index document) const;
 
   std::vector<Document> documents_;
   Tape tapes_[kNumSplits];
   mutable std::mutex mutex_;
-  mutable std::vector<std::shared_ptr<const MappedFile>> mapped_;  // by document
-  mutable std::deque<Index> mapped_order_;                         // oldest first
+  mutable std::vector<std::shared_ptr<const DataFile>> open_;  // by document
+  mutable std::deque<Index> open_order_;                       // oldest first
 };
 
 }  // namespace ls::data

@@ -94,6 +94,17 @@ class Bytes final : public Task {
     }
   }
 
+  std::vector<DataIdentity> identity() const override {
+    std::vector<DataIdentity> out;
+    out.push_back(corpus_.identity());
+    out.back().field = "task.path";
+    if (valid_) {
+      out.push_back(valid_->identity());
+      out.back().field = "task.valid_path";
+    }
+    return out;
+  }
+
  private:
   const ByteCorpus& corpus(Split split) const {
     return split == Split::kTrain || !valid_ ? corpus_ : *valid_;

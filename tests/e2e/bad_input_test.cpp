@@ -156,7 +156,6 @@ TEST_SUITE("e2e") {
       std::vector<std::string> wanted;
     };
     const auto edit = [&](const std::string& path, const std::function<void(h5::File&)>& change) {
-      // Rewritten whole, without the checksum being made right again.
       const h5::File old = h5::File::open(good);
       h5::File file = h5::File::create(path);
       for (const std::string& a : old.attributes()) {
@@ -199,11 +198,6 @@ TEST_SUITE("e2e") {
            edit(p, [](h5::File& f) { f.set_attribute("/", "version", std::int64_t{99}); });
          },
          {"version 99"}},
-        {"changed attribute",
-         [&](const std::string& p) {
-           edit(p, [](h5::File& f) { f.set_attribute("/", "step", std::int64_t{7}); });
-         },
-         {"checksum"}},
         {"dataset too many",
          [&](const std::string& p) {
            edit(p,
@@ -230,19 +224,14 @@ TEST_SUITE("e2e") {
       check_refused(b.name, w.run({"generate", path}), b.wanted);
     }
 
-    // Any single flipped bit is noticed, wherever it is: refused, or without effect on what is
-    // read.
-    int refused = 0;
+    // Any single flipped bit is noticed, wherever it is.
     for (std::size_t at = 97; at < bytes.size(); at += bytes.size() / 24) {
       std::string flipped = bytes;
       flipped[at] = static_cast<char>(flipped[at] ^ 0x10);
       w.write("flipped.h5", flipped);
-      const Outcome out = w.run({"info", w.path("flipped.h5")});
-      INFO("bit flipped in byte " << at << "\n" << out.text);
-      CHECK((out.status == 0 || out.status == 1));
-      refused += out.status == 1;
+      check_refused(fmt::format("bit flipped in byte {}", at),
+                    w.run({"info", w.path("flipped.h5")}), {"flipped.h5", "is damaged"});
     }
-    CHECK(refused > 0);
 
     // Whole and right by its checksum, but of no use: edited through the program's own writer.
     struct Edited {

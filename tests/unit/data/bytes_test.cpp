@@ -153,7 +153,7 @@ TEST_SUITE("unit") {
     CHECK(starts == std::vector<Index>{1, 3, 5});
   }
 
-  TEST_CASE("corpus: more documents than stay mapped") {
+  TEST_CASE("corpus: more documents than stay open") {
     const TempDir dir;
     std::string want;
     for (int i = 0; i < 1100; ++i) {
@@ -416,7 +416,7 @@ TEST_SUITE("unit") {
       const std::string path = dir.write("text", ruler('a', 4 * kBlock));
       const auto task = task_from(bytes_yaml(path, "length: 64"));
       const Batcher batcher(*task, {.batch = 2, .seed = 1});
-      if (change != 1) {  // also before the file is mapped for the first time
+      if (change != 1) {  // also before the file is opened for the first time
         batcher.make(0);
       }
       if (change == 2) {
@@ -435,5 +435,79 @@ TEST_SUITE("unit") {
               std::string::npos);
       }
     }
+  }
+
+  TEST_CASE("corpus: a file that is cut while it is read is an error, not a signal") {
+    const TempDir dir;
+    const std::string path = dir.write("text", ruler('a', 4 * kBlock));
+    const DataFile file(path, 4 * kBlock);
+    std::vector<std::uint8_t> out(100);
+    file.read(3 * kBlock, out);
+    CHECK(std::string(out.begin(), out.end()) == ruler('a', 4 * kBlock).substr(3 * kBlock, 100));
+    fs::resize_file(path, 3 * kBlock + 50);
+    CHECK_THROWS_WITH_AS(file.read(3 * kBlock, out), doctest::Contains("has changed from 32768 to"),
+                         Error);
+    file.read(0, out);
+    // Cut and grown again and again beneath a reader: an error at most.
+    std::atomic<bool> done = false;
+    std::thread other([&] {
+      while (!done) {
+        fs::resize_file(path, 0);
+        fs::resize_file(path, 4 * kBlock);
+      }
+    });
+    int failed = 0;
+    for (int i = 0; i < 3000; ++i) {
+      try {
+        DataFile(path, 4 * kBlock).read(2 * kBlock, out);
+      } catch (const Error& e) {
+        CHECK(e.kind() == ErrorKind::kIo);
+        ++failed;
+      }
+    }
+    done = true;
+    other.join();
+    MESSAGE(failed << " of 3000 reads refused");
+  }
+
+  TEST_CASE("corpus: its identity is what lies in it, not where it lies") {
+    const TempDir dir;
+    dir.write("a/x", "first");
+    dir.write("a/y", "second");
+    const auto identity = [&](const std::string& path) {
+      return ByteCorpus({.path = dir / path}).identity();
+    };
+    const DataIdentity before = identity("a");
+    CHECK(before.files == 2);
+    CHECK(before.bytes == 11);
+    fs::rename(dir / "a", dir / "moved");
+    CHECK(identity("moved") == before);
+    CHECK(identity("moved/x") == identity("moved/x"));
+    CHECK(identity("moved/x").content != identity("moved/y").content);
+    fs::copy_file(dir / "moved/x", dir / "elsewhere");  // a single file has no name
+    CHECK(identity("elsewhere") == identity("moved/x"));
+
+    dir.write("moved/y", "secund");  // the same size
+    DataIdentity now = identity("moved");
+    CHECK(now.content != before.content);
+    CHECK(now.names == before.names);
+    CHECK(now.bytes == before.bytes);
+    dir.write("moved/y", "secon");
+    CHECK(identity("moved").content != before.content);
+    dir.write("moved/y", "second");
+    CHECK(identity("moved") == before);
+    fs::rename(dir / "moved/x", dir / "moved/z");  // another order of documents
+    now = identity("moved");
+    CHECK(now.names != before.names);
+    CHECK(now.content != before.content);
+    fs::rename(dir / "moved/z", dir / "moved/w");  // the same order as at first
+    now = identity("moved");
+    CHECK(now.names != before.names);
+    CHECK(now.content == before.content);
+    CHECK(now.str().find("2 files, 11 bytes, names " + now.names) != std::string::npos);
+    // Two files whose border moves.
+    dir.write("b/x", "firsts");
+    dir.write("b/y", "econd");
+    CHECK(identity("b").content != before.content);
   }
 }
