@@ -64,6 +64,7 @@ struct FieldOptions {
   bool required = false;                         ///< must be written, has no default
   std::size_t min_size = 0;                      ///< elements of a list, bytes of a text
   bool hashed = true;  ///< false: leaves config_hash alone (paths, verbosity)
+  bool file = false;   ///< a text that names a file or folder, from the working directory
 };
 
 template <class T>

@@ -50,6 +50,8 @@ inline constexpr std::string_view kRepeatHint =
 /// One YAML document. @throws Error(Config) with the place of the fault
 ConfigNode parse_yaml(std::string_view text, const std::shared_ptr<const std::string>& source);
 
+/// Shortest text that reads back to the same double: 0.001, 1e-08.
+std::string number_text(double x);
 /// ">= 1 and < 2", "" if anything goes.
 std::string range_text(const FieldOptions& options);
 /// "integer", "list of number", "mixer", ...

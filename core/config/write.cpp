@@ -13,12 +13,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Shortest text that reads back to the same double: 0.001, 1e-08.
-std::string number_text(double x) {
-  char buffer[40];
-  return {buffer, std::to_chars(buffer, buffer + sizeof buffer, x).ptr};
-}
-
 // In double quotes, good for YAML and JSON.
 std::string quoted(const std::string& s) {
   return Json(s).dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -227,6 +221,11 @@ class Lister final : public FieldVisitor {
 };
 
 }  // namespace
+
+std::string number_text(double x) {
+  char buffer[40];
+  return {buffer, std::to_chars(buffer, buffer + sizeof buffer, x).ptr};
+}
 
 std::string range_text(const FieldOptions& o) {
   std::vector<std::string> parts;
