@@ -90,6 +90,7 @@ struct ExampleView {
 struct TaskArgs {
   std::uint64_t seed = 0;  ///< of every random choice of the task
   bool stream = false;     ///< training rows continue from step to step, for carried states
+  bool training = true;    ///< false: training examples are not asked for, their files not needed
 };
 
 class Task {

@@ -184,6 +184,19 @@ std::string library_version() {
   return fmt::format("{}.{}.{}", major, minor, release);
 }
 
+std::string damage(const std::string& path) {
+  const Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat info {};
+  LS_CHECK(fd >= 0 && ::fstat(fd, &info) == 0, kIo, "{}: cannot be opened: {}", path,
+           std::strerror(errno));
+  try {
+    const bool sealed = check_seal(fd, static_cast<std::uint64_t>(info.st_size), path);
+    return sealed ? "" : path + ": is damaged: it lacks the checksum at its end";
+  } catch (const Error& e) {
+    return e.message();
+  }
+}
+
 struct File::Impl {
   std::string path;
   hid_t id = -1;

@@ -28,9 +28,13 @@ class Bytes final : public Task {
       f("path", path,
         {.help = "file, or directory searched through; a file is a document",
          .required = true,
-         .min_size = 1});
+         .min_size = 1,
+         .hashed = false,
+         .file = true});
       f("valid_path", valid_path,
-        {.help = "text to validate on; empty: blocks of 8 KiB held out of path"});
+        {.help = "text to validate on; empty: blocks of 8 KiB held out of path",
+         .hashed = false,
+         .file = true});
       f("suffixes", suffixes, {.help = "keep only files whose names end so; empty: all"});
       f("valid_share", valid_share,
         {.help = "share of the blocks held out", .above = 0, .below = 1});
@@ -43,20 +47,22 @@ class Bytes final : public Task {
     }
   };
 
-  Bytes(const Config& config, const TaskArgs& args)
-      : Task("bytes", args),
-        corpus_({.path = config.path,
-                 .suffixes = config.suffixes,
-                 .valid_share = config.valid_path.empty() ? config.valid_share : 0,
-                 .salt = static_cast<std::uint64_t>(config.split_salt)}) {
+  Bytes(const Config& config, const TaskArgs& args) : Task("bytes", args) {
+    if (args.training || config.valid_path.empty()) {
+      corpus_ = std::make_unique<ByteCorpus>(
+          CorpusOptions{.path = config.path,
+                        .suffixes = config.suffixes,
+                        .valid_share = config.valid_path.empty() ? config.valid_share : 0,
+                        .salt = static_cast<std::uint64_t>(config.split_salt)});
+      info_.summary = corpus_->summary();
+    }
     info_.vocab_in = info_.classes = 256;
     info_.order = args.stream ? Order::kStream : Order::kFresh;
     info_.metrics = {"bpb", "tok_acc"};
-    info_.summary = corpus_.summary();
     if (!config.valid_path.empty()) {
       valid_ = std::make_unique<ByteCorpus>(
           CorpusOptions{.path = config.valid_path, .suffixes = config.suffixes, .valid_share = 1});
-      info_.summary += "; validation text: " + valid_->summary();
+      info_.summary += (corpus_ ? "; " : "") + ("validation text: " + valid_->summary());
     }
 
     const Index longest = config.lengths.longest();
@@ -64,7 +70,9 @@ class Bytes final : public Task {
              "bytes: rows that continue from step to step need one length, not {} to {}; leave out "
              "max_length",
              config.lengths.length, longest);
-    fits(config.path, Split::kTrain, longest);
+    if (args.training) {
+      fits(config.path, Split::kTrain, longest);
+    }
     add_slice(Split::kTrain, config.lengths.slice());
     const std::vector<Index> lengths =
         config.test_lengths.empty() ? std::vector<Index>{longest} : config.test_lengths;
@@ -96,8 +104,10 @@ class Bytes final : public Task {
 
   std::vector<DataIdentity> identity() const override {
     std::vector<DataIdentity> out;
-    out.push_back(corpus_.identity());
-    out.back().field = "task.path";
+    if (corpus_) {
+      out.push_back(corpus_->identity());
+      out.back().field = "task.path";
+    }
     if (valid_) {
       out.push_back(valid_->identity());
       out.back().field = "task.valid_path";
@@ -107,7 +117,7 @@ class Bytes final : public Task {
 
  private:
   const ByteCorpus& corpus(Split split) const {
-    return split == Split::kTrain || !valid_ ? corpus_ : *valid_;
+    return split == Split::kTrain || !valid_ ? *corpus_ : *valid_;
   }
 
   void fits(const std::string& path, Split split, Index length) const {
@@ -142,7 +152,7 @@ class Bytes final : public Task {
     return (phase + order(key.index % windows) * key.length) % bytes;
   }
 
-  ByteCorpus corpus_;
+  std::unique_ptr<ByteCorpus> corpus_;  // none when only valid_ is read
   std::unique_ptr<ByteCorpus> valid_;
 };
 
