@@ -6,10 +6,14 @@
 #include <cstdio>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "core/io/files.h"
 #include "core/io/h5.h"
+#include "experiments/result.h"
+
+using Json = nlohmann::ordered_json;
 
 namespace ls::experiments {
 namespace {
@@ -31,6 +35,206 @@ Tensor read_finite(const h5::File& file, const std::string& name) {
   return t;
 }
 
+// Texts of any length are datasets: attributes end at 64 KiB.
+void write_text(h5::File& file, const std::string& name, const std::string& text) {
+  file.write("text/" + name, Tensor::from(std::vector<std::uint8_t>(text.begin(), text.end())));
+}
+
+std::string read_text(const h5::File& file, const std::string& name) {
+  const Tensor t = file.read("text/" + name);
+  LS_CHECK(t.dtype() == DType::kU8 && t.rank() == 1, kIo, "{}: 'text/{}' is {}, not a text",
+           file.path(), name, t.describe());
+  const std::vector<std::uint8_t> bytes = t.to_vector<std::uint8_t>();
+  return {bytes.begin(), bytes.end()};
+}
+
+Index read_count(const h5::File& file, const std::string& name) {
+  const std::int64_t n = file.integer("/", name);
+  LS_CHECK(n >= 0, kIo, "{}: attribute '{}' is {}, a count is expected", file.path(), name, n);
+  return n;
+}
+
+std::string identity_text(const std::vector<data::DataIdentity>& data) {
+  Json list = Json::array();
+  for (const data::DataIdentity& d : data) {
+    list.push_back(d);
+  }
+  return list.dump();
+}
+
+std::vector<data::DataIdentity> parse_identity(const h5::File& file) {
+  try {
+    return Json::parse(read_text(file, "data")).get<std::vector<data::DataIdentity>>();
+  } catch (const Json::exception& e) {
+    LS_FAIL(kIo, "{}: 'text/data' does not name data ({})", file.path(), e.what());
+  }
+}
+
+constexpr const char* kEmbeddings = "interface/class_embeddings";
+
+void write_facts(h5::File& file, const CheckpointData& data) {
+  file.set_attribute("/", "format", std::string(kFormat));
+  file.set_attribute("/", "version", kCheckpointVersion);
+  file.set_attribute("/", "step", static_cast<std::int64_t>(data.step));
+  file.set_attribute("/", "tokens", static_cast<std::int64_t>(data.tokens));
+  file.set_attribute("/", "seed", static_cast<std::int64_t>(data.seed));
+  file.set_attribute("/", "seconds", data.seconds);
+  file.set_attribute("/", "wall_seconds", data.wall_seconds);
+  file.set_attribute("/", "part_hash", data.part_hash);
+  file.set_attribute("/", "model", data.model);
+  file.set_attribute("/", "directory", data.directory);
+  file.set_attribute("/", "optimizer_states", data.optimizer_states);
+  file.set_attribute("/", "vocab_in", static_cast<std::int64_t>(data.interface.vocab_in));
+  file.set_attribute("/", "vector_width", static_cast<std::int64_t>(data.interface.vector_width));
+  file.set_attribute("/", "classes", static_cast<std::int64_t>(data.interface.classes));
+  if (data.interface.class_embeddings.defined()) {
+    file.write(kEmbeddings, data.interface.class_embeddings);
+  }
+  for (const auto& [name, value] : data.provenance) {
+    file.set_attribute("/", "provenance." + name, value);
+  }
+  write_text(file, "config", data.config);
+  write_text(file, "data", identity_text(data.data));
+  write_text(file, "history", data.history);
+}
+
+layers::ModelInterface read_interface(const h5::File& file) {
+  layers::ModelInterface io{.vocab_in = read_count(file, "vocab_in"),
+                            .vector_width = read_count(file, "vector_width"),
+                            .classes = read_count(file, "classes")};
+  LS_CHECK((io.vocab_in > 0) != (io.vector_width > 0) && io.classes > 0, kIo,
+           "{}: a model reads tokens or vectors and has classes; this one has vocab_in {}, "
+           "vector_width {}, classes {}",
+           file.path(), io.vocab_in, io.vector_width, io.classes);
+  if (file.exists(kEmbeddings)) {
+    io.class_embeddings = read_finite(file, kEmbeddings);
+    const Tensor& e = io.class_embeddings;
+    LS_CHECK(e.rank() == 2 && e.size(0) == io.classes && e.dtype() == DType::kF32, kIo,
+             "{}: '{}' is {}, f32 [{}, width] is expected", file.path(), kEmbeddings, e.describe(),
+             io.classes);
+  }
+  return io;
+}
+
+void read_facts(const h5::File& file, CheckpointData& d) {
+  d.step = read_count(file, "step");
+  d.tokens = read_count(file, "tokens");
+  d.seed = static_cast<std::uint64_t>(file.integer("/", "seed"));
+  d.seconds = file.number("/", "seconds");
+  d.wall_seconds = file.number("/", "wall_seconds");
+  d.part_hash = file.text("/", "part_hash");
+  d.model = file.text("/", "model");
+  d.directory = file.text("/", "directory");
+  const h5::Attribute states = file.attribute("/", "optimizer_states");
+  const auto* names = std::get_if<std::vector<std::string>>(&states);
+  LS_CHECK(names, kIo, "{}: attribute 'optimizer_states' is not a list of names", file.path());
+  d.optimizer_states = *names;
+  d.interface = read_interface(file);
+  for (const std::string& a : file.attributes("/")) {
+    if (a.starts_with("provenance.")) {
+      d.provenance.emplace_back(a.substr(11), file.text("/", a));
+    }
+  }
+  d.config = read_text(file, "config");
+  d.data = parse_identity(file);
+  d.history = read_text(file, "history");
+}
+
+void write_tensors(h5::File& file, const ag::ParameterSet& parameters, const CheckpointData& data) {
+  const auto& items = parameters.items();
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    file.write("parameters/" + items[i].name, items[i].var.value());
+    for (std::size_t s = 0; s < data.optimizer_states.size(); ++s) {
+      file.write("optimizer/" + data.optimizer_states[s] + "/" + items[i].name,
+                 data.optimizer[i][s]);
+    }
+  }
+  if (data.carried) {
+    const std::vector<std::int64_t> position(data.carried->position.begin(),
+                                             data.carried->position.end());
+    file.write("carried_position/rows", Tensor::from(position));
+    for (const auto& [name, slot] : data.carried->slots) {
+      file.write("carried/" + name, slot.value.value());
+      file.set_attribute("carried/" + name, "part", static_cast<std::int64_t>(slot.part));
+    }
+  }
+}
+
+std::vector<std::pair<std::string, Tensor>> read_parameters(const h5::File& file) {
+  std::vector<std::pair<std::string, Tensor>> out;
+  for (const std::string& name : file.children("parameters")) {
+    out.emplace_back(name, read_finite(file, "parameters/" + name));
+  }
+  return out;
+}
+
+std::vector<Tensor> read_optimizer(const h5::File& file, const std::vector<std::string>& states,
+                                   const std::string& name, const Tensor& value) {
+  std::vector<Tensor> out;
+  for (const std::string& s : states) {
+    const std::string full = "optimizer/" + s + "/" + name;
+    out.push_back(read_finite(file, full));
+    LS_CHECK(out.back().shape() == value.shape() && out.back().dtype() == value.dtype(), kIo,
+             "{}: '{}' is {}, its parameter is {}; use an earlier checkpoint", file.path(), full,
+             out.back().describe(), value.describe());
+  }
+  return out;
+}
+
+std::optional<layers::ModelState> read_carried(const h5::File& file) {
+  const bool slots = file.exists("carried"), position = file.exists("carried_position");
+  LS_CHECK(position || !slots, kIo, "{}: holds carried states without the positions of their rows",
+           file.path());
+  if (!position) {
+    return std::nullopt;
+  }
+  layers::ModelState out;
+  const Tensor rows = file.read("carried_position/rows");
+  LS_CHECK(rows.dtype() == DType::kI64 && rows.rank() == 1, kIo,
+           "{}: 'carried_position/rows' is {}, i64 [rows] is expected", file.path(),
+           rows.describe());
+  for (const std::int64_t p : rows.to_vector<std::int64_t>()) {
+    LS_CHECK(p >= 0, kIo, "{}: a carried row stands at token {}", file.path(), p);
+    out.position.push_back(p);
+  }
+  for (const std::string& name : slots ? file.children("carried") : std::vector<std::string>()) {
+    const std::string full = "carried/" + name;
+    const std::int64_t part = file.integer(full, "part");
+    LS_CHECK(part >= 0 && part <= static_cast<std::int64_t>(layers::StatePart::kKeyValue), kIo,
+             "{}: '{}' is of an unknown part of a state, {}", file.path(), full, part);
+    const Tensor value = read_finite(file, full);
+    LS_CHECK(value.rank() > 0 && value.size(0) == rows.size(0), kIo,
+             "{}: '{}' is {}, there are {} carried rows", file.path(), full, value.describe(),
+             rows.size(0));
+    out.slots.emplace(name,
+                      layers::StateSlot{ag::Var(value), static_cast<layers::StatePart>(part)});
+  }
+  return out;
+}
+
+void check_is_file(const std::string& path) {
+  std::error_code unknown;  // what cannot be told is told by opening it
+  LS_CHECK(fs::exists(path, unknown) || unknown, kIo,
+           "cannot open checkpoint '{}': No such file or directory", path);
+  LS_CHECK(!fs::is_directory(path, unknown), kIo,
+           "'{}' is a directory, a checkpoint is expected: "
+           "RUN/MODEL/seedN/checkpoints/step_NNNNNNNNN.h5",
+           path);
+}
+
+h5::File open_checkpoint(const std::string& path) {
+  h5::File file = h5::File::open(path);
+  LS_CHECK(
+      file.sealed() && file.has_attribute("/", "format") && file.text("/", "format") == kFormat,
+      kIo, "{}: is an HDF5 file but not a checkpoint of this program", path);
+  const std::int64_t version = file.integer("/", "version");
+  LS_CHECK(version == kCheckpointVersion, kIo,
+           "{}: was written in format version {}, this program reads version {}; use the program "
+           "that wrote it",
+           path, version, kCheckpointVersion);
+  return file;
+}
+
 }  // namespace
 
 void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters,
@@ -38,43 +242,10 @@ void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters
   const ErrorContext context("saving checkpoint " + path);
   const std::string temporary = path + ".tmp";
   try {
-    {
-      h5::File file = h5::File::create(temporary);
-      file.set_attribute("/", "format", std::string(kFormat));
-      file.set_attribute("/", "version", kCheckpointVersion);
-      file.set_attribute("/", "step", static_cast<std::int64_t>(data.step));
-      file.set_attribute("/", "tokens", static_cast<std::int64_t>(data.tokens));
-      file.set_attribute("/", "seed", static_cast<std::int64_t>(data.seed));
-      file.set_attribute("/", "seconds", data.seconds);
-      file.set_attribute("/", "wall_seconds", data.wall_seconds);
-      file.set_attribute("/", "config_hash", data.config_hash);
-      file.set_attribute("/", "model", data.model);
-      file.set_attribute("/", "optimizer_states", data.optimizer_states);
-      // As a dataset: attributes are limited to 64 KiB.
-      file.write("text/config",
-                 Tensor::from(std::vector<std::uint8_t>(data.config.begin(), data.config.end())));
-      for (const auto& [name, value] : data.provenance) {
-        file.set_attribute("/", "provenance." + name, value);
-      }
-      const auto& items = parameters.items();
-      for (std::size_t i = 0; i < items.size(); ++i) {
-        file.write("parameters/" + items[i].name, items[i].var.value());
-        for (std::size_t s = 0; s < data.optimizer_states.size(); ++s) {
-          file.write("optimizer/" + data.optimizer_states[s] + "/" + items[i].name,
-                     data.optimizer[i][s]);
-        }
-      }
-      if (data.carried) {
-        std::vector<std::int64_t> position(data.carried->position.begin(),
-                                           data.carried->position.end());
-        file.write("carried_position/rows", Tensor::from(position));
-        for (const auto& [name, slot] : data.carried->slots) {
-          file.write("carried/" + name, slot.value.value());
-          file.set_attribute("carried/" + name, "part", static_cast<std::int64_t>(slot.part));
-        }
-      }
-      file.close();
-    }
+    h5::File file = h5::File::create(temporary);
+    write_facts(file, data);
+    write_tensors(file, parameters, data);
+    file.close();
     LS_CHECK(std::rename(temporary.c_str(), path.c_str()) == 0, kIo, "{} cannot be renamed: {}",
              temporary, write_failure(errno));
   } catch (...) {
@@ -86,73 +257,29 @@ void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters
 }
 
 LoadedCheckpoint load_checkpoint(const std::string& path) {
-  std::error_code unknown;  // what cannot be told is told by opening it
-  LS_CHECK(fs::exists(path, unknown) || unknown, kIo,
-           "cannot open checkpoint '{}': No such file or directory", path);
-  LS_CHECK(!fs::is_directory(path, unknown), kIo,
-           "'{}' is a directory, a checkpoint is expected: "
-           "RUN/MODEL/seedN/checkpoints/step_NNNNNNNNN.h5",
-           path);
+  check_is_file(path);
   const ErrorContext context("loading checkpoint " + path);
-  const h5::File file = h5::File::open(path);
-  LS_CHECK(file.has_attribute("/", "format") && file.text("/", "format") == kFormat, kIo,
-           "{}: is an HDF5 file but not a checkpoint of this program", path);
-  const std::int64_t version = file.integer("/", "version");
-  LS_CHECK(version == kCheckpointVersion, kIo,
-           "{}: was written in format version {}, this program reads version {}; use the program "
-           "that wrote it",
-           path, version, kCheckpointVersion);
+  const h5::File file = open_checkpoint(path);
   LoadedCheckpoint out;
-  CheckpointData& d = out.data;
-  d.step = file.integer("/", "step");
-  d.tokens = file.integer("/", "tokens");
-  d.seed = static_cast<std::uint64_t>(file.integer("/", "seed"));
-  d.seconds = file.number("/", "seconds");
-  d.wall_seconds = file.number("/", "wall_seconds");
-  d.config_hash = file.text("/", "config_hash");
-  d.model = file.text("/", "model");
-  const std::vector<std::uint8_t> config = file.read("text/config").to_vector<std::uint8_t>();
-  d.config.assign(config.begin(), config.end());
-  d.optimizer_states = std::get<std::vector<std::string>>(file.attribute("/", "optimizer_states"));
-  for (const std::string& a : file.attributes("/")) {
-    if (a.rfind("provenance.", 0) == 0) {
-      d.provenance.emplace_back(a.substr(11), file.text("/", a));
-    }
+  read_facts(file, out.data);
+  out.parameters = read_parameters(file);
+  for (const auto& [name, value] : out.parameters) {
+    out.data.optimizer.push_back(read_optimizer(file, out.data.optimizer_states, name, value));
   }
-  for (const std::string& name : file.children("parameters")) {
-    const Tensor value = read_finite(file, "parameters/" + name);
-    out.parameters.emplace_back(name, value);
-    std::vector<Tensor> states;
-    for (const std::string& s : d.optimizer_states) {
-      const std::string full = "optimizer/" + s + "/" + name;
-      states.push_back(read_finite(file, full));
-      LS_CHECK(states.back().shape() == value.shape() && states.back().dtype() == value.dtype(),
-               kIo, "{}: '{}' is {}, its parameter is {}; use an earlier checkpoint", path, full,
-               states.back().describe(), value.describe());
-    }
-    d.optimizer.push_back(std::move(states));
-  }
-  if (file.exists("carried_position")) {
-    d.carried.emplace();
-    for (const std::int64_t p : file.read("carried_position/rows").to_vector<std::int64_t>()) {
-      d.carried->position.push_back(p);
-    }
-    if (file.exists("carried")) {
-      for (const std::string& name : file.children("carried")) {
-        const std::int64_t part = file.integer("carried/" + name, "part");
-        d.carried->slots.emplace(name,
-                                 layers::StateSlot{ag::Var(read_finite(file, "carried/" + name)),
-                                                   static_cast<layers::StatePart>(part)});
-      }
-    }
-  }
+  out.data.carried = read_carried(file);
   return out;
 }
 
-void restore_parameters(const LoadedCheckpoint& loaded, const std::string& path,
-                        ag::ParameterSet& parameters) {
+std::vector<std::pair<std::string, Tensor>> load_parameters(const std::string& path) {
+  check_is_file(path);
+  const ErrorContext context("loading parameters of " + path);
+  return read_parameters(open_checkpoint(path));
+}
+
+void restore_parameters(const std::vector<std::pair<std::string, Tensor>>& loaded,
+                        const std::string& path, ag::ParameterSet& parameters) {
   std::map<std::string, const Tensor*> stored;
-  for (const auto& [name, value] : loaded.parameters) {
+  for (const auto& [name, value] : loaded) {
     stored[name] = &value;
   }
   std::vector<std::string> faults;
@@ -182,7 +309,7 @@ void restore_parameters(const LoadedCheckpoint& loaded, const std::string& path,
            "{}: does not fit the model of this config: {}{}; use the model and task that it was "
            "trained with",
            path, first, faults.size() > 3 ? fmt::format(" and {} more", faults.size() - 3) : "");
-  for (const auto& [name, value] : loaded.parameters) {
+  for (const auto& [name, value] : loaded) {
     for (ag::Parameter& p : parameters.items()) {
       if (p.name == name) {
         p.var.mutable_value().copy_(value);

@@ -6,8 +6,9 @@
 #include <vector>
 
 #include "autograd/parameter.h"
+#include "data/identity.h"
 #include "experiments/provenance.h"
-#include "layers/state.h"
+#include "layers/model.h"
 
 namespace ls::experiments {
 
@@ -19,8 +20,12 @@ struct CheckpointData {
   double seconds = 0;       ///< training time so far
   double wall_seconds = 0;  ///< the same with evaluation and saving
   std::string config;       ///< resolved, YAML
-  std::string config_hash;
-  std::string model;                           ///< label within the config
+  std::string part_hash;    ///< of what the numbers depend on, see part_hash in part.h
+  std::string model;        ///< label within the config
+  layers::ModelInterface interface;
+  std::string directory;                       ///< relative paths of the config start here
+  std::vector<data::DataIdentity> data;        ///< trained on
+  std::string history;                         ///< lines of metrics.jsonl that are evaluations
   std::vector<std::string> optimizer_states;   ///< names, as Optimizer::state_names
   std::vector<std::vector<Tensor>> optimizer;  ///< per parameter, per state
   std::optional<layers::ModelState> carried;
@@ -34,19 +39,22 @@ inline constexpr std::int64_t kCheckpointVersion = 2;
 void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters,
                      const CheckpointData& data);
 
-/// Reads a checkpoint whole and verifies version, checksum, that every value is finite and that the
-/// optimizer's states have the shapes of their parameters, before anything is given out.
-/// @throws Error(Io) naming file and fault
+/// Reads a checkpoint whole and verifies version, the checksum of the file, that every value is
+/// finite and that the optimizer's states have the shapes of their parameters, before anything is
+/// given out. @throws Error(Io) naming file and fault
 struct LoadedCheckpoint {
   CheckpointData data;
   std::vector<std::pair<std::string, Tensor>> parameters;
 };
 LoadedCheckpoint load_checkpoint(const std::string& path);
 
+/// The parameters alone. @throws as load_checkpoint
+std::vector<std::pair<std::string, Tensor>> load_parameters(const std::string& path);
+
 /// Copies loaded values into a model's parameters. @throws Error(Io) listing what is missing, what
 /// is too many and which shapes differ
-void restore_parameters(const LoadedCheckpoint& loaded, const std::string& path,
-                        ag::ParameterSet& parameters);
+void restore_parameters(const std::vector<std::pair<std::string, Tensor>>& loaded,
+                        const std::string& path, ag::ParameterSet& parameters);
 
 /// DIR/step_00001000.h5
 std::string checkpoint_path(const std::string& directory, Index step);

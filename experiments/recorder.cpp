@@ -1,5 +1,6 @@
 #include "experiments/recorder.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -68,16 +69,17 @@ void Recorder::update(const StepReport& report, double seconds, data::Prefetcher
 }
 
 void Recorder::evaluation(Evaluation e) {
-  if (part_.writes()) {
-    Json line = e;
-    line["seconds"] = state_.train_seconds;
-    append_line(metrics_path(part_), line.dump());
-  }
+  state_.history_lines.push_back(evaluation_line(e, state_.train_seconds));
   state_.history.push_back(std::move(e));
+  if (part_.writes()) {
+    append_line(metrics_path(part_), state_.history_lines.back());
+  }
 }
 
-bool Recorder::evaluated() const {
-  return !state_.history.empty() && state_.history.back().step == state_.step;
+bool Recorder::evaluated(data::Split split) const {
+  return std::ranges::any_of(state_.history, [&](const Evaluation& e) {
+    return e.step == state_.step && e.split == split;
+  });
 }
 
 void Recorder::finish(bool complete) {
@@ -99,30 +101,35 @@ void Recorder::fill(RunResult& result) const {
   result.train_loss = smooth_loss_.value_or(NAN);
 }
 
-std::vector<Evaluation> cut_metrics(const RunPart& part, Index step) {
-  std::string kept;
-  if (part.comm.rank() == 0) {
-    std::istringstream in(std::filesystem::exists(metrics_path(part))
-                              ? read_file(metrics_path(part))
-                              : std::string());
-    for (std::string line; std::getline(in, line);) {
-      const Json j = Json::parse(line, nullptr, false);
-      if (j.is_object() && j.value("step", Index{0}) <= step) {
-        kept += line + "\n";
-      }
-    }
-    replace_file(metrics_path(part), kept);
+std::string evaluation_line(const Evaluation& e, double train_seconds) {
+  Json line = e;
+  line["seconds"] = train_seconds;
+  return line.dump();
+}
+
+void rebuild_metrics(const RunPart& part, const RunState& state) {
+  if (!part.writes()) {
+    return;
   }
-  parallel::broadcast_text(part.comm, kept);
-  std::vector<Evaluation> found;
-  std::istringstream in(kept);
-  for (std::string line; std::getline(in, line);) {
-    const Json j = Json::parse(line);
-    if (j.contains("eval")) {
-      found.push_back(j.get<Evaluation>());
+  const std::string path = metrics_path(part);
+  std::string text;
+  std::size_t next = 0;  // evaluation
+  const auto add_evaluations = [&](Index before) {
+    for (; next < state.history.size() && state.history[next].step < before; ++next) {
+      text += state.history_lines[next] + "\n";
     }
+  };
+  std::istringstream old(std::filesystem::exists(path) ? read_file(path) : std::string());
+  for (std::string line; std::getline(old, line);) {
+    const Json j = Json::parse(line, nullptr, false);  // the last may have been cut off
+    if (!j.is_object() || j.contains("eval") || j.value("step", Index{0}) > state.step) {
+      continue;
+    }
+    add_evaluations(j.value("step", Index{0}));
+    text += line + "\n";
   }
-  return found;
+  add_evaluations(state.step + 1);
+  replace_file(path, text);
 }
 
 }  // namespace ls::experiments

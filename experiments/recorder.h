@@ -17,8 +17,8 @@ class Recorder {
   /// After an update that took `seconds`; `data` is asked how long it let the trainer wait.
   void update(const StepReport& report, double seconds, data::Prefetcher& data);
   void evaluation(Evaluation e);
-  /// Was the model evaluated after the last update?
-  bool evaluated() const;
+  /// Was the model evaluated on this split after the last update?
+  bool evaluated(data::Split split) const;
   /// Ends the progress bar.
   void finish(bool complete);
   /// What this sitting knows of the result: speed, waits and loss.
@@ -41,8 +41,12 @@ class Recorder {
   Clock::time_point window_begin_ = Clock::now();
 };
 
-/// Drops the lines of metrics.jsonl past an update and lines that were cut off; the evaluations in
-/// the rest. Called by every rank; rank 0 reads and writes.
-std::vector<Evaluation> cut_metrics(const RunPart& part, Index step);
+/// The line of metrics.jsonl that tells of an evaluation.
+std::string evaluation_line(const Evaluation& e, double train_seconds);
+
+/// Writes metrics.jsonl anew for a run that goes on from `state`: of the lines of updates those up to
+/// its step, of those of evaluations the ones in its history, whether or not the old file has them.
+/// Called by the process that writes.
+void rebuild_metrics(const RunPart& part, const RunState& state);
 
 }  // namespace ls::experiments

@@ -19,6 +19,19 @@ static void from_json(const Json& j, StateBytes& s) {
 }
 }  // namespace ls::layers
 
+namespace ls::data {
+void to_json(Json& j, const DataIdentity& d) {
+  j = {{"field", d.field},
+       {"files", d.files},
+       {"bytes", d.bytes},
+       {"names", d.names},
+       {"content", d.content}};
+}
+void from_json(const Json& j, DataIdentity& d) {
+  d = {j.at("field"), j.at("files"), j.at("bytes"), j.at("names"), j.at("content")};
+}
+}  // namespace ls::data
+
 namespace ls::experiments {
 namespace {
 
@@ -34,7 +47,7 @@ void for_each_field(Result& r, F&& f) {
   f("metrics", r.metrics);
   f("seed", r.seed);
   f("complete", r.complete);
-  f("config_hash", r.config_hash);
+  f("part_hash", r.part_hash);
   f("parameters", r.parameters);
   f("steps", r.steps);
   f("tokens", r.tokens);
@@ -47,6 +60,7 @@ void for_each_field(Result& r, F&& f) {
   f("state_bytes", r.state);
   f("scan_forms", r.forms);
   f("history", r.history);
+  f("data", r.data);
 }
 
 }  // namespace
@@ -90,8 +104,10 @@ RunResult RunResult::from_json(const std::string& text, const std::string& path)
     }
     r.config = j.at("config").dump();
   } catch (const std::exception& e) {
-    LS_FAIL(kIo, "{}: is not a result of this program ({}); remove it or use --fresh", path,
-            e.what());
+    LS_FAIL(kIo,
+            "{}: is not a result of this program ({}); move it away and use --resume, which "
+            "makes it again from the checkpoint",
+            path, e.what());
   }
   return r;
 }

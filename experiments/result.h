@@ -5,9 +5,16 @@
 #include <string>
 #include <vector>
 
+#include "data/identity.h"
 #include "data/task.h"
 #include "experiments/provenance.h"
 #include "layers/state.h"
+
+namespace ls::data {
+// Here, where the library looks for them.
+void to_json(nlohmann::ordered_json& j, const DataIdentity& d);
+void from_json(const nlohmann::ordered_json& j, DataIdentity& d);
+}  // namespace ls::data
 
 namespace ls::experiments {
 
@@ -31,7 +38,7 @@ struct RunResult {
   std::vector<std::string> metrics;  ///< of the task, headline first
   std::uint64_t seed = 0;
   bool complete = false;  ///< false: stopped by a signal
-  std::string config_hash;
+  std::string part_hash;  ///< see part.h
   Index parameters = 0, steps = 0, tokens = 0;
   double train_seconds = 0;
   double wall_seconds = 0;  ///< from start to end, evaluation and earlier sittings included
@@ -40,6 +47,7 @@ struct RunResult {
   layers::StateBytes state;                  ///< per sequence, after state_tokens tokens
   std::map<std::string, std::string> forms;  ///< of each scan, as it was computed
   std::vector<Evaluation> history;           ///< the last one is the final one
+  std::vector<data::DataIdentity> data;      ///< trained on
   Provenance provenance;
   std::string config;  ///< resolved, as JSON
 

@@ -8,7 +8,10 @@
 
 #include "autograd/tape.h"
 #include "core/io/files.h"
+#include "experiments/checkpoint.h"
+#include "experiments/manifest.h"
 #include "experiments/model_io.h"
+#include "experiments/part.h"
 #include "experiments/report.h"
 #include "experiments/run_lock.h"
 #include "experiments/stop.h"
@@ -24,7 +27,10 @@ namespace fs = std::filesystem;
 struct Part {
   std::size_t model;
   std::uint64_t seed;
-  std::string directory;
+  std::string label;
+  std::string folder;                   ///< below the run's: MODEL/seedN
+  std::string directory;                ///< the same with the run's
+  std::string missing = "not started";  ///< why there is no result; "" when there is
 };
 
 std::vector<Part> parts_of(const RunConfig& config) {
@@ -32,18 +38,20 @@ std::vector<Part> parts_of(const RunConfig& config) {
   const std::vector<std::string> labels = model_labels(config);
   for (std::size_t m = 0; m < labels.size(); ++m) {
     for (const Index seed : config.seeds) {
-      parts.push_back(
-          {m, static_cast<std::uint64_t>(seed),
-           fmt::format("{}/{}/{}/seed{}", config.output, config.name, labels[m], seed)});
+      const std::string folder = fmt::format("{}/seed{}", labels[m], seed);
+      parts.push_back({m, static_cast<std::uint64_t>(seed), labels[m], folder,
+                       fmt::format("{}/{}/{}", config.output, config.name, folder)});
     }
   }
   return parts;
 }
 
-/// The result of a part that an earlier sitting finished. Rank 0 reads.
-std::optional<RunResult> finished_part(const RunConfig& config, const std::string& directory,
-                                       Communicator& comm) {
-  const std::string path = directory + "/result.json";
+/// The result of a part that an earlier sitting finished, perhaps after fewer updates than are asked
+/// for now. Rank 0 reads, and knows the data.
+std::optional<RunResult> finished_part(const RunConfig& config, const Part& part,
+                                       const std::vector<data::DataIdentity>& data,
+                                       const ResumeOptions& options, Communicator& comm) {
+  const std::string path = part.directory + "/result.json";
   std::string text;
   if (comm.rank() == 0 && fs::exists(path)) {
     text = read_file(path);
@@ -53,11 +61,19 @@ std::optional<RunResult> finished_part(const RunConfig& config, const std::strin
     return std::nullopt;
   }
   RunResult r = RunResult::from_json(text, path);
-  LS_CHECK(r.config_hash == config_hash(config), kConfig,
-           "{} was written by another configuration (hash {}, this one is {}); restore the config "
-           "or start over with --fresh",
-           path, r.config_hash, config_hash(config));
-  return r.complete ? std::optional(std::move(r)) : std::nullopt;
+  if (!r.complete) {
+    return std::nullopt;
+  }
+  check_same_numbers({.path = path,
+                      .config = r.config,
+                      .model = r.model,
+                      .part_hash = r.part_hash,
+                      .step = r.steps},
+                     config, config.models[part.model]);
+  if (comm.rank() == 0 && !options.allow_changed_data) {
+    check_same_data(path, r.data, data);
+  }
+  return r;
 }
 
 /// Runs f; its errors begin with the place in the config.
@@ -70,8 +86,10 @@ auto located(const Where& where, const std::string& path, F&& f) {
   }
 }
 
-/// Builds everything that the run will build, and sends one token through each model.
-void rehearse(const RunConfig& config, const Where& where) {
+/// Builds everything that the run will build, and sends one token through each model. The data of
+/// each model, on rank 0.
+std::vector<std::vector<data::DataIdentity>> rehearse(const RunConfig& config, const Where& where,
+                                                      Existing existing, Communicator& comm) {
   const auto seed = static_cast<std::uint64_t>(config.seeds.front());
   const std::unique_ptr<data::Task> task = located(where, "task", [&] {
     return data::make_task(config.task,
@@ -79,9 +97,16 @@ void rehearse(const RunConfig& config, const Where& where) {
   });
   const layers::ModelInterface io = model_interface(*task);
   const ag::NoGrad no_grad;
+  std::vector<std::vector<data::DataIdentity>> data;
   for (std::size_t m = 0; m < config.models.size(); ++m) {
     located(where, "models." + std::to_string(m), [&] {
       layers::Model model(config.models[m], io, seed);
+      const std::string& from = config.models[m].init.from;
+      // A part that goes on needs its file no longer.
+      const bool looked_at = existing != Existing::kResume || fs::exists(from);
+      if (!from.empty() && looked_at && comm.rank() == 0) {
+        restore_parameters(load_parameters(from), from, model.parameters());
+      }
       layers::SeqContext seq(1, 1, sequence_options(config.scan));
       layers::ModelInput token;
       if (io.vocab_in > 0) {
@@ -90,25 +115,122 @@ void rehearse(const RunConfig& config, const Where& where) {
         token.vectors = Tensor::zeros({1, 1, io.vector_width}, DType::kF32);
       }
       model.hidden(token, seq);
+      data.push_back(comm.rank() == 0 ? part_data(*task, config.models[m])
+                                      : std::vector<data::DataIdentity>());
     });
   }
+  return data;
 }
 
 /// Makes room for a part, as `existing` says.
-void prepare(const std::string& directory, Existing existing) {
+void prepare(const Part& part, Existing existing, Manifest& manifest) {
   if (existing == Existing::kFresh) {
-    std::error_code error;
-    fs::remove_all(directory, error);
-    LS_CHECK(!error, kIo,
-             "{}: cannot be deleted to start over: {}; delete it as the user who made it, or "
-             "choose another name or output folder",
-             directory, error.message());
+    manifest.remove(part.folder);
   }
-  LS_CHECK(existing != Existing::kRefuse || !fs::exists(directory + "/metrics.jsonl"), kConfig,
+  const bool there = fs::exists(part.directory + "/metrics.jsonl") ||
+                     fs::exists(part.directory + "/result.json") ||
+                     !list_checkpoints(part.directory + "/checkpoints").empty();
+  LS_CHECK(existing == Existing::kResume || !there, kConfig,
            "{} already holds a run; go on with --resume, start over with --fresh, or choose "
            "another name",
-           directory);
+           part.directory);
+  manifest.add(part.folder);
 }
+
+/// "partial: 2 of 3 results; m seed 2: stopped after update 20 of 60".
+std::string missing_text(const std::vector<Part>& parts) {
+  constexpr std::size_t kMostNamed = 8;
+  std::size_t missing = 0;
+  std::string text;
+  for (const Part& part : parts) {
+    if (!part.missing.empty() && ++missing <= kMostNamed) {
+      text += fmt::format("; {} seed {}: {}", part.label, part.seed, part.missing);
+    }
+  }
+  if (missing > kMostNamed) {
+    text += fmt::format("; and {} more", missing - kMostNamed);
+  }
+  return missing == 0 ? ""
+                      : fmt::format("partial: {} of {} results{}\n", parts.size() - missing,
+                                    parts.size(), text);
+}
+
+/// Trains the parts one after the other.
+class Sitting {
+ public:
+  Sitting(const RunConfig& config, const RunOptions& options, Communicator& comm,
+          std::vector<std::vector<data::DataIdentity>> data, RunOutcome& out)
+      : config_(config),
+        options_(options),
+        comm_(comm),
+        data_(std::move(data)),
+        out_(out),
+        parts_(parts_of(config)) {}
+
+  std::vector<Part>& parts() { return parts_; }
+
+  void run() {
+    for (Part& part : parts_) {
+      if (stop_signal(comm_) != 0) {
+        out_.interrupted = true;
+        return;
+      }
+      try {
+        std::optional<RunResult> result = result_of(part);
+        if (!result->complete) {
+          part.missing = fmt::format("stopped after update {} of {}", result->steps, config_.steps);
+          out_.interrupted = true;
+          write_table();
+          return;
+        }
+        part.missing.clear();
+        out_.results.push_back(std::move(*result));
+      } catch (const Error& e) {
+        part.missing = e.message();
+        write_table();
+        if (e.kind() != ErrorKind::kNumeric) {
+          throw;
+        }
+        out_.failures.emplace_back(e.what());
+      }
+      write_table();
+    }
+    if (comm_.rank() == 0 && out_.failures.empty()) {
+      out_.figure = results_figure(out_.results, out_.directory);
+    }
+  }
+
+ private:
+  RunResult result_of(const Part& part) {
+    const bool resume = options_.existing == Existing::kResume;
+    std::optional<RunResult> earlier;
+    if (resume) {
+      earlier = finished_part(config_, part, data_[part.model], options_.resume, comm_);
+    }
+    if (earlier && earlier->steps == config_.steps) {
+      return std::move(*earlier);
+    }
+    Trainer trainer(config_, part.model, part.seed, part.directory, comm_);
+    if (resume) {
+      trainer.resume(options_.resume, earlier);
+    }
+    return trainer.run();
+  }
+  void write_table() {
+    if (comm_.rank() != 0 || out_.results.empty()) {
+      return;
+    }
+    out_.table = missing_text(parts_) + results_table(out_.results);
+    replace_file(out_.directory + "/table.txt", out_.table);
+  }
+
+  const RunConfig& config_;
+  const RunOptions& options_;
+  Communicator& comm_;
+  std::vector<std::vector<data::DataIdentity>> data_;  // by model
+  RunOutcome& out_;
+  std::vector<Part> parts_;
+};
 
 }  // namespace
 
@@ -134,57 +256,29 @@ void validate_run(const RunConfig& config) {
   LS_CHECK(seeds.size() == config.seeds.size(), kConfig, "seeds: a seed is listed twice");
 }
 
-RunOutcome run_all(const RunConfig& config, const Where& where, Existing existing,
+RunOutcome run_all(const RunConfig& config, const Where& where, const RunOptions& options,
                    Communicator& comm) {
   validate_run(config);
-  rehearse(config, where);
   RunOutcome out;
   out.directory = config.output + "/" + config.name;
-  const bool root = comm.rank() == 0;
+  Sitting sitting(config, options, comm, rehearse(config, where, options.existing, comm), out);
   if (comm.size() > 1) {
     std::string text = dump_yaml(config);
     const parallel::RawBuffer buffer{text.data(), std::ssize(text), DType::kU8};
     parallel::check_same_across_ranks(comm, parallel::hash_buffers({&buffer, 1}),
                                       "the configuration");
   }
-  const std::vector<Part> parts = parts_of(config);
   std::optional<RunLock> lock;
-  if (root) {
+  if (comm.rank() == 0) {
     create_directories(out.directory);
     lock.emplace(out.directory);
-    for (const Part& part : parts) {
-      prepare(part.directory, existing);
+    Manifest manifest(out.directory);
+    for (const Part& part : sitting.parts()) {
+      prepare(part, options.existing, manifest);
     }
   }
   comm.barrier();
-  for (const Part& part : parts) {
-    const bool resume = existing == Existing::kResume;
-    std::optional<RunResult> done;
-    if (resume) {
-      done = finished_part(config, part.directory, comm);
-    }
-    if (!done) {
-      if (stop_signal(comm) != 0) {
-        out.interrupted = true;
-        return out;
-      }
-      Trainer trainer(config, part.model, part.seed, part.directory, comm);
-      if (resume) {
-        trainer.resume();
-      }
-      done = trainer.run();
-    }
-    out.results.push_back(std::move(*done));
-    if (!out.results.back().complete) {
-      out.interrupted = true;
-      return out;
-    }
-  }
-  if (root) {
-    out.table = results_table(out.results);
-    replace_file(out.directory + "/table.txt", out.table);
-    out.figure = results_figure(out.results, out.directory);
-  }
+  sitting.run();
   return out;
 }
 

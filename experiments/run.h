@@ -7,20 +7,28 @@
 #include "core/comm/comm.h"
 #include "experiments/result.h"
 #include "experiments/run_config.h"
+#include "experiments/run_state.h"
 
 namespace ls::experiments {
 
 /// What becomes of an earlier sitting's files in the run's folder.
 enum class Existing : std::uint8_t {
-  kRefuse,  ///< metrics of a model and seed of this config are an error
+  kRefuse,  ///< those of a model and seed of this config are an error
   kResume,  ///< finished models and seeds are kept, the others go on from their newest checkpoints
-  kFresh,   ///< the folders of the config's models and seeds are removed first, no other files
+  kFresh,   ///< what the manifest lists of the config's models and seeds is removed first
+};
+struct RunOptions {
+  Existing existing = Existing::kRefuse;
+  ResumeOptions resume = {};
 };
 
 struct RunOutcome {
-  std::vector<RunResult> results;  ///< models in the config's order, the seeds of each together
-  std::string directory;           ///< OUTPUT/NAME
-  std::string table, figure;       ///< on rank 0 of a complete run; the figure's path may be ""
+  /// Of what is finished: models in the config's order, the seeds of each together.
+  std::vector<RunResult> results;
+  std::vector<std::string> failures;  ///< of parts whose numbers were not finite, one message each
+  std::string directory;              ///< OUTPUT/NAME
+  std::string table;   ///< on rank 0; says what is missing; "" while nothing is finished
+  std::string figure;  ///< its path, on rank 0 of a complete run; may be ""
   bool interrupted = false;
 };
 
@@ -29,7 +37,9 @@ using Where = std::function<std::string(const std::string& path)>;
 
 /// Trains everything and writes table.txt and figure.svg into OUTPUT/NAME. Task and models are all
 /// built once before anything is written or trained, so that a mistake in the last is found first.
-RunOutcome run_all(const RunConfig& config, const Where& where, Existing existing,
+/// Where the numbers of one part are not finite, the others are trained all the same. The table is
+/// written after every part, and says what is missing.
+RunOutcome run_all(const RunConfig& config, const Where& where, const RunOptions& options,
                    Communicator& comm);
 
 /// Labels of the models of a config, which validate_run makes sure are unique.

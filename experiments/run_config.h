@@ -28,12 +28,25 @@ struct ls::EnumNames<ls::experiments::StateMode> {
 
 namespace ls::experiments {
 
+struct InitConfig {
+  std::string from;
+  template <class F>
+  void fields(F& f) {
+    f("from", from,
+      {.help = "checkpoint of another run that the weights begin with; empty: random weights",
+       .hashed = false,
+       .file = true});
+  }
+};
+
 struct RunModel : layers::ModelConfig {
   std::optional<double> lr;
+  InitConfig init;
   template <class F>
   void fields(F& f) {
     layers::ModelConfig::fields(f);
     f("lr", lr, {.help = "peak learning rate of this model; the run's when null", .above = 0});
+    f("init", init, {.help = "where its first weights come from"});
   }
 };
 
@@ -74,6 +87,7 @@ struct RunConfig {
   Component<data::Task> task;
   std::vector<RunModel> models;
   Index steps = 1000;
+  std::optional<Index> horizon;
   Index batch = 32;
   Index accumulate = 1;
   double lr = 1e-3;
@@ -104,6 +118,12 @@ struct RunConfig {
        .required = true,
        .min_size = 1});
     f("steps", steps, {.help = "number of updates", .min = 1});
+    f("horizon", horizon,
+      {.help =
+           "updates over which the schedule runs, for a run that may be given more steps later; "
+           "steps when null",
+       .min = 1});
+    f.check(!horizon || *horizon >= steps, "horizon", "must be at least steps");
     f("batch", batch, {.help = "sequences per update, over all ranks", .min = 1});
     f("accumulate", accumulate, {.help = "pieces in which a batch is computed", .min = 1});
     f.check(batch % accumulate == 0, "accumulate", "must divide batch");

@@ -3,11 +3,18 @@
 #include <cmath>
 #include <map>
 
+#include <filesystem>
+#include <sstream>
+
+#include <nlohmann/json.hpp>
+
 #include "core/base/log.h"
 #include "core/io/files.h"
+#include "core/io/h5.h"
 #include "data/batcher.h"
 #include "experiments/checkpoint.h"
 #include "experiments/model_io.h"
+#include "experiments/part.h"
 #include "optim/clip.h"
 #include "parallel/grad_sync.h"
 
@@ -38,6 +45,84 @@ layers::ModelState carried_of_all_ranks(const RunPart& part, const layers::Model
   });
 }
 
+/// Every rank finds the same, since all hold the same parameters.
+void check_finite(const RunPart& part, const RunState& state) {
+  const auto check = [&](const Tensor& t, const std::string& what) {
+    LS_CHECK(all_finite(t), kNumeric,
+             "update {} of model {}, seed {}, left a value that is not finite in {}; nothing was "
+             "saved, {}; lower lr, raise the warm-up or lower clip",
+             state.step, part.model->label(), part.seed, what, part.last_good_checkpoint());
+  };
+  const std::vector<std::string> names = part.optimizer->state_names();
+  for (std::size_t i = 0; i < state.optimizer.size(); ++i) {
+    const ag::Parameter& p = part.model->parameters().items()[i];
+    check(p.var.value(), "parameter " + p.name);
+    for (std::size_t k = 0; k < names.size(); ++k) {
+      check(state.optimizer[i][k], "the optimizer's " + names[k] + " of " + p.name);
+    }
+  }
+}
+
+/// The newest that is whole, "" where there is none; damaged ones that are newer are renamed.
+std::string newest_whole_checkpoint(const RunPart& part, bool strict) {
+  const std::vector<std::string> found = list_checkpoints(part.checkpoints());
+  std::vector<std::string> damaged;
+  std::string path, faults;
+  for (auto it = found.rbegin(); it != found.rend() && path.empty(); ++it) {
+    const std::string fault = h5::damage(*it);
+    if (fault.empty()) {
+      path = *it;
+    } else {
+      damaged.push_back(*it);
+      faults += (faults.empty() ? "" : "; ") + fault;
+    }
+  }
+  LS_CHECK(
+      path.empty() == found.empty(), kIo,
+      "every checkpoint is damaged: {}; bring back a copy, or move the folder away to begin at "
+      "the first update",
+      faults);
+  LS_CHECK(damaged.empty() || !strict, kIo,
+           "{}; with --resume instead of --resume=strict the run goes on from {}", faults, path);
+  for (const std::string& file : damaged) {
+    std::error_code error;
+    std::filesystem::rename(file, file + ".damaged", error);
+    LS_CHECK(!error, kIo, "{}: is damaged and cannot be renamed: {}", file, error.message());
+  }
+  if (!damaged.empty()) {
+    log_warn("THE NEWEST CHECKPOINT IS DAMAGED: " + faults +
+                 "; it is put aside as .damaged, and "
+                 "the run goes on from the one before",
+             {{"checkpoint", path}});
+  }
+  return path;
+}
+
+void restore_optimizer(const RunPart& part, const LoadedCheckpoint& loaded, RunState& state) {
+  std::map<std::string, std::size_t> place;
+  for (std::size_t i = 0; i < loaded.parameters.size(); ++i) {
+    place[loaded.parameters[i].first] = i;
+  }
+  for (std::size_t i = 0; i < state.optimizer.size(); ++i) {
+    const auto& stored = loaded.data.optimizer[place.at(part.model->parameters().items()[i].name)];
+    for (std::size_t s = 0; s < stored.size(); ++s) {
+      state.optimizer[i][s].copy_(stored[s]);
+    }
+  }
+}
+
+void restore_history(const std::string& lines, const std::string& path, RunState& state) {
+  std::istringstream in(lines);
+  try {
+    for (std::string line; std::getline(in, line);) {
+      state.history.push_back(nlohmann::ordered_json::parse(line).get<Evaluation>());
+      state.history_lines.push_back(line);
+    }
+  } catch (const std::exception& e) {
+    LS_FAIL(kIo, "{}: its evaluations cannot be read: {}", path, e.what());
+  }
+}
+
 }  // namespace
 
 bool all_finite(const Tensor& t) {
@@ -54,6 +139,15 @@ RunPart::RunPart(const RunConfig& run, std::size_t number, std::uint64_t part_se
       task(data::make_task(run.task, {.seed = seed, .stream = carries()})),
       model(std::make_unique<layers::Model>(model_config, model_interface(*task), seed)),
       optimizer(run.optimizer.make()) {
+  // A part that goes on has its weights in a checkpoint of its own.
+  const bool begins = directory.empty() || list_checkpoints(checkpoints()).empty();
+  if (begins && !model_config.init.from.empty()) {
+    restore_parameters(load_parameters(model_config.init.from), model_config.init.from,
+                       model->parameters());
+  }
+  if (writes()) {
+    data = part_data(*task, model_config);
+  }
   if (!carries()) {
     return;
   }
@@ -85,6 +179,7 @@ RunState::RunState(const RunPart& part) {
 }
 
 void save_state(const RunPart& part, const RunState& state) {
+  check_finite(part, state);
   CheckpointData d;
   if (part.carries() && state.step > 0) {
     d.carried = carried_of_all_ranks(part, state.carried);
@@ -98,60 +193,49 @@ void save_state(const RunPart& part, const RunState& state) {
   d.wall_seconds = state.wall_seconds;
   d.tokens = state.tokens;
   d.config = dump_yaml(part.config);
-  d.config_hash = config_hash(part.config);
+  d.part_hash = part_hash(part.config, part.model_config);
   d.model = part.model->label();
+  d.interface = part.model->interface();
+  d.directory = std::filesystem::current_path().string();
+  d.data = part.data;
+  for (const std::string& line : state.history_lines) {
+    d.history += line + "\n";
+  }
   d.optimizer_states = part.optimizer->state_names();
   d.optimizer = state.optimizer;
   d.provenance = provenance(part.comm.size());
-  const auto check = [&](const Tensor& t, const std::string& what) {
-    LS_CHECK(all_finite(t), kNumeric,
-             "update {} of model {}, seed {}, left a value that is not finite in {}; nothing was "
-             "saved, {}; lower lr, raise the warm-up or lower clip",
-             state.step, d.model, part.seed, what, part.last_good_checkpoint());
-  };
-  for (std::size_t i = 0; i < state.optimizer.size(); ++i) {
-    const ag::Parameter& p = part.model->parameters().items()[i];
-    check(p.var.value(), "parameter " + p.name);
-    for (std::size_t k = 0; k < d.optimizer_states.size(); ++k) {
-      check(state.optimizer[i][k], "the optimizer's " + d.optimizer_states[k] + " of " + p.name);
-    }
-  }
   create_directories(part.checkpoints());
   save_checkpoint(checkpoint_path(part.checkpoints(), state.step), part.model->parameters(), d);
   prune_checkpoints(part.checkpoints(), part.config.checkpoint.keep);
 }
 
-bool restore_state(const RunPart& part, RunState& state) {
-  std::string path, before = "its start";
+bool restore_state(RunPart& part, RunState& state, const ResumeOptions& options) {
+  std::string path;
   if (part.comm.rank() == 0) {
-    const std::vector<std::string> found = list_checkpoints(part.checkpoints());
-    path = found.empty() ? "" : found.back();
-    before = found.size() < 2 ? before : found[found.size() - 2];
+    path = newest_whole_checkpoint(part, options.strict);
   }
   parallel::broadcast_text(part.comm, path);
   if (path.empty()) {
     return false;
   }
-  const ErrorContext context("resuming; without that file the run goes on from " + before);
   const LoadedCheckpoint loaded = load_checkpoint(path);
   const CheckpointData& d = loaded.data;
-  LS_CHECK(d.config_hash == config_hash(part.config) && d.seed == part.seed, kConfig,
-           "{} was written by another configuration (hash {}, this one is {}); restore the config "
-           "or start over with --fresh",
-           path, d.config_hash, config_hash(part.config));
+  LS_CHECK(d.seed == part.seed, kConfig, "{}: is of seed {}, seed {} looks for it", path, d.seed,
+           part.seed);
+  check_same_numbers({.path = path,
+                      .config = d.config,
+                      .model = d.model,
+                      .part_hash = d.part_hash,
+                      .step = d.step},
+                     part.config, part.model_config);
+  if (part.writes() && !options.allow_changed_data) {
+    part.data = check_same_data(path, d.data, part.data);
+  }
   LS_CHECK(d.optimizer_states == part.optimizer->state_names(), kIo,
            "{}: holds states of another optimizer", path);
-  restore_parameters(loaded, path, part.model->parameters());
-  std::map<std::string, std::size_t> place;
-  for (std::size_t i = 0; i < loaded.parameters.size(); ++i) {
-    place[loaded.parameters[i].first] = i;
-  }
-  for (std::size_t i = 0; i < state.optimizer.size(); ++i) {
-    const auto& stored = d.optimizer[place.at(part.model->parameters().items()[i].name)];
-    for (std::size_t s = 0; s < stored.size(); ++s) {
-      state.optimizer[i][s].copy_(stored[s]);
-    }
-  }
+  restore_parameters(loaded.parameters, path, part.model->parameters());
+  restore_optimizer(part, loaded, state);
+  restore_history(d.history, path, state);
   state.step = d.step;
   state.tokens = d.tokens;
   state.train_seconds = d.seconds;

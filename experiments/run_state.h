@@ -32,6 +32,7 @@ struct RunPart {
   std::unique_ptr<data::Task> task;
   std::unique_ptr<layers::Model> model;
   std::unique_ptr<optim::Optimizer> optimizer;
+  std::vector<data::DataIdentity> data;  ///< that it is trained on; of the process that writes
 };
 
 /// Besides the parameters.
@@ -43,15 +44,22 @@ struct RunState {
   double wall_seconds = 0;                     ///< with evaluation and saving
   std::vector<std::vector<Tensor>> optimizer;  ///< per parameter, per state
   layers::ModelState carried;                  ///< of this rank's rows
-  std::vector<Evaluation> history;             ///< kept in metrics.jsonl, not in checkpoints
+  std::vector<Evaluation> history;
+  std::vector<std::string> history_lines;  ///< of metrics.jsonl, one for each in `history`
 };
 
 /// Called by every rank; rank 0 writes. @throws Error(Numeric) when a value is not finite: what was
 /// saved before stays
 void save_state(const RunPart& part, const RunState& state);
+struct ResumeOptions {
+  bool strict = false;              ///< a damaged newest checkpoint is an error
+  bool allow_changed_data = false;  ///< go on although the data are not those trained on so far
+};
 /// Takes parameters and state from the newest checkpoint in the part's directory, which all ranks
-/// see; false when there is none. Ranks may be more or fewer than those that saved.
-bool restore_state(const RunPart& part, RunState& state);
+/// see; false when there is none. One that is damaged is put aside with a warning, and the one before
+/// it is taken. Ranks may be more or fewer than those that saved.
+/// @throws Error(Config) where the config or the data give what is finished other numbers
+bool restore_state(RunPart& part, RunState& state, const ResumeOptions& options);
 
 /// Is every value finite? An undefined tensor has none.
 bool all_finite(const Tensor& t);

@@ -6,15 +6,13 @@
 #include "core/base/profile.h"
 #include "core/op/report.h"
 #include "experiments/model_io.h"
+#include "experiments/part.h"
 #include "optim/clip.h"
 
 namespace ls::experiments {
 
 TrainStep::TrainStep(const RunPart& part)
-    : part_(part),
-      schedule_(part.config.schedule.make(
-          optim::ScheduleArgs{.peak = part.model_config.lr.value_or(part.config.lr),
-                              .total_steps = part.config.steps})) {
+    : part_(part), schedule_(make_schedule(part.config, part.model_config)) {
   if (part.comm.size() > 1) {
     grad_sync_.emplace(part.comm);
   }

@@ -3,6 +3,7 @@
 #include "core/base/profile.h"
 #include "core/io/files.h"
 #include "experiments/evaluate.h"
+#include "experiments/part.h"
 #include "experiments/stop.h"
 
 namespace ls::experiments {
@@ -56,15 +57,29 @@ void Trainer::save() {
   save_state(part_, state_);
 }
 
-void Trainer::resume() {
-  if (restore_state(part_, state_)) {
-    saved_step_ = state_.step;
-    state_.history = cut_metrics(part_, state_.step);
+void Trainer::resume(const ResumeOptions& options, const std::optional<RunResult>& earlier) {
+  const bool restored = restore_state(part_, state_, options);
+  LS_CHECK(
+      restored || !earlier, kIo,
+      "{}: {} updates are finished and there is no checkpoint to go on from; bring one back, or "
+      "give this run another name",
+      part_.directory, earlier ? earlier->steps : 0);
+  if (!restored) {
+    return;
   }
+  saved_step_ = state_.step;
+  if (earlier && earlier->steps == state_.step) {
+    // The last evaluation came after the last checkpoint.
+    for (std::size_t i = state_.history.size(); i < earlier->history.size(); ++i) {
+      state_.history.push_back(earlier->history[i]);
+      state_.history_lines.push_back(evaluation_line(state_.history.back(), state_.train_seconds));
+    }
+  }
+  rebuild_metrics(part_, state_);
 }
 
 bool Trainer::record_evaluation(Recorder& recorder, data::Split split) {
-  if (recorder.evaluated()) {
+  if (recorder.evaluated(split)) {
     return true;
   }
   std::optional<Evaluation> e = evaluate(split);
@@ -78,8 +93,20 @@ bool Trainer::train(Recorder& recorder) {
   const auto due = [this](Index every) {
     return every > 0 && state_.step > 0 && state_.step % every == 0;
   };
-  while (state_.step < part_.config.steps) {
-    if (due(part_.config.eval.every) && !record_evaluation(recorder, data::Split::kValid)) {
+  while (true) {
+    const bool last = state_.step >= part_.config.steps;
+    // Every rank leaves after the same update. A checkpoint holds the evaluation after its update.
+    if (!last && due(part_.config.eval.every) &&
+        !record_evaluation(recorder, data::Split::kValid)) {
+      return false;
+    }
+    if (due(part_.config.checkpoint.every)) {
+      save();
+    }
+    if (last) {
+      return true;
+    }
+    if (state_.step > 0 && stop_signal(part_.comm) != 0) {
       return false;
     }
     const Clock::time_point begin = Clock::now();
@@ -87,15 +114,7 @@ bool Trainer::train(Recorder& recorder) {
     const std::chrono::duration<double> took = Clock::now() - begin;
     state_.train_seconds += took.count();
     recorder.update(last_, took.count(), *prefetcher_);
-    // Every rank leaves after the same update.
-    if (state_.step < part_.config.steps && stop_signal(part_.comm) != 0) {
-      return false;
-    }
-    if (due(part_.config.checkpoint.every)) {
-      save();
-    }
   }
-  return true;
 }
 
 RunResult Trainer::run() {
@@ -122,7 +141,7 @@ RunResult Trainer::result(const Recorder& recorder, bool complete) {
   r.metrics = part_.task->info().metrics;
   r.seed = part_.seed;
   r.complete = complete;
-  r.config_hash = config_hash(part_.config);
+  r.part_hash = part_hash(part_.config, part_.model_config);
   r.parameters = part_.model->parameters().count();
   r.steps = state_.step;
   r.tokens = state_.tokens;
@@ -132,6 +151,7 @@ RunResult Trainer::result(const Recorder& recorder, bool complete) {
   r.state = part_.model->measure_state(r.state_tokens);
   r.forms = step_.forms();
   r.history = state_.history;
+  r.data = part_.data;
   r.provenance = provenance(part_.comm.size());
   r.config = dump_json(part_.config);
   recorder.fill(r);

@@ -1,6 +1,6 @@
 #include "experiments/commands/command.h"
 
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -100,6 +100,20 @@ template void Options::operator()(const std::string&, std::vector<std::string>&,
 void Options::choice(const std::string& names, std::function<void(const std::string&)> set,
                      const OptionRules& rules) {
   apply(app_.add_option_function<std::string>(names, set, rules.help), rules);
+}
+
+void Options::mode(const std::string& names, std::string& value, const OptionRules& rules) {
+  const std::vector<std::string> choices = rules.choices;
+  CLI::Option* const option = app_.add_flag(names, value, rules.help);
+  option->check(CLI::Validator(
+      [=](std::string& text) {
+        const bool good = text == "true" || std::ranges::find(choices, text) != choices.end();
+        return good ? std::string()
+                    : fmt::format("stands alone or with '={}', got '{}'",
+                                  fmt::join(choices, "', '="), text);
+      },
+      ""));
+  apply(option, {.help = rules.help, .required = rules.required, .excludes = rules.excludes});
 }
 
 void Options::apply(CLI::Option* option, const OptionRules& rules) {

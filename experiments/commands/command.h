@@ -51,6 +51,9 @@ class Options {
     choice(
         names, [&value](const std::string& text) { value = parse_enum<E>(text); }, named);
   }
+  /// A flag that may be given a value, "--resume" or "--resume=strict": "" when it is not there,
+  /// "true" when it stands alone, else one of the choices.
+  void mode(const std::string& names, std::string& value, const OptionRules& rules);
   /// Text below the list of options.
   void footer(const std::string& text);
 

@@ -1,6 +1,7 @@
 #include <fmt/core.h>
 
 #include "experiments/commands/command.h"
+#include "experiments/part.h"
 #include "experiments/run.h"
 
 namespace ls::experiments {
@@ -25,7 +26,9 @@ class Config final : public Command {
     const RunConfig config = read_config_file<RunConfig>(config_, overrides_);
     validate_run(config);
     fmt::print("{}", json_ ? dump_json(config) + "\n" : dump_yaml(config, comments_));
-    fmt::print(stderr, "hash {}\n", config_hash(config));
+    for (const RunModel& model : config.models) {
+      fmt::print(stderr, "hash {} of {}\n", part_hash(config, model), layers::model_label(model));
+    }
     return 0;
   }
 

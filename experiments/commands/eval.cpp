@@ -1,5 +1,6 @@
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "experiments/commands/command.h"
@@ -31,10 +32,13 @@ class Eval final : public Command {
 
 int Eval::run(parallel::RankEnv& env) {
   const LoadedModel loaded = load_model(checkpoint_, overrides_);
-  const bool none = loaded.task->slices(split_).empty();
+  const bool other_data = std::ranges::any_of(
+      overrides_, [](const std::string& text) { return text.starts_with("task"); });
+  const std::unique_ptr<data::Task> task = load_task(loaded, other_data);
+  const bool none = task->slices(split_).empty();
   const data::Split split = none ? data::Split::kValid : split_;
   const Evaluation e =
-      *evaluate(*loaded.model, *loaded.task, split, loaded.config, loaded.seed, env.world());
+      *evaluate(*loaded.model, *task, split, loaded.config, loaded.seed, env.world());
   if (env.world().rank() != 0) {
     return 0;
   }

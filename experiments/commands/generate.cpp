@@ -95,10 +95,11 @@ int Generate::run(parallel::RankEnv& env) {
   LS_CHECK(env.world().size() == 1, kConfig, "generate runs on one rank, not {}",
            env.world().size());
   const LoadedModel loaded = load_model(checkpoint_);
-  LS_CHECK(loaded.task->info().vocab_in == 256, kUnsupported,
+  const layers::ModelInterface& io = loaded.model->interface();
+  LS_CHECK(io.vocab_in == 256 && io.classes == 256, kUnsupported,
            "{}: generation writes bytes, this model reads {}", checkpoint_,
-           loaded.task->info().vocab_in > 0 ? fmt::format("{} tokens", loaded.task->info().vocab_in)
-                                            : std::string("vectors"));
+           io.vocab_in > 0 ? fmt::format("{} tokens of {} classes", io.vocab_in, io.classes)
+                           : std::string("vectors"));
   const ag::NoGrad no_grad;
   const std::string asked = read_prompt();
   const std::string prompt = asked.empty() ? "\n" : asked;

@@ -22,7 +22,10 @@ void describe_checkpoint(const std::string& path) {
   t.add({"parameters", std::to_string(count)});
   t.add({"carried states",
          c.data.carried ? std::to_string(c.data.carried->bytes().total()) + " bytes" : "none"});
-  t.add({"config hash", c.data.config_hash});
+  t.add({"hash", c.data.part_hash});
+  for (const data::DataIdentity& d : c.data.data) {
+    t.add({"data", d.str()});
+  }
   for (const auto& [name, value] : c.data.provenance) {
     t.add({name, value});
   }

@@ -1,4 +1,4 @@
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include "experiments/checkpoint.h"
 #include "experiments/commands/command.h"
@@ -22,7 +22,12 @@ class Train final : public Command {
   void options(Options& o) override {
     o("config", config_, {.help = "YAML file", .required = true});
     o("--set", overrides_, {.help = "a.b=c: override one field"});
-    o("--resume", resume_, {.help = "go on from the newest checkpoints"});
+    o.mode("--resume", resume_,
+           {.help = "go on from the newest checkpoints; from the one before where it is damaged, "
+                    "which --resume=strict refuses",
+            .choices = {"strict"}});
+    o("--allow-changed-data", allow_changed_data_,
+      {.help = "go on although files of the corpus have changed"});
     o("--fresh", fresh_,
       {.help = "delete what these models and seeds left in the run's folder and start over",
        .excludes = "--resume"});
@@ -33,22 +38,31 @@ class Train final : public Command {
  private:
   std::string config_;
   std::vector<std::string> overrides_;
-  bool resume_ = false, fresh_ = false;
+  std::string resume_;
+  bool fresh_ = false, allow_changed_data_ = false;
 };
 
 int Train::run(parallel::RankEnv& env) {
   RunConfig config;
   const ConfigPlaces places = read_config(ConfigTree::from_file(config_, overrides_), config);
   install_stop_signals();
+  RunOptions options;
+  if (!resume_.empty()) {
+    options.existing = Existing::kResume;
+  } else if (fresh_) {
+    options.existing = Existing::kFresh;
+  }
+  options.resume = {.strict = resume_ == "strict", .allow_changed_data = allow_changed_data_};
   const RunOutcome out = run_all(
-      config, [&](const std::string& path) { return places.where(path); },
-      resume_  ? Existing::kResume
-      : fresh_ ? Existing::kFresh
-               : Existing::kRefuse,
-      env.world());
+      config, [&](const std::string& path) { return places.where(path); }, options, env.world());
+  const bool partial = out.interrupted || !out.failures.empty();
+  if (partial && !out.table.empty()) {
+    fmt::print("\n{}\ntable       {}/table.txt\n", out.table, out.directory);
+  }
   if (out.interrupted) {
     return 128 + stop_signal(env.world());
   }
+  LS_CHECK(out.failures.empty(), kNumeric, "{}", fmt::join(out.failures, "\n"));
   if (env.world().rank() == 0) {
     fmt::print("\n{}\n", out.table);
     fmt::print("state bytes: per sequence, after {} tokens\n", out.results.front().state_tokens);

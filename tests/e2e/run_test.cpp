@@ -165,8 +165,8 @@ TEST_SUITE("e2e") {
     CHECK(saved.data.provenance.size() >= 15);
     // The resolved config, read back, is the same config.
     const Outcome again = w.run({"config", "runs/run/m/seed1/config.yaml"});
-    CHECK(again.text.find("hash " + saved.data.config_hash) != std::string::npos);
-    CHECK(record.find("\"config_hash\": \"" + saved.data.config_hash) != std::string::npos);
+    CHECK(again.text.find("hash " + saved.data.part_hash + " of m") != std::string::npos);
+    CHECK(record.find("\"part_hash\": \"" + saved.data.part_hash) != std::string::npos);
     // Without gnuplot the run succeeds and says so.
     const Outcome plain = w.shell("PATH=/nowhere $longscan train two.yaml --set steps=2 --fresh");
     INFO(plain.text);
