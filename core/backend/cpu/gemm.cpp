@@ -40,7 +40,9 @@ void scale(const Operands<T, C>& g) {
 template <class T, class C>
 void run_whole(const Operands<T, C>& g) {
   if constexpr (std::is_same_v<C, acc_t<T>> && !std::is_same_v<T, f16>) {
-    if (work(g) <= kSmallWork) {
+    // Few rows times B transposed are dot products with B as it lies: no copy of a weight for one token.
+    const bool dots = g.m < kFewRows && g.trans_b && !g.trans_a;
+    if (work(g) <= kSmallWork && !dots) {
       const auto small = [&]<bool TA, bool TB>() {
         small_gemm<TA, TB, T>(g.m, g.n, g.k, g.alpha, g.a, g.lda, g.b, g.ldb, g.beta, g.c, g.ldc);
       };

@@ -240,46 +240,65 @@ struct Along {
   }
 };
 
-/// out[i, j] = sum over k of a[i, p] b[j, p], rows of both `lda`, `ldb` apart.
-template <class T, int MR, int NR>
-void dot_products(Index k, const T* a, Index lda, const T* b, Index ldb, acc_t<T>* out, Index ld) {
+/// Lane l becomes the sum of the lanes of v[l], halves added onto halves.
+template <class A>
+typename Simd<A>::Vector sums_of_lanes(typename Simd<A>::Vector (&v)[Simd<A>::kLanes]) {
+  constexpr int kLanes = Simd<A>::kLanes;
+  using I = std::conditional_t<sizeof(A) == 8, std::int64_t, std::int32_t>;
+  typedef I Mask __attribute__((vector_size(kVectorBytes)));
+#pragma GCC unroll 4
+  for (int h = kLanes / 2; h > 0; h /= 2) {
+    Mask own{}, other{};
+#pragma GCC unroll 16
+    for (int l = 0; l < kLanes; ++l) {
+      own[l] = (l & h) ? kLanes + l : l;
+      other[l] = (l & h) ? kLanes + (l ^ h) : l ^ h;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < h; ++i) {
+      v[i] = __builtin_shuffle(v[i], v[i + h], own) + __builtin_shuffle(v[i], v[i + h], other);
+    }
+  }
+  return v[0];
+}
+
+/// The lanes of out[i] add up to the sum over p of a[i, p] b[p], rows of a `lda` apart: b from first to last,
+/// as the processor fetches ahead, over four sums.
+template <class T, int MR>
+void dot_products(Index k, const T* a, Index lda, const T* b,
+                  typename Simd<acc_t<T>>::Vector* const (&out)[MR]) {
   using V = Along<T>;
   using S = Simd<typename V::P>;
-  typename S::Vector sum[MR][NR] = {};
-  const auto step = [&](auto&& load) {
-    typename V::Row row[NR];
-#pragma GCC unroll 4
-    for (int j = 0; j < NR; ++j) {
-      row[j] = load(b + j * ldb);
+  constexpr Index kSums = 4, kLength = V::kLength;
+  typename S::Vector sum[MR][kSums] = {};
+  const auto step = [&](Index p, Index s, auto&& load) {
+    if constexpr (MR > 1) {
+      __builtin_prefetch(b + p + 4 * k, 0,
+                         2);  // the products take longer than the processor looks ahead
     }
+    const typename V::Row row = load(b + p);
 #pragma GCC unroll 4
     for (int i = 0; i < MR; ++i) {
-      const typename V::Row x = load(a + i * lda);
-#pragma GCC unroll 4
-      for (int j = 0; j < NR; ++j) {
-        S::multiply_add_each(sum[i][j], x, row[j]);
-      }
+      S::multiply_add_each(sum[i][s], load(a + i * lda + p), row);
     }
   };
+  const auto whole = [](const T* x) { return V::load(x); };
   Index p = 0;
-  for (; p + V::kLength <= k; p += V::kLength) {
-    step([p](const T* row) { return V::load(row + p); });
+  for (; p + kSums * kLength <= k; p += kSums * kLength) {
+#pragma GCC unroll 4
+    for (Index s = 0; s < kSums; ++s) {
+      step(p + s * kLength, s, whole);
+    }
+  }
+  for (; p + kLength <= k; p += kLength) {
+    step(p, 0, whole);
   }
   if (p < k) {
-    step([p, k](const T* row) { return V::load(row + p, k - p); });
+    step(p, 1, [&](const T* x) { return V::load(x, k - p); });
   }
+#pragma GCC unroll 4
   for (int i = 0; i < MR; ++i) {
-    for (int j = 0; j < NR; ++j) {
-      constexpr int kLanes = Simd<acc_t<T>>::kLanes;
-      acc_t<T> lane[kLanes];
-      Simd<acc_t<T>>::store(lane, sum[i][j]);
-      for (int h = kLanes / 2; h > 0; h /= 2) {
-        for (int l = 0; l < h; ++l) {
-          lane[l] += lane[l + h];
-        }
-      }
-      out[i * ld + j] = lane[0];
-    }
+    *out[i] = (sum[i][0] + sum[i][1]) + (sum[i][2] + sum[i][3]);
   }
 }
 
@@ -299,7 +318,8 @@ void finish(const Operands<T, C>& g, const acc_t<T>* sums, Index ld, Index j, In
 /// B transposed: its rows lie along k, as those of A do or are made to.
 template <class T, class C>
 void few_rows_by_dots(const Operands<T, C>& g, Index grain) {
-  constexpr int kBlock = 4;
+  using S = Simd<acc_t<T>>;
+  constexpr Index kBlock = S::kLanes;  // columns
   std::vector<T> turned(g.trans_a ? static_cast<std::size_t>(g.m * g.k) : 0);
   for (Index p = 0; g.trans_a && p < g.k; ++p) {
     for (Index i = 0; i < g.m; ++i) {
@@ -312,25 +332,27 @@ void few_rows_by_dots(const Operands<T, C>& g, Index grain) {
   parallel_for(blocks, std::max<Index>(1, grain / kBlock), [&](Index begin, Index end) {
     for (Index block = begin; block < end; ++block) {
       const Index j = block * kBlock, cols = std::min<Index>(kBlock, g.n - j);
-      acc_t<T> sums[kFewRows * kBlock];
-      const T* const b = g.b + j * g.ldb;
-      const auto rows = [&]<int MR>(Index i) {
-        const T* const from = a + i * lda;
-        acc_t<T>* const out = sums + i * kBlock;
-        if (cols == kBlock) {
-          dot_products<T, MR, kBlock>(g.k, from, lda, b, g.ldb, out, kBlock);
-          return;
+      typename S::Vector parts[kFewRows][kBlock];
+      const auto rows = [&]<int MR>(Index i, Index l) {
+        typename S::Vector* out[MR];
+        for (Index r = 0; r < MR; ++r) {
+          out[r] = &parts[i + r][l];
         }
-        for (Index l = 0; l < cols; ++l) {
-          dot_products<T, MR, 1>(g.k, from, lda, b + l * g.ldb, g.ldb, out + l, kBlock);
-        }
+        dot_products<T, MR>(g.k, a + i * lda, lda, g.b + (j + l) * g.ldb, out);
       };
-      Index i = 0;
-      for (; i + 4 <= g.m; i += 4) {
-        rows.template operator()<4>(i);
+      for (Index l = 0; l < cols; ++l) {
+        Index i = 0;
+        for (; i + 4 <= g.m; i += 4) {
+          rows.template operator()<4>(i, l);
+        }
+        for (; i < g.m; ++i) {
+          rows.template operator()<1>(i, l);
+        }
       }
-      for (; i < g.m; ++i) {
-        rows.template operator()<1>(i);
+      acc_t<T> sums[kFewRows * kBlock];
+      for (Index i = 0; i < g.m; ++i) {
+        std::fill(parts[i] + cols, parts[i] + kBlock, typename S::Vector{});
+        S::store(sums + i * kBlock, sums_of_lanes<acc_t<T>>(parts[i]));
       }
       finish(g, sums, kBlock, j, cols);
     }
