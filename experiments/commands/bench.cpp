@@ -8,6 +8,8 @@
 
 #include "core/base/profile.h"
 #include "experiments/commands/command.h"
+#include "experiments/decode_bench.h"
+#include "experiments/model_io.h"
 #include "experiments/table.h"
 #include "experiments/trainer.h"
 
@@ -23,14 +25,28 @@ class Bench final : public Command {
     o("--steps", steps_, {.help = "updates timed", .min = 1, .max = 1 << 30});
     o("--warmup", warmup_, {.help = "updates before, besides the first", .min = 0, .max = 1 << 30});
     o("--ops", ops_, {.help = "a table of where the time of a step goes, by op"});
+    o("--decode", decode_,
+      {.help =
+           "time the writing of tokens instead, against the memory that must be passed through"});
+    o("--rows", rows_,
+      {.help = "with --decode: sequences side by side, one or more numbers",
+       .min = 1,
+       .max = 1 << 20});
+    o("--context", context_,
+      {.help = "with --decode: tokens before the first timed one", .min = 1, .max = 1 << 30});
   }
   int run(parallel::RankEnv& env) override;
 
  private:
+  void train(const RunConfig& config, std::size_t model, Communicator& world);
+  void decode(const RunConfig& config, std::size_t model, Communicator& world);
+
   std::string config_;
   std::vector<std::string> overrides_;
   Index steps_ = 20, warmup_ = 3;
-  bool ops_ = false;
+  bool ops_ = false, decode_ = false;
+  std::vector<Index> rows_ = {1};
+  Index context_ = 256;
 };
 
 /// Seconds since this process was started, to a clock tick.
@@ -71,48 +87,83 @@ void print_profile(const std::vector<profile::Entry>& entries, double seconds, I
   fmt::print("{}", table.str());
 }
 
-int Bench::run(parallel::RankEnv& env) {
-  RunConfig config = read_config_file<RunConfig>(config_, overrides_);
-  config.steps = warmup_ + steps_ + 1;
-  for (std::size_t m = 0; m < config.models.size(); ++m) {
-    Trainer trainer(config, m, static_cast<std::uint64_t>(config.seeds.front()), "", env.world());
+void Bench::train(const RunConfig& config, std::size_t model, Communicator& world) {
+  Trainer trainer(config, model, static_cast<std::uint64_t>(config.seeds.front()), "", world);
+  trainer.step();
+  const double first = seconds_since_launch();
+  for (Index i = 0; i < warmup_; ++i) {
     trainer.step();
-    const double first = seconds_since_launch();
-    for (Index i = 0; i < warmup_; ++i) {
-      trainer.step();
-    }
-    const Index before = trainer.tokens_done();
+  }
+  const Index before = trainer.tokens_done();
+  if (ops_) {
+    profile::start();
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  double loss = 0;
+  for (Index i = 0; i < steps_; ++i) {
+    loss = trainer.step();
+  }
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+  const std::vector<profile::Entry> entries = profile::stop();
+  if (world.rank() != 0) {
+    return;
+  }
+  nlohmann::ordered_json j{
+      {"model", trainer.model().label()},
+      {"params", trainer.model().parameters().count()},
+      {"tokens_per_s", static_cast<double>(trainer.tokens_done() - before) / took.count()},
+      {"steps", steps_},
+      {"seconds", took.count()},
+      {"first_step_s", first},
+      {"peak_rss_bytes", peak_resident_bytes()},
+      {"loss", loss}};
+  fmt::print("{}\n", j.dump());
+  if (ops_) {
+    print_profile(entries, took.count(), steps_);
+  }
+}
+
+void Bench::decode(const RunConfig& config, std::size_t model, Communicator& world) {
+  LS_CHECK(world.size() == 1, kConfig, "bench --decode runs on one rank, not {}", world.size());
+  const auto seed = static_cast<std::uint64_t>(config.seeds.front());
+  const auto task = data::make_task(config.task, {.seed = seed, .stream = false});
+  layers::Model net(config.models[model], model_interface(*task), seed);
+  for (const Index rows : rows_) {
     if (ops_) {
       profile::start();
     }
     const auto begin = std::chrono::steady_clock::now();
-    double loss = 0;
-    for (Index i = 0; i < steps_; ++i) {
-      loss = trainer.step();
-    }
+    const DecodeTiming t = time_decoding(net, rows, context_, steps_);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
     const std::vector<profile::Entry> entries = profile::stop();
-    if (env.world().rank() == 0) {
-      nlohmann::ordered_json j{
-          {"model", trainer.model().label()},
-          {"params", trainer.model().parameters().count()},
-          {"tokens_per_s", static_cast<double>(trainer.tokens_done() - before) / took.count()},
-          {"steps", steps_},
-          {"seconds", took.count()},
-          {"first_step_s", first},
-          {"peak_rss_bytes", peak_resident_bytes()},
-          {"loss", loss}};
-      fmt::print("{}\n", j.dump());
-      if (ops_) {
-        print_profile(entries, took.count(), steps_);
-      }
-      std::fflush(stdout);
+    nlohmann::ordered_json j{{"model", net.label()},
+                             {"params", net.parameters().count()},
+                             {"rows", rows},
+                             {"context", context_},
+                             {"tokens_per_s", static_cast<double>(rows) / t.token_seconds},
+                             {"ms", t.token_seconds * 1e3},
+                             {"floor_ms", t.floor_seconds * 1e3},
+                             {"of_floor", t.floor_seconds / t.token_seconds},
+                             {"weight_bytes", t.weight_bytes},
+                             {"state_bytes", t.state.total()}};
+    fmt::print("{}\n", j.dump());
+    if (ops_) {
+      print_profile(entries, took.count(), steps_);
     }
+  }
+}
+
+int Bench::run(parallel::RankEnv& env) {
+  RunConfig config = read_config_file<RunConfig>(config_, overrides_);
+  config.steps = warmup_ + steps_ + 1;
+  for (std::size_t m = 0; m < config.models.size(); ++m) {
+    decode_ ? decode(config, m, env.world()) : train(config, m, env.world());
+    std::fflush(stdout);
   }
   return 0;
 }
 
-LS_COMMAND(Bench, "bench", "time training steps of a config; one line of JSON a model");
+LS_COMMAND(Bench, "bench", "time training steps of a config, or writing; one line of JSON a model");
 
 }  // namespace
 }  // namespace ls::experiments

@@ -5,8 +5,8 @@
 #include <cstdio>
 #include <cstring>
 
-#include "autograd/tape.h"
 #include "experiments/commands/command.h"
+#include "experiments/decoder.h"
 #include "experiments/load.h"
 #include "experiments/progress.h"
 #include "experiments/sampling.h"
@@ -68,29 +68,6 @@ std::string Generate::read_prompt() const {
   return text;
 }
 
-/// The model with its state between calls.
-class Decoder {
- public:
-  explicit Decoder(layers::Model& model) : model_(model) {}
-  /// Feeds tokens; returns the scores of the token after the last.
-  std::vector<float> feed(const std::vector<std::int64_t>& tokens) {
-    const auto n = static_cast<Index>(tokens.size());
-    layers::SeqContext seq(1, n, {.incoming = started_ ? &state_ : nullptr, .keep_states = true});
-    const ag::Var h = model_.hidden({Tensor::from(tokens, {1, n}), {}}, seq);
-    state_ = std::move(seq.outgoing());
-    started_ = true;
-    return model_.logits(ag::Var(h.value().slice(1, n - 1, n).contiguous()))
-        .value()
-        .to_vector<float>();
-  }
-  const layers::ModelState& state() const { return state_; }
-
- private:
-  layers::Model& model_;
-  layers::ModelState state_;
-  bool started_ = false;
-};
-
 int Generate::run(parallel::RankEnv& env) {
   LS_CHECK(env.world().size() == 1, kConfig, "generate runs on one rank, not {}",
            env.world().size());
@@ -100,19 +77,21 @@ int Generate::run(parallel::RankEnv& env) {
            "{}: generation writes bytes, this model reads {}", checkpoint_,
            io.vocab_in > 0 ? fmt::format("{} tokens of {} classes", io.vocab_in, io.classes)
                            : std::string("vectors"));
-  const ag::NoGrad no_grad;
   const std::string asked = read_prompt();
   const std::string prompt = asked.empty() ? "\n" : asked;
   Decoder decoder(*loaded.model);
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
   std::vector<float> logits;
+  const auto feed = [&](const std::vector<std::int64_t>& bytes) {
+    logits = decoder.feed(Tensor::from(bytes, {1, std::ssize(bytes)})).to_vector<float>();
+  };
   for (std::size_t at = 0; at < prompt.size(); at += kPrefill) {
     std::vector<std::int64_t> piece;
     for (std::size_t i = at; i < std::min(prompt.size(), at + kPrefill); ++i) {
       piece.push_back(static_cast<unsigned char>(prompt[i]));
     }
-    logits = decoder.feed(piece);
+    feed(piece);
   }
   const auto read = Clock::now();
   std::fwrite(prompt.data(), 1, prompt.size(), stdout);
@@ -122,7 +101,7 @@ int Generate::run(parallel::RankEnv& env) {
     std::fputc(static_cast<int>(next), stdout);
     std::fflush(stdout);
     if (i + 1 < tokens_) {
-      logits = decoder.feed({next});
+      feed({next});
     }
   }
   std::fputc('\n', stdout);

@@ -1,0 +1,120 @@
+#include "experiments/decode_bench.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/base/parallel_for.h"
+#include "core/base/rng.h"
+#include "experiments/decoder.h"
+
+namespace ls::experiments {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double median(std::vector<double> x) {
+  const auto middle = x.begin() + std::ssize(x) / 2;
+  std::nth_element(x.begin(), middle, x.end());
+  return *middle;
+}
+
+/// Buffers of the sizes of weights and state.
+class Floor {
+ public:
+  Floor(Index weight_bytes, Index state_bytes)
+      : weights_(Tensor::full({weight_bytes / 4 + kLanes}, DType::kF32, 1)),
+        state_(Tensor::full({state_bytes / 4 + 1}, DType::kF32, 1)),
+        sums_(Tensor::zeros({kPieces * kLanes}, DType::kF32)) {}
+  /// Reads the weights, reads and writes the state.
+  void run() {
+    const Index weights = weights_.numel() / kLanes, state = state_.numel();
+    const float* const w = std::as_const(weights_).data<float>();
+    float* const s = state_.data<float>();
+    float* const sums = sums_.data<float>();
+    parallel_for(kPieces, row_grain((weights * kLanes + state) / kPieces, 1 << 15),
+                 [&](Index first, Index last) {
+                   for (Index p = first; p < last; ++p) {
+                     float sum[kLanes] = {};
+                     for (Index i = weights * p / kPieces; i < weights * (p + 1) / kPieces; ++i) {
+                       for (Index l = 0; l < kLanes; ++l) {
+                         sum[l] += w[i * kLanes + l];
+                       }
+                     }
+                     std::copy_n(sum, kLanes, sums + p * kLanes);
+                     const Index end = state * (p + 1) / kPieces;
+                     for (Index i = state * p / kPieces; i < end; ++i) {
+                       s[i] = 0.5f * s[i] + 0.5f;
+                     }
+                   }
+                 });
+  }
+
+ private:
+  static constexpr Index kPieces = 64, kLanes = 64;
+  Tensor weights_, state_, sums_;
+};
+
+Index bytes_of_weights(const layers::Model& model) {
+  Index bytes = 0;
+  for (const ag::Parameter& p : model.parameters().items()) {
+    const bool looked_up = p.name == "embedding.weight" && !model.config().tie_embeddings;
+    bytes += looked_up ? 0 : p.var.value().bytes();
+  }
+  return bytes;
+}
+
+/// Most likely class of each row, i64 [rows,1].
+Tensor greedy(const Tensor& logits) {
+  const std::vector<float> score = logits.to_vector<float>();
+  const Index rows = logits.size(0), classes = logits.size(1);
+  std::vector<std::int64_t> token;
+  for (Index r = 0; r < rows; ++r) {
+    const auto begin = score.begin() + r * classes;
+    token.push_back(std::max_element(begin, begin + classes) - begin);
+  }
+  return Tensor::from(token, {rows, 1});
+}
+
+}  // namespace
+
+DecodeTiming time_decoding(layers::Model& model, Index rows, Index context, Index steps) {
+  const Index vocab = model.interface().vocab_in;
+  LS_CHECK(vocab > 0 && model.interface().classes == vocab, kUnsupported,
+           "bench --decode feeds a model what it wrote; {} reads {} and writes {} classes",
+           model.label(), vocab > 0 ? std::to_string(vocab) + " tokens" : "vectors",
+           model.interface().classes);
+  Rng rng(0, "bench.decode");
+  Decoder decoder(model, rows);
+  Tensor next;
+  constexpr Index kPrefill = 1024;
+  for (Index at = 0; at < context; at += kPrefill) {
+    const Index n = std::min(kPrefill, context - at);
+    std::vector<std::int64_t> tokens(static_cast<std::size_t>(rows * n));
+    for (std::int64_t& t : tokens) {
+      t = rng.below(vocab);
+    }
+    next = greedy(decoder.feed(Tensor::from(tokens, {rows, n})));
+  }
+  DecodeTiming out{.weight_bytes = bytes_of_weights(model), .state = decoder.state().bytes()};
+  Floor floor(out.weight_bytes, out.state.total());
+  constexpr Index kTurn = 8;  // tokens, then as many floors
+  std::vector<double> tokens, floors;
+  const auto timed = [](std::vector<double>& into, auto&& f) {
+    const auto begin = Clock::now();
+    f();
+    into.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+  };
+  for (Index done = 0; done < steps; done += kTurn) {
+    for (Index i = 0; i < kTurn; ++i) {
+      timed(tokens, [&] { next = greedy(decoder.feed(next)); });
+    }
+    for (Index i = 0; i < kTurn; ++i) {
+      timed(floors, [&] { floor.run(); });
+    }
+  }
+  out.token_seconds = median(std::move(tokens));
+  out.floor_seconds = median(std::move(floors));
+  return out;
+}
+
+}  // namespace ls::experiments
