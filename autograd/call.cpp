@@ -74,8 +74,10 @@ void check_outputs(const OpInfo& op, std::span<const Tensor> out) {
 
 }  // namespace
 
+namespace {
+
 std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
-                      std::shared_ptr<const void> attrs) {
+                      std::shared_ptr<const void> attrs, const std::vector<bool>& spent) {
   std::vector<Tensor> in;
   in.reserve(inputs.size());
   for (const Var& v : inputs) {
@@ -89,7 +91,7 @@ std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
         "constant",
         op.name, op.in[i].name);
   }
-  const std::vector<Tensor> out = run_forward(op, in, attrs.get());
+  const std::vector<Tensor> out = run_forward(op, in, attrs.get(), spent);
   if (check_finite_depth > 0) {
     check_outputs(op, out);
   }
@@ -98,6 +100,24 @@ std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
                                    out);
   }
   return std::vector<Var>(out.begin(), out.end());
+}
+
+}  // namespace
+
+std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
+                      std::shared_ptr<const void> attrs) {
+  return call(op, inputs, std::move(attrs), {});
+}
+
+std::vector<Var> call(const OpInfo& op, std::vector<Var>&& inputs,
+                      std::shared_ptr<const void> attrs) {
+  std::vector<bool> spent;
+  if (!op.continued.empty() && !Tape::records(inputs)) {
+    for (const Var& v : inputs) {
+      spent.push_back(v.data().use_count() == 1 && v.value().storage_use_count() == 1);
+    }
+  }
+  return call(op, inputs, std::move(attrs), spent);
 }
 
 CheckFinite::CheckFinite() {

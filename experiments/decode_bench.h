@@ -6,8 +6,9 @@ namespace ls::experiments {
 
 struct DecodeTiming {
   double token_seconds = 0;  ///< median over steps of one token a row, greedy choice included
-  double floor_seconds = 0;  ///< median of reading weights and state once and writing the state once
-  Index weight_bytes = 0;    ///< all parameters but an input embedding that the head does not use
+  double floor_seconds =
+      0;                   ///< median of reading weights and state once and writing the state once
+  Index weight_bytes = 0;  ///< all parameters but an input embedding that the head does not use
   layers::StateBytes state;  ///< after the context, over all rows
 };
 

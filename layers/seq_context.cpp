@@ -42,6 +42,9 @@ SeqContext::SeqContext(Index batch, Index tokens, const SeqOptions& options)
   if (options_.documents && options_.documents->empty()) {
     options_.documents = nullptr;
   }
+  if (options_.taken) {
+    options_.incoming = options_.taken;
+  }
   if (options_.incoming && options_.incoming->position.empty()) {
     options_.incoming = nullptr;
   }
@@ -142,6 +145,10 @@ ag::Var SeqContext::incoming(const std::string& path) const {
   if (!options_.incoming) {
     return {};
   }
+  if (options_.taken) {
+    const auto slot = options_.taken->slots.extract(path);
+    return slot.empty() ? ag::Var() : std::move(slot.mapped().value);
+  }
   const auto it = options_.incoming->slots.find(path);
   return it == options_.incoming->slots.end() ? ag::Var() : it->second.value;
 }
@@ -159,8 +166,8 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
   const std::string prefix = path_ + slot + ".";
   const bool packed = options_.documents && info.boundary == Boundary::kOffsets;
   for (const StatePort& port : info.states) {
-    if (const ag::Var s = incoming(prefix + port.name); s.defined()) {
-      input_of(op, in, port.input) = packed ? ag::take_rows(s, packing().first_of) : s;
+    if (ag::Var s = incoming(prefix + port.name); s.defined()) {
+      input_of(op, in, port.input) = packed ? ag::take_rows(s, packing().first_of) : std::move(s);
     }
   }
   if (packed) {
@@ -177,7 +184,7 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
   }
 
   SeqRunner& runner = options_.runner ? *options_.runner : local_;
-  std::vector<ag::Var> out = runner.run(info, in, own_attrs);
+  std::vector<ag::Var> out = runner.run(info, std::move(in), own_attrs);
 
   for (std::size_t i = 0; packed && i < out.size(); ++i) {
     if (out[i].defined() && is_sequence(op.out[i])) {

@@ -21,8 +21,10 @@ struct SeqOptions {
   Index chunk = 0;                            ///< 0: each family's default
   const DocumentStarts* documents = nullptr;  ///< null or empty: no boundary inside the batch
   const ModelState* incoming = nullptr;       ///< null or empty: every state is zero
-  bool keep_states = false;                   ///< collect outgoing states
-  SeqRunner* runner = nullptr;                ///< null: this process alone
+  /// As `incoming`, and used up: without a tape, states go on in its memory where nobody else holds them.
+  ModelState* taken = nullptr;
+  bool keep_states = false;     ///< collect outgoing states
+  SeqRunner* runner = nullptr;  ///< null: this process alone
 };
 
 /// One forward pass over [B, T] tokens. Not shared between threads.

@@ -15,16 +15,16 @@ class SeqRunner {
   virtual ~SeqRunner() = default;
   /// The op's outputs for these inputs, both in contract order; states and boundaries are filled
   /// in, absent inputs undefined. `attrs` points to the op's Attrs, form and chunk already set.
-  virtual std::vector<ag::Var> run(const ScanInfo& scan, std::span<const ag::Var> inputs,
+  virtual std::vector<ag::Var> run(const ScanInfo& scan, std::vector<ag::Var> inputs,
                                    std::shared_ptr<const void> attrs) = 0;
 };
 
 /// Calls the op.
 class LocalRunner final : public SeqRunner {
  public:
-  std::vector<ag::Var> run(const ScanInfo& scan, std::span<const ag::Var> inputs,
+  std::vector<ag::Var> run(const ScanInfo& scan, std::vector<ag::Var> inputs,
                            std::shared_ptr<const void> attrs) override {
-    return ag::call(*scan.op, inputs, std::move(attrs));
+    return ag::call(*scan.op, std::move(inputs), std::move(attrs));
   }
 };
 

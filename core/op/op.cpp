@@ -239,6 +239,26 @@ bool fits(const Tensor& place, const Shape& shape, DType t) {
   return place.defined() && place.dtype() == t && place.shape() == shape && pieces_of(place);
 }
 
+/// Memory for an output that follows `from`, which nobody else holds: over it where it is a state, behind
+/// it where it is a cache to which `fresh` rows come and of which `shape[1]` are kept. A cache without room
+/// gets half as many rows more than it needs. Undefined where it cannot follow.
+Tensor following(const Tensor& from, const Tensor& fresh, const Shape& shape, DType t) {
+  if (from.dtype() != t) {
+    return {};
+  }
+  if (!fresh.defined()) {
+    return from.shape() == shape && from.is_contiguous() ? from : Tensor();
+  }
+  const Index rows = from.size(1) + fresh.size(1), kept = shape[1];
+  if (const Tensor longer = from.extended(1, rows); longer.defined()) {
+    return longer.slice(1, rows - kept, rows);
+  }
+  constexpr Index kFewest = 64;
+  Shape roomy = shape;
+  roomy[1] = kept + std::max(kFewest, kept / 2);
+  return Tensor::empty(roomy, t).slice(1, 0, kept);
+}
+
 bool is_half(DType t) {
   return t == DType::kBF16 || t == DType::kF16;
 }
@@ -352,7 +372,8 @@ DType op_dtype(const OpInfo& op, std::span<const Tensor> in) {
   return DType::kF32;
 }
 
-std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, const void* attrs) {
+std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, const void* attrs,
+                                const std::vector<bool>& spent) {
   profile::Scope timed(op.name, "forward");
   if (profile::running() && op.cost) {
     const Cost cost = op.cost(in, attrs);
@@ -373,8 +394,16 @@ std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, co
   LS_CHECK(kernel, kUnsupported, "{}: no CPU kernel for {}", op.name, enum_name(t));
 
   std::vector<Tensor> out(op.out.size());
+  const bool own_kernel = kernel == &op.forward_cpu[static_cast<std::size_t>(t)];
+  for (const OpInfo::Continued& c : op.continued) {
+    const auto i = static_cast<std::size_t>(c.input), o = static_cast<std::size_t>(c.output);
+    if (own_kernel && !spent.empty() && spent[i]) {
+      out[o] = following(in[i], c.fresh < 0 ? Tensor() : in[static_cast<std::size_t>(c.fresh)],
+                         shape_of(op.out[o], b, op.name), type_of(op.out[o], t));
+    }
+  }
   for (std::size_t i = 0; i < out.size(); ++i) {
-    if (!(op.out[i].optional && b.dropped(op.out[i].name))) {
+    if (!out[i].defined() && !(op.out[i].optional && b.dropped(op.out[i].name))) {
       out[i] = Tensor::empty(shape_of(op.out[i], b, op.name), type_of(op.out[i], run));
     }
   }
@@ -527,6 +556,14 @@ void detail::register_op(OpInfo& info, const OpTraits& traits, std::source_locat
   mark(info, traits.grad_acc, info.grad_is_acc);
   mark(info, traits.strided_grad, info.strided_grad);
   set_same_gradient(info, traits.same_gradient);
+  for (const auto& [input, fresh, output] : traits.continued) {
+    const OpInfo::Continued c{info.input_index(input), fresh.empty() ? -1 : info.input_index(fresh),
+                              info.output_index(output)};
+    LS_CHECK(c.input >= 0 && c.output >= 0 && (fresh.empty() || c.fresh >= 0), kInternal,
+             "op {}: continues names '{}', '{}', '{}', of which the contract lacks one", info.name,
+             input, fresh, output);
+    info.continued.push_back(c);
+  }
   std::vector<bool> no_grad_in, no_grad_out;
   mark(info, traits.no_grad, no_grad_in, &no_grad_out);
   info.differentiable = differentiable(info, info.in, std::move(no_grad_in));

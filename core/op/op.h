@@ -27,7 +27,7 @@
 //          op's type is f64; :i64, :f32, ... exactly that; :any unchecked
 //   ?      after the brackets or dtype: may be absent
 // What the builder adds stands in the order of its methods, each that is needed:
-//   in out saves no_grad grad_acc strided_grad same_gradient bind reference cost
+//   in out saves no_grad grad_acc strided_grad same_gradient continues bind reference cost
 // Members of In and Out are all of type T and stand in the order of the contract.
 #include <array>
 #include <functional>
@@ -108,6 +108,11 @@ struct OpInfo {
   std::vector<bool> differentiable_out;   ///< outputs: a gradient may arrive
   std::vector<bool> grad_is_acc;          ///< inputs: the gradient has the acc type
   std::vector<bool> strided_grad;         ///< inputs: kernels write the gradient into a slice
+  /// Outputs that may be made in the memory of an input; see OpBuilder::continues.
+  struct Continued {
+    int input, fresh, output;  ///< fresh is -1 for a state
+  };
+  std::vector<Continued> continued;
   /// Two inputs with one and the same gradient, or -1: kernels fill the first that is wanted.
   std::array<int, 2> same_gradient{-1, -1};
   bool has_backward = false;
@@ -138,8 +143,11 @@ class UseReference {
 
 /// Checks the call against the contract, makes the outputs and runs the kernel for their type: on
 /// the CPU the kernel of exactly that type, else for 16-bit floats the f32 kernel on converted
-/// tensors, else the reference. @throws Error(Shape, DType, Unsupported) naming op and argument.
-std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, const void* attrs);
+/// tensors, else the reference. `spent`, when given, marks inputs that nobody else holds: outputs that
+/// continue one (OpBuilder::continues) are made in its memory where there is room.
+/// @throws Error(Shape, DType, Unsupported) naming op and argument
+std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, const void* attrs,
+                                const std::vector<bool>& spent = {});
 /// Gradients of the inputs marked in `wanted`; the others come back undefined. `places`, when
 /// given, has one entry per input, undefined or a tensor that its gradient is written to where that
 /// can be: of the gradient's shape and type, a slice (pieces_of) of what the caller owns, the op's
@@ -235,6 +243,7 @@ struct OpSlot {
 /// Names of arguments as the builder takes them.
 struct OpTraits {
   std::string saves, no_grad, grad_acc, strided_grad;
+  std::vector<std::array<std::string, 3>> continued;  ///< input, fresh rows, output
   std::array<std::string, 2> same_gradient;
 };
 /// Reads contract and traits into `info`. @throws Error(Internal) where they do not fit together
@@ -318,6 +327,16 @@ class OpBuilder {
   /// Two inputs of which the gradients are equal (terms of a sum): one tensor serves both.
   OpBuilder& same_gradient(std::string first, std::string second) {
     traits_.same_gradient = {std::move(first), std::move(second)};
+    return *this;
+  }
+  /// Kernels may be given `output` in the memory of `input`: a state over the state that it follows.
+  OpBuilder& continues(std::string input, std::string output) {
+    return continues(std::move(input), "", std::move(output));
+  }
+  /// The same of a cache: `output` is the last rows (second axis) of `input` followed by `fresh`. Where
+  /// it lies in the memory of `input`, those of `input` stand in their places.
+  OpBuilder& continues(std::string input, std::string fresh, std::string output) {
+    traits_.continued.push_back({std::move(input), std::move(fresh), std::move(output)});
     return *this;
   }
   /// Binds symbols that outputs need and inputs do not show, checks attributes, drops outputs.

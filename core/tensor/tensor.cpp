@@ -285,6 +285,24 @@ Tensor Tensor::slice(int axis, Index begin, Index end) const {
   return t;
 }
 
+Tensor Tensor::extended(int axis, Index extent) const {
+  axis = normalize_axis(axis);
+  LS_CHECK(axis > 0 && extent >= shape_[axis], kShape, "axis {} of shape {} extended to {}", axis,
+           shape_.str(), extent);
+  // Slices of the axis before begin at multiples of its stride, as those of a row-major tensor do.
+  const Index apart = strides_[axis - 1], step = strides_[axis];
+  if (apart <= 0 || step <= 0 || offset_ % apart + extent * step > apart) {
+    return {};
+  }
+  Tensor t = *this;
+  t.shape_[axis] = extent;
+  Index last = t.offset_;
+  for (int a = 0; a < rank(); ++a) {
+    last += std::max<Index>(0, t.shape_[a] - 1) * strides_[a];
+  }
+  return (last + 1) * dtype_size(dtype_) <= storage_->bytes() ? t : Tensor();
+}
+
 Tensor Tensor::select(int axis, Index index) const {
   axis = normalize_axis(axis);
   return slice(axis, index, index + 1).squeeze(axis);

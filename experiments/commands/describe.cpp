@@ -15,12 +15,12 @@ namespace {
 /// Notes the scans that a layer runs.
 class ScanRecorder final : public layers::SeqRunner {
  public:
-  std::vector<ag::Var> run(const layers::ScanInfo& family, std::span<const ag::Var> inputs,
+  std::vector<ag::Var> run(const layers::ScanInfo& family, std::vector<ag::Var> inputs,
                            std::shared_ptr<const void> attrs) override {
     if (std::find(scans.begin(), scans.end(), &family) == scans.end()) {
       scans.push_back(&family);
     }
-    return local_.run(family, inputs, std::move(attrs));
+    return local_.run(family, std::move(inputs), std::move(attrs));
   }
   std::vector<const layers::ScanInfo*> scans;
 

@@ -22,6 +22,8 @@ namespace ls::test {
 ///   absent      an absent incoming gradient is not the same as zeros
 ///   places      gradients that OpBuilder::strided_grad names, written into slices: not there,
 ///               other bits than in a tensor of their own, or something changed between the pieces
+///   continues   other bits when an output is made in the memory of the input that it continues
+///               (OpBuilder::continues), or it is not there
 ///   no gradient one that is wanted of an input that has none, or through an output that has none,
 ///               is not refused by an Error that names op and argument
 ///   refusal     a missing argument, a wrong type, rank or extent is not refused by an Error that

@@ -240,6 +240,8 @@ LS_OP(Attention, "attention",
     .saves("q k v k0 v0 start sink slopes bias offsets o lse")
     .no_grad("slopes")
     .strided_grad("q k v")
+    .continues("k0", "k", "kT")
+    .continues("v0", "v", "vT")
     .bind(bind)
     .reference<Reference>()
     .cost(cost);

@@ -11,12 +11,16 @@
 //   p, s, slope [m,n]                    probabilities, made again from lse; their gradients; the
 //                                        derivative of the cap
 // Memory moved: q and o once, k and v once a block of queries; no [Tq,Tk] array.
+// Few queries (decoding): a task is one key head and a piece of its keys, read where they lie, with all
+// queries of the heads that read it: q, s and y have m = group Tq rows. A piece leaves y [m,Dv], top and
+// sum [m]; the pieces of a head, whose number depends on the number of keys alone, are then joined in order.
 #include "core/ops/attention/attention.h"
 
 #include <cmath>
 #include <limits>
 #include <vector>
 
+#include "core/backend/cpu/gemm.h"
 #include "core/backend/cpu/simd_math.h"
 #include "core/backend/cpu/small_gemm.h"
 #include "core/op/report.h"
@@ -180,12 +184,16 @@ struct Call {
   }
 };
 
-/// The last rows of `old` and `fresh`, as many as `out` has.
+/// The last rows of `old` and `fresh`, as many as `out` has. Those of `old` may stand there already.
 void keep_cache(const Tensor& old, const Tensor& fresh, Tensor& out) {
   const Index n = out.size(1), from_old = old.defined() ? old.size(1) : 0;
   const Index first = from_old + fresh.size(1) - n;
   if (first < from_old) {
-    out.slice(1, 0, from_old - first).copy_(old.slice(1, first, from_old));
+    const Tensor from = old.slice(1, first, from_old);
+    Tensor to = out.slice(1, 0, from_old - first);
+    if (from.raw() != std::as_const(to).raw()) {
+      to.copy_(from);
+    }
   }
   const Index done = std::max<Index>(0, from_old - first),
               skip = std::max<Index>(0, first - from_old);
@@ -221,6 +229,140 @@ void join(Index n, Index dv, A* __restrict row, A& top, A& sum, A* __restrict y)
   }
 }
 
+/// Outputs of few queries: those of all heads that read one key head side by side.
+template <class T>
+class FewQueries {
+  using A = acc_t<T>;
+  static constexpr A kInf = std::numeric_limits<A>::infinity();
+  static constexpr Index kPiece = 1024;  // keys, whole blocks
+  static constexpr Index kMostRows = 15;
+
+ public:
+  /// Few rows, for which products read the other operand where it lies; keys that do not overlap.
+  static bool fits(const Call<T>& call, const Op::In<Tensor>& in) {
+    const auto apart = [](const Tensor& x) {
+      return !x.defined() || x.size(1) <= 1 || x.stride(1) >= x.size(3);
+    };
+    return call.group * call.queries <= kMostRows && apart(in.k) && apart(in.v) && apart(in.k0) &&
+           apart(in.v0);
+  }
+  FewQueries(const Call<T>& call, Op::Out<Tensor>& out)
+      : call_(call),
+        pieces_(std::max<Index>(1, common::pieces(call.keys, kPiece))),
+        o_(out.o),
+        lse_(out.lse.data<A>()),
+        y_(call.batch * call.heads * pieces_ * m_ * (dv_ + 2)) {}
+  void run() {
+    const Index tasks = call_.batch * call_.heads * pieces_, keys = std::min(kPiece, call_.keys);
+    parallel_for(tasks, row_grain(keys * (dk_ + dv_) * m_, 1 << 17), [&](Index first, Index last) {
+      common::Scratch<T> operands(m_ * (dk_ + kBlock));
+      T *q = operands.take(m_ * dk_), *rounded = operands.take(m_ * kBlock);
+      std::vector<A> s(static_cast<std::size_t>(m_ * kBlock));
+      std::vector<Range> ranges(static_cast<std::size_t>(call_.queries));
+      for (Index task = first; task < last; ++task) {
+        piece(task, q, rounded, s.data(), ranges.data());
+      }
+    });
+    parallel_for(call_.batch * call_.heads, row_grain(pieces_ * m_ * dv_),
+                 [&](Index first, Index last) {
+                   for (Index head = first; head < last; ++head) {
+                     finish(head);
+                   }
+                 });
+  }
+
+ private:
+  struct Part {
+    A *y, *top, *sum;
+  };
+  Part part(Index task) {
+    A* const y = y_.data() + task * m_ * (dv_ + 2);
+    return {y, y + m_ * dv_, y + m_ * (dv_ + 1)};
+  }
+  void piece(Index task, T* q, T* rounded, A* s, Range* ranges) {
+    const Index b = task / (pieces_ * call_.heads), h = task / pieces_ % call_.heads;
+    const Index begin = task % pieces_ * kPiece, end = std::min(call_.keys, begin + kPiece);
+    const Part p = part(task);
+    std::fill(p.y, p.y + m_ * dv_, A(0));
+    std::fill(p.top, p.top + m_, -kInf);
+    std::fill(p.sum, p.sum + m_, A(0));
+    Index lo = call_.keys, hi = 0;
+    for (Index t = 0; t < call_.queries; ++t) {
+      const Range g = ranges[t] = call_.range(b, t);
+      lo = std::min(lo, g.prefix > 0 ? g.from : g.lo);
+      hi = std::max({hi, g.hi, g.prefix});
+    }
+    for (Index r = 0; r < call_.group; ++r) {
+      call_.q.load(b, 0, h * call_.group + r, call_.queries, dk_, q + r * call_.queries * dk_);
+    }
+    for (Index j = std::max(begin, lo); j < std::min(end, hi);) {
+      // Blocks end where keys of the cache end.
+      const Index limit = j < call_.cached ? std::min(call_.cached, end) : end;
+      const Index n = std::min(kBlock, limit - j);
+      const bool old = j < call_.cached;
+      const Index at = old ? j : j - call_.cached;
+      const auto &k = old ? call_.k0 : call_.k, &v = old ? call_.v0 : call_.v;
+      gemm<T, A>(false, true, m_, n, dk_, 1, q, dk_, k.at(b, at, h), apart(k, dk_), 0, s, n);
+      for (Index r = 0; r < call_.group; ++r) {
+        call_.scores(h * call_.group + r, ranges, 0, call_.queries, j, n, s + r * call_.queries * n,
+                     nullptr);
+      }
+      for (Index r = 0; r < m_; ++r) {
+        join(n, dv_, s + r * n, p.top[r], p.sum[r], p.y + r * dv_);
+      }
+      gemm<T, A>(false, false, m_, dv_, n, 1, as_operand(m_ * n, s, rounded), n, v.at(b, at, h),
+                 apart(v, dv_), 1, p.y, dv_);
+      j += n;
+    }
+  }
+  /// Elements between keys of a head, where there is more than one.
+  static Index apart(const common::Operand<T>& x, Index d) {
+    return std::max<Index>(d, x.at(0, 1, 0) - x.at(0, 0, 0));
+  }
+  void finish(Index head) {
+    const Index b = head / call_.heads, h = head % call_.heads;
+    const Part all = part(head * pieces_);
+    for (Index z = 1; z < pieces_; ++z) {
+      const Part next = part(head * pieces_ + z);
+      for (Index r = 0; r < m_; ++r) {
+        add(all.y + r * dv_, all.top[r], all.sum[r], next.y + r * dv_, next.top[r], next.sum[r]);
+      }
+    }
+    for (Index r = 0; r < m_; ++r) {
+      const Index qh = h * call_.group + r / call_.queries, t = r % call_.queries;
+      A *const y = all.y + r * dv_, &top = all.top[r], &sum = all.sum[r];
+      if (call_.sink) {
+        add(y, top, sum, nullptr, call_.sink(qh), A(1));
+      }
+      const A inverse = sum > 0 ? A(1) / sum : A(0);
+      for (Index c = 0; c < dv_; ++c) {
+        y[c] *= inverse;
+      }
+      lse_[call_.query(b, t, qh)] = sum > 0 ? top + std::log(sum) : -kInf;
+      o_.store(b, t, qh, 1, dv_, y);
+    }
+  }
+  /// Joins the softmax over other keys, whose output is `more`, zeros where null.
+  void add(A* y, A& top, A& sum, const A* more, A more_top, A more_sum) const {
+    const A peak = std::max(top, more_top);
+    if (peak == -kInf) {
+      return;
+    }
+    const A mine = simd::exp(top - peak), other = simd::exp(more_top - peak);
+    for (Index c = 0; c < dv_; ++c) {
+      y[c] = y[c] * mine + (more ? more[c] * other : A(0));
+    }
+    sum = sum * mine + more_sum * other;
+    top = peak;
+  }
+
+  const Call<T>& call_;
+  const Index pieces_, m_ = call_.group * call_.queries, dk_ = call_.dk, dv_ = call_.dv;
+  common::Result<T> o_;
+  A* lse_;
+  std::vector<A> y_;  // of each task y [m,Dv], top [m], sum [m]
+};
+
 template <class T>
 void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
   report_form<Op>("blocks");
@@ -233,6 +375,12 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
   constexpr A kInf = std::numeric_limits<A>::infinity();
   keep_cache(in.k0, in.k, out.kT);
   keep_cache(in.v0, in.v, out.vT);
+  if constexpr (std::is_same_v<T, O>) {
+    if (FewQueries<T>::fits(call, in)) {
+      FewQueries<T>(call, out).run();
+      return;
+    }
+  }
   parallel_for(call.batch * call.q_heads * blocks, 1, [&](Index first, Index last) {
     common::Scratch<O> operands(kBlock * (2 * dk + dv + kBlock));
     O *q = operands.take(kBlock * dk), *k = operands.take(kBlock * dk),

@@ -144,6 +144,7 @@ LS_OP(DecayedLinear, "decayed_linear", "linear attention with no, constant or sc
     .saves("q k v g decay s0 offsets")
     .no_grad("decay")
     .strided_grad("q k v")
+    .continues("s0", "sT")
     .bind(bind)
     .reference<Reference>()
     .cost(cost);

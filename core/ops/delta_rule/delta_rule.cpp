@@ -208,6 +208,7 @@ LS_OP(DeltaRule, "delta_rule", "delta rule with an optional scalar gate")
     .out("o[B,T,HV,Dv] sT[N,HV,Dk,Dv]:acc")
     .saves("q k v beta beta_v g s0 offsets")
     .strided_grad("q k v")
+    .continues("s0", "sT")
     .bind(bind)
     .reference<Reference>()
     .cost(cost);

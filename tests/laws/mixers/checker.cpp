@@ -90,6 +90,7 @@ std::vector<std::string> Checker::run() {
   std::iota(every.begin(), every.end(), 1);
   law("decode", [&] { split("decode", every); });
   law("forms", [&] { forms(); });
+  law("taken", [&] { taken(); });
   law("packed", [&] { packed(); });
   law("rows", [&] { rows(); });
   law("save", [&] { save(); });

@@ -87,6 +87,7 @@ class Checker {
   void causal();                                                       // causal.cpp
   void split(const std::string& law, const std::vector<Index>& cuts);  // split.cpp
   void forms();
+  void taken();
   void packed();  // rows.cpp
   void rows();
   void save();  // save.cpp

@@ -62,6 +62,7 @@ std::vector<std::string> Checker::run() {
     subsets(t);
     absent(t);
     places(t);
+    continued(t);
   }
   no_gradients();
   refusals();

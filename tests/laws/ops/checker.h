@@ -69,6 +69,9 @@ class Checker {
   void places(DType t);
   static bool dout_given(const Tensors& dout);
 
+  // ---- continued.cpp
+  void continued(DType t);
+
   // ---- gradients.cpp
   void subsets(DType t);
   void absent(DType t);

@@ -63,4 +63,15 @@ TEST_SUITE("unit") {
     CHECK(take_guard_violations().size() == 1);
     CHECK(take_guard_violations().empty());
   }
+
+  TEST_CASE("more of an axis than a slice has, where nothing else lies there") {
+    const Tensor buffer = Tensor::from(std::vector<Index>{0, 1, 2, 3, 4, 5, 6, 7}, {2, 4});
+    const Tensor front = buffer.slice(1, 0, 2), back = buffer.slice(1, 2, 3);
+    CHECK(front.extended(1, 4).to_vector<Index>() == buffer.to_vector<Index>());
+    CHECK(back.extended(1, 2).to_vector<Index>() == std::vector<Index>{2, 3, 6, 7});
+    CHECK(!front.extended(1, 5).defined());
+    CHECK(!back.extended(1, 3).defined());
+    CHECK_THROWS_AS(front.extended(1, 1), Error);
+    CHECK_THROWS_AS(front.extended(0, 3), Error);
+  }
 }
