@@ -18,26 +18,25 @@ double median(std::vector<double> x) {
   return *middle;
 }
 
-/// Buffers of the sizes of weights and state.
+/// Buffers of the sizes of what is read, and of what is read and written.
 class Floor {
  public:
-  Floor(Index weight_bytes, Index state_bytes)
-      : weights_(Tensor::full({weight_bytes / 4 + kLanes}, DType::kF32, 1)),
+  Floor(Index read_bytes, Index state_bytes)
+      : read_(Tensor::full({read_bytes / 4 + kLanes}, DType::kF32, 1)),
         state_(Tensor::full({state_bytes / 4 + 1}, DType::kF32, 1)),
         sums_(Tensor::zeros({kPieces * kLanes}, DType::kF32)) {}
-  /// Reads the weights, reads and writes the state.
   void run() {
-    const Index weights = weights_.numel() / kLanes, state = state_.numel();
-    const float* const w = std::as_const(weights_).data<float>();
+    const Index vectors = read_.numel() / kLanes, state = state_.numel();
+    const float* const r = std::as_const(read_).data<float>();
     float* const s = state_.data<float>();
     float* const sums = sums_.data<float>();
-    parallel_for(kPieces, row_grain((weights * kLanes + state) / kPieces, 1 << 15),
+    parallel_for(kPieces, row_grain((vectors * kLanes + state) / kPieces, 1 << 15),
                  [&](Index first, Index last) {
                    for (Index p = first; p < last; ++p) {
                      float sum[kLanes] = {};
-                     for (Index i = weights * p / kPieces; i < weights * (p + 1) / kPieces; ++i) {
+                     for (Index i = vectors * p / kPieces; i < vectors * (p + 1) / kPieces; ++i) {
                        for (Index l = 0; l < kLanes; ++l) {
-                         sum[l] += w[i * kLanes + l];
+                         sum[l] += r[i * kLanes + l];
                        }
                      }
                      std::copy_n(sum, kLanes, sums + p * kLanes);
@@ -51,7 +50,7 @@ class Floor {
 
  private:
   static constexpr Index kPieces = 64, kLanes = 64;
-  Tensor weights_, state_, sums_;
+  Tensor read_, state_, sums_;
 };
 
 Index bytes_of_weights(const layers::Model& model) {
@@ -96,7 +95,7 @@ DecodeTiming time_decoding(layers::Model& model, Index rows, Index context, Inde
     next = greedy(decoder.feed(Tensor::from(tokens, {rows, n})));
   }
   DecodeTiming out{.weight_bytes = bytes_of_weights(model), .state = decoder.state().bytes()};
-  Floor floor(out.weight_bytes, out.state.total());
+  Floor floor(out.weight_bytes + out.state.kv, out.state.total() - out.state.kv);
   constexpr Index kTurn = 8;  // tokens, then as many floors
   std::vector<double> tokens, floors;
   const auto timed = [](std::vector<double>& into, auto&& f) {

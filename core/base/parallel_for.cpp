@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <exception>
@@ -80,18 +81,13 @@ class Pool {
   Pool& operator=(const Pool&) = delete;
 
   void run(Index pieces, Loop& loop) {
-    while (static_cast<Index>(workers_.size()) < pieces - 1) {
-      Worker& w = workers_.emplace_back();
-      const Index piece = std::ssize(workers_);
-      w.thread = std::thread([this, &w, piece] { w.work(piece, unfinished_); });
-    }
-    unfinished_ = static_cast<std::uint32_t>(pieces - 1);
-    for (Index i = 1; i < pieces; ++i) {
-      workers_[static_cast<std::size_t>(i - 1)].give(&loop);
-    }
-    loop.run_piece(0);
-    for (std::uint32_t left = unfinished_; left > 0; left = unfinished_) {
-      wait_while(unfinished_, left, loop.spin);
+    if (alone_ > 0) {
+      --alone_;
+      for (Index i = 0; i < pieces; ++i) {
+        loop.run_piece(i);
+      }
+    } else {
+      run_shared(pieces, loop);
     }
     if (loop.error) {
       std::rethrow_exception(loop.error);
@@ -99,21 +95,29 @@ class Pool {
   }
 
  private:
-  /// Sleeps, or spins, until it is given the next loop; given none, it ends.
+  /// Sleeps, or spins, until there is a loop for it that nobody has taken; given none, it ends.
   struct alignas(64) Worker {
-    std::atomic<std::uint32_t> given{0};
-    Loop* loop = nullptr;
+    std::atomic<std::uint32_t> turn{1};  // even: a piece waits; odd: it was taken
+    Loop* loop = nullptr;                // read by whoever took the piece
     std::thread thread;
 
     void give(Loop* next) {
       loop = next;
-      given.fetch_add(1, std::memory_order_release);
-      given.notify_one();
+      turn.store((turn.load(std::memory_order_relaxed) | 1) + 1, std::memory_order_release);
+      turn.notify_one();
+    }
+    bool take(std::uint32_t seen) {
+      return seen % 2 == 0 &&
+             turn.compare_exchange_strong(seen, seen + 1, std::memory_order_acq_rel);
     }
     void work(Index piece, std::atomic<std::uint32_t>& unfinished) {
       bool spin = true;
-      for (std::uint32_t seen = 0;; ++seen) {
-        wait_while(given, seen, spin);
+      for (;;) {
+        const std::uint32_t seen = turn.load(std::memory_order_acquire);
+        if (!take(seen)) {
+          wait_while(turn, seen | 1, spin);
+          continue;
+        }
         if (!loop) {
           return;
         }
@@ -127,8 +131,48 @@ class Pool {
       }
     }
   };
+
+  /// Pieces that nobody began while the caller did its own are the caller's too: on a busy core a thread
+  /// may come too late for a short loop. Then it is not called for the next ones.
+  void run_shared(Index pieces, Loop& loop) {
+    constexpr int kPatience = 3, kMostAlone = 64;
+    constexpr std::chrono::microseconds kShort{100};
+    while (static_cast<Index>(workers_.size()) < pieces - 1) {
+      Worker& w = workers_.emplace_back();
+      const Index piece = std::ssize(workers_);
+      w.thread = std::thread([this, &w, piece] { w.work(piece, unfinished_); });
+    }
+    unfinished_ = static_cast<std::uint32_t>(pieces - 1);
+    const auto begin = std::chrono::steady_clock::now();
+    for (Index i = 1; i < pieces; ++i) {
+      workers_[static_cast<std::size_t>(i - 1)].give(&loop);
+    }
+    loop.run_piece(0);
+    bool late = false;
+    for (Index i = 1; i < pieces; ++i) {
+      Worker& w = workers_[static_cast<std::size_t>(i - 1)];
+      if (w.take(w.turn.load(std::memory_order_relaxed))) {
+        late = true;
+        loop.run_piece(i);
+        --unfinished_;
+      }
+    }
+    for (std::uint32_t left = unfinished_; left > 0; left = unfinished_) {
+      wait_while(unfinished_, left, loop.spin);
+    }
+    late = late && std::chrono::steady_clock::now() - begin < pieces * kShort;
+    if (!late) {
+      misses_ = backoff_ = 0;
+    } else if (++misses_ >= kPatience) {  // woken by the first one, it would have come to the next
+      misses_ = 0;
+      alone_ = backoff_ = std::min(kMostAlone, 2 * backoff_ + 1);
+    }
+  }
+
   std::deque<Worker> workers_;
   std::atomic<std::uint32_t> unfinished_{0};
+  int misses_ = 0;               // short loops in a row that a thread came too late for
+  int backoff_ = 0, alone_ = 0;  // loops that the caller runs without the others
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #pragma once
 // Loops over a pool of threads. Each calling thread has a pool of its own, made at its first loop; piece i of
-// every loop runs on thread i of the pool, so that what a core wrote it reads again.
+// every loop runs on thread i of the pool, so that what a core wrote it reads again, or on the calling
+// thread where thread i has not begun by then.
 #include <algorithm>
 
 #include "core/base/types.h"

@@ -11,9 +11,10 @@
 //   p, s, slope [m,n]                    probabilities, made again from lse; their gradients; the
 //                                        derivative of the cap
 // Memory moved: q and o once, k and v once a block of queries; no [Tq,Tk] array.
-// Few queries (decoding): a task is one key head and a piece of its keys, read where they lie, with all
-// queries of the heads that read it: q, s and y have m = group Tq rows. A piece leaves y [m,Dv], top and
-// sum [m]; the pieces of a head, whose number depends on the number of keys alone, are then joined in order.
+// Few queries (decoding): a task is a piece of the keys of one row, all heads, read once where they lie,
+// with the queries of the heads that read a key head side by side: q [H,m,Dk], s [m,n], m = group Tq. A piece
+// leaves y [H,m,Dv], top and sum [H,m]; the pieces of a row, whose number depends on the number of keys alone,
+// are then joined in order.
 #include "core/ops/attention/attention.h"
 
 #include <cmath>
@@ -25,6 +26,7 @@
 #include "core/backend/cpu/small_gemm.h"
 #include "core/op/report.h"
 #include "core/ops/common/sequences.h"
+#include "core/tensor/rows.h"
 #include "core/tensor/view.h"
 
 namespace ls::ops {
@@ -229,12 +231,12 @@ void join(Index n, Index dv, A* __restrict row, A& top, A& sum, A* __restrict y)
   }
 }
 
-/// Outputs of few queries: those of all heads that read one key head side by side.
+/// Outputs of few queries.
 template <class T>
 class FewQueries {
   using A = acc_t<T>;
   static constexpr A kInf = std::numeric_limits<A>::infinity();
-  static constexpr Index kPiece = 1024;  // keys, whole blocks
+  static constexpr Index kPiece = 512;  // keys, whole blocks
   static constexpr Index kMostRows = 15;
 
  public:
@@ -251,85 +253,107 @@ class FewQueries {
         pieces_(std::max<Index>(1, common::pieces(call.keys, kPiece))),
         o_(out.o),
         lse_(out.lse.data<A>()),
-        y_(call.batch * call.heads * pieces_ * m_ * (dv_ + 2)) {}
+        y_(call.batch * pieces_ * rows_ * (dv_ + 2)) {}
   void run() {
-    const Index tasks = call_.batch * call_.heads * pieces_, keys = std::min(kPiece, call_.keys);
-    parallel_for(tasks, row_grain(keys * (dk_ + dv_) * m_, 1 << 17), [&](Index first, Index last) {
-      common::Scratch<T> operands(m_ * (dk_ + kBlock));
-      T *q = operands.take(m_ * dk_), *rounded = operands.take(m_ * kBlock);
+    const Index keys = std::min(kPiece, call_.keys);
+    const Index grain = row_grain(keys * (dk_ + dv_) * rows_, 1 << 17);  // multiply-adds
+    parallel_for(call_.batch * pieces_, grain, [&](Index first, Index last) {
+      common::Scratch<T> operands(rows_ * dk_ + m_ * kBlock);
+      T *q = operands.take(rows_ * dk_), *rounded = operands.take(m_ * kBlock);
       std::vector<A> s(static_cast<std::size_t>(m_ * kBlock));
       std::vector<Range> ranges(static_cast<std::size_t>(call_.queries));
       for (Index task = first; task < last; ++task) {
         piece(task, q, rounded, s.data(), ranges.data());
       }
     });
-    parallel_for(call_.batch * call_.heads, row_grain(pieces_ * m_ * dv_),
-                 [&](Index first, Index last) {
-                   for (Index head = first; head < last; ++head) {
-                     finish(head);
-                   }
-                 });
+    parallel_for(call_.batch, row_grain(pieces_ * rows_ * dv_), [&](Index first, Index last) {
+      for (Index b = first; b < last; ++b) {
+        finish(b);
+      }
+    });
   }
 
  private:
   struct Part {
     A *y, *top, *sum;
   };
-  Part part(Index task) {
-    A* const y = y_.data() + task * m_ * (dv_ + 2);
-    return {y, y + m_ * dv_, y + m_ * (dv_ + 1)};
+  /// Rows of a key head.
+  Part part(Index task, Index h) {
+    A* const y = y_.data() + task * rows_ * (dv_ + 2);
+    return {y + h * m_ * dv_, y + rows_ * dv_ + h * m_, y + rows_ * (dv_ + 1) + h * m_};
   }
   void piece(Index task, T* q, T* rounded, A* s, Range* ranges) {
-    const Index b = task / (pieces_ * call_.heads), h = task / pieces_ % call_.heads;
+    const Index b = task / pieces_;
     const Index begin = task % pieces_ * kPiece, end = std::min(call_.keys, begin + kPiece);
-    const Part p = part(task);
-    std::fill(p.y, p.y + m_ * dv_, A(0));
-    std::fill(p.top, p.top + m_, -kInf);
-    std::fill(p.sum, p.sum + m_, A(0));
+    const Part all = part(task, 0);
+    std::fill(all.y, all.y + rows_ * dv_, A(0));
+    std::fill(all.top, all.top + rows_, -kInf);
+    std::fill(all.sum, all.sum + rows_, A(0));
     Index lo = call_.keys, hi = 0;
     for (Index t = 0; t < call_.queries; ++t) {
       const Range g = ranges[t] = call_.range(b, t);
       lo = std::min(lo, g.prefix > 0 ? g.from : g.lo);
       hi = std::max({hi, g.hi, g.prefix});
     }
-    for (Index r = 0; r < call_.group; ++r) {
-      call_.q.load(b, 0, h * call_.group + r, call_.queries, dk_, q + r * call_.queries * dk_);
+    for (Index qh = 0; qh < call_.q_heads; ++qh) {
+      call_.q.load(b, 0, qh, call_.queries, dk_, q + qh * call_.queries * dk_);
     }
     for (Index j = std::max(begin, lo); j < std::min(end, hi);) {
       // Blocks end where keys of the cache end.
-      const Index limit = j < call_.cached ? std::min(call_.cached, end) : end;
-      const Index n = std::min(kBlock, limit - j);
       const bool old = j < call_.cached;
-      const Index at = old ? j : j - call_.cached;
-      const auto &k = old ? call_.k0 : call_.k, &v = old ? call_.v0 : call_.v;
-      gemm<T, A>(false, true, m_, n, dk_, 1, q, dk_, k.at(b, at, h), apart(k, dk_), 0, s, n);
-      for (Index r = 0; r < call_.group; ++r) {
-        call_.scores(h * call_.group + r, ranges, 0, call_.queries, j, n, s + r * call_.queries * n,
-                     nullptr);
+      const Index n = std::min(kBlock, (old ? std::min(call_.cached, end) : end) - j);
+      stream(old ? call_.k0 : call_.k, b, old ? j : j - call_.cached, n, dk_);
+      stream(old ? call_.v0 : call_.v, b, old ? j : j - call_.cached, n, dv_);
+      for (Index h = 0; h < call_.heads; ++h) {
+        block(part(task, h), b, h, j, n, q + h * m_ * dk_, rounded, s, ranges);
       }
-      for (Index r = 0; r < m_; ++r) {
-        join(n, dv_, s + r * n, p.top[r], p.sum[r], p.y + r * dv_);
-      }
-      gemm<T, A>(false, false, m_, dv_, n, 1, as_operand(m_ * n, s, rounded), n, v.at(b, at, h),
-                 apart(v, dv_), 1, p.y, dv_);
       j += n;
     }
+  }
+  /// Brings n keys into the cache in the order of memory, which the processor fetches ahead; a head alone has
+  /// gaps between its keys.
+  void stream(const common::Operand<T>& x, Index b, Index at, Index n, Index d) const {
+    constexpr Index kLine = 64 / Index{sizeof(T)};
+    for (Index i = 0; i < n; ++i) {
+      for (Index h = 0; h < call_.heads; ++h) {
+        const T* const row = x.at(b, at + i, h);
+        for (Index c = 0; c < d; c += kLine) {
+          asm volatile("" ::"r"(*reinterpret_cast<const volatile char*>(row + c)));
+        }
+      }
+    }
+  }
+  /// n keys from j on, all of the cache or none, join a piece.
+  void block(const Part& p, Index b, Index h, Index j, Index n, const T* q, T* rounded, A* s,
+             const Range* ranges) {
+    const bool old = j < call_.cached;
+    const Index at = old ? j : j - call_.cached;
+    const auto &k = old ? call_.k0 : call_.k, &v = old ? call_.v0 : call_.v;
+    gemm<T, A>(false, true, m_, n, dk_, 1, q, dk_, k.at(b, at, h), apart(k, dk_), 0, s, n);
+    for (Index r = 0; r < call_.group; ++r) {
+      call_.scores(h * call_.group + r, ranges, 0, call_.queries, j, n, s + r * call_.queries * n,
+                   nullptr);
+    }
+    for (Index r = 0; r < m_; ++r) {
+      join(n, dv_, s + r * n, p.top[r], p.sum[r], p.y + r * dv_);
+    }
+    gemm<T, A>(false, false, m_, dv_, n, 1, as_operand(m_ * n, s, rounded), n, v.at(b, at, h),
+               apart(v, dv_), 1, p.y, dv_);
   }
   /// Elements between keys of a head, where there is more than one.
   static Index apart(const common::Operand<T>& x, Index d) {
     return std::max<Index>(d, x.at(0, 1, 0) - x.at(0, 0, 0));
   }
-  void finish(Index head) {
-    const Index b = head / call_.heads, h = head % call_.heads;
-    const Part all = part(head * pieces_);
+  void finish(Index b) {
+    const Part all = part(b * pieces_, 0);
     for (Index z = 1; z < pieces_; ++z) {
-      const Part next = part(head * pieces_ + z);
-      for (Index r = 0; r < m_; ++r) {
+      const Part next = part(b * pieces_ + z, 0);
+      for (Index r = 0; r < rows_; ++r) {
         add(all.y + r * dv_, all.top[r], all.sum[r], next.y + r * dv_, next.top[r], next.sum[r]);
       }
     }
-    for (Index r = 0; r < m_; ++r) {
-      const Index qh = h * call_.group + r / call_.queries, t = r % call_.queries;
+    for (Index r = 0; r < rows_; ++r) {
+      const Index qh = r / call_.queries, t = r % call_.queries;
       A *const y = all.y + r * dv_, &top = all.top[r], &sum = all.sum[r];
       if (call_.sink) {
         add(y, top, sum, nullptr, call_.sink(qh), A(1));
@@ -357,10 +381,11 @@ class FewQueries {
   }
 
   const Call<T>& call_;
-  const Index pieces_, m_ = call_.group * call_.queries, dk_ = call_.dk, dv_ = call_.dv;
+  const Index pieces_, m_ = call_.group * call_.queries, rows_ = call_.heads * m_, dk_ = call_.dk,
+                       dv_ = call_.dv;
   common::Result<T> o_;
   A* lse_;
-  std::vector<A> y_;  // of each task y [m,Dv], top [m], sum [m]
+  std::vector<A> y_;  // of each task y [rows,Dv], top [rows], sum [rows]
 };
 
 template <class T>
