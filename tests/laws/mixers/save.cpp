@@ -16,6 +16,7 @@ void Checker::save() {
   const auto path = std::filesystem::temp_directory_path() /
                     fmt::format("longscan_state_{}_{}.h5", getpid(), count++);
   experiments::CheckpointData data;
+  data.interface = model_->interface();
   data.carried = history_;
   experiments::save_checkpoint(path.string(), model_->parameters(), data);
   const ModelState back = experiments::load_checkpoint(path.string()).data.carried.value();
