@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <utility>
 
 #include "core/io/files.h"
@@ -127,7 +128,8 @@ void read_facts(const h5::File& file, CheckpointData& d) {
   d.directory = file.text("/", "directory");
   const h5::Attribute states = file.attribute("/", "optimizer_states");
   const auto* names = std::get_if<std::vector<std::string>>(&states);
-  LS_CHECK(names, kIo, "{}: attribute 'optimizer_states' is not a list of names", file.path());
+  LS_CHECK(names && std::set<std::string>(names->begin(), names->end()).size() == names->size(),
+           kIo, "{}: attribute 'optimizer_states' is not a list of names", file.path());
   d.optimizer_states = *names;
   d.interface = read_interface(file);
   for (const std::string& a : file.attributes("/")) {
@@ -165,6 +167,7 @@ std::vector<std::pair<std::string, Tensor>> read_parameters(const h5::File& file
   for (const std::string& name : file.children("parameters")) {
     out.emplace_back(name, read_finite(file, "parameters/" + name));
   }
+  LS_CHECK(!out.empty(), kIo, "{}: holds no parameters", file.path());
   return out;
 }
 

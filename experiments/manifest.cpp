@@ -46,7 +46,7 @@ Manifest::Manifest(std::string folder) : folder_(std::move(folder)) {
   try {
     parts_ = Json::parse(read_file(path())).at("parts").get<std::set<std::string>>();
   } catch (const Json::exception& e) {
-    LS_FAIL(kIo, "{}: does not list the parts of a run ({}); choose another name or output folder",
+    LS_FAIL(kIo, "{}: does not list the parts of a run ({}); move it away, --resume writes it anew",
             path(), e.what());
   }
 }

@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "autograd/tape.h"
+#include "core/base/log.h"
 #include "core/io/files.h"
 #include "experiments/checkpoint.h"
 #include "experiments/manifest.h"
@@ -130,10 +131,11 @@ void prepare(const Part& part, Existing existing, Manifest& manifest) {
   const bool there = fs::exists(part.directory + "/metrics.jsonl") ||
                      fs::exists(part.directory + "/result.json") ||
                      !list_checkpoints(part.directory + "/checkpoints").empty();
-  LS_CHECK(existing == Existing::kResume || !there, kConfig,
-           "{} already holds a run; go on with --resume, start over with --fresh, or choose "
-           "another name",
-           part.directory);
+  LS_CHECK(
+      existing == Existing::kResume || !there, kConfig,
+      "{} already holds a run; go on with --resume, or choose another name (--fresh deletes what "
+      "is there)",
+      part.directory);
   manifest.add(part.folder);
 }
 
@@ -186,9 +188,9 @@ class Sitting {
         part.missing.clear();
         out_.results.push_back(std::move(*result));
       } catch (const Error& e) {
-        part.missing = e.message();
-        write_table();
+        part.missing = e.message().substr(0, e.message().find('\n'));
         if (e.kind() != ErrorKind::kNumeric) {
+          try_to_write_table();
           throw;
         }
         out_.failures.emplace_back(e.what());
@@ -215,6 +217,14 @@ class Sitting {
       trainer.resume(options_.resume, earlier);
     }
     return trainer.run();
+  }
+  /// After an error, which is the one to be told.
+  void try_to_write_table() {
+    try {
+      write_table();
+    } catch (const Error& e) {
+      log_warn(e.message());
+    }
   }
   void write_table() {
     if (comm_.rank() != 0 || out_.results.empty()) {

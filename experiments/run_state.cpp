@@ -196,7 +196,8 @@ void save_state(const RunPart& part, const RunState& state) {
   d.part_hash = part_hash(part.config, part.model_config);
   d.model = part.model->label();
   d.interface = part.model->interface();
-  d.directory = std::filesystem::current_path().string();
+  std::error_code gone;  // a working directory may be deleted
+  d.directory = std::filesystem::current_path(gone).string();
   d.data = part.data;
   for (const std::string& line : state.history_lines) {
     d.history += line + "\n";

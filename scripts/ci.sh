@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What every change has to pass, from a fresh clone: format, headers that compile alone, no warning of
-# the compiler, unit tests under the sanitizers, GPU kernels where nvcc is, then every test that needs no
-# GPU (the order of the rooms among them). Stops at the first step that fails.
+# the compiler, unit tests and a minute of each fuzz target under the sanitizers, GPU kernels where nvcc
+# is, then every test that needs no GPU (the order of the rooms among them). Stops at the first step that fails.
 # usage: scripts/ci.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -27,6 +27,7 @@ step "set-up" scripts/setup.sh --checks
 step "format" scripts/format.sh --check
 step "headers compile alone" scripts/build.sh check_headers
 step "unit tests under the sanitizers" scripts/sanitize.sh -L unit
+step "fuzzing under the sanitizers" scripts/fuzz.sh 60
 step "build without warnings" scripts/build.sh
 if grep -q "^build kernel_bench" "$build/build.ninja"; then
   step "GPU kernels" gpu_kernels

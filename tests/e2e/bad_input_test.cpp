@@ -198,19 +198,41 @@ TEST_SUITE("e2e") {
            edit(p, [](h5::File& f) { f.set_attribute("/", "version", std::int64_t{99}); });
          },
          {"version 99"}},
+        {"the version before",
+         [&](const std::string& p) {
+           edit(p, [](h5::File& f) { f.set_attribute("/", "version", std::int64_t{1}); });
+         },
+         {"written in format version 1, this program reads version 2"}},
+        {"a number below zero",
+         [&](const std::string& p) {
+           edit(p, [](h5::File& f) { f.set_attribute("/", "step", std::int64_t{-7}); });
+         },
+         {"attribute 'step' is -7"}},
+        {"a model of nothing",
+         [&](const std::string& p) {
+           edit(p, [](h5::File& f) { f.set_attribute("/", "vocab_in", std::int64_t{0}); });
+         },
+         {"reads tokens or vectors"}},
+        {"one state of the optimizer twice",
+         [&](const std::string& p) {
+           edit(p, [](h5::File& f) {
+             f.set_attribute("/", "optimizer_states", std::vector<std::string>{"m", "m"});
+           });
+         },
+         {"'optimizer_states' is not a list of names"}},
         {"dataset too many",
          [&](const std::string& p) {
            edit(p,
                 [](h5::File& f) { f.write("parameters/extra", Tensor::zeros({2}, DType::kF32)); });
          },
          {}},
-        {"NaN inside",
+        {"a carried state without its rows",
          [&](const std::string& p) {
            edit(p, [](h5::File& f) {
              f.write("carried/x", Tensor::full({2}, DType::kF32, 0.0 / 0.0));
            });
          },
-         {}},
+         {"without the positions of their rows"}},
     };
     for (const Broken& b : table) {
       const std::string path = w.path("broken.h5");

@@ -202,6 +202,14 @@ TEST_SUITE("e2e") {
     if (killed.status != 0) {
       CHECK(w.read("killed/run/table.txt").starts_with("partial: "));
     }
+    // Neither does an error lose it.
+    fs::create_directories(w.path("full/run/m/seed2"));
+    fs::create_symlink("/dev/full", w.path("full/run/m/seed2/result.json.tmp"));
+    const Outcome full = w.run({"train", "run.yaml", "--set", "output=full"});
+    INFO(full.text);
+    CHECK(full.status == 1);
+    CHECK(full.text.find("the disk is full") != std::string::npos);
+    CHECK(w.read("full/run/table.txt").starts_with("partial: 2 of 3 results; m seed 2: full/run"));
     succeeds(w.run({"train", "run.yaml", "--set", "steps=3000", "--set", "eval.every=0", "--set",
                     "checkpoint.every=0", "--resume"}));
     CHECK(w.read("runs/run/table.txt").find("partial") == std::string::npos);
@@ -428,11 +436,11 @@ TEST_SUITE("e2e") {
     w.write("run.yaml", kConfig);
     succeeds(train(w, {}, false));
     w.write(kPart + "notes.txt", "mine");
-    w.write(kPart + "checkpoints/best.h5", "mine");
+    w.write(kPart + "checkpoints/mine.h5", "mine");
     w.write("runs/run/m/seed7/result.json", "another's");
     succeeds(w.run({"train", "run.yaml", "--fresh", "--set", "steps=3"}));
     CHECK(w.read(kPart + "notes.txt") == "mine");
-    CHECK(w.read(kPart + "checkpoints/best.h5") == "mine");
+    CHECK(w.read(kPart + "checkpoints/mine.h5") == "mine");
     CHECK(w.read("runs/run/m/seed7/result.json") == "another's");
     CHECK_FALSE(fs::exists(w.path(checkpoint_of(20))));
     const Outcome out =

@@ -159,6 +159,23 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
     }
   }
 
+  TEST_CASE("several ranks: numbers that are not finite end one model, not the run") {
+    const Workplace w;
+    write_text(w);
+    w.write("run.yaml", kRun + "clip: 0\noptimizer: sgd\n");
+    w.write("two.yaml",
+            "extend: run.yaml\nmodels:\n"
+            "  - {layers: [gated_deltanet], width: 16, channel: none, name: bad, lr: 1e30}\n"
+            "  - {layers: [gated_deltanet], width: 16, channel: none, name: good}\n");
+    const Outcome out = w.run({"train", "two.yaml"}, {.time_limit_s = 60, .ranks = 3});
+    INFO(out.text);
+    CHECK(out.status != 0);
+    CHECK(out.status != 124);
+    CHECK(count(out.text, "longscan: ") == 1);
+    CHECK(count(out.text, "partial: 1 of 2 results; bad seed 0: the ") == 1);
+    CHECK(fs::exists(w.path("runs/run/good/seed0/result.json")));
+  }
+
   TEST_CASE("an error of all ranks or of one is one message, soon") {
     const Workplace w;
     write_text(w);

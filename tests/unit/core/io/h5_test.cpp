@@ -206,10 +206,13 @@ TEST_SUITE("unit") {
     write_sample(path);
     const std::string good = bytes_of(path);
     CHECK(read_all(path).empty());
+    CHECK(h5::damage(path).empty());
+    CHECK_THROWS_WITH_AS(h5::damage("none.h5"), doctest::Contains("No such file"), Error);
     for (std::size_t n = 0; n < good.size(); n += n + 40 < good.size() ? 41 : 1) {
       put_bytes(bad, good.substr(0, n));
       CAPTURE(n);
       CHECK(read_all(bad).starts_with(bad));
+      CHECK(h5::damage(bad).starts_with(bad));
     }
     for (std::size_t at = 0; at < good.size(); at += at + 40 < good.size() ? 13 : 1) {
       std::string bytes = good;
@@ -217,6 +220,7 @@ TEST_SUITE("unit") {
       put_bytes(bad, bytes);
       CAPTURE(at);
       CHECK(read_all(bad).starts_with(bad));
+      CHECK(h5::damage(bad).starts_with(bad));
     }
     put_bytes(bad, good + "x");
     CHECK(read_all(bad).starts_with(bad));
