@@ -17,6 +17,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/base/enum_names.h"
@@ -35,9 +36,13 @@ inline constexpr std::int64_t kIgnore = -100;
 enum class Split : std::uint8_t { kTrain, kValid, kTest };
 inline constexpr int kNumSplits = 3;
 
+/// Names and values, in the order in which tables show them: {{"pairs", 4}, {"updates", 2}}.
+using SliceSetting = std::vector<std::pair<std::string, Index>>;
+
 /// One setting of a task: a length, a difficulty, a number of examples.
 struct Slice {
   std::string name;      ///< unique within its split: "T64.K4"
+  SliceSetting setting;  ///< what its examples are besides their length
   Index length = 0;      ///< tokens per example; with max_length the smallest
   Index max_length = 0;  ///< > length: each batch draws its length from length .. max_length
   Index examples = 0;    ///< 0: endless (training only)

@@ -1,5 +1,7 @@
 #include "experiments/evaluate.h"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "autograd/tape.h"
@@ -10,27 +12,35 @@
 namespace ls::experiments {
 namespace {
 
+/// Ranges of positions, of tokens 2^i .. 2^(i+1) - 1; more than any row has.
+constexpr std::size_t kRanges = 48;
+
+std::size_t range_of(Index tokens_read) {
+  return std::min(kRanges, static_cast<std::size_t>(
+                               std::bit_width(static_cast<std::uint64_t>(tokens_read)))) -
+         1;
+}
+
 // Sums of one slice, over examples and ranks; correct and asked have one entry for all positions,
 // then one per tag.
 struct Tally {
   explicit Tally(std::size_t tags) : correct(1 + tags), asked(1 + tags) {}
   double loss = 0, examples = 0, example_share = 0, whole = 0;
   std::vector<double> correct, asked;
+  std::vector<double> at_labels = std::vector<double>(kRanges), at_loss = at_labels,
+                      at_correct = at_labels;
 
   void reduce(Communicator& comm) {
-    std::vector<double> all{loss, examples, example_share, whole};
-    all.insert(all.end(), correct.begin(), correct.end());
-    all.insert(all.end(), asked.begin(), asked.end());
-    comm.all_reduce(all.data(), static_cast<Index>(all.size()), DType::kF64);
-    loss = all[0];
-    examples = all[1];
-    example_share = all[2];
-    whole = all[3];
-    const auto n = static_cast<std::ptrdiff_t>(correct.size());
-    std::copy(all.begin() + 4, all.begin() + 4 + n, correct.begin());
-    std::copy(all.begin() + 4 + n, all.end(), asked.begin());
+    for (double* sum : {&loss, &examples, &example_share, &whole}) {
+      comm.all_reduce(sum, 1, DType::kF64);
+    }
+    for (auto* sums : {&correct, &asked, &at_labels, &at_loss, &at_correct}) {
+      comm.all_reduce(sums->data(), std::ssize(*sums), DType::kF64);
+    }
   }
-  void add(const data::Batch& batch, const layers::Model::Loss& result) {
+
+  /// `read` counts the tokens that the state of each row has read; it moves to the batch's end.
+  void add(const data::Batch& batch, const layers::Model::Loss& result, std::vector<Index>& read) {
     const View<const std::int64_t, 2> labels(batch.labels);
     const Tensor predicted_tensor = result.predicted.to(DType::kI64);
     const Tensor loss_tensor = result.per_token.to(DType::kF64);
@@ -39,14 +49,27 @@ struct Tally {
     const View<const std::uint8_t, 2> tags(batch.tags);
     for (Index r = 0; r < batch.rows; ++r) {
       double row_correct = 0, row_asked = 0;
+      const auto row = static_cast<std::size_t>(r);
+      const std::vector<Index> starts =
+          batch.documents.empty() ? std::vector<Index>() : batch.documents[row];
+      auto start = starts.begin();
       for (Index t = 0; t < batch.length; ++t) {
+        if (start != starts.end() && *start == t) {
+          read[row] = 0;
+          ++start;
+        }
+        ++read[row];
         if (labels(r, t) == data::kIgnore) {
           continue;
         }
         const bool right = predicted(r, t) == labels(r, t);
+        const std::size_t range = range_of(read[row]);
         loss += losses(r, t);
         row_asked += 1;
         row_correct += right;
+        at_labels[range] += 1;
+        at_loss[range] += losses(r, t);
+        at_correct[range] += right;
         if (tags && tags(r, t) > 0) {
           asked.at(tags(r, t)) += 1;
           correct.at(tags(r, t)) += right;
@@ -61,23 +84,48 @@ struct Tally {
       }
     }
   }
-  Metrics metrics(const data::TaskInfo& info) const {
-    const Metrics values{{"ex_acc", example_share / examples},
-                         {"tok_acc", correct[0] / asked[0]},
-                         {"seq_acc", whole / examples},
-                         {"bpb", loss / asked[0] / std::log(2.0)}};
-    Metrics m{{"loss", loss / asked[0]}};
+
+  SliceResult result(const data::Slice& slice, const data::TaskInfo& info) const {
+    const Metrics values{{{"ex_acc", example_share / examples},
+                          {"tok_acc", correct[0] / asked[0]},
+                          {"seq_acc", whole / examples},
+                          {"bpb", loss / asked[0] / std::log(2.0)}}};
+    SliceResult out{.name = slice.name,
+                    .length = std::max(slice.length, slice.max_length),
+                    .setting = slice.setting,
+                    .labels = std::llround(asked[0])};
     for (const std::string& name : info.metrics) {
-      m[name] = values.at(name);
+      out.metrics.values.emplace_back(name, values.at(name));
     }
+    out.metrics.values.emplace_back("loss", loss / asked[0]);
     for (std::size_t t = 1; t < asked.size(); ++t) {
       if (asked[t] > 0) {
-        m["tok_acc/" + info.tags[t - 1]] = correct[t] / asked[t];
+        out.metrics.values.emplace_back("tok_acc/" + info.tags[t - 1], correct[t] / asked[t]);
       }
     }
-    return m;
+    for (std::size_t i = 0; i < kRanges; ++i) {
+      const double n = at_labels[i];
+      if (n > 0) {
+        out.positions.push_back({.from = Index{1} << i,
+                                 .to = (Index{2} << i) - 1,
+                                 .labels = std::llround(n),
+                                 .loss = at_loss[i] / n,
+                                 .accuracy = at_correct[i] / n});
+      }
+    }
+    return out;
   }
 };
+
+[[noreturn]] void fail_without_targets(const RunConfig& config, const data::Task& task,
+                                       data::Split split, const data::Slice& slice) {
+  const std::string& summary = task.info().summary;
+  LS_FAIL(kConfig,
+          "task '{}': no example of the {} slice '{}' has a target, so nothing can be measured on "
+          "them{}; give it data with targets, or another length",
+          config.task.name(), enum_name(split), slice.name,
+          summary.empty() ? "" : " (" + summary + ")");
+}
 
 }  // namespace
 
@@ -99,18 +147,51 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
     }
     const data::Batch batch = batcher.make(i);
     if (batch.rows > 0) {
+      std::vector<Index> read(static_cast<std::size_t>(batch.rows));
       layers::SeqContext seq(batch.rows, batch.length, sequence_options(config.scan, batch));
       tallies[static_cast<std::size_t>(batch.slice)].add(
-          batch, model.loss(model.hidden({batch.tokens, batch.vectors}, seq), batch.labels));
+          batch, model.loss(model.hidden({batch.tokens, batch.vectors}, seq), batch.labels), read);
     }
   }
   Evaluation out;
   out.split = split;
   for (std::size_t i = 0; i < slices.size(); ++i) {
     tallies[i].reduce(comm);
-    out.slices[slices[i].name] = tallies[i].metrics(info);
+    if (tallies[i].asked[0] == 0) {
+      fail_without_targets(config, task, split, slices[i]);
+    }
+    out.slices.push_back(tallies[i].result(slices[i], info));
   }
   return out;
+}
+
+Index longest_training_example(const data::Task& task) {
+  Index longest = 0;
+  for (const data::Slice& s : task.slices(data::Split::kTrain)) {
+    longest = std::max({longest, s.length, s.max_length});
+  }
+  return longest;
+}
+
+void require_targets(const data::Task& task, const RunConfig& config) {
+  for (const data::Split split : {data::Split::kValid, data::Split::kTest}) {
+    const std::vector<data::Slice>& slices = task.slices(split);
+    if (slices.empty()) {
+      continue;
+    }
+    const data::Batcher batcher(task, {.split = split, .batch = 1});
+    Index first = 0;
+    for (const data::Slice& slice : slices) {
+      bool found = false;
+      for (Index e = 0; e < slice.examples && !found; ++e) {
+        found = batcher.make(first + e).labelled > 0;
+      }
+      if (!found) {
+        fail_without_targets(config, task, split, slice);
+      }
+      first += slice.examples;
+    }
+  }
 }
 
 }  // namespace ls::experiments

@@ -8,10 +8,16 @@
 namespace ls::experiments {
 
 /// Rows: model, parameters, state bytes, headline metrics as mean and spread over seeds, tokens/s.
+/// With one slice also the metrics of its tags; a last line names the metrics that are not shown.
 std::string results_table(const std::vector<RunResult>& results);
 
-/// Draws the first columns of the table over training into DIRECTORY/figure.svg; the path of the
-/// figure, or "" where there is none, with a warning that says why.
-std::string results_figure(const std::vector<RunResult>& results, const std::string& directory);
+/// Draws DIRECTORY/figure.svg, the headline metric against length where slices differ in length only
+/// and every column of the table over training, and DIRECTORY/positions.svg, loss and accuracy by
+/// position. The paths of the figures that there are; a warning says why one is missing, and a
+/// figure what it leaves out.
+std::vector<std::string> results_figures(const std::vector<RunResult>& results,
+                                         const std::string& directory);
+/// PATH.svg: loss and accuracy of the last evaluation by position. Its path, or "" as above.
+std::string positions_figure(const RunResult& result, const std::string& path);
 
 }  // namespace ls::experiments

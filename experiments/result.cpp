@@ -1,5 +1,6 @@
 #include "experiments/result.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -56,6 +57,7 @@ void for_each_field(Result& r, F&& f) {
   f("tokens_per_s", r.tokens_per_s);
   f("data_wait_share", r.data_wait_share);
   f("train_loss", r.train_loss);
+  f("train_length", r.train_length);
   f("state_tokens", r.state_tokens);
   f("state_bytes", r.state);
   f("scan_forms", r.forms);
@@ -65,17 +67,70 @@ void for_each_field(Result& r, F&& f) {
 
 }  // namespace
 
+const double* Metrics::find(const std::string& name) const {
+  const auto it = std::ranges::find(values, name, &std::pair<std::string, double>::first);
+  return it == values.end() ? nullptr : &it->second;
+}
+
+double Metrics::at(const std::string& name) const {
+  const double* value = find(name);
+  LS_CHECK(value != nullptr, kInternal, "no metric '{}'", name);
+  return *value;
+}
+
+const SliceResult* Evaluation::find(const std::string& slice) const {
+  const auto it = std::ranges::find(slices, slice, &SliceResult::name);
+  return it == slices.end() ? nullptr : &*it;
+}
+
+static void to_json(Json& j, const SliceResult& s) {
+  j = {{"slice", s.name}, {"length", s.length}};
+  j["setting"] = Json::object();
+  for (const auto& [name, value] : s.setting) {
+    j["setting"][name] = value;
+  }
+  j["labels"] = s.labels;
+  for (const auto& [name, value] : s.metrics.values) {
+    j["metrics"][name] = value;
+  }
+  Json& p = j["positions"];
+  for (const char* column : {"from", "to", "labels", "loss", "accuracy"}) {
+    p[column] = Json::array();
+  }
+  for (const PositionRange& range : s.positions) {
+    p["from"].push_back(range.from);
+    p["to"].push_back(range.to);
+    p["labels"].push_back(range.labels);
+    p["loss"].push_back(range.loss);
+    p["accuracy"].push_back(range.accuracy);
+  }
+}
+
+static void from_json(const Json& j, SliceResult& s) {
+  s = {.name = j.at("slice"), .length = j.at("length"), .labels = j.at("labels")};
+  for (const auto& [name, value] : j.at("setting").items()) {
+    s.setting.emplace_back(name, value);
+  }
+  for (const auto& [name, value] : j.at("metrics").items()) {
+    s.metrics.values.emplace_back(name, number(value));
+  }
+  const Json& p = j.at("positions");
+  for (std::size_t i = 0; i < p.at("from").size(); ++i) {
+    s.positions.push_back({.from = p.at("from").at(i),
+                           .to = p.at("to").at(i),
+                           .labels = p.at("labels").at(i),
+                           .loss = number(p.at("loss").at(i)),
+                           .accuracy = number(p.at("accuracy").at(i))});
+  }
+}
+
 void to_json(Json& j, const Evaluation& e) {
   j = {{"step", e.step}, {"split", enum_name(e.split)}, {"eval", e.slices}};
 }
 
 void from_json(const Json& j, Evaluation& e) {
   e = {j.at("step"), parse_enum<data::Split>(j.at("split").get<std::string>()), {}};
-  for (const auto& [slice, metrics] : j.at("eval").items()) {
-    for (const auto& [name, value] : metrics.items()) {
-      e.slices[slice][name] = number(value);
-    }
-  }
+  j.at("eval").get_to(e.slices);
 }
 
 std::string RunResult::json() const {

@@ -3,6 +3,7 @@
 #include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "data/identity.h"
@@ -18,17 +19,44 @@ void from_json(const nlohmann::ordered_json& j, DataIdentity& d);
 
 namespace ls::experiments {
 
-/// Metric name -> value: "loss" (nats per label), those of data::TaskInfo::metrics, and
-/// "tok_acc/TAG".
-using Metrics = std::map<std::string, double>;
+/// Metrics by name, in the order of tables: those of data::TaskInfo::metrics, "loss" (nats per
+/// label), and "tok_acc/TAG" of the tags that there are.
+struct Metrics {
+  std::vector<std::pair<std::string, double>> values;
+  /// nullptr where there is none of that name.
+  const double* find(const std::string& name) const;
+  /// @throws Error(Internal) where there is none of that name
+  double at(const std::string& name) const;
+};
+
+/// Labels by the number of tokens that the state had read there, this one counted, from the start of
+/// the row or of the document in it. Ranges double: 1, 2-3, 4-7, ...
+struct PositionRange {
+  Index from = 1, to = 1;
+  Index labels = 0;
+  double loss = 0, accuracy = 0;
+};
+
+/// What was measured on one data::Slice.
+struct SliceResult {
+  std::string name;
+  Index length = 0;
+  data::SliceSetting setting;
+  Index labels = 0;
+  Metrics metrics;
+  std::vector<PositionRange> positions;  ///< those that have labels
+};
 
 struct Evaluation {
   Index step = 0;
   data::Split split = data::Split::kValid;
-  std::map<std::string, Metrics> slices;
+  std::vector<SliceResult> slices;  ///< in the task's order
+  /// nullptr where there is none of that name.
+  const SliceResult* find(const std::string& slice) const;
 };
-/// {"step": .., "split": .., "eval": {slice: {metric: value}}}; a value that is not finite is
-/// written as null and read as NaN.
+/// {"step": .., "split": .., "eval": [{"slice": .., "length": .., "setting": {..}, "labels": ..,
+/// "metrics": {..}, "positions": {"from": [..], "to": [..], "labels": [..], "loss": [..],
+/// "accuracy": [..]}}]}; a value that is not finite is written as null and read as NaN.
 void to_json(nlohmann::ordered_json& j, const Evaluation& e);
 void from_json(const nlohmann::ordered_json& j, Evaluation& e);
 
@@ -43,6 +71,7 @@ struct RunResult {
   double train_seconds = 0;
   double wall_seconds = 0;  ///< from start to end, evaluation and earlier sittings included
   double tokens_per_s = 0, data_wait_share = 0, train_loss = 0;
+  Index train_length = 0;  ///< tokens of the longest training example
   Index state_tokens = 0;
   layers::StateBytes state;                  ///< per sequence, after state_tokens tokens
   std::map<std::string, std::string> forms;  ///< of each scan, as it was computed

@@ -10,6 +10,7 @@
 #include "core/base/log.h"
 #include "core/io/files.h"
 #include "experiments/checkpoint.h"
+#include "experiments/evaluate.h"
 #include "experiments/manifest.h"
 #include "experiments/model_io.h"
 #include "experiments/part.h"
@@ -93,8 +94,10 @@ std::vector<std::vector<data::DataIdentity>> rehearse(const RunConfig& config, c
                                                       Existing existing, Communicator& comm) {
   const auto seed = static_cast<std::uint64_t>(config.seeds.front());
   const std::unique_ptr<data::Task> task = located(where, "task", [&] {
-    return data::make_task(config.task,
-                           {.seed = seed, .stream = config.state == StateMode::kCarry});
+    std::unique_ptr<data::Task> made =
+        data::make_task(config.task, {.seed = seed, .stream = config.state == StateMode::kCarry});
+    require_targets(*made, config);
+    return made;
   });
   const layers::ModelInterface io = model_interface(*task);
   const ag::NoGrad no_grad;
@@ -198,7 +201,7 @@ class Sitting {
       write_table();
     }
     if (comm_.rank() == 0 && out_.failures.empty()) {
-      out_.figure = results_figure(out_.results, out_.directory);
+      out_.figures = results_figures(out_.results, out_.directory);
     }
   }
 

@@ -27,15 +27,15 @@ struct RunOutcome {
   std::vector<RunResult> results;
   std::vector<std::string> failures;  ///< of parts whose numbers were not finite, one message each
   std::string directory;              ///< OUTPUT/NAME
-  std::string table;   ///< on rank 0; says what is missing; "" while nothing is finished
-  std::string figure;  ///< its path, on rank 0 of a complete run; may be ""
+  std::string table;  ///< on rank 0; says what is missing; "" while nothing is finished
+  std::vector<std::string> figures;  ///< paths, on rank 0 of a complete run
   bool interrupted = false;
 };
 
 /// Where a field was written: "models.0.width" -> "run.yaml:4:5". For messages.
 using Where = std::function<std::string(const std::string& path)>;
 
-/// Trains everything and writes table.txt and figure.svg into OUTPUT/NAME. Task and models are all
+/// Trains everything and writes table.txt and the figures into OUTPUT/NAME. Task and models are all
 /// built once before anything is written or trained, so that a mistake in the last is found first.
 /// Where the numbers of one part are not finite, the others are trained all the same. The table is
 /// written after every part, and says what is missing.

@@ -147,6 +147,7 @@ RunResult Trainer::result(const Recorder& recorder, bool complete) {
   r.tokens = state_.tokens;
   r.train_seconds = state_.train_seconds;
   r.wall_seconds = state_.wall_seconds;
+  r.train_length = longest_training_example(*part_.task);
   r.state_tokens = part_.task->slices(data::Split::kTrain).front().length;
   r.state = part_.model->measure_state(r.state_tokens);
   r.forms = step_.forms();

@@ -63,6 +63,7 @@ class Copying final : public Task {
     const auto slice = [&](Index blanks, Index examples) {
       const bool lag = config_.variant == CopyVariant::kLag;
       return Slice{.name = fmt::format("L{}.M{}", blanks, config_.memorize),
+                   .setting = {{"memorize", config_.memorize}},
                    .length = lag ? blanks : blanks + 2 * config_.memorize,
                    .examples = examples};
     };

@@ -206,12 +206,15 @@ Mqar::Mqar(const Config& config, const TaskArgs& args) : Task("mqar", args), con
   for (const Split split : {Split::kTrain, Split::kValid, Split::kTest}) {
     for (const MqarSetting& s : split == Split::kTrain ? config_.train : config_.test) {
       std::string name = fmt::format("T{}.K{}", config_.length(s), s.pairs);
+      SliceSetting values{{"pairs", s.pairs}};
       if (config_.forgetting()) {
         name += fmt::format(".U{}", s.updates);
+        values.emplace_back("updates", s.updates);
       }
       const Index standard_size =
           split == Split::kTrain ? (zoology ? 100'000 : 0) : (zoology ? 3'000 : 1'000);
       add_slice(split, {.name = name,
+                        .setting = values,
                         .length = config_.length(s),
                         .examples = s.examples > 0 ? s.examples : standard_size,
                         .weight = s.weight});

@@ -6,6 +6,7 @@
 #include "experiments/commands/command.h"
 #include "experiments/evaluate.h"
 #include "experiments/load.h"
+#include "experiments/report.h"
 #include "experiments/table.h"
 
 namespace ls::experiments {
@@ -18,8 +19,9 @@ class Eval final : public Command {
     o("checkpoint", checkpoint_, {.help = "checkpoint file", .required = true});
     o("--split", split_, {.help = "examples to use", .choices = {"valid", "test"}});
     o("--set", overrides_,
-      {.help = "a.b=c: override a field of the stored config, e.g. task.eval_lengths=[240]"});
+      {.help = "a.b=c: override a field of the stored config, e.g. task.test_lengths=[240]"});
     o("--json", json_, {.help = "print one line of JSON"});
+    o("--figure", figure_, {.help = "draw loss and accuracy by position into this file (.svg)"});
   }
   int run(parallel::RankEnv& env) override;
 
@@ -28,7 +30,43 @@ class Eval final : public Command {
   data::Split split_ = data::Split::kTest;
   std::vector<std::string> overrides_;
   bool json_ = false;
+  std::string figure_;
 };
+
+/// One row a slice: length, setting, labels, and the union of all metrics.
+std::string evaluation_table(const Evaluation& e) {
+  std::vector<std::string> settings, metrics;
+  const auto add = [](std::vector<std::string>& names, const auto& pairs) {
+    for (const auto& [name, value] : pairs) {
+      if (std::ranges::find(names, name) == names.end()) {
+        names.push_back(name);
+      }
+    }
+  };
+  for (const SliceResult& s : e.slices) {
+    add(settings, s.setting);
+    add(metrics, s.metrics.values);
+  }
+  std::vector<std::string> header = {fmt::format("{} slice", enum_name(e.split)), "length"};
+  header.insert(header.end(), settings.begin(), settings.end());
+  header.emplace_back("labels");
+  header.insert(header.end(), metrics.begin(), metrics.end());
+  Table t(header);
+  for (const SliceResult& s : e.slices) {
+    std::vector<std::string> row = {s.name, std::to_string(s.length)};
+    for (const std::string& name : settings) {
+      const auto it = std::ranges::find(s.setting, name, &std::pair<std::string, Index>::first);
+      row.push_back(it == s.setting.end() ? "-" : std::to_string(it->second));
+    }
+    row.push_back(std::to_string(s.labels));
+    for (const std::string& name : metrics) {
+      const double* value = s.metrics.find(name);
+      row.push_back(value == nullptr ? "-" : fmt::format("{:.4f}", *value));
+    }
+    t.add(std::move(row));
+  }
+  return t.str();
+}
 
 int Eval::run(parallel::RankEnv& env) {
   const LoadedModel loaded = load_model(checkpoint_, overrides_);
@@ -37,29 +75,22 @@ int Eval::run(parallel::RankEnv& env) {
   const std::unique_ptr<data::Task> task = load_task(loaded, other_data);
   const bool none = task->slices(split_).empty();
   const data::Split split = none ? data::Split::kValid : split_;
-  const Evaluation e =
-      *evaluate(*loaded.model, *task, split, loaded.config, loaded.seed, env.world());
+  Evaluation e = *evaluate(*loaded.model, *task, split, loaded.config, loaded.seed, env.world());
+  e.step = loaded.step;
   if (env.world().rank() != 0) {
     return 0;
+  }
+  if (!figure_.empty()) {
+    RunResult r{.model = loaded.model->label(), .history = {e}};
+    r.train_length = longest_training_example(*task);
+    positions_figure(r,
+                     figure_.ends_with(".svg") ? figure_.substr(0, figure_.size() - 4) : figure_);
   }
   if (json_) {
     fmt::print("{}\n", nlohmann::ordered_json(e).dump());
     return 0;
   }
-  std::vector<std::string> header = {fmt::format("{} slice", enum_name(e.split))};
-  for (const auto& [name, value] : e.slices.begin()->second) {
-    header.push_back(name);
-  }
-  Table t(header);
-  for (const auto& [slice, metrics] : e.slices) {
-    std::vector<std::string> row = {slice};
-    for (const auto& [name, value] : metrics) {
-      row.push_back(fmt::format("{:.4f}", value));
-    }
-    row.resize(header.size(), "-");
-    t.add(std::move(row));
-  }
-  fmt::print("{} after {} updates\n{}", loaded.model->label(), loaded.step, t.str());
+  fmt::print("{} after {} updates\n{}", loaded.model->label(), loaded.step, evaluation_table(e));
   return 0;
 }
 

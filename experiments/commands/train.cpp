@@ -80,8 +80,8 @@ int Train::run(parallel::RankEnv& env) {
                  checkpoint_path(part + "/checkpoints", config.steps), part);
     }
     fmt::print("table       {}/table.txt\n", out.directory);
-    if (!out.figure.empty()) {
-      fmt::print("figure      {}\n", out.figure);
+    for (const std::string& figure : out.figures) {
+      fmt::print("figure      {}\n", figure);
     }
   }
   return 0;

@@ -95,7 +95,7 @@ TEST_SUITE("unit") {
       for (int i = 0; i < 4; ++i) {
         losses.push_back(reference.step());
       }
-      const double bpb = reference.evaluate(data::Split::kValid)->slices.begin()->second.at("bpb");
+      const double bpb = reference.evaluate(data::Split::kValid)->slices.front().metrics.at("bpb");
       for (const int ranks : {2, 3}) {
         std::mutex mutex;
         run_ranks(ranks, [&](Communicator& comm) {
@@ -107,7 +107,7 @@ TEST_SUITE("unit") {
           }
           const Evaluation e = *t.evaluate(data::Split::kValid);
           const std::lock_guard lock(mutex);
-          CHECK(e.slices.begin()->second.at("bpb") == doctest::Approx(bpb).epsilon(1e-6));
+          CHECK(e.slices.front().metrics.at("bpb") == doctest::Approx(bpb).epsilon(1e-6));
           CHECK(largest_difference(values_of(t), values_of(reference)) < 1e-5);
         });
       }
