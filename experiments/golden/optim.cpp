@@ -152,9 +152,15 @@ LS_GOLDEN("lr_schedule", [](GoldenCall& c) {
   const ScheduleArgs args = {.peak = c.values("peak_lr").item(),
                              .total_steps = c.integer("total_steps", steps)};
   const std::unique_ptr<Schedule> schedule = choose<Schedule>(fields).make(args);
+  // Our warm-up is theirs without its first update, at whose rate nothing moves: it is one ahead.
+  const Index warmup = c.integer("warmup_steps", 0);
   std::vector<double> rates;
   for (Index n = 0; n < steps; ++n) {
-    rates.push_back(schedule->lr(n));
+    if (n < warmup) {
+      rates.push_back(n > 0 ? schedule->lr(n - 1) : args.peak * c.number("min_lr_ratio", 0));
+    } else {
+      rates.push_back(schedule->lr(n));
+    }
   }
   c.out("lr", Tensor::from(rates));
 });

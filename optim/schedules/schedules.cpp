@@ -1,5 +1,7 @@
 // The schedules of transformers' get_scheduler family, by the definitions of their documentation:
-// w warm-up steps, T total steps, n updates made, p = (n - w) / (T - w).
+// w warm-up steps, T total steps, n updates made, p = (n - w) / (T - w). The warm-up alone is another:
+// theirs gives the update after n others the share n / w of the peak, so that the first moves nothing;
+// ours gives it (n + 1) / w.
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -38,7 +40,7 @@ class WarmedUp : public Schedule {
       : args_(args), warmup_(warmup.count(args.total_steps)) {}
   double lr(Index n) const final {
     if (n < warmup_) {
-      return args_.peak * static_cast<double>(n) / static_cast<double>(std::max<Index>(1, warmup_));
+      return args_.peak * static_cast<double>(n + 1) / static_cast<double>(warmup_);
     }
     return after(n, static_cast<double>(n - warmup_) /
                         static_cast<double>(std::max<Index>(1, args_.total_steps - warmup_)));
@@ -182,11 +184,16 @@ class Wsd final : public Schedule {
     decay_ = c.decay_steps.value_or(
         static_cast<Index>(c.decay_share * static_cast<double>(a.total_steps)));
     stable_ = c.stable_steps.value_or(std::max<Index>(0, a.total_steps - warmup_ - decay_));
+    LS_CHECK(
+        warmup_ + stable_ + decay_ <= a.total_steps, kConfig,
+        "a warm-up of {}, a plateau of {} and a decay of {} updates are {}, the schedule has {}; "
+        "lower one of them, leave stable_steps out, or raise steps",
+        warmup_, stable_, decay_, warmup_ + stable_ + decay_, a.total_steps);
   }
   double lr(Index n) const override {
     const auto scaled = [&](double f) { return peak_ * (f * (1 - c_.min_share) + c_.min_share); };
     if (n < warmup_) {
-      const double p = static_cast<double>(n) / static_cast<double>(warmup_);
+      const double p = static_cast<double>(n + 1) / static_cast<double>(warmup_);
       return scaled(1 - fall(c_.warmup_shape, p, true));
     }
     if (n < warmup_ + stable_) {

@@ -2,12 +2,23 @@
 
 #include <cmath>
 
+#include "core/config/yaml.h"
 #include "optim/clip.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 
 using namespace ls;
 using namespace ls::optim;
+
+namespace {
+struct Chosen {
+  Component<Schedule> schedule;
+  template <class F>
+  void fields(F& f) {
+    f("schedule", schedule, {});
+  }
+};
+}  // namespace
 
 TEST_SUITE("unit") {
   TEST_CASE(
@@ -20,6 +31,40 @@ TEST_SUITE("unit") {
         CHECK(s->lr(n) >= 0);
         CHECK(s->lr(n) <= 0.5);
       }
+    }
+  }
+
+  TEST_CASE("a warm-up begins above zero and rises in equal steps to the peak") {
+    for (const std::string& name : Schedule::registry().names()) {
+      CAPTURE(name);
+      const auto s = read_config_text<Chosen>("schedule: {name: " + name + ", warmup_steps: 8}")
+                         .schedule.make(ScheduleArgs{.peak = 0.5, .total_steps = 100});
+      for (Index n = 0; n < 8; ++n) {
+        CHECK(s->lr(n) == doctest::Approx(0.5 * static_cast<double>(n + 1) / 8));
+      }
+      CHECK(s->lr(8) == doctest::Approx(0.5));
+      CHECK(s->lr(40) > 0);
+    }
+    const auto slow =
+        read_config_text<Chosen>("schedule: {name: wsd, warmup_steps: 4, min_share: 0.2}")
+            .schedule.make(ScheduleArgs{.peak = 1, .total_steps = 100});
+    CHECK(slow->lr(0) == doctest::Approx(0.4));
+  }
+
+  TEST_CASE("a schedule whose parts do not fit is refused") {
+    const auto made = [](const std::string& fields, Index steps) {
+      return read_config_text<Chosen>("schedule: {" + fields + "}")
+          .schedule.make(ScheduleArgs{.peak = 1, .total_steps = steps});
+    };
+    const std::string wsd = "name: wsd, warmup_steps: 4, stable_steps: 6, decay_steps: 4";
+    CHECK_THROWS_WITH_AS(made(wsd, 10), doctest::Contains("are 14, the schedule has 10"), Error);
+    CHECK(made(wsd, 14)->lr(13) > 0);
+    CHECK_THROWS_AS(made("name: wsd, warmup_steps: 8, decay_steps: 3", 10), Error);
+    CHECK_THROWS_AS(made("name: wsd, warmup_share: 0.6, decay_share: 0.6", 10), Error);
+    for (const std::string& name : Schedule::registry().names()) {
+      CAPTURE(name);
+      CHECK_THROWS_WITH_AS(made("name: " + name + ", warmup_steps: 11", 10),
+                           doctest::Contains("warm-up of 11 updates does not fit"), Error);
     }
   }
 
