@@ -62,7 +62,8 @@ Batch Batcher::make(Index step) const {
   b.global_rows = static_cast<Index>(plan.index.size());
   b.first_row = first_row(b.global_rows, options_.rank, options_.ranks);
   b.rows = first_row(b.global_rows, options_.rank + 1, options_.ranks) - b.first_row;
-  b.continues = options_.split == Split::kTrain && info.order == Order::kStream && step > 0;
+  b.continues = plan.continues ||
+                (options_.split == Split::kTrain && info.order == Order::kStream && step > 0);
 
   const Index t = plan.length;
   const Index e = info.vector_width;
@@ -93,6 +94,9 @@ Batch Batcher::make(Index step) const {
     }
     out.document_starts = &b.documents[static_cast<std::size_t>(r)];
     const Index row = b.first_row + r;
+    if (plan.index[static_cast<std::size_t>(row)] < 0) {
+      continue;
+    }
     task_.sample({.split = options_.split,
                   .slice = plan.slice,
                   .length = t,

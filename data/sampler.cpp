@@ -24,11 +24,16 @@ Sampler::Sampler(const Task& task, Split split, Index batch, std::uint64_t seed)
     if (finite) {
       LS_CHECK(s.examples > 0, kConfig,
                "setting '{}' needs a number of examples: its set is finite", s.name);
-      batches_ += (s.examples + batch - 1) / batch;
+      batches_ += batches_of(s);
     }
   }
   LS_CHECK(finite || weight > 0, kConfig, "the weights of the training settings add up to {}",
            weight);
+}
+
+Index Sampler::batches_of(const Slice& slice) const {
+  const Index rows = std::min(batch_, slice.examples);
+  return (slice.examples + rows - 1) / rows;
 }
 
 BatchPlan Sampler::plan(Index step) const {
@@ -56,6 +61,17 @@ BatchPlan Sampler::plan(Index step) const {
     rows = std::min(batch_, slices[s].examples - first);
   }
   const Slice& slice = slices[static_cast<std::size_t>(plan.slice)];
+  if (slice.carried) {
+    const Index place = step - first_batch_[static_cast<std::size_t>(plan.slice)];
+    const Index n = slice.examples, all = std::min(batch_, n);
+    plan.length = slice.length;
+    plan.continues = place > 0;
+    for (Index r = 0; r < all; ++r) {
+      const Index at = n * r / all + place;
+      plan.index.push_back(at < n * (r + 1) / all ? at : -1);
+    }
+    return plan;
+  }
   plan.index.resize(static_cast<std::size_t>(rows));
   std::iota(plan.index.begin(), plan.index.end(), first);
   if (order_ == Order::kShuffled) {

@@ -10,7 +10,9 @@ namespace ls::data {
 struct BatchPlan {
   Index slice = 0;
   Index length = 0;
-  std::vector<Index> index;  ///< example number of each row of the global batch
+  /// Example number of each row of the global batch; -1 for a row that has come to its end.
+  std::vector<Index> index;
+  bool continues = false;  ///< rows go on from the batch before
 };
 
 class Sampler {
@@ -22,10 +24,14 @@ class Sampler {
   /// Batches in one pass over the finite sets, the last of each slice possibly smaller; 0 when
   /// fresh examples never end.
   Index batches() const { return batches_; }
-  /// kValid and kTest: one pass in order, step < batches(). kTrain: any step >= 0.
+  /// kValid and kTest: one pass in order, step < batches(); of a slice that is carried row r of R has
+  /// the examples n r / R .. n (r + 1) / R - 1 of n, one a batch. kTrain: any step >= 0.
   BatchPlan plan(Index step) const;
 
  private:
+  /// Batches that hold the examples of a finite slice.
+  Index batches_of(const Slice& slice) const;
+
   const Task& task_;
   Split split_;
   Order order_;

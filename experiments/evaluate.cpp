@@ -141,16 +141,27 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
                                      .rank = comm.rank(),
                                      .ranks = comm.size()});
   std::vector<Tally> tallies(slices.size(), Tally(info.tags.size()));
+  layers::ModelState carried;  // of the slices that go on from batch to batch
+  std::vector<Index> read;
   for (Index i = 0; i < batcher.batches(); ++i) {
     if (stop && stop()) {
       return std::nullopt;
     }
     const data::Batch batch = batcher.make(i);
     if (batch.rows > 0) {
-      std::vector<Index> read(static_cast<std::size_t>(batch.rows));
-      layers::SeqContext seq(batch.rows, batch.length, sequence_options(config.scan, batch));
-      tallies[static_cast<std::size_t>(batch.slice)].add(
+      const auto slice = static_cast<std::size_t>(batch.slice);
+      layers::SeqOptions options = sequence_options(config.scan, batch);
+      options.incoming = batch.continues ? &carried : nullptr;
+      options.keep_states = slices[slice].carried;
+      if (!batch.continues) {
+        read.assign(static_cast<std::size_t>(batch.rows), 0);
+      }
+      layers::SeqContext seq(batch.rows, batch.length, options);
+      tallies[slice].add(
           batch, model.loss(model.hidden({batch.tokens, batch.vectors}, seq), batch.labels), read);
+      if (slices[slice].carried) {
+        carried = seq.outgoing().detached();
+      }
     }
   }
   Evaluation out;

@@ -43,7 +43,8 @@ std::unique_ptr<data::Task> load_task(const LoadedModel& loaded, bool other_data
   const ErrorContext context("making the data of " + loaded.path +
                              "; --set task.FIELD=VALUE names other files");
   std::unique_ptr<data::Task> task = data::make_task(
-      loaded.config.task, {.seed = loaded.seed, .stream = false, .training = false});
+      loaded.config.task,
+      {.seed = loaded.seed, .stream = loaded.config.state == StateMode::kCarry, .training = false});
   const layers::ModelInterface wanted = model_interface(*task), has = loaded.model->interface();
   LS_CHECK(interface_text(wanted) == interface_text(has) &&
                wanted.class_embeddings.defined() == has.class_embeddings.defined(),

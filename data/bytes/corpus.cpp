@@ -202,12 +202,16 @@ std::uint64_t ByteCorpus::largest_valid_hash(const CorpusOptions& options) const
   std::uint64_t smallest = std::numeric_limits<std::uint64_t>::max(), largest = 0;
   Index count = 0;
   for (std::size_t d = 0; d < documents_.size(); ++d) {
-    for (Index b = 0; b < blocks(d); ++b, ++count) {
+    for (Index b = 0; b < pieces(options, d); ++b, ++count) {
       const std::uint64_t hash = block_hash(options, d, b);
       smallest = std::min(smallest, hash);
       largest = std::max(largest, hash);
     }
   }
+  LS_CHECK(count >= 2 || options.split == HeldOut::kBlocks, kConfig,
+           "'{}' is one file: split: files needs at least two; hold out its tail (split: tail) or "
+           "blocks of it (split: blocks)",
+           options.path);
   LS_CHECK(count >= 2, kConfig,
            "'{}' has {} bytes: too short to hold some out for validation, which takes at least {}; "
            "give a longer text or name the validation text itself (valid_path)",
@@ -216,19 +220,40 @@ std::uint64_t ByteCorpus::largest_valid_hash(const CorpusOptions& options) const
   return std::clamp(static_cast<std::uint64_t>(scaled), smallest, largest - 1);
 }
 
+void ByteCorpus::lay_tails(const CorpusOptions& options) {
+  for (std::size_t d = 0; d < documents_.size(); ++d) {
+    const Index size = documents_[d].size;
+    const auto tail = static_cast<Index>(static_cast<double>(size) * options.valid_share);
+    const Index front = std::clamp<Index>(size - tail, 1, size);
+    append(Split::kTrain, static_cast<Index>(d), 0, front);
+    if (front < size) {
+      append(Split::kValid, static_cast<Index>(d), front, size);
+    }
+  }
+  LS_CHECK(
+      bytes(Split::kValid) > 0, kConfig,
+      "'{}': no file is so long that a share of {} of it is a byte; raise valid_share, or name "
+      "the validation text itself (valid_path)",
+      options.path, options.valid_share);
+}
+
 void ByteCorpus::lay_tapes(const CorpusOptions& options) {
   const bool both = options.valid_share > 0 && options.valid_share < 1;
+  if (both && options.split == HeldOut::kTail) {
+    lay_tails(options);
+    return;
+  }
   const std::uint64_t limit = both ? largest_valid_hash(options) : 0;
   for (std::size_t d = 0; d < documents_.size(); ++d) {
     const auto split_of = [&](Index block) {
       const bool valid = both ? block_hash(options, d, block) <= limit : options.valid_share >= 1;
       return valid ? Split::kValid : Split::kTrain;
     };
-    const Index last = both ? blocks(d) : 1;
+    const Index last = both ? pieces(options, d) : 1;
     Index begin = 0;
     for (Index b = 0; b < last; ++b) {
       if (b + 1 == last || split_of(b + 1) != split_of(b)) {
-        const Index end = b + 1 == last ? documents_[d].size : (b + 1) * kBlock;
+        const Index end = b + 1 == last ? documents_[d].size : (b + 1) * piece_bytes(options, d);
         append(split_of(b), static_cast<Index>(d), begin, end);
         begin = end;
       }
@@ -240,6 +265,7 @@ void ByteCorpus::append(Split split, Index document, Index begin, Index end) {
   Tape& tape = tapes_[static_cast<std::size_t>(split)];
   tape.stretches.push_back({document, begin, tape.bytes});
   tape.bytes += end - begin;
+  tape.longest = std::max(tape.longest, end - begin);
 }
 
 std::shared_ptr<const DataFile> ByteCorpus::open(Index document) const {

@@ -33,30 +33,40 @@ class DataFile {
   int fd_;
 };
 
+/// What is held out of a text for validation.
+enum class HeldOut : std::uint8_t {
+  kBlocks,  ///< blocks of kBlock bytes, by hash
+  kTail,    ///< the last bytes of every file: one stretch each
+  kFiles,   ///< whole files, by hash
+};
+
 struct CorpusOptions {
   std::string path;                   ///< a file, or a directory that is searched through
   std::vector<std::string> suffixes;  ///< keep only files whose names end so; empty: all
-  double valid_share = 0;  ///< of the blocks; 0: all is training text, 1: all is validation
+  HeldOut split = HeldOut::kBlocks;
+  double valid_share = 0;  ///< of what is held out; 0: all is training text, 1: all is validation
   std::uint64_t salt = 0;  ///< another number gives another split
 };
 
-/// The text of each split as one long tape. Every file (a document) is cut into blocks of kBlock
-/// bytes from its start, and a hash of the file's name within the directory and of the block's
-/// number decides to which split a block belongs, so that files added later move no block.
-/// Neighbouring blocks of one split form a stretch; the tape is the stretches one after the other,
-/// documents in order of their names, and its end joins its beginning.
+/// The text of each split as one long tape. Every file (a document) is cut into pieces: blocks of
+/// kBlock bytes from its start, the file whole, or its front and its tail. A hash of the file's name
+/// within the directory and of the block's number decides to which split a piece belongs, so that
+/// files added later move none; the tail is validation text. Neighbouring pieces of one split form a
+/// stretch; the tape is the stretches one after the other, documents in order of their names, and its
+/// end joins its beginning.
 class ByteCorpus {
  public:
   static constexpr Index kBlock = 8192;
 
   /// Hidden files, empty files and those that are no regular files are left out.
   /// @throws Error(Io) if the path or a file cannot be read or there is no text; Error(Config) if
-  ///   there are too few blocks for both splits
+  ///   there are too few pieces for both splits
   explicit ByteCorpus(const CorpusOptions& options);
 
   Index documents() const { return static_cast<Index>(documents_.size()); }
   /// Bytes of a split's tape; kTest has none.
   Index bytes(Split split) const { return tape(split).bytes; }
+  Index longest_stretch(Split split) const { return tape(split).longest; }
   /// Copies the tape from `position` on, 0 <= position < bytes(split), going round at its end;
   /// `starts` gets the places in `out` at which a stretch begins. Safe to call from several threads
   /// at once.
@@ -81,21 +91,27 @@ class ByteCorpus {
   };
   struct Tape {
     std::vector<Stretch> stretches;
-    Index bytes = 0;
+    Index bytes = 0, longest = 0;
   };
   const Tape& tape(Split split) const { return tapes_[static_cast<std::size_t>(split)]; }
   /// The documents of a path, by name.
   static std::vector<Document> find(const CorpusOptions& options);
   static std::vector<Document> find_in_directory(const CorpusOptions& options);
-  Index blocks(std::size_t document) const {
-    return (documents_[document].size + kBlock - 1) / kBlock;
+  /// Bytes of a document's pieces that a hash sends to a split.
+  Index piece_bytes(const CorpusOptions& options, std::size_t document) const {
+    return options.split == HeldOut::kBlocks ? kBlock : documents_[document].size;
+  }
+  Index pieces(const CorpusOptions& options, std::size_t document) const {
+    const Index bytes = piece_bytes(options, document);
+    return (documents_[document].size + bytes - 1) / bytes;
   }
   std::uint64_t block_hash(const CorpusOptions& options, std::size_t document, Index block) const;
-  /// Blocks with hashes up to this one are validation text. At least one block goes to each side:
+  /// Pieces with hashes up to this one are validation text. At least one goes to each side:
   /// that with the smallest hash to validation, that with the largest to training.
   std::uint64_t largest_valid_hash(const CorpusOptions& options) const;
   /// Cuts every document into stretches, those of one split one after the other.
   void lay_tapes(const CorpusOptions& options);
+  void lay_tails(const CorpusOptions& options);
   void append(Split split, Index document, Index begin, Index end);
   std::shared_ptr<const DataFile> open(Index document) const;
 
@@ -107,3 +123,9 @@ class ByteCorpus {
 };
 
 }  // namespace ls::data
+
+template <>
+struct ls::EnumNames<ls::data::HeldOut> {
+  static constexpr std::string_view kKind = "split";
+  static constexpr std::array<std::string_view, 3> kNames = {"blocks", "tail", "files"};
+};

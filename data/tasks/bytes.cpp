@@ -17,6 +17,7 @@ class Bytes final : public Task {
     std::string path;
     std::string valid_path;
     std::vector<std::string> suffixes;
+    HeldOut split = HeldOut::kBlocks;
     double valid_share = 0.05;
     Index split_salt = 0;
     LengthPlan lengths{.length = 256};
@@ -32,18 +33,28 @@ class Bytes final : public Task {
          .hashed = false,
          .file = true});
       f("valid_path", valid_path,
-        {.help = "text to validate on; empty: blocks of 8 KiB held out of path",
+        {.help = "text to validate on; empty: what split holds out of path",
          .hashed = false,
          .file = true});
       f("suffixes", suffixes, {.help = "keep only files whose names end so; empty: all"});
+      f("split", split,
+        {.help = "held out of path: blocks of 8 KiB, the tail of every file in one stretch, or "
+                 "whole files"});
       f("valid_share", valid_share,
-        {.help = "share of the blocks held out", .above = 0, .below = 1});
-      f("split_salt", split_salt, {.help = "another number holds out other blocks", .min = 0});
+        {.help = "share of the blocks, of every file's bytes or of the files held out",
+         .above = 0,
+         .below = 1});
+      f("split_salt", split_salt,
+        {.help = "another number holds out other blocks or files", .min = 0});
       lengths.fields(f);
       f("test_lengths", test_lengths,
-        {.help = "bytes per validation window; empty: as in training", .min = 1});
+        {.help = "bytes per validation window; empty: as in training; every length scores the same "
+                 "bytes of text",
+         .min = 1});
       f("test_windows", test_windows,
-        {.help = "most windows of each length, spread over the validation text; 0: all", .min = 0});
+        {.help = "most windows of the longest length, spread over the validation text, or from its "
+                 "beginning on where states are carried; 0: all of the text",
+         .min = 0});
     }
   };
 
@@ -52,6 +63,7 @@ class Bytes final : public Task {
       corpus_ = std::make_unique<ByteCorpus>(
           CorpusOptions{.path = config.path,
                         .suffixes = config.suffixes,
+                        .split = config.split,
                         .valid_share = config.valid_path.empty() ? config.valid_share : 0,
                         .salt = static_cast<std::uint64_t>(config.split_salt)});
       info_.summary = corpus_->summary();
@@ -71,24 +83,33 @@ class Bytes final : public Task {
              "max_length",
              config.lengths.length, longest);
     if (args.training) {
-      fits(config.path, Split::kTrain, longest);
+      fits(config, Split::kTrain, longest);
     }
     add_slice(Split::kTrain, config.lengths.slice());
     const std::vector<Index> lengths =
         config.test_lengths.empty() ? std::vector<Index>{longest} : config.test_lengths;
     for (const Index length : lengths) {
-      fits(valid_ ? config.valid_path : config.path, Split::kValid, length);
-      const Index windows = corpus(Split::kValid).bytes(Split::kValid) / length;
-      const Index most = config.test_windows > 0 ? config.test_windows : windows;
-      add_slice(Split::kValid, fixed_length_slice(length, std::min(windows, most)));
+      fits(config, Split::kValid, length);
+    }
+    choose_scored(*std::ranges::max_element(lengths), config.test_windows);
+    for (const Index length : lengths) {
+      add_slice(Split::kValid, fixed_length_slice(length, windows_of(length)));
+    }
+    if (args.stream) {
+      Slice slice = fixed_length_slice(longest, windows_of(longest));
+      slice.name += ".carried";
+      slice.setting = {{"carried", 1}};
+      slice.carried = true;
+      add_slice(Split::kValid, slice);
     }
   }
 
   void sample(const ExampleKey& key, const ExampleView& out) const override {
-    std::vector<std::uint8_t> text(static_cast<std::size_t>(key.length + 1));
+    const Window window = this->window(key);
+    std::vector<std::uint8_t> text(static_cast<std::size_t>(window.labels + 1));
     std::vector<Index>& starts = *out.document_starts;
-    corpus(key.split).read(key.split, position(key), text, starts);
-    for (std::size_t t = 0; t < out.tokens.size(); ++t) {
+    corpus(key.split).read(key.split, window.begin, text, starts);
+    for (std::size_t t = 0; t + 1 < text.size(); ++t) {
       out.tokens[t] = text[t];
       out.labels[t] = text[t + 1];
     }
@@ -97,7 +118,7 @@ class Bytes final : public Task {
         out.labels[static_cast<std::size_t>(s - 1)] = kIgnore;
       }
     }
-    if (!starts.empty() && starts.back() == key.length) {
+    if (!starts.empty() && starts.back() == window.labels) {
       starts.pop_back();
     }
   }
@@ -120,38 +141,78 @@ class Bytes final : public Task {
     return split == Split::kTrain || !valid_ ? *corpus_ : *valid_;
   }
 
-  void fits(const std::string& path, Split split, Index length) const {
-    const Index bytes = corpus(split).bytes(split);
+  void fits(const Config& config, Split split, Index length) const {
+    const bool training = split == Split::kTrain;
+    const std::string& path = training || !valid_ ? config.path : config.valid_path;
+    const char* kind = training ? "training" : "validation";
+    const Index bytes = corpus(split).bytes(split), stretch = corpus(split).longest_stretch(split);
     LS_CHECK(
         bytes > length, kConfig,
         "'{}' has {} bytes of {} text, too short for one window of {} and the byte after it; give "
         "a longer text or a shorter length{}",
-        path, bytes, split == Split::kTrain ? "training" : "validation", length,
-        split == Split::kValid && !valid_ ? ", or raise valid_share" : "");
+        path, bytes, kind, length, training || valid_ ? "" : ", or raise valid_share");
+    const char* setting = !training && !config.test_lengths.empty() ? "test_lengths"
+                          : config.lengths.max_length               ? "max_length"
+                                                                    : "length";
+    const char* other = valid_ || training                 ? "give longer files"
+                        : config.split == HeldOut::kBlocks ? "hold out longer stretches with "
+                                                             "split: tail or split: files"
+                                                           : "raise valid_share";
+    LS_CHECK(stretch >= length, kConfig,
+             "{}: a window of {} bytes is longer than every stretch of the {} text of '{}', the "
+             "longest has {}, and states begin anew at each; lower {} or {}",
+             setting, length, kind, path, stretch, setting, other);
   }
 
-  /// Where on the tape an example begins.
-  Index position(const ExampleKey& key) const {
+  /// Which bytes every test length scores: of all windows of the longest length `most`, 0 for all of
+  /// the text.
+  void choose_scored(Index longest, Index most) {
+    const Index bytes = corpus(Split::kValid).bytes(Split::kValid);
+    const bool all = most == 0 || most * longest >= bytes - 1;
+    segment_ = all || info_.order == Order::kStream ? 0 : longest;
+    segments_ = all ? 0 : most;
+    scored_ = all ? bytes - 1 : most * longest;
+  }
+  Index windows_of(Index length) const {
+    const auto windows = [&](Index bytes) { return (bytes + length - 1) / length; };
+    return segment_ > 0 ? segments_ * windows(segment_) : windows(scored_);
+  }
+
+  struct Window {
+    Index begin;   // on the tape
+    Index labels;  // at most the window's length; what is left of it stays empty
+  };
+  Window window(const ExampleKey& key) const {
     const Index bytes = corpus(key.split).bytes(key.split);
-    const Index windows = bytes / key.length;
+    const Index length = key.length;
     if (key.split != Split::kTrain) {
-      const Index examples = slices(key.split)[static_cast<std::size_t>(key.slice)].examples;
-      return key.index * windows / examples * key.length;
+      if (segment_ == 0) {
+        const Index begin = key.index * length;
+        return {begin, std::min(length, scored_ - begin)};
+      }
+      const Index each = (segment_ + length - 1) / length;
+      const Index within = key.index % each * length;
+      const Index segment = key.index / each * (bytes / segment_) / segments_;
+      return {segment * segment_ + within, std::min(length, segment_ - within)};
     }
     if (info_.order == Order::kStream) {
       const Index turn = Rng(args().seed, "bytes/stream").below(bytes);
-      return (turn + bytes * key.row / key.rows + key.step * key.length) % bytes;
+      return {(turn + bytes * key.row / key.rows + key.step * length) % bytes, length};
     }
     if (slices(Split::kTrain)[0].max_length > slices(Split::kTrain)[0].length) {
-      return rng(key).below(bytes);
+      return {rng(key).below(bytes), length};
     }
     // Every epoch covers the text once, in windows cut at another phase and in another order.
+    const Index windows = bytes / length;
     const auto epoch = static_cast<std::uint64_t>(key.index / windows);
-    const Index phase = Rng(args().seed, "bytes/phase", epoch).below(key.length);
+    const Index phase = Rng(args().seed, "bytes/phase", epoch).below(length);
     const Permutation order(windows, args().seed, stream_id("bytes/windows"), epoch);
-    return (phase + order(key.index % windows) * key.length) % bytes;
+    return {(phase + order(key.index % windows) * length) % bytes, length};
   }
 
+  // What validation scores: the first `scored_` bytes after the first of the tape, or `segments_`
+  // segments of `segment_` bytes spread over it.
+  Index segment_ = 0, segments_ = 0, scored_ = 0;
   std::unique_ptr<ByteCorpus> corpus_;  // none when only valid_ is read
   std::unique_ptr<ByteCorpus> valid_;
 };

@@ -222,7 +222,7 @@ TEST_SUITE("unit") {
     CHECK(orders.size() == 4);
     const Example v = example(*task, {.split = Split::kValid});
     CHECK(v.tokens == std::vector<std::int64_t>(16, 'v'));
-    CHECK(task->slices(Split::kValid)[0].examples == 6);
+    CHECK(task->slices(Split::kValid)[0].examples == 7);  // the last one is short
     CHECK(task->slices(Split::kTest).empty());
     fs::remove_all(dir.str() + "_v");
   }
@@ -340,7 +340,7 @@ TEST_SUITE("unit") {
     CHECK(lengths.size() == 11);
     const auto& slices = task->slices(Split::kValid);
     REQUIRE(slices.size() == 2);
-    CHECK(slices[0].examples == 8);
+    CHECK(slices[0].examples == 80);
     const ByteCorpus corpus({.path = path, .valid_share = 0.05});
     CHECK(slices[1].examples == std::min<Index>(8, corpus.bytes(Split::kValid) / 1000));
     std::set<std::vector<std::int64_t>> seen;
@@ -348,6 +348,126 @@ TEST_SUITE("unit") {
       seen.insert(example(*task, {.split = Split::kValid, .index = i}).tokens);
     }
     CHECK(seen.size() == 8);
+  }
+
+  TEST_CASE("bytes: every test length scores the same bytes, the tail among them") {
+    const TempDir dir;
+    std::string text;
+    std::uint64_t random = 1;
+    for (int i = 0; i < 30000; ++i) {
+      random = random * 6364136223846793005u + 1442695040888963407u;
+      text += static_cast<char>(random >> 33);
+    }
+    const std::string path = dir.write("a", text);
+    const auto scored = [](const Task& task, std::size_t slice) {
+      std::vector<std::int64_t> labels;
+      for (Index i = 0; i < task.slices(Split::kValid)[slice].examples; ++i) {
+        const Example e =
+            example(task, {.split = Split::kValid, .slice = static_cast<Index>(slice), .index = i});
+        std::ranges::copy_if(e.labels, std::back_inserter(labels),
+                             [](std::int64_t l) { return l != kIgnore; });
+      }
+      return labels;
+    };
+    for (const bool stream : {false, true}) {
+      for (const Index windows : {0, 1, 3, 5, 1000}) {
+        CAPTURE(stream);
+        CAPTURE(windows);
+        const auto task = task_from(
+            bytes_yaml(path, fmt::format("split: tail, valid_share: 0.2, length: 64, test_lengths: "
+                                         "[1, 16, 100, 999, 1000], test_windows: {}",
+                                         windows)),
+            {.seed = 1, .stream = stream});
+        const auto all = scored(*task, 4);
+        const bool whole = windows == 0 || windows * 1000 >= 5999;
+        CHECK(std::ssize(all) == (whole ? 5999 : windows * 1000));
+        if (whole) {
+          for (std::size_t i = 0; i < all.size(); ++i) {
+            REQUIRE(all[i] == static_cast<std::uint8_t>(text[24001 + i]));
+          }
+        }
+        for (std::size_t slice = 0; slice < task->slices(Split::kValid).size(); ++slice) {
+          CAPTURE(slice);
+          CHECK(scored(*task, slice) == all);
+        }
+        CHECK(task->slices(Split::kValid).size() == (stream ? 6 : 5));
+      }
+    }
+  }
+
+  TEST_CASE("bytes: held out is the tail of every file, or whole files") {
+    const TempDir dir;
+    for (int i = 0; i < 20; ++i) {
+      dir.write(fmt::format("text/{:02}", i),
+                std::string(static_cast<std::size_t>(500 + 10 * i), static_cast<char>('a' + i)));
+    }
+    std::vector<Index> starts;
+    const ByteCorpus tails({.path = dir / "text", .split = HeldOut::kTail, .valid_share = 0.1});
+    const auto tail = whole(tails, Split::kValid, starts);
+    CHECK(starts.size() == 20);
+    for (int i = 0; i < 20; ++i) {
+      CHECK(std::ranges::count(tail, 'a' + i) == (500 + 10 * i) / 10);
+    }
+    CHECK(tails.longest_stretch(Split::kValid) == 69);
+    CHECK(tails.longest_stretch(Split::kTrain) == 621);
+    const ByteCorpus files({.path = dir / "text", .split = HeldOut::kFiles, .valid_share = 0.3});
+    const auto held = whole(files, Split::kValid, starts = {});
+    const auto kept = whole(files, Split::kTrain, starts = {});
+    int held_files = 0;
+    for (int i = 0; i < 20; ++i) {
+      const Index size = 500 + 10 * i;
+      const Index here = std::ranges::count(held, 'a' + i);
+      CHECK((here == 0 || here == size));
+      CHECK(here + std::ranges::count(kept, 'a' + i) == size);
+      held_files += here > 0;
+    }
+    CHECK(held_files > 0);
+    CHECK(held_files < 15);
+    CHECK_THROWS_WITH_AS(
+        ByteCorpus({.path = dir / "text/00", .split = HeldOut::kFiles, .valid_share = 0.3}),
+        doctest::Contains("split: tail"), Error);
+    CHECK_THROWS_WITH_AS(
+        ByteCorpus({.path = dir / "text", .split = HeldOut::kTail, .valid_share = 0.001}),
+        doctest::Contains("raise valid_share"), Error);
+  }
+
+  TEST_CASE("bytes: carried validation goes through the text row by row") {
+    const TempDir dir;
+    const std::string path = dir.write("a", ruler('a', 8000));
+    const auto task = task_from(bytes_yaml(path, "split: tail, valid_share: 0.25, length: 64"),
+                                {.seed = 1, .stream = true});
+    const auto& slices = task->slices(Split::kValid);
+    REQUIRE(slices.size() == 2);
+    CHECK(slices[1].name == "T64.carried");
+    CHECK(slices[1].examples == 32);  // 1999 labels
+    const Index rows = 5;
+    const Batcher batcher(*task, {.split = Split::kValid, .batch = rows});
+    const Index first = 7;  // batches of the other slice
+    CHECK(batcher.batches() == first + 7);
+    std::vector<std::vector<std::int64_t>> labels(5);
+    for (Index i = 0; i < 7; ++i) {
+      const Batch b = batcher.make(first + i);
+      CHECK(b.slice == 1);
+      CHECK(b.rows == rows);
+      CHECK(b.continues == (i > 0));
+      const auto all = b.labels.to_vector<std::int64_t>();
+      for (std::size_t at = 0; at < all.size(); ++at) {
+        if (all[at] != kIgnore) {
+          labels[at / 64].push_back(all[at]);
+        }
+      }
+      // The same on two ranks.
+      const Batcher second(*task, {.split = Split::kValid, .batch = rows, .rank = 1, .ranks = 2});
+      const Batch part = second.make(first + i);
+      CHECK(part.first_row == 2);
+      CHECK(part.labels.to_vector<std::int64_t>() ==
+            b.labels.slice(0, 2, 5).to_vector<std::int64_t>());
+    }
+    std::string joined;
+    for (const auto& row : labels) {
+      joined.append(row.begin(), row.end());
+    }
+    CHECK(joined == ruler('a', 8000).substr(6001));
   }
 
   TEST_CASE("bytes: several workers read one corpus") {
@@ -394,6 +514,20 @@ TEST_SUITE("unit") {
     fails("two_blocks", "length: 9000", "too short for one window", ErrorKind::kConfig);
     fails("two_blocks", "length: 20, test_lengths: [9000]", "validation text", ErrorKind::kConfig);
     fails("two_blocks", "length: 0", "length", ErrorKind::kConfig);
+    for (int i = 0; i < 9; ++i) {
+      dir.write(fmt::format("letters/{}", i), std::string(90, 'x'));
+    }
+    fails("letters", "length: 100, split: files",
+          "length: a window of 100 bytes is longer than every", ErrorKind::kConfig);
+    fails("letters", "length: 10, max_length: 91, split: files", "lower max_length or",
+          ErrorKind::kConfig);
+    dir.write("blocks", ruler('b', 60 * kBlock));
+    fails(
+        "blocks", "length: 10, valid_share: 0.1, test_lengths: [64, 32768]",
+        "test_lengths: a window of 32768 bytes is longer than every stretch of the validation text",
+        ErrorKind::kConfig);
+    fails("blocks", "length: 10, valid_share: 0.1, test_lengths: [64, 32768]", "split: tail",
+          ErrorKind::kConfig);
     fails("two_blocks", "valid_share: 1.0", "valid_share", ErrorKind::kConfig);
     fails("", "length: 8", "path", ErrorKind::kConfig);
     CHECK_THROWS_WITH_AS(task_from("{name: bytes}"), doctest::Contains("path"), Error);
