@@ -77,6 +77,7 @@ void write_facts(h5::File& file, const CheckpointData& data) {
   file.set_attribute("/", "format", std::string(kFormat));
   file.set_attribute("/", "version", kCheckpointVersion);
   file.set_attribute("/", "step", static_cast<std::int64_t>(data.step));
+  file.set_attribute("/", "updates", static_cast<std::int64_t>(data.updates));
   file.set_attribute("/", "tokens", static_cast<std::int64_t>(data.tokens));
   file.set_attribute("/", "seed", static_cast<std::int64_t>(data.seed));
   file.set_attribute("/", "seconds", data.seconds);
@@ -97,6 +98,7 @@ void write_facts(h5::File& file, const CheckpointData& data) {
   write_text(file, "config", data.config);
   write_text(file, "data", identity_text(data.data));
   write_text(file, "history", data.history);
+  write_text(file, "log", data.log);
 }
 
 layers::ModelInterface read_interface(const h5::File& file) {
@@ -119,6 +121,7 @@ layers::ModelInterface read_interface(const h5::File& file) {
 
 void read_facts(const h5::File& file, CheckpointData& d) {
   d.step = read_count(file, "step");
+  d.updates = read_count(file, "updates");
   d.tokens = read_count(file, "tokens");
   d.seed = static_cast<std::uint64_t>(file.integer("/", "seed"));
   d.seconds = file.number("/", "seconds");
@@ -140,6 +143,7 @@ void read_facts(const h5::File& file, CheckpointData& d) {
   d.config = read_text(file, "config");
   d.data = parse_identity(file);
   d.history = read_text(file, "history");
+  d.log = read_text(file, "log");
 }
 
 void write_tensors(h5::File& file, const ag::ParameterSet& parameters, const CheckpointData& data) {
@@ -323,6 +327,10 @@ void restore_parameters(const std::vector<std::pair<std::string, Tensor>>& loade
 
 std::string checkpoint_path(const std::string& directory, Index step) {
   return fmt::format("{}/step_{:09}.h5", directory, step);
+}
+
+std::string best_checkpoint_path(const std::string& directory) {
+  return directory + "/best.h5";
 }
 
 std::vector<std::string> list_checkpoints(const std::string& directory) {

@@ -14,8 +14,9 @@ namespace ls::experiments {
 
 /// What a checkpoint holds besides the parameters themselves.
 struct CheckpointData {
-  Index step = 0;    ///< updates made; also the position in data and schedule
-  Index tokens = 0;  ///< trained on so far
+  Index step = 0;     ///< batches done; also the position in data and schedule
+  Index updates = 0;  ///< made: without those for batches that had no target
+  Index tokens = 0;   ///< trained on so far
   std::uint64_t seed = 0;
   double seconds = 0;       ///< training time so far
   double wall_seconds = 0;  ///< the same with evaluation and saving
@@ -25,6 +26,7 @@ struct CheckpointData {
   layers::ModelInterface interface;
   std::string directory;                       ///< relative paths of the config start here
   std::vector<data::DataIdentity> data;        ///< trained on
+  std::string log;                             ///< TrainingLog, as JSON
   std::string history;                         ///< lines of metrics.jsonl that are evaluations
   std::vector<std::string> optimizer_states;   ///< names, as Optimizer::state_names
   std::vector<std::vector<Tensor>> optimizer;  ///< per parameter, per state
@@ -58,6 +60,8 @@ void restore_parameters(const std::vector<std::pair<std::string, Tensor>>& loade
 
 /// DIR/step_00001000.h5
 std::string checkpoint_path(const std::string& directory, Index step);
+/// DIR/best.h5, which is not among the numbered ones.
+std::string best_checkpoint_path(const std::string& directory);
 /// Checkpoints of a directory by ascending step; left-over temporary files are not among them.
 std::vector<std::string> list_checkpoints(const std::string& directory);
 /// Removes all but the newest `keep`, and left-over temporary files.

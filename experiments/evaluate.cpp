@@ -1,5 +1,7 @@
 #include "experiments/evaluate.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -184,7 +186,24 @@ Index longest_training_example(const data::Task& task) {
   return longest;
 }
 
-void require_targets(const data::Task& task, const RunConfig& config) {
+double mean_metric(const Evaluation& e, const std::string& metric) {
+  double sum = 0;
+  for (const SliceResult& s : e.slices) {
+    sum += s.metrics.at(metric) / static_cast<double>(e.slices.size());
+  }
+  return sum;
+}
+
+bool is_better(const std::string& metric, double value, double than) {
+  return metric == "loss" || metric == "bpb" ? value < than : value > than;
+}
+
+void check_evaluation(const data::Task& task, const RunConfig& config) {
+  const std::vector<std::string>& metrics = task.info().metrics;
+  const std::string& best = config.checkpoint.best;
+  LS_CHECK(best.empty() || best == "loss" || std::ranges::find(metrics, best) != metrics.end(),
+           kConfig, "checkpoint.best: task '{}' has no metric '{}'; expected {} or loss",
+           config.task.name(), best, fmt::join(metrics, ", "));
   for (const data::Split split : {data::Split::kValid, data::Split::kTest}) {
     const std::vector<data::Slice>& slices = task.slices(split);
     if (slices.empty()) {

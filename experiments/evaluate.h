@@ -18,7 +18,13 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
                                    const std::function<bool()>& stop = {});
 /// Tokens.
 Index longest_training_example(const data::Task& task);
-/// The same error before anything is trained.
-void require_targets(const data::Task& task, const RunConfig& config);
+/// Before anything is trained: the same error, and one where the task has no metric of the name of
+/// checkpoint.best.
+void check_evaluation(const data::Task& task, const RunConfig& config);
+
+/// Mean of a metric over the slices.
+double mean_metric(const Evaluation& e, const std::string& metric);
+/// Is the first value of a metric better than the second? Less, for "loss" and "bpb".
+bool is_better(const std::string& metric, double value, double than);
 
 }  // namespace ls::experiments

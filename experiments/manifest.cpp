@@ -28,7 +28,7 @@ std::vector<fs::path> files_of(const fs::path& part) {
   for (const auto& entry : fs::directory_iterator(part / "checkpoints", error)) {
     const std::string name = entry.path().filename().string();
     const bool ours =
-        name.starts_with("step_") &&
+        (name.starts_with("step_") || name.starts_with("best.h5")) &&
         (name.ends_with(".h5") || name.ends_with(".h5.tmp") || name.ends_with(".h5.damaged"));
     if (ours && !entry.is_directory(error)) {
       found.push_back(entry.path());

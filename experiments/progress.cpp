@@ -110,10 +110,10 @@ void Progress::draw(const ProgressState& s) {
   const std::string eta = s.step >= total_ ? "took " + human_seconds(elapsed)
                           : done > 0       ? "ETA " + human_seconds(elapsed * left / done)
                                            : "ETA ?";
-  const std::string numbers =
-      fmt::format("{}/{}  loss {:.4f}  {} tok/s  {}  {}  data wait {:.0f} %", s.step, total_,
-                  s.loss, human_count(s.tokens_per_s), eta,
-                  human_bytes(static_cast<double>(s.memory_bytes)), 100 * s.idle_share);
+  const std::string numbers = fmt::format(
+      "{}/{}  loss {}  {} tok/s  {}  {}  data wait {:.0f} %", s.step, total_,
+      std::isnan(s.loss) ? "-" : fmt::format("{:.4f}", s.loss), human_count(s.tokens_per_s), eta,
+      human_bytes(static_cast<double>(s.memory_bytes)), 100 * s.idle_share);
   if (!terminal_) {
     fmt::print("{}  {}\n", title_, numbers);
     std::fflush(stdout);

@@ -9,7 +9,7 @@ namespace ls::experiments {
 
 struct ProgressState {
   Index step = 0;
-  double loss = 0;
+  double loss = 0;  ///< NaN: none yet
   double tokens_per_s = 0;
   double idle_share = 0;   ///< of the trainer's time spent waiting for data
   Index memory_bytes = 0;  ///< resident set of this process

@@ -25,7 +25,7 @@ Recorder::Recorder(const RunPart& part, RunState& state)
       progress_(fmt::format("{} seed {}", part.model->label(), part.seed), part.config.steps,
                 state.step, part.comm.rank() != 0),
       first_tokens_(state.tokens),
-      window_tokens_(state.tokens) {
+      told_tokens_(state.tokens) {
   if (part.writes()) {
     create_directories(part.directory);
     replace_file(part.directory + "/config.yaml", dump_yaml(part.config));
@@ -35,37 +35,52 @@ Recorder::Recorder(const RunPart& part, RunState& state)
   }
 }
 
-double Recorder::tokens_per_s() const {
-  return static_cast<double>(state_.tokens - first_tokens_) / seconds_;
-}
-
 void Recorder::update(const StepReport& report, double seconds, data::Prefetcher& data) {
   seconds_ += seconds;
-  smooth_loss_ = smooth_loss_ ? 0.95 * *smooth_loss_ + 0.05 * report.loss : report.loss;
-  window_loss_ += report.loss;
-  ++window_steps_;
-  progress_.update({state_.step, *smooth_loss_, tokens_per_s(), wait_share_, resident_bytes()});
-  const bool due = state_.step % part_.config.log_every == 0 || state_.step == part_.config.steps;
-  if (!due || !part_.writes()) {
+  TrainingLog& log = state_.log;
+  TrainingLog::Window& window = log.window;
+  window.tokens += state_.tokens - told_tokens_;
+  window.seconds += seconds;
+  told_tokens_ = state_.tokens;
+  if (report.updated) {
+    log.smooth_loss = log.smooth_loss ? 0.95 * *log.smooth_loss + 0.05 * report.loss : report.loss;
+    window.loss += report.loss;
+    ++window.updates;
+  } else {
+    ++window.without_targets;
+  }
+  progress_.update({state_.step, log.smooth_loss.value_or(NAN),
+                    static_cast<double>(state_.tokens - first_tokens_) / seconds_,
+                    log.data_wait_share, resident_bytes()});
+  const bool due = state_.step % part_.config.log_every == 0;
+  if (due || state_.step == part_.config.steps) {
+    log.data_wait_share = data.take_idle_share();
+    write_line(report);
+  }
+  if (due) {  // not by the last line of a run, which may be given more steps
+    window = {};
+  }
+}
+
+void Recorder::write_line(const StepReport& report) {
+  if (!part_.writes()) {
     return;
   }
-  wait_share_ = data.take_idle_share();
-  const std::chrono::duration<double> window = Clock::now() - window_begin_;
-  const Json line{
-      {"step", state_.step},
-      {"loss", window_loss_ / static_cast<double>(window_steps_)},
-      {"lr", report.lr},
-      {"grad_norm", report.gradient_norm},
-      {"tokens", state_.tokens},
-      {"tokens_per_s", static_cast<double>(state_.tokens - window_tokens_) / window.count()},
-      {"seconds", state_.train_seconds},
-      {"data_wait_share", wait_share_},
-      {"memory_bytes", resident_bytes()}};
+  const TrainingLog::Window& window = state_.log.window;
+  const auto known = [](bool is, double value) { return is ? Json(value) : Json(); };
+  Json line{{"step", state_.step},
+            {"loss", known(window.updates > 0, window.loss / static_cast<double>(window.updates))},
+            {"lr", report.lr},
+            {"grad_norm", known(report.updated, report.gradient_norm)},
+            {"tokens", state_.tokens},
+            {"tokens_per_s", static_cast<double>(window.tokens) / window.seconds},
+            {"seconds", state_.train_seconds},
+            {"data_wait_share", state_.log.data_wait_share},
+            {"memory_bytes", resident_bytes()}};
+  if (window.without_targets > 0) {
+    line["without_targets"] = window.without_targets;
+  }
   append_line(metrics_path(part_), line.dump());
-  window_loss_ = 0;
-  window_steps_ = 0;
-  window_tokens_ = state_.tokens;
-  window_begin_ = Clock::now();
 }
 
 void Recorder::evaluation(Evaluation e) {
@@ -91,14 +106,12 @@ void Recorder::finish(bool complete) {
 }
 
 void Recorder::fill(RunResult& result) const {
-  const bool trained = seconds_ > 0;
-  if (trained) {
-    result.tokens_per_s = tokens_per_s();
-  } else if (state_.train_seconds > 0) {
-    result.tokens_per_s = static_cast<double>(state_.tokens) / state_.train_seconds;
-  }
-  result.data_wait_share = wait_share_;
-  result.train_loss = smooth_loss_.value_or(NAN);
+  result.tokens_per_s =
+      state_.train_seconds > 0 ? static_cast<double>(state_.tokens) / state_.train_seconds : 0;
+  result.data_wait_share = state_.log.data_wait_share;
+  result.train_loss = state_.log.smooth_loss.value_or(NAN);
+  result.forms = state_.log.forms;
+  result.best = state_.log.best;
 }
 
 std::string evaluation_line(const Evaluation& e, double train_seconds) {

@@ -1,7 +1,5 @@
 #pragma once
 // What a training run tells while it goes on: metrics.jsonl, progress, the history of evaluations.
-#include <chrono>
-
 #include "data/prefetch.h"
 #include "experiments/progress.h"
 #include "experiments/train_step.h"
@@ -21,24 +19,18 @@ class Recorder {
   bool evaluated(data::Split split) const;
   /// Ends the progress bar.
   void finish(bool complete);
-  /// What this sitting knows of the result: speed, waits and loss.
+  /// What is reported of the training: speed, waits, loss and forms.
   void fill(RunResult& result) const;
 
  private:
-  double tokens_per_s() const;
-  using Clock = std::chrono::steady_clock;
+  void write_line(const StepReport& report);
 
   const RunPart& part_;
   RunState& state_;
   Progress progress_;
   const Index first_tokens_;
+  Index told_tokens_;
   double seconds_ = 0;  // of training in this sitting
-  std::optional<double> smooth_loss_;
-  double wait_share_ = 0;
-  // Since the last line of metrics.jsonl.
-  double window_loss_ = 0;
-  Index window_steps_ = 0, window_tokens_;
-  Clock::time_point window_begin_ = Clock::now();
 };
 
 /// The line of metrics.jsonl that tells of an evaluation.

@@ -136,6 +136,7 @@ void from_json(const Json& j, Evaluation& e) {
 std::string RunResult::json() const {
   Json j;
   for_each_field(*this, [&](const char* name, const auto& value) { j[name] = value; });
+  j["best"] = best ? Json(*best) : Json();
   for (const auto& [name, value] : provenance) {
     j["provenance"][name] = value;
   }
@@ -154,6 +155,9 @@ RunResult RunResult::from_json(const std::string& text, const std::string& path)
         j.at(name).get_to(value);
       }
     });
+    if (!j.at("best").is_null()) {
+      r.best = j.at("best").get<TrainingLog::Best>();
+    }
     for (const auto& [name, value] : j.at("provenance").items()) {
       r.provenance.emplace_back(name, value);
     }

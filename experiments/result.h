@@ -2,6 +2,7 @@
 // What a run measured, and how it is written: result.json, and the evaluations in metrics.jsonl.
 #include <map>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "data/identity.h"
 #include "data/task.h"
 #include "experiments/provenance.h"
+#include "experiments/training_log.h"
 #include "layers/state.h"
 
 namespace ls::data {
@@ -76,6 +78,7 @@ struct RunResult {
   layers::StateBytes state;                  ///< per sequence, after state_tokens tokens
   std::map<std::string, std::string> forms;  ///< of each scan, as it was computed
   std::vector<Evaluation> history;           ///< the last one is the final one
+  std::optional<TrainingLog::Best> best;     ///< the evaluation of checkpoints/best.h5
   std::vector<data::DataIdentity> data;      ///< trained on
   Provenance provenance;
   std::string config;  ///< resolved, as JSON

@@ -96,7 +96,7 @@ std::vector<std::vector<data::DataIdentity>> rehearse(const RunConfig& config, c
   const std::unique_ptr<data::Task> task = located(where, "task", [&] {
     std::unique_ptr<data::Task> made =
         data::make_task(config.task, {.seed = seed, .stream = config.state == StateMode::kCarry});
-    require_targets(*made, config);
+    check_evaluation(*made, config);
     return made;
   });
   const layers::ModelInterface io = model_interface(*task);

@@ -63,10 +63,15 @@ struct EvalConfig {
 struct CheckpointConfig {
   Index every = 0;
   Index keep = 2;
+  std::string best;
   template <class F>
   void fields(F& f) {
     f("every", every, {.help = "updates between checkpoints; 0: only at the end", .min = 0});
     f("keep", keep, {.help = "newest checkpoints that stay on the disk", .min = 1});
+    f("best", best,
+      {.help =
+           "metric of the validation, loss or one of the task's, mean over its slices: the best "
+           "checkpoint by it is kept as best.h5; empty: none"});
   }
 };
 
@@ -130,6 +135,8 @@ struct RunConfig {
     f("lr", lr, {.help = "peak learning rate", .above = 0});
     f("optimizer", optimizer, {.help = "update rule"});
     f("schedule", schedule, {.help = "how the learning rate changes over the run"});
+    const std::string misfit = schedule_misfit();
+    f.check(misfit.empty(), "schedule", misfit);
     f("clip", clip, {.help = "largest norm of the gradient; 0: no clipping", .min = 0});
     f("state", state,
       {.help = "reset: every batch starts from zero states; carry: rows continue where the last "
@@ -137,11 +144,24 @@ struct RunConfig {
     f.check(state == StateMode::kReset || accumulate == 1, "state", "carry needs accumulate: 1");
     f("eval", eval, {.help = "when and how the models are evaluated"});
     f("checkpoint", checkpoint, {.help = "when checkpoints are written, and how many stay"});
+    f.check(checkpoint.best.empty() || eval.every > 0, "checkpoint",
+            "best needs evaluations to choose from: set eval.every");
     f("scan", scan, {.help = "how scans are computed; changes no result beyond rounding"});
     f("log_every", log_every,
       {.help = "updates between lines of metrics.jsonl", .min = 1, .hashed = false});
     f("prefetch", prefetch,
       {.help = "batches made ahead of the trainer", .min = 1, .hashed = false});
+  }
+
+ private:
+  /// Why the parts of the schedule do not fit the run, or "".
+  std::string schedule_misfit() const {
+    try {
+      schedule.make(optim::ScheduleArgs{.peak = lr, .total_steps = horizon.value_or(steps)});
+      return "";
+    } catch (const Error& e) {
+      return e.message();
+    }
   }
 };
 

@@ -178,7 +178,7 @@ RunState::RunState(const RunPart& part) {
   }
 }
 
-void save_state(const RunPart& part, const RunState& state) {
+static void save_as(const RunPart& part, const RunState& state, const std::string& path) {
   check_finite(part, state);
   CheckpointData d;
   if (part.carries() && state.step > 0) {
@@ -192,6 +192,8 @@ void save_state(const RunPart& part, const RunState& state) {
   d.seconds = state.train_seconds;
   d.wall_seconds = state.wall_seconds;
   d.tokens = state.tokens;
+  d.updates = state.updates;
+  d.log = state.log.json();
   d.config = dump_yaml(part.config);
   d.part_hash = part_hash(part.config, part.model_config);
   d.model = part.model->label();
@@ -206,8 +208,18 @@ void save_state(const RunPart& part, const RunState& state) {
   d.optimizer = state.optimizer;
   d.provenance = provenance(part.comm.size());
   create_directories(part.checkpoints());
-  save_checkpoint(checkpoint_path(part.checkpoints(), state.step), part.model->parameters(), d);
-  prune_checkpoints(part.checkpoints(), part.config.checkpoint.keep);
+  save_checkpoint(path, part.model->parameters(), d);
+}
+
+void save_state(const RunPart& part, const RunState& state) {
+  save_as(part, state, checkpoint_path(part.checkpoints(), state.step));
+  if (part.writes()) {
+    prune_checkpoints(part.checkpoints(), part.config.checkpoint.keep);
+  }
+}
+
+void save_best(const RunPart& part, const RunState& state) {
+  save_as(part, state, best_checkpoint_path(part.checkpoints()));
 }
 
 bool restore_state(RunPart& part, RunState& state, const ResumeOptions& options) {
@@ -239,6 +251,8 @@ bool restore_state(RunPart& part, RunState& state, const ResumeOptions& options)
   restore_history(d.history, path, state);
   state.step = d.step;
   state.tokens = d.tokens;
+  state.updates = d.updates;
+  state.log = TrainingLog::from_json(d.log, path);
   state.train_seconds = d.seconds;
   state.wall_seconds = d.wall_seconds;
   if (part.carries() && state.step > 0) {

@@ -8,6 +8,7 @@
 #include "core/comm/comm.h"
 #include "experiments/result.h"
 #include "experiments/run_config.h"
+#include "experiments/training_log.h"
 
 namespace ls::experiments {
 
@@ -40,10 +41,12 @@ struct RunState {
   explicit RunState(const RunPart& part);
 
   Index step = 0, tokens = 0;
+  Index updates = 0;  ///< steps whose batch had a target
   double train_seconds = 0;
   double wall_seconds = 0;                     ///< with evaluation and saving
   std::vector<std::vector<Tensor>> optimizer;  ///< per parameter, per state
   layers::ModelState carried;                  ///< of this rank's rows
+  TrainingLog log;
   std::vector<Evaluation> history;
   std::vector<std::string> history_lines;  ///< of metrics.jsonl, one for each in `history`
 };
@@ -51,6 +54,8 @@ struct RunState {
 /// Called by every rank; rank 0 writes. @throws Error(Numeric) when a value is not finite: what was
 /// saved before stays
 void save_state(const RunPart& part, const RunState& state);
+/// The same, as best.h5.
+void save_best(const RunPart& part, const RunState& state);
 struct ResumeOptions {
   bool strict = false;              ///< a damaged newest checkpoint is an error
   bool allow_changed_data = false;  ///< go on although the data are not those trained on so far

@@ -30,9 +30,21 @@ StepReport TrainStep::run(const data::Batch& batch, RunState& state) {
   if (grad_sync_) {
     part_.comm.all_reduce(totals, 2, DType::kF64);
   }
+  StepReport report{.updated = totals[1] > 0, .lr = schedule_->lr(state.step)};
+  if (report.updated) {
+    apply(pieces, before, totals[0], totals[1], state, report);
+    ++state.updates;
+  }
+  ++state.step;
+  state.tokens += batch.global_rows * batch.length;
+  return report;
+}
+
+void TrainStep::apply(const std::vector<data::Batch>& pieces, const layers::ModelState& before,
+                      double loss, double labels, RunState& state, StepReport& report) {
   const std::vector<Tensor> grads = gathered_gradients();
-  const double scale = totals[1] > 0 ? 1.0 / totals[1] : 0.0;
-  StepReport report{.loss = totals[0] * scale, .lr = schedule_->lr(state.step)};
+  const double scale = 1.0 / labels;
+  report.loss = loss * scale;
   {
     const profile::Scope timed("gradient norm");
     report.gradient_norm = optim::gradient_norm(grads) * scale;
@@ -56,9 +68,6 @@ StepReport TrainStep::run(const data::Batch& batch, RunState& state) {
   }
   const double limit = part_.config.clip;
   update(grads, scale * (limit > 0 ? optim::clip_factor(report.gradient_norm, limit) : 1.0), state);
-  ++state.step;
-  state.tokens += batch.global_rows * batch.length;
-  return report;
 }
 
 double TrainStep::forward_backward(const data::Batch& batch, layers::ModelState& carried,
@@ -95,7 +104,7 @@ std::vector<Tensor> TrainStep::gathered_gradients() {
   std::vector<Tensor> grads;
   std::vector<parallel::RawBuffer> buffers;
   for (ag::Parameter& p : part_.model->parameters().items()) {
-    if (!p.var.grad().defined() && grad_sync_) {
+    if (!p.var.grad().defined()) {
       p.var.mutable_grad() = Tensor::zeros(p.var.shape(), p.var.dtype());
     }
     if (p.var.grad().defined() && !p.var.grad().is_contiguous()) {
@@ -115,13 +124,11 @@ std::vector<Tensor> TrainStep::gathered_gradients() {
 void TrainStep::update(const std::vector<Tensor>& grads, double scale, RunState& state) {
   const profile::Scope timed("optimizer");
   const optim::StepArgs args{
-      .lr = schedule_->lr(state.step), .step = state.step + 1, .grad_scale = scale};
+      .lr = schedule_->lr(state.step), .step = state.updates + 1, .grad_scale = scale};
   for (std::size_t i = 0; i < grads.size(); ++i) {
-    if (grads[i].defined()) {
-      ag::Parameter& p = part_.model->parameters().items()[i];
-      optim::ParamSlice slice{p.var.mutable_value(), grads[i], p.decay};
-      part_.optimizer->update(slice, state.optimizer[i], args);
-    }
+    ag::Parameter& p = part_.model->parameters().items()[i];
+    optim::ParamSlice slice{p.var.mutable_value(), grads[i], p.decay};
+    part_.optimizer->update(slice, state.optimizer[i], args);
   }
 }
 

@@ -12,6 +12,8 @@
 namespace ls::experiments {
 
 struct StepReport {
+  /// False: the whole batch has no target, so there was no update; no loss and no norm either.
+  bool updated = false;
   double loss = 0;           ///< before the update, mean over the labels of all ranks
   double gradient_norm = 0;  ///< of that mean, before clipping
   double lr = 0;
@@ -22,7 +24,9 @@ class TrainStep {
   /// The part must outlive it.
   explicit TrainStep(const RunPart& part);
 
-  /// Called by every rank with its rows. @throws Error(Numeric) when loss or gradient is not finite,
+  /// Called by every rank with its rows. A batch without a target leaves parameters and optimizer
+  /// alone, and a parameter that no gradient reaches has a zero gradient, on any number of ranks and
+  /// pieces. @throws Error(Numeric) when loss or gradient is not finite,
   /// naming where that first appeared
   StepReport run(const data::Batch& batch, RunState& state);
   /// Op name -> how its scan was computed in the first forward pass.
@@ -33,8 +37,12 @@ class TrainStep {
   /// batch.
   double forward_backward(const data::Batch& batch, layers::ModelState& carried,
                           bool check_finite = false);
-  /// Gradients by parameter, contiguous, summed over ranks.
+  /// Gradients by parameter, contiguous, summed over ranks; zero where none arrives.
   std::vector<Tensor> gathered_gradients();
+  /// The update of a batch whose pieces have run; fills loss and norm of the report. `before`: the
+  /// carried states at the start of the batch.
+  void apply(const std::vector<data::Batch>& pieces, const layers::ModelState& before, double loss,
+             double labels, RunState& state, StepReport& report);
   void update(const std::vector<Tensor>& grads, double scale, RunState& state);
   /// Where a value that is not finite appears first on this rank when the update is computed again;
   /// "" when nowhere.

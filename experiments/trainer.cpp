@@ -1,5 +1,7 @@
 #include "experiments/trainer.h"
 
+#include <cmath>
+
 #include "core/base/profile.h"
 #include "core/io/files.h"
 #include "experiments/evaluate.h"
@@ -29,7 +31,8 @@ double Trainer::step() {
     return prefetcher_->next();
   }();
   last_ = step_.run(batch, state_);
-  return last_.loss;
+  state_.log.forms = step_.forms().empty() ? state_.log.forms : step_.forms();
+  return last_.updated ? last_.loss : NAN;
 }
 
 std::optional<Evaluation> Trainer::evaluate(data::Split split) {
@@ -83,10 +86,21 @@ bool Trainer::record_evaluation(Recorder& recorder, data::Split split) {
     return true;
   }
   std::optional<Evaluation> e = evaluate(split);
-  if (e) {
-    recorder.evaluation(std::move(*e));
+  if (!e) {
+    return false;
   }
-  return e.has_value();
+  const std::string& metric = part_.config.checkpoint.best;
+  const bool chooses = split == data::Split::kValid && !metric.empty() && !part_.directory.empty();
+  const double value = chooses ? mean_metric(*e, metric) : 0;
+  recorder.evaluation(std::move(*e));
+  std::optional<TrainingLog::Best>& best = state_.log.best;
+  if (chooses && std::isfinite(value) &&
+      (!best || best->metric != metric || is_better(metric, value, best->value))) {
+    best = {metric, value, state_.step};
+    take_time();
+    save_best(part_, state_);
+  }
+  return true;
 }
 
 bool Trainer::train(Recorder& recorder) {
@@ -96,7 +110,8 @@ bool Trainer::train(Recorder& recorder) {
   while (true) {
     const bool last = state_.step >= part_.config.steps;
     // Every rank leaves after the same update. A checkpoint holds the evaluation after its update.
-    if (!last && due(part_.config.eval.every) &&
+    // The last one is left to run() where there is no other split.
+    if ((!last || has_test()) && due(part_.config.eval.every) &&
         !record_evaluation(recorder, data::Split::kValid)) {
       return false;
     }
@@ -122,9 +137,8 @@ RunResult Trainer::run() {
   Recorder recorder(part_, state_);
   const bool trained = train(recorder);
   save();
-  const bool has_test = !part_.task->slices(data::Split::kTest).empty();
   const bool complete =
-      trained && record_evaluation(recorder, has_test ? data::Split::kTest : data::Split::kValid);
+      trained && record_evaluation(recorder, has_test() ? data::Split::kTest : data::Split::kValid);
   recorder.finish(complete);
   const RunResult r = result(recorder, complete);
   if (part_.writes()) {
@@ -150,7 +164,6 @@ RunResult Trainer::result(const Recorder& recorder, bool complete) {
   r.train_length = longest_training_example(*part_.task);
   r.state_tokens = part_.task->slices(data::Split::kTrain).front().length;
   r.state = part_.model->measure_state(r.state_tokens);
-  r.forms = step_.forms();
   r.history = state_.history;
   r.data = part_.data;
   r.provenance = provenance(part_.comm.size());

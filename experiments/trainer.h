@@ -25,7 +25,7 @@ class Trainer {
   /// Trains to the end, or until a stop is requested.
   RunResult run();
 
-  /// One update; the loss before it. @throws as TrainStep::run
+  /// One update; the loss before it, NaN where the batch has no target. @throws as TrainStep::run
   double step();
   /// nullopt when a stop was requested before it was done.
   std::optional<Evaluation> evaluate(data::Split split);
@@ -40,6 +40,7 @@ class Trainer {
   bool train(Recorder& recorder);
   /// Unless it was done after this update already; false when a stop was requested.
   bool record_evaluation(Recorder& recorder, data::Split split);
+  bool has_test() const { return !part_.task->slices(data::Split::kTest).empty(); }
   RunResult result(const Recorder& recorder, bool complete);
   /// Brings the state's wall time up to now.
   void take_time();

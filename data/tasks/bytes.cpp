@@ -109,6 +109,7 @@ class Bytes final : public Task {
     std::vector<std::uint8_t> text(static_cast<std::size_t>(window.labels + 1));
     std::vector<Index>& starts = *out.document_starts;
     corpus(key.split).read(key.split, window.begin, text, starts);
+    std::ranges::fill(out.tokens, 0);
     for (std::size_t t = 0; t + 1 < text.size(); ++t) {
       out.tokens[t] = text[t];
       out.labels[t] = text[t + 1];

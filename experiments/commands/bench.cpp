@@ -2,6 +2,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -155,7 +156,9 @@ void Bench::decode(const RunConfig& config, std::size_t model, Communicator& wor
 
 int Bench::run(parallel::RankEnv& env) {
   RunConfig config = read_config_file<RunConfig>(config_, overrides_);
-  config.steps = warmup_ + steps_ + 1;
+  const Index steps = warmup_ + steps_ + 1;
+  config.horizon = std::max(steps, config.horizon.value_or(config.steps));
+  config.steps = steps;
   for (std::size_t m = 0; m < config.models.size(); ++m) {
     decode_ ? decode(config, m, env.world()) : train(config, m, env.world());
     std::fflush(stdout);

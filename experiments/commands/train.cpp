@@ -76,6 +76,9 @@ int Train::run(parallel::RankEnv& env) {
     }
     for (const std::string& label : model_labels(config)) {
       const std::string part = out.directory + "/" + label + "/seed" + seeds;
+      if (!config.checkpoint.best.empty()) {
+        fmt::print("best        {}\n", best_checkpoint_path(part + "/checkpoints"));
+      }
       fmt::print("checkpoint  {}\nmetrics     {}/metrics.jsonl\n",
                  checkpoint_path(part + "/checkpoints", config.steps), part);
     }

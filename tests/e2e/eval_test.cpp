@@ -155,4 +155,31 @@ TEST_SUITE("e2e") {
     CHECK(eval.text.find(wanted) != std::string::npos);
     CHECK(eval.text.find("nan") == std::string::npos);
   }
+
+  TEST_CASE("train names the best checkpoint; eval of a carried run is carried, too") {
+    const Workplace w;
+    std::string text;
+    for (int i = 0; i < 20000; ++i) {
+      text += "abcdefghij klmn"[i * i % 15];
+    }
+    w.write("text", text);
+    w.write("run.yaml", run_of("{name: bytes, path: text, split: tail, length: 16}",
+                               "state: carry\ncheckpoint: {best: loss}\n"));
+    const Outcome train = w.run({"train", "run.yaml", "--set", "eval.every=1"});
+    INFO(train.text);
+    REQUIRE(train.status == 0);
+    CHECK(train.text.find("best        runs/run/m/seed0/checkpoints/best.h5") != std::string::npos);
+    const auto result = nlohmann::ordered_json::parse(w.read("runs/run/m/seed0/result.json"));
+    CHECK(result.at("best").at("metric") == "loss");
+    const auto j = nlohmann::ordered_json::parse(w.run({"eval", kLast, "--json"}).text);
+    REQUIRE(j.at("eval").size() == 2);
+    CHECK(j.at("eval")[1].at("slice") == "T16.carried");
+    CHECK(j.at("eval")[0].at("labels") == 999);
+    CHECK(j.at("eval")[1].at("labels") == 999);
+    CHECK(j.at("eval") == result.at("history").back().at("eval"));
+    const Outcome fresh = w.run(
+        {"train", "run.yaml", "--set", "eval.every=1", "--fresh", "--set", "checkpoint.best=\"\""});
+    CHECK(fresh.status == 0);
+    CHECK(w.read("runs/run/m/seed0/checkpoints/best.h5").empty());
+  }
 }

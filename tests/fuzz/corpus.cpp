@@ -103,12 +103,18 @@ void check_tapes(const ByteCorpus& corpus, const std::map<std::string, std::stri
   }
 }
 
+data::HeldOut any_split(Rng& rng) {
+  return static_cast<data::HeldOut>(rng.below(std::ssize(EnumNames<data::HeldOut>::kNames)));
+}
+
 /// Examples of the task over the same folder.
 void check_task(const fs::path& root, Rng& rng) {
   const Index length = 1 + rng.below(rng.bernoulli(0.2) ? 40000 : 300);
-  const std::string yaml =
-      fmt::format("task: {{name: bytes, path: '{}', length: {}, valid_share: {}, split_salt: {}}}",
-                  root.string(), length, rng.uniform(1e-6, 0.999), rng.below(1000));
+  const std::string yaml = fmt::format(
+      "task: {{name: bytes, path: '{}', length: {}, test_windows: {}, split: {}, "
+      "valid_share: {}, split_salt: {}}}",
+      root.string(), length, rng.below(4), enum_name(any_split(rng)), rng.uniform(1e-6, 0.999),
+      rng.below(1000));
   const auto task = data::make_task(read_config_text<TaskHolder>(yaml).task,
                                     {.seed = rng.next_u64(), .stream = rng.bernoulli(0.3)});
   for (int i = 0; i < 20; ++i) {
@@ -175,6 +181,7 @@ bool run_case(Rng& rng) {
   data::CorpusOptions options{.path = root.string(), .salt = rng.next_u64()};
   static const std::vector<double> shares = {0, 1, 0.05, 0.5, 0.999, 1e-9};
   options.valid_share = pick(rng, shares);
+  options.split = any_split(rng);
   if (rng.bernoulli(0.3)) {
     options.suffixes = {rng.bernoulli(0.5) ? ".txt" : "a"};
   }

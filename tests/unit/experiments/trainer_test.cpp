@@ -5,9 +5,12 @@
 #include <filesystem>
 #include <fstream>
 #include <mutex>
+#include <nlohmann/json.hpp>
 
 #include "core/comm/thread_comm.h"
 #include "experiments/checkpoint.h"
+#include "experiments/evaluate.h"
+#include "experiments/train_step.h"
 #include "experiments/trainer.h"
 
 using namespace ls;
@@ -215,6 +218,247 @@ TEST_SUITE("unit") {
     CHECK(message.find("left a value that is not finite in parameter") != std::string::npos);
     CHECK(message.find("step_000000001.h5") != std::string::npos);
     CHECK(list_checkpoints(s.path + "/run/checkpoints").size() == 1);
+  }
+
+  TEST_CASE("trainer: without targets there is no update; without a gradient it is zero") {
+    const Scratch s;
+    // Every other label is lost where a file of two bytes ends.
+    for (int d = 0; d < 40; ++d) {
+      fs::create_directories(s.path + "/pairs");
+      std::ofstream(s.path + "/pairs/" + std::to_string(d))
+          << static_cast<char>('a' + d % 7) << static_cast<char>('a' + d % 3);
+    }
+    static constexpr int kSteps = 40;
+    for (const std::string rule :
+         {"{name: adamw, weight_decay: 0.1}",
+          "{name: sgd, momentum: 0.9, dampening: 0.5, weight_decay: 0.1}"}) {
+      const auto config = [&](Index batch, Index pieces) {
+        RunConfig c =
+            config_of(fmt::format("steps: {}\nbatch: {}\naccumulate: {}\nlr: 1e-2\noptimizer: {}\n",
+                                  kSteps, batch, pieces, rule),
+                      s);
+        return read_config_text<RunConfig>(
+            dump_yaml(c), "text",
+            {"task.path=" + s.path + "/pairs", "task.valid_path=" + s.path + "/text",
+             "task.length=1", "task.test_lengths=[8]"});
+      };
+      struct Seen {
+        std::vector<double> losses, values, extra, states;
+        int idle = 0;
+      };
+      const auto train = [](const RunConfig& c, Communicator& comm) {
+        RunPart part(c, 0, 3, "", comm);
+        // No gradient reaches it.
+        const ag::Var extra =
+            part.model->parameters().add("extra", Tensor::full({3}, DType::kF32, 1), true);
+        RunState state(part);
+        TrainStep step(part);
+        const data::Batcher batcher(
+            *part.task, {.batch = c.batch, .seed = 3, .rank = comm.rank(), .ranks = comm.size()});
+        Seen seen;
+        const auto values = [&] {
+          std::vector<double> all;
+          for (const ag::Parameter& p : part.model->parameters().items()) {
+            const auto v = p.var.value().to_vector<double>();
+            all.insert(all.end(), v.begin(), v.end());
+          }
+          return all;
+        };
+        for (Index i = 0; i < kSteps; ++i) {
+          const std::vector<double> before = values();
+          const StepReport report = step.run(batcher.make(i), state);
+          CHECK((values() == before) == !report.updated);
+          seen.idle += !report.updated;
+          seen.losses.push_back(report.updated ? report.loss : -1);
+        }
+        CHECK(state.step == kSteps);
+        CHECK(state.updates == kSteps - seen.idle);
+        seen.values = values();
+        seen.extra = extra.value().to_vector<double>();
+        for (const auto& states : state.optimizer) {
+          for (const Tensor& t : states) {
+            const auto v = t.to_vector<double>();
+            seen.states.insert(seen.states.end(), v.begin(), v.end());
+          }
+        }
+        return seen;
+      };
+      const auto solo = solo_communicator();
+      const Seen one_row = train(config(1, 1), *solo);
+      CHECK(one_row.idle > 5);
+      CHECK(one_row.idle < 35);
+      const Seen whole = train(config(2, 1), *solo);
+      CHECK(whole.idle > 0);
+      // Its gradient is zero: decay takes from it at every update, as it does from all.
+      CHECK(whole.extra[0] < 1);
+      CHECK(whole.extra[0] > 0.9);
+      const auto same = [&](const Seen& other) {
+        CHECK(other.idle == whole.idle);
+        CHECK(largest_difference(other.losses, whole.losses) < 1e-5);
+        CHECK(largest_difference(other.values, whole.values) < 1e-4);
+        CHECK(largest_difference(other.states, whole.states) < 1e-4);
+        CHECK(other.extra == whole.extra);
+      };
+      same(train(config(2, 2), *solo));
+      for (const int ranks : {2, 3}) {  // of three, one has no row
+        std::mutex mutex;
+        run_ranks(ranks, [&](Communicator& comm) {
+          const Seen seen = train(config(2, 1), comm);
+          const std::lock_guard lock(mutex);
+          same(seen);
+        });
+      }
+    }
+  }
+
+  TEST_CASE("trainer: an update without targets shows in the line, not in its loss") {
+    const Scratch s;
+    const auto solo = solo_communicator();
+    fs::create_directories(s.path + "/mixed");
+    for (int d = 0; d < 20; ++d) {
+      std::ofstream(s.path + "/mixed/" + std::to_string(d)) << (d % 2 ? "ab" : "c");
+    }
+    const RunConfig c = read_config_text<RunConfig>(
+        dump_yaml(config_of("steps: 30\nbatch: 1\nlog_every: 1\n", s)), "text",
+        {"task.path=" + s.path + "/mixed", "task.valid_path=" + s.path + "/text", "task.length=1",
+         "task.test_lengths=[8]"});
+    Trainer t(c, 0, 1, s.path + "/run", *solo);
+    const RunResult r = t.run();
+    CHECK(std::isfinite(r.train_loss));
+    std::ifstream in(s.path + "/run/metrics.jsonl");
+    int idle = 0, updates = 0;
+    for (std::string line; std::getline(in, line);) {
+      const auto j = nlohmann::ordered_json::parse(line);
+      if (j.contains("without_targets")) {
+        ++idle;
+        CHECK(j.at("loss").is_null());
+        CHECK(j.at("grad_norm").is_null());
+      } else if (j.contains("loss")) {
+        ++updates;
+        CHECK(j.at("loss") > 0);
+      }
+    }
+    CHECK(idle > 5);
+    CHECK(updates > 2);
+    CHECK(idle + updates == 30);
+  }
+
+  TEST_CASE("trainer: what is reported after a resume is what an undisturbed run reports") {
+    const Scratch s;
+    const auto solo = solo_communicator();
+    const RunConfig c = config_of(
+        "steps: 23\nbatch: 2\nlog_every: 5\neval: {every: 7}\ncheckpoint: {every: 1, "
+        "keep: 99}\n",
+        s);
+    Trainer whole(c, 0, 1, s.path + "/whole", *solo);
+    const RunResult wanted = whole.run();
+    const auto lines = [&](const std::string& folder) {
+      std::vector<nlohmann::ordered_json> out;
+      std::ifstream in(s.path + "/" + folder + "/metrics.jsonl");
+      for (std::string line; std::getline(in, line);) {
+        out.push_back(nlohmann::ordered_json::parse(line));
+        for (const char* measured :
+             {"tokens_per_s", "seconds", "data_wait_share", "memory_bytes"}) {
+          out.back().erase(measured);
+        }
+      }
+      return out;
+    };
+    for (const Index step : {3, 5, 14, 23}) {
+      CAPTURE(step);
+      const std::string folder = "part" + std::to_string(step);
+      fs::copy(s.path + "/whole", s.path + "/" + folder, fs::copy_options::recursive);
+      fs::remove(s.path + "/" + folder + "/result.json");
+      for (Index later = step + 1; later <= 23; ++later) {
+        fs::remove(checkpoint_path(s.path + "/" + folder + "/checkpoints", later));
+      }
+      Trainer rest(c, 0, 1, s.path + "/" + folder, *solo);
+      rest.resume({}, std::nullopt);
+      const RunResult r = rest.run();
+      CHECK(lines(folder) == lines("whole"));
+      CHECK(r.train_loss == wanted.train_loss);
+      CHECK(r.forms == wanted.forms);
+      CHECK(!r.forms.empty());
+      CHECK(r.history.size() == wanted.history.size());
+      CHECK(r.tokens_per_s > 0);
+      CHECK(fs::exists(s.path + "/" + folder + "/result.json"));
+    }
+  }
+
+  TEST_CASE("trainer: a carried run is evaluated carried, as one long sequence") {
+    const Scratch s;
+    const auto solo = solo_communicator();
+    // One file, of which the last 1,000 bytes are held out.
+    const RunConfig c = read_config_text<RunConfig>(
+        dump_yaml(config_of("steps: 3\nbatch: 2\nstate: carry\neval: {batch: 1}\n", s)), "text",
+        {"task.path=" + s.path + "/text/0.txt", "task.split=tail", "task.valid_share=0.05",
+         "task.test_lengths=[16, 999]", "task.test_windows=0"});
+    Trainer t(c, 0, 1, "", *solo);
+    t.step();
+    const Evaluation e = *t.evaluate(data::Split::kValid);
+    REQUIRE(e.slices.size() == 3);
+    const SliceResult &windows = e.slices[0], &whole = e.slices[1], &carried = e.slices[2];
+    CHECK(carried.name == "T16.carried");
+    CHECK(carried.labels == 999);
+    CHECK(windows.labels == 999);
+    CHECK(carried.metrics.at("loss") == doctest::Approx(whole.metrics.at("loss")).epsilon(1e-6));
+    CHECK(carried.metrics.at("loss") != windows.metrics.at("loss"));
+    // Positions go on, too.
+    REQUIRE(carried.positions.size() == whole.positions.size());
+    CHECK(carried.positions.back().from == 512);
+    CHECK(carried.positions.back().labels == 488);
+    CHECK(windows.positions.back().from == 16);
+    std::mutex mutex;
+    RunConfig rows = c;
+    rows.eval.batch = 5;
+    Trainer reference(rows, 0, 1, "", *solo);
+    const double loss = reference.evaluate(data::Split::kValid)->slices[2].metrics.at("loss");
+    run_ranks(2, [&](Communicator& comm) {
+      Trainer part(rows, 0, 1, "", comm);
+      const Evaluation mine = *part.evaluate(data::Split::kValid);
+      const std::lock_guard lock(mutex);
+      CHECK(mine.slices[2].metrics.at("loss") == doctest::Approx(loss).epsilon(1e-6));
+    });
+  }
+
+  TEST_CASE("trainer: the best checkpoint by validation is kept and named, also after a resume") {
+    const Scratch s;
+    const auto solo = solo_communicator();
+    const RunConfig c = config_of(
+        "steps: 12\nbatch: 2\nlr: 3e-2\neval: {every: 2}\ncheckpoint: {every: 3, keep: 9, best: "
+        "bpb}\n",
+        s);
+    const RunResult r = Trainer(c, 0, 1, s.path + "/whole", *solo).run();
+    REQUIRE(r.best.has_value());
+    Index best = 0;
+    double least = INFINITY;
+    for (const Evaluation& e : r.history) {
+      if (mean_metric(e, "bpb") < least) {
+        least = mean_metric(e, "bpb");
+        best = e.step;
+      }
+    }
+    CHECK(r.best->step == best);
+    CHECK(r.best->value == least);
+    const std::string path = best_checkpoint_path(s.path + "/whole/checkpoints");
+    CHECK(load_checkpoint(path).data.step == best);
+    CHECK(RunResult::from_json(r.json(), "text").best->step == best);
+    CHECK(list_checkpoints(s.path + "/whole/checkpoints").size() == 4);
+    for (const Index step : {3, 6, 12}) {
+      const std::string folder = s.path + "/part" + std::to_string(step);
+      fs::copy(s.path + "/whole", folder, fs::copy_options::recursive);
+      fs::remove(folder + "/result.json");
+      for (Index later = step + 1; later <= 12; ++later) {
+        fs::remove(checkpoint_path(folder + "/checkpoints", later));
+      }
+      Trainer rest(c, 0, 1, folder, *solo);
+      rest.resume({}, std::nullopt);
+      const RunResult again = rest.run();
+      REQUIRE(again.best.has_value());
+      CHECK(again.best->step == best);
+      CHECK(again.best->value == least);
+      CHECK(load_checkpoint(best_checkpoint_path(folder + "/checkpoints")).data.step == best);
+    }
   }
 
   TEST_CASE("trainer: bf16 trains, with f32 parameters") {
