@@ -100,7 +100,7 @@ std::vector<ArgSpec> parse_args(const std::string& contract, const std::string& 
     std::size_t j = i;
     int depth = 0;
     while (j < contract.size() && (depth > 0 || contract[j] != ' ')) {
-      depth += contract[j] == '[' ? 1 : contract[j] == ']' ? -1 : 0;
+      depth += int(contract[j] == '[') - int(contract[j] == ']');
       ++j;
     }
     args.push_back(parse_arg(std::string_view(contract).substr(i, j - i), op));

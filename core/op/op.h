@@ -167,7 +167,7 @@ namespace detail {
 template <class T, class Struct>
 auto members(Struct& s) {
   constexpr std::size_t kN = sizeof(Struct) / sizeof(T);
-  static_assert(kN * sizeof(T) == sizeof(Struct) && kN >= 1 && kN <= 14);
+  static_assert(kN * sizeof(T) == sizeof(Struct) && kN >= 1 && kN <= 10);
   if constexpr (kN == 1) {
     auto& [a] = s;
     return std::array{&a};
@@ -195,21 +195,9 @@ auto members(Struct& s) {
   } else if constexpr (kN == 9) {
     auto& [a, b, c, d, e, f, g, h, i] = s;
     return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i};
-  } else if constexpr (kN == 10) {
+  } else {
     auto& [a, b, c, d, e, f, g, h, i, j] = s;
     return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j};
-  } else if constexpr (kN == 11) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k] = s;
-    return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k};
-  } else if constexpr (kN == 12) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l] = s;
-    return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k, &l};
-  } else if constexpr (kN == 13) {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m] = s;
-    return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k, &l, &m};
-  } else {
-    auto& [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = s;
-    return std::array{&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k, &l, &m, &n};
   }
 }
 
@@ -351,6 +339,14 @@ class OpBuilder {
     info_.cost = [fn](std::span<const Tensor> in, const void* attrs) {
       return fn(detail::gather_members<typename Types::In>(in),
                 *static_cast<const typename Types::Attrs*>(attrs));
+    };
+    return *this;
+  }
+  /// The same of ops that read or write the first input `passes` times in all, with `flops`
+  /// operations for each element of it.
+  OpBuilder& cost(double passes, double flops) {
+    info_.cost = [passes, flops](std::span<const Tensor> in, const void*) {
+      return Cost{passes * in[0].bytes(), flops * in[0].numel()};
     };
     return *this;
   }

@@ -39,16 +39,12 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
-  return {.bytes = 2.0 * in.x.bytes(), .flops = 9.0 * in.x.numel()};
-}
-
 LS_OP(BiasAct, "bias_act", "act(x + bias)")
     .in("x[...,D] bias[D]:acc?")
     .out("y[...,D]")
     .saves("x bias")
     .reference<Reference>()
-    .cost(cost);
+    .cost(2, 9);
 
 }  // namespace
 }  // namespace ls::ops

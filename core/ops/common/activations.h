@@ -1,6 +1,7 @@
 #pragma once
 // The activations and their derivatives as types, so that a kernel is compiled once for each.
 #include <type_traits>
+#include <utility>
 
 #include "core/backend/cpu/simd_math.h"
 #include "core/base/error.h"
@@ -8,137 +9,77 @@
 
 namespace ls::ops::act {
 
-struct Identity {
+/// One activation; a function of it is compiled without the others.
+template <Act kAct>
+struct Function {
   template <class T>
   static T f(T x) {
-    return x;
+    switch (kAct) {
+      case Act::kIdentity:
+        return x;
+      case Act::kExp:
+        return simd::exp(x);
+      case Act::kRelu:
+        return x > 0 ? x : T(0);
+      case Act::kRelu2:
+        return x > 0 ? x * x : T(0);
+      case Act::kSigmoid:
+        return simd::sigmoid(x);
+      case Act::kTanh:
+        return simd::tanh(x);
+      case Act::kSilu:
+        return simd::silu(x);
+      case Act::kGeluErf:
+        return simd::gelu(x);
+      case Act::kGeluTanh:
+        return simd::gelu_tanh(x);
+      case Act::kSoftplus:
+        return simd::softplus(x);
+      case Act::kLogSigmoid:
+        return simd::log_sigmoid(x);
+      case Act::kElu:
+        return x > 0 ? x : std::expm1(x);
+      case Act::kEluPlusOne:
+        return x > 0 ? x + 1 : simd::exp(x);
+    }
   }
-  template <class T>
-  static T d(T) {
-    return T(1);
-  }
-};
-struct Exp {
-  template <class T>
-  static T f(T x) {
-    return simd::exp(x);
-  }
+  /// The derivative.
   template <class T>
   static T d(T x) {
-    return simd::exp(x);
+    switch (kAct) {
+      case Act::kIdentity:
+        return T(1);
+      case Act::kExp:
+        return simd::exp(x);
+      case Act::kRelu:
+        return x > 0 ? T(1) : T(0);
+      case Act::kRelu2:
+        return x > 0 ? 2 * x : T(0);
+      case Act::kSigmoid:
+        return simd::sigmoid(x) * simd::sigmoid(-x);
+      case Act::kTanh: {
+        const T t = simd::tanh(x);
+        return 1 - t * t;
+      }
+      case Act::kSilu:
+        return simd::silu_grad(x);
+      case Act::kGeluErf:
+        return simd::gelu_grad(x);
+      case Act::kGeluTanh:
+        return simd::gelu_tanh_grad(x);
+      case Act::kSoftplus:
+        return simd::sigmoid(x);
+      case Act::kLogSigmoid:
+        return simd::sigmoid(-x);
+      case Act::kElu:
+        return x > 0 ? T(1) : simd::exp(x);
+      case Act::kEluPlusOne:
+        return x > 0 ? T(1) : simd::exp(x);
+    }
   }
 };
-struct Relu {
-  template <class T>
-  static T f(T x) {
-    return x > 0 ? x : T(0);
-  }
-  template <class T>
-  static T d(T x) {
-    return x > 0 ? T(1) : T(0);
-  }
-};
-struct Relu2 {
-  template <class T>
-  static T f(T x) {
-    return x > 0 ? x * x : T(0);
-  }
-  template <class T>
-  static T d(T x) {
-    return x > 0 ? 2 * x : T(0);
-  }
-};
-struct Sigmoid {
-  template <class T>
-  static T f(T x) {
-    return simd::sigmoid(x);
-  }
-  template <class T>
-  static T d(T x) {
-    return simd::sigmoid(x) * simd::sigmoid(-x);
-  }
-};
-struct Tanh {
-  template <class T>
-  static T f(T x) {
-    return simd::tanh(x);
-  }
-  template <class T>
-  static T d(T x) {
-    const T t = simd::tanh(x);
-    return 1 - t * t;
-  }
-};
-struct Silu {
-  template <class T>
-  static T f(T x) {
-    return simd::silu(x);
-  }
-  template <class T>
-  static T d(T x) {
-    return simd::silu_grad(x);
-  }
-};
-struct GeluErf {
-  template <class T>
-  static T f(T x) {
-    return simd::gelu(x);
-  }
-  template <class T>
-  static T d(T x) {
-    return simd::gelu_grad(x);
-  }
-};
-struct GeluTanh {
-  template <class T>
-  static T f(T x) {
-    return simd::gelu_tanh(x);
-  }
-  template <class T>
-  static T d(T x) {
-    return simd::gelu_tanh_grad(x);
-  }
-};
-struct Softplus {
-  template <class T>
-  static T f(T x) {
-    return simd::softplus(x);
-  }
-  template <class T>
-  static T d(T x) {
-    return simd::sigmoid(x);
-  }
-};
-struct LogSigmoid {
-  template <class T>
-  static T f(T x) {
-    return simd::log_sigmoid(x);
-  }
-  template <class T>
-  static T d(T x) {
-    return simd::sigmoid(-x);
-  }
-};
-struct Elu {
-  template <class T>
-  static T f(T x) {
-    return x > 0 ? x : std::expm1(x);
-  }
-  template <class T>
-  static T d(T x) {
-    return x > 0 ? T(1) : simd::exp(x);
-  }
-};
-struct EluPlusOne {
-  template <class T>
-  static T f(T x) {
-    return x > 0 ? x + 1 : simd::exp(x);
-  }
-  template <class T>
-  static T d(T x) {
-    return x > 0 ? T(1) : simd::exp(x);
-  }
-};
+using Silu = Function<Act::kSilu>;
+using Sigmoid = Function<Act::kSigmoid>;
 
 /// Value and derivative; they share their exponential where that is worth a function of its own.
 template <class F, class T>
@@ -151,38 +92,15 @@ void value_and_slope(T x, T& value, T& slope) {
   }
 }
 
-/// fn.operator()<Function>() with the type of `a`.
+/// fn.operator()<Function<a>>().
 template <class Fn>
 void dispatch(Act a, Fn&& fn) {
-  switch (a) {
-    case Act::kIdentity:
-      return fn.template operator()<Identity>();
-    case Act::kExp:
-      return fn.template operator()<Exp>();
-    case Act::kRelu:
-      return fn.template operator()<Relu>();
-    case Act::kRelu2:
-      return fn.template operator()<Relu2>();
-    case Act::kSigmoid:
-      return fn.template operator()<Sigmoid>();
-    case Act::kTanh:
-      return fn.template operator()<Tanh>();
-    case Act::kSilu:
-      return fn.template operator()<Silu>();
-    case Act::kGeluErf:
-      return fn.template operator()<GeluErf>();
-    case Act::kGeluTanh:
-      return fn.template operator()<GeluTanh>();
-    case Act::kSoftplus:
-      return fn.template operator()<Softplus>();
-    case Act::kLogSigmoid:
-      return fn.template operator()<LogSigmoid>();
-    case Act::kElu:
-      return fn.template operator()<Elu>();
-    case Act::kEluPlusOne:
-      return fn.template operator()<EluPlusOne>();
+  constexpr std::size_t kCount = EnumNames<Act>::kNames.size();
+  const bool found = [&]<std::size_t... kIndex>(std::index_sequence<kIndex...>) {
+    return ((a == Act(kIndex) && (fn.template operator()<Function<Act(kIndex)>>(), true)) || ...);
   }
-  LS_FAIL(kInternal, "activation {} does not exist", static_cast<int>(a));
+  (std::make_index_sequence<kCount>());
+  LS_CHECK(found, kInternal, "activation {} does not exist", static_cast<int>(a));
 }
 
 }  // namespace ls::ops::act

@@ -97,6 +97,18 @@ void for_tasks(const std::vector<Sequence>& seqs, Index heads, Index flops_per_t
   });
 }
 
+/// Runs the tasks of a call, each thread with a Pass(call, most, args...) of its own for chunks of at
+/// most `most` tokens.
+template <class Pass, class Call, class... Args>
+void run_passes(const Call& call, Index flops_per_token, Index most, const Args&... args) {
+  for_tasks(call.seqs, call.heads, flops_per_token, [&](Index first, Index last) {
+    Pass pass(call, most, args...);
+    for (Index task = first; task < last; ++task) {
+      pass.run(task);
+    }
+  });
+}
+
 /// The buffers of a thread: asked for one by one, then allocated together, uninitialised.
 template <class A>
 class Workspace {

@@ -14,16 +14,10 @@
 
 namespace ls::ops {
 
-struct MeanNormArgs {
-  Index groups = 1;
-  double eps = 1e-5;
-  bool norm_before_gate = true;
-};
-
-/// In: x [...,D], weight, bias [D] acc or undefined, z [...,D] or undefined. Out: y [...,D], mean
-/// and rstd with `groups` numbers a row.
-template <class T, class In, class Out>
-void mean_norm_forward(const In& in, Out& out, const MeanNormArgs& a) {
+/// Op is LayerNorm or GroupNorm.
+template <class T, class Op>
+void mean_norm_forward(const typename Op::template In<Tensor>& in,
+                       typename Op::template Out<Tensor>& out, const typename Op::Attrs& a) {
   using A = acc_t<T>;
   const Rows x(in.x), z(in.z.defined() ? in.z : in.x);
   const bool after = in.z.defined() && a.norm_before_gate;
@@ -32,7 +26,7 @@ void mean_norm_forward(const In& in, Out& out, const MeanNormArgs& a) {
   const Tensor bias = in.bias.defined() ? in.bias.contiguous() : Tensor();
   const A* w = weight.defined() ? weight.template data<A>() : nullptr;
   const A* b = bias.defined() ? bias.template data<A>() : nullptr;
-  const Index d = x.cols, groups = a.groups, group = d / groups;
+  const Index d = x.cols, groups = a.num_groups, group = d / groups;
   const A eps = static_cast<A>(a.eps), n = static_cast<A>(group);
   T* y = out.y.template data<T>();
   A* mean = out.mean.template data<A>();
@@ -89,9 +83,11 @@ void mean_norm_forward(const In& in, Out& out, const MeanNormArgs& a) {
   });
 }
 
-template <class T, class In, class Out>
-void mean_norm_backward(const In& in, const Out& out, const Out& dout, In& din,
-                        const MeanNormArgs& a) {
+template <class T, class Op>
+void mean_norm_backward(const typename Op::template In<Tensor>& in,
+                        const typename Op::template Out<Tensor>& out,
+                        const typename Op::template Out<Tensor>& dout,
+                        typename Op::template In<Tensor>& din, const typename Op::Attrs& a) {
   using A = acc_t<T>;
   const Rows x(in.x), z(in.z.defined() ? in.z : in.x);
   const Rows dy(dout.y.defined() ? dout.y : Tensor::zeros(in.x.shape(), in.x.dtype()));
@@ -107,7 +103,7 @@ void mean_norm_backward(const In& in, const Out& out, const Out& dout, In& din,
   const A* drstd = values(drstd_packed);
   const A* mean = values(out.mean);
   const A* rstd = values(out.rstd);
-  const Index d = x.cols, groups = a.groups, group = d / groups;
+  const Index d = x.cols, groups = a.num_groups, group = d / groups;
   const A n = static_cast<A>(group);
   T* dx = din.x.defined() ? din.x.template data<T>() : nullptr;
   T* dz = din.z.defined() ? din.z.template data<T>() : nullptr;

@@ -7,23 +7,25 @@
 
 namespace ls::ops {
 
-/// In, Out and Attrs of LayerNorm or GroupNorm.
-template <class Real>
+/// Op is LayerNorm or GroupNorm.
+template <class Op, class Real>
 struct MeanNormReference {
+  using In = typename Op::template In<Tensor>;
+  using Out = typename Op::template Out<Tensor>;
+  using Attrs = typename Op::Attrs;
   using Rows = common::Joined<const Real, 2>;
 
   /// u = x or x silu(z), n = (u - mean) rstd by groups of channels, v = n weight + bias,
   /// y = v or v silu(z).
   struct Call {
-    template <class In, class Attrs>
-    Call(const In& in, Index num_groups, const Attrs& a)
+    Call(const In& in, const Attrs& a)
         : x(in.x),
           z(in.z),
           weight(in.weight),
           bias(in.bias),
           before(z && !a.norm_before_gate),
           after(z && a.norm_before_gate),
-          groups(num_groups),
+          groups(a.num_groups),
           size(x.size(1) / groups),
           eps(Real(a.eps)) {}
     Real silu(Index r, Index c) const { return act::reference_value(Act::kSilu, z(r, c)); }
@@ -57,17 +59,15 @@ struct MeanNormReference {
     Real mean = 0, rstd = 0;
   };
 
-  template <class In, class Out, class Attrs>
-  static void forward(const In& in, Out& out, Index groups, const Attrs& a) {
-    const Call call(in, groups, a);
+  static void forward(const In& in, Out& out, const Attrs& a) {
+    const Call call(in, a);
     const common::Joined<Real, 2> y(out.y);
-    const View<Real, 2> mean(out.mean.template data<Real>(), {y.size(0), groups});
-    const View<Real, 2> rstd(out.rstd.template data<Real>(), {y.size(0), groups});
+    const common::Joined<Real, 1> mean(out.mean), rstd(out.rstd);
     for (Index r = 0; r < y.size(0); ++r) {
-      for (Index k = 0; k < groups; ++k) {
+      for (Index k = 0; k < call.groups; ++k) {
         const Group g(call, r, k);
-        mean(r, k) = g.mean;
-        rstd(r, k) = g.rstd;
+        mean(r * call.groups + k) = g.mean;
+        rstd(r * call.groups + k) = g.rstd;
         for (Index i = 0; i < call.size; ++i) {
           const Index c = g.first + i;
           const Real v = g.n(i) * call.gain(c) + common::or_zero(call.bias, c);
@@ -79,16 +79,15 @@ struct MeanNormReference {
 
   /// dn_j/du_i = rstd ([i = j] - (1 + n_i n_j) / count), dmean/du_i = 1 / count,
   /// drstd/du_i = -rstd^2 n_i / count.
-  template <class In, class Out, class Attrs>
-  static void backward(const In& in, const Out& dout, In& din, Index groups, const Attrs& a) {
-    const Call call(in, groups, a);
+  static void backward(const In& in, const Out&, const Out& dout, In& din, const Attrs& a) {
+    const Call call(in, a);
     const Rows gy(dout.y);
     const common::Joined<const Real, 1> gmean(dout.mean), grstd(dout.rstd);
     In d = common::zero_gradients(in, din);
     const common::Joined<Real, 2> gx(d.x), gz(d.z);
     const View<Real, 1> gweight(d.weight), gbias(d.bias);
     for (Index r = 0; r < call.x.size(0); ++r) {
-      for (Index k = 0; k < groups; ++k) {
+      for (Index k = 0; k < call.groups; ++k) {
         const Group g(call, r, k);
         Buffer<Real> dn(call.size);
         for (Index i = 0; i < call.size; ++i) {
@@ -108,8 +107,8 @@ struct MeanNormReference {
           dn(i) = dv * call.gain(c);
         }
         const Real count = Real(call.size);
-        const Real dmean = common::or_zero(gmean, r * groups + k);
-        const Real drstd = common::or_zero(grstd, r * groups + k);
+        const Real dmean = common::or_zero(gmean, r * call.groups + k);
+        const Real drstd = common::or_zero(grstd, r * call.groups + k);
         for (Index i = 0; i < call.size; ++i) {
           const Index c = g.first + i;
           Real du = (dmean - drstd * g.rstd * g.rstd * g.n(i)) / count;
@@ -123,6 +122,12 @@ struct MeanNormReference {
         }
       }
     }
+  }
+
+  static Cost cost(const In& in, const Attrs&) {
+    const bool gated = in.z.defined();
+    return {.bytes = (gated ? 3.0 : 2.0) * in.x.bytes(),
+            .flops = (gated ? 16.0 : 8.0) * in.x.numel()};
   }
 };
 

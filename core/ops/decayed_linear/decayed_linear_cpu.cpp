@@ -106,16 +106,20 @@ class ForwardPass : Pass<T> {
   using Pass<T>::decay_queries, Pass<T>::mask, Pass<T>::advance;
 
  public:
-  ForwardPass(const Call<T>& call, Index most) : Pass<T>(call, most) { ws_.allocate(); }
-  void run(Index task, const common::Result<T>& o, A* s) {
+  ForwardPass(const Call<T>& call, Index most, const common::Result<T>& o, A* states)
+      : Pass<T>(call, most), o_(o), states_(states) {
+    ws_.allocate();
+  }
+  void run(Index task) {
     const common::Chunks chunks = chunks_of(task, false);
+    A* const s = states_ + task * size_;
     call_.s0.copy(task, 1, s);
     for (Index z = 0; z < chunks.count(); ++z) {
       const Chunk x = chunks[z];
       load(x);
       load_heads(x, call_.q, dk_, q_);
       outputs(x, s);
-      store_heads(x, o, dv_, y_);
+      store_heads(x, o_, dv_, y_);
       advance(x, s);
     }
   }
@@ -131,6 +135,9 @@ class ForwardPass : Pass<T> {
     mask(x, p_);
     small_gemm<false, false, A>(rows, dv, c, A(1), p_, c, v_, dv, x.empty ? A(0) : A(1), y_, dv);
   }
+
+  const common::Result<T>& o_;
+  A* const states_;
 };
 
 template <class T>
@@ -259,19 +266,13 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& at
   const Call<T> call(in, attrs);
   common::report_scan<Op>(attrs, call.longest);
   if (common::is_recurrent(attrs, call.longest)) {
-    recurrent_forward(call, out);
+    Recurrent<T>::forward(call, out);
     return;
   }
   const common::Result<T> o(out.o);
   A* const states = out.sT.data<A>();
   const Index most = common::chunk_of(attrs, call.longest);
-  common::for_tasks(call.seqs, call.heads, flops_per_token(call, most),
-                    [&](Index first, Index last) {
-                      ForwardPass<T> pass(call, most);
-                      for (Index task = first; task < last; ++task) {
-                        pass.run(task, o, states + task * call.size);
-                      }
-                    });
+  common::run_passes<ForwardPass<T>>(call, flops_per_token(call, most), most, o, states);
 }
 
 template <class T>
@@ -280,20 +281,14 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
   if (common::is_recurrent(attrs, call.longest)) {
-    recurrent_backward(call, dout, din);
+    Recurrent<T>::backward(call, dout, din);
     return;
   }
   const common::Operand<T> go(dout.o);
   const common::States<A> dsT(dout.sT, call.size);
   const Gradients<T> grad(din);
   const Index most = common::chunk_of(attrs, call.longest);
-  common::for_tasks(call.seqs, call.heads, 3 * flops_per_token(call, most),
-                    [&](Index first, Index last) {
-                      BackwardPass<T> pass(call, most, go, dsT, grad);
-                      for (Index task = first; task < last; ++task) {
-                        pass.run(task);
-                      }
-                    });
+  common::run_passes<BackwardPass<T>>(call, 3 * flops_per_token(call, most), most, go, dsT, grad);
 }
 
 LS_KERNEL(DecayedLinear).types<double, float, bf16>([]<class T>() {

@@ -68,9 +68,10 @@ struct Gradients {
 
 /// Token by token (decayed_linear_recurrent_cpu.cpp); float, double, bf16.
 template <class T>
-void recurrent_forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out);
-template <class T>
-void recurrent_backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& dout,
-                        DecayedLinear::In<Tensor>& din);
+struct Recurrent {
+  static void forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out);
+  static void backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& dout,
+                       DecayedLinear::In<Tensor>& din);
+};
 
 }  // namespace ls::ops::decayed_linear

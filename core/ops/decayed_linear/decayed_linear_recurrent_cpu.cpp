@@ -48,7 +48,7 @@ void read(Index dk, Index dv, const A* s, const A* q, A* y) {
 }  // namespace
 
 template <class T>
-void recurrent_forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out) {
+void Recurrent<T>::forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out) {
   using A = acc_t<T>;
   const common::Result<T> o(out.o);
   A* const states = out.sT.data<A>();
@@ -91,8 +91,8 @@ void recurrent_forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out) {
 }
 
 template <class T>
-void recurrent_backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& dout,
-                        DecayedLinear::In<Tensor>& din) {
+void Recurrent<T>::backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& dout,
+                            DecayedLinear::In<Tensor>& din) {
   using A = acc_t<T>;
   const common::Operand<T> go(dout.o);
   const Gradients<T> grad(din);
@@ -184,14 +184,8 @@ void recurrent_backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& d
   });
 }
 
-template void recurrent_forward<double>(const Call<double>&, DecayedLinear::Out<Tensor>&);
-template void recurrent_forward<float>(const Call<float>&, DecayedLinear::Out<Tensor>&);
-template void recurrent_forward<bf16>(const Call<bf16>&, DecayedLinear::Out<Tensor>&);
-template void recurrent_backward<double>(const Call<double>&, const DecayedLinear::Out<Tensor>&,
-                                         DecayedLinear::In<Tensor>&);
-template void recurrent_backward<float>(const Call<float>&, const DecayedLinear::Out<Tensor>&,
-                                        DecayedLinear::In<Tensor>&);
-template void recurrent_backward<bf16>(const Call<bf16>&, const DecayedLinear::Out<Tensor>&,
-                                       DecayedLinear::In<Tensor>&);
+template struct Recurrent<double>;
+template struct Recurrent<float>;
+template struct Recurrent<bf16>;
 
 }  // namespace ls::ops::decayed_linear

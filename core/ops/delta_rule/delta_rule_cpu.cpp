@@ -100,8 +100,9 @@ void missing(const Call<T>& call, const Chunk& z, Index hv, const A* read, A* x)
   }
 }
 
-Index flops_per_token(Index dk, Index dv, Index chunk) {
-  return 6 * dk * dv + 3 * chunk * (dk + dv);
+template <class T>
+Index flops_per_token(const Call<T>& call, Index chunk) {
+  return call.group * (6 * call.size + 3 * chunk * (call.dk + call.dv));
 }
 
 template <class T>
@@ -383,19 +384,13 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& at
   const Call<T> call(in, attrs);
   common::report_scan<Op>(attrs, call.longest);
   if (common::is_recurrent(attrs, call.longest)) {
-    recurrent_forward(call, out);
+    Recurrent<T>::forward(call, out);
     return;
   }
   const common::Result<T> o(out.o);
   A* const states = out.sT.data<A>();
   const Index most = common::chunk_of(attrs, call.longest);
-  common::for_tasks(call.seqs, call.heads, call.group * flops_per_token(call.dk, call.dv, most),
-                    [&](Index first, Index last) {
-                      ForwardPass<T> pass(call, most, o, states);
-                      for (Index task = first; task < last; ++task) {
-                        pass.run(task);
-                      }
-                    });
+  common::run_passes<ForwardPass<T>>(call, flops_per_token(call, most), most, o, states);
 }
 
 template <class T>
@@ -404,20 +399,14 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
   if (common::is_recurrent(attrs, call.longest)) {
-    recurrent_backward(call, dout, din);
+    Recurrent<T>::backward(call, dout, din);
     return;
   }
   const common::Operand<T> go(dout.o);
   const common::States<A> dsT(dout.sT, call.size);
   const Gradients<T> grad(din);
   const Index most = common::chunk_of(attrs, call.longest);
-  common::for_tasks(call.seqs, call.heads, 3 * call.group * flops_per_token(call.dk, call.dv, most),
-                    [&](Index first, Index last) {
-                      BackwardPass<T> pass(call, most, go, dsT, grad);
-                      for (Index task = first; task < last; ++task) {
-                        pass.run(task);
-                      }
-                    });
+  common::run_passes<BackwardPass<T>>(call, 3 * flops_per_token(call, most), most, go, dsT, grad);
 }
 
 LS_KERNEL(DeltaRule).types<double, float, bf16>([]<class T>() {

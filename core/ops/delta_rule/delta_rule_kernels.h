@@ -139,9 +139,10 @@ struct Gradients {
 
 /// Token by token (delta_rule_recurrent_cpu.cpp); float, double, bf16.
 template <class T>
-void recurrent_forward(const Call<T>& call, DeltaRule::Out<Tensor>& out);
-template <class T>
-void recurrent_backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
-                        DeltaRule::In<Tensor>& din);
+struct Recurrent {
+  static void forward(const Call<T>& call, DeltaRule::Out<Tensor>& out);
+  static void backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
+                       DeltaRule::In<Tensor>& din);
+};
 
 }  // namespace ls::ops::delta_rule

@@ -69,7 +69,7 @@ void step(const Call<T>& call, Index b, Index t, Index hv, A decay, const A* fro
 }  // namespace
 
 template <class T>
-void recurrent_forward(const Call<T>& call, DeltaRule::Out<Tensor>& out) {
+void Recurrent<T>::forward(const Call<T>& call, DeltaRule::Out<Tensor>& out) {
   using A = acc_t<T>;
   const common::Result<T> o(out.o);
   A* const states = out.sT.data<A>();
@@ -109,8 +109,8 @@ void recurrent_forward(const Call<T>& call, DeltaRule::Out<Tensor>& out) {
 }
 
 template <class T>
-void recurrent_backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
-                        DeltaRule::In<Tensor>& din) {
+void Recurrent<T>::backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
+                            DeltaRule::In<Tensor>& din) {
   using A = acc_t<T>;
   const common::Operand<T> go(dout.o);
   const Gradients<T> grad(din);
@@ -257,14 +257,8 @@ void recurrent_backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
   });
 }
 
-template void recurrent_forward<double>(const Call<double>&, DeltaRule::Out<Tensor>&);
-template void recurrent_forward<float>(const Call<float>&, DeltaRule::Out<Tensor>&);
-template void recurrent_forward<bf16>(const Call<bf16>&, DeltaRule::Out<Tensor>&);
-template void recurrent_backward<double>(const Call<double>&, const DeltaRule::Out<Tensor>&,
-                                         DeltaRule::In<Tensor>&);
-template void recurrent_backward<float>(const Call<float>&, const DeltaRule::Out<Tensor>&,
-                                        DeltaRule::In<Tensor>&);
-template void recurrent_backward<bf16>(const Call<bf16>&, const DeltaRule::Out<Tensor>&,
-                                       DeltaRule::In<Tensor>&);
+template struct Recurrent<double>;
+template struct Recurrent<float>;
+template struct Recurrent<bf16>;
 
 }  // namespace ls::ops::delta_rule

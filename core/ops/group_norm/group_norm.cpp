@@ -13,23 +13,7 @@ void bind(const GroupNorm::In<Tensor>& in, const GroupNorm::Attrs& a, Bindings& 
 }
 
 template <class Real>
-struct Reference {
-  static void forward(const GroupNorm::In<Tensor>& in, GroupNorm::Out<Tensor>& out,
-                      const GroupNorm::Attrs& a) {
-    MeanNormReference<Real>::forward(in, out, a.num_groups, a);
-  }
-  static void backward(const GroupNorm::In<Tensor>& in, const GroupNorm::Out<Tensor>&,
-                       const GroupNorm::Out<Tensor>& dout, GroupNorm::In<Tensor>& din,
-                       const GroupNorm::Attrs& a) {
-    MeanNormReference<Real>::backward(in, dout, din, a.num_groups, a);
-  }
-};
-
-Cost cost(const GroupNorm::In<Tensor>& in, const GroupNorm::Attrs&) {
-  const bool gated = in.z.defined();
-  return {.bytes = (gated ? 3.0 : 2.0) * in.x.bytes(),
-          .flops = (gated ? 16.0 : 8.0) * in.x.numel()};
-}
+using Reference = MeanNormReference<GroupNorm, Real>;
 
 LS_OP(GroupNorm, "group_norm", "layer norm of channel groups (heads), gated")
     .in("x[...,D] weight[D]:acc? bias[D]:acc? z[...,D]?")
@@ -37,7 +21,7 @@ LS_OP(GroupNorm, "group_norm", "layer norm of channel groups (heads), gated")
     .saves("x weight bias z mean rstd")
     .bind(bind)
     .reference<Reference>()
-    .cost(cost);
+    .cost(Reference<double>::cost);
 
 }  // namespace
 }  // namespace ls::ops

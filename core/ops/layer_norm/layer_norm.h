@@ -21,6 +21,7 @@ struct LayerNorm {
     T y, mean, rstd;
   };
   struct Attrs {
+    static constexpr Index num_groups = 1;
     double eps = 1e-5;
     bool norm_before_gate = true;
   };

@@ -43,16 +43,12 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
-  return {.bytes = 2.0 * in.x.bytes(), .flops = 12.0 * in.x.numel()};
-}
-
 LS_OP(MambaGate, "mamba_gate", "log-decay per head: -exp(a_log) softplus(x + dt_bias)")
     .in("x[...,H] a_log[H]:acc dt_bias[H]:acc?")
     .out("g[...,H]:acc")
     .saves("x a_log dt_bias")
     .reference<Reference>()
-    .cost(cost);
+    .cost(2, 12);
 
 }  // namespace
 }  // namespace ls::ops

@@ -54,14 +54,9 @@ struct Reference {
       f(i, to, place);
     }
   }
-  /// How many elements are reduced to one.
-  static double count(const Shape& shape, const Attrs& a) {
-    const auto reduced = reduced_axes(shape, a);
-    Index n = 1;
-    for (int axis = 0; axis < shape.rank(); ++axis) {
-      n *= reduced[axis] ? shape[axis] : 1;
-    }
-    return double(n);
+  /// What the sum of `from` elements, reduced to `to`, is divided by.
+  static double divisor(const Attrs& a, Index from, Index to) {
+    return a.kind == Kind::kMean && to > 0 ? double(from / to) : 1;
   }
   static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Attrs& a) {
     const common::Joined<const Real, 1> x(in.x);
@@ -78,9 +73,9 @@ struct Reference {
         index(to) = place;
       }
     });
-    const double divisor = a.kind == Kind::kMean ? count(in.x.shape(), a) : 1;
+    const double by = divisor(a, x.size(0), y.size(0));
     for (Index i = 0; i < y.size(0); ++i) {
-      y(i) = Real(results(i) / divisor);
+      y(i) = Real(results(i) / by);
     }
   }
   static void backward(const Op::In<Tensor>&, const Op::Out<Tensor>& out,
@@ -88,17 +83,13 @@ struct Reference {
     const common::Joined<const std::int64_t, 1> index(out.index);
     const common::Joined<const Real, 1> gy(dout.y);
     const common::Joined<Real, 1> gx(din.x);
-    const double divisor = a.kind == Kind::kMean ? count(din.x.shape(), a) : 1;
+    const Real by = Real(divisor(a, gx.size(0), gy.size(0)));
     for_each_element(din.x.shape(), a, [&](Index i, Index to, Index place) {
       const bool counts = a.kind != Kind::kMax || index(to) == place;
-      gx(i) = counts ? gy(to) / Real(divisor) : Real(0);
+      gx(i) = counts ? gy(to) / by : Real(0);
     });
   }
 };
-
-Cost cost(const Op::In<Tensor>& in, const Attrs&) {
-  return {.bytes = 1.0 * in.x.bytes(), .flops = 1.0 * in.x.numel()};
-}
 
 LS_OP(Reduce, "reduce", "sum, mean or maximum over axes")
     .in("x[...]")
@@ -106,7 +97,7 @@ LS_OP(Reduce, "reduce", "sum, mean or maximum over axes")
     .saves("index")
     .bind(bind)
     .reference<Reference>()
-    .cost(cost);
+    .cost(1, 1);
 
 }  // namespace
 }  // namespace ls::ops

@@ -132,10 +132,6 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
-  return {.bytes = 2.0 * in.x.bytes(), .flops = 3.0 * in.x.numel()};
-}
-
 LS_OP(Rope, "rope", "rotary positions")
     .in("x[B,T,H,D] positions[B,T]:i64 inv_freq[P]:f64?")
     .out("y[B,T,H,D]")
@@ -144,7 +140,7 @@ LS_OP(Rope, "rope", "rotary positions")
     .strided_grad("x")
     .bind(bind)
     .reference<Reference>()
-    .cost(cost);
+    .cost(2, 3);
 
 }  // namespace
 }  // namespace ls::ops
