@@ -39,14 +39,18 @@ class UnaryNode final : public NodeFn {
   std::function<Tensor(const Tensor&)> fn_;
 };
 
-template <class Fn>
-Var unary(const char* name, const Var& x, Tensor value, Fn&& derivative) {
-  const std::span<const Var> in(&x, 1);
+/// `value` as the result of a Node made of `args`, or alone where no gradient is wanted.
+template <class Node, class... Args>
+Var result(std::span<const Var> in, const Tensor& value, Args&&... args) {
   if (!Tape::records(in)) {
-    return Var(std::move(value));
+    return Var(value);
   }
-  auto node = std::make_unique<UnaryNode>(name, std::forward<Fn>(derivative));
-  return Tape::current()->record(std::move(node), in, std::span<const Tensor>(&value, 1))[0];
+  auto node = std::make_unique<Node>(std::forward<Args>(args)...);
+  return Tape::current()->record(std::move(node), in, {&value, 1})[0];
+}
+template <class Fn>
+Var unary(const char* name, const Var& x, const Tensor& value, Fn&& derivative) {
+  return result<UnaryNode>({&x, 1}, value, name, std::forward<Fn>(derivative));
 }
 
 class ReshapeNode final : public NodeFn {
@@ -155,13 +159,8 @@ class AddNode final : public NodeFn {
 }  // namespace
 
 Var reshape(const Var& x, const Shape& shape) {
-  Tensor value = x.value().reshape(shape);
-  const std::span<const Var> in(&x, 1);
-  if (!Tape::records(in)) {
-    return Var(std::move(value));
-  }
-  return Tape::current()->record(std::make_unique<ReshapeNode>(x.shape(), value.shape()), in,
-                                 std::span<const Tensor>(&value, 1))[0];
+  const Tensor value = x.value().reshape(shape);
+  return result<ReshapeNode>({&x, 1}, value, x.shape(), value.shape());
 }
 
 Var permute(const Var& x, std::initializer_list<int> axes) {
@@ -221,24 +220,14 @@ Var concat(const std::vector<Var>& parts, int axis) {
     out.slice(a, at, at + extents[i]).copy_(parts[i].value());
     at += extents[i];
   }
-  if (!Tape::records(parts)) {
-    return Var(std::move(out));
-  }
-  return Tape::current()->record(std::make_unique<ConcatNode>(a, extents), parts,
-                                 std::span<const Tensor>(&out, 1))[0];
+  return result<ConcatNode>(parts, out, a, extents);
 }
 
 Var cast(const Var& x, DType dtype) {
   if (x.dtype() == dtype) {
     return x;
   }
-  const std::span<const Var> in(&x, 1);
-  const Tensor value = x.value().to(dtype);
-  if (!Tape::records(in)) {
-    return Var(value);
-  }
-  return Tape::current()->record(std::make_unique<CastNode>(x.dtype()), in,
-                                 std::span<const Tensor>(&value, 1))[0];
+  return result<CastNode>({&x, 1}, x.value().to(dtype), x.dtype());
 }
 
 Var take_rows(const Var& x, const std::vector<Index>& rows) {
@@ -257,7 +246,7 @@ Var take_rows(const Var& x, const std::vector<Index>& rows) {
     }
   }
   const Shape full = x.shape();
-  return unary("take_rows", x, std::move(out), [rows, full](const Tensor& g) {
+  return unary("take_rows", x, out, [rows, full](const Tensor& g) {
     Tensor dx = Tensor::zeros(full, g.dtype());
     for (std::size_t i = 0; i < rows.size(); ++i) {
       const auto at = static_cast<Index>(i);
@@ -273,17 +262,13 @@ Var add(const Var& a, const Var& b) {
   Tensor out = a.value().clone();
   out.add_(b.value());
   const Var in[] = {a, b};
-  if (!Tape::records(in)) {
-    return Var(std::move(out));
-  }
-  return Tape::current()->record(std::make_unique<AddNode>(), in,
-                                 std::span<const Tensor>(&out, 1))[0];
+  return result<AddNode>(in, out);
 }
 
 Var scale(const Var& x, double factor) {
   Tensor out = x.value().clone();
   out.mul_(factor);
-  return unary("scale", x, std::move(out), [factor](const Tensor& g) {
+  return unary("scale", x, out, [factor](const Tensor& g) {
     Tensor d = g.clone();
     d.mul_(factor);
     return d;
