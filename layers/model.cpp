@@ -51,7 +51,7 @@ struct Model::BlockParts {
 };
 
 Model::Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t seed)
-    : config_(config), io_(io), dtype_(parse_enum<DType>(config.dtype)) {
+    : config_(config), io_(io), dtype_(config.dtype) {
   LS_CHECK(!config.tie_embeddings || (io.vocab_in == io.classes && !io.class_embeddings.defined()),
            kConfig,
            "tie_embeddings needs inputs and outputs over one vocabulary; the task has {} inputs "

@@ -29,7 +29,7 @@ struct ModelConfig {
   double norm_eps = 1e-5;
   bool tie_embeddings = false;
   double init_std = 0.02;
-  std::string dtype = "f32";
+  DType dtype = DType::kF32;
   bool recompute = false;
 
   template <class F>
@@ -48,7 +48,7 @@ struct ModelConfig {
     f("init_std", init_std, {.help = "standard deviation of first weights", .above = 0});
     f("dtype", dtype,
       {.help = "element type of activations and products; parameters and states stay f32",
-       .choices = {"f32", "bf16", "f64"}});
+       .allowed = {DType::kF32, DType::kBF16, DType::kF64}});
     f("recompute", recompute,
       {.help = "keep only block inputs and recompute blocks in the backward pass; no gradients "
                "through carried states"});

@@ -49,7 +49,7 @@ class Leaves final : public FieldVisitor {
       return "'" + *x + "'";
     }
     auto* choice = value.as<EnumValue>();
-    return std::string(choice->names()[choice->get()]);
+    return std::string(choice->get());
   }
   void below(const std::string& path, SectionValue& section) {
     const std::string outer = std::exchange(path_, path);

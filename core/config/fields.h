@@ -36,7 +36,10 @@
 // Values: bool, Index, double, std::string, an enum with EnumNames, sections and components, and
 // std::optional and std::vector of values. Reserved names: "extend" in every section, "name" in
 // every component, "repeat" in every element of a list.
+#include <algorithm>
 #include <concepts>
+#include <initializer_list>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <span>
@@ -55,12 +58,22 @@ class FieldVisitor;
 class AnyComponent;
 struct Value;
 
+/// Some values of an enum, as a field allows them: {Gate::kSwish, Gate::kNone}.
+struct EnumSubset {
+  EnumSubset() = default;
+  template <NamedEnum E>
+  EnumSubset(std::initializer_list<E> values) {  // NOLINT: a list of values stands for it
+    std::transform(values.begin(), values.end(), std::back_inserter(names), enum_name<E>);
+  }
+  std::vector<std::string_view> names;
+};
+
 /// What a field allows and means. Ranges hold for each element of a list.
 struct FieldOptions {
   std::string_view help = {};
   std::optional<double> min = {}, max = {};      ///< inclusive
   std::optional<double> above = {}, below = {};  ///< exclusive
-  std::vector<std::string> choices = {};         ///< for text; an enum has its own
+  EnumSubset allowed = {};                       ///< of an enum; all its values when empty
   bool required = false;                         ///< must be written, has no default
   std::size_t min_size = 0;                      ///< elements of a list, bytes of a text
   bool hashed = true;  ///< false: leaves config_hash alone (paths, verbosity)
@@ -83,8 +96,8 @@ class EnumValue {
  public:
   virtual ~EnumValue() = default;
   virtual std::span<const std::string_view> names() const = 0;
-  virtual std::size_t get() const = 0;
-  virtual void set(std::size_t index) = 0;
+  virtual std::string_view get() const = 0;
+  virtual void set(std::string_view name) = 0;
 };
 
 /// A struct with fields.
@@ -133,8 +146,8 @@ class EnumOf final : public EnumValue {
  public:
   explicit EnumOf(E& value) : value_(value) {}
   std::span<const std::string_view> names() const override { return EnumNames<E>::kNames; }
-  std::size_t get() const override { return static_cast<std::size_t>(value_); }
-  void set(std::size_t index) override { value_ = static_cast<E>(index); }
+  std::string_view get() const override { return enum_name(value_); }
+  void set(std::string_view name) override { value_ = parse_enum<E>(name); }
 
  private:
   E& value_;
@@ -183,13 +196,6 @@ class ItemsOf final : public ItemsValue {
   List& items_;
   std::optional<typename List::value_type> fresh_;
 };
-
-template <class T>
-inline constexpr bool kIsItems = false;
-template <class T>
-inline constexpr bool kIsItems<std::optional<T>> = true;
-template <class T>
-inline constexpr bool kIsItems<std::vector<T>> = true;
 }  // namespace detail
 
 template <class T>
@@ -204,9 +210,10 @@ Value value_of(T& value) {
   } else if constexpr (HasFields<T>) {
     return {std::make_unique<detail::SectionOf<T>>(value)};
   } else {
-    static_assert(detail::kIsItems<T>,
-                  "a field is bool, Index, double, std::string, an enum with EnumNames, a struct "
-                  "with fields(), a Component, or an optional or vector of those");
+    static_assert(
+        requires { typename T::value_type; },
+        "a field is bool, Index, double, std::string, an enum with EnumNames, a struct "
+        "with fields(), a Component, or an optional or vector of those");
     return {std::make_unique<detail::ItemsOf<T>>(value)};
   }
 }

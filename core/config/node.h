@@ -54,6 +54,8 @@ ConfigNode parse_yaml(std::string_view text, const std::shared_ptr<const std::st
 std::string number_text(double x);
 /// ">= 1 and < 2", "" if anything goes.
 std::string range_text(const FieldOptions& options);
+/// The names that a field allows of a closed choice.
+std::vector<std::string> allowed_names(const EnumValue& choice, const FieldOptions& options);
 /// "integer", "list of number", "mixer", ...
 std::string type_text(const Value& value);
 /// "a, b, c".

@@ -16,6 +16,10 @@ std::string child(const std::string& path, std::string_view key) {
   return path.empty() ? std::string(key) : fmt::format("{}.{}", path, key);
 }
 
+bool among(const std::vector<std::string>& names, std::string_view name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
 // What may have been meant instead of a name.
 std::string hint_of(const std::string& text, const std::vector<std::string>& names) {
   if (text.find('*') != std::string::npos) {
@@ -36,15 +40,18 @@ bool in_range(double x, const FieldOptions& o) {
          !(o.above && !(x > *o.above)) && !(o.below && !(x < *o.below));
 }
 
+// The whole text is one number, which T can hold.
+template <class T>
+bool parse_whole(std::string_view text, T& x) {
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), x);
+  return parsed.ptr == text.data() + text.size() && parsed.ec == std::errc();
+}
+
 // Decimal and finite. One sign is allowed, which from_chars takes only if it is a minus.
 bool parse_number(std::string_view text, double& x) {
   text.remove_prefix(text.starts_with('+') && !text.starts_with("+-") ? 1 : 0);
-  if (text.empty() || text.find_first_not_of("0123456789.eE+-") != std::string_view::npos) {
-    return false;
-  }
-  const char* end = text.data() + text.size();
-  const auto parsed = std::from_chars(text.data(), end, x);
-  return parsed.ptr == end && parsed.ec == std::errc();
+  return text.find_first_not_of("0123456789.eE+-") == std::string_view::npos &&
+         parse_whole(text, x);
 }
 
 std::string unnamed(const ComponentCatalog& catalog) {
@@ -62,33 +69,23 @@ struct Session {
     // What is wrong in a repeated element is said once.
     const std::string name = absence ? path.substr(path.rfind('.') + 1) : "";
     if (seen_.insert(joined(std::vector{place, name, what}, "\n")).second) {
-      problems_.push_back(
-          {absence, fmt::format("{}: {}{}{}", place, path, path.empty() ? "" : ": ", what)});
+      (absence ? absences_ : problems_)
+          .push_back(fmt::format("{}: {}{}{}", place, path, path.empty() ? "" : ": ", what));
     }
   }
   void raise() {
-    if (problems_.empty()) {
-      return;
-    }
-    std::stable_sort(problems_.begin(), problems_.end(),
-                     [](const Problem& a, const Problem& b) { return a.absence < b.absence; });
+    problems_.insert(problems_.end(), absences_.begin(), absences_.end());
     constexpr std::size_t kShown = 10;
-    std::string text = problems_[0].text;
-    for (std::size_t i = 1; i < std::min(problems_.size(), kShown); ++i) {
-      text += "\n" + problems_[i].text;
-    }
     if (problems_.size() > kShown) {
-      text += fmt::format("\nand {} more mistakes", problems_.size() - kShown);
+      const std::size_t more = problems_.size() - kShown;
+      problems_.resize(kShown);
+      problems_.push_back(fmt::format("and {} more mistakes", more));
     }
-    LS_FAIL(kConfig, "{}", text);
+    LS_CHECK(problems_.empty(), kConfig, "{}", joined(problems_, "\n"));
   }
 
  private:
-  struct Problem {
-    bool absence;
-    std::string text;
-  };
-  std::vector<Problem> problems_;
+  std::vector<std::string> problems_, absences_;
   std::set<std::string> seen_;
 };
 
@@ -118,9 +115,8 @@ class Reader final : public FieldVisitor {
  protected:
   void field(std::string_view name, const Value& value, const FieldOptions& options) override {
     const std::string path = child(path_, name);
-    LS_CHECK(std::find(known_.begin(), known_.end(), name) == known_.end() && name != "extend" &&
-                 name != "repeat",
-             kInternal, "the field '{}' is listed twice or has a reserved name", path);
+    LS_CHECK(!among(known_, name) && name != "extend" && name != "repeat", kInternal,
+             "the field '{}' is listed twice or has a reserved name", path);
     known_.emplace_back(name);
     if (const ConfigNode* node = map_.find(name)) {
       read({*node, path, options}, value);
@@ -164,7 +160,7 @@ class Reader final : public FieldVisitor {
       return wrong(in, expected + " is expected, without leading zeros");
     }
     Index x = 0;
-    if (std::from_chars(text.data(), text.data() + text.size(), x).ec != std::errc()) {
+    if (!parse_whole(text, x)) {
       return wrong(in, expected + " of at most 64 bits is expected");
     }
     if (!in_range(static_cast<double>(x), in.options)) {
@@ -200,35 +196,23 @@ class Reader final : public FieldVisitor {
   }
 
   void read(const In& in, std::string& value) {
-    const FieldOptions& o = in.options;
-    if (!o.choices.empty()) {
-      const std::size_t i = choice(in, o.choices);
-      value = i < o.choices.size() ? o.choices[i] : value;
-    } else if (in.node.kind != Kind::kScalar) {
+    if (in.node.kind != Kind::kScalar) {
       wrong(in, "text is expected");
-    } else if (in.node.text.size() < o.min_size) {
-      wrong(in, fmt::format("text of at least {} bytes is expected", o.min_size));
+    } else if (in.node.text.size() < in.options.min_size) {
+      wrong(in, fmt::format("text of at least {} bytes is expected", in.options.min_size));
     } else {
       value = in.node.text;
     }
   }
 
   void read(const In& in, EnumValue& value) {
-    const std::size_t i = choice(in, {value.names().begin(), value.names().end()});
-    if (i < value.names().size()) {
-      value.set(i);
-    }
-  }
-
-  // Number of the name that is written, or names.size().
-  std::size_t choice(const In& in, const std::vector<std::string>& names) {
+    const std::vector<std::string> names = allowed_names(value, in.options);
     const bool text = in.node.kind == Kind::kScalar;
-    const auto it = text ? std::find(names.begin(), names.end(), in.node.text) : names.end();
-    if (it == names.end()) {
-      wrong(in, fmt::format("one of {} is expected", joined(names)),
-            text ? hint_of(in.node.text, names) : "");
+    if (!text || !among(names, in.node.text)) {
+      return wrong(in, fmt::format("one of {} is expected", joined(names)),
+                   text ? hint_of(in.node.text, names) : "");
     }
-    return static_cast<std::size_t>(it - names.begin());
+    value.set(in.node.text);
   }
 
   void read_keys(const In& in, SectionValue& section, std::vector<std::string> known) {
@@ -240,7 +224,7 @@ class Reader final : public FieldVisitor {
 
   void refuse_unknown_keys() {
     for (const ConfigNode::Key& key : map_.keys) {
-      if (std::find(known_.begin(), known_.end(), key.text) != known_.end()) {
+      if (among(known_, key.text)) {
         continue;
       }
       std::string what = "unknown key" + hint_of(key.text, known_);
@@ -299,7 +283,7 @@ class Reader final : public FieldVisitor {
       return false;
     }
     const std::vector<std::string> names = catalog.names();
-    if (std::find(names.begin(), names.end(), name.text) == names.end()) {
+    if (!among(names, name.text)) {
       const std::string hint = hint_of(name.text, names);
       session_.add(false, name.place.text(), in.path,
                    fmt::format("unknown {} '{}'{} known: {}", catalog.kind(), name.text,
@@ -358,9 +342,8 @@ class Reader final : public FieldVisitor {
   // The element that an override names by its number.
   void element(const In& in, ItemsValue& items) {
     const std::string& key = in.node.keys[0].text;
-    std::size_t i = items.size();
-    const auto parsed = std::from_chars(key.data(), key.data() + key.size(), i);
-    if (parsed.ptr != key.data() + key.size() || i >= items.size()) {
+    std::size_t i = 0;
+    if (!parse_whole(key, i) || i >= items.size()) {
       return session_.add(
           false, in.node.place.text(), in.path,
           items.size() == 0
@@ -382,10 +365,8 @@ class Reader final : public FieldVisitor {
       }
       const ConfigNode* of = item.find("of");
       std::size_t times = 0;
-      const char* end = repeat->text.data() + repeat->text.size();
-      const auto parsed = std::from_chars(repeat->text.data(), end, times);
-      if (of == nullptr || item.keys.size() != 2 || !plain(*repeat) || parsed.ptr != end ||
-          times < 1) {
+      if (of == nullptr || item.keys.size() != 2 || !plain(*repeat) ||
+          !parse_whole(repeat->text, times) || times < 1) {
         session_.add(false, item.place.text(), path,
                      "a repetition is written {repeat: 3, of: [a, b]}, with a whole "
                      "number of at least 1 and no other keys");

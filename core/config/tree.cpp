@@ -39,10 +39,8 @@ class Loader {
   ConfigNode file(const std::string& path, const std::string& blame) {
     std::error_code ignored;
     const std::string real = fs::weakly_canonical(path, ignored).string();
-    if (std::find(open_.begin(), open_.end(), real) != open_.end()) {
-      LS_FAIL(kConfig, "{}files extend each other in a circle: {} -> {}", blame,
-              joined(open_, " -> "), path);
-    }
+    LS_CHECK(std::find(open_.begin(), open_.end(), real) == open_.end(), kConfig,
+             "{}files extend each other in a circle: {} -> {}", blame, joined(open_, " -> "), path);
     LS_CHECK(++loaded_ <= kMaxFiles, kConfig, "{}too many files are extended", blame);
     const std::string text = read_text(path, blame);
     open_.push_back(real);

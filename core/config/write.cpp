@@ -1,6 +1,5 @@
 // Config to tree, and the tree as YAML, JSON or a hash; the documentation of fields.
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -11,10 +10,9 @@
 namespace ls {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 // In double quotes, good for YAML and JSON.
 std::string quoted(const std::string& s) {
+  using Json = nlohmann::json;
   return Json(s).dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -42,13 +40,8 @@ std::string allowed_text(const Value& value, const FieldOptions& o) {
   if (auto* items = value.as<ItemsValue>()) {
     return allowed_text(items->fresh(), o);
   }
-  std::string out = range_text(o);
-  if (auto* choice = value.as<EnumValue>()) {
-    out += (out.empty() ? "one of " : "; one of ") + joined(choice->names());
-  } else if (!o.choices.empty()) {
-    out += (out.empty() ? "one of " : "; one of ") + joined(o.choices);
-  }
-  return out;
+  auto* choice = value.as<EnumValue>();
+  return choice != nullptr ? "one of " + joined(allowed_names(*choice, o)) : range_text(o);
 }
 
 // A value as it will be written. Entries of a map are its items with keys.
@@ -72,9 +65,7 @@ class Writer final : public FieldVisitor {
   static Written write(Index value) { return {Kind::kPlain, std::to_string(value)}; }
   static Written write(double value) { return {Kind::kPlain, number_text(value)}; }
   static Written write(const std::string& value) { return {Kind::kText, value}; }
-  static Written write(EnumValue& value) {
-    return {Kind::kText, std::string(value.names()[value.get()])};
-  }
+  static Written write(EnumValue& value) { return {Kind::kText, std::string(value.get())}; }
   static Written write(ItemsValue& items) {
     if (items.optional()) {
       return items.size() == 0 ? Written{} : write(items.at(0));
@@ -118,24 +109,30 @@ class Writer final : public FieldVisitor {
   Written map_{Kind::kMap};
 };
 
-// On one line: in YAML's flow style, a component as its name alone; or what is hashed. The latter
-// may never change, or runs are no longer resumed; it is JSON with numbers in their shortest form.
-std::string in_one_line(const Written& w, bool hash = false) {
-  if (w.kind != Kind::kList && w.kind != Kind::kMap) {
-    const bool text = w.kind == Kind::kText;
-    return text ? (hash ? quoted(w.text) : text_of(w.text)) : w.text;
+// In YAML's flow style, a component as its name alone; as JSON; or the JSON of what is hashed, which
+// may never change, or runs are no longer resumed.
+enum class Line : std::uint8_t { kYaml, kJson, kHashed };
+
+std::string in_one_line(const Written& w, Line line = Line::kYaml) {
+  const bool yaml = line == Line::kYaml;
+  const auto text = [&](const std::string& s) { return yaml ? text_of(s) : quoted(s); };
+  if (w.kind == Kind::kPlain) {
+    return line == Line::kJson ? nlohmann::json::parse(w.text).dump() : w.text;
   }
-  if (w.component && !hash) {
+  if (w.kind == Kind::kText) {
+    return text(w.text);
+  }
+  if (w.component && yaml) {
     return in_one_line(w.items[0]);
   }
   std::vector<std::string> parts;
   for (const Written& item : w.items) {
-    if (!hash || item.hashed) {
-      const std::string key = hash ? quoted(item.key) + ":" : text_of(item.key) + ": ";
-      parts.push_back((w.kind == Kind::kMap ? key : "") + in_one_line(item, hash));
+    if (line != Line::kHashed || item.hashed) {
+      const std::string key = text(item.key) + (yaml ? ": " : ":");
+      parts.push_back((w.kind == Kind::kMap ? key : "") + in_one_line(item, line));
     }
   }
-  const std::string inner = joined(parts, hash ? "," : ", ");
+  const std::string inner = joined(parts, yaml ? ", " : ",");
   return w.kind == Kind::kMap ? "{" + inner + "}" : "[" + inner + "]";
 }
 
@@ -166,24 +163,6 @@ std::string in_lines(const Written& w, bool comments, std::size_t indent = 0) {
       out += below;
     } else {
       out += line + tail + "\n" + below;
-    }
-  }
-  return out;
-}
-
-Json to_json(const Written& w) {
-  if (w.kind == Kind::kText) {
-    return w.text;
-  }
-  if (w.kind != Kind::kList && w.kind != Kind::kMap) {
-    return Json::parse(w.text);
-  }
-  Json out = w.kind == Kind::kMap ? Json::object() : Json::array();
-  for (const Written& item : w.items) {
-    if (w.kind == Kind::kMap) {
-      out[item.key] = to_json(item);
-    } else {
-      out.push_back(to_json(item));
     }
   }
   return out;
@@ -241,6 +220,12 @@ std::string range_text(const FieldOptions& o) {
   return joined(parts, " and ");
 }
 
+std::vector<std::string> allowed_names(const EnumValue& choice, const FieldOptions& o) {
+  const std::span<const std::string_view> all = choice.names();
+  const std::span<const std::string_view> names = o.allowed.names.empty() ? all : o.allowed.names;
+  return {names.begin(), names.end()};
+}
+
 std::string type_text(const Value& value) {
   if (auto* items = value.as<ItemsValue>()) {
     const std::string element = type_text(items->fresh());
@@ -249,12 +234,9 @@ std::string type_text(const Value& value) {
   if (auto* component = value.as<AnyComponent>()) {
     return component->catalog().kind();
   }
-  if (value.as<SectionValue>() != nullptr) {
-    return "section";
-  }
-  constexpr std::array<const char*, 3> kNumbers = {"true or false", "integer",
-                                                   "number"};  // as in Value
-  return value.of.index() < kNumbers.size() ? kNumbers[value.of.index()] : "text";
+  constexpr const char* kTypes[] = {"true or false", "integer", "number", "text",
+                                    "component",     "text",    "section"};  // as in Value
+  return kTypes[value.of.index()];
 }
 
 namespace detail {
@@ -265,12 +247,12 @@ std::string dump_yaml(SectionValue&& config, bool comments) {
 }
 
 std::string dump_json(SectionValue&& config) {
-  return to_json(Writer::write(config)).dump(-1, ' ', false, Json::error_handler_t::replace);
+  return in_one_line(Writer::write(config), Line::kJson);
 }
 
 std::string config_hash(SectionValue&& config) {
   std::uint64_t h = 0xcbf29ce484222325u;  // FNV-1a, 64 bits
-  for (const char c : in_one_line(Writer::write(config), true)) {
+  for (const char c : in_one_line(Writer::write(config), Line::kHashed)) {
     h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
   }
   return fmt::format("{:016x}", h);

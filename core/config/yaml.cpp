@@ -270,7 +270,8 @@ const ConfigNode* ConfigNode::find(std::string_view key) const {
 
 std::string ConfigNode::describe() const {
   if (kind != Kind::kScalar) {
-    return kind == Kind::kNull ? "nothing" : kind == Kind::kList ? "a list" : "a map";
+    constexpr const char* kKinds[] = {"nothing", "text", "a list", "a map"};
+    return kKinds[static_cast<int>(kind)];
   }
   const std::string shown = text.size() <= 60 ? text : text.substr(0, 57) + "...";
   return quoted ? fmt::format("the text \"{}\"", shown) : fmt::format("'{}'", shown);

@@ -16,6 +16,8 @@ ChannelMixer::Registry& ChannelMixer::registry() {
 
 namespace {
 
+using ops::Act;
+
 /// Width of the hidden channels.
 struct Hidden {
   double expand = 4;
@@ -35,16 +37,16 @@ struct Hidden {
 class Swiglu final : public ChannelMixer {
  public:
   struct Config : Hidden {
-    std::string activation = "silu";
+    Act activation = Act::kSilu;
     template <class F>
     void fields(F& f) {
       Hidden::fields(f);
       f("activation", activation,
         {.help = "activation of the gate",
-         .choices = {"silu", "gelu_tanh", "gelu_erf", "relu", "sigmoid"}});
+         .allowed = {Act::kSilu, Act::kGeluTanh, Act::kGeluErf, Act::kRelu, Act::kSigmoid}});
     }
   };
-  Swiglu(const Config& c, const ChannelArgs& a) : activation_(parse_enum<ops::Act>(c.activation)) {
+  Swiglu(const Config& c, const ChannelArgs& a) : activation_(c.activation) {
     const Index hidden = c.width(a.width);
     gate_up_ = Linear(a.scope.child("gate_up"), a.width, 2 * hidden, Init::normal(a.init_std));
     down_ = Linear(a.scope.child("down"), hidden, a.width, Init::normal(a.init_std));
@@ -58,7 +60,7 @@ class Swiglu final : public ChannelMixer {
   }
 
  private:
-  ops::Act activation_;
+  Act activation_;
   Linear gate_up_, down_;
 };
 LS_REGISTER(ChannelMixer, Swiglu, "swiglu",
@@ -67,18 +69,19 @@ LS_REGISTER(ChannelMixer, Swiglu, "swiglu",
 class Mlp final : public ChannelMixer {
  public:
   struct Config : Hidden {
-    std::string activation = "gelu_tanh";
+    Act activation = Act::kGeluTanh;
     bool bias = true;
     template <class F>
     void fields(F& f) {
       Hidden::fields(f);
       f("activation", activation,
         {.help = "activation between the two products",
-         .choices = {"gelu_tanh", "gelu_erf", "relu", "relu2", "silu", "tanh"}});
+         .allowed = {Act::kGeluTanh, Act::kGeluErf, Act::kRelu, Act::kRelu2, Act::kSilu,
+                     Act::kTanh}});
       f("bias", bias, {.help = "add a bias to both products"});
     }
   };
-  Mlp(const Config& c, const ChannelArgs& a) : activation_(parse_enum<ops::Act>(c.activation)) {
+  Mlp(const Config& c, const ChannelArgs& a) : activation_(c.activation) {
     const Index hidden = c.width(a.width);
     up_ = Linear(a.scope.child("up"), a.width, hidden, Init::normal(a.init_std));
     if (c.bias) {
@@ -92,7 +95,7 @@ class Mlp final : public ChannelMixer {
   }
 
  private:
-  ops::Act activation_;
+  Act activation_;
   Linear up_, down_;
   ag::Var bias_;
 };

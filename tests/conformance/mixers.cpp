@@ -19,7 +19,7 @@ constexpr Index kVocab = 11;
 
 Model make(const MixerCase& c, const std::string& dtype) {
   ModelConfig config = c.config;
-  config.dtype = dtype;
+  config.dtype = parse_enum<DType>(dtype);
   return Model(config, {.vocab_in = kVocab, .classes = kVocab}, 1);
 }
 

@@ -47,15 +47,10 @@ class Others final : public FieldVisitor {
   void field(std::string_view name, const Value& v, const FieldOptions& options) override {
     if (const bool* on = v.as<bool>()) {
       settings.push_back(fmt::format("{}: {}", name, !*on));
-    } else if (const auto* text = v.as<std::string>()) {
-      for (const std::string& choice : options.choices) {
-        if (choice != *text) {
-          settings.push_back(fmt::format("{}: \"{}\"", name, choice));
-        }
-      }
     } else if (const auto* one = v.as<EnumValue>()) {
-      for (const std::string_view choice : one->names()) {
-        if (choice != one->names()[one->get()]) {
+      const std::span<const std::string_view> all = one->names(), allowed = options.allowed.names;
+      for (const std::string_view choice : allowed.empty() ? all : allowed) {
+        if (choice != one->get()) {
           settings.push_back(fmt::format("{}: \"{}\"", name, choice));
         }
       }

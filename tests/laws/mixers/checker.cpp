@@ -41,7 +41,7 @@ Tensor normal(const Shape& shape, DType type, const std::string& name) {
 }
 
 std::unique_ptr<Model> build(ModelConfig config, const std::string& dtype, bool recompute) {
-  config.dtype = dtype;
+  config.dtype = parse_enum<DType>(dtype);
   config.recompute = recompute;
   auto m = std::make_unique<Model>(
       config, layers::ModelInterface{.vocab_in = kVocab, .classes = kVocab}, 1);

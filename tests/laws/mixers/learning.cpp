@@ -14,7 +14,7 @@ double learned_accuracy(const MixerCase& mixer_case) {
   const mixers::OneThread one;
   constexpr Index kClasses = 5, kBatch = 16, kLength = 12, kSteps = 150;  // class 4: none yet
   ModelConfig config = mixer_case.config;
-  config.dtype = "f32";
+  config.dtype = DType::kF32;
   config.init_std = 0.1;
   Model model(config, {.vocab_in = kClasses, .classes = kClasses}, 3);
   const auto rule = Component<optim::Optimizer>("adamw").make();

@@ -18,7 +18,19 @@ namespace ls {
 namespace {
 enum class Norm { kRms, kLayer };
 enum class Source { kRandom, kFile };
+enum class Gate { kSwish, kSigmoid, kTanh, kNone };
+enum class Layer { kAttention, kGla, kNeedy };
 }  // namespace
+template <>
+struct EnumNames<Gate> {
+  static constexpr std::string_view kKind = "gate";
+  static constexpr std::array<std::string_view, 4> kNames = {"swish", "sigmoid", "tanh", "none"};
+};
+template <>
+struct EnumNames<Layer> {
+  static constexpr std::string_view kKind = "layer";
+  static constexpr std::array<std::string_view, 3> kNames = {"attention", "gla", "needy"};
+};
 template <>
 struct EnumNames<Source> {
   static constexpr std::string_view kKind = "source";
@@ -61,13 +73,14 @@ class TestGla final : public Mixer {
   struct Config {
     Index heads = 4;
     double expand_k = 0.5;
-    std::string gate = "swish";
+    Gate gate = Gate::kSwish;
     Rope rope;
     template <class F>
     void fields(F& f) {
       f("heads", heads, {.help = "number of heads", .min = 1, .max = 64});
       f("expand_k", expand_k, {.help = "key width / width", .above = 0});
-      f("gate", gate, {.help = "output gate", .choices = {"swish", "sigmoid", "none"}});
+      f("gate", gate,
+        {.help = "output gate", .allowed = {Gate::kSwish, Gate::kSigmoid, Gate::kNone}});
       f("rope", rope, {.help = "rotary positions"});
     }
   };
@@ -119,7 +132,7 @@ struct Model {
   std::string name = "model";
   Index width = 64;
   Component<Mixer> mixer{"gla"};
-  std::vector<std::string> pattern = {"gla"};
+  std::vector<Layer> pattern = {Layer::kGla};
   std::vector<Component<Mixer>> stack;
   std::optional<Component<Mixer>> channel;
   Norm norm = Norm::kRms;
@@ -128,7 +141,7 @@ struct Model {
     f("name", name, {.help = "shown in tables", .min_size = 1});
     f("width", width, {.help = "features", .min = 1});
     f("mixer", mixer, {.help = "token mixer"});
-    f("pattern", pattern, {.help = "mixers by layer", .choices = Mixer::registry().names()});
+    f("pattern", pattern, {.help = "mixers by layer"});
     f("stack", stack);
     f("channel", channel);
     f("norm", norm);
@@ -335,8 +348,8 @@ models:
   }
 
   TEST_CASE("config: repetitions") {
-    const std::vector<std::string> four = {"gla", "gla", "gla", "attention"};
-    std::vector<std::string> twelve;
+    const std::vector<Layer> four = {Layer::kGla, Layer::kGla, Layer::kGla, Layer::kAttention};
+    std::vector<Layer> twelve;
     for (int i = 0; i < 3; ++i) {
       twelve.insert(twelve.end(), four.begin(), four.end());
     }
@@ -393,7 +406,7 @@ seeds: [1, 2]
     CHECK(t.lr == 1e-2);
     CHECK(t.seeds == std::vector<Index>{7, 7});
     CHECK(at(t, "model.mixer.heads") == "9");
-    CHECK(t.model.pattern == std::vector<std::string>{"gla", "gla", "attention"});
+    CHECK(t.model.pattern == std::vector{Layer::kGla, Layer::kGla, Layer::kAttention});
     CHECK(t.path == "a=b");
     CHECK(t.rope->dim == 2);
     // Choosing another component drops the settings of the former one, in either order.
@@ -406,7 +419,7 @@ seeds: [1, 2]
       CHECK(at(t, "models.1.mixer.rope.dim") == "0");
     }
     t = parse(base, {"models.1.pattern.1=attention"});
-    CHECK(t.models[1].pattern == std::vector<std::string>{"gla", "attention"});
+    CHECK(t.models[1].pattern == std::vector{Layer::kGla, Layer::kAttention});
     t = parse("rope: {dim: 3}", {"rope=null"});
     CHECK(!t.rope.has_value());
 
@@ -577,7 +590,7 @@ seeds: [1, 2]
     t.models[0].channel = Component<Mixer>("gla");
     t.models[1].stack.resize(1);
     t.models[1].stack[0].choose("gla");
-    t.model.pattern = {"gla", "attention"};
+    t.model.pattern = {Layer::kGla, Layer::kAttention};
     const std::string yaml = dump_yaml(t);
     CHECK(contains(yaml, "lr: 0.1\nclip: 1e-08\nbf16: false\nsource: file\n"));
     CHECK(contains(yaml,
