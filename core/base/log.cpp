@@ -1,19 +1,20 @@
 #include "core/base/log.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <iterator>
 
 namespace ls {
 namespace {
+constexpr std::string_view kNames[] = {"debug", "info", "warn", "error"};  // of LogLevel
+
 LogLevel level_from_environment() {
   const char* e = std::getenv("LONGSCAN_LOG");
-  const std::string_view v = e ? e : "info";
-  return v == "debug"   ? LogLevel::kDebug
-         : v == "warn"  ? LogLevel::kWarn
-         : v == "error" ? LogLevel::kError
-                        : LogLevel::kInfo;
+  const auto* it = std::find(std::begin(kNames), std::end(kNames), e ? e : "info");
+  return it == std::end(kNames) ? LogLevel::kInfo : static_cast<LogLevel>(it - kNames);
 }
 std::atomic<LogLevel>& threshold() {
   static std::atomic<LogLevel> level{level_from_environment()};
@@ -29,14 +30,13 @@ void log(LogLevel level, std::string_view message, LogFields fields) {
   if (level < threshold()) {
     return;
   }
-  constexpr const char* kNames[] = {"debug", "info", "warn", "error"};
   char clock[16];
   const std::time_t now = std::time(nullptr);
   std::tm local{};
   localtime_r(&now, &local);
   std::strftime(clock, sizeof clock, "%H:%M:%S", &local);
-  std::string line = std::string(clock) + " " + kNames[static_cast<int>(level)] + " ";
-  line += message;
+  std::string line = std::string(clock) + " ";
+  line.append(kNames[static_cast<int>(level)]).append(" ").append(message);
   for (const auto& [key, value] : fields) {
     line += " ";
     line += key;

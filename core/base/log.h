@@ -15,7 +15,4 @@ void log(LogLevel level, std::string_view message, LogFields fields = {});
 inline void log_warn(std::string_view m, LogFields f = {}) {
   log(LogLevel::kWarn, m, f);
 }
-inline void log_error(std::string_view m, LogFields f = {}) {
-  log(LogLevel::kError, m, f);
-}
 }  // namespace ls

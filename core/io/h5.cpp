@@ -68,40 +68,32 @@ class Handle {
   herr_t (*close_)(hid_t);
 };
 
-hid_t file_type(DType t) {
+struct ElementType {
+  hid_t file, memory;
+};
+ElementType element_type(DType t) {
   switch (t) {
     case DType::kF64:
-      return H5T_IEEE_F64LE;
+      return {H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE};
     case DType::kF32:
-      return H5T_IEEE_F32LE;
+      return {H5T_IEEE_F32LE, H5T_NATIVE_FLOAT};
     case DType::kBF16:
     case DType::kF16:
-      return H5T_STD_U16LE;
+      return {H5T_STD_U16LE, H5T_NATIVE_UINT16};
     case DType::kI64:
-      return H5T_STD_I64LE;
+      return {H5T_STD_I64LE, H5T_NATIVE_INT64};
     case DType::kI32:
-      return H5T_STD_I32LE;
+      return {H5T_STD_I32LE, H5T_NATIVE_INT32};
     default:
-      return H5T_STD_U8LE;
+      return {H5T_STD_U8LE, H5T_NATIVE_UINT8};
   }
 }
 
-hid_t memory_type(DType t) {
-  switch (t) {
-    case DType::kF64:
-      return H5T_NATIVE_DOUBLE;
-    case DType::kF32:
-      return H5T_NATIVE_FLOAT;
-    case DType::kBF16:
-    case DType::kF16:
-      return H5T_NATIVE_UINT16;
-    case DType::kI64:
-      return H5T_NATIVE_INT64;
-    case DType::kI32:
-      return H5T_NATIVE_INT32;
-    default:
-      return H5T_NATIVE_UINT8;
-  }
+/// For H5Literate and H5Aiterate: appends to the vector of names at `out`.
+template <class Info>
+herr_t add_name(hid_t, const char* name, const Info*, void* out) {
+  static_cast<std::vector<std::string>*>(out)->emplace_back(name);
+  return 0;
 }
 
 constexpr const char* kDTypeAttribute = "dtype_of_bits";  // on 16-bit floats and bools
@@ -330,13 +322,7 @@ std::vector<std::string> File::children(const std::string& group) const {
   const Handle g = impl_->object(group);
   std::vector<std::string> names;
   // In native order: sorted by HDF5, damage in a large group makes 1.10.8 free what it never made.
-  impl_->check(H5Literate(
-                   g, H5_INDEX_NAME, H5_ITER_NATIVE, nullptr,
-                   [](hid_t, const char* name, const H5L_info_t*, void* out) -> herr_t {
-                     static_cast<std::vector<std::string>*>(out)->emplace_back(name);
-                     return 0;
-                   },
-                   &names),
+  impl_->check(H5Literate(g, H5_INDEX_NAME, H5_ITER_NATIVE, nullptr, add_name<H5L_info_t>, &names),
                "list", group);
   std::sort(names.begin(), names.end());
   return names;
@@ -423,8 +409,9 @@ Tensor File::read(const std::string& dataset) const {
             info.shape.str());
   }
   if (out.numel() > 0) {
-    impl_->check(H5Dread(d, memory_type(info.dtype), H5S_ALL, H5S_ALL, H5P_DEFAULT, out.raw()),
-                 "read", dataset);
+    impl_->check(
+        H5Dread(d, element_type(info.dtype).memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, out.raw()),
+        "read", dataset);
   }
   return out;
 }
@@ -432,6 +419,7 @@ Tensor File::read(const std::string& dataset) const {
 void File::write(const std::string& dataset, const Tensor& value) {
   const Lock lock;
   const Tensor v = value.contiguous();
+  const ElementType type = element_type(v.dtype());
   std::vector<hsize_t> dims(v.shape().begin(), v.shape().end());
   const Handle space(
       v.rank() == 0 ? H5Screate(H5S_SCALAR) : H5Screate_simple(v.rank(), dims.data(), nullptr),
@@ -439,13 +427,13 @@ void File::write(const std::string& dataset, const Tensor& value) {
   const Handle links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
   H5Pset_create_intermediate_group(links, 1);
   {
-    const Handle d(impl_->check(H5Dcreate2(impl_->id, dataset.c_str(), file_type(v.dtype()), space,
-                                           links, H5P_DEFAULT, H5P_DEFAULT),
+    const Handle d(impl_->check(H5Dcreate2(impl_->id, dataset.c_str(), type.file, space, links,
+                                           H5P_DEFAULT, H5P_DEFAULT),
                                 "create", dataset),
                    H5Dclose);
     if (v.numel() > 0) {
-      impl_->check(H5Dwrite(d, memory_type(v.dtype()), H5S_ALL, H5S_ALL, H5P_DEFAULT, v.raw()),
-                   "write", dataset);
+      impl_->check(H5Dwrite(d, type.memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, v.raw()), "write",
+                   dataset);
     }
   }
   if (v.dtype() == DType::kBF16 || v.dtype() == DType::kF16 || v.dtype() == DType::kBool) {
@@ -470,13 +458,7 @@ std::vector<std::string> File::attributes(const std::string& object) const {
   const Handle o = impl_->object(object);
   std::vector<std::string> names;
   hsize_t at = 0;
-  impl_->check(H5Aiterate2(
-                   o, H5_INDEX_NAME, H5_ITER_NATIVE, &at,
-                   [](hid_t, const char* name, const H5A_info_t*, void* out) -> herr_t {
-                     static_cast<std::vector<std::string>*>(out)->emplace_back(name);
-                     return 0;
-                   },
-                   &names),
+  impl_->check(H5Aiterate2(o, H5_INDEX_NAME, H5_ITER_NATIVE, &at, add_name<H5A_info_t>, &names),
                "list the attributes of", object);
   std::erase(names, kSealAttribute);
   std::sort(names.begin(), names.end());
