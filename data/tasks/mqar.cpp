@@ -150,6 +150,8 @@ class Mqar final : public Task {
     return (key.split == Split::kTrain ? config_.train
                                        : config_.test)[static_cast<std::size_t>(key.slice)];
   }
+  void add_slices();
+  void draw_embeddings(std::uint64_t seed);
   Content draw(Rng& rng, const MqarSetting& s) const;
   void sample_tokens(Rng& rng, const MqarSetting& s, const ExampleView& out) const;
   void sample_vectors(Rng& rng, const MqarSetting& s, const ExampleView& out) const;
@@ -192,7 +194,6 @@ std::string Mqar::Config::fault(const std::vector<MqarSetting>& settings) const 
 }
 
 Mqar::Mqar(const Config& config, const TaskArgs& args) : Task("mqar", args), config_(config) {
-  const bool zoology = config_.protocol == MqarProtocol::kZoology;
   if (config_.test.empty()) {
     config_.test = config_.train;
     for (MqarSetting& s : config_.test) {
@@ -203,16 +204,30 @@ Mqar::Mqar(const Config& config, const TaskArgs& args) : Task("mqar", args), con
     const std::string problem = config_.fault(*settings);
     LS_CHECK(problem.empty(), kConfig, "mqar: {}", problem);
   }
+  add_slices();
+  info_.metrics = {"ex_acc", "tok_acc", "seq_acc"};
+  if (config_.forgetting()) {
+    info_.tags = {"updated", "untouched"};
+  }
+  if (config_.continuous()) {
+    draw_embeddings(args.seed);
+  } else {
+    info_.vocab_in = info_.classes = config_.vocab;
+  }
+}
+
+void Mqar::add_slices() {
+  const bool zoology = config_.protocol == MqarProtocol::kZoology;
   for (const Split split : {Split::kTrain, Split::kValid, Split::kTest}) {
-    for (const MqarSetting& s : split == Split::kTrain ? config_.train : config_.test) {
+    const bool train = split == Split::kTrain;
+    for (const MqarSetting& s : train ? config_.train : config_.test) {
       std::string name = fmt::format("T{}.K{}", config_.length(s), s.pairs);
       SliceSetting values{{"pairs", s.pairs}};
       if (config_.forgetting()) {
         name += fmt::format(".U{}", s.updates);
         values.emplace_back("updates", s.updates);
       }
-      const Index standard_size =
-          split == Split::kTrain ? (zoology ? 100'000 : 0) : (zoology ? 3'000 : 1'000);
+      const Index standard_size = train ? (zoology ? 100'000 : 0) : (zoology ? 3'000 : 1'000);
       add_slice(split, {.name = name,
                         .setting = values,
                         .length = config_.length(s),
@@ -220,45 +235,40 @@ Mqar::Mqar(const Config& config, const TaskArgs& args) : Task("mqar", args), con
                         .weight = s.weight});
     }
   }
-  const bool finite = std::any_of(config_.train.begin(), config_.train.end(),
-                                  [](const MqarSetting& s) { return s.examples > 0; });
-  LS_CHECK(zoology || !finite ||
-               std::all_of(config_.train.begin(), config_.train.end(),
-                           [](const MqarSetting& s) { return s.examples > 0; }),
-           kConfig, "mqar: either all or none of the training settings have a number of examples");
-  info_.order = zoology ? Order::kEpochs : finite ? Order::kShuffled : Order::kFresh;
-  info_.metrics = {"ex_acc", "tok_acc", "seq_acc"};
-  if (config_.forgetting()) {
-    info_.tags = {"updated", "untouched"};
+  const auto finite = std::count_if(config_.train.begin(), config_.train.end(),
+                                    [](const MqarSetting& s) { return s.examples > 0; });
+  LS_CHECK(zoology || finite == 0 || finite == std::ssize(config_.train), kConfig,
+           "mqar: either all or none of the training settings have a number of examples");
+  if (zoology) {
+    info_.order = Order::kEpochs;
+  } else {
+    info_.order = finite > 0 ? Order::kShuffled : Order::kFresh;
   }
-  if (!config_.continuous()) {
-    info_.vocab_in = info_.classes = config_.vocab;
-    return;
-  }
-  const Index keys = config_.vocab / 2;
-  const Index values = config_.vocab - keys;
-  const Index e = config_.width;
+}
+
+void Mqar::draw_embeddings(std::uint64_t seed) {
+  const Index keys = config_.vocab / 2, values = config_.vocab - keys, e = config_.width;
   info_.vector_width = 2 * e;
   info_.classes = values;
   embeddings_.resize(static_cast<std::size_t>(config_.vocab * e));
+  auto to = embeddings_.begin();
   for (Index v = 0; v < config_.vocab; ++v) {
-    Rng rng(args.seed, "mqar/embeddings", static_cast<std::uint64_t>(v));
+    Rng rng(seed, "mqar/embeddings", static_cast<std::uint64_t>(v));
     std::vector<double> row(static_cast<std::size_t>(e));
     double square = 0;
     for (double& x : row) {
       x = rng.normal();
       square += x * x;
     }
-    for (Index i = 0; i < e; ++i) {
-      embeddings_[static_cast<std::size_t>(v * e + i)] =
-          static_cast<float>(row[static_cast<std::size_t>(i)] / std::sqrt(square));
+    for (const double x : row) {
+      *to++ = static_cast<float>(x / std::sqrt(square));
     }
   }
   info_.class_embeddings = Tensor::empty({values, e}, DType::kF32);
   std::copy(embeddings_.begin() + keys * e, embeddings_.end(),
             info_.class_embeddings.data<float>());
-  if (config_.mapping == MqarMapping::kGlobal && !zoology) {
-    global_value_ = Rng(args.seed, "mqar/mapping").sample_without_replacement(values, keys);
+  if (config_.mapping == MqarMapping::kGlobal && config_.protocol == MqarProtocol::kClean) {
+    global_value_ = Rng(seed, "mqar/mapping").sample_without_replacement(values, keys);
   }
 }
 
