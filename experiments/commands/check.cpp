@@ -25,7 +25,7 @@ class Check final : public Command {
  private:
   std::vector<std::string> files_;
   std::string dtype_ = "f64";
-  layers::GoldenOptions golden_;
+  golden::GoldenOptions golden_;
   bool quiet_ = false;
 };
 
@@ -34,8 +34,8 @@ int Check::run(parallel::RankEnv&) {
   Table table({"op", "case", "outputs", "tolerance", "gradients", "tolerance", "result"});
   Index passed = 0, failed = 0;
   for (const std::string& file : files_) {
-    for (const layers::GoldenCase& c : layers::read_golden(file)) {
-      const layers::GoldenReport r = layers::check_golden(c, golden_);
+    for (const golden::GoldenCase& c : golden::read_golden(file)) {
+      const golden::GoldenReport r = golden::check_golden(c, golden_);
       (r.passed() ? passed : failed) += 1;
       std::string result = r.passed() ? "ok" : "FAILED";
       if (!r.fault.empty()) {

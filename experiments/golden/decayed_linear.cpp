@@ -5,7 +5,7 @@
 #include "experiments/golden/feature_map.h"
 #include "experiments/golden/golden.h"
 
-namespace ls::layers {
+namespace ls::golden {
 namespace {
 
 ops::DecayedLinear::Attrs attrs(GoldenCall& c) {
@@ -29,20 +29,24 @@ void gated(GoldenCall& c) {
   c.out("final_state", state);
 }
 
-LS_GOLDEN("simple_gla", gated);
-LS_GOLDEN("retnet", gated);
-LS_GOLDEN("lightning", [](GoldenCall& c) {
+LS_GOLDEN(SimpleGla, "simple_gla") {
+  gated(c);
+}
+LS_GOLDEN(Retnet, "retnet") {
+  gated(c);
+}
+LS_GOLDEN(Lightning, "lightning") {
   c.ignore({"decay_schedule", "layer_idx", "num_layers"});  // how the g of the file was made
   gated(c);
-});
+}
 
 /// The normaliser z is the state of a value channel that is always 1.
-LS_GOLDEN("linear_attn", [](GoldenCall& c) {
+LS_GOLDEN(LinearAttn, "linear_attn") {
   const std::string map = c.text("feature_map", "identity");
   const bool normalize = c.flag("normalize");
   const double eps = c.number("eps");
-  ops::DecayedLinear::In<ag::Var> in = {.q = golden_feature_map(map, c.in("q")),
-                                        .k = golden_feature_map(map, c.in("k")),
+  ops::DecayedLinear::In<ag::Var> in = {.q = feature_map(map, c.in("q")),
+                                        .k = feature_map(map, c.in("k")),
                                         .v = c.in("v"),
                                         .s0 = c.acc_or_none("initial_state"),
                                         .offsets = c.in_or_none("offsets")};
@@ -63,7 +67,7 @@ LS_GOLDEN("linear_attn", [](GoldenCall& c) {
     const ag::Var z = ag::slice(state, 3, width, width + 1);
     c.out("final_z", ag::reshape(z, {z.size(0), z.size(1), z.size(2)}));
   }
-});
+}
 
 }  // namespace
-}  // namespace ls::layers
+}  // namespace ls::golden

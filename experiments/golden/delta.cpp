@@ -1,7 +1,7 @@
 #include "core/ops/delta_rule/delta_rule.h"
 #include "experiments/golden/golden.h"
 
-namespace ls::layers {
+namespace ls::golden {
 namespace {
 
 void delta(GoldenCall& c) {
@@ -22,8 +22,12 @@ void delta(GoldenCall& c) {
   c.out("final_state", state);
 }
 
-LS_GOLDEN("deltanet", delta);
-LS_GOLDEN("gated_deltanet", delta);
+LS_GOLDEN(Deltanet, "deltanet") {
+  delta(c);
+}
+LS_GOLDEN(GatedDeltanet, "gated_deltanet") {
+  delta(c);
+}
 
 }  // namespace
-}  // namespace ls::layers
+}  // namespace ls::golden

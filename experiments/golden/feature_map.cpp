@@ -4,15 +4,16 @@
 #include "core/ops/softmax/softmax.h"
 #include "experiments/golden/golden.h"
 
-namespace ls::layers {
+namespace ls::golden {
 namespace {
 
-LS_GOLDEN("feature_map",
-          [](GoldenCall& c) { c.out("y", golden_feature_map(c.text("map"), c.in("x"))); });
+LS_GOLDEN(FeatureMap, "feature_map") {
+  c.out("y", feature_map(c.text("map"), c.in("x")));
+}
 
 }  // namespace
 
-ag::Var golden_feature_map(const std::string& name, const ag::Var& x) {
+ag::Var feature_map(const std::string& name, const ag::Var& x) {
   if (name == "identity") {
     return x;
   }
@@ -26,4 +27,4 @@ ag::Var golden_feature_map(const std::string& name, const ag::Var& x) {
       .y;
 }
 
-}  // namespace ls::layers
+}  // namespace ls::golden

@@ -1,12 +1,14 @@
 #include "experiments/golden/golden.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
 #include "autograd/functional.h"
 #include "autograd/tape.h"
 
-namespace ls::layers {
+namespace ls::golden {
 namespace {
 
 // Beyond the case's own rtol. f32 and bf16 inputs are rounded from the f64 of the file, so these
@@ -64,11 +66,6 @@ void check_partners(const std::map<std::string, Tensor>& parts,
   }
 }
 
-/// [B,T,...], or keys [B,Tk,...], which are cut only where they are the same tokens.
-bool is_sequence(const ArgSpec& arg) {
-  return arg.axes.size() >= 2 && arg.axes[0] == "B" && (arg.axes[1] == "T" || arg.axes[1] == "Tk");
-}
-
 }  // namespace
 
 std::vector<GoldenCase> read_golden(const std::string& path) {
@@ -117,14 +114,11 @@ GoldenCall::GoldenCall(const GoldenCase& golden, const GoldenOptions& options)
 }
 
 ag::Var GoldenCall::load(const std::string& name, DType dtype, DType through) {
-  used_inputs_.insert(name);
+  const Tensor stored = values(name);
   const auto known = leaves_.find(name);
   if (known != leaves_.end()) {
     return known->second;
   }
-  const auto it = case_.inputs.find(name);
-  LS_CHECK(it != case_.inputs.end(), kIo, "the case has no input '{}'", name);
-  const Tensor& stored = it->second;
   const Tensor value = is_float(stored.dtype()) ? stored.to(through).to(dtype).clone() : stored;
   const ag::Var v = case_.grads.count(name) ? ag::Var::leaf(value) : ag::Var(value);
   leaves_.emplace(name, v);
@@ -170,6 +164,14 @@ std::string GoldenCall::text(const std::string& name, const std::string& absent)
   return *s;
 }
 
+int GoldenCall::choice(const std::string& name, const std::vector<std::string>& known) {
+  const std::string chosen = text(name, known[0]);
+  const auto it = std::find(known.begin(), known.end(), chosen);
+  LS_CHECK(it != known.end(), kUnsupported, "{} '{}' is not one of {}", name, chosen,
+           fmt::join(known, ", "));
+  return static_cast<int>(it - known.begin());
+}
+
 std::vector<double> GoldenCall::numbers(const std::string& name) {
   used_attributes_.insert(name);
   const auto it = case_.attributes.find(name);
@@ -191,118 +193,6 @@ void GoldenCall::out(const std::string& name, const ag::Var& value) {
   if (case_.outputs.count(name)) {
     outputs_[name] = value;
   }
-}
-
-std::vector<ag::Var> GoldenCall::scan(const OpInfo& op, std::vector<ag::Var> in, const void* attrs,
-                                      bool can_split) {
-  const ScanInfo& info = scan_of(op, attrs);
-  const std::shared_ptr<ScanAttrs> own = info.clone_attrs(attrs);
-  const Form form = options_.form;
-  if (form == Form::kRecurrent || (form == Form::kChunk && info.has_chunk) ||
-      (form == Form::kParallel && info.has_parallel)) {
-    own->form = form;
-    form_done_ = true;
-  }
-  if (info.has_chunk && (own->form == Form::kAuto || own->form == Form::kChunk)) {
-    own->chunk = options_.chunk;
-    chunk_done_ = true;
-  }
-  if (options_.split <= 1 || !can_split) {
-    return ag::call(op, in, own);
-  }
-  split_done_ = true;
-
-  Index tokens = 0;
-  for (std::size_t i = 0; i < in.size(); ++i) {
-    if (in[i].defined() && is_sequence(op.in[i])) {
-      tokens = in[i].size(1);
-    }
-  }
-  const int offsets_input = op.input_index("offsets");
-  const int start_input = op.input_index("start");
-  std::vector<std::int64_t> offsets;
-  if (offsets_input >= 0 && in[static_cast<std::size_t>(offsets_input)].defined()) {
-    offsets = in[static_cast<std::size_t>(offsets_input)].value().to_vector<std::int64_t>();
-  }
-  const bool per_document = !offsets.empty() && info.boundary == Boundary::kOffsets;
-  const auto documents = static_cast<Index>(offsets.size()) - 1;
-
-  // States so far, one row a document (or a batch row).
-  std::vector<ag::Var> states;
-  for (const StatePort& port : info.states) {
-    states.push_back(input_of(op, in, port.input));
-  }
-  std::vector<std::vector<ag::Var>> pieces(op.out.size());
-  for (Index p = 0; p < options_.split; ++p) {
-    // Uneven cuts; with more pieces than tokens some are empty.
-    const Index a = tokens * p * (p + 1) / (options_.split * (options_.split + 1));
-    const Index b = tokens * (p + 1) * (p + 2) / (options_.split * (options_.split + 1));
-    std::vector<ag::Var> part = in;
-    for (std::size_t i = 0; i < in.size(); ++i) {
-      if (in[i].defined() && is_sequence(op.in[i])) {
-        part[i] = ag::slice(in[i], 1, a, b);
-      }
-    }
-    std::vector<Index> rows, before, after;
-    if (per_document) {
-      std::vector<std::int64_t> local;
-      for (Index d = 0; d < documents; ++d) {
-        const Index from = offsets[static_cast<std::size_t>(d)],
-                    to = offsets[static_cast<std::size_t>(d + 1)];
-        const bool here = from < b && to > a;
-        (here ? rows : to <= a ? before : after).push_back(d);
-        if (here) {
-          local.push_back(std::max(from, a) - a);
-        }
-      }
-      if (rows.empty()) {
-        continue;
-      }
-      local.push_back(b - a);
-      part[static_cast<std::size_t>(offsets_input)] = ag::Var(Tensor::from(local));
-    } else if (!offsets.empty()) {
-      std::vector<std::int64_t> start;
-      for (Index t = a; t < b; ++t) {
-        const auto d = std::upper_bound(offsets.begin(), offsets.end(), t) - offsets.begin() - 1;
-        start.push_back(offsets[static_cast<std::size_t>(d)] - a);
-      }
-      part[static_cast<std::size_t>(offsets_input)] = ag::Var();
-      part[static_cast<std::size_t>(start_input)] = ag::Var(Tensor::from(start, {1, b - a}));
-    }
-    for (std::size_t s = 0; s < states.size(); ++s) {
-      input_of(op, part, info.states[s].input) =
-          per_document && states[s].defined() ? ag::take_rows(states[s], rows) : states[s];
-    }
-    const std::vector<ag::Var> out = ag::call(op, part, own);
-    for (std::size_t i = 0; i < out.size(); ++i) {
-      if (out[i].defined() && is_sequence(op.out[i])) {
-        pieces[i].push_back(out[i]);
-      }
-    }
-    for (std::size_t s = 0; s < states.size(); ++s) {
-      const ag::Var& fresh = output_of(op, out, info.states[s].output);
-      if (!per_document) {
-        states[s] = fresh;
-        continue;
-      }
-      const ag::Var old = states[s].defined() ? states[s] : [&] {
-        Shape shape = fresh.shape();
-        shape[0] = documents;
-        return ag::Var(Tensor::zeros(shape, fresh.dtype()));
-      }();
-      states[s] = ag::concat({ag::take_rows(old, before), fresh, ag::take_rows(old, after)}, 0);
-    }
-  }
-  std::vector<ag::Var> out(op.out.size());
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    if (!pieces[i].empty()) {
-      out[i] = ag::concat(pieces[i], 1);
-    }
-  }
-  for (std::size_t s = 0; s < states.size(); ++s) {
-    output_of(op, out, info.states[s].output) = states[s];
-  }
-  return out;
 }
 
 bool GoldenReport::passed() const {
@@ -478,4 +368,4 @@ GoldenReport check_golden(const GoldenCase& golden, const GoldenOptions& options
   return again.report;
 }
 
-}  // namespace ls::layers
+}  // namespace ls::golden

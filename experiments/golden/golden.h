@@ -2,10 +2,10 @@
 // Checking ops against files of reference results (`longscan check`): one small adapter per op says
 // how its inputs and attributes are named in the files.
 //
-//   LS_GOLDEN("rms_norm", [](GoldenCall& c) {
+//   LS_GOLDEN(RmsNorm, "rms_norm") {
 //     c.out("y", ag::call<ops::RmsNorm>({.x = c.in("x"), .weight = c.acc_or_none("weight")},
 //                                  {.eps = c.number("eps")}).y);
-//   });
+//   }
 #include <functional>
 #include <map>
 #include <optional>
@@ -15,9 +15,9 @@
 
 #include "autograd/call.h"
 #include "core/io/h5.h"
-#include "layers/scan/scan.h"
+#include "core/op/scan_attrs.h"
 
-namespace ls::layers {
+namespace ls::golden {
 
 struct GoldenOptions {
   DType dtype = DType::kF64;
@@ -61,6 +61,9 @@ class GoldenCall {
   }
   bool flag(const std::string& name, bool absent = false) { return number(name, absent) != 0; }
   std::string text(const std::string& name, const std::string& absent = "");
+  /// Place of a text among `known`, the first where it is absent.
+  /// @throws Error(Unsupported) on another
+  int choice(const std::string& name, const std::vector<std::string>& known);
   std::vector<double> numbers(const std::string& name);
   /// Attributes that only inform.
   void ignore(std::initializer_list<const char*> attributes);
@@ -85,7 +88,7 @@ class GoldenCall {
  private:
   friend class GoldenRun;
   ag::Var load(const std::string& name, DType dtype, DType through);
-  std::vector<ag::Var> scan(const OpInfo& op, std::vector<ag::Var> in, const void* attrs,
+  std::vector<ag::Var> scan(const OpInfo& op, const std::vector<ag::Var>& in, const void* attrs,
                             bool can_split);
 
   const GoldenCase& case_;
@@ -118,9 +121,12 @@ struct GoldenReport {
 /// result of the rounded inputs instead, by the same tolerance; the note says so.
 GoldenReport check_golden(const GoldenCase& golden, const GoldenOptions& options);
 
-}  // namespace ls::layers
+}  // namespace ls::golden
 
-/// At namespace scope, in experiments/golden/.
-#define LS_GOLDEN(name, ...)                                           \
-  [[maybe_unused]] static const bool LS_CONCAT(ls_golden_, __LINE__) = \
-      ::ls::layers::golden_registry().add(name, ::ls::layers::GoldenAdapter(__VA_ARGS__))
+/// At namespace scope, in experiments/golden/: what is computed, its name in the files, and then the
+/// body of a function of `GoldenCall& c`.
+#define LS_GOLDEN(Type, name)                                       \
+  static void ls_golden_##Type(::ls::golden::GoldenCall& c);        \
+  [[maybe_unused]] static const bool ls_golden_added_##Type =       \
+      ::ls::golden::golden_registry().add(name, &ls_golden_##Type); \
+  static void ls_golden_##Type(::ls::golden::GoldenCall& c)

@@ -2,10 +2,10 @@
 
 #include "experiments/golden/golden.h"
 
-namespace ls::layers {
+namespace ls::golden {
 namespace {
 
-LS_GOLDEN("group_norm", [](GoldenCall& c) {
+LS_GOLDEN(GroupNorm, "group_norm") {
   const ops::GroupNorm::In<ag::Var> in = {.x = c.in("x"),
                                           .weight = c.acc_or_none("weight"),
                                           .bias = c.acc_or_none("bias"),
@@ -14,7 +14,7 @@ LS_GOLDEN("group_norm", [](GoldenCall& c) {
   c.out("y", ag::call<ops::GroupNorm>(
                  in, {.num_groups = c.integer("num_groups"), .eps = c.number("eps")})
                  .y);
-});
+}
 
 }  // namespace
-}  // namespace ls::layers
+}  // namespace ls::golden

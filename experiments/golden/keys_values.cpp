@@ -1,10 +1,10 @@
 #include "core/ops/attention/attention.h"
 #include "experiments/golden/golden.h"
 
-namespace ls::layers {
+namespace ls::golden {
 namespace {
 
-LS_GOLDEN("attention", [](GoldenCall& c) {
+LS_GOLDEN(Attention, "attention") {
   const ops::Attention::In<ag::Var> in = {.q = c.in("q"),
                                           .k = c.in("k"),
                                           .v = c.in("v"),
@@ -26,7 +26,7 @@ LS_GOLDEN("attention", [](GoldenCall& c) {
   const auto out = c.scan<ops::Attention>(in, attrs, can_split);
   c.out("o", out.o);
   c.out("lse", out.lse);
-});
+}
 
 }  // namespace
-}  // namespace ls::layers
+}  // namespace ls::golden

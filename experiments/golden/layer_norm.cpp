@@ -2,10 +2,10 @@
 
 #include "experiments/golden/golden.h"
 
-namespace ls::layers {
+namespace ls::golden {
 namespace {
 
-LS_GOLDEN("layer_norm", [](GoldenCall& c) {
+LS_GOLDEN(LayerNorm, "layer_norm") {
   const ops::LayerNorm::In<ag::Var> in = {.x = c.in("x"),
                                           .weight = c.acc_or_none("weight"),
                                           .bias = c.acc_or_none("bias"),
@@ -13,7 +13,7 @@ LS_GOLDEN("layer_norm", [](GoldenCall& c) {
   c.out("y", ag::call<ops::LayerNorm>(
                  in, {.eps = c.number("eps"), .norm_before_gate = c.flag("norm_before_gate", true)})
                  .y);
-});
+}
 
 }  // namespace
-}  // namespace ls::layers
+}  // namespace ls::golden

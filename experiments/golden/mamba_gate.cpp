@@ -5,7 +5,7 @@
 #include "core/ops/mul/mul.h"
 #include "experiments/golden/golden.h"
 
-namespace ls::layers {
+namespace ls::golden {
 namespace {
 
 /// x [H] as [H*K], every element K times.
@@ -34,14 +34,13 @@ ag::Var bounded(const ag::Var& x, const ag::Var& a_log, const ag::Var& bias, dou
   return ag::scale(activate(z, ops::Act::kSigmoid), lower_bound);
 }
 
-LS_GOLDEN("mamba_gate", [](GoldenCall& c) {
-  const std::string kind = c.text("kind", "scalar");
-  LS_CHECK(kind == "scalar" || kind == "vector" || kind == "bounded", kUnsupported,
-           "kind '{}' is not one of scalar, vector, bounded", kind);
+LS_GOLDEN(MambaGate, "mamba_gate") {
+  enum { kScalar, kVector, kBounded };
+  const int kind = c.choice("kind", {"scalar", "vector", "bounded"});
   const double lower_bound = c.number("lower_bound");
   const ag::Var x = c.in("x"), bias = c.acc_or_none("dt_bias");
   ag::Var a_log = c.acc_or_none("A_log");
-  if (kind == "scalar") {
+  if (kind == kScalar) {
     c.out("g", ag::call<ops::MambaGate>({.x = x, .a_log = a_log, .dt_bias = bias}).g);
     return;
   }
@@ -51,11 +50,11 @@ LS_GOLDEN("mamba_gate", [](GoldenCall& c) {
   a_log = a_log.defined() ? each(a_log, x.size(3)) : a_log;
   const ag::Var flat_bias = bias.defined() ? ag::reshape(bias, {channels}) : bias;
   const ag::Var g =
-      kind == "vector"
+      kind == kVector
           ? ag::call<ops::MambaGate>({.x = flat, .a_log = a_log, .dt_bias = flat_bias}).g
           : bounded(ag::cast(flat, acc_dtype(x.dtype())), a_log, flat_bias, lower_bound);
   c.out("g", ag::reshape(g, x.shape()));
-});
+}
 
 }  // namespace
-}  // namespace ls::layers
+}  // namespace ls::golden

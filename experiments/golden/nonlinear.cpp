@@ -3,11 +3,11 @@
 #include "core/ops/lstm/lstm.h"
 #include "experiments/golden/golden.h"
 
-namespace ls::layers {
+namespace ls::golden {
 namespace {
 
 /// One dense head; both biases of the file are one of ours.
-LS_GOLDEN("lstm", [](GoldenCall& c) {
+LS_GOLDEN(Lstm, "lstm") {
   const ag::Var recurrent = c.acc("weight_hh");
   const ag::Var bias_ih = c.acc_or_none("bias_ih"), bias_hh = c.acc_or_none("bias_hh");
   const ag::Var gx = ag::call<ops::Linear>({.x = c.in("x"), .weight = c.in("weight_ih")}).y;
@@ -24,7 +24,7 @@ LS_GOLDEN("lstm", [](GoldenCall& c) {
   c.out("y", out.y);
   c.out("hT", out.hT);
   c.out("cT", out.cT);
-});
+}
 
 }  // namespace
-}  // namespace ls::layers
+}  // namespace ls::golden

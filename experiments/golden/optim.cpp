@@ -11,7 +11,7 @@
 namespace ls::optim {
 namespace {
 
-using layers::GoldenCall;
+using golden::GoldenCall;
 
 template <class Part>
 struct Chosen {
@@ -27,13 +27,8 @@ Component<Part> choose(const std::string& fields) {
   return read_config_text<Chosen<Part>>("part: {" + fields + "}", "golden case").part;
 }
 
-std::string field(const char* name, double value) {
-  return fmt::format(", {}: {}", name, value);
-}
-std::string field(const char* name, Index value) {
-  return fmt::format(", {}: {}", name, value);
-}
-std::string field(const char* name, const std::string& value) {
+template <class T>
+std::string field(const char* name, const T& value) {
   return fmt::format(", {}: {}", name, value);
 }
 
@@ -97,21 +92,21 @@ void run_rule(GoldenCall& c, const std::string& fields) {
   }
 }
 
-LS_GOLDEN("adamw", [](GoldenCall& c) {
+LS_GOLDEN(Adamw, "adamw") {
   const std::vector<double> betas = c.numbers("betas");
   LS_CHECK(betas.size() == 2, kIo, "betas has {} numbers, expected 2", betas.size());
   run_rule(c, "name: adamw" + field("beta1", betas[0]) + field("beta2", betas[1]) +
                   field("eps", c.number("eps")) + field("weight_decay", c.number("weight_decay")));
-});
+}
 
-LS_GOLDEN("sgd", [](GoldenCall& c) {
+LS_GOLDEN(Sgd, "sgd") {
   run_rule(c, "name: sgd" + field("momentum", c.number("momentum")) +
                   field("dampening", c.number("dampening")) +
                   field("weight_decay", c.number("weight_decay")) +
-                  field("nesterov", std::string(c.flag("nesterov") ? "true" : "false")));
-});
+                  field("nesterov", c.flag("nesterov")));
+}
 
-LS_GOLDEN("clip_grad_norm", [](GoldenCall& c) {
+LS_GOLDEN(ClipGradNorm, "clip_grad_norm") {
   std::vector<Tensor> grads;
   for (std::size_t i = 0; c.has(fmt::format("grad{}", i)); ++i) {
     grads.push_back(c.acc(fmt::format("grad{}", i)).value().clone());
@@ -121,19 +116,22 @@ LS_GOLDEN("clip_grad_norm", [](GoldenCall& c) {
     c.out(fmt::format("clipped{}", i), grads[i]);
   }
   c.out("grad_norm", Tensor::from(std::vector<double>{norm}));
-});
+}
 
-LS_GOLDEN("lr_schedule", [](GoldenCall& c) {
+LS_GOLDEN(LrSchedule, "lr_schedule") {
   // Names of the file that are ours under another name.
   static const std::map<std::string, std::string> kNames = {{"constant_with_warmup", "constant"},
                                                             {"cosine_with_min_lr", "cosine"}};
   // Its attributes, and our fields.
-  static const std::pair<const char*, const char*> kNumbers[] = {
-      {"num_cycles", "num_cycles"}, {"min_lr_rate", "min_share"}, {"timescale", "timescale"},
-      {"lr_end", "lr_end"},         {"power", "power"},           {"min_lr_ratio", "min_share"}};
-  static const std::pair<const char*, const char*> kIntegers[] = {{"warmup_steps", "warmup_steps"},
-                                                                  {"decay_steps", "decay_steps"},
-                                                                  {"stable_steps", "stable_steps"}};
+  static const std::pair<const char*, const char*> kNumbers[] = {{"num_cycles", "num_cycles"},
+                                                                 {"min_lr_rate", "min_share"},
+                                                                 {"timescale", "timescale"},
+                                                                 {"lr_end", "lr_end"},
+                                                                 {"power", "power"},
+                                                                 {"min_lr_ratio", "min_share"},
+                                                                 {"warmup_steps", "warmup_steps"},
+                                                                 {"decay_steps", "decay_steps"},
+                                                                 {"stable_steps", "stable_steps"}};
   static const std::pair<const char*, const char*> kTexts[] = {{"warmup_type", "warmup_shape"},
                                                                {"decay_type", "decay_shape"}};
   const std::string kind = c.text("kind");
@@ -141,9 +139,6 @@ LS_GOLDEN("lr_schedule", [](GoldenCall& c) {
   std::string fields = "name: " + (ours == kNames.end() ? kind : ours->second);
   for (const auto& [theirs, name] : kNumbers) {
     fields += c.has_attribute(theirs) ? field(name, c.number(theirs)) : "";
-  }
-  for (const auto& [theirs, name] : kIntegers) {
-    fields += c.has_attribute(theirs) ? field(name, c.integer(theirs)) : "";
   }
   for (const auto& [theirs, name] : kTexts) {
     fields += c.has_attribute(theirs) ? field(name, c.text(theirs)) : "";
@@ -163,7 +158,7 @@ LS_GOLDEN("lr_schedule", [](GoldenCall& c) {
     }
   }
   c.out("lr", Tensor::from(rates));
-});
+}
 
 }  // namespace
 }  // namespace ls::optim

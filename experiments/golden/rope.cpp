@@ -2,10 +2,10 @@
 
 #include "experiments/golden/golden.h"
 
-namespace ls::layers {
+namespace ls::golden {
 namespace {
 
-LS_GOLDEN("rope", [](GoldenCall& c) {
+LS_GOLDEN(Rope, "rope") {
   ops::RopeRule rule;
   rule.type = c.text("rope_type", rule.type);
   rule.theta = c.number("theta", rule.theta);
@@ -23,18 +23,15 @@ LS_GOLDEN("rope", [](GoldenCall& c) {
     rule.short_factor = c.numbers("short_factor");
     rule.long_factor = c.numbers("long_factor");
   }
-  const std::string layout = c.text("layout", "half");
-  LS_CHECK(layout == "half" || layout == "interleaved", kUnsupported,
-           "layout '{}' is not one of half, interleaved", layout);
   const Tensor inv_freq = Tensor::from(ops::rope_inv_freq(rule));
   c.out("inv_freq", inv_freq);
   ops::Rope::Attrs attrs;
-  attrs.interleaved = layout == "interleaved";
+  attrs.interleaved = c.choice("layout", {"half", "interleaved"}) == 1;
   attrs.attention_factor = c.number("attention_factor", 1);
   c.out("y", ag::call<ops::Rope>(
                  {.x = c.in("x"), .positions = c.in("positions"), .inv_freq = inv_freq}, attrs)
                  .y);
-});
+}
 
 }  // namespace
-}  // namespace ls::layers
+}  // namespace ls::golden

@@ -5,15 +5,12 @@
 #include "core/ops/token_shift/token_shift.h"
 #include "experiments/golden/golden.h"
 
-namespace ls::layers {
+namespace ls::golden {
 namespace {
 
-LS_GOLDEN("short_conv", [](GoldenCall& c) {
-  const std::string activation = c.text("activation");
-  LS_CHECK(activation.empty() || activation == "silu", kUnsupported,
-           "activation '{}' is not one of silu, ''", activation);
+LS_GOLDEN(ShortConv, "short_conv") {
   ops::ShortConv::Attrs attrs;
-  attrs.silu = activation == "silu";
+  attrs.silu = c.choice("activation", {"", "silu"}) == 1;
   c.ignore({"final", "width"});
   const auto [y, state] = c.scan<ops::ShortConv>({.x = c.in("x"),
                                                   .weight = c.acc("weight"),
@@ -23,9 +20,9 @@ LS_GOLDEN("short_conv", [](GoldenCall& c) {
                                                  attrs);
   c.out("y", y);
   c.out("final_state", state);
-});
+}
 
-LS_GOLDEN("token_shift", [](GoldenCall& c) {
+LS_GOLDEN(TokenShift, "token_shift") {
   c.ignore({"final"});
   const ag::Var x = c.in("x");
   const Index batch = x.size(0), tokens = x.size(1), width = x.size(2);
@@ -44,7 +41,7 @@ LS_GOLDEN("token_shift", [](GoldenCall& c) {
     }
     c.out("y", ag::concat(mixes, 2));
   }
-});
+}
 
 }  // namespace
-}  // namespace ls::layers
+}  // namespace ls::golden

@@ -30,7 +30,7 @@ TEST_SUITE("conformance") {
           "rms_norm",    "layer_norm",    "group_norm",     "l2_norm",    "softmax",
           "activations", "cross_entropy", "embedding",      "mamba_gate", "feature_map",
           "adamw",       "sgd",           "clip_grad_norm", "lr_schedule"}) {
-      CHECK_MESSAGE(layers::golden_registry().find(op), "no adapter for " << op);
+      CHECK_MESSAGE(golden::golden_registry().find(op), "no adapter for " << op);
     }
   }
 }

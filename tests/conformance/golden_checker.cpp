@@ -11,47 +11,57 @@
 #include "tests/support/golden_laws.h"
 
 using namespace ls;
-using layers::GoldenCall;
-using layers::GoldenCase;
-using layers::GoldenReport;
+using golden::GoldenCall;
+using golden::GoldenCase;
+using golden::GoldenReport;
 using test::describe;
 
 namespace {
 
 // y = 2 x, and what can go wrong with it.
-LS_GOLDEN("test.right", [](GoldenCall& c) { c.out("y", ag::scale(c.in("x"), 2)); });
-LS_GOLDEN("test.value", [](GoldenCall& c) { c.out("y", ag::scale(c.in("x"), 2 + 1e-8)); });
-LS_GOLDEN("test.gradient", [](GoldenCall& c) {
+LS_GOLDEN(Right, "test.right") {
+  c.out("y", ag::scale(c.in("x"), 2));
+}
+LS_GOLDEN(Value, "test.value") {
+  c.out("y", ag::scale(c.in("x"), 2 + 1e-8));
+}
+LS_GOLDEN(Gradient, "test.gradient") {
   const ag::Var x = c.in("x");
   c.out("y", ag::add(ag::scale(x, 1.5), ag::scale(x.detach(), 0.5)));
-});
-LS_GOLDEN("test.no_gradient", [](GoldenCall& c) { c.out("y", ag::scale(c.in("x").detach(), 2)); });
-LS_GOLDEN("test.nan", [](GoldenCall& c) {
+}
+LS_GOLDEN(NoGradient, "test.no_gradient") {
+  c.out("y", ag::scale(c.in("x").detach(), 2));
+}
+LS_GOLDEN(Nan, "test.nan") {
   Tensor y = ag::scale(c.in("x"), 2).value().clone();
   y.slice(0, 1, 2).fill_(NAN);
   c.out("y", y);
-});
-LS_GOLDEN("test.infinity", [](GoldenCall& c) {
+}
+LS_GOLDEN(Infinity, "test.infinity") {
   Tensor y = ag::scale(c.in("x"), 2).value().clone();
   y.slice(0, 1, 2).fill_(INFINITY);
   c.out("y", y);
-});
-LS_GOLDEN("test.shape", [](GoldenCall& c) {
+}
+LS_GOLDEN(Shape, "test.shape") {
   c.out("y", ag::reshape(ag::scale(c.in("x"), 2), {3, 2}));
-});
-LS_GOLDEN("test.nothing", [](GoldenCall& c) { c.in("x"); });
-LS_GOLDEN("test.throws", [](GoldenCall& c) {
+}
+LS_GOLDEN(Nothing, "test.nothing") {
+  c.in("x");
+}
+LS_GOLDEN(Throws, "test.throws") {
   c.in("x");
   LS_FAIL(kShape, "no such luck");
-});
-LS_GOLDEN("test.unsupported", [](GoldenCall& c) {
+}
+LS_GOLDEN(Unsupported, "test.unsupported") {
   c.in("x");
   LS_FAIL(kUnsupported, "variant 7 is not supported");
-});
-LS_GOLDEN("test.wants_more", [](GoldenCall& c) { c.out("y", ag::add(c.in("x"), c.in("z"))); });
-LS_GOLDEN("test.narrow", [](GoldenCall& c) {  // right in f64 alone
+}
+LS_GOLDEN(WantsMore, "test.wants_more") {
+  c.out("y", ag::add(c.in("x"), c.in("z")));
+}
+LS_GOLDEN(Narrow, "test.narrow") {  // right in f64 alone
   c.out("y", ag::scale(c.in("x"), c.options().dtype == DType::kF64 ? 2 : 2.2));
-});
+}
 
 Tensor tensor(std::vector<double> values) {
   return Tensor::from(values, {2, 3});
@@ -77,17 +87,17 @@ bool says(const std::string& text, const std::string& part) {
 TEST_SUITE("conformance") {
   TEST_CASE("golden checker: right results pass, in every type") {
     for (const DType type : {DType::kF64, DType::kF32, DType::kBF16}) {
-      const GoldenReport r = layers::check_golden(case_of("test.right"), {.dtype = type});
+      const GoldenReport r = golden::check_golden(case_of("test.right"), {.dtype = type});
       CHECK_MESSAGE(r.passed(), describe(r));
     }
     const GoldenReport r =
-        layers::check_golden(case_of("test.right"), {.form = Form::kChunk, .chunk = 4, .split = 2});
+        golden::check_golden(case_of("test.right"), {.form = Form::kChunk, .chunk = 4, .split = 2});
     CHECK(r.passed());
     CHECK(r.note == "form does not apply, chunk does not apply, split does not apply");
   }
 
   TEST_CASE("golden checker: wrong results fail, and say where") {
-    const auto report = [](const char* op) { return layers::check_golden(case_of(op), {}); };
+    const auto report = [](const char* op) { return golden::check_golden(case_of(op), {}); };
     GoldenReport r = report("test.value");
     CHECK(!r.passed());
     CHECK(r.fault == "");
@@ -113,35 +123,35 @@ TEST_SUITE("conformance") {
     CHECK(!report("test.unsupported").passed());
     CHECK(report("test.wants_more").fault == "the case has no input 'z'");
     for (const DType type : {DType::kF32, DType::kBF16}) {
-      CHECK_MESSAGE(!layers::check_golden(case_of("test.narrow"), {.dtype = type}).passed(),
+      CHECK_MESSAGE(!golden::check_golden(case_of("test.narrow"), {.dtype = type}).passed(),
                     "10 % off in " << enum_name(type));
     }
   }
 
   TEST_CASE("golden checker: unknown ops, inputs and attributes are named") {
-    CHECK(layers::check_golden(case_of("retnot"), {}).fault ==
+    CHECK(golden::check_golden(case_of("retnot"), {}).fault ==
           "no op of that name; the nearest is 'retnet'");
     GoldenCase c = case_of("test.right");
     c.inputs["gate"] = tensor({1, 2, 3, 4, 5, 6});
-    CHECK(layers::check_golden(c, {}).fault == "unknown input gate");
+    CHECK(golden::check_golden(c, {}).fault == "unknown input gate");
     c.attributes["slope"] = 0.5;
-    CHECK(layers::check_golden(c, {}).fault == "unknown input gate, attribute slope");
-    CHECK(!layers::check_golden(c, {}).passed());
+    CHECK(golden::check_golden(c, {}).fault == "unknown input gate, attribute slope");
+    CHECK(!golden::check_golden(c, {}).passed());
     c = case_of("test.right");
     c.outputs["final_state"] = tensor({1, 2, 3, 4, 5, 6});
-    CHECK(layers::check_golden(c, {}).fault == "output final_state is not computed");
+    CHECK(golden::check_golden(c, {}).fault == "output final_state is not computed");
   }
 
   TEST_CASE("golden checker: a reference of zeros is compared absolutely") {
     GoldenCase c = case_of("test.right");
     c.inputs["x"] = c.outputs["y"] = c.cotangents["y"] = c.grads["x"] = tensor({0, 0, 0, 0, 0, 0});
-    CHECK(layers::check_golden(c, {}).passed());
+    CHECK(golden::check_golden(c, {}).passed());
     c.inputs["x"] = tensor({0, 0, 0, 1e-9, 0, 0});
-    CHECK(layers::check_golden(c, {}).worst_output == doctest::Approx(2e-9));
-    CHECK(!layers::check_golden(c, {}).passed());
+    CHECK(golden::check_golden(c, {}).worst_output == doctest::Approx(2e-9));
+    CHECK(!golden::check_golden(c, {}).passed());
     c = case_of("test.right");
     c.outputs["y"] = tensor({2, -4, 6, -8, 10, INFINITY});
-    CHECK(!layers::check_golden(c, {}).passed());
+    CHECK(!golden::check_golden(c, {}).passed());
   }
 
   TEST_CASE("golden files that are broken are refused") {
@@ -150,7 +160,7 @@ TEST_SUITE("conformance") {
         (fs::temp_directory_path() / fmt::format("{}_golden.h5", getpid())).string();
     const auto refusal = [&] {
       try {
-        layers::read_golden(path);
+        golden::read_golden(path);
       } catch (const Error& e) {
         CHECK(e.kind() == ErrorKind::kIo);
         CHECK(says(e.message(), path));
@@ -173,8 +183,8 @@ TEST_SUITE("conformance") {
       f.close();
     };
     with([](h5::File&) {});
-    REQUIRE(layers::read_golden(path).size() == 1);
-    CHECK(layers::check_golden(layers::read_golden(path)[0], {}).passed());
+    REQUIRE(golden::read_golden(path).size() == 1);
+    CHECK(golden::check_golden(golden::read_golden(path)[0], {}).passed());
 
     with([](h5::File& f) { f.set_attribute("/", "format", std::int64_t{2}); });
     CHECK(says(refusal(), "format 2 is not supported, expected 1"));

@@ -52,7 +52,7 @@ def copy(case, target):
 def main(large):
     ops = set()
     for source in (root / "experiments/golden").glob("*.cpp"):
-        ops |= set(re.findall(r'LS_GOLDEN\("([^"]+)"', source.read_text()))
+        ops |= set(re.findall(r'LS_GOLDEN\(\w+, "([^"]+)"', source.read_text()))
     for old in here.glob("*.h5"):
         old.unlink()
     for op in sorted(ops):

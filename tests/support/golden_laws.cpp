@@ -12,9 +12,9 @@
 namespace ls::test {
 namespace {
 
-using layers::GoldenCase;
-using layers::GoldenOptions;
-using layers::GoldenReport;
+using golden::GoldenCase;
+using golden::GoldenOptions;
+using golden::GoldenReport;
 
 /// The sizes here are not worth a second thread; where cores are shared it costs a time slice a
 /// loop.
@@ -24,7 +24,7 @@ struct OneThread {
 };
 
 void check_case(const GoldenCase& c, const GoldenOptions& options, const std::string& setting) {
-  const GoldenReport r = layers::check_golden(c, options);
+  const GoldenReport r = golden::check_golden(c, options);
   const bool known_gap = c.op == "feature_map" && r.unsupported;
   CHECK_MESSAGE((r.passed() || known_gap), setting << ": " << describe(r));
 }
@@ -41,7 +41,7 @@ std::string describe(const GoldenReport& r) {
 std::vector<std::string> known_golden_files(const std::string& folder) {
   std::vector<std::string> files;
   for (const std::string& path : files_of(folder, ".h5")) {
-    if (layers::golden_registry().find(std::filesystem::path(path).stem().string())) {
+    if (golden::golden_registry().find(std::filesystem::path(path).stem().string())) {
       files.push_back(path);
     }
   }
@@ -52,13 +52,13 @@ std::vector<std::string> known_golden_files(const std::string& folder) {
 void check_golden_files(const std::vector<std::string>& files) {
   constexpr DType kTypes[] = {DType::kF64, DType::kF32, DType::kBF16};
   for (const std::string& path : files) {
-    for (const GoldenCase& c : layers::read_golden(path)) {
+    for (const GoldenCase& c : golden::read_golden(path)) {
       for (const DType type : kTypes) {
         const std::string in(enum_name(type));
         check_case(c, {.dtype = type}, in);
         const OneThread one_thread;
         // Does any option apply to this op at all?
-        const std::string note = layers::check_golden(c, {.form = Form::kRecurrent}).note;
+        const std::string note = golden::check_golden(c, {.form = Form::kRecurrent}).note;
         if (note.find("form does not apply") != std::string::npos) {
           continue;
         }
@@ -80,10 +80,10 @@ void check_golden_files(const std::vector<std::string>& files) {
 
 void check_spoiled_golden_files(const std::vector<std::string>& files) {
   for (const std::string& path : files) {
-    const std::vector<GoldenCase> cases = layers::read_golden(path);
+    const std::vector<GoldenCase> cases = golden::read_golden(path);
     const OneThread one_thread;
     for (const GoldenCase* c : {&cases.front(), &cases.back()}) {
-      if (!layers::check_golden(*c, {}).passed()) {
+      if (!golden::check_golden(*c, {}).passed()) {
         continue;  // a variant that we do not have
       }
       const auto spoil = [&](std::map<std::string, Tensor> GoldenCase::*part, const char* kind) {
@@ -95,10 +95,10 @@ void check_spoiled_golden_files(const std::vector<std::string>& files) {
             largest = std::max(largest, std::abs(t.slow_at(i)));
           }
           t.data<double>()[t.numel() / 2] += largest > 0 ? 1e-6 * largest : 1e-6;
-          const GoldenReport r = layers::check_golden(wrong, {});
+          const GoldenReport r = golden::check_golden(wrong, {});
           CHECK_MESSAGE(!r.passed(), kind << " " << name << " of " << describe(r));
           t.data<double>()[t.numel() / 2] = NAN;
-          CHECK_MESSAGE(!layers::check_golden(wrong, {}).passed(),
+          CHECK_MESSAGE(!golden::check_golden(wrong, {}).passed(),
                         "NaN in " << kind << " " << name);
         }
       };
@@ -109,7 +109,7 @@ void check_spoiled_golden_files(const std::vector<std::string>& files) {
 }
 
 void check_golden_adapters(const std::string& folder) {
-  for (const std::string& name : layers::golden_registry().names()) {
+  for (const std::string& name : golden::golden_registry().names()) {
     const std::string path = folder + "/" + name + ".h5";
     CHECK_MESSAGE((name.starts_with("test.") || std::filesystem::exists(path)),
                   "adapter " << name << " has no golden file in " << folder);

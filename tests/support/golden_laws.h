@@ -17,6 +17,6 @@ void check_spoiled_golden_files(const std::vector<std::string>& files);
 /// Every adapter has its file.
 void check_golden_adapters(const std::string& folder);
 
-std::string describe(const layers::GoldenReport& report);
+std::string describe(const golden::GoldenReport& report);
 
 }  // namespace ls::test
