@@ -181,7 +181,7 @@ Bindings check_inputs(const OpInfo& op, std::span<const Tensor> in, DType t) {
       shape_mismatch(op, arg, x, in);
     }
     for (int a = 0; a < named; ++a) {
-      const std::string& axis = arg.axes[static_cast<std::size_t>(a)];
+      const std::string& axis = arg.axes[a];
       const Index n = x.shape()[x.rank() - named + a];
       if (is_symbol(axis)) {
         if (!b.has(axis)) {
@@ -203,7 +203,7 @@ void check_expressions(const OpInfo& op, std::span<const Tensor> in, const Bindi
     const ArgSpec& arg = op.in[i];
     const int named = static_cast<int>(arg.axes.size());
     for (int a = 0; a < named; ++a) {
-      const std::optional<Index> want = b.evaluate(arg.axes[static_cast<std::size_t>(a)]);
+      const std::optional<Index> want = b.evaluate(arg.axes[a]);
       if (want && *want != in[i].shape()[in[i].rank() - named + a]) {
         shape_mismatch(op, arg, in[i], in);
       }
@@ -501,10 +501,10 @@ void mark(const OpInfo& info, std::string_view names, std::vector<bool>& in,
     LS_CHECK(i >= 0 || o >= 0, kInternal, "op {}: the contract has no argument '{}'", info.name,
              name);
     if (i >= 0) {
-      in[static_cast<std::size_t>(i)] = true;
+      in[i] = true;
     }
     if (o >= 0) {
-      (*out)[static_cast<std::size_t>(o)] = true;
+      (*out)[o] = true;
     }
   }
 }
@@ -537,8 +537,7 @@ void set_same_gradient(OpInfo& info, const std::array<std::string, 2>& names) {
     LS_CHECK(info.same_gradient[i] >= 0, kInternal, "op {}: the contract has no input '{}'",
              info.name, names[i]);
   }
-  const ArgSpec &a = info.in[static_cast<std::size_t>(info.same_gradient[0])],
-                &b = info.in[static_cast<std::size_t>(info.same_gradient[1])];
+  const ArgSpec &a = info.in[info.same_gradient[0]], &b = info.in[info.same_gradient[1]];
   LS_CHECK(a.axes == b.axes && a.ellipsis == b.ellipsis && a.type == b.type && a.exact == b.exact,
            kInternal, "op {}: {} and {} cannot have one gradient, their shapes or types differ",
            info.name, a.text, b.text);

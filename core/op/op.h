@@ -46,14 +46,25 @@
 
 namespace ls {
 
+/// Bases of ops whose only result is y, and of those that take only x besides.
+struct GivesY {
+  template <class T>
+  struct Out {
+    T y;
+  };
+};
+struct TakesXGivesY : GivesY {
+  template <class T>
+  struct In {
+    T x;
+  };
+};
+
 /// Work of one call, for rooflines: bytes that must move, floating-point operations.
 struct Cost {
   double bytes = 0;
   double flops = 0;
 };
-
-enum class Device : std::uint8_t { kCpu, kCuda };
-enum class Direction : std::uint8_t { kForward, kBackward };
 
 /// One argument of a contract.
 struct ArgSpec {

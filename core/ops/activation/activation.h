@@ -8,15 +8,7 @@ namespace ls::ops {
 /// @shape  x [...] -> y [...]
 /// @dtype  any float; evaluated in acc
 /// @grad   exact; at the kink of relu and relu2 it is 0
-struct Activation {
-  template <class T>
-  struct In {
-    T x;
-  };
-  template <class T>
-  struct Out {
-    T y;
-  };
+struct Activation : TakesXGivesY {
   struct Attrs {
     Act activation = Act::kIdentity;
   };

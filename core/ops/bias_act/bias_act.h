@@ -7,14 +7,10 @@ namespace ls::ops {
 /// y = act(x + bias) in one pass.
 /// @shape  x [...,D], bias [D] or absent -> y [...,D]
 /// @dtype  x any float; bias acc; evaluated in acc
-struct BiasAct {
+struct BiasAct : GivesY {
   template <class T>
   struct In {
     T x, bias;
-  };
-  template <class T>
-  struct Out {
-    T y;
   };
   struct Attrs {
     Act activation = Act::kGeluTanh;

@@ -200,7 +200,7 @@ void mean_norm_backward(const typename Op::template In<Tensor>& in,
     for (Index c = 0; c < d && to; ++c) {
       to[c] = 0;
       for (Index p = 0; p < kPieces; ++p) {
-        to[c] += sums[static_cast<std::size_t>(p * 2 * d + at + c)];
+        to[c] += sums[p * 2 * d + at + c];
       }
     }
   };

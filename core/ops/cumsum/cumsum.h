@@ -7,15 +7,7 @@ namespace ls::ops {
 /// @shape  x, y [...]
 /// @dtype  any float; sums in f64
 /// @grad   exact: the running sums of the gradient the other way
-struct Cumsum {
-  template <class T>
-  struct In {
-    T x;
-  };
-  template <class T>
-  struct Out {
-    T y;
-  };
+struct Cumsum : TakesXGivesY {
   struct Attrs {
     int axis = -1;  ///< negative counts from the end
     bool reverse = false;

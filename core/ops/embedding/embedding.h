@@ -7,14 +7,10 @@ namespace ls::ops {
 /// @shape  weight [V,D], ids [...] -> y [...,D]
 /// @throws Error(Shape) on an id outside 0 .. V-1
 /// @grad   of weight, in acc; the row padding_idx (-1: none) has none
-struct Embedding {
+struct Embedding : GivesY {
   template <class T>
   struct In {
     T weight, ids;
-  };
-  template <class T>
-  struct Out {
-    T y;
   };
   struct Attrs {
     double scale = 1;

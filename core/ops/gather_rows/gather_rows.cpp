@@ -30,7 +30,10 @@ struct Reference {
     const common::Joined<const Real, 2> gy(dout.y);
     const View<Real, 2> gx(din.x.zero_());
     for (Index r = 0; r < gy.size(0); ++r) {
-      for (Index c = 0; index(r) >= 0 && c < gy.size(1); ++c) {
+      if (index(r) < 0) {
+        continue;
+      }
+      for (Index c = 0; c < gy.size(1); ++c) {
         gx(index(r), c) += gy(r, c);
       }
     }

@@ -8,14 +8,10 @@ namespace ls::ops {
 /// @dtype  x, y any one float
 /// @grad   exact; rows named several times add up, in acc
 /// @throws Error(Shape) on an index outside -1 .. N-1
-struct GatherRows {
+struct GatherRows : GivesY {
   template <class T>
   struct In {
     T x, index;
-  };
-  template <class T>
-  struct Out {
-    T y;
   };
   struct Attrs {};
 };

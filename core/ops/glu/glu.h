@@ -9,14 +9,10 @@ namespace ls::ops {
 /// @shape  x [...,2F] (gate first), or gate [...,F] and up [...,F] -> y [...,F]
 /// @dtype  any float; evaluated in acc
 /// @source Shazeer 2002.05202
-struct Glu {
+struct Glu : GivesY {
   template <class T>
   struct In {
     T x, gate, up;
-  };
-  template <class T>
-  struct Out {
-    T y;
   };
   struct Attrs {
     Act activation = Act::kSilu;

@@ -12,14 +12,10 @@ namespace ls::ops {
 /// @grad   exact; the weight's is summed over rows and returned in acc
 /// @cost   2 * rows * F * D flop, and what glu costs
 /// @source Shazeer 2002.05202
-struct GluLinear {
+struct GluLinear : GivesY {
   template <class T>
   struct In {
     T x, weight;
-  };
-  template <class T>
-  struct Out {
-    T y;
   };
   struct Attrs {
     Act activation = Act::kSilu;

@@ -8,16 +8,8 @@ namespace ls::ops {
 /// @shape  x [...,D] -> y [...,D]
 /// @dtype  any float; computed in acc
 /// @grad   exact; below eps of kMax the divisor is constant
-struct L2Norm {
+struct L2Norm : TakesXGivesY {
   enum class Eps : std::uint8_t { kInside, kMax, kOutside };
-  template <class T>
-  struct In {
-    T x;
-  };
-  template <class T>
-  struct Out {
-    T y;
-  };
   struct Attrs {
     double eps = 1e-6;
     Eps mode = Eps::kInside;

@@ -47,8 +47,10 @@ struct Reference {
         }
         gw(o, i) = sum;
       }
-      for (Index r = 0; gbias && r < rows; ++r) {
-        gbias(o) += gy(r, o);
+      if (gbias) {
+        for (Index r = 0; r < rows; ++r) {
+          gbias(o) += gy(r, o);
+        }
       }
     }
   }

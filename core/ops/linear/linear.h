@@ -8,14 +8,10 @@ namespace ls::ops {
 /// @dtype  x, weight, y any one float; bias acc; sums in acc
 /// @grad   exact; weight and bias gradients are summed over rows and returned in acc
 /// @cost   2 * rows * I * O flop
-struct Linear {
+struct Linear : GivesY {
   template <class T>
   struct In {
     T x, weight, bias;
-  };
-  template <class T>
-  struct Out {
-    T y;
   };
   struct Attrs {};
 };

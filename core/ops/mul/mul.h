@@ -7,14 +7,10 @@ namespace ls::ops {
 /// @shape  a, b, y [...], all the same
 /// @dtype  any one float
 /// @grad   exact
-struct Mul {
+struct Mul : GivesY {
   template <class T>
   struct In {
     T a, b;
-  };
-  template <class T>
-  struct Out {
-    T y;
   };
   struct Attrs {};
 };

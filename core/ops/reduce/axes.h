@@ -9,15 +9,14 @@ namespace ls::ops {
 inline std::array<bool, kMaxRank> reduced_axes(const Shape& shape, const Reduce::Attrs& a) {
   std::array<bool, kMaxRank> reduced{};
   for (int axis = 0; axis < shape.rank(); ++axis) {
-    reduced[static_cast<std::size_t>(axis)] = a.axes.empty();
+    reduced[axis] = a.axes.empty();
   }
   for (const int axis : a.axes) {
     const int i = axis < 0 ? axis + shape.rank() : axis;
     LS_CHECK(i >= 0 && i < shape.rank(), kShape, "reduce: axis {} of a tensor {}", axis,
              shape.str());
-    LS_CHECK(!reduced[static_cast<std::size_t>(i)], kShape, "reduce: axis {} of {} is named twice",
-             axis, shape.str());
-    reduced[static_cast<std::size_t>(i)] = true;
+    LS_CHECK(!reduced[i], kShape, "reduce: axis {} of {} is named twice", axis, shape.str());
+    reduced[i] = true;
   }
   return reduced;
 }

@@ -11,14 +11,10 @@ namespace ls::ops {
 ///         -> y [B,T,H,D]: the first 2P channels of each head are turned, the rest is copied
 /// @dtype  x any float; angles in f64, so that long contexts keep their phase
 /// @source Su et al. 2104.09864
-struct Rope {
+struct Rope : GivesY {
   template <class T>
   struct In {
     T x, positions, inv_freq;
-  };
-  template <class T>
-  struct Out {
-    T y;
   };
   struct Attrs {
     double theta = 10000;

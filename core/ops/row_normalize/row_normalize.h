@@ -8,15 +8,7 @@ namespace ls::ops {
 /// @shape  x [...,D] -> y [...,D-1]
 /// @dtype  any float; computed in acc
 /// @grad   exact; a zero denominator gives Inf as the definition does
-struct RowNormalize {
-  template <class T>
-  struct In {
-    T x;
-  };
-  template <class T>
-  struct Out {
-    T y;
-  };
+struct RowNormalize : TakesXGivesY {
   struct Attrs {
     double eps = 1e-6;
   };

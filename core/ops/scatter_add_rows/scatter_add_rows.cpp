@@ -21,7 +21,10 @@ struct Reference {
     const common::Joined<const std::int64_t, 1> index(in.index);
     const View<Real, 2> y(out.y.zero_());
     for (Index r = 0; r < x.size(0); ++r) {
-      for (Index c = 0; index(r) >= 0 && c < x.size(1); ++c) {
+      if (index(r) < 0) {
+        continue;
+      }
+      for (Index c = 0; c < x.size(1); ++c) {
         y(index(r), c) += x(r, c);
       }
     }

@@ -9,14 +9,10 @@ namespace ls::ops {
 /// @dtype  x, y any one float; sums in acc, in the order of the rows of x
 /// @grad   exact
 /// @throws Error(Shape) on an index outside -1 .. rows-1
-struct ScatterAddRows {
+struct ScatterAddRows : GivesY {
   template <class T>
   struct In {
     T x, index;
-  };
-  template <class T>
-  struct Out {
-    T y;
   };
   struct Attrs {
     Index rows = 0;
