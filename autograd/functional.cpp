@@ -167,7 +167,7 @@ Var permute(const Var& x, std::initializer_list<int> axes) {
   std::vector<int> inverse(axes.size());
   int i = 0;
   for (const int a : axes) {
-    inverse[static_cast<std::size_t>(a < 0 ? a + x.rank() : a)] = i++;
+    inverse[a < 0 ? a + x.rank() : a] = i++;
   }
   return unary("permute", x, x.value().permute(axes),
                [inverse](const Tensor& g) { return g.permute(std::span<const int>(inverse)); });

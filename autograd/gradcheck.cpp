@@ -190,7 +190,7 @@ class Checker {
         double got = 0, want = 0;
         for (Index e = 0; e < x.numel(); ++e) {
           const double d = direction.data<double>()[e] = rng_.normal();
-          got += d * grads[i][static_cast<std::size_t>(e)];
+          got += d * grads[i][e];
         }
         const Values slopes = difference(inputs_[i], direction.view(x.shape()));
         for (std::size_t o = 0; o < slopes.size(); ++o) {

@@ -129,16 +129,16 @@ void Tape::add_gradient(const InputRef& ref, Tensor grad) {
     }
     accumulate(ref.leaf->grad, std::move(grad));
   } else {
-    Node& node = nodes_[static_cast<std::size_t>(ref.node)];
-    accumulate(node.grads[static_cast<std::size_t>(ref.output)], std::move(grad));
+    Node& node = nodes_[ref.node];
+    accumulate(node.grads[ref.output], std::move(grad));
   }
 }
 
 Tensor Tape::place(const InputRef& ref) {
   const Shape* shape = nullptr;
   for (const InputRef* at = &ref; !at->leaf && at->node >= 0;) {
-    Node& node = nodes_[static_cast<std::size_t>(at->node)];
-    if (node.grads[static_cast<std::size_t>(at->output)].defined()) {
+    Node& node = nodes_[at->node];
+    if (node.grads[at->output].defined()) {
       return {};
     }
     if (const Shape* const reshaped = node.fn->only_reshapes()) {

@@ -65,11 +65,11 @@ std::span<const Index> SeqContext::starts(Index row) const {
   if (!options_.documents) {
     return {};
   }
-  return (*options_.documents)[static_cast<std::size_t>(row)];
+  return (*options_.documents)[row];
 }
 
 Index SeqContext::seen_before(Index row) const {
-  return options_.incoming ? options_.incoming->position[static_cast<std::size_t>(row)] : 0;
+  return options_.incoming ? options_.incoming->position[row] : 0;
 }
 
 bool SeqContext::rows_differ() const {

@@ -57,8 +57,7 @@ double gradient_norm(std::span<const Tensor> grads, double p) {
       const T* x = g.data<T>();
       parallel_for(pieces, 2, [&](Index b, Index e) {
         for (Index i = b; i < e; ++i) {
-          sums[static_cast<std::size_t>(i)] =
-              piece_sum(x + i * kPiece, std::min(kPiece, n - i * kPiece), p);
+          sums[i] = piece_sum(x + i * kPiece, std::min(kPiece, n - i * kPiece), p);
         }
       });
     });

@@ -95,8 +95,8 @@ std::vector<Index> Rng::sample_without_replacement(Index n, Index k) {
     std::vector<Index> all(static_cast<std::size_t>(n));
     std::iota(all.begin(), all.end(), Index{0});
     for (Index i = 0; i < k; ++i) {
-      std::swap(all[static_cast<std::size_t>(i)], all[static_cast<std::size_t>(i + below(n - i))]);
-      out[static_cast<std::size_t>(i)] = all[static_cast<std::size_t>(i)];
+      std::swap(all[i], all[i + below(n - i)]);
+      out[i] = all[i];
     }
     return out;
   }
@@ -107,7 +107,7 @@ std::vector<Index> Rng::sample_without_replacement(Index n, Index k) {
     const auto at_i = moved.find(i);
     const Index value_i = at_i == moved.end() ? i : at_i->second;
     const auto [at_j, fresh] = moved.try_emplace(j, j);
-    out[static_cast<std::size_t>(i)] = i == j ? value_i : at_j->second;
+    out[i] = i == j ? value_i : at_j->second;
     at_j->second = value_i;
   }
   return out;

@@ -334,7 +334,7 @@ void Communicator::all_gather(const void* in, void* out, std::span<const Index> 
                               DType dtype) {
   CommCall call{.kind = Kind::kAllGather, .dtype = dtype};
   call.n = check_counts(*this, call, counts);
-  check_buffer(*this, call, in, counts[static_cast<std::size_t>(rank())]);
+  check_buffer(*this, call, in, counts[rank()]);
   check_buffer(*this, call, out, call.n);
   do_all_gather(call, in, out, bytes_of(counts, dtype));
 }

@@ -257,7 +257,7 @@ Tensor Tensor::permute(std::span<const int> axes) const {
   Tensor t = *this;
   unsigned seen = 0;
   for (int i = 0; i < rank(); ++i) {
-    const int a = normalize_axis(axes[static_cast<std::size_t>(i)]);
+    const int a = normalize_axis(axes[i]);
     LS_CHECK(!(seen >> a & 1u), kShape, "axis {} is permuted twice", a);
     seen |= 1u << a;
     t.shape_[i] = shape_[a];

@@ -242,7 +242,7 @@ void* thread_scratch(int slot, Index bytes) {
     Index bytes = 0;
   };
   thread_local std::array<Buffer, 5> buffers;
-  Buffer& buffer = buffers[static_cast<std::size_t>(slot)];
+  Buffer& buffer = buffers[slot];
   if (buffer.bytes < bytes) {
     const Index rounded = (bytes + 4095) / 4096 * 4096;
     buffer.data.reset();

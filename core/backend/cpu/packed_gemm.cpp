@@ -323,7 +323,7 @@ void few_rows_by_dots(const Operands<T, C>& g, Index grain) {
   std::vector<T> turned(g.trans_a ? static_cast<std::size_t>(g.m * g.k) : 0);
   for (Index p = 0; g.trans_a && p < g.k; ++p) {
     for (Index i = 0; i < g.m; ++i) {
-      turned[static_cast<std::size_t>(i * g.k + p)] = g.a[p * g.lda + i];
+      turned[i * g.k + p] = g.a[p * g.lda + i];
     }
   }
   const T* const a = g.trans_a ? turned.data() : g.a;

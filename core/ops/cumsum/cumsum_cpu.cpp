@@ -34,7 +34,7 @@ void running_sums(const Tensor& in, Tensor& out, int axis, bool reverse) {
       for (Index i = 0; i < n; ++i) {
         const Index row = base + (reverse ? n - 1 - i : i) * inner;
         for (Index c = 0; c < columns; ++c) {
-          double& sum = sums[static_cast<std::size_t>(c)];
+          double& sum = sums[c];
           sum += static_cast<double>(convert<A>(from[row + c]));
           to[row + c] = convert<T>(static_cast<A>(sum));
         }

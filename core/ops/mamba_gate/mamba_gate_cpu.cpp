@@ -61,7 +61,7 @@ void forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out,
       }
       for (Index i = 0; i < n; i += heads) {
         for (Index h = 0; h < heads; ++h) {
-          to[i + h] *= call.scale[static_cast<std::size_t>(h)];
+          to[i + h] *= call.scale[h];
         }
       }
     }

@@ -25,7 +25,7 @@ struct Plan {
     bool before = false;
     for (int i = 0; i < shape.rank(); ++i) {
       const Index n = shape[i];
-      const bool r = reduced[static_cast<std::size_t>(i)];
+      const bool r = reduced[i];
       kept_ones.push_back(r ? 1 : n);
       (r ? count : before || runs > 0 ? inner : outer) *= n;
       runs += r && !before && n != 1;
@@ -34,7 +34,7 @@ struct Plan {
     if (runs > 1) {
       for (const bool wanted : {false, true}) {
         for (int i = 0; i < shape.rank(); ++i) {
-          if (reduced[static_cast<std::size_t>(i)] == wanted) {
+          if (reduced[i] == wanted) {
             order.push_back(i);
           }
         }
@@ -119,7 +119,7 @@ std::vector<S> reduce(const T* x, const Plan& p) {
   });
   for (Index piece = 1; piece < pieces; ++piece) {
     for (Index k = 0; k < kept; ++k) {
-      part[static_cast<std::size_t>(k)].merge(part[static_cast<std::size_t>(piece * kept + k)]);
+      part[k].merge(part[piece * kept + k]);
     }
   }
   part.resize(static_cast<std::size_t>(kept));

@@ -40,7 +40,7 @@ std::vector<A> gains_of(const Tensor& weight, double offset, Index d) {
   if (weight.defined()) {
     const Tensor w = weight.contiguous();
     for (Index c = 0; c < d; ++c) {
-      gain[static_cast<std::size_t>(c)] = static_cast<A>(offset) + std::as_const(w).data<A>()[c];
+      gain[c] = static_cast<A>(offset) + std::as_const(w).data<A>()[c];
     }
   }
   return gain;

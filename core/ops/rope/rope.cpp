@@ -39,7 +39,7 @@ std::vector<double> rope_inv_freq(const RopeRule& r) {
     high += low == high ? 0.001 : 0;
     for (Index p = 0; p < pairs; ++p) {
       const double ramp = std::clamp((static_cast<double>(p) - low) / (high - low), 0.0, 1.0);
-      double& v = f[static_cast<std::size_t>(p)];
+      double& v = f[p];
       v = v * (1 - ramp) + v / r.factor * ramp;
     }
   } else if (r.type == "llama3") {

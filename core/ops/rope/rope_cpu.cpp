@@ -34,15 +34,14 @@ void rotate(const Tensor& x_in, const Tensor& positions_in, const Tensor& inv_fr
   std::vector<A> table(row_of.size() * static_cast<std::size_t>(2 * pairs));
   std::vector<Index> row(static_cast<std::size_t>(tokens));
   for (Index t = 0; t < tokens; ++t) {
-    row[static_cast<std::size_t>(t)] = row_of.at(pos[t]);
+    row[t] = row_of.at(pos[t]);
   }
   std::vector<std::pair<std::int64_t, Index>> distinct(row_of.begin(), row_of.end());
   parallel_for(static_cast<Index>(distinct.size()), 64, [&](Index b, Index e) {
     for (Index i = b; i < e; ++i) {
-      A* line = table.data() + distinct[static_cast<std::size_t>(i)].second * 2 * pairs;
+      A* line = table.data() + distinct[i].second * 2 * pairs;
       for (Index p = 0; p < pairs; ++p) {
-        const double angle = static_cast<double>(distinct[static_cast<std::size_t>(i)].first) *
-                             freq[static_cast<std::size_t>(p)];
+        const double angle = static_cast<double>(distinct[i].first) * freq[p];
         line[p] = static_cast<A>(a.attention_factor * std::cos(angle));
         line[pairs + p] = static_cast<A>(sign * a.attention_factor * std::sin(angle));
       }
@@ -51,7 +50,7 @@ void rotate(const Tensor& x_in, const Tensor& positions_in, const Tensor& inv_fr
   const Index step = a.interleaved ? 2 : 1, other = a.interleaved ? 1 : pairs;
   parallel_for(tokens, row_grain(heads * d), [&](Index t0, Index t1) {
     for (Index t = t0; t < t1; ++t) {
-      const A* __restrict c = table.data() + row[static_cast<std::size_t>(t)] * 2 * pairs;
+      const A* __restrict c = table.data() + row[t] * 2 * pairs;
       const A* __restrict s = c + pairs;
       for (Index h = 0; h < heads; ++h) {
         const T* __restrict u = xp + (t * heads + h) * d;

@@ -36,8 +36,8 @@ struct Kernel {
         };
         std::partial_sort(order.begin(), order.begin() + k, order.end(), before);
         for (Index i = 0; i < k; ++i) {
-          index[r * k + i] = order[static_cast<std::size_t>(i)];
-          values[r * k + i] = xp[order[static_cast<std::size_t>(i)]];
+          index[r * k + i] = order[i];
+          values[r * k + i] = xp[order[i]];
         }
       }
     });
