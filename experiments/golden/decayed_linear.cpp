@@ -1,12 +1,33 @@
-// Additive memories with no, constant and scalar decay.
+// Additive memories with no, constant and scalar decay; feature maps of their queries and keys.
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "autograd/functional.h"
+#include "core/ops/activation/activation.h"
 #include "core/ops/row_normalize/row_normalize.h"
-#include "experiments/golden/feature_map.h"
+#include "core/ops/softmax/softmax.h"
 #include "experiments/golden/golden.h"
 
 namespace ls::golden {
 namespace {
+
+enum FeatureMap { kIdentity, kElu1, kRelu, kSoftmax };
+
+FeatureMap feature_map(GoldenCall& c, const char* attribute) {
+  return FeatureMap(c.choice(attribute, {"identity", "elu1", "relu", "softmax"}));
+}
+ag::Var mapped(FeatureMap map, const ag::Var& x) {
+  if (map == kIdentity) {
+    return x;
+  }
+  if (map == kSoftmax) {
+    return ag::call<ops::Softmax>({.x = x}).y;
+  }
+  const ops::Act act = map == kRelu ? ops::Act::kRelu : ops::Act::kEluPlusOne;
+  return ag::call<ops::Activation>({.x = x}, {.activation = act}).y;
+}
+
+LS_GOLDEN(FeatureMap, "feature_map") {
+  c.out("y", mapped(feature_map(c, "map"), c.in("x")));
+}
 
 ops::DecayedLinear::Attrs attrs(GoldenCall& c) {
   ops::DecayedLinear::Attrs a;
@@ -42,11 +63,11 @@ LS_GOLDEN(Lightning, "lightning") {
 
 /// The normaliser z is the state of a value channel that is always 1.
 LS_GOLDEN(LinearAttn, "linear_attn") {
-  const std::string map = c.text("feature_map", "identity");
+  const FeatureMap map = feature_map(c, "feature_map");
   const bool normalize = c.flag("normalize");
   const double eps = c.number("eps");
-  ops::DecayedLinear::In<ag::Var> in = {.q = feature_map(map, c.in("q")),
-                                        .k = feature_map(map, c.in("k")),
+  ops::DecayedLinear::In<ag::Var> in = {.q = mapped(map, c.in("q")),
+                                        .k = mapped(map, c.in("k")),
                                         .v = c.in("v"),
                                         .s0 = c.acc_or_none("initial_state"),
                                         .offsets = c.in_or_none("offsets")};
