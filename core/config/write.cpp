@@ -1,7 +1,6 @@
 // Config to tree, and the tree as YAML, JSON or a hash; the documentation of fields.
 #include <algorithm>
 #include <charconv>
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "core/config/node.h"
@@ -12,8 +11,7 @@ namespace {
 
 // In double quotes, good for YAML and JSON.
 std::string quoted(const std::string& s) {
-  using Json = nlohmann::json;
-  return Json(s).dump(-1, ' ', false, Json::error_handler_t::replace);
+  return nlohmann::json(s).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 // Quoted unless every YAML reader takes it for text when it stands alone.
@@ -181,8 +179,8 @@ class Lister final : public FieldVisitor {
       out_ += ", default " + in_one_line(Writer::write(value));
     }
     const std::string allowed = allowed_text(value, o);
-    out_ += (allowed.empty() ? "" : ", ") + allowed;
-    out_ += fmt::format("{}{}\n", o.help.empty() ? "" : "  -- ", o.help);
+    out_ += fmt::format("{}{}{}{}\n", allowed.empty() ? "" : ", ", allowed,
+                        o.help.empty() ? "" : "  -- ", o.help);
     auto* items = value.as<ItemsValue>();
     const Value element = items != nullptr ? items->fresh() : Value{};
     for (auto* section : {value.as<SectionValue>(), element.as<SectionValue>()}) {
