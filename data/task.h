@@ -72,6 +72,7 @@ struct TaskInfo {
   /// Headline first, of: "ex_acc" mean over examples of the share of labels right, "tok_acc" share
   /// of all labels right, "seq_acc" share of examples with every label right, "bpb" bits per label.
   std::vector<std::string> metrics = {"tok_acc"};
+  std::string summary;  ///< one line on the data, for the run record; may be empty
 };
 
 /// Names one example. The same key gives the same example in every process.

@@ -79,6 +79,10 @@ Found find_files(const fs::path& directory, const std::vector<std::string>& suff
   return found;
 }
 
+std::string megabytes(Index bytes) {
+  return fmt::format("{:.2f} MB", static_cast<double>(bytes) / 1e6);
+}
+
 }  // namespace
 
 DataFile::DataFile(const std::string& path, Index size)
@@ -323,6 +327,13 @@ void ByteCorpus::read(Split split, Index position, std::span<std::uint8_t> out,
     stretch = last ? 0 : stretch + 1;
     position = last ? 0 : end;
   }
+}
+
+std::string ByteCorpus::summary() const {
+  const Index train = bytes(Split::kTrain);
+  const Index valid = bytes(Split::kValid);
+  return fmt::format("{} in {} document{}: {} training, {} validation", megabytes(train + valid),
+                     documents(), documents() == 1 ? "" : "s", megabytes(train), megabytes(valid));
 }
 
 }  // namespace ls::data

@@ -73,6 +73,8 @@ class ByteCorpus {
   /// @throws Error(Io) if a file has gone or changed its size
   void read(Split split, Index position, std::span<std::uint8_t> out,
             std::vector<Index>& starts) const;
+  /// "4.43 MB in 1 document: 4.21 MB training, 0.22 MB validation".
+  std::string summary() const;
   /// Names, sizes and contents, which takes reading everything once. @throws as read
   DataIdentity identity() const;
 

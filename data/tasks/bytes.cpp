@@ -66,6 +66,7 @@ class Bytes final : public Task {
                         .split = config.split,
                         .valid_share = config.valid_path.empty() ? config.valid_share : 0,
                         .salt = static_cast<std::uint64_t>(config.split_salt)});
+      info_.summary = corpus_->summary();
     }
     info_.vocab_in = info_.classes = 256;
     info_.order = args.stream ? Order::kStream : Order::kFresh;
@@ -73,6 +74,7 @@ class Bytes final : public Task {
     if (!config.valid_path.empty()) {
       valid_ = std::make_unique<ByteCorpus>(
           CorpusOptions{.path = config.valid_path, .suffixes = config.suffixes, .valid_share = 1});
+      info_.summary += (corpus_ ? "; " : "") + ("validation text: " + valid_->summary());
     }
 
     const Index longest = config.lengths.longest();
