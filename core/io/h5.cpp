@@ -183,7 +183,10 @@ std::string damage(const std::string& path) {
            std::strerror(errno));
   try {
     const bool sealed = check_seal(fd, static_cast<std::uint64_t>(info.st_size), path);
-    return sealed ? "" : path + ": is damaged: it lacks the checksum at its end";
+    return sealed ? ""
+                  : path +
+                        ": is damaged: the checksum at its end is missing; it was truncated, or is "
+                        "not an HDF5 file of this program";
   } catch (const Error& e) {
     return e.message();
   }

@@ -1,6 +1,6 @@
 // Checkpoints: damaged bytes are refused; files that are whole and hold something else than a checkpoint
 // are refused or are read as what they say.
-#include <cstring>
+#include <hdf5.h>
 
 #include "core/io/h5.h"
 #include "experiments/checkpoint.h"
@@ -172,6 +172,9 @@ class Rewriter {
 }  // namespace
 
 bool run_case(Rng& rng) {
+  // Freed memory goes back at once, so that the sanitizer sees what HDF5 does with it.
+  static const bool exact = H5set_free_list_limits(0, 0, 0, 0, 0, 0) >= 0;
+  LS_PROMISE(exact);
   const std::string good = (scratch() / "good.h5").string(), bad = (scratch() / "bad.h5").string();
   write_checkpoint(good, rng);
   LS_PROMISE(h5::damage(good).empty());
