@@ -200,6 +200,7 @@ Timing time_graphs(const std::vector<Launch>& sets, int repeats) {
   }
   Event first, second;
   std::vector<float> times;
+  LS_RUN(cudaDeviceSynchronize());
   const int warm = std::max<int>(5, static_cast<int>(sets.size()));
   for (int i = 0; i < warm + repeats; ++i) {
     LS_RUN(cudaMemsetAsync(flush.data(), i & 1, flush.bytes(), stream));
@@ -261,8 +262,13 @@ bool repeats_agree(const std::string& name, const Launch& launch,
                    const std::vector<RawBuffer*>& outputs, std::int64_t n) {
   const Stream stream;
   std::vector<RawBuffer> first;
+  for (const RawBuffer* buffer : outputs) {
+    first.emplace_back(buffer->bytes());
+  }
   const Buffer<unsigned long long> count(1);
   LS_RUN(cudaMemset(count.get(), 0, sizeof(unsigned long long)));
+  // Inputs and poison may be on their way in the default stream, for which this one does not wait.
+  LS_RUN(cudaDeviceSynchronize());
   for (std::int64_t i = 0; i < n; ++i) {
     for (RawBuffer* buffer : outputs) {
       LS_RUN(cudaMemsetAsync(buffer->data(), 0xff, buffer->bytes(), stream));
@@ -271,17 +277,16 @@ bool repeats_agree(const std::string& name, const Launch& launch,
     for (std::size_t j = 0; j < outputs.size(); ++j) {
       const RawBuffer& now = *outputs[j];
       if (i == 0) {
-        first.emplace_back(now.bytes());
         LS_RUN(cudaMemcpyAsync(first[j].data(), now.data(), now.bytes(), cudaMemcpyDeviceToDevice,
                                stream));
-      } else {
-        const std::size_t words = now.bytes() / 4;
-        const auto blocks = static_cast<unsigned>(std::clamp<std::size_t>(words / 1024, 1, 1024));
-        count_differences<<<blocks, 256, 0, stream>>>(
-            reinterpret_cast<const std::uint32_t*>(first[j].data()),
-            reinterpret_cast<const std::uint32_t*>(now.data()), words, count.get());
-        LS_RUN(cudaGetLastError());
+        continue;
       }
+      const std::size_t words = now.bytes() / 4;
+      const auto blocks = static_cast<unsigned>(std::clamp<std::size_t>(words / 1024, 1, 1024));
+      count_differences<<<blocks, 256, 0, stream>>>(
+          reinterpret_cast<const std::uint32_t*>(first[j].data()),
+          reinterpret_cast<const std::uint32_t*>(now.data()), words, count.get());
+      LS_RUN(cudaGetLastError());
     }
   }
   LS_RUN(cudaStreamSynchronize(stream));
