@@ -45,6 +45,22 @@ struct Mbarrier {
   }
 };
 
+/// A warp's arrival: one lane speaks for all, which have used what they read (not only asked for
+/// it: a load can wait behind products for longer than the copy engine needs to bring the next
+/// tile). racecheck does not see that __syncwarp orders the others before it; built with
+/// LS_EVERY_LANE_ARRIVES each lane arrives, which it can follow.
+#ifdef LS_EVERY_LANE_ARRIVES
+inline constexpr int kWarpArrivals = 32;
+#else
+inline constexpr int kWarpArrivals = 1;
+#endif
+__device__ __forceinline__ void arrive_warp(Mbarrier& barrier, int lane) {
+  __syncwarp();
+  if (kWarpArrivals > 1 || lane == 0) {
+    barrier.arrive();
+  }
+}
+
 /// Makes initialised mbarriers visible to bulk copies; then __syncthreads.
 __device__ __forceinline__ void fence_barrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");

@@ -49,6 +49,20 @@ __device__ __forceinline__ void load_bytes(void* to, const void* from, uint32_t 
       "l"(from), "r"(bytes), "r"(smem_addr(&full.word))
       : "memory");
 }
+/// What a load says of its bytes to the L2 cache: nobody reads them again.
+__device__ __forceinline__ uint64_t read_once_policy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ __forceinline__ void load_bytes(void* to, const void* from, uint32_t bytes,
+                                           Mbarrier& full, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1], %2, [%3], %4;" ::"r"(smem_addr(to)),
+      "l"(from), "r"(bytes), "r"(smem_addr(&full.word)), "l"(policy)
+      : "memory");
+}
 __device__ __forceinline__ void store_bytes(void* to, const void* from, uint32_t bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to),
                "r"(smem_addr(from)), "r"(bytes)
