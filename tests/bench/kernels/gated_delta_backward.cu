@@ -14,8 +14,8 @@ cudaError_t gated_delta_backward(const DeltaSizes& z, const DeltaInputs& in, con
                                  const float* gs_end, const void* kept, void* states,
                                  bool states_ready, void* gradients, const DeltaGradients& out,
                                  cudaStream_t stream) {
-  if (!valid(z)) return cudaErrorInvalidValue;
-  if (z.records() == 0) return pass_state(z, gs_end, out.s0, stream);
+  if (!valid(z, in)) return cudaErrorInvalidValue;
+  if (no_tokens(z)) return pass_state(z, gs_end, out.s0, stream);
   if (const cudaError_t e =
           gated_delta_reverse(z, in, go, gs_end, kept, states_ready ? nullptr : states, gradients,
                               out.v, out.s0, stream)) {

@@ -1,5 +1,6 @@
 #pragma once
-// Forward chunk loop of the gated delta rule. One CTA a chain and 64 value columns.
+// Forward chunk loop of the gated delta rule, Dk 64 or 128 on the chip. One CTA a chain (sequence
+// and value head) and 64 value columns.
 //   warpgroup 0  the loop. The state stays in registers, transposed (S^T: value rows, f32 sums of
 //                wgmma), and its bf16 copy is the A operand from registers. Every product has 64
 //                value rows and its B operand in shared memory, so neither S nor W nor X is ever
@@ -13,11 +14,15 @@
 
 namespace ls::kernels::forward {
 
-inline constexpr int kStages = 3;
+/// Two CTAs fit an SM at Dk 64 with a ring of two.
+template <int kDk>
+inline constexpr int kStages = kDk > 64 ? 3 : 2;
+template <int kDk>
+inline constexpr int kCtas = kDk > 64 ? 1 : 2;
 
-template <bool kOutput>
+template <int kDk, bool kOutput>
 struct alignas(1024) Stage {
-  unsigned char k[2 * kTile], q[kOutput ? 2 * kTile : 1024], v[kTile];
+  unsigned char k[kDk / 64 * kTile], q[kOutput ? kDk / 64 * kTile : 1024], v[kTile];
   unsigned char n[kTile], p[kTile];  // with gates one record of `kept`
   ChunkGates gates;
 };
@@ -25,16 +30,17 @@ struct alignas(1024) Stage {
 struct alignas(1024) Results {
   unsigned char o[kTile];
 };
+template <int kDk>
 struct alignas(1024) StateResults {
-  unsigned char state[2 * kTile], x[kTile];
+  unsigned char state[kDk / 64 * kTile], x[kTile];
 };
-template <bool kOutput, bool kStates>
+template <int kDk, bool kOutput, bool kStates>
 struct alignas(1024) Shared {
   static constexpr int kStateBuffers = kStates ? (kOutput ? 1 : 2) : 0;
-  Stage<kOutput> stage[kStages];
+  Stage<kDk, kOutput> stage[kStages<kDk>];
   Results o[kOutput ? 2 : 1];
-  StateResults states[kStates ? kStateBuffers : 1];
-  Mbarrier full[kStages], free[kStages];
+  StateResults<kDk> states[kStates ? kStateBuffers : 1];
+  Mbarrier full[kStages<kDk>], free[kStages<kDk>];
   Mbarrier out_full, out_free;  // o, state, x
 };
 
@@ -43,74 +49,103 @@ struct Arguments {
   Records records;
   const float* s0;
   float* s_end;
-  int heads, chunks, dv;
+  bf16* o;
+  Layout layout;
+  int dk, dv, slices;  // slices of 64 value columns, a CTA each
   float scale;
 };
 
 /// The chain and value columns of this CTA.
-struct Place {
-  int slice, head, b;
-  int64_t chain, record;
-  __device__ Place(const Arguments& args, int block) {
-    const int slices = args.dv / 64;
-    slice = block % slices;
-    chain = block / slices;
-    head = static_cast<int>(chain % args.heads);
-    b = static_cast<int>(chain / args.heads);
-    record = chain * args.chunks;
-  }
+struct Place : Chain {
+  int slice;
+  __device__ Place(const Layout& layout, int slices, int block)
+      : Chain(layout, block / slices), slice(block % slices) {}
 };
 
-/// Parity to wait for until a ring's slot has been used by chunk n - kStages.
-__device__ __forceinline__ uint32_t last_turn(int n) {
-  return (n / kStages - 1) & 1;
+// Sums of S^T from and to a state [Dk,Dv]: rows (values) 16 warp + lane / 4 (+8), columns (keys)
+// 8 j + 2 (lane % 4) (+1).
+template <int kDk>
+__device__ __forceinline__ void load_state(float (&state)[kDk / 2], const float* from,
+                                           int64_t index, int slice, int dk, int dv, int warp,
+                                           int lane) {
+  const int value = 64 * slice + 16 * warp + (lane >> 2), pair = 2 * (lane & 3);
+  from += index * dk * dv + value;
+#pragma unroll
+  for (int i = 0; i < kDk / 2; ++i) {
+    const int d = 8 * (i / 4) + pair + i % 2, down = (i & 2) * 4;
+    state[i] = d < dk && value + down < dv ? from[static_cast<int64_t>(d) * dv + down] : 0.f;
+  }
 }
-__device__ __forceinline__ uint32_t this_turn(int n) {
-  return (n / kStages) & 1;
+template <int kDk>
+__device__ __forceinline__ void store_state(const float (&state)[kDk / 2], float* to, int64_t index,
+                                            int slice, int dk, int dv, int warp, int lane) {
+  const int value = 64 * slice + 16 * warp + (lane >> 2), pair = 2 * (lane & 3);
+  to += index * dk * dv + value;
+#pragma unroll
+  for (int i = 0; i < kDk / 2; ++i) {
+    const int d = 8 * (i / 4) + pair + i % 2, down = (i & 2) * 4;
+    if (d < dk && value + down < dv) {
+      to[static_cast<int64_t>(d) * dv + down] = state[i];
+    }
+  }
 }
 
-template <bool kOutput, bool kStates>
-__device__ __forceinline__ void bring_tiles(Shared<kOutput, kStates>& s, const CUtensorMap& q,
+/// Parity to wait for until a ring's slot has been used by chunk n - stages.
+template <int kDk>
+__device__ __forceinline__ uint32_t last_turn(int n) {
+  return (n / kStages<kDk> - 1) & 1;
+}
+template <int kDk>
+__device__ __forceinline__ uint32_t this_turn(int n) {
+  return (n / kStages<kDk>)&1;
+}
+
+template <int kDk, bool kOutput, bool kStates>
+__device__ __forceinline__ void bring_tiles(Shared<kDk, kOutput, kStates>& s, const CUtensorMap& q,
                                             const CUtensorMap& k, const CUtensorMap& v,
                                             const Arguments& args, const Place& at) {
-  for (int n = 0; n < args.chunks; ++n) {
-    Stage<kOutput>& to = s.stage[n % kStages];
-    Mbarrier& full = s.full[n % kStages];
-    if (n >= kStages) {
-      s.free[n % kStages].wait(last_turn(n));
+  for (int n = 0; n < at.chunks; ++n) {
+    Stage<kDk, kOutput>& to = s.stage[n % kStages<kDk>];
+    Mbarrier& full = s.full[n % kStages<kDk>];
+    if (n >= kStages<kDk>) {
+      s.free[n % kStages<kDk>].wait(last_turn<kDk>(n));
     }
-    full.arrive_expect((kOutput ? 7 : 4) * kTile + sizeof(ChunkGates));
-    for (int i = 0; i < 2; ++i) {
-      load_box(to.k + i * kTile, &k, full, 64 * i, at.head, 64 * n, at.b);
+    constexpr int kTiles = kDk / 64;
+    const int token = at.first + 64 * n;
+    full.arrive_expect((kOutput ? 2 * kTiles + 3 : kTiles + 2) * kTile + sizeof(ChunkGates));
+    for (int i = 0; i < kTiles; ++i) {
+      load_box(to.k + i * kTile, &k, full, 64 * i, at.key_head, token, at.row);
     }
     const unsigned char* record = args.kept + (at.record + n) * DeltaSizes::kKept;
     if constexpr (kOutput) {
-      for (int i = 0; i < 2; ++i) {
-        load_box(to.q + i * kTile, &q, full, 64 * i, at.head, 64 * n, at.b);
+      for (int i = 0; i < kTiles; ++i) {
+        load_box(to.q + i * kTile, &q, full, 64 * i, at.key_head, token, at.row);
       }
-      load_box(to.v, &v, full, 64 * at.slice, at.head, 64 * n, at.b);
+      load_box(to.v, &v, full, 64 * at.slice, at.head, token, at.row);
       load_bytes(to.n, record, DeltaSizes::kKept, full);
     } else {
-      load_box(to.v, &v, full, 64 * at.slice, at.head, 64 * n, at.b);
+      load_box(to.v, &v, full, 64 * at.slice, at.head, token, at.row);
       load_bytes(to.n, record, kTile, full);
       load_bytes(&to.gates, record + 2 * kTile, sizeof(ChunkGates), full);
     }
   }
 }
 
-/// Turn n brings the state before chunk n and its X, and O of the chunk before.
-template <bool kOutput, bool kStates>
-__device__ __forceinline__ void store_results(Shared<kOutput, kStates>& s, const CUtensorMap& o,
-                                              const Arguments& args, const Place& at) {
+/// Turn n brings the state before chunk n and its X, and O of the chunk before; one thread.
+template <int kDk, bool kOutput, bool kStates>
+__device__ __forceinline__ void store_results(Shared<kDk, kOutput, kStates>& s,
+                                              const CUtensorMap& o, const Arguments& args,
+                                              const Place& at) {
   constexpr int kBefore = kOutput && kStates ? 0 : 1;  // stores that may still be read: two places
-  for (int n = 0; n < args.chunks + (kOutput ? 1 : 0); ++n) {
+  const int turns = kOutput && at.chunks > 0 ? at.chunks + 1 : at.chunks;
+  for (int n = 0; n < turns; ++n) {
     s.out_full.wait(n & 1);
-    if (kOutput && n > 0) {
-      store_box(&o, s.o[n % 2].o, 64 * at.slice, at.head, 64 * (n - 1), at.b);
+    if (kOutput && n > 0 && !at.cut(n - 1)) {
+      store_box(&o, s.o[n % 2].o, 64 * at.slice, at.head, at.first + 64 * (n - 1), at.row);
     }
-    if (kStates && n < args.chunks) {
+    if (kStates && n < at.chunks) {
       store_bytes(args.records.state(at.record + n, at.slice), s.states[n % 2 * kBefore].state,
-                  2 * kTile);
+                  kDk / 64 * kTile);
       store_bytes(args.records.value(at.record + n, at.slice), s.states[n % 2 * kBefore].x, kTile);
     }
     commit_stores();
@@ -120,18 +155,25 @@ __device__ __forceinline__ void store_results(Shared<kOutput, kStates>& s, const
   wait_stores<0>();
 }
 
-template <bool kOutput, bool kStates>
-__device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Arguments& args,
-                                         const Place& at, int warp, int lane) {
-  const int group = lane >> 2, pair = 2 * (lane & 3);
-  // S^T: rows (values) 16 warp + group (+8), columns (keys) 8 j + pair (+1).
-  float state[kDk / 2];
-  const int64_t state_at = at.chain * kDk * args.dv + 64 * at.slice + 16 * warp + group;
-#pragma unroll
-  for (int i = 0; i < kDk / 2; ++i) {
-    const int d = 8 * (i / 4) + pair + i % 2;
-    state[i] = args.s0 ? args.s0[state_at + static_cast<int64_t>(d) * args.dv + (i & 2) * 4] : 0.f;
+/// The rows of O that box stores would carry into the next document; after store_results.
+template <int kDk, bool kStates>
+__device__ __forceinline__ void store_tail(Shared<kDk, true, kStates>& s, const Arguments& args,
+                                           const Place& at, int lane) {
+  if (at.tail < 64) {
+    const int token = at.first + 64 * (at.chunks - 1);
+    copy_rows(args.o + (static_cast<int64_t>(token) * args.layout.heads + at.head) * args.dv +
+                  64 * at.slice,
+              static_cast<int64_t>(args.layout.heads) * args.dv, s.o[at.chunks % 2].o, at.tail,
+              args.dv - 64 * at.slice, lane);
   }
+}
+
+template <int kDk, bool kOutput, bool kStates>
+__device__ __forceinline__ void run_loop(Shared<kDk, kOutput, kStates>& s, const Arguments& args,
+                                         const Place& at, int warp, int lane) {
+  const int pair = 2 * (lane & 3);
+  float state[kDk / 2];  // S^T
+  load_state<kDk>(state, args.s0, at.index, at.slice, args.s0 ? args.dk : 0, args.dv, warp, lane);
   uint32_t copy[kDk / 16][4], packed[4][4];
   as_operand<kDk / 16>(copy, state);
   const auto stage_output = [&](int turn) {
@@ -143,17 +185,24 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
   };
   const auto announce = [&] {
     fence_proxy_async();
-    __syncwarp();
-    if (lane == 0) {
-      s.out_full.arrive();
-    }
+    arrive_warp(s.out_full, lane);
   };
 
   float u[32], out[32];
-  s.full[0].wait(0);
-  for (int n = 0; n < args.chunks; ++n) {
-    Stage<kOutput>& z = s.stage[n % kStages];
-    StateResults& results = s.states[kOutput || !kStates ? 0 : n % 2];
+  if (at.chunks > 0) {
+    s.full[0].wait(0);
+  }
+  for (int n = 0; n < at.chunks; ++n) {
+    Stage<kDk, kOutput>& z = s.stage[n % kStages<kDk>];
+    if (at.cut(n)) {
+      const int id = 32 * warp + lane;
+      clear_rows(z.k, kDk / 64, at.tail, id, 128);
+      clear_rows(z.q, kOutput ? kDk / 64 : 0, at.tail, id, 128);
+      clear_rows(z.v, 1, at.tail, id, 128);
+      fence_proxy_async();
+      cuda::named_sync(1, 128);
+    }
+    StateResults<kDk>& results = s.states[kOutput || !kStates ? 0 : n % 2];
     const uint64_t keys = wgmma::rows(smem_addr(z.k));
     wgmma::fence_sums();
 #pragma unroll
@@ -275,8 +324,8 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
       wgmma::commit();
     }
     // Under them: results go out; the next chunk's tiles.
-    const int next = n + 1 < args.chunks ? n + 1 : n;
-    const bool ready = s.full[next % kStages].done(this_turn(next));
+    const int next = n + 1 < at.chunks ? n + 1 : n;
+    const bool ready = s.full[next % kStages<kDk>].done(this_turn<kDk>(next));
     if constexpr (kStates) {
       uint32_t r[4][4];
       as_operand<4>(r, u);
@@ -293,7 +342,7 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
     }
     announce();
     if (!ready) {
-      s.full[next % kStages].wait(this_turn(next));
+      s.full[next % kStages<kDk>].wait(this_turn<kDk>(next));
     }
     wgmma::wait<kOutput ? 1 : 0>();
     wgmma::hold(state);
@@ -303,65 +352,67 @@ __device__ __forceinline__ void run_loop(Shared<kOutput, kStates>& s, const Argu
       wgmma::hold(out);
       as_operand<4>(packed, out);
     }
-    if (lane == 0) {
-      s.free[n % kStages].arrive();
-    }
+    arrive_warp(s.free[n % kStages<kDk>], lane);
   }
-  if (kOutput && args.chunks > 0) {
-    s.out_free.wait((args.chunks - 1) & 1);
-    stage_output(args.chunks);
+  if (kOutput && at.chunks > 0) {
+    s.out_free.wait((at.chunks - 1) & 1);
+    stage_output(at.chunks);
     announce();
   }
   if (args.s_end) {
-#pragma unroll
-    for (int i = 0; i < kDk / 2; ++i) {
-      const int d = 8 * (i / 4) + pair + i % 2;
-      args.s_end[state_at + static_cast<int64_t>(d) * args.dv + (i & 2) * 4] = state[i];
-    }
+    store_state<kDk>(state, args.s_end, at.index, at.slice, args.dk, args.dv, warp, lane);
   }
 }
 
 /// A CTA of kThreads. kOutput: o is wanted; kStates: records of the states and of X are. `block`
 /// counts chains and value columns.
 inline constexpr int kThreads = 192;
-template <bool kOutput, bool kStates>
+template <int kDk, bool kOutput, bool kStates>
 __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtensorMap& q,
                                     const CUtensorMap& k, const CUtensorMap& v,
                                     const CUtensorMap& o, const Arguments& args) {
-  using Memory = Shared<kOutput, kStates>;
+  using Memory = Shared<kDk, kOutput, kStates>;
   Memory& s = *reinterpret_cast<Memory*>(raw);
-  const Place at(args, block);
+  const Place at(args.layout, args.slices, block);
   const int warp = warp_index(), lane = lane_index();
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
+    for (int i = 0; i < kStages<kDk>; ++i) {
       s.full[i].init(1);
-      s.free[i].init(4);
+      s.free[i].init(4 * kWarpArrivals);
     }
-    s.out_full.init(4);
+    s.out_full.init(4 * kWarpArrivals);
     s.out_free.init(1);
     fence_barrier_init();
   }
   __syncthreads();
   if (warp < 4) {
-    run_loop(s, args, at, warp, lane);
-  } else if (lane == 0) {
-    if (warp == 4) {
-      bring_tiles(s, q, k, v, args, at);
-    } else {
-      store_results(s, o, args, at);
+    run_loop<kDk, kOutput, kStates>(s, args, at, warp, lane);
+  } else if (warp == 4) {
+    if (lane == 0) {
+      bring_tiles<kDk, kOutput, kStates>(s, q, k, v, args, at);
+    }
+  } else {
+    if (lane == 0) {
+      store_results<kDk, kOutput, kStates>(s, o, args, at);
+    }
+    __syncwarp();
+    if constexpr (kOutput) {
+      store_tail<kDk, kStates>(s, args, at, lane);
     }
   }
 }
 
-inline Arguments arguments(const DeltaSizes& z, const DeltaInputs& in, float* s_end,
+inline Arguments arguments(const DeltaSizes& z, const DeltaInputs& in, bf16* o, float* s_end,
                            const void* kept, void* states) {
   return {static_cast<const unsigned char*>(kept),
           records_in(z, states),
           in.s0,
           s_end,
-          z.heads,
-          z.chunks(),
+          o,
+          layout_of(z, in, kept),
+          z.dk,
           z.dv,
+          z.wide_dv() / 64,
           z.scale};
 }
 

@@ -1,87 +1,77 @@
 // Reverse chunk loop of the gated delta rule: gradients of the states and of V, without the states
-// themselves. One CTA a chain and 64 value columns, built as forward:
+// themselves. One CTA a chain and 64 value columns, built as forward, Dk 64 or 128 on the chip:
 //   Y^T = (beta exp(G_C - G) (dS'^T K^T)) + dO^T P        dV^T = Y^T - Y^T N
 //   dS^T = exp(G_C) dS'^T + scale (exp(G) dO)^T Q - (exp(G) dV)^T K
 // dS' after each chunk goes out as an image for the kernel that makes the other gradients. dO^T P
 // of the next chunk is made while this one waits for dV: only products with dS' stay in the chain.
 // The states before each chunk, when they are wanted too, are made by as many CTAs of the same
 // grid: the two loops know nothing of each other, and few chains leave processors idle.
-#include "gated_delta_forward.cuh"
+#include <algorithm>
+
+#include "gated_delta_reverse.cuh"
 
 namespace ls::kernels {
 namespace {
 
+using forward::Place;
 constexpr int kStages = 3;
 
+template <int kDk>
 struct alignas(1024) Stage {
-  unsigned char k[2 * kTile], q[2 * kTile], go[kTile];
+  unsigned char k[kDk / 64 * kTile], q[kDk / 64 * kTile], go[kTile];
   unsigned char n[kTile], p[kTile];  // with gates one record of `kept`
   ChunkGates gates;
 };
+template <int kDk>
 struct alignas(1024) Results {
-  unsigned char state[2 * kTile], dv[kTile];
+  unsigned char state[kDk / 64 * kTile], dv[kTile];
 };
+template <int kDk>
 struct alignas(1024) Shared {
-  Stage stage[kStages];
-  Results results[2];  // in turns, so that a store has one to be read
+  Stage<kDk> stage[kStages];
+  Results<kDk> results[2];  // in turns, so that a store has one to be read
   Mbarrier full[kStages], free[kStages];
   Mbarrier out_full, out_free;  // state, dv
 };
 
-struct Arguments {
-  const unsigned char* kept;
-  Records records;
-  const float* gs_end;
-  float* gs0;
-  int heads, chunks, dv;
-  float scale;
-};
-
-/// The chain and value columns of this CTA.
-struct Place {
-  int slice, head, b;
-  int64_t chain, record;
-  __device__ Place(const Arguments& args, int block) {
-    const int slices = args.dv / 64;
-    slice = block % slices;
-    chain = block / slices;
-    head = static_cast<int>(chain % args.heads);
-    b = static_cast<int>(chain / args.heads);
-    record = chain * args.chunks;
-  }
-};
-
 // Turn m is chunk chunks - 1 - m.
-__device__ __forceinline__ void bring_tiles(Shared& s, const CUtensorMap& q, const CUtensorMap& k,
-                                            const CUtensorMap& go, const Arguments& args,
-                                            const Place& at) {
-  for (int m = 0; m < args.chunks; ++m) {
-    const int n = args.chunks - 1 - m;
-    Stage& to = s.stage[m % kStages];
+template <int kDk>
+__device__ __forceinline__ void bring_tiles(Shared<kDk>& s, const CUtensorMap& q,
+                                            const CUtensorMap& k, const CUtensorMap& go,
+                                            const ReverseArguments& args, const Place& at) {
+  for (int m = 0; m < at.chunks; ++m) {
+    const int n = at.chunks - 1 - m;
+    Stage<kDk>& to = s.stage[m % kStages];
     Mbarrier& full = s.full[m % kStages];
     if (m >= kStages) {
       s.free[m % kStages].wait((m / kStages - 1) & 1);
     }
-    full.arrive_expect(5 * kTile + DeltaSizes::kKept);
-    load_box(to.go, &go, full, 64 * at.slice, at.head, 64 * n, at.b);
+    constexpr int kTiles = kDk / 64;
+    const int token = at.first + 64 * n;
+    full.arrive_expect((2 * kTiles + 1) * kTile + DeltaSizes::kKept);
+    load_box(to.go, &go, full, 64 * at.slice, at.head, token, at.row);
     load_bytes(to.n, args.kept + (at.record + n) * DeltaSizes::kKept, DeltaSizes::kKept, full);
-    for (int i = 0; i < 2; ++i) {
-      load_box(to.k + i * kTile, &k, full, 64 * i, at.head, 64 * n, at.b);
+    for (int i = 0; i < kTiles; ++i) {
+      load_box(to.k + i * kTile, &k, full, 64 * i, at.key_head, token, at.row);
     }
-    for (int i = 0; i < 2; ++i) {
-      load_box(to.q + i * kTile, &q, full, 64 * i, at.head, 64 * n, at.b);
+    for (int i = 0; i < kTiles; ++i) {
+      load_box(to.q + i * kTile, &q, full, 64 * i, at.key_head, token, at.row);
     }
   }
 }
 
-/// Turn m brings dS' and dV of its chunk.
-__device__ __forceinline__ void store_results(Shared& s, const CUtensorMap& dv,
-                                              const Arguments& args, const Place& at) {
-  for (int m = 0; m < args.chunks; ++m) {
-    const int64_t record = at.record + args.chunks - 1 - m;
+/// Turn m brings dS' and dV of its chunk; one thread.
+template <int kDk>
+__device__ __forceinline__ void store_results(Shared<kDk>& s, const CUtensorMap& dv,
+                                              const ReverseArguments& args, const Place& at) {
+  for (int m = 0; m < at.chunks; ++m) {
+    const int n = at.chunks - 1 - m;
     s.out_full.wait(m & 1);
-    store_bytes(args.records.state(record, at.slice), s.results[m % 2].state, 2 * kTile);
-    store_box(&dv, s.results[m % 2].dv, 64 * at.slice, at.head, 64 * (args.chunks - 1 - m), at.b);
+    store_bytes(args.records.state(at.record + n, at.slice), s.results[m % 2].state,
+                kDk / 64 * kTile);
+    if (!at.cut(n)) {
+      store_box(&dv, s.results[m % 2].dv, 64 * at.slice, at.head, at.first + 64 * n, at.row);
+    }
     commit_stores();
     wait_stores_read<1>();
     s.out_free.arrive();
@@ -89,23 +79,32 @@ __device__ __forceinline__ void store_results(Shared& s, const CUtensorMap& dv,
   wait_stores<0>();
 }
 
-__device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const Place& at,
-                                         int warp, int lane) {
-  const int group = lane >> 2, pair = 2 * (lane & 3);
-  // dS'^T, laid out as S^T in forward.
-  float state[kDk / 2];
-  const int64_t state_at = at.chain * kDk * args.dv + 64 * at.slice + 16 * warp + group;
-#pragma unroll
-  for (int i = 0; i < kDk / 2; ++i) {
-    const int d = 8 * (i / 4) + pair + i % 2;
-    state[i] =
-        args.gs_end ? args.gs_end[state_at + static_cast<int64_t>(d) * args.dv + (i & 2) * 4] : 0.f;
+/// The rows of dV that a box would carry into the next document, before store_results.
+template <int kDk>
+__device__ __forceinline__ void store_tail(Shared<kDk>& s, const ReverseArguments& args,
+                                           const Place& at, int lane) {
+  if (at.tail < 64) {
+    const int token = at.first + 64 * (at.chunks - 1);
+    s.out_full.wait(0);
+    copy_rows(args.dv_rows + (static_cast<int64_t>(token) * args.layout.heads + at.head) * args.dv +
+                  64 * at.slice,
+              static_cast<int64_t>(args.layout.heads) * args.dv, s.results[0].dv, at.tail,
+              args.dv - 64 * at.slice, lane);
   }
+}
+
+template <int kDk>
+__device__ __forceinline__ void run_loop(Shared<kDk>& s, const ReverseArguments& args,
+                                         const Place& at, int warp, int lane) {
+  const int pair = 2 * (lane & 3);
+  float state[kDk / 2];  // dS'^T, laid out as S^T in forward
+  forward::load_state<kDk>(state, args.gs_end, at.index, at.slice, args.gs_end ? args.dk : 0,
+                           args.dv, warp, lane);
   uint32_t copy[kDk / 16][4];
   as_operand<kDk / 16>(copy, state);
   uint32_t go[4][4];       // dO^T
   uint32_t late_go[4][4];  // scale exp(G) dO^T
-  const auto scale_go = [&](const Stage& z) {
+  const auto scale_go = [&](const Stage<kDk>& z) {
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const float2 g = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
@@ -117,13 +116,13 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
       }
     }
   };
-  const auto load_go = [&](const Stage& z) {
+  const auto load_go = [&](const Stage<kDk>& z) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       load_matrices_t(go[i], block_address_t(smem_addr(z.go), 16 * i, 16 * warp, lane));
     }
   };
-  const auto multiply_scores = [&](float(&to)[32], const Stage& z) {
+  const auto multiply_scores = [&](float(&to)[32], const Stage<kDk>& z) {
     const uint64_t scores = wgmma::columns(smem_addr(z.p));
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -134,8 +133,8 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
 
   // w holds dO^T P of turn m; at the end late holds that of the turn after.
   const auto turn = [&](int m, float(&w)[32], float(&late)[32]) {
-    Stage& z = s.stage[m % kStages];
-    Results& results = s.results[m % 2];
+    Stage<kDk>& z = s.stage[m % kStages];
+    Results<kDk>& results = s.results[m % 2];
     const uint64_t keys = wgmma::rows(smem_addr(z.k));
     wgmma::fence_sums();
 #pragma unroll
@@ -202,7 +201,7 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
     }
     wgmma::commit();
     // Under it: dO^T P of the next turn (at the end, this one's again).
-    const int next = m + 1 < args.chunks ? m + 1 : m;
+    const int next = m + 1 < at.chunks ? m + 1 : m;
     s.full[next % kStages].wait((next / kStages) & 1);
     load_go(s.stage[next % kStages]);
     wgmma::hold(go);
@@ -241,23 +240,26 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
                        a[i][1], a[i][2], a[i][3]);
     }
     fence_proxy_async();
-    __syncwarp();
-    if (lane == 0) {
-      s.out_full.arrive();
-    }
+    arrive_warp(s.out_full, lane);
     scale_go(s.stage[next % kStages]);
     wgmma::wait<0>();
     wgmma::hold(state);
     wgmma::hold(late);
     as_operand<kDk / 16>(copy, state);
-    if (lane == 0) {
-      s.free[m % kStages].arrive();
-    }
+    arrive_warp(s.free[m % kStages], lane);
   };
 
-  if (args.chunks > 0) {
+  if (at.chunks > 0) {
     float w[32], late[32];
     s.full[0].wait(0);
+    if (at.cut(at.chunks - 1)) {
+      const int id = 32 * warp + lane;
+      clear_rows(s.stage[0].k, kDk / 64, at.tail, id, 128);
+      clear_rows(s.stage[0].q, kDk / 64, at.tail, id, 128);
+      clear_rows(s.stage[0].go, 1, at.tail, id, 128);
+      fence_proxy_async();
+      cuda::named_sync(1, 128);
+    }
     load_go(s.stage[0]);
     scale_go(s.stage[0]);
     wgmma::hold(go);
@@ -265,62 +267,65 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
     multiply_scores(w, s.stage[0]);
     wgmma::wait<0>();
     wgmma::hold(w);
-    for (int m = 0; m < args.chunks; m += 2) {
+    for (int m = 0; m < at.chunks; m += 2) {
       turn(m, w, late);
-      if (m + 1 == args.chunks) {
+      if (m + 1 == at.chunks) {
         break;
       }
       turn(m + 1, late, w);
     }
   }
   if (args.gs0) {
-#pragma unroll
-    for (int i = 0; i < kDk / 2; ++i) {
-      const int d = 8 * (i / 4) + pair + i % 2;
-      args.gs0[state_at + static_cast<int64_t>(d) * args.dv + (i & 2) * 4] = state[i];
-    }
+    forward::store_state<kDk>(state, args.gs0, at.index, at.slice, args.dk, args.dv, warp, lane);
   }
 }
 
+template <int kDk>
 __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtensorMap& q,
                                     const CUtensorMap& k, const CUtensorMap& go,
-                                    const CUtensorMap& dv, const Arguments& args) {
-  Shared& s = *reinterpret_cast<Shared*>(raw);
-  const Place at(args, block);
+                                    const CUtensorMap& dv, const ReverseArguments& args) {
+  Shared<kDk>& s = *reinterpret_cast<Shared<kDk>*>(raw);
+  const Place at(args.layout, args.slices, block);
   const int warp = warp_index(), lane = lane_index();
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       s.full[i].init(1);
-      s.free[i].init(4);
+      s.free[i].init(4 * kWarpArrivals);
     }
-    s.out_full.init(4);
+    s.out_full.init(4 * kWarpArrivals);
     s.out_free.init(1);
     fence_barrier_init();
   }
   __syncthreads();
   if (warp < 4) {
-    run_loop(s, args, at, warp, lane);
-  } else if (lane == 0) {
-    if (warp == 4) {
-      bring_tiles(s, q, k, go, args, at);
-    } else {
-      store_results(s, dv, args, at);
+    run_loop<kDk>(s, args, at, warp, lane);
+  } else if (warp == 4) {
+    if (lane == 0) {
+      bring_tiles<kDk>(s, q, k, go, args, at);
+    }
+  } else {
+    store_tail<kDk>(s, args, at, lane);
+    __syncwarp();
+    if (lane == 0) {
+      store_results<kDk>(s, dv, args, at);
     }
   }
 }
 
 /// CTAs from `blocks` on, if there are any, make the states.
+template <int kDk>
 __global__ void __launch_bounds__(forward::kThreads, 1)
     reverse_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
                    const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap go,
-                   const __grid_constant__ CUtensorMap dv, const __grid_constant__ Arguments args,
+                   const __grid_constant__ CUtensorMap dv,
+                   const __grid_constant__ ReverseArguments args,
                    const __grid_constant__ forward::Arguments states, int blocks) {
   extern __shared__ __align__(1024) unsigned char raw[];
   const int block = static_cast<int>(blockIdx.x);
   if (block < blocks) {
-    run(raw, block, q, k, go, dv, args);
+    run<kDk>(raw, block, q, k, go, dv, args);
   } else {
-    forward::run<false, true>(raw, block - blocks, q, k, v, dv, states);
+    forward::run<kDk, false, true>(raw, block - blocks, q, k, v, dv, states);
   }
 }
 
@@ -330,28 +335,29 @@ cudaError_t gated_delta_reverse(const DeltaSizes& z, const DeltaInputs& in, cons
                                 const float* gs_end, const void* kept, void* states,
                                 void* gradients, bf16* dv, float* gs0, cudaStream_t stream) {
   CUtensorMap q, k, v, o, out;
-  if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.heads, kDk)) return e;
-  if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.heads, kDk)) return e;
+  if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.key_heads, z.dk)) return e;
+  if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.key_heads, z.dk)) return e;
   if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, z.dv)) return e;
   if (const cudaError_t e = encode_rows(&o, go, z.batch, z.tokens, z.heads, z.dv)) return e;
   if (const cudaError_t e = encode_rows(&out, dv, z.batch, z.tokens, z.heads, z.dv)) return e;
-  constexpr int kBytes = sizeof(Shared) > sizeof(forward::Shared<false, true>)
-                             ? sizeof(Shared)
-                             : sizeof(forward::Shared<false, true>);
-  static_assert(kBytes <= 227 * 1024);
-  if (const cudaError_t e = allow_shared(reverse_kernel, kBytes)) return e;
-  const Arguments args{static_cast<const unsigned char*>(kept),
-                       records_in(z, gradients),
-                       gs_end,
-                       gs0,
-                       z.heads,
-                       z.chunks(),
-                       z.dv,
-                       z.scale};
-  const int blocks = z.batch * z.heads * (z.dv / 64);
-  reverse_kernel<<<states ? 2 * blocks : blocks, forward::kThreads, kBytes, stream>>>(
-      q, k, v, o, out, args, forward::arguments(z, in, nullptr, kept, states), blocks);
-  return cudaGetLastError();
+  const ReverseArguments args = reverse_arguments(z, in, gs_end, kept, gradients, dv, gs0);
+  const forward::Arguments again = forward::arguments(z, in, nullptr, nullptr, kept, states);
+  return with_width(z, [&](auto width) {
+    constexpr int kDk = decltype(width)::kValue;
+    if constexpr (kDk > 128) {
+      return gated_delta_wide_reverse(z, q, k, v, o, out, args, again, stream);
+    } else {
+      using States = forward::Shared<kDk, false, true>;
+      constexpr int kBytes = std::max(sizeof(Shared<kDk>), sizeof(States));
+      static_assert(kBytes <= 227 * 1024);
+      const auto kernel = reverse_kernel<kDk>;
+      if (const cudaError_t e = allow_shared(kernel, kBytes)) return e;
+      const int blocks = z.sequences() * z.heads * args.slices;
+      kernel<<<static_cast<unsigned>(states ? 2 * blocks : blocks), forward::kThreads, kBytes,
+               stream>>>(q, k, v, o, out, args, again, blocks);
+      return cudaGetLastError();
+    }
+  });
 }
 
 }  // namespace ls::kernels

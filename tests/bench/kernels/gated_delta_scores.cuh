@@ -4,7 +4,8 @@
 
 namespace ls::kernels {
 
-/// sums = a b^T over 128 columns of two tiles each, issued and committed, not waited for.
+/// sums = a b^T over kDk columns, tile after tile; issued and committed, not waited for.
+template <int kDk>
 __device__ __forceinline__ void start_rows(float (&sums)[32], const unsigned char* a,
                                            const unsigned char* b) {
   const uint64_t da = wgmma::rows(cuda::smem_addr(a)), db = wgmma::rows(cuda::smem_addr(b));
