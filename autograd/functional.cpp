@@ -223,11 +223,30 @@ Var concat(const std::vector<Var>& parts, int axis) {
   return result<ConcatNode>(parts, out, a, extents);
 }
 
+namespace {
+
+/// A parameter is converted once an update, however often it is used.
+Tensor converted(const Var& x, DType dtype) {
+  VarData& d = *x.data();
+  if (!d.requires_grad || d.node >= 0) {
+    return d.value.to(dtype);
+  }
+  if (!d.converted.defined() || d.converted.dtype() != dtype ||
+      !d.converted_from.shares_storage(d.value) || d.converted_version != d.value.version()) {
+    d.converted = d.value.to(dtype);
+    d.converted_from = d.value;
+    d.converted_version = d.value.version();
+  }
+  return d.converted;
+}
+
+}  // namespace
+
 Var cast(const Var& x, DType dtype) {
   if (x.dtype() == dtype) {
     return x;
   }
-  return result<CastNode>({&x, 1}, x.value().to(dtype), x.dtype());
+  return result<CastNode>({&x, 1}, converted(x, dtype), x.dtype());
 }
 
 Var take_rows(const Var& x, const std::vector<Index>& rows) {

@@ -10,6 +10,9 @@ namespace ls::ag {
 struct VarData {
   Tensor value;
   Tensor grad;  ///< leaves only; accumulates over backward passes, undefined until the first
+  /// Leaves: the value in the type of the last cast, as it was at that version. See ag::cast.
+  Tensor converted, converted_from;
+  std::uint64_t converted_version = 0;
   bool requires_grad = false;
   std::uint64_t tape_id = 0;
   Index node = -1;  ///< -1 for leaves and for values not recorded

@@ -1,7 +1,7 @@
 """Training speed and memory of `longscan bench` against PyTorch on the same processors.
 
 usage: compare_cpu.py --peer-python PYTHON [--case NAME]... [--dtype f32|bf16]... [--rounds 5]
-                      [--seconds 4] [--cpus 0,1] [--longscan build/longscan] [--output DIR]
+                      [--seconds 4] [--cpus 0,1] [--longscan build/longscan] [--output DIR] [--decode]
 
 For each case the peers (tests/bench/peers/torch_cpu.py, one living process for eager and one for
 torch.compile) are timed twice, and by their better times the fastest of each kind goes on. Then peers and
@@ -12,6 +12,9 @@ optimiser step is timed by longscan itself.
 
 Our bf16 keeps f32 parameters, gradients and moments. It is compared with three kinds of PyTorch: f32 (the
 bar), autocast (the same recipe) and everything in bf16 (weights and moments too: less exact, and less work).
+
+With --decode writing is timed instead (`longscan bench --decode`), at 1, 8 and 64 rows, against eager f32
+with caches; the floor is what reading weights and state once takes, measured by longscan in the same run.
 
 Prints a table in Markdown and writes every reading to DIR/compare_cpu.jsonl.
 Exit status 1 when a bar is missed, 2 when something could not be run.
@@ -42,6 +45,9 @@ BARS = {
     ("attention_w64_v8192", "f32"): 2.0,
     ("gated_deltanet_w64_bytes", "f32"): 2.5,
 }
+DECODE_CASES = ["attention_w256_bytes", "gated_deltanet_w256_bytes", "gated_deltanet_w64_bytes"]
+DECODE_SIZES = [(1, 256), (8, 256), (64, 256), (1, 4096)]  # rows, tokens before the first timed one
+DECODE_STEPS = 48
 MEMORY_BAR = 0.5  # of PyTorch eager's peak
 FIRST_STEP_BAR = 1.0  # seconds
 # Kinds of peer for each of our types; the first has the bar.
@@ -73,10 +79,13 @@ class Peer:
             raise Failure(f"the peer {self.name} ended with status {self.process.wait()}")
         return json.loads(line)
 
-    def run(self, steps):
-        self.process.stdin.write(f"run {steps}\n")
+    def ask(self, *words):
+        self.process.stdin.write(" ".join(map(str, words)) + "\n")
         self.process.stdin.flush()
         return self.answer()
+
+    def run(self, steps):
+        return self.ask("run", steps)
 
     def close(self):
         self.process.stdin.close()
@@ -93,6 +102,42 @@ def run_longscan(program, case, dtype, steps):
     if done.returncode or not lines:
         raise Failure(f"{' '.join(command)}: status {done.returncode}")
     return json.loads(lines[-1])
+
+
+def compare_decoding(options, case, log):
+    """Rows of a table in Markdown: what writing costs here and in eager PyTorch."""
+    peer, rows = Peer(options.peer_python, case, "eager", "f32"), []
+    try:
+        for count, context in DECODE_SIZES:
+            turns = []
+            for _ in range(options.rounds):
+                theirs = peer.ask("decode", count, context, DECODE_STEPS)
+                command = [options.longscan, "bench", str(ROOT / "configs" / "bench" / f"{case}.yaml"), "--decode",
+                           "--rows", str(count), "--context", str(context), "--steps", str(DECODE_STEPS)]
+                ours = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+                log.write(json.dumps({"case": case, "theirs": theirs, "ours": ours}) + "\n")
+                turns.append((theirs["tokens_per_s"], ours["tokens_per_s"], ours["of_floor"]))
+            ratios = sorted(o / t for t, o, _ in turns)
+            median = lambda i: statistics.median(turn[i] for turn in turns)
+            rows.append(f"| {case} | {count} | {context} | {median(0):,.0f} | {median(1):,.0f} "
+                        f"| {statistics.median(ratios):.1f} ({ratios[0]:.1f}-{ratios[-1]:.1f}) "
+                        f"| {median(2):.2f} |")
+    finally:
+        peer.close()
+    return rows
+
+
+def decode_main(options, path):
+    print("| case | rows | tokens before | PyTorch eager, tokens/s | longscan tokens/s | ratio, median (range) "
+          "| share of the floor |\n| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    with open(path, "w") as log:
+        for case in options.case or DECODE_CASES:
+            try:
+                print("\n".join(compare_decoding(options, case, log)), flush=True)
+            except (Failure, OSError, KeyError, ValueError, subprocess.CalledProcessError) as error:
+                print(f"{case}: {error}", file=sys.stderr, flush=True)
+                return 2
+    return 0
 
 
 def steps_for(seconds, step_seconds):
@@ -191,6 +236,7 @@ def main():
     parser.add_argument("--cpus", help="processors of both sides, by default the first two allowed")
     parser.add_argument("--longscan", default=str(ROOT / "build" / "longscan"))
     parser.add_argument("--output", default=str(ROOT / "build"))
+    parser.add_argument("--decode", action="store_true", help="time writing instead of training")
     options = parser.parse_args()
 
     allowed = sorted(os.sched_getaffinity(0))
@@ -200,6 +246,8 @@ def main():
     rows, failed = [], False
     print(f"{cpu_model()}, processors {cpus}, {time.strftime('%Y-%m-%d')}, load "
           f"{os.getloadavg()[0]:.2f}", flush=True)
+    if options.decode:
+        return decode_main(options, path)
     with open(path, "w") as log:
         for case, dtype in BARS:
             if (options.case and case not in options.case) or (options.dtype and dtype not in options.dtype):

@@ -5,6 +5,9 @@ usage: torch_cpu.py --case CASE [--mode eager|compile] [--dtype f32|autocast|bf1
 The process stays alive and works on request, so that compilation is paid once. It prints one line of
 JSON when it is ready and one for each line of standard input:
   run N   N training steps: seconds, tokens_per_s, loss, peak_rss_bytes
+  decode ROWS CONTEXT N   median of N steps of one token a row after CONTEXT tokens, without gradients:
+          seconds, tokens_per_s. Keys and values go into a buffer made once; the state of gated DeltaNet
+          goes through Qwen3-Next's recurrent function
   quit
 With --steps N it runs N steps after two warm-up steps, prints the line and ends.
 
@@ -70,15 +73,28 @@ class Attention(nn.Module):
         o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(o.transpose(1, 2).reshape(b, t, d))
 
+    def new_cache(self, rows, tokens):
+        return [torch.zeros(rows, self.heads, tokens, HEAD) for _ in range(2)]
+
+    def step(self, x, at, cache):
+        b, t, d = x.shape
+        q, k, v = self.qkv(x).view(b, t, 3, self.heads, HEAD).permute(2, 0, 3, 1, 4)
+        for buffer, new in zip(cache, (k, v)):
+            buffer[:, :, at:at + t] = new
+        k, v = (buffer[:, :, :at + t] for buffer in cache)
+        o = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
+        return self.out(o.transpose(1, 2).reshape(b, t, d))
+
 
 class GatedDeltaNet(nn.Module):
     CONV = 4
 
     def __init__(self, width):
         super().__init__()
-        from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule
+        from transformers.models.qwen3_next.modeling_qwen3_next import (
+            torch_chunk_gated_delta_rule, torch_recurrent_gated_delta_rule)
 
-        self.rule = torch_chunk_gated_delta_rule
+        self.rule, self.recurrent = torch_chunk_gated_delta_rule, torch_recurrent_gated_delta_rule
         self.width, self.heads = width, width // HEAD
         self.qkvz = nn.Linear(width, 4 * width, bias=False)
         self.ba = nn.Linear(width, 2 * self.heads, bias=False)
@@ -91,15 +107,32 @@ class GatedDeltaNet(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, x):
+        return self.run(x, lambda qkv: self.conv(qkv)[..., :x.shape[1]], self.rule)[0]
+
+    def new_cache(self, rows, tokens):
+        return [torch.zeros(rows, 3 * self.width, self.CONV - 1), None]
+
+    def step(self, x, at, cache):
+        def conv(qkv):
+            seen = torch.cat([cache[0], qkv], dim=-1)
+            cache[0] = seen[..., -(self.CONV - 1):]
+            return F.conv1d(seen, self.conv.weight, groups=3 * self.width)
+
+        rule = self.recurrent if x.shape[1] == 1 else self.rule
+        y, cache[1] = self.run(x, conv, rule, initial_state=cache[1], output_final_state=True)
+        return y
+
+    def run(self, x, conv, rule, **state):
         b, t, d = x.shape
         qkv, z = self.qkvz(x).split([3 * d, d], dim=-1)
         beta, a = self.ba(x).chunk(2, dim=-1)
-        qkv = F.silu(self.conv(qkv.transpose(1, 2))[..., :t]).transpose(1, 2)
+        qkv = F.silu(conv(qkv.transpose(1, 2))).transpose(1, 2)
         q, k, v = (y.reshape(b, t, self.heads, HEAD) for y in qkv.split(d, dim=-1))
         g = -self.a_log.float().exp() * F.softplus(a.float() + self.dt_bias)
-        o, _ = self.rule(q, k, v, g=g, beta=beta.sigmoid(), use_qk_l2norm_in_kernel=True)
+        state = {"initial_state": None, "output_final_state": False, **state}
+        o, last = rule(q, k, v, g=g, beta=beta.sigmoid(), use_qk_l2norm_in_kernel=True, **state)
         o = F.rms_norm(o, (HEAD,), self.norm.to(o.dtype), 1e-5) * F.silu(z.view(b, t, self.heads, HEAD))
-        return self.out(o.reshape(b, t, d))
+        return self.out(o.reshape(b, t, d)), last
 
 
 class SwiGlu(nn.Module):
@@ -124,6 +157,10 @@ class Block(nn.Module):
         x = x + self.mixer(self.norm1(x))
         return x + self.channel(self.norm2(x))
 
+    def step(self, x, at, cache):
+        x = x + self.mixer.step(self.norm1(x), at, cache)
+        return x + self.channel(self.norm2(x))
+
 
 class Model(nn.Module):
     def __init__(self, mixer, width, layers, vocab):
@@ -141,6 +178,26 @@ class Model(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
+
+    def step(self, x, at, caches):
+        """Most likely next token of each row [rows, 1] after the tokens x from position `at` on."""
+        x = self.embedding(x)
+        for block, cache in zip(self.blocks, caches):
+            x = block.step(x, at, cache)
+        return self.head(self.norm(x[:, -1:])).argmax(-1)
+
+
+@torch.no_grad()
+def decode(model, vocab, rows, context, steps):
+    caches = [block.mixer.new_cache(rows, context + steps) for block in model.blocks]
+    x = model.step(torch.randint(0, vocab, (rows, context)), 0, caches)
+    seconds = []
+    for i in range(steps):
+        start = time.perf_counter()
+        x = model.step(x, context + i, caches)
+        seconds.append(time.perf_counter() - start)
+    median = sorted(seconds)[steps // 2]
+    return {"rows": rows, "context": context, "seconds": median, "tokens_per_s": rows / median}
 
 
 class Trainer:
@@ -205,6 +262,8 @@ def main():
         words = line.split()
         if words[:1] == ["run"]:
             say(**trainer.run(int(words[1])))
+        elif words[:1] == ["decode"]:
+            say(**decode(trainer.model, trainer.vocab, *map(int, words[1:])))
         elif words[:1] == ["quit"]:
             return
 

@@ -471,4 +471,20 @@ TEST_SUITE("unit") {
     }
     CHECK(x.grad().item() == 1);
   }
+
+  TEST_CASE("a leaf is converted again when it was written, and only then") {
+    ag::Var w = ag::Var::leaf(Tensor::full({2, 3}, DType::kF32, 1.5));
+    const Tensor first = ag::cast(w, DType::kBF16).value();
+    CHECK(ag::cast(w, DType::kBF16).value().shares_storage(first));
+    w.mutable_value().add_(Tensor::full({2, 3}, DType::kF32, 1));
+    CHECK(ag::cast(w, DType::kBF16).value().slow_at(0) == 2.5);
+    CHECK(first.slow_at(0) == 1.5);
+    w.mutable_value() = Tensor::full({2, 3}, DType::kF32, 4);
+    CHECK(ag::cast(w, DType::kBF16).value().slow_at(5) == 4);
+    CHECK(ag::cast(w, DType::kF64).dtype() == DType::kF64);
+    // Values on the way are converted each time.
+    const ag::Tape tape;
+    const ag::Var y = ag::scale(w, 2);
+    CHECK(!ag::cast(y, DType::kBF16).value().shares_storage(ag::cast(y, DType::kBF16).value()));
+  }
 }
