@@ -226,6 +226,35 @@ A dot(Index n, const A* x, const A* y) {
   return sum;
 }
 
+/// Gradients of the log-decays of a chunk of c tokens. What token j < t writes and token i >= t reads
+/// carries the factor exp(g_t), so dg_t is the sum of w_ij over these pairs; the incoming state counts
+/// as written before all tokens, the outgoing one as read after all. Sums of such terms alone keep
+/// their digits however small exp(g_t) is; differences of running sums would lose them.
+///   w [c,c]: from token j to i; null: all zero
+///   past [c]: from token j to the outgoing state; it is overwritten
+///   carried [c]: from the incoming state to token i; null: all zero      through: between the states
+template <class A, class Store>
+void decay_gradients(Index c, const A* w, A* past, const A* carried, A through, Store&& store) {
+  for (Index t = c - 1; t >= 0; --t) {
+    A sum = 0;
+    if (w) {
+      const A* const row = w + t * c;
+#pragma omp simd reduction(+ : sum)
+      for (Index j = 0; j < t; ++j) {
+        past[j] += row[j];
+        sum += past[j];
+      }
+    } else {
+#pragma omp simd reduction(+ : sum)
+      for (Index j = 0; j < t; ++j) {
+        sum += past[j];
+      }
+    }
+    through += carried ? carried[t] : A(0);
+    store(t, through + sum);
+  }
+}
+
 /// to_i = factor * e_i * from_i, rows of d.
 template <class A>
 void scale_rows(Index rows, Index d, A factor, const A* e, const A* from, A* to) {

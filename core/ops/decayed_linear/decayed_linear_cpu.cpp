@@ -2,14 +2,15 @@
 //   P = tril(Q K^T) * exp(G_i - G_j),  O = scale (exp(G) Q S + P V)
 //   S' = exp(G_C) S + (exp(G_C - G) K)^T V
 // Backward: a pass forward keeps the incoming state of each chunk, a pass backward carries dS;
-// dG = q.dq - k.dk, + <S', dS'> at the last row (NOTES.md). A task is one sequence and state head;
-// the R = group query heads that read it lie one after the other, so that one product serves them
-// all. Buffers of a thread, for chunks of at most C tokens:
+// dg_t sums what tokens before t (or S) write and tokens from t on (or S') read: each term has the
+// factor exp(g_t), so a small dg is as exact as a large one (NOTES.md). A task is one sequence and
+// state head; the R = group query heads that read it lie one after the other, so that one product
+// serves them all. Buffers of a thread, for chunks of at most C tokens:
 //   q, gq, side  [R,C,Dk]    queries, their gradients; rows times their decay
 //   k, gk        [C,Dk]      v, gv [C,Dv]      y [R,C,Dv] outputs, or their incoming gradients
 //   p, dp        [R,C,C]     scores and their gradients
 //   states       [T/C+1,Dk,Dv] (backward)      ds [Dk,Dv] gradient of the state after the chunk
-//   dgate        [C]
+//   w [C,C]      token i's share of the loss that token j wrote      past, carried [C]
 // Memory moved: each operand and result once, backward k and v twice.
 #include "core/backend/cpu/small_gemm.h"
 #include "core/ops/decayed_linear/decayed_linear_kernels.h"
@@ -159,7 +160,8 @@ class BackwardPass : Pass<T> {
     ws_.add(most * call.dk, gk_);
     ws_.add(most * call.dv, gv_);
     ws_.add(call.group * most * most, dp_);
-    ws_.add(most, dgate_);
+    ws_.add(most * most, w_);
+    ws_.add(most, past_, carried_);
     ws_.allocate();
   }
   void run(Index task) {
@@ -191,13 +193,16 @@ class BackwardPass : Pass<T> {
   /// From the incoming state s and ds, which becomes that of s where something `goes_on`.
   void gradients(const Chunk& x, const A* s, bool goes_on) {
     load(x);
-    // All of S' scales with exp(G_C).
-    const bool scaled = grad_.g.defined() && !x.unread;
-    const A through = scaled ? common::dot(size_, s + size_, ds_) : A(0);
+    const bool gated = grad_.g.defined();
+    const A through = gated && !x.unread && !x.empty ? d_.all * common::dot(size_, s, ds_) : A(0);
     if (!x.unread) {
       from_state(x);
     }
-    std::fill(dgate_, dgate_ + x.c, A(0));
+    if (gated) {
+      for (Index e = 0; e < x.c; ++e) {
+        past_[e] = x.unread ? A(0) : common::dot(dk_, k_ + e * dk_, gk_ + e * dk_);
+      }
+    }
     if (go_.defined()) {
       from_outputs(x, s, goes_on);
     } else {
@@ -209,12 +214,22 @@ class BackwardPass : Pass<T> {
     store_heads(x, grad_.q, dk_, gq_);
     grad_.k.store(x.b, x.t, x.h, x.c, dk_, gk_);
     grad_.v.store(x.b, x.t, x.h, x.c, dv_, gv_);
-    if (grad_.g.defined()) {
-      A sum = through;
-      for (Index e = x.c - 1; e >= 0; --e) {
-        const Index row = e * dk_;
-        sum += dgate_[e] - common::dot(dk_, k_ + row, gk_ + row);
-        *grad_.g.at(x.b, x.t + e, x.h) = sum;
+    if (gated) {
+      const bool read = go_.defined();
+      common::decay_gradients(x.c, read ? w_ : nullptr, past_, read ? carried_ : nullptr, through,
+                              [&](Index e, A dg) { *grad_.g.at(x.b, x.t + e, x.h) = dg; });
+    }
+  }
+  /// w_ij from the masked scores and the gradients of unmasked ones, over the heads that read.
+  void weigh(const Chunk& x) {
+    const Index n = x.c * x.c;
+    for (Index e = 0; e < n; ++e) {
+      w_[e] = p_[e] * dp_[e];
+    }
+    for (Index j = 1; j < group_; ++j) {
+      const A *p = p_ + j * n, *dp = dp_ + j * n;
+      for (Index e = 0; e < n; ++e) {
+        w_[e] += p[e] * dp[e];
       }
     }
   }
@@ -234,11 +249,19 @@ class BackwardPass : Pass<T> {
     load_heads(x, go_, dv, y_);
     small_gemm<false, true, A>(rows, c, dk, A(1), q_, dk, k_, dk, A(0), p_, c);
     small_gemm<false, true, A>(rows, c, dv, A(1), y_, dv, v_, dv, A(0), dp_, c);
+    const bool gated = grad_.g.defined();
     mask(x, p_);
+    if (gated) {
+      weigh(x);
+      std::fill(carried_, carried_ + c, A(0));
+    }
     mask(x, dp_);
     if (!x.empty) {
       small_gemm<false, true, A>(rows, dk, dv, A(1), y_, dv, s, dv, A(0), gq_, dk);
       decay_queries(x, gq_, gq_);
+      for (Index e = 0; gated && e < rows; ++e) {
+        carried_[e % c] += common::dot(dk, q_ + e * dk, gq_ + e * dk);
+      }
     }
     small_gemm<false, false, A>(rows, dk, c, A(1), dp_, c, k_, dk, keep_q, gq_, dk);
     small_gemm<true, false, A>(c, dk, rows, A(1), dp_, c, q_, dk, keep_kv, gk_, dk);
@@ -247,17 +270,12 @@ class BackwardPass : Pass<T> {
       decay_queries(x, q_, side_);
       small_gemm<true, false, A>(dk, dv, rows, A(1), side_, dk, y_, dv, d_.all, ds_, dv);
     }
-    if (grad_.g.defined()) {
-      for (Index e = 0; e < rows; ++e) {
-        dgate_[e % c] += common::dot(dk, q_ + e * dk, gq_ + e * dk);
-      }
-    }
   }
 
   const common::Operand<T>& go_;
   const common::States<A>& dsT_;
   const Gradients<T>& grad_;
-  A *states_, *ds_, *gq_, *gk_, *gv_, *dp_, *dgate_;
+  A *states_, *ds_, *gq_, *gk_, *gv_, *dp_, *w_, *past_, *carried_;
 };
 
 template <class T>

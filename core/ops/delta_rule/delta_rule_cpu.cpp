@@ -8,9 +8,10 @@
 //   O = scale (exp(G) Q S + P W),  P = tril(Q K^T * D),   S' = exp(G_C) S + (exp(G_C - G) K)^T W.
 // Backward: a pass forward keeps X, W, M and the incoming state of each chunk; a pass backward
 // solves the same system transposed for dX. The rows of K act once as readers (in M and in exp(G) K
-// S) and once as writers; dG = q.dq + k.dk_read - k.dk_write, + <S', dS'> at the last row. Queries
-// and keys, and their gradients, lie one after the other, so that one product serves both. One task
-// is one sequence and key head with its R = group value heads. Derivation: NOTES.md.
+// S) and once as writers. dg_t sums what tokens before t (or S) write and tokens from t on (or S')
+// read: each term has the factor exp(g_t), so a small dg is as exact as a large one. Queries and
+// keys, and their gradients, lie one after the other, so that one product serves both. One task is
+// one sequence and key head with its R = group value heads. Derivation: NOTES.md.
 // Buffers of a thread, for chunks of at most C tokens and sequences of at most T:
 //   qk, side [2,C,Dk]    queries and keys; rows times their decay
 //   read     [2,C,Dv]    what queries and keys read from S; ends as the outputs (forward)
@@ -22,7 +23,8 @@
 //   hqk    [2,C,Dk]      the same of one value head, of keys as readers; write [C,Dk] as writers
 //   yx     [2,C,Dv]      dO and dX                  dw [C,Dv]
 //   scores, p [C,C]      Q K^T and P                dscores [2,C,C] gradients of Q K^T, K K^T
-//   nq, nk, dgate [C]    factors of normalisation; dG
+//   nq, nk   [C]         factors of normalisation
+//   pairs [C,C], past, carried [C]   what token i takes from token j, S' from j, i from S
 // Memory moved: each operand and result once a value head, backward k and v twice.
 #include "core/backend/cpu/small_gemm.h"
 #include "core/ops/delta_rule/delta_rule_kernels.h"
@@ -191,7 +193,8 @@ class BackwardPass {
     ws_.add(most * dv_, dw_);
     ws_.add(most * most, scores_, p_);
     ws_.add(2 * most * most, dscores_);
-    ws_.add(most, nq_, nk_, dgate_);
+    ws_.add(most, nq_, nk_, past_, carried_);
+    ws_.add(most * most, pairs_);
     d_.reserve(ws_, most);
     ws_.allocate();
   }
@@ -270,9 +273,8 @@ class BackwardPass {
     for (Index r = 0; r < group_; ++r) {
       const Head a = head_of(z, chunk, r);
       call_.load_decays(z.b, z.t, a.hv, c, d_);
-      // All of S' scales with exp(G_C).
-      const bool scaled = !d_.trivial && grad_.g.defined() && !z.unread;
-      const A through = scaled ? common::dot(size_, a.after, a.ds) : A(0);
+      const bool passed = grad_.g.defined() && a.before && !z.unread;
+      const A through = passed ? d_.all * common::dot(size_, a.before, a.ds) : A(0);
       of_writes(z, a);
       solve_transposed(call_, z, a.hv, a.m, dw_, yx_ + c * dv_);
       of_readers_and_writers(z, a);
@@ -301,6 +303,11 @@ class BackwardPass {
       small_gemm<false, true, A>(c, dk_, dv_, A(1), a.w, dv_, a.ds, dv_, A(0), write_, dk_);
       common::scale_rows(c, dk_, A(1), d_.out, write_);
     }
+    if (grad_.g.defined()) {
+      for (Index e = 0; e < c; ++e) {
+        past_[e] = z.unread ? A(0) : common::dot(dk_, qk_ + (c + e) * dk_, write_ + e * dk_);
+      }
+    }
     if (go_.defined()) {
       go_.load(z.b, z.t, a.hv, c, dv_, yx_);
       common::mask(c, call_.scale, scores_, d_.between, p_);
@@ -314,6 +321,9 @@ class BackwardPass {
   void of_readers_and_writers(const Chunk& z, const Head& a) {
     const Index c = z.c;
     small_gemm<false, true, A>(2 * c, c, dv_, A(1), yx_, dv_, a.w, dv_, A(0), dscores_, c);
+    if (grad_.g.defined()) {
+      pairs_of(c, a);
+    }
     common::mask(c, call_.scale, dscores_, d_.between, dscores_);
     common::mask_strictly(c, A(-1), dscores_ + c * c, d_.between, dscores_ + c * c);
     if (a.before) {
@@ -321,48 +331,56 @@ class BackwardPass {
       common::scale_rows(c, dk_, call_.scale, d_.in, hqk_);
       common::scale_rows(c, dk_, A(-1), d_.in, hqk_ + c * dk_);
     }
+    for (Index e = 0; grad_.g.defined() && e < c; ++e) {
+      carried_[e] = a.before ? common::dot(dk_, qk_ + e * dk_, hqk_ + e * dk_) +
+                                   common::dot(dk_, qk_ + (c + e) * dk_, hqk_ + (c + e) * dk_)
+                             : A(0);
+    }
     small_gemm<false, false, A>(2 * c, dk_, c, A(1), dscores_, c, qk_ + c * dk_, dk_,
                                 a.before ? A(1) : A(0), hqk_, dk_);
     small_gemm<true, false, A>(c, dk_, 2 * c, A(1), dscores_, c, qk_, dk_, z.unread ? A(0) : A(1),
                                write_, dk_);
   }
+  /// The shares of the loss that queries and keys of token i take from what token j wrote, from the
+  /// masked scores and the gradients of unmasked ones.
+  void pairs_of(Index c, const Head& a) {
+    const A* const keys = dscores_ + c * c;
+    if (go_.defined()) {
+      for (Index e = 0; e < c * c; ++e) {
+        pairs_[e] = p_[e] * dscores_[e] - a.m[e] * keys[e];
+      }
+    } else {
+      for (Index e = 0; e < c * c; ++e) {
+        pairs_[e] = -a.m[e] * keys[e];
+      }
+    }
+  }
   /// A value head's share of dq and dk, and its own gradients of v, beta and g.
   void sum_up(const Chunk& z, const Head& a, A through) {
     const Index c = z.c;
     for (Index e = 0; e < c; ++e) {
-      const A* __restrict q = qk_ + e * dk_;
-      const A* __restrict k = qk_ + (c + e) * dk_;
       const A* __restrict hq = hqk_ + e * dk_;
       const A* __restrict hk = hqk_ + (c + e) * dk_;
       const A* __restrict write = write_ + e * dk_;
       A* __restrict gq = dqk_ + e * dk_;
       A* __restrict gk = dqk_ + (c + e) * dk_;
-      A dot = 0;
       if (a.r == 0) {
-#pragma omp simd reduction(+ : dot)
         for (Index u = 0; u < dk_; ++u) {
-          dot += q[u] * hq[u] + k[u] * (hk[u] - write[u]);
           gq[u] = hq[u];
           gk[u] = hk[u] + write[u];
         }
       } else {
-#pragma omp simd reduction(+ : dot)
         for (Index u = 0; u < dk_; ++u) {
-          dot += q[u] * hq[u] + k[u] * (hk[u] - write[u]);
           gq[u] += hq[u];
           gk[u] += hk[u] + write[u];
         }
       }
-      dgate_[e] = dot;
       grad_.store_beta(z.b, z.t + e, a.hv, dv_, dw_ + e * dv_, a.x + e * dv_);
     }
     grad_.v.store(z.b, z.t, a.hv, c, dv_, yx_ + c * dv_);
     if (grad_.g.defined()) {
-      A sum = through;
-      for (Index e = c - 1; e >= 0; --e) {
-        sum += dgate_[e];
-        *grad_.g.at(z.b, z.t + e, a.hv) = sum;
-      }
+      common::decay_gradients(c, pairs_, past_, carried_, through,
+                              [&](Index e, A dg) { *grad_.g.at(z.b, z.t + e, a.hv) = dg; });
     }
   }
 
@@ -375,7 +393,7 @@ class BackwardPass {
   common::Workspace<A> ws_;
   common::Decays<A> d_;
   A *states_, *x_all_, *w_all_, *m_all_, *ds_all_, *qk_, *dqk_, *hqk_, *side_, *write_, *yx_, *dw_,
-      *scores_, *p_, *dscores_, *nq_, *nk_, *dgate_;
+      *scores_, *p_, *dscores_, *nq_, *nk_, *past_, *carried_, *pairs_;
 };
 
 template <class T>
