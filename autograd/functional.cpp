@@ -164,12 +164,13 @@ Var reshape(const Var& x, const Shape& shape) {
 }
 
 Var permute(const Var& x, std::initializer_list<int> axes) {
+  Tensor value = x.value().permute(axes);  // checks them
   std::vector<int> inverse(axes.size());
   int i = 0;
   for (const int a : axes) {
     inverse[a < 0 ? a + x.rank() : a] = i++;
   }
-  return unary("permute", x, x.value().permute(axes),
+  return unary("permute", x, std::move(value),
                [inverse](const Tensor& g) { return g.permute(std::span<const int>(inverse)); });
 }
 
@@ -208,10 +209,18 @@ Var concat(const std::vector<Var>& parts, int axis) {
   LS_CHECK(!parts.empty(), kShape, "nothing to concatenate");
   Shape shape = parts[0].shape();
   const int a = axis < 0 ? axis + shape.rank() : axis;
+  LS_CHECK(a >= 0 && a < shape.rank(), kShape, "axis {} of tensors of shape {} to concatenate",
+           axis, shape.str());
   shape[a] = 0;
   std::vector<Index> extents;
   for (const Var& p : parts) {
-    extents.push_back(p.size(a));
+    Shape rest = p.shape();
+    LS_CHECK(p.rank() == shape.rank() && p.dtype() == parts[0].dtype(), kShape,
+             "{} and {} are concatenated", parts[0].value().describe(), p.value().describe());
+    extents.push_back(rest[a]);
+    rest[a] = shape[a];
+    LS_CHECK(rest == shape, kShape, "{} and {} are concatenated along axis {}",
+             parts[0].value().describe(), p.value().describe(), a);
     shape[a] += p.size(a);
   }
   Tensor out = Tensor::empty(shape, parts[0].dtype());
@@ -251,6 +260,7 @@ Var cast(const Var& x, DType dtype) {
 
 Var take_rows(const Var& x, const std::vector<Index>& rows) {
   Shape shape = x.shape();
+  LS_CHECK(shape.rank() > 0, kShape, "rows of a tensor without axes");
   const Index sources = shape[0];
   shape[0] = static_cast<Index>(rows.size());
   Tensor out = Tensor::empty(shape, x.dtype());

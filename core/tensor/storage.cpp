@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/base/error.h"
+#include "core/base/memory.h"
 #include "core/base/parallel_for.h"
 
 namespace ls {
@@ -20,6 +21,7 @@ namespace {
 constexpr Index kAlign = 64;
 constexpr Index kGuardBytes = 64;
 constexpr unsigned char kGuardByte = 0xa5;
+constexpr Index kSurelyThere = 1 << 20;  // not worth a look at how much memory there is
 
 #ifdef LS_SANITIZE
 constexpr bool kCache = false;  // the sanitizer must see every allocation and every free
@@ -95,6 +97,17 @@ std::vector<std::string> take_guard_violations() {
 Storage::Storage(Index bytes) : bytes_(bytes) {
   LS_CHECK(bytes >= 0, kInternal, "a buffer of {} bytes was asked for", bytes);
   Pool& p = pool();
+  // The system grants more than there is, and kills who then uses it.
+  if (Index used = 0; bytes > kSurelyThere) {
+    {
+      const std::lock_guard lock(p.mutex);
+      used = p.bytes_in_use;
+    }
+    LS_CHECK(bytes <= machine_memory() - used, kDevice,
+             "out of memory: {} bytes asked for while {} are in use, and this machine has {}; use "
+             "a smaller batch, a shorter sequence or recomputation",
+             bytes, used, machine_memory());
+  }
   AllocatorMode mode;
   {
     const std::lock_guard lock(p.mutex);

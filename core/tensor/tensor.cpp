@@ -4,6 +4,7 @@
 #include <functional>
 #include <utility>
 
+#include "core/base/checked.h"
 #include "core/base/parallel_for.h"
 #include "core/tensor/dispatch.h"
 
@@ -119,7 +120,7 @@ Tensor Tensor::empty(const Shape& shape, DType dtype) {
   t.shape_ = shape;
   t.strides_ = shape.contiguous_strides();
   t.dtype_ = dtype;
-  t.storage_ = std::make_shared<Storage>(shape.numel() * dtype_size(dtype));
+  t.storage_ = std::make_shared<Storage>(checked_mul(shape.numel(), dtype_size(dtype)));
   return t;
 }
 
@@ -216,16 +217,18 @@ bool Tensor::view_strides(const Shape& shape, Shape& strides) const {
 
 Tensor Tensor::view(const Shape& wanted) const {
   Shape shape = wanted;
-  Index known = 1;
   int infer = -1;
   for (int i = 0; i < shape.rank(); ++i) {
-    if (shape[i] == -1 && infer < 0) {
-      infer = i;
-    } else {
-      known *= shape[i];
-    }
+    LS_CHECK(shape[i] >= 0 || (shape[i] == -1 && infer < 0), kShape,
+             "shape {} cannot be viewed as {}: extents are 0 or more, one may be -1", shape_.str(),
+             wanted.str());
+    infer = shape[i] == -1 ? i : infer;
   }
-  if (infer >= 0 && known != 0) {
+  if (infer >= 0) {
+    shape[infer] = 1;
+    const Index known = shape.numel();
+    LS_CHECK(known != 0, kShape, "shape {} viewed as {} leaves -1 open", shape_.str(),
+             wanted.str());
     shape[infer] = numel() / known;
   }
   LS_CHECK(shape.numel() == numel(), kShape, "shape {} cannot be viewed as {}", shape_.str(),

@@ -217,7 +217,8 @@ std::uint64_t ByteCorpus::largest_valid_hash(const CorpusOptions& options) const
            "give a longer text or name the validation text itself (valid_path)",
            options.path, documents_[0].size, kBlock + 1);
   const double scaled = std::ldexp(options.valid_share, 64);
-  return std::clamp(static_cast<std::uint64_t>(scaled), smallest, largest - 1);
+  // Below the largest, so that something is left to train on; not below the smallest.
+  return std::max(smallest, std::min(static_cast<std::uint64_t>(scaled), largest - 1));
 }
 
 void ByteCorpus::lay_tails(const CorpusOptions& options) {

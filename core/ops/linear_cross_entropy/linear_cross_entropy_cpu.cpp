@@ -106,7 +106,7 @@ template <class T>
 void forward_blocks(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
   const Call<T> call(in, out);
   const Index n = call.tokens, d = call.width, v = call.classes;
-  const Index block = std::min(n, std::clamp<Index>(kLogits / std::max<Index>(1, v), 64, n));
+  const Index block = std::min(n, std::max<Index>(kLogits / std::max<Index>(1, v), 64));
   Tensor logits = Tensor::empty({block, v}, DType::kF32), gradients;
   if (a.gradients) {
     gradients = std::is_same_v<T, float> ? logits : Tensor::empty({block, v}, dtype_of_v<T>);

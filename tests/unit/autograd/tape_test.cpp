@@ -280,6 +280,26 @@ TEST_SUITE("unit") {
     CHECK(says(fault([](auto& op) { op.strided_grad("x"); }), "names 'x', which has no gradient"));
   }
 
+  TEST_CASE("permute, concat and take_rows keep within their axes and rows") {
+    const Var x(Tensor::zeros({2, 3}, DType::kF32));
+    CHECK(says(message([&] { ag::permute(x, {0, 50}); }), "axis 50"));
+    CHECK(says(message([&] { ag::permute(x, {0, -3}); }), "axis -3"));
+    CHECK(says(message([&] { ag::permute(x, {0, 1, 2}); }), "3 axes permute"));
+    CHECK(says(message([&] { ag::permute(x, {1, 1}); }), "permuted twice"));
+    CHECK(says(message([&] { ag::concat({x, x}, 40); }), "axis 40"));
+    CHECK(says(message([&] { ag::concat({x, x}, -3); }), "axis -3"));
+    const Var wide(Tensor::zeros({2, 4}, DType::kF32)), cube(Tensor::zeros({2, 3, 1}, DType::kF32)),
+        other(Tensor::zeros({2, 3}, DType::kF64)), scalar(Tensor::scalar(1));
+    CHECK(says(message([&] { ag::concat({x, wide}, 0); }), "f32[2, 3] and f32[2, 4]"));
+    CHECK(says(message([&] { ag::concat({x, cube}, 0); }), "f32[2, 3] and f32[2, 3, 1]"));
+    CHECK(says(message([&] { ag::concat({x, other}, 0); }), "f32[2, 3] and f64[2, 3]"));
+    CHECK(says(message([&] { ag::concat({scalar, scalar}, 0); }), "axis 0"));
+    CHECK(ag::concat({x, wide}, -1).shape() == Shape{2, 7});
+    CHECK(says(message([&] { ag::take_rows(x, {2}); }), "row 2"));
+    CHECK(says(message([&] { ag::take_rows(scalar, {0}); }), "without axes"));
+    CHECK(says(message([&] { ag::split(x, 7, {3}); }), "axis 7"));
+  }
+
   TEST_CASE("nothing is recorded without a tape or under NoGrad") {
     Var x = Var::leaf(vec({1}));
     CHECK_FALSE(ag::scale(x, 2).requires_grad());

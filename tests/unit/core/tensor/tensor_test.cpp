@@ -4,7 +4,11 @@
 
 #include <cmath>
 
+#include "tests/support/errors.h"
+
 using namespace ls;
+using test::message;
+using test::says;
 
 TEST_SUITE("unit") {
   TEST_CASE("tensor views share storage and index as declared") {
@@ -39,6 +43,23 @@ TEST_SUITE("unit") {
     CHECK(std::isnan(b.slow_at(3)));
     CHECK(std::isinf(b.slow_at(4)));
     CHECK(t.to(DType::kF16).slow_at(1) == 1.00390625);
+  }
+
+  TEST_CASE("a view has extents of 0 or more, one of them open at most") {
+    const Tensor t = Tensor::zeros({6}, DType::kF32);
+    CHECK(says(message([&] { t.view({-1, -1}); }), "one may be -1"));
+    CHECK(says(message([&] { t.view({-2, -3}); }), "extents are 0 or more"));
+    CHECK(says(message([&] { t.view({-6, -1}); }), "extents are 0 or more"));
+    CHECK(says(message([&] { t.view({4, -1}); }), "cannot be viewed as [4, -1]"));
+    CHECK(says(message([&] { t.reshape({-1, -1}); }), "one may be -1"));
+    const Tensor none = Tensor::zeros({0, 3}, DType::kF32);
+    CHECK(says(message([&] { none.view({0, -1}); }), "leaves -1 open"));
+    CHECK(none.view({-1, 3}).shape() == Shape{0, 3});
+    CHECK(none.reshape({3, 0}).shape() == Shape{3, 0});
+  }
+
+  TEST_CASE("memory beyond the machine's is an error before it is asked for") {
+    CHECK(says(message([&] { Tensor::empty({Index{1} << 59}, DType::kF32); }), "out of memory"));
   }
 
   TEST_CASE("in-place changes bump the version that views share") {
