@@ -1,5 +1,7 @@
 #include "core/ops/rope/rope.h"
 
+#include <cmath>
+
 #include "experiments/golden/golden.h"
 
 namespace ls::golden {
@@ -17,6 +19,8 @@ LS_GOLDEN(Rope, "rope") {
   rule.beta_fast = c.number("beta_fast", rule.beta_fast);
   rule.beta_slow = c.number("beta_slow", rule.beta_slow);
   rule.truncate = c.flag("truncate", rule.truncate);
+  rule.mscale = c.number("mscale", rule.mscale);
+  rule.mscale_all_dim = c.number("mscale_all_dim", rule.mscale_all_dim);
   rule.low_freq_factor = c.number("low_freq_factor", rule.low_freq_factor);
   rule.high_freq_factor = c.number("high_freq_factor", rule.high_freq_factor);
   if (c.has_attribute("short_factor")) {
@@ -27,7 +31,11 @@ LS_GOLDEN(Rope, "rope") {
   c.out("inv_freq", inv_freq);
   ops::Rope::Attrs attrs;
   attrs.interleaved = c.choice("layout", {"half", "interleaved"}) == 1;
-  attrs.attention_factor = c.number("attention_factor", 1);
+  const double factor = ops::rope_attention_factor(rule);
+  attrs.attention_factor = c.number("attention_factor", factor);
+  LS_CHECK(!c.has_attribute("mscale") || std::abs(attrs.attention_factor - factor) < 1e-12,
+           kUnsupported, "attention_factor {} is not the {} of mscale and mscale_all_dim",
+           attrs.attention_factor, factor);
   c.out("y", ag::call<ops::Rope>(
                  {.x = c.in("x"), .positions = c.in("positions"), .inv_freq = inv_freq}, attrs)
                  .y);

@@ -70,6 +70,19 @@ std::vector<double> rope_inv_freq(const RopeRule& r) {
   return f;
 }
 
+double rope_attention_factor(const RopeRule& r) {
+  if (r.factor <= 1) {
+    return 1;
+  }
+  if (r.type == "yarn") {
+    const auto m = [&](double scale) { return 0.1 * scale * std::log(r.factor) + 1; };
+    return r.mscale != 0 && r.mscale_all_dim != 0 ? m(r.mscale) / m(r.mscale_all_dim) : m(1);
+  }
+  return r.type == "longrope"
+             ? std::sqrt(1 + std::log(r.factor) / std::log(r.original_max_position))
+             : 1;
+}
+
 namespace {
 
 using Op = Rope;

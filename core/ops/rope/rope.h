@@ -33,9 +33,15 @@ struct RopeRule {
   double original_max_position = 0, max_position = 0, seq_len = 0;
   double beta_fast = 32, beta_slow = 1;
   bool truncate = true;
+  double mscale = 0, mscale_all_dim = 0;  ///< yarn; 0: not given
   double low_freq_factor = 1, high_freq_factor = 4;
   std::vector<double> short_factor, long_factor;
 };
+/// Factor on cosine and sine under a rule: with m(s) = 1 + s ln(factor) / 10 (1 up to factor 1),
+/// yarn has m(1), or m(mscale) / m(mscale_all_dim) where both are given; longrope has
+/// sqrt(1 + ln(factor) / ln(original_max_position)); every other rule 1.
+/// @source transformers, modeling_rope_utils
+double rope_attention_factor(const RopeRule& rule);
 /// inv_freq [rotary_dim / 2] under a rule. @throws Error(Config) on an unknown type
 std::vector<double> rope_inv_freq(const RopeRule& rule);
 

@@ -7,8 +7,10 @@
 #include "core/ops/gather_rows/gather_rows.h"
 #include "core/ops/group_norm/group_norm.h"
 #include "core/ops/layer_norm/layer_norm.h"
+#include "core/ops/linear_cross_entropy/linear_cross_entropy.h"
 #include "core/ops/matmul/matmul.h"
 #include "core/ops/reduce/reduce.h"
+#include "core/ops/rope/rope.h"
 #include "core/ops/scatter_add_rows/scatter_add_rows.h"
 #include "core/ops/softmax/softmax.h"
 #include "core/ops/top_k/top_k.h"
@@ -82,6 +84,35 @@ TEST_SUITE("unit") {
                        {.x = Tensor::zeros({0, 2}, DType::kF32), .index = none}, {.rows = 2})
                        .y;
     CHECK(list(y) == std::vector<double>(4, 0.0));
+  }
+
+  TEST_CASE("linear_cross_entropy: few tokens") {
+    for (const Index n : {0, 1, 63, 64}) {
+      const Tensor x = Tensor::full({n, 2}, DType::kBF16, 1),
+                   w = Tensor::zeros({3, 2}, DType::kBF16);
+      const auto out = call_op<ops::LinearCrossEntropy>(
+          {.x = x, .weight = w, .targets = Tensor::zeros({n}, DType::kI64)}, {});
+      CHECK(out.loss.item() == doctest::Approx(n > 0 ? std::log(3.0) : 0));
+    }
+  }
+
+  TEST_CASE("rope: factors on cosine and sine of the published rules") {
+    const auto factor = [](const std::string& type, double mscale, double all_dim, double by = 40) {
+      return ops::rope_attention_factor({.type = type,
+                                         .factor = by,
+                                         .original_max_position = 4096,
+                                         .mscale = mscale,
+                                         .mscale_all_dim = all_dim});
+    };
+    const double m = std::log(40.0) / 10;
+    CHECK(factor("yarn", 0, 0) == doctest::Approx(1 + m).epsilon(1e-14));
+    CHECK(factor("yarn", 0.7, 0) == doctest::Approx(1 + m).epsilon(1e-14));  // both or neither
+    CHECK(factor("yarn", 0.707, 1.0) == doctest::Approx((1 + 0.707 * m) / (1 + m)).epsilon(1e-14));
+    CHECK(factor("yarn", 1, 1) == 1);
+    CHECK(factor("yarn", 0.707, 1, 0.5) == 1);
+    CHECK(factor("longrope", 0, 0) ==
+          doctest::Approx(std::sqrt(1 + std::log(40.0) / std::log(4096.0))).epsilon(1e-14));
+    CHECK(factor("linear", 0, 0) == 1);
   }
 
   TEST_CASE("refused calls say why") {
