@@ -23,8 +23,9 @@ namespace {
 
 /// Linear attention: S_t = S_{t-1} + phi(k_t) v_t^T, z_t = z_{t-1} + phi(k_t),
 ///   o_t = phi(q_t) S_t / (phi(q_t) z_t + eps).
-/// The normaliser is one more value column of ones, so S has shape [Dk, Dv + 1]; like the outputs
-/// it is rounded to the model's type once, after its f32 sum.
+/// The normaliser is one more value column of ones, so S has shape [Dk, Dv + 1]. With it the scan
+/// and the division run in the acc type, and their quotient is rounded to the model's type: a
+/// rounded normaliser would err alike in all channels of a head.
 /// Defaults are those of idiap/fast-transformers (Katharopoulos et al. 2020): elu + 1, scale 1,
 /// normalised, eps 1e-6, no output norm. flash-linear-attention's would be `scale: true`,
 /// `out_norm: true`, eps 1e-10 and a learned feature map; its 8 heads are taken over, since the
@@ -69,17 +70,21 @@ class LinearAttn final : public TokenMixer {
     const auto [h, dk, dv] = shape_;
     const Index b = seq.batch(), t = seq.tokens();
     const auto parts = ag::split(conv_(qkv_(x), seq, "conv"), 2, {h * dk, h * dk, h * dv});
-    const ag::Var q = feature_map(ag::reshape(parts[0], {b, t, h, dk}));
-    const ag::Var k = feature_map(ag::reshape(parts[1], {b, t, h, dk}));
+    ag::Var q = feature_map(ag::reshape(parts[0], {b, t, h, dk}));
+    ag::Var k = feature_map(ag::reshape(parts[1], {b, t, h, dk}));
     ag::Var v = ag::reshape(parts[2], {b, t, h, dv});
+    const DType dtype = v.dtype();
     if (c_.normalize) {
+      q = ag::cast(q, acc_dtype(dtype));
+      k = ag::cast(k, acc_dtype(dtype));
+      v = ag::cast(v, acc_dtype(dtype));
       v = ag::concat({v, ag::Var(Tensor::full({b, t, h, 1}, v.dtype(), 1.0))}, 3);
     }
     ag::Var o = seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k, .v = v},
                                              {.scale = c_.scale ? inverse_root(dk) : 1.0})
                     .o;
     if (c_.normalize) {
-      o = ag::call<ops::RowNormalize>({.x = o}, {.eps = c_.eps}).y;
+      o = ag::cast(ag::call<ops::RowNormalize>({.x = o}, {.eps = c_.eps}).y, dtype);
     }
     return out_(o, {});
   }
