@@ -26,12 +26,30 @@ Index carried_row(const RunPart& part, int r) {
   return data::first_row(part.config.batch, r, part.comm.size());
 }
 
+/// Keys and values as many on every rank: ranks whose documents are shorter have fewer, and get
+/// zeros in front, where no row looks.
+layers::ModelState with_equal_caches(const RunPart& part, layers::ModelState mine) {
+  for (auto& [path, slot] : mine.slots) {
+    if (slot.part != layers::StatePart::kKeyValue) {
+      continue;
+    }
+    const Tensor& cache = slot.value.value();
+    Shape shape = cache.shape();
+    const Index own = shape[1];
+    shape[1] = part.comm.reduce_value(own, ReduceOp::kMax);
+    Tensor all = Tensor::zeros(shape, cache.dtype());
+    all.slice(1, shape[1] - own, shape[1]).copy_(cache);
+    slot.value = ag::Var(all);
+  }
+  return mine;
+}
+
 /// The carried rows of all ranks as those of the whole batch.
 layers::ModelState carried_of_all_ranks(const RunPart& part, const layers::ModelState& mine) {
   if (part.comm.size() == 1) {
     return mine;
   }
-  return mine.mapped([&](const Tensor& rows) {
+  return with_equal_caches(part, mine).mapped([&](const Tensor& rows) {
     const Tensor t = rows.contiguous();
     Shape shape = t.shape();
     std::vector<Index> bytes;

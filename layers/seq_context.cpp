@@ -72,13 +72,13 @@ Index SeqContext::seen_before(Index row) const {
   return options_.incoming ? options_.incoming->position[row] : 0;
 }
 
-bool SeqContext::rows_differ() const {
-  for (Index r = 1; r < batch_; ++r) {
-    if (seen_before(r) != seen_before(0)) {
-      return true;
+bool SeqContext::all_have_seen(Index tokens) const {
+  for (Index r = 0; r < batch_; ++r) {
+    if (seen_before(r) < tokens) {
+      return false;
     }
   }
-  return false;
+  return true;
 }
 
 const Tensor& SeqContext::positions() {
@@ -165,8 +165,10 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
   }
   const std::string prefix = path_ + slot + ".";
   const bool packed = options_.documents && info.boundary == Boundary::kOffsets;
+  Index cached = 0;  // rows of keys and values that come in
   for (const StatePort& port : info.states) {
     if (ag::Var s = incoming(prefix + port.name); s.defined()) {
+      cached = port.part == StatePart::kKeyValue ? s.size(1) : cached;
       input_of(op, in, port.input) = packed ? ag::take_rows(s, packing().first_of) : std::move(s);
     }
   }
@@ -178,8 +180,8 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
     }
     input_of(op, in, "offsets") = ag::Var(packing().offsets);
   }
-  // Rows differ in how much of a cache belongs to their document as soon as anything was carried.
-  if (info.boundary == Boundary::kStart && (options_.documents || rows_differ())) {
+  // Of a cache a row sees what its document has seen, which may be less than there is.
+  if (info.boundary == Boundary::kStart && (options_.documents || !all_have_seen(cached))) {
     input_of(op, in, "start") = ag::Var(packing().start);
   }
 
@@ -196,18 +198,12 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
     if (packed && s.defined()) {
       s = ag::take_rows(s, packing().last_of);
     }
-    if (info.boundary == Boundary::kStart && options_.documents && s.defined()) {
-      s = still_seen(s);
+    if (port.part == StatePart::kKeyValue && s.defined()) {
+      s = seen_rows(s, outgoing_.position);
     }
     keep(prefix + port.name, port.part, s);
   }
   return out;
-}
-
-ag::Var SeqContext::still_seen(const ag::Var& cache) const {
-  const Index rows = cache.size(1),
-              seen = *std::max_element(outgoing_.position.begin(), outgoing_.position.end());
-  return seen < rows ? ag::slice(cache, 1, rows - seen, rows) : cache;
 }
 
 void SeqContext::keep(const std::string& path, StatePart part, const ag::Var& state) {

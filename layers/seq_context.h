@@ -92,10 +92,9 @@ class SeqContext {
   std::span<const Index> starts(Index row) const;
   /// Tokens of its document that came before this pass.
   Index seen_before(Index row) const;
-  bool rows_differ() const;
+  /// Every row's document has at least this many tokens before this pass.
+  bool all_have_seen(Index tokens) const;
   ag::Var incoming(const std::string& path) const;
-  /// Without rows of documents that have ended everywhere, which nobody sees any more.
-  ag::Var still_seen(const ag::Var& cache) const;
   void keep(const std::string& path, StatePart part, const ag::Var& state);
 
   Index batch_, tokens_;

@@ -1,10 +1,17 @@
 #include "layers/state.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "autograd/functional.h"
 
 namespace ls::layers {
+
+ag::Var seen_rows(const ag::Var& cache, const std::vector<Index>& position) {
+  const Index rows = cache.size(1);
+  const Index seen = position.empty() ? 0 : *std::max_element(position.begin(), position.end());
+  return seen < rows ? ag::slice(cache, 1, rows - seen, rows) : cache;
+}
 
 void StateBytes::add(StatePart part, Index n) {
   switch (part) {
@@ -38,10 +45,15 @@ ModelState ModelState::detached() const {
 ModelState ModelState::rows(const std::vector<Index>& index) const {
   ModelState out;
   for (const Index i : index) {
-    out.position.push_back(i < 0 ? 0 : position.at(static_cast<std::size_t>(i)));
+    LS_CHECK(i < std::ssize(position), kShape, "row {} of states that have {}", i, position.size());
+    out.position.push_back(i < 0 ? 0 : position[static_cast<std::size_t>(i)]);
   }
   for (const auto& [path, slot] : slots) {
-    out.slots.emplace(path, StateSlot{ag::take_rows(slot.value, index), slot.part});
+    ag::Var taken = ag::take_rows(slot.value, index);
+    if (slot.part == StatePart::kKeyValue) {
+      taken = seen_rows(taken, out.position);
+    }
+    out.slots.emplace(path, StateSlot{std::move(taken), slot.part});
   }
   return out;
 }

@@ -23,6 +23,10 @@ struct StateSlot {
   StatePart part = StatePart::kMatrix;
 };
 
+/// Keys or values [rows,T,...] without those at the front that no row sees any more: of a row whose
+/// document has had n tokens, the last n belong to it.
+ag::Var seen_rows(const ag::Var& cache, const std::vector<Index>& position);
+
 /// Slots by path ("blocks.0.mixer.S"), and where each row stands in its document. Empty before the
 /// first token.
 struct ModelState {
@@ -34,7 +38,8 @@ struct ModelState {
   StateBytes bytes() const;
   /// The same values off the tape (truncated back-propagation).
   ModelState detached() const;
-  /// Rows by index, in any order and number; -1 gives a row without history.
+  /// Rows by index, in any order and number; -1 gives a row without history. Keys and values that
+  /// none of them sees are left out.
   ModelState rows(const std::vector<Index>& index) const;
   /// Rows [begin, end).
   ModelState rows(Index begin, Index end) const;

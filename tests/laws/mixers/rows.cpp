@@ -85,6 +85,17 @@ void Checker::rows() {
   for (Index row = 0; row < kRows; ++row) {
     same("rows", "output", out.slice(0, row, row + 1), whole_.out.slice(0, 1 - row, 2 - row), 0);
   }
+  // Rows without history, alone and beside one that has some, are as from zero.
+  const auto after = [&](const std::vector<Index>& rows) {
+    const ModelState state = history_.rows(rows);
+    SeqContext mixed(kRows, kTokens, {.incoming = &state});
+    return model_->logits(model_->hidden({main_ids(), {}}, mixed)).value();
+  };
+  same("rows", "output from no history", after({-1, -1}), from_zero_.out, tolerance_);
+  const Tensor one = after({-1, 1});
+  same("rows", "output beside one with history", one.slice(0, 0, 1), from_zero_.out.slice(0, 0, 1),
+       tolerance_);
+  same("rows", "output with history", one.slice(0, 1, 2), whole_.out.slice(0, 1, 2), tolerance_);
 }
 
 }  // namespace ls::test::mixers
