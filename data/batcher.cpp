@@ -15,12 +15,48 @@ Tensor filled(const Shape& shape, T value) {
   return t;
 }
 
+/// The first of `values` that is none of 0 .. end-1 and not `other`, or its size.
+std::size_t first_outside(std::span<const std::int64_t> values, std::int64_t end,
+                          std::int64_t other) {
+  const auto it = std::find_if(values.begin(), values.end(),
+                               [&](std::int64_t v) { return (v < 0 || v >= end) && v != other; });
+  return static_cast<std::size_t>(it - values.begin());
+}
+
 Index count_labels(const Tensor& labels) {
   const std::int64_t* const label = labels.data<std::int64_t>();
   return labels.numel() - std::count(label, label + labels.numel(), kIgnore);
 }
 
 }  // namespace
+
+void check_example(const TaskInfo& info, const ExampleKey& key, const ExampleView& e) {
+  const auto here = [&](std::size_t t) {
+    return fmt::format("the task, example {} of {} setting {}, position {} of {}", key.index,
+                       enum_name(key.split), key.slice, t, key.length);
+  };
+  if (const std::size_t t = first_outside(e.labels, info.classes, kIgnore); t < e.labels.size()) {
+    LS_FAIL(kInternal, "{}: label {} is none of the {} classes 0 .. {} that it declares, nor {}",
+            here(t), e.labels[t], info.classes, info.classes - 1, kIgnore);
+  }
+  if (const std::size_t t = first_outside(e.tokens, info.vocab_in, 0); t < e.tokens.size()) {
+    LS_FAIL(kInternal, "{}: token {} is none of the {} (0 .. {}) that it declares", here(t),
+            e.tokens[t], info.vocab_in, info.vocab_in - 1);
+  }
+  for (std::size_t t = 0; t < e.tags.size(); ++t) {
+    LS_CHECK(e.tags[t] <= info.tags.size(), kInternal,
+             "{}: tag {} is written, {} are declared in info_.tags", here(t), e.tags[t],
+             info.tags.size());
+  }
+  Index before = -1;
+  for (const Index start : *e.document_starts) {
+    LS_CHECK(before < start && start < key.length, kInternal,
+             "the task, example {} of {} setting {}: document starts must ascend within 0 .. {}, "
+             "{} follows {}",
+             key.index, enum_name(key.split), key.slice, key.length - 1, start, before);
+    before = start;
+  }
+}
 
 Batch Batch::cut(Index begin, Index end) const {
   Batch out = *this;
@@ -76,6 +112,7 @@ Batch Batcher::make(Index step) const {
   if (!info.tags.empty()) {
     b.tags = filled<std::uint8_t>({b.rows, t}, 0);
   }
+  std::vector<std::uint8_t> undeclared;  // what a task without tags must not write to
   b.documents.resize(static_cast<std::size_t>(b.rows));
   bool any_start = false;
   for (Index r = 0; r < b.rows; ++r) {
@@ -91,20 +128,24 @@ Batch Batcher::make(Index step) const {
     out.labels = piece(b.labels.data<std::int64_t>(), t);
     if (b.tags.defined()) {
       out.tags = piece(b.tags.data<std::uint8_t>(), t);
+    } else {
+      undeclared.assign(static_cast<std::size_t>(t), 0);
+      out.tags = undeclared;
     }
     out.document_starts = &b.documents[static_cast<std::size_t>(r)];
     const Index row = b.first_row + r;
     if (plan.index[static_cast<std::size_t>(row)] < 0) {
       continue;
     }
-    task_.sample({.split = options_.split,
-                  .slice = plan.slice,
-                  .length = t,
-                  .index = plan.index[static_cast<std::size_t>(row)],
-                  .step = step,
-                  .row = row,
-                  .rows = b.global_rows},
-                 out);
+    const ExampleKey key{.split = options_.split,
+                         .slice = plan.slice,
+                         .length = t,
+                         .index = plan.index[static_cast<std::size_t>(row)],
+                         .step = step,
+                         .row = row,
+                         .rows = b.global_rows};
+    task_.sample(key, out);
+    check_example(info, key, out);
     any_start |= !out.document_starts->empty();
   }
   if (!any_start) {

@@ -38,6 +38,10 @@ inline Index first_row(Index rows, Index rank, Index ranks) {
   return rows * rank / ranks;
 }
 
+/// What a task has written into an example is what its info declares: labels and tokens in range,
+/// tags that have names, document starts that ascend. @throws Error(Internal) naming the position
+void check_example(const TaskInfo& info, const ExampleKey& key, const ExampleView& example);
+
 struct BatcherOptions {
   Split split = Split::kTrain;
   Index batch = 1;         ///< global: over all ranks

@@ -90,7 +90,7 @@ struct ExampleView {
   std::span<std::int64_t> tokens;  ///< [T]; empty when inputs are vectors
   std::span<float> vectors;        ///< [T * E] of zeros; empty when inputs are tokens
   std::span<std::int64_t> labels;  ///< [T] of kIgnore
-  std::span<std::uint8_t> tags;    ///< [T] of 0; empty for a task without tags
+  std::span<std::uint8_t> tags;    ///< [T] of 0, each 0 .. the number of TaskInfo::tags
   /// Ascending positions at which a new document begins. Empty: the row is one stretch.
   std::vector<Index>* document_starts = nullptr;
 };

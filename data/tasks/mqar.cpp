@@ -371,7 +371,7 @@ void Mqar::sample_tokens(Rng& rng, const MqarSetting& s, const ExampleView& out)
     const auto at = static_cast<std::size_t>(context + 2 * slots[static_cast<std::size_t>(i)]);
     out.tokens[at] = 1 + c.keys[static_cast<std::size_t>(i)];
     out.labels[at] = first_value + c.last[static_cast<std::size_t>(i)];
-    if (!out.tags.empty()) {
+    if (config_.forgetting()) {
       out.tags[at] = tag(c, i);
     }
   }
@@ -428,7 +428,7 @@ void Mqar::sample_vectors(Rng& rng, const MqarSetting& s, const ExampleView& out
   for (const Index i : rng.sample_without_replacement(s.pairs, s.pairs)) {
     put(c.keys[static_cast<std::size_t>(i)], 0);
     out.labels[static_cast<std::size_t>(t)] = c.last[static_cast<std::size_t>(i)];
-    if (!out.tags.empty()) {
+    if (config_.forgetting()) {
       out.tags[static_cast<std::size_t>(t)] = tag(c, i);
     }
     ++t;

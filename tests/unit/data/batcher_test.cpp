@@ -5,19 +5,39 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <map>
 #include <set>
 #include <thread>
 
 #include "data/prefetch.h"
+#include "tests/support/errors.h"
 #include "tests/unit/data/data_support.h"
 
 using namespace ls;
 using namespace ls::data;
+using test::message;
+using test::says;
 
 namespace {
 const char* const kMixture =
     "{name: mqar, vocab: 64, train: [{length: 16, pairs: 2}, {length: 32, pairs: 4, weight: 3}]}";
+
+/// Writes one thing that it has not declared.
+class Careless final : public Task {
+ public:
+  Careless(std::function<void(const ExampleView&)> slip, std::vector<std::string> tags = {})
+      : Task("careless", {}), slip_(std::move(slip)) {
+    info_.vocab_in = 5;
+    info_.classes = 3;
+    info_.tags = std::move(tags);
+    add_slice(Split::kTrain, {.name = "T8", .length = 8});
+  }
+  void sample(const ExampleKey&, const ExampleView& out) const override { slip_(out); }
+
+ private:
+  std::function<void(const ExampleView&)> slip_;
+};
 
 std::vector<double> row(const Tensor& t, Index r) {
   return t.select(0, r).contiguous().to_vector<double>();
@@ -62,6 +82,33 @@ TEST_SUITE("unit") {
         }
       }
     }
+  }
+
+  TEST_CASE("what a task writes without having declared it is named") {
+    const auto fault = [](const Careless& task) {
+      return message([&] { Batcher(task, {.batch = 2}).make(0); });
+    };
+    CHECK(fault(Careless([](const ExampleView& e) {
+            e.labels[4] = 2;
+            e.tokens[7] = 4;
+            e.document_starts->assign({0, 7});
+          })) == "nothing thrown");
+    CHECK(says(fault(Careless([](const ExampleView& e) { e.labels[4] = 3; })),
+               "example 0 of train setting 0, position 4 of 8: label 3 is none of the 3 classes"));
+    CHECK(says(fault(Careless([](const ExampleView& e) { e.labels[7] = -1; })),
+               "position 7 of 8: label -1 is none of the 3 classes 0 .. 2"));
+    CHECK(says(fault(Careless([](const ExampleView& e) { e.tokens[0] = 5; })),
+               "position 0 of 8: token 5 is none of the 5 (0 .. 4)"));
+    CHECK(says(fault(Careless([](const ExampleView& e) { e.tags[2] = 1; })),
+               "position 2 of 8: tag 1 is written, 0 are declared"));
+    CHECK(says(fault(Careless([](const ExampleView& e) { e.tags[2] = 2; }, {"old"})),
+               "position 2 of 8: tag 2 is written, 1 are declared"));
+    CHECK(says(fault(Careless([](const ExampleView& e) {
+                 e.document_starts->assign({3, 3});
+               })),
+               "document starts must ascend within 0 .. 7, 3 follows 3"));
+    CHECK(says(fault(Careless([](const ExampleView& e) { e.document_starts->assign({8}); })),
+               "document starts must ascend"));
   }
 
   TEST_CASE("mixtures follow their weights, ranges of lengths are uniform") {

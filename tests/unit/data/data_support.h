@@ -41,8 +41,10 @@ inline Example example(const Task& task, ExampleKey key) {
   e.tokens.resize(width ? 0 : t);
   e.vectors.resize(t * width);
   e.labels.assign(t, kIgnore);
-  e.tags.resize(task.info().tags.empty() ? 0 : t);
-  task.sample(key, {e.tokens, e.vectors, e.labels, e.tags, &e.starts});
+  e.tags.resize(t);
+  const ExampleView view{e.tokens, e.vectors, e.labels, e.tags, &e.starts};
+  task.sample(key, view);
+  check_example(task.info(), key, view);
   return e;
 }
 
