@@ -328,7 +328,7 @@ cudaError_t channel_linear_forward(const LinearSizes& z, int count, const Channe
       return e;
     }
   }
-  if (const cudaError_t e = encode_gates(&gates, in.g, z)) {
+  if (const cudaError_t e = encode_gates(&gates, in.g, z.batch, z.tokens, z.heads, 128)) {
     return e;
   }
   const Arguments args{in.s0, s_end, segments, z.heads, z.chunks(), z.scale};

@@ -138,61 +138,6 @@ __device__ __forceinline__ void mask_scores(uint32_t (&p)[4][4], const float (&d
   }
 }
 
-/// d += a (16 x 16 tokens) times rows 16 block.. of a [64][128] matrix, by a warp.
-__device__ __forceinline__ void add_block(float (&d)[64], const uint32_t (&a)[4],
-                                          const unsigned char* tiles, int block, int lane) {
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    uint32_t b[4];
-    load_matrices_t(
-        b, block_address(smem_addr(tiles) + j / 4 * kTile, 16 * block, 16 * (j % 4), lane));
-    mma_bf16(reinterpret_cast<float(&)[4]>(d[8 * j]), a, b[0], b[1]);
-    mma_bf16(reinterpret_cast<float(&)[4]>(d[8 * j + 4]), a, b[2], b[3]);
-  }
-}
-
-/// Sums whose columns are channels, carried over a step of blocks.
-__device__ __forceinline__ void carry_sums(float (&d)[64], const float (&root)[kDk], int lane) {
-#pragma unroll
-  for (int j = 0; j < 16; ++j) {
-    const float2 u = *reinterpret_cast<const float2*>(root + 8 * j + 2 * (lane & 3));
-    d[4 * j] = u.x * (u.x * d[4 * j]);
-    d[4 * j + 1] = u.y * (u.y * d[4 * j + 1]);
-    d[4 * j + 2] = u.x * (u.x * d[4 * j + 2]);
-    d[4 * j + 3] = u.y * (u.y * d[4 * j + 3]);
-  }
-}
-
-/// Packs scale 2^(sign (G - M)) d and puts rows of x (q' or k') times d in its place.
-template <int kSign>
-__device__ __forceinline__ void finish_rows(uint32_t (&to)[8][4], float (&d)[64],
-                                            const unsigned char* x, unsigned char* gates,
-                                            float scale, int warp, int lane) {
-  const int row = 16 * warp + (lane >> 2), pair = 2 * (lane & 3);
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    uint32_t e[4];
-    load_matrices(e, block_address(smem_addr(x) + j / 4 * kTile, 16 * warp, 16 * (j % 4), lane));
-#pragma unroll
-    for (int m = 0; m < 4; ++m) {
-      const float2 g = *gate_pair(gates, row + m % 2 * 8, 16 * j + m / 2 * 8 + pair);
-      float &u = d[8 * j + 2 * m], &v = d[8 * j + 2 * m + 1];
-      to[j][m] = pack_bf16(scale * exp2_fast(kSign * g.x) * u, scale * exp2_fast(kSign * g.y) * v);
-      u *= low_bf16(e[m]);
-      v *= high_bf16(e[m]);
-    }
-  }
-}
-
-__device__ __forceinline__ void store_packed(const uint32_t (&x)[8][4], unsigned char* tiles,
-                                             int warp, int lane) {
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    store_matrices(block_address(smem_addr(tiles) + j / 4 * kTile, 16 * warp, 16 * (j % 4), lane),
-                   x[j][0], x[j][1], x[j][2], x[j][3]);
-  }
-}
-
 __device__ __forceinline__ void announce(Mbarrier& to, int lane) {
   fence_proxy_async();
   __syncwarp();
@@ -260,29 +205,6 @@ __device__ __forceinline__ void run_queries(Shared& s, const Arguments& args, in
     }
     named_arrive(kQueries, 256);
     announce(s.out, lane);
-  }
-}
-
-/// Exchanges half of x with the lane that differs in kBit: this lane's half of the sums.
-template <int kHalf, int kBit>
-__device__ __forceinline__ void fold(float (&x)[32], int lane) {
-  const bool upper = lane & kBit;
-#pragma unroll
-  for (int i = 0; i < kHalf; ++i) {
-    const float send = upper ? x[i] : x[kHalf + i];
-    const float keep = upper ? x[kHalf + i] : x[i];
-    x[i] = keep + __shfl_xor_sync(0xffffffffu, send, kBit);
-  }
-}
-
-/// Sums of x over the 8 lanes that differ in lane / 4: to holds x[4 (lane / 4)] and the next 3.
-__device__ __forceinline__ void reduce_rows(float (&to)[4], float (&x)[32], int lane) {
-  fold<16, 16>(x, lane);
-  fold<8, 8>(x, lane);
-  fold<4, 4>(x, lane);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    to[i] = x[i];
   }
 }
 
@@ -666,7 +588,8 @@ cudaError_t channel_linear_gradients(const LinearSizes& z, const ChannelInputs& 
   }
   const float* const gate_tensors[] = {in.g, out.g};
   for (int i = 0; i < 2; ++i) {
-    if (const cudaError_t e = encode_gates(&gates[i], gate_tensors[i], z)) {
+    if (const cudaError_t e =
+            encode_gates(&gates[i], gate_tensors[i], z.batch, z.tokens, z.heads, 128)) {
       return e;
     }
   }

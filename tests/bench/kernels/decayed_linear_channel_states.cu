@@ -259,7 +259,7 @@ cudaError_t launch(const LinearSizes& z, const ChannelInputs& in, const bf16* go
       return e;
     }
   }
-  if (const cudaError_t e = encode_gates(&gates, in.g, z)) {
+  if (const cudaError_t e = encode_gates(&gates, in.g, z.batch, z.tokens, z.heads, 128)) {
     return e;
   }
   return launch_behind(&channel_states_kernel<kImages>, blocks, 640, kBytes, stream, maps[0],

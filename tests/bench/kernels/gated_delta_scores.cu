@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(256, kDk > 128 ? 3 : 4)
   __syncthreads();
   if (warp < 4) {
     write_lower(sums, s.lower(), s.gates, warp, lane);
-    solve_unit_lower(s.lower(), smem_addr(s.k), s.gates, s.blocks, 1, warp, lane);
+    solve_unit_lower<true>(s.lower(), smem_addr(s.k), &s.gates, &s.blocks, 1, warp, lane);
     fence_proxy_async();
     named_sync(1, 128);
     if (threadIdx.x == 0) {

@@ -4,8 +4,6 @@
 
 namespace ls::cuda {
 
-inline constexpr float kLog2e = 1.4426950408889634f;
-
 /// What the chunk loop needs per token, in one run of bytes; rows past the end have no gate
 /// (g = 0) and next to no beta: 1e-12 stands for a zero, whose column could not be divided by.
 struct alignas(16) ChunkGates {

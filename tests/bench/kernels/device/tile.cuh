@@ -110,6 +110,8 @@ __device__ __forceinline__ uint32_t as_tf32(float x) {
   return r;
 }
 
+inline constexpr float kLog2e = 1.4426950408889634f;
+
 /// 2^x, about 2 units in the last place.
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;

@@ -32,16 +32,18 @@ __device__ __forceinline__ void write_lower(const float (&kk)[32], float* l,
   }
 }
 
-/// N = (I - A) * D as a bf16 tile, A = (I + L0 diag(beta))^-1, L0 the strictly lower part of K K^T,
-/// D_ij = 2^(G_i - G_j). Every element is written. After write_lower by the same warpgroup.
-/// A does not know the gates: D is a similarity by a diagonal matrix.
+/// N = (I - A) * D as a bf16 tile, A = (I + L)^-1, L the strictly lower part of the scratch,
+/// D_ij = 2^(G_i - G_j) (kGated; else 1, and there are no gates: null). Every element is written.
+/// Each warp of the warpgroup has written the blocks of its rows, or a barrier is behind it.
+/// With scalar gates A does not know them: D is a similarity by a diagonal matrix.
 /// 1. Each warp inverts its diagonal block of 16 by substitution, a column a lane.
 /// 2. Warp j makes block column j, one block row after the other, transposed so that sums can be
 ///    the next product's operand: A_ij^T = -(sum_k A_kj^T L_ik^T) A_ii^T. Depth is taken in the
 ///    order 0, 2, 4, 6, 1, 3, 5, 7 of 8, which makes the layouts of sums and of operands agree.
 /// `barrier` is a named barrier of this warpgroup; ends without one, so the caller fences.
-__device__ __forceinline__ void solve_unit_lower(float* l, uint32_t tile, const ChunkGates& gates,
-                                                 const BlockGates& blocks, int barrier, int warp,
+template <bool kGated>
+__device__ __forceinline__ void solve_unit_lower(float* l, uint32_t tile, const ChunkGates* gates,
+                                                 const BlockGates* blocks, int barrier, int warp,
                                                  int lane) {
   const int group = lane >> 2, pair = 2 * (lane & 3);
   __syncwarp();
@@ -77,8 +79,12 @@ __device__ __forceinline__ void solve_unit_lower(float* l, uint32_t tile, const 
 
   // Block column `warp`; this lane's columns of A are `group` and `group` + 8 of it.
   const int first = 16 * warp;
-  const float scale0 = blocks.tail[first + group], scale1 = blocks.tail[first + group + 8];
-  const float last = gates.sum[first + 15];
+  float scale0 = 1, scale1 = 1, last = 0;
+  if constexpr (kGated) {
+    scale0 = blocks->tail[first + group];
+    scale1 = blocks->tail[first + group + 8];
+    last = gates->sum[first + 15];
+  }
   const auto store = [&](int i, const uint32_t(&r)[4]) {
     store_matrices_t(block_address_t(tile, 16 * i, first, lane), r[0], r[1], r[2], r[3]);
   };
@@ -88,23 +94,30 @@ __device__ __forceinline__ void solve_unit_lower(float* l, uint32_t tile, const 
   uint32_t a[3][2][4];  // A_kj^T as operands
   {
     const float* block = l + lower_block(warp, warp);
-    const float g0 = gates.sum[first + group], g1 = gates.sum[first + group + 8];
+    float g0 = 0, g1 = 0;
+    if constexpr (kGated) {
+      g0 = gates->sum[first + group];
+      g1 = gates->sum[first + group + 8];
+    }
     uint32_t r[4];
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
       const int row = 8 * s + pair;
-      const float2 g = *reinterpret_cast<const float2*>(gates.sum + first + row);
       const float d0 = block[lower_at(row, group)], d1 = block[lower_at(row + 1, group)];
       const float d2 = block[lower_at(row, group + 8)], d3 = block[lower_at(row + 1, group + 8)];
       a[0][s][0] = as_tf32(d0);
       a[0][s][1] = as_tf32(d2);
       a[0][s][2] = as_tf32(d1);
       a[0][s][3] = as_tf32(d3);
-      // The exponent is masked, not the product: above the diagonal it is positive.
-      const float e0 = exp2_fast(row > group ? g.x - g0 : -1e30f);
-      const float e1 = exp2_fast(row + 1 > group ? g.y - g0 : -1e30f);
-      const float e2 = exp2_fast(row > group + 8 ? g.x - g1 : -1e30f);
-      const float e3 = exp2_fast(row + 1 > group + 8 ? g.y - g1 : -1e30f);
+      float e0 = row > group, e1 = row + 1 > group, e2 = row > group + 8, e3 = row + 1 > group + 8;
+      if constexpr (kGated) {
+        const float2 g = *reinterpret_cast<const float2*>(gates->sum + first + row);
+        // The exponent is masked, not the product: above the diagonal it is positive.
+        e0 = exp2_fast(row > group ? g.x - g0 : -1e30f);
+        e1 = exp2_fast(row + 1 > group ? g.y - g0 : -1e30f);
+        e2 = exp2_fast(row > group + 8 ? g.x - g1 : -1e30f);
+        e3 = exp2_fast(row + 1 > group + 8 ? g.y - g1 : -1e30f);
+      }
       r[2 * s] = pack_bf16(-d0 * e0, -d1 * e1);
       r[2 * s + 1] = pack_bf16(-d2 * e2, -d3 * e3);
     }
@@ -149,8 +162,12 @@ __device__ __forceinline__ void solve_unit_lower(float* l, uint32_t tile, const 
       uint32_t r[4];
 #pragma unroll
       for (int s = 0; s < 2; ++s) {
-        const float2 g = *reinterpret_cast<const float2*>(gates.sum + 16 * i + 8 * s + pair);
-        const float e0 = exp2_fast(g.x - last), e1 = exp2_fast(g.y - last);
+        float e0 = 1, e1 = 1;
+        if constexpr (kGated) {
+          const float2 g = *reinterpret_cast<const float2*>(gates->sum + 16 * i + 8 * s + pair);
+          e0 = exp2_fast(g.x - last);
+          e1 = exp2_fast(g.y - last);
+        }
         r[2 * s] = pack_bf16(z[s][0] * scale0 * e0, z[s][1] * scale0 * e1);
         r[2 * s + 1] = pack_bf16(z[s][2] * scale1 * e0, z[s][3] * scale1 * e1);
       }
