@@ -1,0 +1,132 @@
+#pragma once
+// What the kernels of Kimi Delta Attention share: records of a chunk in device memory, as images of
+// shared memory. Of chunk r = (sequence * H + head) * chunks + n:
+//   kept       tiles of exp(G) K, scale exp(G) Q, beta exp(G_C - G) K, N, P; exp(G_C) (65 KiB)
+//   states     S^T before the chunk: for each 64 values, tiles [64 v][64 d] by columns d
+//   values     X: tiles [64 t][64 v] by columns v
+// and likewise gradients, dS'^T after the chunk.
+#include "device/bulk_copy.cuh"
+#include "device/channel_gates.cuh"
+#include "device/wgmma.cuh"
+#include "kda.h"
+#include "tensor_maps.h"
+
+namespace ls::kernels {
+
+using namespace cuda;
+using wgmma::Depth;
+
+inline constexpr int kTile = kTileBytes<64>;  // 8 KiB
+inline constexpr int kDk = KdaSizes::kDk;
+inline constexpr int kDv = KdaSizes::kDv;
+inline constexpr int kSlices = kDv / 64;
+
+/// Of a record of `kept`, in bytes.
+struct KeptAt {
+  static constexpr int kReader = 0;          // exp(G) K
+  static constexpr int kQuery = 2 * kTile;   // scale exp(G) Q
+  static constexpr int kWriter = 4 * kTile;  // beta exp(G_C - G) K
+  static constexpr int kSolve = 6 * kTile;   // N
+  static constexpr int kScores = 7 * kTile;  // P
+  static constexpr int kAll = 8 * kTile;     // exp(G_C)
+};
+inline constexpr int kAllBytes = kDk * sizeof(float);
+static_assert(KdaSizes::kKept == KeptAt::kAll + kAllBytes);
+
+/// Where chunk images lie.
+struct Records {
+  unsigned char* states;
+  unsigned char* values;
+  __host__ __device__ unsigned char* state(int64_t record, int slice) const {
+    return states + (record * kSlices + slice) * (2 * kTile);
+  }
+  __host__ __device__ unsigned char* value(int64_t record, int slice) const {
+    return values + (record * kSlices + slice) * kTile;
+  }
+};
+inline Records records_in(const KdaSizes& sizes, void* memory) {
+  auto* p = static_cast<unsigned char*>(memory);
+  return {p, p ? p + sizes.records() * KdaSizes::kState : nullptr};
+}
+
+/// Raises a kernel's limit of dynamic shared memory.
+template <class Kernel>
+cudaError_t allow_shared(Kernel* kernel, int bytes) {
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                              cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+
+/// What a call of no tokens does to a state: it stays (null: zero).
+inline cudaError_t pass_state(const KdaSizes& z, const float* from, float* to,
+                              cudaStream_t stream) {
+  const std::size_t bytes = static_cast<std::size_t>(z.chains()) * kDk * kDv * sizeof(float);
+  if (!to || bytes == 0) return cudaSuccess;
+  return from ? cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream)
+              : cudaMemsetAsync(to, 0, bytes, stream);
+}
+
+/// beta as everything multiplies by it: dbeta divides by it, so 1e-12 stands for zero.
+__device__ __forceinline__ float safe_beta(float beta) {
+  return fabsf(beta) < 1e-12f ? 1e-12f : beta;
+}
+
+/// The chain and value columns of a CTA of the loops.
+struct LoopPlace {
+  int slice, head, b;
+  int64_t chain, record;
+  __device__ LoopPlace(int block, int heads, int chunks) {
+    slice = block % kSlices;
+    chain = block / kSlices;
+    head = static_cast<int>(chain % heads);
+    b = static_cast<int>(chain / heads);
+    record = chain * chunks;
+  }
+};
+
+/// A state [128][128] f32 in device memory to and from the sums of S^T: 64 values.
+__device__ __forceinline__ int64_t state_offset(const LoopPlace& at, int i, int warp, int lane) {
+  const int d = 8 * (i / 4) + 2 * (lane & 3) + i % 2;
+  return (at.chain * kDk + d) * kDv + 64 * at.slice + 16 * warp + (lane >> 2) + (i & 2) * 4;
+}
+__device__ __forceinline__ void load_state(float (&state)[kDk / 2], const float* from,
+                                           const LoopPlace& at, int warp, int lane) {
+#pragma unroll
+  for (int i = 0; i < kDk / 2; ++i) {
+    state[i] = from ? from[state_offset(at, i, warp, lane)] : 0.f;
+  }
+}
+__device__ __forceinline__ void store_state(float* to, const float (&state)[kDk / 2],
+                                            const LoopPlace& at, int warp, int lane) {
+#pragma unroll
+  for (int i = 0; i < kDk / 2; ++i) {
+    to[state_offset(at, i, warp, lane)] = state[i];
+  }
+}
+
+/// Stores a state as operands, [64 v][128 d] in two tiles.
+__device__ __forceinline__ void store_image(unsigned char* tiles, const uint32_t (&copy)[8][4],
+                                            int warp, int lane) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    store_matrices(block_address(smem_addr(tiles) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
+                   copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
+  }
+}
+/// Operands of the transposed matrix [64 v][64 t], to and from a tile [64 t][64 v].
+__device__ __forceinline__ void store_transposed(unsigned char* tile, const uint32_t (&a)[4][4],
+                                                 int warp, int lane) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    store_matrices_t(block_address_t(smem_addr(tile), 16 * i, 16 * warp, lane), a[i][0], a[i][1],
+                     a[i][2], a[i][3]);
+  }
+}
+__device__ __forceinline__ void load_transposed(uint32_t (&a)[4][4], const unsigned char* tile,
+                                                int warp, int lane) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    load_matrices_t(a[i], block_address_t(smem_addr(tile), 16 * i, 16 * warp, lane));
+  }
+}
+
+}  // namespace ls::kernels
