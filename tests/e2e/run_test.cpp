@@ -230,6 +230,28 @@ TEST_SUITE("e2e") {
     }
   }
 
+  TEST_CASE("bench --decode: a line for each number of rows; what cannot write is refused") {
+    const Workplace w;
+    w.write("run.yaml",
+            "name: run\ntask: {name: random_tokens, vocab: 32, length: 16}\n"
+            "models: [{layers: [{name: gated_deltanet, heads: 1, head_dim: 8}, attention], width: "
+            "16}]\n");
+    const Outcome out = w.run({"bench", "run.yaml", "--decode", "--rows", "1", "--rows", "3",
+                               "--context", "20", "--steps", "9", "--ops"});
+    INFO(out.text);
+    REQUIRE(out.status == 0);
+    for (const char* expected : {"\"rows\":1,", "\"rows\":3,", "\"context\":20,",
+                                 "\"of_floor\":", "\"state_bytes\":", "attention", "the rest"}) {
+      CHECK_MESSAGE(out.text.find(expected) != std::string::npos, expected << " in " << out.text);
+    }
+    CHECK(w.run({"bench", "run.yaml", "--decode", "--rows", "0"}).status == 2);
+    const Outcome refused = w.run({"bench", "run.yaml", "--decode", "--set",
+                                   "task={name: mqar, variant: continuous, train: [{pairs: 4, "
+                                   "updates: 4}], test: [{pairs: 4, updates: 4}]}"});
+    CHECK(refused.status == 1);
+    CHECK(refused.text.find("bench --decode feeds a model what it wrote") != std::string::npos);
+  }
+
   TEST_CASE("the same config gives the same bits on one and on two threads") {
     const Workplace w;
     w.write("run.yaml", kConfig);
