@@ -8,6 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "core/backend/cpu/matrix_unit.h"
 #include "core/base/parallel_for.h"
 #include "core/config/yaml.h"
 #include "core/io/h5.h"
@@ -51,7 +52,7 @@ Provenance provenance(int ranks) {
           {"commit", LS_BUILD_COMMIT},
           {"compiler", LS_BUILD_COMPILER},
           {"flags", LS_BUILD_FLAGS},
-          {"matrix products", LS_BUILD_MATMUL},
+          {"matrix products", has_matrix_unit() ? "own, bf16 by AMX" : "own"},
           {"fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100,
                               FMT_VERSION % 100)},
           {"eigen", LS_BUILD_EIGEN},

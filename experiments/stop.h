@@ -1,7 +1,6 @@
 #pragma once
-// Signals that ask a run to stop. A thread of their own takes them: the kernels of oneDNN 2.6 move
-// the stack pointer into the heap, where a handler on a computing thread would overwrite what lies
-// there.
+// Signals that ask a run to stop. A thread of their own takes them, so that no computing thread is
+// interrupted and what is done about them may lock and allocate.
 #include "core/comm/comm.h"
 
 namespace ls::experiments {

@@ -24,7 +24,6 @@ if [ "${1:-}" = --checks ]; then
   needed+=("clang-format-14|clang-format-14|checks the format of the sources")
 fi
 optional=(
-  "libdnnl-dev|-|oneDNN: bf16 products on CPUs with a matrix unit (AMX)"
   "libopenmpi-dev|mpicxx|training on several ranks"
   "openmpi-bin|mpirun|starts several ranks"
   "gnuplot-nox|gnuplot|draws the figures"

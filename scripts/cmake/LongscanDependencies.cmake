@@ -1,6 +1,5 @@
 # Packages, with the names that Debian 12 and Ubuntu 24.04 give their targets.
 find_package(Threads REQUIRED)
-find_package(OpenMP COMPONENTS CXX)  # the threads of oneDNN and of the peers in matmul_bench
 find_package(fmt REQUIRED)
 find_package(Eigen3 REQUIRED NO_MODULE)
 find_package(nlohmann_json REQUIRED)
@@ -20,34 +19,6 @@ add_library(ls_hdf5 INTERFACE)
 target_include_directories(ls_hdf5 SYSTEM INTERFACE ${HDF5_C_INCLUDE_DIRS})
 target_link_libraries(ls_hdf5 INTERFACE ${HDF5_C_LIBRARIES})
 target_compile_definitions(ls_hdf5 INTERFACE ${HDF5_C_DEFINITIONS})
-
-set(LONGSCAN_HAVE_ONEDNN OFF)
-set(LONGSCAN_MATMUL own)
-if(LONGSCAN_ONEDNN)
-  find_path(ONEDNN_INCLUDE_DIR oneapi/dnnl/dnnl.hpp)
-  find_library(ONEDNN_LIBRARY dnnl)
-  set(runtime "")
-  if(ONEDNN_INCLUDE_DIR AND ONEDNN_LIBRARY)
-    file(STRINGS ${ONEDNN_INCLUDE_DIR}/oneapi/dnnl/dnnl_config.h runtime
-         REGEX "define DNNL_CPU_RUNTIME ")
-    if(NOT runtime MATCHES DNNL_RUNTIME_OMP)
-      message(STATUS "longscan: ${ONEDNN_LIBRARY} is left out: its threads are not OpenMP's, "
-                     "which can be told to be one")
-    endif()
-  endif()
-  if(runtime MATCHES DNNL_RUNTIME_OMP AND OpenMP_CXX_FOUND)
-    set(LONGSCAN_HAVE_ONEDNN ON)
-    set(LONGSCAN_MATMUL "own, bf16 with AMX by oneDNN")
-    file(STRINGS ${ONEDNN_INCLUDE_DIR}/oneapi/dnnl/dnnl_version.h numbers
-         REGEX "define DNNL_VERSION_(MAJOR|MINOR|PATCH) ")
-    if(numbers MATCHES "MAJOR +([0-9]+).*MINOR +([0-9]+).*PATCH +([0-9]+)")
-      string(APPEND LONGSCAN_MATMUL " ${CMAKE_MATCH_1}.${CMAKE_MATCH_2}.${CMAKE_MATCH_3}")
-    endif()
-    add_library(ls_onednn INTERFACE)
-    target_include_directories(ls_onednn SYSTEM INTERFACE ${ONEDNN_INCLUDE_DIR})
-    target_link_libraries(ls_onednn INTERFACE ${ONEDNN_LIBRARY} OpenMP::OpenMP_CXX)
-  endif()
-endif()
 
 set(LONGSCAN_HAVE_MPI OFF)
 if(LONGSCAN_MPI)
@@ -81,5 +52,5 @@ if(LONGSCAN_CUDA)
   endif()
 endif()
 
-message(STATUS "longscan: oneDNN ${LONGSCAN_HAVE_ONEDNN}, MPI ${LONGSCAN_HAVE_MPI}, "
+message(STATUS "longscan: MPI ${LONGSCAN_HAVE_MPI}, "
                "CUDA ${LONGSCAN_HAVE_CUDA}, cuDNN ${LONGSCAN_HAVE_CUDNN}, NCCL ${LONGSCAN_HAVE_NCCL}")

@@ -6,7 +6,6 @@
 // below 90 % of the fastest library.
 #include <dlfcn.h>
 #include <fmt/core.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <chrono>
@@ -36,7 +35,6 @@ struct Library {
   void* product;
   bool cblas;  // else oneDNN's dnnl_sgemm
   void run(const Layout& l, const Sizes& s, const float* a, const float* b, float* c) const {
-    omp_set_num_threads(ls::num_threads());  // our calls of oneDNN leave it at one
     const Index lda = l.trans_a ? s.m : s.k, ldb = l.trans_b ? s.k : s.n;
     if (cblas) {
       using Function = void (*)(int, int, int, int, int, int, float, const float*, int,
@@ -95,7 +93,7 @@ double seconds(int repeats, F&& f) {
 int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 21;
   const std::string threads = std::to_string(ls::num_threads());
-  for (const char* variable : {"OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS"}) {
+  for (const char* variable : {"OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS"}) {
     setenv(variable, threads.c_str(), 1);  // read when they are loaded
   }
   const std::vector<Library> peers = libraries();

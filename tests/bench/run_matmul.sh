@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Times f32 matrix products against OpenBLAS, BLIS and oneDNN of the distribution, installed when they are
-# missing: the OpenMP builds, since threads of another kind would compete with ours for the cores.
+# Times f32 matrix products against OpenBLAS and BLIS of the distribution, installed when they are missing, and
+# oneDNN where it is installed: the OpenMP builds, since threads of another kind would compete with ours for the cores.
 # usage: tests/bench/run_matmul.sh [ROUNDS]
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

@@ -1,7 +1,7 @@
 // Which way a product C [m,n] = alpha op(A) [m,k] op(B) [k,n] + beta C takes. Small ones are one call of
 // small_gemm.h on the calling thread; larger ones are packed_gemm.h's over all threads. With long columns
 // and a small C each thread takes pieces of k, into a sum [m,n] for each piece. bf16 goes to the processor's
-// matrix unit where there is one. None of this depends on the number of threads but who computes what.
+// matrix unit (matrix_unit.h) where there is one. None of this depends on the number of threads but who computes what.
 #include "core/backend/cpu/gemm.h"
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 #include <type_traits>
 
 #include "core/backend/cpu/gemm_kernel.h"
-#include "core/backend/cpu/onednn.h"
+#include "core/backend/cpu/matrix_unit.h"
 #include "core/backend/cpu/packed_gemm.h"
 #include "core/backend/cpu/small_gemm.h"
 #include "core/base/error.h"
@@ -118,7 +118,8 @@ void run(const Operands<T, C>& g) {
     return;
   }
   if constexpr (std::is_same_v<T, bf16>) {
-    if (work(g) > kSmallWork && onednn_gemm(g)) {
+    if (work(g) > kSmallWork && g.m >= kFewRows && has_matrix_unit()) {
+      unit_gemm(g);
       return;
     }
   }

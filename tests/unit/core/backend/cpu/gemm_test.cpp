@@ -2,12 +2,16 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "core/backend/cpu/matrix_unit.h"
+#include "core/backend/cpu/matrix_unit_kernel.h"
 #include "core/backend/cpu/small_gemm.h"
 #include "core/base/error.h"
 #include "core/base/parallel_for.h"
@@ -161,7 +165,183 @@ void check_small(double tolerance) {
   }
 }
 
+/// The matrix unit in plain loops. Tiles are NaN until they are set.
+struct EmulatedUnit {
+  struct Tile {
+    std::array<std::array<float, 16>, 16> words;
+  };
+  static Tile& tile(int t) {
+    thread_local std::array<Tile, 8> tiles;
+    return tiles[static_cast<std::size_t>(t)];
+  }
+  static void begin() {
+    for (int t = 0; t < 8; ++t) {
+      for (auto& line : tile(t).words) {
+        line.fill(std::numeric_limits<float>::quiet_NaN());
+      }
+    }
+  }
+  static void end() { begin(); }
+  template <int T>
+  static void zero() {
+    tile(T) = {};
+  }
+  template <int T>
+  static void load(const void* from, Index line) {
+    for (std::size_t i = 0; i < 16; ++i) {
+      std::memcpy(tile(T).words[i].data(),
+                  static_cast<const char*>(from) + static_cast<Index>(i) * line, 64);
+    }
+  }
+  template <int T>
+  static void store(void* to, Index line) {
+    for (std::size_t i = 0; i < 16; ++i) {
+      std::memcpy(static_cast<char*>(to) + static_cast<Index>(i) * line, tile(T).words[i].data(),
+                  64);
+    }
+  }
+  template <int Sum, int A, int B>
+  static void multiply() {
+    const auto halves = [](float word) {
+      const auto bits = std::bit_cast<std::uint32_t>(word);
+      return std::pair(std::bit_cast<float>(bits << 16), std::bit_cast<float>(bits & 0xffff0000u));
+    };
+    for (std::size_t i = 0; i < 16; ++i) {
+      for (std::size_t p = 0; p < 16; ++p) {
+        const auto [a0, a1] = halves(tile(A).words[i][p]);
+        for (std::size_t j = 0; j < 16; ++j) {
+          const auto [b0, b1] = halves(tile(B).words[p][j]);
+          float& sum = tile(Sum).words[i][j];
+          sum += a0 * b0;
+          sum += a1 * b1;
+        }
+      }
+    }
+  }
+};
+
+/// A product on the emulated unit; what an earlier one left in the buffers is NaN.
+template <class C>
+void emulated_gemm(const Case& t, const bf16* a, Index lda, const bf16* b, Index ldb, C* c,
+                   Index ldc) {
+  if (t.m == 0 || t.n == 0 || t.k == 0) {
+    gemm<bf16, C>(t.ta, t.tb, t.m, t.n, t.k, t.alpha, a, lda, b, ldb, t.beta, c, ldc);
+    return;
+  }
+  parallel_for(num_threads(), 1, [](Index, Index) {
+    for (const int slot : {1, 2, 4}) {
+      constexpr Index kWords = 1 << 16;
+      std::fill_n(static_cast<float*>(detail::thread_scratch(slot, kWords * 4)), kWords,
+                  std::numeric_limits<float>::quiet_NaN());
+    }
+  });
+  const Operands<bf16, C> operands{t.ta,
+                                   t.tb,
+                                   t.m,
+                                   t.n,
+                                   t.k,
+                                   static_cast<float>(t.alpha),
+                                   a,
+                                   lda,
+                                   b,
+                                   ldb,
+                                   static_cast<float>(t.beta),
+                                   c,
+                                   ldc};
+  detail::UnitProduct<EmulatedUnit, C>(operands).run();
+}
+
+/// The same bits from 1, 2, 3, 5 and 16 threads.
+template <class C, class F>
+void check_threads(F&& product) {
+  const Case cases[] = {
+      {512, 512, 512},       {96, 1000, 40},   {33, 700, 70, false, true},
+      {300, 90, 3000, true}, {16, 2500, 1025}, {200, 64, 96, true, true, 0.5, 0.25}};
+  for (const Case& t : cases) {
+    const Index lda = t.ta ? t.m : t.k, ldb = t.tb ? t.k : t.n;
+    const auto a = random_matrix<bf16>(t.ta ? t.k : t.m, lda, 1);
+    const auto b = random_matrix<bf16>(t.tb ? t.n : t.k, ldb, 2);
+    const auto before = random_matrix<C>(t.m, t.n, 3);
+    std::vector<C> want;
+    for (const int threads : {1, 2, 3, 5, 16}) {
+      CAPTURE(t.m);
+      CAPTURE(t.n);
+      CAPTURE(t.k);
+      CAPTURE(threads);
+      set_num_threads(threads);
+      auto c = before;
+      product(t, a.data(), lda, b.data(), ldb, c.data(), t.n);
+      want = want.empty() ? c : want;
+      CHECK(std::memcmp(c.data(), want.data(), c.size() * sizeof(C)) == 0);
+    }
+  }
+  set_num_threads(0);
+}
+
 TEST_SUITE("unit") {
+  TEST_CASE("matrix unit, emulated: products of every shape") {
+    const auto check = [&]<class C>(double tolerance) {
+      const auto product = emulated_gemm<C>;
+      for_cases([&](const Case& t) { check_product<bf16, C>(t, tolerance, product); });
+      for (int trans = 0; trans < 4; ++trans) {
+        const bool ta = (trans & 1) != 0, tb = (trans & 2) != 0;
+        check_product<bf16, C>(Case{257, 301, 129, ta, tb, 1, 0, 3}, tolerance, product);
+        check_product<bf16, C>(Case{40, 72, 3000, ta, tb, 1, 1, 0}, tolerance, product);
+        check_product<bf16, C>(Case{40, 72, 1025, ta, tb, 0.5, 0.25, 1}, tolerance, product);
+        check_product<bf16, C>(Case{20, 2100, 40, ta, tb, 1, 0, 0}, tolerance, product);
+        for (Index m = 1; m <= 70; m += 9) {
+          for (Index n = 1; n <= 70; n += 9) {
+            check_product<bf16, C>(Case{m, n, m + n, ta, tb, 1, 1, 0}, tolerance, product);
+          }
+        }
+      }
+    };
+    for (const int threads : {1, 5, 0}) {
+      set_num_threads(threads);
+      check.operator()<float>(1e-6);
+      check.operator()<bf16>(6e-3);
+    }
+  }
+  TEST_CASE("matrix unit, emulated: what lies beside the operands is not read into sums") {
+    // Views into NaN: A, B and C are the middle of larger matrices.
+    const Index m = 37, n = 45, k = 51, ld = 128;
+    for (int trans = 0; trans < 4; ++trans) {
+      const bool ta = (trans & 1) != 0, tb = (trans & 2) != 0;
+      std::vector<bf16> a(128 * 128, bf16(std::numeric_limits<float>::quiet_NaN())), b(a);
+      const Index at = 32 * ld + 32;
+      const auto set = [&](std::vector<bf16>& x, Index rows, Index cols) {
+        for (Index i = 0; i < rows; ++i) {
+          std::fill_n(x.begin() + at + i * ld, cols, bf16(1.0f));
+        }
+      };
+      set(a, ta ? k : m, ta ? m : k);
+      set(b, tb ? n : k, tb ? k : n);
+      std::vector<float> c(128 * 128, -7.0f);
+      emulated_gemm<float>({m, n, k, ta, tb}, a.data() + at, ld, b.data() + at, ld, c.data() + at,
+                           ld);
+      Index wrong = 0;
+      for (Index i = 0; i < 128; ++i) {
+        for (Index j = 0; j < 128; ++j) {
+          const bool inside = i >= 32 && i < 32 + m && j >= 32 && j < 32 + n;
+          wrong += c[static_cast<std::size_t>(i * ld + j)] != (inside ? float(k) : -7.0f);
+        }
+      }
+      CHECK(wrong == 0);
+    }
+  }
+  TEST_CASE("matrix unit, emulated: the same bits for any number of threads") {
+    check_threads<float>(emulated_gemm<float>);
+    check_threads<bf16>(emulated_gemm<bf16>);
+  }
+  TEST_CASE("gemm bf16: the same bits for any number of threads") {
+    const auto product = [](const Case& t, const bf16* a, Index lda, const bf16* b, Index ldb,
+                            auto* c, Index ldc) {
+      gemm(t.ta, t.tb, t.m, t.n, t.k, t.alpha, a, lda, b, ldb, t.beta, c, ldc);
+    };
+    check_threads<float>(product);
+    check_threads<bf16>(product);
+  }
+
   TEST_CASE("gemm f64") {
     check_gemm<double, double>(1e-15);
   }
