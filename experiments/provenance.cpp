@@ -8,7 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "core/backend/cpu/matrix_unit.h"
+#include "core/backend/cpu/gemm.h"
 #include "core/base/parallel_for.h"
 #include "core/config/yaml.h"
 #include "core/io/h5.h"
@@ -52,7 +52,7 @@ Provenance provenance(int ranks) {
           {"commit", LS_BUILD_COMMIT},
           {"compiler", LS_BUILD_COMPILER},
           {"flags", LS_BUILD_FLAGS},
-          {"matrix products", has_matrix_unit() ? "own, bf16 by AMX" : "own"},
+          {"matrix products", fmt::format("own, bf16 {}", bf16_products())},
           {"fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100,
                               FMT_VERSION % 100)},
           {"eigen", LS_BUILD_EIGEN},

@@ -200,4 +200,15 @@ void gemm_batched(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index bat
         });
 }
 
+std::string_view bf16_products() {
+  if (has_matrix_unit()) {
+    return "by AMX";
+  }
+#if LS_BF16_PAIRS
+  return "by AVX512-BF16";
+#else
+  return "widened to f32";
+#endif
+}
+
 }  // namespace ls

@@ -1,5 +1,7 @@
 #pragma once
 // Matrix products on the CPU, on raw row-major memory.
+#include <string_view>
+
 #include "core/base/types.h"
 
 namespace ls {
@@ -29,5 +31,8 @@ void gemm(bool trans_a, bool trans_b, Index m, Index n, Index k, double alpha, c
   gemm(dtype_of_v<T>, dtype_of_v<C>, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c,
        ldc);
 }
+
+/// How this processor multiplies bf16: "by AMX", "by AVX512-BF16" or "widened to f32".
+std::string_view bf16_products();
 
 }  // namespace ls
