@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "tests/mpi/env.h"
+#include "tests/support/filters.h"
 
 using namespace ls;
 using namespace ls::parallel;
@@ -116,7 +117,14 @@ int run_doctest(int argc, char** argv, RankEnv& env) {
   if (env.world().rank() != 0) {
     context.setCout(&quiet);
   }
-  const int failed = context.run();
+  int failed = context.run();
+  if (const std::string fault = test::matches_nothing(argc, argv); !fault.empty()) {
+    quiet << fault << "\n";
+    if (env.world().rank() == 0) {
+      std::fprintf(stderr, "%s\n", fault.c_str());
+    }
+    failed = 1;
+  }
   if (failed != 0 && env.world().rank() != 0) {
     std::fprintf(stderr, "on rank %d:\n%s", env.world().rank(), quiet.str().c_str());
   }

@@ -3,7 +3,9 @@
 
 #include <atomic>
 #include <cstdio>
+#include <string>
 
+#include "tests/support/filters.h"
 #include "tests/support/skip.h"
 
 namespace ls::test {
@@ -20,5 +22,9 @@ void skipped(const std::string& why) {
 
 int main(int argc, char** argv) {
   const int status = doctest::Context(argc, argv).run();
+  if (const std::string fault = ls::test::matches_nothing(argc, argv); !fault.empty()) {
+    std::fprintf(stderr, "%s\n", fault.c_str());
+    return 1;
+  }
   return status == 0 && ls::test::skipped_any ? 77 : status;  // SKIP_RETURN_CODE of the tests
 }
