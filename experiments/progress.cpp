@@ -1,6 +1,6 @@
 #include "experiments/progress.h"
 
-#include <fmt/core.h>
+#include <fmt/format.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -11,18 +11,64 @@
 
 namespace ls::experiments {
 namespace {
-// 0: no terminal. The one that mpirun puts between has no width: what lies behind it is unknown.
+constexpr double kTerminalInterval = 0.1, kPlainInterval = 10.0;  // seconds
+double seconds(std::chrono::steady_clock::duration d) {
+  return std::chrono::duration<double>(d).count();
+}
+
+// UTF-8 continuation bytes take no column.
+int columns_of(const std::string& text) {
+  return static_cast<int>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+}
+// The first columns of a text.
+std::string cut(const std::string& text, int columns) {
+  std::size_t i = 0;
+  for (int n = 0; i < text.size(); ++i) {
+    n += (text[i] & 0xc0) != 0x80 ? 1 : 0;
+    if (n > columns) {
+      break;
+    }
+  }
+  return text.substr(0, i);
+}
+}  // namespace
+
+// The terminal that mpirun puts between has no width: what lies behind it is unknown.
 int terminal_columns() {
   winsize window{};
   return isatty(STDOUT_FILENO) != 0 && ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0
              ? window.ws_col
              : 0;
 }
-constexpr double kTerminalInterval = 0.1, kPlainInterval = 10.0;  // seconds
-double seconds(std::chrono::steady_clock::duration d) {
-  return std::chrono::duration<double>(d).count();
+
+std::string progress_line(const std::string& title, const std::vector<std::string>& numbers,
+                          double done, int columns) {
+  constexpr int kLeastBar = 4, kMostBar = 30, kLeastTitle = 8;
+  const int room = columns - 1;  // a full line would make some terminals begin a new one
+  int total = 0;
+  for (const std::string& one : numbers) {
+    total += columns_of(one) + 2;
+  }
+  const std::string name = cut(title, std::max({kLeastTitle, room - total, room / 2}));
+  std::string text;
+  for (const std::string& one : numbers) {
+    if (columns_of(name) + columns_of(text) + 2 + columns_of(one) > room) {
+      break;
+    }
+    text += "  " + one;
+  }
+  const int left = room - columns_of(name) - columns_of(text) - 1;
+  std::string bar;
+  if (left >= kLeastBar) {
+    const int width = std::min(left, kMostBar);
+    for (int i = 0; i < width; ++i) {
+      bar += i < static_cast<int>(done * width) ? "█" : "░";
+    }
+    bar = " " + bar;
+  }
+  return cut(name + bar + text, std::max(1, room));
 }
-}  // namespace
 
 std::string human_count(double n) {
   const char* kUnits[] = {"", "k", "M", "G", "T"};
@@ -110,26 +156,20 @@ void Progress::draw(const ProgressState& s) {
   const std::string eta = s.step >= total_ ? "took " + human_seconds(elapsed)
                           : done > 0       ? "ETA " + human_seconds(elapsed * left / done)
                                            : "ETA ?";
-  const std::string numbers = fmt::format(
-      "{}/{}  loss {}  {} tok/s  {}  {}  data wait {:.0f} %", s.step, total_,
-      std::isnan(s.loss) ? "-" : fmt::format("{:.4f}", s.loss), human_count(s.tokens_per_s), eta,
-      human_bytes(static_cast<double>(s.memory_bytes)), 100 * s.idle_share);
+  const std::vector<std::string> numbers = {
+      fmt::format("{}/{}", s.step, total_),
+      std::isnan(s.loss) ? "loss -" : fmt::format("loss {:.4f}", s.loss),
+      eta,
+      fmt::format("{} tok/s", human_count(s.tokens_per_s)),
+      human_bytes(static_cast<double>(s.memory_bytes)),
+      fmt::format("data wait {:.0f} %", 100 * s.idle_share)};
   if (!terminal_) {
-    fmt::print("{}  {}\n", title_, numbers);
+    fmt::print("{}  {}\n", title_, fmt::join(numbers, "  "));
     std::fflush(stdout);
     return;
   }
-  const int columns = std::max(1, terminal_columns());
-  const int room =
-      std::clamp(columns - static_cast<int>(title_.size() + numbers.size()) - 6, 0, 30);
-  std::string bar;
-  const double filled = total_ > 0 ? static_cast<double>(room) * static_cast<double>(s.step) /
-                                         static_cast<double>(total_)
-                                   : 0;
-  for (int i = 0; i < room; ++i) {
-    bar += i < static_cast<int>(filled) ? "█" : "░";
-  }
-  fmt::print("\r\033[K{} {} {}", title_, bar, numbers);
+  const double share = total_ > 0 ? static_cast<double>(s.step) / static_cast<double>(total_) : 0;
+  fmt::print("\r\033[K{}", progress_line(title_, numbers, share, terminal_columns()));
   std::fflush(stdout);
   open_ = true;
 }

@@ -2,6 +2,7 @@
 // Progress of one training run: a bar on a terminal, plain lines elsewhere.
 #include <chrono>
 #include <string>
+#include <vector>
 
 #include "core/base/types.h"
 
@@ -37,6 +38,12 @@ class Progress {
   ProgressState state_;
 };
 
+/// Columns of the terminal that standard output is, 0 where it is none.
+int terminal_columns();
+/// What of "3/10", "loss 0.1", ... fits `columns` beside `title`, the first ones first, with a bar
+/// of the share `done` where there is room for one.
+std::string progress_line(const std::string& title, const std::vector<std::string>& numbers,
+                          double done, int columns);
 /// "1.2k", "3.4M"; "512 B", "1.5 KiB".
 std::string human_count(double n);
 std::string human_bytes(double n);

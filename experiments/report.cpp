@@ -287,7 +287,7 @@ std::string draw(const std::string& path, std::vector<Panel> panels, std::size_t
 
 }  // namespace
 
-std::string results_table(const std::vector<RunResult>& results) {
+std::string results_table(const std::vector<RunResult>& results, int width) {
   if (results.empty()) {
     return "";
   }
@@ -323,7 +323,7 @@ std::string results_table(const std::vector<RunResult>& results) {
   for (const std::string& name : columns.others) {
     others += (others.empty() ? "" : ", ") + name;
   }
-  return table.str() +
+  return table.str(width) +
          (others.empty() ? "" : "also in result.json, and by position: " + others + "\n");
 }
 

@@ -9,7 +9,8 @@ namespace ls::experiments {
 
 /// Rows: model, parameters, state bytes, headline metrics as mean and spread over seeds, tokens/s.
 /// With one slice also the metrics of its tags; a last line names the metrics that are not shown.
-std::string results_table(const std::vector<RunResult>& results);
+/// Within `width` columns where that is not 0.
+std::string results_table(const std::vector<RunResult>& results, int width = 0);
 
 /// Draws DIRECTORY/figure.svg, the headline metric against length where slices differ in length only
 /// and every column of the table over training, and DIRECTORY/positions.svg, loss and accuracy by

@@ -14,6 +14,7 @@
 #include "experiments/manifest.h"
 #include "experiments/model_io.h"
 #include "experiments/part.h"
+#include "experiments/progress.h"
 #include "experiments/report.h"
 #include "experiments/run_lock.h"
 #include "experiments/stop.h"
@@ -233,8 +234,9 @@ class Sitting {
     if (comm_.rank() != 0 || out_.results.empty()) {
       return;
     }
-    out_.table = missing_text(parts_) + results_table(out_.results);
-    replace_file(out_.directory + "/table.txt", out_.table);
+    const std::string missing = missing_text(parts_);
+    replace_file(out_.directory + "/table.txt", missing + results_table(out_.results));
+    out_.table = missing + results_table(out_.results, terminal_columns());
   }
 
   const RunConfig& config_;

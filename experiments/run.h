@@ -27,7 +27,8 @@ struct RunOutcome {
   std::vector<RunResult> results;
   std::vector<std::string> failures;  ///< of parts whose numbers were not finite, one message each
   std::string directory;              ///< OUTPUT/NAME
-  std::string table;  ///< on rank 0; says what is missing; "" while nothing is finished
+  /// On rank 0, in the width of the terminal; says what is missing; "" while nothing is finished.
+  std::string table;
   std::vector<std::string> figures;  ///< paths, on rank 0 of a complete run
   bool interrupted = false;
 };

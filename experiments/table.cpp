@@ -1,45 +1,136 @@
 #include "experiments/table.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace ls::experiments {
 namespace {
-// Columns on the screen: UTF-8 continuation bytes take none.
+
+constexpr std::size_t kGap = 2;
+
+bool begins_character(char c) {
+  return (c & 0xc0) != 0x80;  // UTF-8 continuation bytes take no column
+}
 std::size_t columns(const std::string& s) {
-  return static_cast<std::size_t>(
-      std::count_if(s.begin(), s.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+  return static_cast<std::size_t>(std::count_if(s.begin(), s.end(), begins_character));
 }
 bool numeric(const std::string& s) {
   return !s.empty() && (s[0] == '-' || s[0] == '.' || (s[0] >= '0' && s[0] <= '9'));
 }
-}  // namespace
 
-std::string Table::str() const {
-  std::vector<std::size_t> width(rows_[0].size());
-  for (const auto& row : rows_) {
-    for (std::size_t c = 0; c < row.size(); ++c) {
-      width[c] = std::max(width[c], columns(row[c]));
+/// Bytes of the first `width` columns of a text.
+std::size_t bytes_of(const std::string& s, std::size_t width) {
+  std::size_t i = 0;
+  for (std::size_t n = 0; i < s.size(); ++i) {
+    n += begins_character(s[i]) ? 1 : 0;
+    if (n > width) {
+      break;
     }
   }
+  return i;
+}
+
+/// A text in lines of at most `width` columns, broken at spaces where that can be.
+std::vector<std::string> broken(std::string text, std::size_t width) {
+  std::vector<std::string> lines;
+  while (columns(text) > width) {
+    const std::size_t most = bytes_of(text, width);
+    const std::size_t space = text.rfind(' ', most);
+    const bool at_space = space != std::string::npos && space > 0;
+    lines.push_back(text.substr(0, at_space ? space : most));
+    text.erase(0, at_space ? space + 1 : most);
+  }
+  lines.push_back(std::move(text));
+  return lines;
+}
+
+}  // namespace
+
+Table::Widths Table::widths(std::size_t room) const {
+  constexpr std::size_t kNarrow = 16, kName = 32;  // text, and names, are not broken into less
+  Widths width(rows_[0].size()), least(rows_[0].size());
+  for (std::size_t r = 0; r < rows_.size(); ++r) {
+    for (std::size_t c = 0; c < rows_[r].size(); ++c) {
+      const std::size_t n = columns(rows_[r][c]);
+      width[c] = std::max(width[c], n);
+      // Headers and numbers stay on one line.
+      const bool whole = r == 0 || numeric(rows_[r][c]);
+      least[c] = std::max(least[c], whole ? n : c == 0 ? std::min(n, kName) : std::min(n, kNarrow));
+    }
+  }
+  const auto total = [&] {
+    return std::accumulate(width.begin(), width.end(), kGap * (width.size() - 1));
+  };
+  while (room > 0 && total() > room) {
+    // The widest column that can give way does, down to the next one's width at most.
+    std::size_t widest = width.size();
+    for (std::size_t c = 0; c < width.size(); ++c) {
+      if (width[c] > least[c] && (widest == width.size() || width[c] > width[widest])) {
+        widest = c;
+      }
+    }
+    if (widest == width.size()) {
+      break;
+    }
+    --width[widest];
+  }
+  return width;
+}
+
+std::string Table::part(const std::vector<std::size_t>& chosen, const Widths& width) const {
   std::string out;
   for (std::size_t r = 0; r < rows_.size(); ++r) {
-    std::string line;
-    for (std::size_t c = 0; c < rows_[r].size(); ++c) {
-      const std::string pad(width[c] - columns(rows_[r][c]), ' ');
-      const std::string& below = rows_[std::min<std::size_t>(1, rows_.size() - 1)][c];
-      const bool right = numeric(r == 0 ? below : rows_[r][c]);
-      line += (c ? "  " : "") + (right ? pad + rows_[r][c] : rows_[r][c] + pad);
+    std::vector<std::vector<std::string>> cells;
+    std::size_t height = 1;
+    for (const std::size_t c : chosen) {
+      cells.push_back(broken(rows_[r][c], width[c]));
+      height = std::max(height, cells.back().size());
     }
-    line.erase(line.find_last_not_of(' ') + 1);
-    out += line + "\n";
+    for (std::size_t l = 0; l < height; ++l) {
+      std::string line;
+      for (std::size_t i = 0; i < chosen.size(); ++i) {
+        const std::size_t c = chosen[i];
+        const std::string text = l < cells[i].size() ? cells[i][l] : "";
+        const std::string pad(width[c] - columns(text), ' ');
+        const std::string& below = rows_[std::min<std::size_t>(1, rows_.size() - 1)][c];
+        const bool right = numeric(r == 0 ? below : rows_[r][c]) && cells[i].size() == 1;
+        line += std::string(i ? kGap : 0, ' ') + (right ? pad + text : text + pad);
+      }
+      line.erase(line.find_last_not_of(' ') + 1);
+      out += line + "\n";
+    }
     if (r == 0) {
       std::string rule;
-      for (std::size_t c = 0; c < width.size(); ++c) {
-        rule += (c ? "  " : "") + std::string(width[c], '-');
+      for (std::size_t i = 0; i < chosen.size(); ++i) {
+        rule += std::string(i ? kGap : 0, ' ') + std::string(width[chosen[i]], '-');
       }
       out += rule + "\n";
     }
   }
   return out;
 }
+
+std::string Table::str(int columns) const {
+  const auto room = static_cast<std::size_t>(std::max(0, columns));
+  Widths width = widths(room);
+  if (room > 0) {
+    for (std::size_t& w : width) {
+      w = std::min(w, std::max<std::size_t>(1, room));
+    }
+  }
+  std::string out;
+  std::vector<std::size_t> chosen;
+  std::size_t used = 0;
+  for (std::size_t c = 0; c < width.size(); ++c) {
+    if (room > 0 && chosen.size() > 1 && used + kGap + width[c] > room) {
+      out += part(chosen, width) + "\n";
+      chosen = {0};
+      used = width[0];
+    }
+    used += (chosen.empty() ? 0 : kGap) + width[c];
+    chosen.push_back(c);
+  }
+  return out + part(chosen, width);
+}
+
 }  // namespace ls::experiments

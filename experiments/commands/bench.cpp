@@ -11,6 +11,7 @@
 #include "experiments/commands/command.h"
 #include "experiments/decode_bench.h"
 #include "experiments/model_io.h"
+#include "experiments/progress.h"
 #include "experiments/table.h"
 #include "experiments/trainer.h"
 
@@ -85,7 +86,7 @@ void print_profile(const std::vector<profile::Entry>& entries, double seconds, I
   }
   table.add({"the rest", "", "", fmt::format("{:.3f}", per_step(seconds - known) * 1e3),
              fmt::format("{:.1f}", 100 * (seconds - known) / seconds), "-", "-"});
-  fmt::print("{}", table.str());
+  fmt::print("{}", table.str(terminal_columns()));
 }
 
 void Bench::train(const RunConfig& config, std::size_t model, Communicator& world) {

@@ -2,6 +2,7 @@
 
 #include "experiments/commands/command.h"
 #include "experiments/golden/golden.h"
+#include "experiments/progress.h"
 #include "experiments/table.h"
 
 namespace ls::experiments {
@@ -58,7 +59,7 @@ int Check::run(parallel::RankEnv&) {
       }
     }
   }
-  fmt::print("{}{} passed, {} failed\n", table.str(), passed, failed);
+  fmt::print("{}{} passed, {} failed\n", table.str(terminal_columns()), passed, failed);
   return failed == 0 ? 0 : 1;
 }
 

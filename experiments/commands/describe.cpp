@@ -61,14 +61,14 @@ void describe_mixer(const std::string& name, Index width, const std::vector<Inde
     }
   }
   fmt::print("one layer at width {}, default settings: {} parameters\n{}\n", width, count,
-             parameters.str());
+             parameters.str(terminal_columns()));
   ScanRecorder recorder;
   model.state_after(1, &recorder);
   Table scans({"scan op", "family", "kind", "carries, a sequence", "what"});
   for (const layers::ScanInfo* f : recorder.scans) {
     scans.add({f->op->name, f->family, std::string(enum_name(f->kind)), states_of(*f), f->help});
   }
-  fmt::print("{}\n", scans.str());
+  fmt::print("{}\n", scans.str(terminal_columns()));
   Table state({"after tokens", "matrix", "vector", "conv", "kv", "total bytes", "buffers"});
   for (const Index t : lengths) {
     const layers::ModelState s = model.state_after(t);
@@ -84,7 +84,7 @@ void describe_mixer(const std::string& name, Index width, const std::vector<Inde
                std::to_string(b.conv), std::to_string(b.kv), std::to_string(b.total()), buffers});
   }
   fmt::print("state of one sequence in bytes, measured from the buffers of a forward pass\n{}",
-             state.str());
+             state.str(terminal_columns()));
 }
 
 class Describe final : public Command {

@@ -2,6 +2,7 @@
 
 #include "experiments/checkpoint.h"
 #include "experiments/commands/command.h"
+#include "experiments/progress.h"
 #include "experiments/provenance.h"
 #include "experiments/table.h"
 
@@ -29,7 +30,7 @@ void describe_checkpoint(const std::string& path) {
   for (const auto& [name, value] : c.data.provenance) {
     t.add({name, value});
   }
-  fmt::print("{}\n{}", t.str(), c.data.config);
+  fmt::print("{}\n{}", t.str(terminal_columns()), c.data.config);
 }
 
 class Info final : public Command {
@@ -48,7 +49,7 @@ class Info final : public Command {
     for (const auto& [name, value] : provenance(env.world().size())) {
       t.add({name, value});
     }
-    fmt::print("{}", t.str());
+    fmt::print("{}", t.str(terminal_columns()));
     return 0;
   }
 

@@ -3,6 +3,7 @@
 #include "core/config/yaml.h"
 #include "data/task.h"
 #include "experiments/commands/command.h"
+#include "experiments/progress.h"
 #include "experiments/table.h"
 #include "layers/channel/channel.h"
 #include "layers/mixers/mixer.h"
@@ -18,7 +19,7 @@ std::string components(const ComponentCatalog& catalog) {
   for (const std::string& name : catalog.names()) {
     table.add({name, catalog.help(name)});
   }
-  return table.str();
+  return table.str(terminal_columns());
 }
 
 std::string ops() {
@@ -27,7 +28,7 @@ std::string ops() {
     const OpInfo& op = *op_registry().at(name);
     table.add({name, op.contract_in, op.contract_out, op.help});
   }
-  return table.str();
+  return table.str(terminal_columns());
 }
 
 std::string families() {
@@ -43,7 +44,7 @@ std::string families() {
                    (f.has_parallel ? ", parallel" : ""),
                f.help});
   }
-  return table.str();
+  return table.str(terminal_columns());
 }
 
 const std::vector<std::pair<std::string, std::function<std::string()>>>& kinds() {
