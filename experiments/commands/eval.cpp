@@ -1,16 +1,50 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "experiments/commands/command.h"
 #include "experiments/evaluate.h"
 #include "experiments/load.h"
+#include "experiments/progress.h"
 #include "experiments/report.h"
 #include "experiments/table.h"
 
 namespace ls::experiments {
 namespace {
+
+/// Notes the fields of a config that say what is tested.
+class TestFields final : public FieldVisitor {
+ public:
+  std::vector<std::string> names;
+
+ protected:
+  void field(std::string_view name, const Value&, const FieldOptions&) override {
+    if (name.starts_with("test")) {
+      names.emplace_back(name);
+    }
+  }
+};
+
+/// "task.test_lengths (bytes, parity)", of all tasks that there are.
+std::string test_fields() {
+  const ComponentCatalog& tasks = data::Task::registry();
+  std::map<std::string, std::string> by_field;
+  for (const std::string& task : tasks.names()) {
+    TestFields found;
+    tasks.new_config(task)->visit(found);
+    for (const std::string& name : found.names) {
+      std::string& list = by_field[name];
+      list += (list.empty() ? "" : ", ") + task;
+    }
+  }
+  std::string text;
+  for (const auto& [field, list] : by_field) {
+    text += fmt::format("{}task.{} ({})", text.empty() ? "" : ", ", field, list);
+  }
+  return text;
+}
 
 class Eval final : public Command {
  public:
@@ -19,7 +53,8 @@ class Eval final : public Command {
     o("checkpoint", checkpoint_, {.help = "checkpoint file", .required = true});
     o("--split", split_, {.help = "examples to use", .choices = {"valid", "test"}});
     o("--set", overrides_,
-      {.help = "a.b=c: override a field of the stored config, e.g. task.test_lengths=[240]"});
+      {.help = "a.b=c: override a field of the stored config; what the tasks are tested on: " +
+               test_fields()});
     o("--json", json_, {.help = "print one line of JSON"});
     o("--figure", figure_, {.help = "draw loss and accuracy by position into this file (.svg)"});
   }
@@ -33,7 +68,7 @@ class Eval final : public Command {
   std::string figure_;
 };
 
-/// One row a slice: length, setting, labels, and the union of all metrics.
+/// One row a slice: length, setting, labels, and the union of all metrics, in the terminal's width.
 std::string evaluation_table(const Evaluation& e) {
   std::vector<std::string> settings, metrics;
   const auto add = [](std::vector<std::string>& names, const auto& pairs) {
@@ -65,7 +100,7 @@ std::string evaluation_table(const Evaluation& e) {
     }
     t.add(std::move(row));
   }
-  return t.str();
+  return t.str(terminal_columns());
 }
 
 int Eval::run(parallel::RankEnv& env) {
