@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <system_error>
@@ -257,6 +258,19 @@ std::vector<std::string> model_labels(const RunConfig& config) {
   return labels;
 }
 
+namespace {
+/// Why a model's folder cannot have this name: besides what holds for every folder, files of the
+/// run itself lie beside it.
+std::string model_name_fault(const std::string& name) {
+  for (const std::string_view suffix : {".txt", ".svg", ".json", ".tmp"}) {
+    if (name.ends_with(suffix)) {
+      return fmt::format("ends in {} like a file of the run", suffix);
+    }
+  }
+  return folder_name_fault(name);
+}
+}  // namespace
+
 void validate_run(const RunConfig& config) {
   const std::vector<std::string> labels = model_labels(config);
   std::set<std::string> seen;
@@ -264,8 +278,11 @@ void validate_run(const RunConfig& config) {
     LS_CHECK(seen.insert(labels[i]).second, kConfig,
              "models.{} is named '{}' like an earlier model; give it a name of its own", i,
              labels[i]);
-    LS_CHECK(labels[i].find('/') == std::string::npos, kConfig,
-             "models.{}.name: '{}' names a folder: no slashes", i, labels[i]);
+    const std::string fault = model_name_fault(labels[i]);
+    LS_CHECK(
+        fault.empty(), kConfig, "models.{}.name: {} names a folder of the run, but {}", i,
+        nlohmann::json(labels[i]).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+        fault);
   }
   const std::set<Index> seeds(config.seeds.begin(), config.seeds.end());
   LS_CHECK(seeds.size() == config.seeds.size(), kConfig, "seeds: a seed is listed twice");

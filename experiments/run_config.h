@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/config/yaml.h"
+#include "core/io/files.h"
 #include "data/task.h"
 #include "layers/model.h"
 #include "optim/optimizer.h"
@@ -109,8 +110,9 @@ struct RunConfig {
   template <class F>
   void fields(F& f) {
     f("name", name, {.help = "name of the run and of its folder", .required = true, .min_size = 1});
-    f.check(name.find_first_of("/\\ \t") == std::string::npos && name != "." && name != "..",
-            "name", "names a folder: no slashes or spaces");
+    f.check(folder_name_fault(name).empty() && name.find(' ') == std::string::npos, "name",
+            "names a folder: no spaces, slashes or control characters, no dot in front, at most "
+            "200 bytes");
     f("output", output,
       {.help = "folder that holds the folders of runs", .min_size = 1, .hashed = false});
     f("seeds", seeds,

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -47,6 +48,30 @@ std::string write_failure(int error) {
     default:
       return text;
   }
+}
+
+std::string folder_name_fault(std::string_view name) {
+  constexpr std::size_t kLongest = 200;  // bytes; file systems take 255, with what we append
+  const auto control = [](char c) { return (c >= 0 && c < ' ') || c == 0x7f; };
+  if (name.empty()) {
+    return "is empty";
+  }
+  if (name.size() > kLongest) {
+    return fmt::format("has {} bytes, at most {} fit a folder's name", name.size(), kLongest);
+  }
+  if (name.find_first_of("/\\") != std::string_view::npos) {
+    return "has a slash";
+  }
+  if (std::any_of(name.begin(), name.end(), control)) {
+    return "has a control character, such as a line feed";
+  }
+  if (name.front() == '.') {
+    return "begins with a dot";
+  }
+  if (name.front() == ' ' || name.back() == ' ') {
+    return "begins or ends with a space";
+  }
+  return "";
 }
 
 std::string read_file(const std::string& path) {

@@ -9,6 +9,10 @@ namespace ls {
 /// words and, for a full disk, quota or file-size limit, what to do.
 std::string write_failure(int error);
 
+/// Why a name from a config cannot be that of a folder below another, or "": such a name is one
+/// step, hides nothing and fits every file system.
+std::string folder_name_fault(std::string_view name);
+
 /// The whole file. @throws Error(Io)
 std::string read_file(const std::string& path);
 /// Writes a temporary file beside `path`, forces it to the disk, renames it and syncs the folder:
