@@ -1,6 +1,9 @@
 #include "data/task.h"
 
+#include <algorithm>
+
 #include "core/base/error.h"
+#include "data/limits.h"
 
 namespace ls::data {
 
@@ -13,6 +16,10 @@ void Task::add_slice(Split split, Slice slice) {
   const std::size_t s = static_cast<std::size_t>(split);
   LS_CHECK(slice.length > 0, kConfig, "task {}: {} setting '{}' has length {}, must be at least 1",
            name_, enum_name(split), slice.name, slice.length);
+  const Index longest = std::max(slice.length, slice.max_length);
+  LS_CHECK(longest <= kMaxLength, kConfig,
+           "task {}: {} setting '{}' has length {}, at most {} is supported", name_,
+           enum_name(split), slice.name, longest, kMaxLength);
   LS_CHECK(split == Split::kTrain || slice.examples > 0, kConfig,
            "task {}: {} setting '{}' needs a number of examples", name_, enum_name(split),
            slice.name);

@@ -2,6 +2,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <new>
 
 #include "core/base/log.h"
 #include "core/base/parallel_for.h"
@@ -50,6 +51,9 @@ int main(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error of its write
   try {
     return run(argc, argv);
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "longscan: out of memory; use smaller sizes\n");
+    return 1;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "longscan: %s\n", e.what());
     return 1;

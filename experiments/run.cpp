@@ -12,6 +12,7 @@
 #include "core/io/files.h"
 #include "experiments/checkpoint.h"
 #include "experiments/evaluate.h"
+#include "experiments/footprint.h"
 #include "experiments/manifest.h"
 #include "experiments/model_io.h"
 #include "experiments/part.h"
@@ -106,6 +107,7 @@ std::vector<std::vector<data::DataIdentity>> rehearse(const RunConfig& config, c
   std::vector<std::vector<data::DataIdentity>> data;
   for (std::size_t m = 0; m < config.models.size(); ++m) {
     located(where, "models." + std::to_string(m), [&] {
+      check_memory(config, config.models[m], *task, comm.size());
       layers::Model model(config.models[m], io, seed);
       const std::string& from = config.models[m].init.from;
       // A part that goes on needs its file no longer.

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/config/limits.h"
 #include "core/config/yaml.h"
 #include "core/io/files.h"
 #include "data/task.h"
@@ -28,6 +29,9 @@ struct ls::EnumNames<ls::experiments::StateMode> {
 };
 
 namespace ls::experiments {
+
+/// Beyond any machine; times the longest sequence it stays within an Index.
+inline constexpr double kMaxBatch = 1 << 20;
 
 struct InitConfig {
   std::string from;
@@ -57,7 +61,7 @@ struct EvalConfig {
   template <class F>
   void fields(F& f) {
     f("every", every, {.help = "updates between evaluations; 0: only at the end", .min = 0});
-    f("batch", batch, {.help = "examples per forward pass", .min = 1});
+    f("batch", batch, {.help = "examples per forward pass", .min = 1, .max = kMaxBatch});
   }
 };
 
@@ -118,6 +122,7 @@ struct RunConfig {
     f("seeds", seeds,
       {.help = "seeds to train with; the table shows mean and spread over them",
        .min = 0,
+       .max = kMaxSeed,
        .min_size = 1});
     f("task", task, {.help = "what to learn", .required = true});
     f("models", models,
@@ -131,7 +136,7 @@ struct RunConfig {
            "steps when null",
        .min = 1});
     f.check(!horizon || *horizon >= steps, "horizon", "must be at least steps");
-    f("batch", batch, {.help = "sequences per update, over all ranks", .min = 1});
+    f("batch", batch, {.help = "sequences per update, over all ranks", .min = 1, .max = kMaxBatch});
     f("accumulate", accumulate, {.help = "pieces in which a batch is computed", .min = 1});
     f.check(batch % accumulate == 0, "accumulate", "must divide batch");
     f("lr", lr, {.help = "peak learning rate", .above = 0});
@@ -152,7 +157,7 @@ struct RunConfig {
     f("log_every", log_every,
       {.help = "updates between lines of metrics.jsonl", .min = 1, .hashed = false});
     f("prefetch", prefetch,
-      {.help = "batches made ahead of the trainer", .min = 1, .hashed = false});
+      {.help = "batches made ahead of the trainer", .min = 1, .max = 1024, .hashed = false});
   }
 
  private:

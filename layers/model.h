@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "layers/channel/channel.h"
+#include "layers/limits.h"
 #include "layers/mixers/mixer.h"
 
 namespace ls::layers {
@@ -36,7 +37,7 @@ struct ModelConfig {
   void fields(F& f) {
     f("name", name,
       {.help = "name of the model in tables and files; by default its mixers' names"});
-    f("width", width, {.help = "channels of the residual stream", .min = 1});
+    f("width", width, {.help = "channels of the residual stream", .min = 1, .max = kMaxWidth});
     f("layers", layers,
       {.help = "token mixers from first to last, e.g. [{repeat: 3, of: [gated_deltanet, "
                "attention]}]",

@@ -11,6 +11,7 @@
 #include "core/ops/linear/linear.h"
 #include "core/ops/rms_norm/rms_norm.h"
 #include "core/tensor/dispatch.h"
+#include "layers/shapes_only.h"
 
 namespace ls::layers {
 
@@ -69,9 +70,32 @@ Init Init::orthogonal(Index n) {
           .whole = true};
 }
 
+namespace {
+thread_local int shapes_only = 0;
+
+/// Zeros of a shape in the memory of one element.
+Tensor shape_without_memory(const Shape& shape, DType dtype) {
+  Shape ones = shape;
+  for (int i = 0; i < ones.rank(); ++i) {
+    ones[i] = 1;
+  }
+  return Tensor::zeros(ones, dtype).expand(shape);
+}
+}  // namespace
+
+ShapesOnly::ShapesOnly() {
+  ++shapes_only;
+}
+ShapesOnly::~ShapesOnly() {
+  --shapes_only;
+}
+
 ag::Var Scope::param(const std::string& name, const Shape& shape, const Init& init,
                      ParamOptions options) const {
   const std::string full = path_.empty() ? name : path_ + "." + name;
+  if (shapes_only > 0) {
+    return set_->add(full, shape_without_memory(shape, dtype_), options.decay);
+  }
   constexpr Index kBlock = 4096;
   Tensor value = Tensor::empty(shape, dtype_);
   const Index n = value.numel(), block = init.whole ? std::max<Index>(1, n) : kBlock;

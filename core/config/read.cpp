@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 
+#include "core/config/limits.h"
 #include "core/config/node.h"
 #include "core/config/yaml.h"
 
@@ -165,6 +166,9 @@ class Reader final : public FieldVisitor {
     }
     if (!in_range(static_cast<double>(x), in.options)) {
       return wrong(in, expected + " is expected");
+    }
+    if (!in.options.max && (x > kMaxInteger || x < -kMaxInteger)) {
+      return wrong(in, fmt::format("{} of at most {} is expected", expected, kMaxInteger));
     }
     value = x;
   }

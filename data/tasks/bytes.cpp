@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/base/error.h"
+#include "core/config/limits.h"
 #include "data/bytes/corpus.h"
 #include "data/length_plan.h"
 #include "data/task.h"
@@ -45,7 +46,7 @@ class Bytes final : public Task {
          .above = 0,
          .below = 1});
       f("split_salt", split_salt,
-        {.help = "another number holds out other blocks or files", .min = 0});
+        {.help = "another number holds out other blocks or files", .min = 0, .max = kMaxSeed});
       lengths.fields(f);
       f("test_lengths", test_lengths,
         {.help = "bytes per validation window; empty: as in training; every length scores the same "

@@ -3,6 +3,7 @@
 // repository, src/dataloaders/datasets/copying.py.
 #include <algorithm>
 
+#include "data/limits.h"
 #include "data/task.h"
 
 namespace ls::data {
@@ -36,8 +37,10 @@ class Copying final : public Task {
         {.help = "tokens strewn among the blanks, tokens first, or the input given back M steps "
                  "later"});
       f("vocab", vocab,
-        {.help = "symbols: blank 0, tokens 1 .. vocab-2, marker vocab-1", .min = 3});
-      f("memorize", memorize, {.help = "tokens to hold, M", .min = 1});
+        {.help = "symbols: blank 0, tokens 1 .. vocab-2, marker vocab-1",
+         .min = 3,
+         .max = kMaxVocab});
+      f("memorize", memorize, {.help = "tokens to hold, M", .min = 1, .max = kMaxLength});
       f("blanks", blanks,
         {.help = "blanks among or after the tokens, L; with lag the length of the input",
          .min = 0});

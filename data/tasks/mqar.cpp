@@ -20,6 +20,7 @@
 #include <optional>
 
 #include "core/base/error.h"
+#include "data/limits.h"
 #include "data/task.h"
 
 namespace ls::data {
@@ -67,8 +68,9 @@ struct MqarSetting {
   template <class F>
   void fields(F& f) {
     f("length", length, {.help = "tokens; null: as short as the example allows", .min = 1});
-    f("pairs", pairs, {.help = "keys K, each queried once", .min = 1});
-    f("updates", updates, {.help = "forgetting: keys written a second time", .min = 0});
+    f("pairs", pairs, {.help = "keys K, each queried once", .min = 1, .max = kMaxVocab});
+    f("updates", updates,
+      {.help = "forgetting: keys written a second time", .min = 0, .max = kMaxVocab});
     f("examples", examples,
       {.help = "size of the set; 0: endless in training, else the default of the protocol",
        .min = 0});
@@ -95,15 +97,20 @@ class Mqar final : public Task {
       f("variant", variant, {.help = "what is recalled"});
       f("protocol", protocol,
         {.help = "fresh flawless examples, or the published generator with its quirks"});
-      f("vocab", vocab, {.help = "tokens; the first half are keys, the second values", .min = 4});
-      f("passes", passes, {.help = "times the pairs are shown", .min = 1});
+      f("vocab", vocab,
+        {.help = "tokens; the first half are keys, the second values", .min = 4, .max = kMaxVocab});
+      f("passes", passes, {.help = "times the pairs are shown", .min = 1, .max = 1 << 16});
       f("power_a", power_a,
         {.help = "query slot i has weight i^(a-1): near 0 favours short gaps, 1 is uniform",
          .above = 0});
       f("random_non_queries", random_non_queries,
         {.help = "blanks become random tokens (token variants)"});
       f("width", width,
-        {.help = "channels of a key or value embedding (continuous variants)", .min = 1});
+        {.help = "channels of a key or value embedding (continuous variants)",
+         .min = 1,
+         .max = 1 << 16});
+      f.check(!continuous() || vocab * width <= kMaxLength, "width",
+              "vocab times width is limited to 2^30");
       f("mapping", mapping,
         {.help = "which value belongs to a key is drawn for each sequence, or once (continuous)"});
       f("train", train, {.help = "settings to train on", .min_size = 1});

@@ -2,6 +2,7 @@
 // timing training steps at any vocabulary and length without other costs; the best loss is
 // log(vocab).
 #include "data/length_plan.h"
+#include "data/limits.h"
 #include "data/task.h"
 
 namespace ls::data {
@@ -16,7 +17,7 @@ class RandomTokens final : public Task {
 
     template <class F>
     void fields(F& f) {
-      f("vocab", vocab, {.help = "number of different tokens", .min = 2});
+      f("vocab", vocab, {.help = "number of different tokens", .min = 2, .max = kMaxVocab});
       f("length", length, {.help = "tokens per example", .min = 1});
       f("examples", examples, {.help = "examples in validation", .min = 1});
     }

@@ -6,6 +6,7 @@
 #include "autograd/functional.h"
 #include "core/ops/bias_act/bias_act.h"
 #include "core/ops/glu_linear/glu_linear.h"
+#include "layers/limits.h"
 
 namespace ls::layers {
 
@@ -24,9 +25,9 @@ struct Hidden {
   Index multiple = 1;
   template <class F>
   void fields(F& f) {
-    f("expand", expand, {.help = "hidden width over model width", .above = 0});
+    f("expand", expand, {.help = "hidden width over model width", .max = kMaxExpand, .above = 0});
     f("multiple", multiple,
-      {.help = "the hidden width is rounded up to a multiple of this", .min = 1});
+      {.help = "the hidden width is rounded up to a multiple of this", .min = 1, .max = kMaxWidth});
   }
   Index width(Index model) const {
     const Index h = std::llround(static_cast<double>(model) * expand);

@@ -1,4 +1,5 @@
 #pragma once
+#include "layers/limits.h"
 #include "layers/mixers/mixer.h"
 
 namespace ls::layers {
@@ -34,10 +35,14 @@ class Attention final : public TokenMixer {
     std::optional<Index> window;
     template <class F>
     void fields(F& f) {
-      f("heads", heads, {.help = "query heads; width / 64 when null, at least 1", .min = 1});
+      f("heads", heads,
+        {.help = "query heads; width / 64 when null, at least 1", .min = 1, .max = kMaxHeads});
       f("kv_heads", kv_heads,
-        {.help = "key and value heads, as many as query heads when null", .min = 1});
-      f("head_dim", head_dim, {.help = "channels of a head, width / heads when null", .min = 1});
+        {.help = "key and value heads, as many as query heads when null",
+         .min = 1,
+         .max = kMaxHeads});
+      f("head_dim", head_dim,
+        {.help = "channels of a head, width / heads when null", .min = 1, .max = kMaxHeadDim});
       f("position", position, {.help = "how the mixer tells positions apart"});
       f("rope_theta", rope_theta, {.help = "base of the rotary frequencies", .above = 0});
       f("qk_norm", qk_norm, {.help = "RMS norm of each query and key head, with a learned gain"});

@@ -1,5 +1,6 @@
 #include "autograd/functional.h"
 #include "core/ops/delta_rule/delta_rule.h"
+#include "layers/limits.h"
 #include "layers/mixers/projections.h"
 
 namespace ls::layers {
@@ -20,11 +21,15 @@ class DeltaNet final : public TokenMixer {
     Eigenvalues eigenvalues = Eigenvalues::kPositive;
     template <class F>
     void fields(F& f) {
-      f("heads", heads, {.help = "number of heads", .min = 1});
-      f("expand_k", expand_k, {.help = "query and key width over model width", .above = 0});
-      f("expand_v", expand_v, {.help = "value width over model width", .above = 0});
+      f("heads", heads, {.help = "number of heads", .min = 1, .max = kMaxHeads});
+      f("expand_k", expand_k,
+        {.help = "query and key width over model width", .max = kMaxExpand, .above = 0});
+      f("expand_v", expand_v,
+        {.help = "value width over model width", .max = kMaxExpand, .above = 0});
       f("conv", conv,
-        {.help = "taps of the short convolution with SiLU on q, k, v; 0 for none", .min = 0});
+        {.help = "taps of the short convolution with SiLU on q, k, v; 0 for none",
+         .min = 0,
+         .max = kMaxTaps});
       f("gate", gate, {.help = "multiply the normalised output by silu(W_g x)"});
       f("eigenvalues", eigenvalues,
         {.help = "range of the transition's eigenvalues; [-1,1] doubles beta (Grazzi 2024)"});

@@ -3,6 +3,7 @@
 #include "autograd/functional.h"
 #include "core/ops/delta_rule/delta_rule.h"
 #include "core/ops/mamba_gate/mamba_gate.h"
+#include "layers/limits.h"
 #include "layers/mixers/projections.h"
 
 namespace ls::layers {
@@ -28,13 +29,19 @@ class GatedDeltaNet final : public TokenMixer {
     Eigenvalues eigenvalues = Eigenvalues::kPositive;
     template <class F>
     void fields(F& f) {
-      f("heads", heads, {.help = "number of query and key heads", .min = 1});
+      f("heads", heads, {.help = "number of query and key heads", .min = 1, .max = kMaxHeads});
       f("value_heads", value_heads,
-        {.help = "value heads, a multiple of heads; as many when null", .min = 1});
-      f("head_dim", head_dim, {.help = "query and key channels of a head", .min = 1});
-      f("expand_v", expand_v, {.help = "value channels of a head over head_dim", .above = 0});
+        {.help = "value heads, a multiple of heads; as many when null",
+         .min = 1,
+         .max = kMaxHeads});
+      f("head_dim", head_dim,
+        {.help = "query and key channels of a head", .min = 1, .max = kMaxHeadDim});
+      f("expand_v", expand_v,
+        {.help = "value channels of a head over head_dim", .max = kMaxExpand, .above = 0});
       f("conv", conv,
-        {.help = "taps of the short convolution with SiLU on q, k, v; 0 for none", .min = 0});
+        {.help = "taps of the short convolution with SiLU on q, k, v; 0 for none",
+         .min = 0,
+         .max = kMaxTaps});
       f("gate", gate, {.help = "multiply the normalised output by silu(W_g x)"});
       f("eigenvalues", eigenvalues,
         {.help = "range of the transition's eigenvalues; [-1,1] doubles beta (Grazzi 2024)"});

@@ -4,6 +4,7 @@
 #include "core/ops/activation/activation.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/row_normalize/row_normalize.h"
+#include "layers/limits.h"
 #include "layers/mixers/projections.h"
 
 namespace ls::layers {
@@ -43,9 +44,11 @@ class LinearAttn final : public TokenMixer {
     Index conv = 0;
     template <class F>
     void fields(F& f) {
-      f("heads", heads, {.help = "number of heads", .min = 1});
-      f("expand_k", expand_k, {.help = "query and key width over model width", .above = 0});
-      f("expand_v", expand_v, {.help = "value width over model width", .above = 0});
+      f("heads", heads, {.help = "number of heads", .min = 1, .max = kMaxHeads});
+      f("expand_k", expand_k,
+        {.help = "query and key width over model width", .max = kMaxExpand, .above = 0});
+      f("expand_v", expand_v,
+        {.help = "value width over model width", .max = kMaxExpand, .above = 0});
       f("feature_map", feature_map, {.help = "function phi that queries and keys go through"});
       f("normalize", normalize, {.help = "divide each output by the sum of its weights"});
       f.check(!normalize || feature_map != FeatureMap::kIdentity, "normalize",
@@ -56,7 +59,8 @@ class LinearAttn final : public TokenMixer {
               "must be above 0 with relu features, which can all be 0");
       f("scale", scale, {.help = "scale queries by 1 / sqrt(key width)"});
       f("out_norm", out_norm, {.help = "RMS norm of each head's output"});
-      f("conv", conv, {.help = "taps of a short convolution on q, k, v; 0 for none", .min = 0});
+      f("conv", conv,
+        {.help = "taps of a short convolution on q, k, v; 0 for none", .min = 0, .max = kMaxTaps});
     }
   };
   LinearAttn(const Config& c, const MixerArgs& a)

@@ -2,6 +2,7 @@
 
 #include "autograd/functional.h"
 #include "core/ops/lstm/lstm.h"
+#include "layers/limits.h"
 #include "layers/mixers/mixer.h"
 
 namespace ls::layers {
@@ -30,7 +31,7 @@ class Lstm final : public TokenMixer {
     RecurrentInit recurrent_init = RecurrentInit::kUniform;
     template <class F>
     void fields(F& f) {
-      f("heads", heads, {.help = "blocks of the recurrent matrix", .min = 1});
+      f("heads", heads, {.help = "blocks of the recurrent matrix", .min = 1, .max = kMaxHeads});
       f("forget_bias", forget_bias, {.help = "first value of the forget gate's bias"});
       f("recurrent_init", recurrent_init,
         {.help = "first recurrent weights: uniform(+-1/sqrt(D)) or orthogonal blocks"});

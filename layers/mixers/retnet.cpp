@@ -3,6 +3,7 @@
 #include "autograd/functional.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/rope/rope.h"
+#include "layers/limits.h"
 #include "layers/mixers/projections.h"
 
 namespace ls::layers {
@@ -22,10 +23,13 @@ class RetNet final : public TokenMixer {
     double rope_theta = 10000;
     template <class F>
     void fields(F& f) {
-      f("heads", heads, {.help = "number of heads", .min = 1});
-      f("expand_k", expand_k, {.help = "query and key width over model width", .above = 0});
-      f("expand_v", expand_v, {.help = "value width over model width", .above = 0});
-      f("conv", conv, {.help = "taps of a short convolution on q, k, v; 0 for none", .min = 0});
+      f("heads", heads, {.help = "number of heads", .min = 1, .max = kMaxHeads});
+      f("expand_k", expand_k,
+        {.help = "query and key width over model width", .max = kMaxExpand, .above = 0});
+      f("expand_v", expand_v,
+        {.help = "value width over model width", .max = kMaxExpand, .above = 0});
+      f("conv", conv,
+        {.help = "taps of a short convolution on q, k, v; 0 for none", .min = 0, .max = kMaxTaps});
       f("rope_theta", rope_theta, {.help = "base of the rotary frequencies", .above = 0});
     }
   };

@@ -1,6 +1,7 @@
 #include "autograd/functional.h"
 #include "core/ops/activation/activation.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
+#include "layers/limits.h"
 #include "layers/mixers/projections.h"
 
 namespace ls::layers {
@@ -19,10 +20,15 @@ class SimpleGla final : public TokenMixer {
     double gate_normalizer = 16;
     template <class F>
     void fields(F& f) {
-      f("heads", heads, {.help = "number of heads", .min = 1});
-      f("expand_k", expand_k, {.help = "query and key width over model width", .above = 0});
-      f("expand_v", expand_v, {.help = "value width over model width", .above = 0});
-      f("conv", conv, {.help = "taps of the short convolution on q, k, v; 0 for none", .min = 0});
+      f("heads", heads, {.help = "number of heads", .min = 1, .max = kMaxHeads});
+      f("expand_k", expand_k,
+        {.help = "query and key width over model width", .max = kMaxExpand, .above = 0});
+      f("expand_v", expand_v,
+        {.help = "value width over model width", .max = kMaxExpand, .above = 0});
+      f("conv", conv,
+        {.help = "taps of the short convolution on q, k, v; 0 for none",
+         .min = 0,
+         .max = kMaxTaps});
       f("gate_normalizer", gate_normalizer,
         {.help = "what divides the log of the gate: g = logsigmoid(W x) / gate_normalizer",
          .above = 0});

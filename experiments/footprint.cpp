@@ -1,0 +1,41 @@
+#include "experiments/footprint.h"
+
+#include <algorithm>
+
+#include "core/base/memory.h"
+#include "experiments/model_io.h"
+#include "experiments/progress.h"
+#include "layers/shapes_only.h"
+
+namespace ls::experiments {
+
+void check_memory(const RunConfig& config, const RunModel& model, const data::Task& task,
+                  int ranks) {
+  const Index parameters = [&] {
+    const layers::ShapesOnly shapes;
+    return layers::Model(model, model_interface(task), 0).parameters().count();
+  }();
+  const DType dtype = model.dtype;
+  const auto copies = 2 + std::ssize(config.optimizer.make()->state_names());
+  const double weights = static_cast<double>(parameters) * static_cast<double>(copies) *
+                         static_cast<double>(dtype_size(acc_dtype(dtype)));
+  Index length = 0;
+  for (const data::Slice& s : task.slices(data::Split::kTrain)) {
+    length = std::max(length, s.length);
+  }
+  // Of each block its input and what its mixer adds; of a whole batch tokens and labels.
+  const double tokens = static_cast<double>(config.batch) / ranks * static_cast<double>(length);
+  const double kept = tokens / static_cast<double>(config.accumulate) *
+                      static_cast<double>(model.width * std::ssize(model.layers)) *
+                      static_cast<double>(dtype_size(dtype)) * (model.recompute ? 1 : 2);
+  const double batch = tokens * 16;
+  const auto machine = static_cast<double>(machine_memory());
+  LS_CHECK(weights + kept + batch <= machine, kConfig,
+           "{} parameters take {} with their gradients and optimizer states, a batch of {} "
+           "sequences of {} tokens {} at least; this machine has {}; lower width, layers or batch, "
+           "raise accumulate, or set recompute",
+           human_count(static_cast<double>(parameters)), human_bytes(weights), config.batch, length,
+           human_bytes(kept + batch), human_bytes(machine));
+}
+
+}  // namespace ls::experiments
