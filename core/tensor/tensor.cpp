@@ -1,5 +1,6 @@
 #include "core/tensor/tensor.h"
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <utility>
@@ -112,10 +113,23 @@ CopyLoop loop_between(DType to, DType from) {
 
 }  // namespace
 
-Tensor Tensor::empty(const Shape& shape, DType dtype) {
+namespace {
+/// Shapes that tensors get pass here, so that elements and strides can be counted without a look.
+void check_countable(const Shape& shape) {
+  Index n = 1;
+  bool fits = true;
   for (const Index d : shape) {
     LS_CHECK(d >= 0, kShape, "a tensor cannot have shape {}", shape.str());
+    fits &= !__builtin_mul_overflow(n, std::max<Index>(d, 1), &n);
   }
+  LS_CHECK(fits, kShape,
+           "a tensor of shape {} has more elements than 64 bits count; use smaller sizes",
+           shape.str());
+}
+}  // namespace
+
+Tensor Tensor::empty(const Shape& shape, DType dtype) {
+  check_countable(shape);
   Tensor t;
   t.shape_ = shape;
   t.strides_ = shape.contiguous_strides();
@@ -226,6 +240,9 @@ Tensor Tensor::view(const Shape& wanted) const {
   }
   if (infer >= 0) {
     shape[infer] = 1;
+  }
+  check_countable(shape);
+  if (infer >= 0) {
     const Index known = shape.numel();
     LS_CHECK(known != 0, kShape, "shape {} viewed as {} leaves -1 open", shape_.str(),
              wanted.str());
@@ -344,6 +361,7 @@ Tensor Tensor::squeeze(int axis) const {
 Tensor Tensor::expand(const Shape& shape) const {
   LS_CHECK(shape.rank() == rank(), kShape, "shape {} cannot be expanded to {}", shape_.str(),
            shape.str());
+  check_countable(shape);
   Tensor t = *this;
   for (int i = 0; i < rank(); ++i) {
     LS_CHECK(shape_[i] == shape[i] || shape_[i] == 1, kShape, "shape {} cannot be expanded to {}",

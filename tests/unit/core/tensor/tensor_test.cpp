@@ -45,6 +45,19 @@ TEST_SUITE("unit") {
     CHECK(t.to(DType::kF16).slow_at(1) == 1.00390625);
   }
 
+  TEST_CASE("sizes beyond 64 bits are errors where tensors get their shapes") {
+    const Index huge = Index{1} << 62;
+    const char* const beyond = "[4611686018427387904, 8] has more elements than 64 bits count";
+    const Tensor t = Tensor::zeros({6}, DType::kF32);
+    CHECK(says(message([&] { Tensor::empty({huge, 8}, DType::kF32); }), beyond));
+    CHECK(says(message([&] { Tensor::zeros({1, 8}, DType::kF32).expand({huge, 8}); }), beyond));
+    CHECK(says(message([&] { t.view({huge, 8}); }), beyond));
+    CHECK(says(message([&] { t.view({huge, 8, -1}); }), "more elements than"));
+    CHECK(says(message([&] { Tensor::empty({huge}, DType::kF64); }), "beyond 64 bits"));
+    CHECK(says(message([&] { Tensor::empty({-1}, DType::kF32); }), "cannot have shape [-1]"));
+    CHECK(Tensor::empty({huge, 0}, DType::kF32).numel() == 0);
+  }
+
   TEST_CASE("a view has extents of 0 or more, one of them open at most") {
     const Tensor t = Tensor::zeros({6}, DType::kF32);
     CHECK(says(message([&] { t.view({-1, -1}); }), "one may be -1"));
