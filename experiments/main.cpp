@@ -6,6 +6,7 @@
 
 #include "core/base/log.h"
 #include "core/base/parallel_for.h"
+#include "core/base/registration.h"
 #include "core/io/files.h"
 #include "experiments/commands/command.h"
 #include "experiments/stop.h"
@@ -15,9 +16,7 @@ namespace {
 using namespace ls;
 
 int run(int argc, char** argv) {
-  for (const std::string& fault : duplicate_registrations()) {
-    LS_FAIL(kInternal, "{}", fault);
-  }
+  check_registrations();
   const experiments::CommandLine line = experiments::parse_command_line(argc, argv);
   if (!line.command) {
     return line.status;

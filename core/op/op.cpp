@@ -4,6 +4,7 @@
 #include <charconv>
 
 #include "core/base/profile.h"
+#include "core/base/registration.h"
 #include "core/tensor/rows.h"
 
 namespace ls {
@@ -82,6 +83,8 @@ ArgSpec parse_arg(std::string_view text, const std::string& op) {
         bad("`...` stands first");
       }
       arg.ellipsis = true;
+    } else if (axis.empty() || axis.find_first_of("[] ") != std::string_view::npos) {
+      bad("expected axes between commas, and a bracket that closes before the next argument");
     } else {
       arg.axes.emplace_back(axis);
     }
@@ -543,10 +546,8 @@ void set_same_gradient(OpInfo& info, const std::array<std::string, 2>& names) {
            info.name, a.text, b.text);
 }
 
-}  // namespace
-
-void detail::register_op(OpInfo& info, const OpTraits& traits, std::source_location where) {
-  info.file = where.file_name();
+/// @throws Error(Internal) where contract and traits do not fit together
+void read_contract(OpInfo& info, const detail::OpTraits& traits) {
   info.in = parse_args(info.contract_in, info.name);
   info.out = parse_args(info.contract_out, info.name);
   check_names(info, info.in);
@@ -571,6 +572,18 @@ void detail::register_op(OpInfo& info, const OpTraits& traits, std::source_locat
     LS_CHECK(info.differentiable[i] || !(info.grad_is_acc[i] || info.strided_grad[i]), kInternal,
              "op {}: grad_acc or strided_grad names '{}', which has no gradient", info.name,
              info.in[i].name);
+  }
+}
+
+}  // namespace
+
+void detail::register_op(OpInfo& info, const OpTraits& traits, std::source_location where) {
+  info.file = where.file_name();
+  try {
+    read_contract(info, traits);
+  } catch (const Error& e) {
+    registration_faults().push_back(fmt::format("{} ({})", e.message(), info.file));
+    return;
   }
   op_registry().add(info.name, &info, where);
 }

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <string>
 
+#include "core/base/error.h"
+#include "core/base/registration.h"
 #include "tests/support/filters.h"
 #include "tests/support/skip.h"
 
@@ -21,6 +23,12 @@ void skipped(const std::string& why) {
 }  // namespace ls::test
 
 int main(int argc, char** argv) {
+  try {
+    ls::check_registrations();
+  } catch (const ls::Error& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return 1;
+  }
   const int status = doctest::Context(argc, argv).run();
   if (const std::string fault = ls::test::matches_nothing(argc, argv); !fault.empty()) {
     std::fprintf(stderr, "%s\n", fault.c_str());

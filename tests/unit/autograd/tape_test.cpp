@@ -8,6 +8,7 @@
 #include "autograd/call.h"
 #include "autograd/functional.h"
 #include "autograd/recompute.h"
+#include "core/base/registration.h"
 #include "core/ops/activation/activation.h"
 #include "core/ops/add_rms_norm/add_rms_norm.h"
 #include "core/ops/mul/mul.h"
@@ -45,6 +46,20 @@ struct Misspelt {
   };
   struct Attrs {};
 };
+
+/// The fault that a registration leaves behind; it is taken away again.
+template <class Fn>
+std::string registration_fault(Fn&& fn) {
+  std::vector<std::string>& faults = registration_faults();
+  const std::size_t before = faults.size();
+  fn();
+  if (faults.size() == before) {
+    return "no fault";
+  }
+  std::string fault = faults.back();
+  faults.resize(before);
+  return fault;
+}
 
 struct Seen {
   Tensor place, gradient;
@@ -256,7 +271,9 @@ TEST_SUITE("unit") {
       add(op);
       return bool(op);
     };
-    const auto refused = [&](auto&& add) { return says(message([&] { declare(add); }), "'z'"); };
+    const auto refused = [&](auto&& add) {
+      return says(registration_fault([&] { declare(add); }), "'z'");
+    };
     CHECK(refused([](auto& op) { op.strided_grad("x z"); }));
     CHECK(refused([](auto& op) { op.same_gradient("x", "z"); }));
     CHECK(refused([](auto& op) { op.saves("x z"); }));
@@ -266,7 +283,7 @@ TEST_SUITE("unit") {
 
   TEST_CASE("ops: traits that do not fit together are an error") {
     const auto fault = [](auto&& add) {
-      return message([&] {
+      return registration_fault([&] {
         OpBuilder<Misspelt> op("test.unfit", "traits that contradict one another");
         op.in("x[...,D] w[D]").out("y[...,D]");
         add(op);
@@ -274,6 +291,10 @@ TEST_SUITE("unit") {
       });
     };
     CHECK(says(fault([](auto& op) { op.in("x[...] x[...]"); }), "two arguments are named 'x'"));
+    CHECK(says(fault([](auto& op) { op.in("x[... w[D]"); }),
+               "argument 'x[... w[D]' of the contract: expected axes between commas"));
+    CHECK(says(fault([](auto& op) { op.in("x[...,,D] w[D]"); }), "argument 'x[...,,D]'"));
+    CHECK(op_registry().find("test.unfit") == nullptr);
     CHECK(says(fault([](auto& op) { op.same_gradient("x", "w"); }),
                "x[...,D] and w[D] cannot have one gradient"));
     CHECK(says(fault([](auto& op) { op.grad_acc("w"); }), "names 'w', which has no gradient"));

@@ -6,6 +6,7 @@
 #include "autograd/tape.h"
 #include "core/config/yaml.h"
 #include "layers/model.h"
+#include "layers/scan/check_scan.h"
 #include "layers/scan/scan.h"
 #include "tests/support/errors.h"
 
@@ -112,6 +113,23 @@ TEST_SUITE("unit") {
     const Passed next = pass(model, ids(kRows, 6, 4), &first, &both);
     CHECK(cached(next.state) == 4);
     CHECK(next.state.position == std::vector<Index>{4, 2});
+  }
+
+  TEST_CASE("scans: what they name exists in their op") {
+    const auto fault = [](auto&& change) {
+      ScanInfo scan = *scan_registry().at("attention");
+      change(scan);
+      return message([&] { check_scan(scan, "test"); });
+    };
+    CHECK(fault([](ScanInfo&) {}) == "nothing thrown");
+    CHECK(says(fault([](ScanInfo& s) { s.states[0].input = "nosuch"; }),
+               "scan test: state k goes in through 'nosuch', which is no input of op attention"));
+    CHECK(says(fault([](ScanInfo& s) { s.states[1].output = "nosuch"; }),
+               "scan test: state v comes out of 'nosuch', which is no output of op attention"));
+    CHECK(says(fault([](ScanInfo& s) { s.states.clear(); }), "it carries nothing"));
+    CHECK(says(fault([](ScanInfo& s) { s.summarize = nullptr; }), ".summary<...>()"));
+    const OpInfo undeclared;
+    CHECK(says(fault([&](ScanInfo& s) { s.op = &undeclared; }), "not declared by LS_OP"));
   }
 
   TEST_CASE("linear_attn: in bf16 the sum of weights is not rounded before the division") {
