@@ -87,12 +87,53 @@ void describe_mixer(const std::string& name, Index width, const std::vector<Inde
              state.str(terminal_columns()));
 }
 
+/// "recurrent, chunk" of the scans that the op is; "" where it is none.
+std::string forms_of(const OpInfo& op) {
+  std::string all;
+  for (const std::string& name : layers::scan_registry().names()) {
+    const layers::ScanInfo& scan = *layers::scan_registry().at(name);
+    if (scan.op == &op) {
+      all += fmt::format("{}recurrent{}{} (scan {}, family {})", all.empty() ? "" : "\n         ",
+                         scan.has_chunk ? ", chunk" : "", scan.has_parallel ? ", parallel" : "",
+                         name, scan.family);
+    }
+  }
+  return all;
+}
+
+/// Element types that have a kernel of their own.
+std::string kernels_of(const OpInfo& op) {
+  std::string all;
+  for (int t = 0; t < kNumDTypes; ++t) {
+    if (op.forward_cpu[static_cast<std::size_t>(t)]) {
+      all += fmt::format("{}{}", all.empty() ? "" : ", ", enum_name(static_cast<DType>(t)));
+    }
+  }
+  return all.empty() ? "none; the reference runs" : all;
+}
+
+void describe_op(const OpInfo& op) {
+  fmt::print("{}: {}\n\ninputs   {}\noutputs  {}\n", op.name, op.help, op.contract_in,
+             op.contract_out);
+  fmt::print("kernels  {}\n", kernels_of(op));
+  if (const std::string forms = forms_of(op); !forms.empty()) {
+    fmt::print("forms    {}\n", forms);
+  }
+  Table arguments({"argument", "gradient"});
+  for (std::size_t i = 0; i < op.in.size(); ++i) {
+    arguments.add({op.in[i].text, !op.differentiable[i] ? "none"
+                                  : op.grad_is_acc[i]   ? "yes, in the acc type"
+                                                        : "yes"});
+  }
+  fmt::print("\n{}", arguments.str(terminal_columns()));
+}
+
 class Describe final : public Command {
  public:
   static constexpr int kPlace = 45;
   void options(Options& o) override {
     o("name", name_,
-      {.help = "mixer, channel mixer, task, optimizer or schedule", .required = true});
+      {.help = "mixer, channel mixer, task, optimizer, schedule or op", .required = true});
     o("--width", width_, {.help = "model width", .min = 1, .max = 1 << 20});
     o("--tokens", tokens_,
       {.help = "lengths at which the state is measured", .min = 1, .max = 1 << 24});
@@ -111,6 +152,8 @@ int Describe::run(parallel::RankEnv&) {
                                          &data::Task::registry(), &optim::Optimizer::registry(),
                                          &optim::Schedule::registry()};
   std::vector<std::string> known;
+  // An op may have the name of something else, such as attention.
+  const OpInfo* const* const op = op_registry().find(name_);
   for (const ComponentCatalog* c : all) {
     const std::vector<std::string> names = c->names();
     known.insert(known.end(), names.begin(), names.end());
@@ -123,16 +166,27 @@ int Describe::run(parallel::RankEnv&) {
       fmt::print("{} ({}): {}\n\nfields\n{}", name_, c->kind(), c->help(name_),
                  describe_component(*c, name_));
     }
+    if (op != nullptr) {
+      fmt::print("\nop ");
+      describe_op(**op);
+    }
     return 0;
   }
+  if (op != nullptr) {
+    describe_op(**op);
+    return 0;
+  }
+  const std::vector<std::string> ops = op_registry().names();
+  known.insert(known.end(), ops.begin(), ops.end());
   const std::string near = nearest_name(name_, known);
   LS_FAIL(kConfig,
-          "there is no mixer, channel mixer, task, optimizer or schedule '{}'{}; longscan list "
+          "there is no mixer, channel mixer, task, optimizer, schedule or op '{}'{}; longscan list "
           "names them",
           name_, near.empty() ? "" : ", did you mean '" + near + "'?");
 }
 LS_COMMAND(Describe, "describe",
-           "settings, parameters and measured state of a mixer; settings of a task, ...");
+           "settings, parameters and measured state of a mixer; settings of a task, ...; "
+           "contract of an op");
 
 }  // namespace
 }  // namespace ls::experiments

@@ -5,6 +5,7 @@
 #include <cctype>
 #include <sstream>
 
+#include "core/op/op.h"
 #include "tests/e2e/program.h"
 #include "tests/support/skip.h"
 
@@ -47,6 +48,26 @@ TEST_SUITE("e2e") {
       CAPTURE(field);
       CHECK(flat.find(field) != std::string::npos);
     }
+  }
+
+  TEST_CASE("describe knows every op: contract, gradients, forms") {
+    const Workplace w;
+    for (const std::string& name : op_registry().names()) {
+      const Outcome out = w.run({"describe", name});
+      CAPTURE(name);
+      INFO(out.text);
+      CHECK(out.status == 0);
+      const OpInfo& op = *op_registry().at(name);
+      CHECK(out.text.find(op.contract_in) != std::string::npos);
+      CHECK(out.text.find(op.contract_out) != std::string::npos);
+    }
+    const Outcome out = w.run({"describe", "delta_rule"});
+    for (const char* text : {"recurrent, chunk", "family delta", "\noffsets[N1]:i64?     none"}) {
+      CAPTURE(text);
+      CHECK(out.text.find(text) != std::string::npos);
+    }
+    CHECK(w.run({"describe", "delta_rul"}).text.find("did you mean 'delta_rule'") !=
+          std::string::npos);
   }
 
   TEST_CASE("listings, tables and progress follow the width of the terminal") {
