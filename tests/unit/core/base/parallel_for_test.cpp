@@ -53,16 +53,39 @@ TEST_SUITE("unit") {
 
   TEST_CASE("parallel_for keeps its threads through loops of fewer pieces") {
     set_num_threads(5);
-    const auto workers = [](Index pieces) {
-      std::array<pid_t, 5> ids{};
-      parallel_for(pieces, 1,
-                   [&](Index begin, Index) { ids[static_cast<std::size_t>(begin)] = gettid(); });
-      return ids;
-    };
-    const auto before = workers(5);
-    const auto few = workers(2);
-    CHECK((few[0] == before[0] && few[1] == before[1] && few[2] == 0));
-    CHECK(workers(5) == before);
+    // Pieces wait for each other, so that the caller takes none that is not its own; its pool is new.
+    std::thread([] {
+      const auto workers = [](Index pieces) {
+        std::array<pid_t, 5> ids{};
+        std::atomic<Index> begun{0};
+        parallel_for(pieces, 1, [&](Index begin, Index) {
+          ids[static_cast<std::size_t>(begin)] = gettid();
+          ++begun;
+          while (begun < pieces) {
+            std::this_thread::yield();
+          }
+        });
+        return ids;
+      };
+      const auto before = workers(5);
+      const auto few = workers(2);
+      CHECK((few[0] == before[0] && few[1] == before[1] && few[2] == 0));
+      CHECK(workers(5) == before);
+    }).join();
+    set_num_threads(0);
+  }
+
+  TEST_CASE("parallel_for: a piece that nobody began in time is the caller's") {
+    set_num_threads(3);
+    for (int loop = 0; loop < 2000; ++loop) {
+      std::array<std::atomic<int>, 3> runs{};
+      parallel_for(3, 1, [&](Index begin, Index end) {
+        for (Index i = begin; i < end; ++i) {
+          ++runs[static_cast<std::size_t>(i)];
+        }
+      });
+      REQUIRE((runs[0] == 1 && runs[1] == 1 && runs[2] == 1));
+    }
     set_num_threads(0);
   }
 
