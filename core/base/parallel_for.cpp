@@ -81,13 +81,22 @@ class Pool {
   Pool& operator=(const Pool&) = delete;
 
   void run(Index pieces, Loop& loop) {
+    const auto begin = Clock::now();
+    bool late = false;
     if (alone_ > 0) {
       --alone_;
       for (Index i = 0; i < pieces; ++i) {
         loop.run_piece(i);
       }
     } else {
-      run_shared(pieces, loop);
+      late = run_shared(pieces, loop);
+    }
+    if (Clock::now() - begin >= pieces * kShort) {  // worth waiting for a thread
+      misses_ = backoff_ = alone_ = 0;
+    } else if (late &&
+               ++misses_ >= kPatience) {  // woken by the first one, it would have come to the next
+      misses_ = 0;
+      alone_ = backoff_ = std::min(kMostAlone, 2 * backoff_ + 1);
     }
     if (loop.error) {
       std::rethrow_exception(loop.error);
@@ -133,17 +142,14 @@ class Pool {
   };
 
   /// Pieces that nobody began while the caller did its own are the caller's too: on a busy core a thread
-  /// may come too late for a short loop. Then it is not called for the next ones.
-  void run_shared(Index pieces, Loop& loop) {
-    constexpr int kPatience = 3, kMostAlone = 64;
-    constexpr std::chrono::microseconds kShort{100};
+  /// may come too late for a short loop. True where one did.
+  bool run_shared(Index pieces, Loop& loop) {
     while (static_cast<Index>(workers_.size()) < pieces - 1) {
       Worker& w = workers_.emplace_back();
       const Index piece = std::ssize(workers_);
       w.thread = std::thread([this, &w, piece] { w.work(piece, unfinished_); });
     }
     unfinished_ = static_cast<std::uint32_t>(pieces - 1);
-    const auto begin = std::chrono::steady_clock::now();
     for (Index i = 1; i < pieces; ++i) {
       workers_[static_cast<std::size_t>(i - 1)].give(&loop);
     }
@@ -160,15 +166,15 @@ class Pool {
     for (std::uint32_t left = unfinished_; left > 0; left = unfinished_) {
       wait_while(unfinished_, left, loop.spin);
     }
-    late = late && std::chrono::steady_clock::now() - begin < pieces * kShort;
     if (!late) {
       misses_ = backoff_ = 0;
-    } else if (++misses_ >= kPatience) {  // woken by the first one, it would have come to the next
-      misses_ = 0;
-      alone_ = backoff_ = std::min(kMostAlone, 2 * backoff_ + 1);
     }
+    return late;
   }
 
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::microseconds kShort{100};  // of a piece
+  static constexpr int kPatience = 3, kMostAlone = 64;
   std::deque<Worker> workers_;
   std::atomic<std::uint32_t> unfinished_{0};
   int misses_ = 0;               // short loops in a row that a thread came too late for

@@ -89,33 +89,6 @@ constexpr auto kernel_table(std::integer_sequence<int, NV...>) {
       kernels_of<T, TA, NV + 1>(std::make_integer_sequence<int, kTallest>{})...};
 }
 
-/// Transposes a square of vectors in registers: swaps blocks of half the size, then of a quarter
-/// and so on.
-template <class T>
-void transpose(typename Simd<T>::Vector (&row)[Simd<T>::kLanes]) {
-  using V = typename Simd<T>::Vector;
-  constexpr int kLanes = Simd<T>::kLanes;
-  using I = std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>;
-  typedef I Mask __attribute__((vector_size(kVectorBytes)));
-#pragma GCC unroll 4
-  for (int h = kLanes / 2; h > 0; h /= 2) {
-    Mask low, high;
-#pragma GCC unroll 16
-    for (int l = 0; l < kLanes; ++l) {
-      low[l] = (l & h) ? kLanes + l - h : l;
-      high[l] = (l & h) ? kLanes + l : l + h;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) {
-      if (!(i & h)) {
-        const V a = row[i], b = row[i + h];
-        row[i] = __builtin_shuffle(a, b, low);
-        row[i + h] = __builtin_shuffle(a, b, high);
-      }
-    }
-  }
-}
-
 /// Rows [0, cols) of b, each of k elements, as k rows of `width` elements, zero behind cols.
 template <class T>
 void pack_transposed(Index cols, Index width, Index k, const T* b, Index ldb, T* out) {
@@ -131,7 +104,7 @@ void pack_transposed(Index cols, Index width, Index k, const T* b, Index ldb, T*
       for (int i = 0; i < kLanes; ++i) {
         square[i] = i < rows ? S::load(from + i * ldb + p) : typename S::Vector{};
       }
-      transpose<T>(square);
+      transpose(square);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
         S::store(out + (p + i) * width + j, square[i]);

@@ -77,6 +77,31 @@ struct Simd<Bf16Pair> {
 };
 #endif
 
+/// Transposes a square of N vectors of N elements in registers: swaps blocks of half the size, then of a
+/// quarter and so on.
+template <class V, std::size_t N>
+inline void transpose(V (&row)[N]) {
+  constexpr int kSide = static_cast<int>(N);
+  using Mask = decltype(row[0] < row[0]);
+#pragma GCC unroll 4
+  for (int h = kSide / 2; h > 0; h /= 2) {
+    Mask low{}, high{};
+#pragma GCC unroll 16
+    for (int l = 0; l < kSide; ++l) {
+      low[l] = (l & h) ? kSide + l - h : l;
+      high[l] = (l & h) ? kSide + l : l + h;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kSide; ++i) {
+      if (!(i & h)) {
+        const V a = row[i], b = row[i + h];
+        row[i] = __builtin_shuffle(a, b, low);
+        row[i + h] = __builtin_shuffle(a, b, high);
+      }
+    }
+  }
+}
+
 /// C[m, cols] = alpha * A * B + beta * C for one column tile: cols elements, held by nv =
 /// ceil(cols / kLanes) <= kMaxVectors vectors. A(i, p) is a[i * lda + p], or a[p * lda + i] when
 /// TA; row p of B starts at b + p * ldb and has nv whole vectors. beta = 0 does not read C.

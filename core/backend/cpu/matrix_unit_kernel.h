@@ -38,27 +38,6 @@ constexpr Index parts(Index n, Index size) {
 typedef std::uint32_t Words __attribute__((vector_size(64)));
 typedef std::uint16_t Halves __attribute__((vector_size(32)));
 
-/// Transposes a square of 16 x 16: swaps blocks of half the size, then of a quarter and so on.
-inline void turn(Words (&row)[kSide]) {
-#pragma GCC unroll 4
-  for (unsigned h = kSide / 2; h > 0; h /= 2) {
-    Words low, high;
-#pragma GCC unroll 16
-    for (unsigned l = 0; l < kSide; ++l) {
-      low[l] = (l & h) ? kSide + l - h : l;
-      high[l] = (l & h) ? kSide + l : l + h;
-    }
-#pragma GCC unroll 16
-    for (unsigned i = 0; i < kSide; ++i) {
-      if (!(i & h)) {
-        const Words a = row[i], b = row[i + h];
-        row[i] = __builtin_shuffle(a, b, low);
-        row[i + h] = __builtin_shuffle(a, b, high);
-      }
-    }
-  }
-}
-
 /// A tile from whole lines. Along: line i is 32 elements along k at from + i * ld, else element p along k of
 /// all lines lies at from + p * ld. PairsFirst: out is [pair][line], else [line][pair].
 template <bool Along, bool PairsFirst>
@@ -76,7 +55,7 @@ void pack_whole_tile(const bf16* from, Index ld, std::uint32_t* out) {
     }
   }
   if constexpr (Along == PairsFirst) {
-    turn(row);
+    transpose(row);
   }
   std::memcpy(out, row, sizeof row);
 }

@@ -244,8 +244,7 @@ struct Along {
 template <class A>
 typename Simd<A>::Vector sums_of_lanes(typename Simd<A>::Vector (&v)[Simd<A>::kLanes]) {
   constexpr int kLanes = Simd<A>::kLanes;
-  using I = std::conditional_t<sizeof(A) == 8, std::int64_t, std::int32_t>;
-  typedef I Mask __attribute__((vector_size(kVectorBytes)));
+  using Mask = decltype(v[0] < v[0]);
 #pragma GCC unroll 4
   for (int h = kLanes / 2; h > 0; h /= 2) {
     Mask own{}, other{};
@@ -272,9 +271,8 @@ void dot_products(Index k, const T* a, Index lda, const T* b,
   constexpr Index kSums = 4, kLength = V::kLength;
   typename S::Vector sum[MR][kSums] = {};
   const auto step = [&](Index p, Index s, auto&& load) {
-    if constexpr (MR > 1) {
-      __builtin_prefetch(b + p + 4 * k, 0,
-                         2);  // the products take longer than the processor looks ahead
+    if constexpr (MR > 1) {  // products that take longer than the processor looks ahead
+      __builtin_prefetch(b + p + 4 * k, 0, 2);
     }
     const typename V::Row row = load(b + p);
 #pragma GCC unroll 4
