@@ -72,12 +72,8 @@ void check_outputs(const OpInfo& op, std::span<const Tensor> out) {
   }
 }
 
-}  // namespace
-
-namespace {
-
-std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
-                      std::shared_ptr<const void> attrs, const std::vector<bool>& spent) {
+std::vector<Var> call_with(const OpInfo& op, std::span<const Var> inputs,
+                           std::shared_ptr<const void> attrs, const std::vector<bool>& spent) {
   std::vector<Tensor> in;
   in.reserve(inputs.size());
   for (const Var& v : inputs) {
@@ -106,7 +102,7 @@ std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
 
 std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
                       std::shared_ptr<const void> attrs) {
-  return call(op, inputs, std::move(attrs), {});
+  return call_with(op, inputs, std::move(attrs), {});
 }
 
 std::vector<Var> call(const OpInfo& op, std::vector<Var>&& inputs,
@@ -117,7 +113,7 @@ std::vector<Var> call(const OpInfo& op, std::vector<Var>&& inputs,
       spent.push_back(v.data().use_count() == 1 && v.value().storage_use_count() == 1);
     }
   }
-  return call(op, inputs, std::move(attrs), spent);
+  return call_with(op, inputs, std::move(attrs), spent);
 }
 
 CheckFinite::CheckFinite() {

@@ -11,8 +11,8 @@ namespace ls::ag {
 /// that has none
 std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
                       std::shared_ptr<const void> attrs);
-/// The same, with inputs that are given up: where nothing is recorded, the memory of a state or cache
-/// that nobody else holds goes on as the output that continues it (OpBuilder::continues).
+/// The same, with inputs that are given up: where nothing is recorded, the memory of a state or
+/// cache that nobody else holds goes on as the output that continues it (OpBuilder::continues).
 std::vector<Var> call(const OpInfo& op, std::vector<Var>&& inputs,
                       std::shared_ptr<const void> attrs);
 

@@ -98,8 +98,7 @@ Batch Batcher::make(Index step) const {
   b.global_rows = static_cast<Index>(plan.index.size());
   b.first_row = first_row(b.global_rows, options_.rank, options_.ranks);
   b.rows = first_row(b.global_rows, options_.rank + 1, options_.ranks) - b.first_row;
-  b.continues = plan.continues ||
-                (options_.split == Split::kTrain && info.order == Order::kStream && step > 0);
+  b.continues = plan.continues;
 
   const Index t = plan.length;
   const Index e = info.vector_width;

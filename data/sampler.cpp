@@ -86,6 +86,7 @@ BatchPlan Sampler::plan(Index step) const {
   if (slice.max_length > slice.length) {
     plan.length += rng.below(slice.max_length - slice.length + 1);
   }
+  plan.continues = order_ == Order::kStream && step > 0;
   return plan;
 }
 

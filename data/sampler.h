@@ -24,8 +24,8 @@ class Sampler {
   /// Batches in one pass over the finite sets, the last of each slice possibly smaller; 0 when
   /// fresh examples never end.
   Index batches() const { return batches_; }
-  /// kValid and kTest: one pass in order, step < batches(); of a slice that is carried row r of R has
-  /// the examples n r / R .. n (r + 1) / R - 1 of n, one a batch. kTrain: any step >= 0.
+  /// kValid and kTest: one pass in order, step < batches(); of a slice that is carried row r of R
+  /// has the examples n r / R .. n (r + 1) / R - 1 of n, one a batch. kTrain: any step >= 0.
   BatchPlan plan(Index step) const;
 
  private:

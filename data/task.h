@@ -47,8 +47,8 @@ struct Slice {
   Index max_length = 0;  ///< > length: each batch draws its length from length .. max_length
   Index examples = 0;    ///< 0: endless (training only)
   double weight = 1;     ///< share of the fresh training batches
-  /// Validation and test: examples follow one another, and rows go on from batch to batch with their
-  /// states (Sampler says which example is whose).
+  /// Validation and test: examples follow one another, and rows go on from batch to batch with
+  /// their states (Sampler says which example is whose).
   bool carried = false;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 
 #include "core/base/parallel_for.h"
 #include "core/base/rng.h"
@@ -76,7 +77,8 @@ Tensor greedy(const Tensor& logits) {
 
 }  // namespace
 
-DecodeTiming time_decoding(layers::Model& model, Index rows, Index context, Index steps) {
+DecodeTiming time_decoding(layers::Model& model, Index rows, Index context, Index steps,
+                           bool by_op) {
   const Index vocab = model.interface().vocab_in;
   LS_CHECK(vocab > 0 && model.interface().classes == vocab, kUnsupported,
            "bench --decode feeds a model what it wrote; {} reads {} and writes {} classes",
@@ -103,14 +105,20 @@ DecodeTiming time_decoding(layers::Model& model, Index rows, Index context, Inde
     f();
     into.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
   };
+  if (by_op) {
+    profile::start();
+  }
   for (Index done = 0; done < steps; done += kTurn) {
-    for (Index i = 0; i < kTurn; ++i) {
+    const Index turn = std::min(kTurn, steps - done);
+    for (Index i = 0; i < turn; ++i) {
       timed(tokens, [&] { next = greedy(decoder.feed(next)); });
     }
-    for (Index i = 0; i < kTurn; ++i) {
+    for (Index i = 0; i < turn; ++i) {
       timed(floors, [&] { floor.run(); });
     }
   }
+  out.entries = profile::stop();
+  out.seconds = std::accumulate(tokens.begin(), tokens.end(), 0.0);
   out.token_seconds = median(std::move(tokens));
   out.floor_seconds = median(std::move(floors));
   return out;

@@ -8,8 +8,8 @@ namespace ls::experiments {
 class Decoder {
  public:
   explicit Decoder(layers::Model& model, Index rows = 1) : model_(model), rows_(rows) {}
-  /// Feeds tokens i64 [rows,T]; returns the scores of the token after the last, [rows,classes] in the
-  /// model's type.
+  /// Feeds tokens i64 [rows,T]; returns the scores of the token after the last, [rows,classes] in
+  /// the model's type.
   Tensor feed(const Tensor& tokens);
   const layers::ModelState& state() const { return state_; }
 

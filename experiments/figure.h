@@ -22,8 +22,9 @@ struct Panel {
 };
 
 /// Writes PATH.svg, with the gnuplot script and data beside it (PATH.gp, PATH.dat) so that a figure
-/// can be redrawn. `note` stands above the panels, which lie in rows of up to `most_columns`. A series without a finite value is named in the
-/// legend. Returns "" or, without gnuplot, why there is no picture; results are not lost.
+/// can be redrawn. `note` stands above the panels, which lie in rows of up to `most_columns`. A
+/// series without a finite value is named in the legend. Returns "" or, without gnuplot, why there
+/// is no picture; results are not lost.
 std::string draw_figure(const std::string& path, const std::vector<Panel>& panels,
                         const std::string& note = "", std::size_t most_columns = 3);
 

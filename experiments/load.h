@@ -16,14 +16,15 @@ struct LoadedModel {
   std::string path;                      ///< of the checkpoint
   std::vector<data::DataIdentity> data;  ///< trained on
 };
-/// Rebuilds config and model from a checkpoint alone, from any working directory. `overrides` change
-/// the stored config (another data path, another evaluation length); relative paths in them start at
-/// the working directory, those of the stored config where it was trained.
+/// Rebuilds config and model from a checkpoint alone, from any working directory. `overrides`
+/// change the stored config (another data path, another evaluation length); relative paths in them
+/// start at the working directory, those of the stored config where it was trained.
 /// @throws Error naming the file and the fault
 LoadedModel load_model(const std::string& path, const std::vector<std::string>& overrides = {});
 
-/// Its task, for evaluation. Warns when the files are not those that the model was trained on, unless
-/// `other_data`. @throws Error where the task's files are missing, or the task asks for another model
+/// Its task, for evaluation. Warns when the files are not those that the model was trained on,
+/// unless `other_data`. @throws Error where the task's files are missing, or the task asks for
+/// another model
 std::unique_ptr<data::Task> load_task(const LoadedModel& loaded, bool other_data);
 
 }  // namespace ls::experiments

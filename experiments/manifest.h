@@ -14,8 +14,8 @@ class Manifest {
   /// Writes the file when that is new.
   void add(const std::string& part);
   /// Deletes the files that a run writes for a part, and its folders where nothing else is left.
-  /// @throws Error(Config) when there are such files and the manifest does not list the part; Error(Io)
-  /// when one cannot be deleted
+  /// @throws Error(Config) when there are such files and the manifest does not list the part;
+  /// Error(Io) when one cannot be deleted
   void remove(const std::string& part) const;
 
  private:

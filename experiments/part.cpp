@@ -19,6 +19,9 @@ RunConfig without_the_rest(const RunConfig& config, const RunModel& model) {
   out.name = "part";
   out.seeds = {0};
   out.eval = {};
+  if (config.state == StateMode::kCarry) {
+    out.eval.batch = config.eval.batch;  // cuts the text into as many rows, each from a fresh state
+  }
   out.checkpoint = {};
   out.models = {model};
   out.models[0].name.clear();

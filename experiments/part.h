@@ -1,6 +1,6 @@
 #pragma once
-// What the numbers of one part (a model and a seed of a run) depend on, and whether a changed config
-// keeps those that are finished.
+// What the numbers of one part (a model and a seed of a run) depend on, and whether a changed
+// config keeps those that are finished.
 #include <memory>
 #include <string>
 #include <vector>

@@ -8,8 +8,8 @@ namespace ls::experiments {
 
 class Recorder {
  public:
-  /// Rank 0 writes config.yaml and, for a run from its start, an empty metrics.jsonl. Part and state
-  /// must outlive it.
+  /// Rank 0 writes config.yaml and, for a run from its start, an empty metrics.jsonl. Part and
+  /// state must outlive it.
   Recorder(const RunPart& part, RunState& state);
 
   /// After an update that took `seconds`; `data` is asked how long it let the trainer wait.
@@ -36,9 +36,9 @@ class Recorder {
 /// The line of metrics.jsonl that tells of an evaluation.
 std::string evaluation_line(const Evaluation& e, double train_seconds);
 
-/// Writes metrics.jsonl anew for a run that goes on from `state`: of the lines of updates those up to
-/// its step, of those of evaluations the ones in its history, whether or not the old file has them.
-/// Called by the process that writes.
+/// Writes metrics.jsonl anew for a run that goes on from `state`: of the lines of updates those up
+/// to its step, of those of evaluations the ones in its history, whether or not the old file has
+/// them. Called by the process that writes.
 void rebuild_metrics(const RunPart& part, const RunState& state);
 
 }  // namespace ls::experiments

@@ -250,7 +250,9 @@ std::vector<Panel> position_panels(const std::vector<RunResult>& results,
                   r.history.empty() ? nullptr : r.history.back().find(slice.name);
               for (const PositionRange& p :
                    s == nullptr ? std::vector<PositionRange>() : s->positions) {
-                const auto last = static_cast<double>(std::min(p.to, std::max(p.from, s->length)));
+                // The last range ends with the slice; those of a carried one lie beyond it.
+                const auto last =
+                    static_cast<double>(p.from <= s->length ? std::min(p.to, s->length) : p.to);
                 const double middle = std::sqrt(static_cast<double>(p.from) * last);
                 curve[middle].values.push_back(loss ? p.loss : p.accuracy);
               }

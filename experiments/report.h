@@ -12,9 +12,9 @@ namespace ls::experiments {
 /// Within `width` columns where that is not 0.
 std::string results_table(const std::vector<RunResult>& results, int width = 0);
 
-/// Draws DIRECTORY/figure.svg, the headline metric against length where slices differ in length only
-/// and every column of the table over training, and DIRECTORY/positions.svg, loss and accuracy by
-/// position. The paths of the figures that there are; a warning says why one is missing, and a
+/// Draws DIRECTORY/figure.svg, the headline metric against length where slices differ in length
+/// only and every column of the table over training, and DIRECTORY/positions.svg, loss and accuracy
+/// by position. The paths of the figures that there are; a warning says why one is missing, and a
 /// figure what it leaves out.
 std::vector<std::string> results_figures(const std::vector<RunResult>& results,
                                          const std::string& directory);

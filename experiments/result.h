@@ -31,8 +31,8 @@ struct Metrics {
   double at(const std::string& name) const;
 };
 
-/// Labels by the number of tokens that the state had read there, this one counted, from the start of
-/// the row or of the document in it. Ranges double: 1, 2-3, 4-7, ...
+/// Labels by the number of tokens that the state had read there, this one counted, from the start
+/// of the row or of the document in it. Ranges double: 1, 2-3, 4-7, ...
 struct PositionRange {
   Index from = 1, to = 1;
   Index labels = 0;

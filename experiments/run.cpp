@@ -51,8 +51,8 @@ std::vector<Part> parts_of(const RunConfig& config) {
   return parts;
 }
 
-/// The result of a part that an earlier sitting finished, perhaps after fewer updates than are asked
-/// for now. Rank 0 reads, and knows the data.
+/// The result of a part that an earlier sitting finished, perhaps after fewer updates than are
+/// asked for now. Rank 0 reads, and knows the data.
 std::optional<RunResult> finished_part(const RunConfig& config, const Part& part,
                                        const std::vector<data::DataIdentity>& data,
                                        const ResumeOptions& options, Communicator& comm) {

@@ -5,8 +5,8 @@
 namespace ls::experiments {
 
 /// Keeps a second process out of a folder while it lives, however it ends. Where the file system
-/// has no locks it warns and locks nothing. @throws Error(Io) when another process holds the folder,
-/// or it cannot be written to
+/// has no locks it warns and locks nothing. @throws Error(Io) when another process holds the
+/// folder, or it cannot be written to
 class RunLock {
  public:
   explicit RunLock(const std::string& directory);

@@ -61,8 +61,8 @@ struct ResumeOptions {
   bool allow_changed_data = false;  ///< go on although the data are not those trained on so far
 };
 /// Takes parameters and state from the newest checkpoint in the part's directory, which all ranks
-/// see; false when there is none. One that is damaged is put aside with a warning, and the one before
-/// it is taken. Ranks may be more or fewer than those that saved.
+/// see; false when there is none. One that is damaged is put aside with a warning, and the one
+/// before it is taken. Ranks may be more or fewer than those that saved.
 /// @throws Error(Config) where the config or the data give what is finished other numbers
 bool restore_state(RunPart& part, RunState& state, const ResumeOptions& options);
 

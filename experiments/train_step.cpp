@@ -107,7 +107,7 @@ std::vector<Tensor> TrainStep::gathered_gradients() {
     if (!p.var.grad().defined()) {
       p.var.mutable_grad() = Tensor::zeros(p.var.shape(), p.var.dtype());
     }
-    if (p.var.grad().defined() && !p.var.grad().is_contiguous()) {
+    if (!p.var.grad().is_contiguous()) {
       p.var.mutable_grad() = p.var.grad().contiguous();
     }
     grads.push_back(p.var.grad());

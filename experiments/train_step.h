@@ -25,8 +25,8 @@ class TrainStep {
   explicit TrainStep(const RunPart& part);
 
   /// Called by every rank with its rows. A batch without a target leaves parameters and optimizer
-  /// alone, and a parameter that no gradient reaches has a zero gradient, on any number of ranks and
-  /// pieces. @throws Error(Numeric) when loss or gradient is not finite,
+  /// alone, and a parameter that no gradient reaches has a zero gradient, on any number of ranks
+  /// and pieces. @throws Error(Numeric) when loss or gradient is not finite,
   /// naming where that first appeared
   StepReport run(const data::Batch& batch, RunState& state);
   /// Op name -> how its scan was computed in the first forward pass.

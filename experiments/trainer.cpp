@@ -77,6 +77,7 @@ void Trainer::resume(const ResumeOptions& options, const std::optional<RunResult
       state_.history.push_back(earlier->history[i]);
       state_.history_lines.push_back(evaluation_line(state_.history.back(), state_.train_seconds));
     }
+    state_.log.best = earlier->best;
   }
   rebuild_metrics(part_, state_);
 }

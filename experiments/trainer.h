@@ -19,7 +19,8 @@ class Trainer {
           Communicator& comm);
 
   /// Continues from the newest checkpoint in the directory, if there is one; on any number of
-  /// ranks, which all see the directory. `earlier`: the result of the same part after fewer updates.
+  /// ranks, which all see the directory. `earlier`: the result of the same part after fewer
+  /// updates.
   /// @throws as restore_state; Error(Io) where there is such a result and no checkpoint of it
   void resume(const ResumeOptions& options, const std::optional<RunResult>& earlier);
   /// Trains to the end, or until a stop is requested.

@@ -1,6 +1,6 @@
 #pragma once
-// What a run has told of its training and is about to tell. It is saved with the run's state, so that
-// a run that goes on tells what an undisturbed one tells.
+// What a run has told of its training and is about to tell. It is saved with the run's state, so
+// that a run that goes on tells what an undisturbed one tells.
 #include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>

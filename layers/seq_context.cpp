@@ -141,7 +141,7 @@ bool SeqContext::states_need_grad() const {
   return false;
 }
 
-ag::Var SeqContext::incoming(const std::string& path) const {
+ag::Var SeqContext::take_incoming(const std::string& path) {
   if (!options_.incoming) {
     return {};
   }
@@ -167,7 +167,7 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
   const bool packed = options_.documents && info.boundary == Boundary::kOffsets;
   Index cached = 0;  // rows of keys and values that come in
   for (const StatePort& port : info.states) {
-    if (ag::Var s = incoming(prefix + port.name); s.defined()) {
+    if (ag::Var s = take_incoming(prefix + port.name); s.defined()) {
       cached = port.part == StatePart::kKeyValue ? s.size(1) : cached;
       input_of(op, in, port.input) = packed ? ag::take_rows(s, packing().first_of) : std::move(s);
     }

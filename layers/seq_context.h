@@ -21,7 +21,8 @@ struct SeqOptions {
   Index chunk = 0;                            ///< 0: each family's default
   const DocumentStarts* documents = nullptr;  ///< null or empty: no boundary inside the batch
   const ModelState* incoming = nullptr;       ///< null or empty: every state is zero
-  /// As `incoming`, and used up: without a tape, states go on in its memory where nobody else holds them.
+  /// As `incoming`, and used up: without a tape, states go on in its memory where nobody else holds
+  /// them.
   ModelState* taken = nullptr;
   bool keep_states = false;     ///< collect outgoing states
   SeqRunner* runner = nullptr;  ///< null: this process alone
@@ -94,7 +95,8 @@ class SeqContext {
   Index seen_before(Index row) const;
   /// Every row's document has at least this many tokens before this pass.
   bool all_have_seen(Index tokens) const;
-  ag::Var incoming(const std::string& path) const;
+  /// Undefined where there is none; of a state that is used up, the second time too.
+  ag::Var take_incoming(const std::string& path);
   void keep(const std::string& path, StatePart part, const ag::Var& state);
 
   Index batch_, tokens_;

@@ -19,3 +19,8 @@ if [ $# -gt 0 ]; then
 fi
 cd "$root"
 git ls-files -z '*.h' '*.cpp' '*.cu' '*.cuh' | xargs -0 -r "$tool" "${mode[@]}"
+# Comments are broken by hand.
+if git grep -nE '^.{101,}' -- '*.h' '*.cpp' '*.cu' '*.cuh'; then
+  echo "format: the lines above have more than 100 columns" >&2
+  exit 1
+fi

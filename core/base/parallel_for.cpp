@@ -26,8 +26,8 @@ std::atomic<int>& limit() {
 
 thread_local bool inside = false;
 
-/// Waits until `value` is not `old` any more: more rounds than most waits between two loops take, and few
-/// enough for another program to get the core soon.
+/// Waits until `value` is not `old` any more: more rounds than most waits between two loops take,
+/// and few enough for another program to get the core soon.
 void wait_while(const std::atomic<std::uint32_t>& value, std::uint32_t old, bool spin) {
   constexpr int kRounds = 2000;
   for (int i = 0; spin && i < kRounds; ++i) {
@@ -141,8 +141,8 @@ class Pool {
     }
   };
 
-  /// Pieces that nobody began while the caller did its own are the caller's too: on a busy core a thread
-  /// may come too late for a short loop. True where one did.
+  /// Pieces that nobody began while the caller did its own are the caller's too: on a busy core a
+  /// thread may come too late for a short loop. True where one did.
   bool run_shared(Index pieces, Loop& loop) {
     while (static_cast<Index>(workers_.size()) < pieces - 1) {
       Worker& w = workers_.emplace_back();

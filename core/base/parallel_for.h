@@ -1,7 +1,7 @@
 #pragma once
-// Loops over a pool of threads. Each calling thread has a pool of its own, made at its first loop; piece i of
-// every loop runs on thread i of the pool, so that what a core wrote it reads again, or on the calling
-// thread where thread i has not begun by then.
+// Loops over a pool of threads. Each calling thread has a pool of its own, made at its first loop;
+// piece i of every loop runs on thread i of the pool, so that what a core wrote it reads again, or
+// on the calling thread where thread i has not begun by then.
 #include <algorithm>
 
 #include "core/base/types.h"
@@ -22,8 +22,9 @@ inline Index row_grain(Index row, Index elements = 8192) {
 namespace detail {
 /// True within a piece of a parallel loop.
 bool in_parallel_loop();
-/// run(context, i) for each i of [0, pieces) on a thread of its own, this one being the first. Threads spin
-/// for less than a tenth of a millisecond before they sleep, where there are no more of them than cores.
+/// run(context, i) for each i of [0, pieces) on a thread of its own, this one being the first.
+/// Threads spin for less than a tenth of a millisecond before they sleep, where there are no more
+/// of them than cores.
 void run_pieces(Index pieces, void (*run)(void* context, Index piece), void* context);
 }  // namespace detail
 

@@ -167,8 +167,10 @@ class Reader final : public FieldVisitor {
     if (!in_range(static_cast<double>(x), in.options)) {
       return wrong(in, expected + " is expected");
     }
-    if (!in.options.max && (x > kMaxInteger || x < -kMaxInteger)) {
-      return wrong(in, fmt::format("{} of at most {} is expected", expected, kMaxInteger));
+    if (!in.options.max && std::abs(x) > kMaxInteger) {
+      return wrong(in, x > 0
+                           ? fmt::format("{} of at most {} is expected", expected, kMaxInteger)
+                           : fmt::format("{} of at least {} is expected", expected, -kMaxInteger));
     }
     value = x;
   }

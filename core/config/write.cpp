@@ -107,8 +107,8 @@ class Writer final : public FieldVisitor {
   Written map_{Kind::kMap};
 };
 
-// In YAML's flow style, a component as its name alone; as JSON; or the JSON of what is hashed, which
-// may never change, or runs are no longer resumed.
+// In YAML's flow style, a component as its name alone; as JSON; or the JSON of what is hashed,
+// which may never change, or runs are no longer resumed.
 enum class Line : std::uint8_t { kYaml, kJson, kHashed };
 
 std::string in_one_line(const Written& w, Line line = Line::kYaml) {

@@ -24,8 +24,8 @@ std::string library_version();  ///< "1.10.8"
 using Attribute = std::variant<std::int64_t, double, std::string, std::vector<std::int64_t>,
                                std::vector<double>, std::vector<std::string>>;
 
-/// What is wrong with a file that was written here: it was cut off, its writer was stopped, or a byte
-/// was changed; "" when it is whole. @throws Error(Io) if it cannot be opened
+/// What is wrong with a file that was written here: it was cut off, its writer was stopped, or a
+/// byte was changed; "" when it is whole. @throws Error(Io) if it cannot be opened
 std::string damage(const std::string& path);
 
 /// What a dataset holds, without its elements.

@@ -242,9 +242,9 @@ bool fits(const Tensor& place, const Shape& shape, DType t) {
   return place.defined() && place.dtype() == t && place.shape() == shape && pieces_of(place);
 }
 
-/// Memory for an output that follows `from`, which nobody else holds: over it where it is a state, behind
-/// it where it is a cache to which `fresh` rows come and of which `shape[1]` are kept. A cache without room
-/// gets half as many rows more than it needs. Undefined where it cannot follow.
+/// Memory for an output that follows `from`, which nobody else holds: over it where it is a state,
+/// behind it where it is a cache to which `fresh` rows come and of which `shape[1]` are kept. A
+/// cache without room gets half as many rows more than it needs. Undefined where it cannot follow.
 Tensor following(const Tensor& from, const Tensor& fresh, const Shape& shape, DType t) {
   if (from.dtype() != t) {
     return {};

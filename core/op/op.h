@@ -15,10 +15,10 @@
 //                          const Scale::Out<Tensor>& dout, Scale::In<Tensor>& din,
 //                          const Scale::Attrs&);
 //   };
-//   LS_OP(Scale, "scale", "x times a factor").in("x[...]").out("y[...]").saves("").reference<Reference>();
-//   // core/ops/scale/scale_cpu.cpp
-//   template <class T> struct Kernel { ... the same two functions ... };
-//   LS_KERNEL(Scale).kernel<Kernel, float, bf16>();
+//   LS_OP(Scale, "scale", "x times a
+//   factor").in("x[...]").out("y[...]").saves("").reference<Reference>(); //
+//   core/ops/scale/scale_cpu.cpp template <class T> struct Kernel { ... the same two functions ...
+//   }; LS_KERNEL(Scale).kernel<Kernel, float, bf16>();
 //
 // The contract string lists arguments as name[axes]dtype?:
 //   axes   symbols bound at first sight (B, T), integers, `...` for any leading axes, or sums and
@@ -154,8 +154,8 @@ class UseReference {
 
 /// Checks the call against the contract, makes the outputs and runs the kernel for their type: on
 /// the CPU the kernel of exactly that type, else for 16-bit floats the f32 kernel on converted
-/// tensors, else the reference. `spent`, when given, marks inputs that nobody else holds: outputs that
-/// continue one (OpBuilder::continues) are made in its memory where there is room.
+/// tensors, else the reference. `spent`, when given, marks inputs that nobody else holds: outputs
+/// that continue one (OpBuilder::continues) are made in its memory where there is room.
 /// @throws Error(Shape, DType, Unsupported) naming op and argument
 std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, const void* attrs,
                                 const std::vector<bool>& spent = {});
@@ -328,12 +328,13 @@ class OpBuilder {
     traits_.same_gradient = {std::move(first), std::move(second)};
     return *this;
   }
-  /// Kernels may be given `output` in the memory of `input`: a state over the state that it follows.
+  /// Kernels may be given `output` in the memory of `input`: a state over the state that it
+  /// follows.
   OpBuilder& continues(std::string input, std::string output) {
     return continues(std::move(input), "", std::move(output));
   }
-  /// The same of a cache: `output` is the last rows (second axis) of `input` followed by `fresh`. Where
-  /// it lies in the memory of `input`, those of `input` stand in their places.
+  /// The same of a cache: `output` is the last rows (second axis) of `input` followed by `fresh`.
+  /// Where it lies in the memory of `input`, those of `input` stand in their places.
   OpBuilder& continues(std::string input, std::string fresh, std::string output) {
     traits_.continued.push_back({std::move(input), std::move(fresh), std::move(output)});
     return *this;

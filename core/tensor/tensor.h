@@ -64,8 +64,9 @@ class Tensor {
   Tensor transpose(int a, int b) const;
   /// Elements [begin, end) of an axis.
   Tensor slice(int axis, Index begin, Index end) const;
-  /// The same elements and, behind them on an axis other than the first, as many more as make `extent`:
-  /// what lies there in the storage. Undefined where another slice lies there, or nothing.
+  /// The same elements and, behind them on an axis other than the first, as many more as make
+  /// `extent`: what lies there in the storage. Undefined where another slice lies there, or
+  /// nothing.
   Tensor extended(int axis, Index extent) const;
   /// One index of an axis; the axis goes away.
   Tensor select(int axis, Index index) const;

@@ -49,11 +49,11 @@ struct CorpusOptions {
 };
 
 /// The text of each split as one long tape. Every file (a document) is cut into pieces: blocks of
-/// kBlock bytes from its start, the file whole, or its front and its tail. A hash of the file's name
-/// within the directory and of the block's number decides to which split a piece belongs, so that
-/// files added later move none; the tail is validation text. Neighbouring pieces of one split form a
-/// stretch; the tape is the stretches one after the other, documents in order of their names, and its
-/// end joins its beginning.
+/// kBlock bytes from its start, the file whole, or its front and its tail. A hash of the file's
+/// name within the directory and of the block's number decides to which split a piece belongs, so
+/// that files added later move none; the tail is validation text. Neighbouring pieces of one split
+/// form a stretch; the tape is the stretches one after the other, documents in order of their
+/// names, and its end joins its beginning.
 class ByteCorpus {
  public:
   static constexpr Index kBlock = 8192;

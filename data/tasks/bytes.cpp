@@ -166,8 +166,8 @@ class Bytes final : public Task {
              setting, length, kind, path, stretch, setting, other);
   }
 
-  /// Which bytes every test length scores: of all windows of the longest length `most`, 0 for all of
-  /// the text.
+  /// Which bytes every test length scores: of all windows of the longest length `most`, 0 for all
+  /// of the text.
   void choose_scored(Index longest, Index most) {
     const Index bytes = corpus(Split::kValid).bytes(Split::kValid);
     const bool all = most == 0 || most * longest >= bytes - 1;

@@ -43,11 +43,12 @@ class Copying final : public Task {
       f("memorize", memorize, {.help = "tokens to hold, M", .min = 1, .max = kMaxLength});
       f("blanks", blanks,
         {.help = "blanks among or after the tokens, L; with lag the length of the input",
-         .min = 0});
+         .min = 0,
+         .max = kMaxLength});
       f.check(variant != CopyVariant::kLag || blanks > memorize, "blanks",
               "must be greater than memorize with lag");
       f("test_blanks", test_blanks,
-        {.help = "blanks in validation; empty: as in training", .min = 0});
+        {.help = "blanks in validation; empty: as in training", .min = 0, .max = kMaxLength});
       f.check(variant != CopyVariant::kLag ||
                   std::all_of(test_blanks.begin(), test_blanks.end(),
                               [&](Index blanks_then) { return blanks_then > memorize; }),

@@ -179,8 +179,10 @@ std::string Mqar::Config::fault(const std::vector<MqarSetting>& settings) const 
       return fmt::format("{} has {} updates: at most one a key", which, updates(s));
     }
     if (s.pairs > keys || drawn > values) {
-      return fmt::format("{} needs {} keys and {} values, a vocabulary of {} has {} and {}", which,
-                         s.pairs, drawn, vocab, keys, values);
+      return fmt::format(
+          "{} needs {} keys and {} values, a vocabulary of {} has {} and {}; lower pairs or "
+          "raise vocab",
+          which, s.pairs, drawn, vocab, keys, values);
     }
     if (protocol == MqarProtocol::kZoology && updates(s) > 0 && values < 2) {
       return fmt::format("{} needs a second value to write", which);

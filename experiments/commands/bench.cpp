@@ -131,13 +131,7 @@ void Bench::decode(const RunConfig& config, std::size_t model, Communicator& wor
   const auto task = data::make_task(config.task, {.seed = seed, .stream = false});
   layers::Model net(config.models[model], model_interface(*task), seed);
   for (const Index rows : rows_) {
-    if (ops_) {
-      profile::start();
-    }
-    const auto begin = std::chrono::steady_clock::now();
-    const DecodeTiming t = time_decoding(net, rows, context_, steps_);
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
-    const std::vector<profile::Entry> entries = profile::stop();
+    const DecodeTiming t = time_decoding(net, rows, context_, steps_, ops_);
     nlohmann::ordered_json j{{"model", net.label()},
                              {"params", net.parameters().count()},
                              {"rows", rows},
@@ -150,7 +144,7 @@ void Bench::decode(const RunConfig& config, std::size_t model, Communicator& wor
                              {"state_bytes", t.state.total()}};
     fmt::print("{}\n", j.dump());
     if (ops_) {
-      print_profile(entries, took.count(), steps_);
+      print_profile(t.entries, t.seconds, steps_);
     }
   }
 }

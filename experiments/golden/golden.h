@@ -123,8 +123,8 @@ GoldenReport check_golden(const GoldenCase& golden, const GoldenOptions& options
 
 }  // namespace ls::golden
 
-/// At namespace scope, in experiments/golden/: what is computed, its name in the files, and then the
-/// body of a function of `GoldenCall& c`.
+/// At namespace scope, in experiments/golden/: what is computed, its name in the files, and then
+/// the body of a function of `GoldenCall& c`.
 #define LS_GOLDEN(Type, name)                                       \
   static void ls_golden_##Type(::ls::golden::GoldenCall& c);        \
   [[maybe_unused]] static const bool ls_golden_added_##Type =       \

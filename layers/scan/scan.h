@@ -2,11 +2,11 @@
 // Scans: what crosses a cut in the sequence, and how. Mixers call scans through SeqContext::scan;
 // they do not write sequence loops.
 //
-// A scan is an op that reads a sequence token by token and carries a state, or such an op under some
-// of its attributes. Its forward pass is `apply` below, its backward pass the derivative. Scans that
-// sum a stretch of tokens up in the same way are a family: the summary says what the stretch does to
-// any incoming state. Laws, checked for every registered scan in tests/conformance/scans.cpp (x, y
-// stretches, s states):
+// A scan is an op that reads a sequence token by token and carries a state, or such an op under
+// some of its attributes. Its forward pass is `apply` below, its backward pass the derivative.
+// Scans that sum a stretch of tokens up in the same way are a family: the summary says what the
+// stretch does to any incoming state. Laws, checked for every registered scan in
+// tests/conformance/scans.cpp (x, y stretches, s states):
 //   compose is associative and identity(x) is its identity
 //   summarize(x ++ y) = compose(summarize(x), summarize(y))
 //   apply(x ++ y, s) = apply(x, s) followed by apply(y, outgoing state)

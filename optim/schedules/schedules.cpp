@@ -1,7 +1,7 @@
 // The schedules of transformers' get_scheduler family, by the definitions of their documentation:
-// w warm-up steps, T total steps, n updates made, p = (n - w) / (T - w). The warm-up alone is another:
-// theirs gives the update after n others the share n / w of the peak, so that the first moves nothing;
-// ours gives it (n + 1) / w.
+// w warm-up steps, T total steps, n updates made, p = (n - w) / (T - w). The warm-up alone is
+// another: theirs gives the update after n others the share n / w of the peak, so that the first
+// moves nothing; ours gives it (n + 1) / w.
 #include <algorithm>
 #include <cmath>
 #include <numbers>

@@ -30,7 +30,7 @@ if(LONGSCAN_ASSERTS)
 endif()
 target_link_libraries(ls_flags INTERFACE Threads::Threads fmt::fmt)
 
-# Rooms with their direct dependencies, for the check of includes (LongscanCheckRooms.cmake).
+# Rooms with their direct dependencies, for the check of includes (CheckRooms.cmake).
 set_property(GLOBAL PROPERTY LS_ROOMS "")
 
 # ls_room(core/tensor DEPENDS core/base): the sources below core/tensor that belong to no room inside

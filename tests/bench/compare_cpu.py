@@ -17,7 +17,7 @@ With --decode writing is timed instead (`longscan bench --decode`), at 1, 8 and 
 with caches; the floor is what reading weights and state once takes, measured by longscan in the same run.
 
 Prints a table in Markdown and writes every reading to DIR/compare_cpu.jsonl.
-Exit status 1 when a bar is missed, 2 when something could not be run.
+Exit status 1 when a bar of training is missed (writing has none here), 2 when something could not be run.
 """
 import argparse
 import collections

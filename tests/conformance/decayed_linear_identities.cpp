@@ -1,5 +1,5 @@
-// What the recurrence of decayed_linear must do by its algebra: closed forms, hand-set weights. In every
-// form, f64 and f32.
+// What the recurrence of decayed_linear must do by its algebra: closed forms, hand-set weights. In
+// every form, f64 and f32.
 #include <doctest/doctest.h>
 
 #include <algorithm>

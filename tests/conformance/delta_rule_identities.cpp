@@ -1,5 +1,5 @@
-// What the recurrence of delta_rule must do by its algebra: closed forms, hand-set weights, one mixer
-// reduced to another. In every form, f64 and f32.
+// What the recurrence of delta_rule must do by its algebra: closed forms, hand-set weights, one
+// mixer reduced to another. In every form, f64 and f32.
 #include <doctest/doctest.h>
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// decayed_linear and delta_rule: the same bits on any number of threads, bf16 over many tokens, calls that
-// do not fit.
+// decayed_linear and delta_rule: the same bits on any number of threads, bf16 over many tokens,
+// calls that do not fit.
 #include <doctest/doctest.h>
 
 #include <cmath>

@@ -70,7 +70,7 @@ TEST_SUITE("e2e") {
           std::string::npos);
   }
 
-  TEST_CASE("listings, tables and progress follow the width of the terminal") {
+  TEST_CASE("listings and tables follow the width of the terminal") {
     const Workplace w;
     if (w.shell("script --version").status != 0) {
       test::skipped("there is no 'script' to make a terminal with");

@@ -84,8 +84,7 @@ Outcome Workplace::start(const std::vector<std::string>& command, const Options&
     for (const int s : {SIGINT, SIGTERM}) {
       signal(s, SIG_DFL);  // doctest's handlers are not for the child
     }
-    setenv("OMP_WAIT_POLICY", "passive", 1);  // threads that spin are slow where cores are busy
-    setpgid(0, 0);                            // mpirun passes a signal on to its whole group
+    setpgid(0, 0);  // mpirun passes a signal on to its whole group
     if (chdir(directory_.c_str()) != 0) {
       _exit(126);
     }

@@ -1,5 +1,5 @@
-// Checkpoints: damaged bytes are refused; files that are whole and hold something else than a checkpoint
-// are refused or are read as what they say.
+// Checkpoints: damaged bytes are refused; files that are whole and hold something else than a
+// checkpoint are refused or are read as what they say.
 #include <hdf5.h>
 
 #include "core/io/h5.h"

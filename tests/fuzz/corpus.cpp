@@ -1,5 +1,5 @@
-// Corpora: any folder of any files is refused or laid out so that the splits together are the text, and
-// files that change beneath a reader are an error at most.
+// Corpora: any folder of any files is refused or laid out so that the splits together are the text,
+// and files that change beneath a reader are an error at most.
 #include <algorithm>
 #include <map>
 #include <thread>
@@ -115,8 +115,15 @@ void check_task(const fs::path& root, Rng& rng) {
       "valid_share: {}, split_salt: {}}}",
       root.string(), length, rng.below(4), enum_name(any_split(rng)), rng.uniform(1e-6, 0.999),
       rng.below(1000));
-  const auto task = data::make_task(read_config_text<TaskHolder>(yaml).task,
-                                    {.seed = rng.next_u64(), .stream = rng.bernoulli(0.3)});
+  const TaskHolder holder = [&] {
+    try {
+      return read_config_text<TaskHolder>(yaml);
+    } catch (const Error& e) {  // ours, not the folder's
+      LS_FAIL(kInternal, "{}", e.what());
+    }
+  }();
+  const auto task =
+      data::make_task(holder.task, {.seed = rng.next_u64(), .stream = rng.bernoulli(0.3)});
   for (int i = 0; i < 20; ++i) {
     const Split split = rng.bernoulli(0.5) ? Split::kTrain : Split::kValid;
     const data::Slice slice = task->slices(split).front();

@@ -149,6 +149,8 @@ int main(int argc, char** argv) {
     for (; std::chrono::steady_clock::now() - begin < time; ++number) {
       accepted += run(number);
     }
+    LS_CHECK(number > first && accepted > 0, kInternal,
+             "{} cases, {} inputs accepted: nothing was tested", number - first, accepted);
     std::printf("fuzz: cases %lld to %lld passed, %lld inputs accepted\n", first, number - 1,
                 accepted);
     return 0;

@@ -1,8 +1,8 @@
 #pragma once
-// Fuzz targets: one executable a target, which runs case after case for a time. A case is a function of
-// its number alone. Whatever it is given, the code under test returns or throws ls::Error; a crash, a
-// finding of a sanitizer, another exception, a broken promise or a case that takes a minute ends the
-// run with the number of the case.
+// Fuzz targets: one executable a target, which runs case after case for a time. A case is a
+// function of its number alone. Whatever it is given, the code under test returns or throws
+// ls::Error; a crash, a finding of a sanitizer, another exception, a broken promise or a case that
+// takes a minute ends the run with the number of the case.
 #include <filesystem>
 #include <string>
 #include <vector>

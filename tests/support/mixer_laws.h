@@ -33,7 +33,8 @@ std::vector<std::string> right_mixers();
 ///   split       pieces with carried states = whole: outputs, states, gradients through the states;
 ///               pieces of one token and empty ones included, from zero and from carried states
 ///   decode      token by token, the same
-///   taken       token by token in the memory of states that are used up: the bits of fresh ones, and
+///   taken       token by token in the memory of states that are used up: the bits of fresh ones,
+///   and
 ///               no change to what others hold
 ///   forms       recurrent, chunk of 1, 5, 16, T tokens, parallel: the same
 ///   packed      packed documents, some continued and some begun anew = each alone: outputs, what

@@ -1,7 +1,9 @@
-// Which way a product C [m,n] = alpha op(A) [m,k] op(B) [k,n] + beta C takes. Small ones are one call of
-// small_gemm.h on the calling thread; larger ones are packed_gemm.h's over all threads. With long columns
-// and a small C each thread takes pieces of k, into a sum [m,n] for each piece. bf16 goes to the processor's
-// matrix unit (matrix_unit.h) where there is one. None of this depends on the number of threads but who computes what.
+// Which way a product C [m,n] = alpha op(A) [m,k] op(B) [k,n] + beta C takes. Fewer than kFewRows
+// rows times B transposed are dot products (packed_gemm.h), whatever their size. Other small ones
+// are one call of small_gemm.h on the calling thread; larger ones are packed_gemm.h's over all
+// threads, those of bf16 the matrix unit's (matrix_unit.h) where there is one. With long columns
+// and a small C each thread takes pieces of k, into a sum [m,n] for each piece. Threads change who
+// computes what, nothing else.
 #include "core/backend/cpu/gemm.h"
 
 #include <algorithm>
@@ -40,7 +42,8 @@ void scale(const Operands<T, C>& g) {
 template <class T, class C>
 void run_whole(const Operands<T, C>& g) {
   if constexpr (std::is_same_v<C, acc_t<T>> && !std::is_same_v<T, f16>) {
-    // Few rows times B transposed are dot products with B as it lies: no copy of a weight for one token.
+    // Few rows times B transposed are dot products with B as it lies: no copy of a weight for one
+    // token.
     const bool dots = g.m < kFewRows && g.trans_b && !g.trans_a;
     if (work(g) <= kSmallWork && !dots) {
       const auto small = [&]<bool TA, bool TB>() {

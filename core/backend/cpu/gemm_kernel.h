@@ -77,8 +77,8 @@ struct Simd<Bf16Pair> {
 };
 #endif
 
-/// Transposes a square of N vectors of N elements in registers: swaps blocks of half the size, then of a
-/// quarter and so on.
+/// Transposes a square of N vectors of N elements in registers: swaps blocks of half the size, then
+/// of a quarter and so on.
 template <class V, std::size_t N>
 inline void transpose(V (&row)[N]) {
   constexpr int kSide = static_cast<int>(N);

@@ -1,5 +1,6 @@
-// The instructions of AMX behind matrix_unit_kernel.h, written out: GCC's own functions for them do not say
-// that they read memory, so that what was stored just before may come too late or be left out.
+// The instructions of AMX behind matrix_unit_kernel.h, written out: GCC's own functions for them do
+// not say that they read memory, so that what was stored just before may come too late or be left
+// out.
 #include "core/backend/cpu/matrix_unit.h"
 
 #include "core/backend/cpu/matrix_unit_kernel.h"
@@ -49,8 +50,9 @@ struct Amx {
 
 bool has_matrix_unit() {
   static const bool has = [] {
-    constexpr long kRequestPermission = 0x1023,
-                   kTileData = 18;  // for all threads, present and future
+    // ARCH_REQ_XCOMP_PERM for XFEATURE_XTILEDATA: asks for all threads, present and future.
+    constexpr long kRequestPermission = 0x1023;
+    constexpr long kTileData = 18;
     return __builtin_cpu_supports("amx-bf16") &&
            syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   }();

@@ -1,19 +1,21 @@
 #pragma once
-// Products of bf16 on a unit that multiplies tiles; include it in matrix_unit.cpp and its test only.
+// Products of bf16 on a unit that multiplies tiles; include it in matrix_unit.cpp and its test
+// only.
 //
-// A tile is 16 lines of 64 bytes: of A 16 rows, each 16 pairs along k; of B 16 pairs along k, each 16 columns;
-// of sums 16 x 16 floats. A step adds the four products of two tiles of A and two of B to a block of 32 x 32
-// sums: eight tiles, all that the unit has. Both operands are packed, tile behind tile in the order of the
-// steps, with zeros where a tile reaches beyond the matrix: the unit reads nothing that was not written, and
-// needs one configuration for every size.
+// A tile is 16 lines of 64 bytes: of A 16 rows, each 16 pairs along k; of B 16 pairs along k, each
+// 16 columns; of sums 16 x 16 floats. A step adds the four products of two tiles of A and two of B
+// to a block of 32 x 32 sums: eight tiles, all that the unit has. Both operands are packed, tile
+// behind tile in the order of the steps, with zeros where a tile reaches beyond the matrix: the
+// unit reads nothing that was not written, and needs one configuration for every size.
 //   packed A  [blocks of 16 rows][steps][16 rows][16 pairs]      by the thread that owns the rows
 //   packed B  [blocks of 16 columns][steps][16 pairs][16 columns]   by all threads, read by all
-// C is cut into tiles of kTileRows x kTileCols, shared out over the threads. A longer k is summed piece by
-// piece: the sums wait in C itself where it can hold them, else in a buffer of whole blocks.
+// C is cut into tiles of kTileRows x kTileCols, shared out over the threads. A longer k is summed
+// piece by piece: the sums wait in C itself where it can hold them, else in a buffer of whole
+// blocks.
 //
-// Unit has static members that see the memory as it is when they are called: begin() and end() around a
-// thread's work, zero<T>(), load<T>(from, bytes between lines), store<T>(to, bytes between lines) and
-// multiply<Sum, A, B>() for tiles 0 to 7.
+// Unit has static members that see the memory as it is when they are called: begin() and end()
+// around a thread's work, zero<T>(), load<T>(from, bytes between lines), store<T>(to, bytes between
+// lines) and multiply<Sum, A, B>() for tiles 0 to 7.
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
@@ -38,8 +40,8 @@ constexpr Index parts(Index n, Index size) {
 typedef std::uint32_t Words __attribute__((vector_size(64)));
 typedef std::uint16_t Halves __attribute__((vector_size(32)));
 
-/// A tile from whole lines. Along: line i is 32 elements along k at from + i * ld, else element p along k of
-/// all lines lies at from + p * ld. PairsFirst: out is [pair][line], else [line][pair].
+/// A tile from whole lines. Along: line i is 32 elements along k at from + i * ld, else element p
+/// along k of all lines lies at from + p * ld. PairsFirst: out is [pair][line], else [line][pair].
 template <bool Along, bool PairsFirst>
 void pack_whole_tile(const bf16* from, Index ld, std::uint32_t* out) {
   Words row[kSide];
@@ -94,8 +96,8 @@ void pack_tiles(Index lines, Index depth, const bf16* from, Index ld, std::uint3
   }
 }
 
-/// sums [32, 32], `ld` apart, = (adds ? sums : 0) + A B over `steps` tiles of packed A and B; without `lower`
-/// or `right` the upper or left half only.
+/// sums [32, 32], `ld` apart, = (adds ? sums : 0) + A B over `steps` tiles of packed A and B;
+/// without `lower` or `right` the upper or left half only.
 template <class Unit>
 void multiply_block(Index steps, const std::uint32_t* a, const std::uint32_t* b, bool lower,
                     bool right, bool adds, float* sums, Index ld) {
@@ -155,8 +157,9 @@ void multiply_block(Index steps, const std::uint32_t* a, const std::uint32_t* b,
   }
 }
 
-/// One product. Sums of a block stand in C where it holds them as they are, in `sums_` between the pieces of
-/// k where it does not, and on the stack where there is one piece or the block is no whole one.
+/// One product. Sums of a block stand in C where it holds them as they are, in `sums_` between the
+/// pieces of k where it does not, and on the stack where there is one piece or the block is no
+/// whole one.
 template <class Unit, class C>
 class UnitProduct {
  public:
@@ -274,7 +277,7 @@ class UnitProduct {
         return;
       }
     }
-    float* const sums = sums_ ? sums_ + (r * parts(n_, kBlock) + c) * kBlock * kBlock : own;
+    float* const sums = sums_ ? sums_ + (r * this->cols() + c) * kBlock * kBlock : own;
     multiply_block<Unit>(steps_, a, b, lower, right, !first, sums, kBlock);
     if (last) {
       finish(sums, rows, cols, to);

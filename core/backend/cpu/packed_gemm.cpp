@@ -1,12 +1,17 @@
-// C is cut into tiles of kRows x kCols, shared out over the threads. Along k the product is made block by
-// block, kDepth steps each:
-//   packed B  [panels][depth, width]  columns jc .. jc + kWide of a block in panels of as many columns as
-//                                     the kernel keeps in registers; made by all threads, read by all
-//   packed A  [depth, rows] or [rows, depth]  the rows of one tile, made by the thread that owns the tile:
-//                                     only where A is transposed or has another type than the kernel reads
-// A panel of B (kDepth x 64 floats, 128 KiB) passes from the second-level cache through the rows of a tile,
-// whose part of A stays there too. Where A has few rows, packing B would cost more than the product: then
-// columns are shared out and B is read where it lies, or, transposed, row by row as dot products.
+// C is cut into tiles of kRows x kCols, shared out over the threads. Along k the product is made
+// block by block, kDepth steps each:
+//   packed B  [panels][depth, width]  columns jc .. jc + kWide of a block in panels of as many
+//   columns as
+//                                     the kernel keeps in registers; made by all threads, read by
+//                                     all
+//   packed A  [depth, rows] or [rows, depth]  the rows of one tile, made by the thread that owns
+//   the tile:
+//                                     only where A is transposed or has another type than the
+//                                     kernel reads
+// A panel of B (kDepth x 64 floats, 128 KiB) passes from the second-level cache through the rows of
+// a tile, whose part of A stays there too. Where A has few rows, packing B would cost more than the
+// product: then columns are shared out and B is read where it lies, or, transposed, row by row as
+// dot products.
 #include "core/backend/cpu/packed_gemm.h"
 
 #include <algorithm>
@@ -70,7 +75,8 @@ struct Left {
   bool transposed;
 };
 
-/// Rows [i, i + rows) of op(A), steps [p, p + depth); where it must be another type or order, in `scratch`.
+/// Rows [i, i + rows) of op(A), steps [p, p + depth); where it must be another type or order, in
+/// `scratch`.
 template <class T, class C>
 Left<typename Packed<T>::type> left(const Operands<T, C>& g, Index i, Index rows, Index p,
                                     Index depth) {
@@ -163,7 +169,8 @@ void by_panels(const Operands<T, C>& g) {
           pack_b(g, pc, depth, jc + j, cols, vectors(cols) * kLanes, out + panel * kPanel * steps);
         }
       };
-      // A small B is packed by each thread for itself, which costs less than waiting for the others.
+      // A small B is packed by each thread for itself, which costs less than waiting for the
+      // others.
       const bool shared = bytes > kLargestOwn;
       P* const all = shared ? static_cast<P*>(thread_scratch(2, bytes)) : nullptr;
       if (shared) {
@@ -261,10 +268,11 @@ typename Simd<A>::Vector sums_of_lanes(typename Simd<A>::Vector (&v)[Simd<A>::kL
   return v[0];
 }
 
-/// The lanes of out[i] add up to the sum over p of a[i, p] b[p], rows of a `lda` apart: b from first to last,
-/// as the processor fetches ahead, over four sums.
+/// The lanes of out[i] add up to the sum over p of a[i, p] b[p], rows of a `lda` apart: b from
+/// first to last, as the processor fetches ahead, over four sums. Rows that follow b lie `ldb`
+/// apart.
 template <class T, int MR>
-void dot_products(Index k, const T* a, Index lda, const T* b,
+void dot_products(Index k, const T* a, Index lda, const T* b, Index ldb,
                   typename Simd<acc_t<T>>::Vector* const (&out)[MR]) {
   using V = Along<T>;
   using S = Simd<typename V::P>;
@@ -272,7 +280,7 @@ void dot_products(Index k, const T* a, Index lda, const T* b,
   typename S::Vector sum[MR][kSums] = {};
   const auto step = [&](Index p, Index s, auto&& load) {
     if constexpr (MR > 1) {  // products that take longer than the processor looks ahead
-      __builtin_prefetch(b + p + 4 * k, 0, 2);
+      __builtin_prefetch(b + p + 4 * ldb, 0, 2);
     }
     const typename V::Row row = load(b + p);
 #pragma GCC unroll 4
@@ -336,7 +344,7 @@ void few_rows_by_dots(const Operands<T, C>& g, Index grain) {
         for (Index r = 0; r < MR; ++r) {
           out[r] = &parts[i + r][l];
         }
-        dot_products<T, MR>(g.k, a + i * lda, lda, g.b + (j + l) * g.ldb, out);
+        dot_products<T, MR>(g.k, a + i * lda, lda, g.b + (j + l) * g.ldb, g.ldb, out);
       };
       for (Index l = 0; l < cols; ++l) {
         Index i = 0;

@@ -19,9 +19,9 @@ struct Operands {
   Index ldc;
 };
 
-/// C = alpha * op(A) * op(B) + beta * C over the thread pool, serial inside a parallel loop. The order in
-/// which an element of C is summed depends on k and on whether m is below kFewRows, and on nothing else:
-/// the same bits for any number of threads and wherever the element stands.
+/// C = alpha * op(A) * op(B) + beta * C over the thread pool, serial inside a parallel loop. The
+/// order in which an element of C is summed depends on k and on whether m is below kFewRows, and on
+/// nothing else: the same bits for any number of threads and wherever the element stands.
 /// @dtype  A and B float, double, bf16 or f16; C the same or acc_t of it; sums in acc_t
 template <class T, class C>
 void packed_gemm(const Operands<T, C>& g);

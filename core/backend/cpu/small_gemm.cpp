@@ -1,7 +1,7 @@
 // Products on the calling thread by tiles of columns: a tile of op(B) is packed as [depth, width],
 // at most kDepth rows at a time, into the thread's scratch buffer 0 where its rows are no whole
-// vectors; run_tile then takes the rows of A. In bf16 op(A) is packed too (buffer 1), as pairs along
-// k; without such instructions A and B are widened to float (buffers 1 and 2).
+// vectors; run_tile then takes the rows of A. In bf16 op(A) is packed too (buffer 1), as pairs
+// along k; without such instructions A and B are widened to float (buffers 1 and 2).
 #include "core/backend/cpu/small_gemm.h"
 
 #include <algorithm>

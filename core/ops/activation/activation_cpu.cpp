@@ -1,5 +1,5 @@
-// y = f(x) element by element, dx = dy f'(x). Threads own rows, or stretches of the one long row that
-// x is where it has no gaps.
+// y = f(x) element by element, dx = dy f'(x). Threads own rows, or stretches of the one long row
+// that x is where it has no gaps.
 #include "core/ops/activation/activation.h"
 
 #include "core/base/parallel_for.h"

@@ -1,5 +1,5 @@
-// o_i = sum_j p_ij v_j with p = softmax(scores), by blocks of 64 queries x 64 keys; NOTES.md derives
-// both passes. Keys are those of the cache and then the call's own.
+// o_i = sum_j p_ij v_j with p = softmax(scores), by blocks of 64 queries x 64 keys; NOTES.md
+// derives both passes. Keys are those of the cache and then the call's own.
 // Forward: a task is a block of m queries of one query head. Blocks of n keys pass by it:
 //   q [m,Dk]  k [n,Dk]  v [n,Dv]   operands of the products: bf16 as they are, else the acc type
 //   s [m,n]                        scores, then e^(score - top); `rounded` the same as an operand
@@ -7,14 +7,15 @@
 // Backward: a task is one key head of one row (of all rows, one after the other, when sink or bias
 // want sums over the batch). Its keys and values, and their gradients, stay; the query heads that
 // read them come one by one, and for each every pair of blocks that is not hidden:
-//   k, gk [keys,Dk]  v, gv [keys,Dv]     q, gq [Tq,Dk]  gy [Tq,Dv]  delta [Tq] = rowsum(do o) - dlse
+//   k, gk [keys,Dk]  v, gv [keys,Dv]     q, gq [Tq,Dk]  gy [Tq,Dv]  delta [Tq] = rowsum(do o) -
+//   dlse
 //   p, s, slope [m,n]                    probabilities, made again from lse; their gradients; the
 //                                        derivative of the cap
 // Memory moved: q and o once, k and v once a block of queries; no [Tq,Tk] array.
-// Few queries (decoding): a task is a piece of the keys of one row, all heads, read once where they lie,
-// with the queries of the heads that read a key head side by side: q [H,m,Dk], s [m,n], m = group Tq. A piece
-// leaves y [H,m,Dv], top and sum [H,m]; the pieces of a row, whose number depends on the number of keys alone,
-// are then joined in order.
+// Few queries (decoding): a task is a piece of the keys of one row, all heads, read once where they
+// lie, with the queries of the heads that read a key head side by side: q [H,m,Dk], s [m,n], m =
+// group Tq. A piece leaves y [H,m,Dv], top and sum [H,m]; the pieces of a row, whose number depends
+// on the number of keys alone, are then joined in order.
 #include "core/ops/attention/attention.h"
 
 #include <cmath>
@@ -22,6 +23,7 @@
 #include <vector>
 
 #include "core/backend/cpu/gemm.h"
+#include "core/backend/cpu/packed_gemm.h"
 #include "core/backend/cpu/simd_math.h"
 #include "core/backend/cpu/small_gemm.h"
 #include "core/op/report.h"
@@ -186,7 +188,8 @@ struct Call {
   }
 };
 
-/// The last rows of `old` and `fresh`, as many as `out` has. Those of `old` may stand there already.
+/// The last rows of `old` and `fresh`, as many as `out` has. Those of `old` may stand there
+/// already.
 void keep_cache(const Tensor& old, const Tensor& fresh, Tensor& out) {
   const Index n = out.size(1), from_old = old.defined() ? old.size(1) : 0;
   const Index first = from_old + fresh.size(1) - n;
@@ -237,16 +240,15 @@ class FewQueries {
   using A = acc_t<T>;
   static constexpr A kInf = std::numeric_limits<A>::infinity();
   static constexpr Index kPiece = 512;  // keys, whole blocks
-  static constexpr Index kMostRows = 15;
 
  public:
   /// Few rows, for which products read the other operand where it lies; keys that do not overlap.
   static bool fits(const Call<T>& call, const Op::In<Tensor>& in) {
-    const auto apart = [](const Tensor& x) {
+    const auto keys_are_apart = [](const Tensor& x) {
       return !x.defined() || x.size(1) <= 1 || x.stride(1) >= x.size(3);
     };
-    return call.group * call.queries <= kMostRows && apart(in.k) && apart(in.v) && apart(in.k0) &&
-           apart(in.v0);
+    return call.group * call.queries < kFewRows && keys_are_apart(in.k) && keys_are_apart(in.v) &&
+           keys_are_apart(in.k0) && keys_are_apart(in.v0);
   }
   FewQueries(const Call<T>& call, Op::Out<Tensor>& out)
       : call_(call),
@@ -302,6 +304,10 @@ class FewQueries {
       // Blocks end where keys of the cache end.
       const bool old = j < call_.cached;
       const Index n = std::min(kBlock, (old ? std::min(call_.cached, end) : end) - j);
+      if (call_.hidden(ranges, call_.queries, j, n)) {
+        j += n;
+        continue;
+      }
       stream(old ? call_.k0 : call_.k, b, old ? j : j - call_.cached, n, dk_);
       stream(old ? call_.v0 : call_.v, b, old ? j : j - call_.cached, n, dv_);
       for (Index h = 0; h < call_.heads; ++h) {
@@ -310,8 +316,8 @@ class FewQueries {
       j += n;
     }
   }
-  /// Brings n keys into the cache in the order of memory, which the processor fetches ahead; a head alone has
-  /// gaps between its keys.
+  /// Brings n keys into the cache in the order of memory, which the processor fetches ahead; a head
+  /// alone has gaps between its keys.
   void stream(const common::Operand<T>& x, Index b, Index at, Index n, Index d) const {
     constexpr Index kLine = 64 / Index{sizeof(T)};
     for (Index i = 0; i < n; ++i) {
@@ -329,7 +335,7 @@ class FewQueries {
     const bool old = j < call_.cached;
     const Index at = old ? j : j - call_.cached;
     const auto &k = old ? call_.k0 : call_.k, &v = old ? call_.v0 : call_.v;
-    gemm<T, A>(false, true, m_, n, dk_, 1, q, dk_, k.at(b, at, h), apart(k, dk_), 0, s, n);
+    gemm<T, A>(false, true, m_, n, dk_, 1, q, dk_, k.at(b, at, h), key_stride(k, dk_), 0, s, n);
     for (Index r = 0; r < call_.group; ++r) {
       call_.scores(h * call_.group + r, ranges, 0, call_.queries, j, n, s + r * call_.queries * n,
                    nullptr);
@@ -338,10 +344,10 @@ class FewQueries {
       join(n, dv_, s + r * n, p.top[r], p.sum[r], p.y + r * dv_);
     }
     gemm<T, A>(false, false, m_, dv_, n, 1, as_operand(m_ * n, s, rounded), n, v.at(b, at, h),
-               apart(v, dv_), 1, p.y, dv_);
+               key_stride(v, dv_), 1, p.y, dv_);
   }
   /// Elements between keys of a head, where there is more than one.
-  static Index apart(const common::Operand<T>& x, Index d) {
+  static Index key_stride(const common::Operand<T>& x, Index d) {
     return std::max<Index>(d, x.at(0, 1, 0) - x.at(0, 0, 0));
   }
   void finish(Index b) {

@@ -97,8 +97,8 @@ void for_tasks(const std::vector<Sequence>& seqs, Index heads, Index flops_per_t
   });
 }
 
-/// Runs the tasks of a call, each thread with a Pass(call, most, args...) of its own for chunks of at
-/// most `most` tokens.
+/// Runs the tasks of a call, each thread with a Pass(call, most, args...) of its own for chunks of
+/// at most `most` tokens.
 template <class Pass, class Call, class... Args>
 void run_passes(const Call& call, Index flops_per_token, Index most, const Args&... args) {
   for_tasks(call.seqs, call.heads, flops_per_token, [&](Index first, Index last) {
@@ -226,13 +226,15 @@ A dot(Index n, const A* x, const A* y) {
   return sum;
 }
 
-/// Gradients of the log-decays of a chunk of c tokens. What token j < t writes and token i >= t reads
-/// carries the factor exp(g_t), so dg_t is the sum of w_ij over these pairs; the incoming state counts
-/// as written before all tokens, the outgoing one as read after all. Sums of such terms alone keep
-/// their digits however small exp(g_t) is; differences of running sums would lose them.
+/// Gradients of the log-decays of a chunk of c tokens. What token j < t writes and token i >= t
+/// reads carries the factor exp(g_t), so dg_t is the sum of w_ij over these pairs; the incoming
+/// state counts as written before all tokens, the outgoing one as read after all. Sums of such
+/// terms alone keep their digits however small exp(g_t) is; differences of running sums would lose
+/// them.
 ///   w [c,c]: from token j to i; null: all zero
 ///   past [c]: from token j to the outgoing state; it is overwritten
-///   carried [c]: from the incoming state to token i; null: all zero      through: between the states
+///   carried [c]: from the incoming state to token i; null: all zero      through: between the
+///   states
 template <class A, class Store>
 void decay_gradients(Index c, const A* w, A* past, const A* carried, A through, Store&& store) {
   for (Index t = c - 1; t >= 0; --t) {

@@ -1,6 +1,6 @@
 #pragma once
-// What the kernels of decayed_linear share. A task is one sequence and state head, task = sequence *
-// heads + head; state [Dk,Dv] `task` of s0, sT and their gradients is its own.
+// What the kernels of decayed_linear share. A task is one sequence and state head, task = sequence
+// * heads + head; state [Dk,Dv] `task` of s0, sT and their gradients is its own.
 #include "core/ops/common/chunks.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
 

@@ -1,7 +1,7 @@
 #pragma once
-// What the kernels of delta_rule share. A task is one sequence and key head, task = sequence * heads +
-// head, with its `group` value heads: their states [group,Dk,Dv] of s0, sT and the gradients lie next
-// to one another, from state task * group on.
+// What the kernels of delta_rule share. A task is one sequence and key head, task = sequence *
+// heads + head, with its `group` value heads: their states [group,Dk,Dv] of s0, sT and the
+// gradients lie next to one another, from state task * group on.
 #include "core/ops/common/chunks.h"
 #include "core/ops/delta_rule/delta_rule.h"
 

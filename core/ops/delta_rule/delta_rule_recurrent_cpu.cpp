@@ -1,10 +1,10 @@
 // Token by token, for decoding, and for anyone who wants no chunks. With D = exp(g_t) S_{t-1}:
-// x = v - D^T k, w = beta x, S_t = D + k w^T, o_t = scale q S_t. A task is one sequence and key head
-// with its R = group value heads. Forward: two passes over the state a token, in tiles of columns:
-// what the key reads, then the update and what the query reads. Backward: states are kept for one
-// stretch of 64 tokens at a time (`inside` [R,65,Dk,Dv]) and made again from the state at its start
-// (`starts` [R,T/64+1,Dk,Dv]); ds_all [R,Dk,Dv] is the gradient of the states; gq, gk [Dk] are sums
-// over the value heads of a token; answer, gw [Dv] are D^T k and dw.
+// x = v - D^T k, w = beta x, S_t = D + k w^T, o_t = scale q S_t. A task is one sequence and key
+// head with its R = group value heads. Forward: two passes over the state a token, in tiles of
+// columns: what the key reads, then the update and what the query reads. Backward: states are kept
+// for one stretch of 64 tokens at a time (`inside` [R,65,Dk,Dv]) and made again from the state at
+// its start (`starts` [R,T/64+1,Dk,Dv]); ds_all [R,Dk,Dv] is the gradient of the states; gq, gk
+// [Dk] are sums over the value heads of a token; answer, gw [Dv] are D^T k and dw.
 #include "core/ops/common/state_columns.h"
 #include "core/ops/delta_rule/delta_rule_kernels.h"
 

@@ -1,5 +1,5 @@
-// y[r] = scale weight[ids[r]], y [N, d]. Forward: a thread owns rows of y. Backward: it owns channels
-// of the table [V, d], so that rows with the same id are added in their order.
+// y[r] = scale weight[ids[r]], y [N, d]. Forward: a thread owns rows of y. Backward: it owns
+// channels of the table [V, d], so that rows with the same id are added in their order.
 #include "core/ops/embedding/embedding.h"
 
 #include "core/base/parallel_for.h"

@@ -1,5 +1,5 @@
-// y[i] = x[index[i]], and for the gradient dx[index[i]] += dy[i]: the loops of move_rows.h, which say
-// who owns what.
+// y[i] = x[index[i]], and for the gradient dx[index[i]] += dy[i]: the loops of move_rows.h, which
+// say who owns what.
 #include "core/ops/gather_rows/gather_rows.h"
 
 #include "core/ops/common/move_rows.h"

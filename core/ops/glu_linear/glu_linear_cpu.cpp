@@ -1,7 +1,7 @@
-// y = h W^T with h = act(gate) * up, x = [gate, up]. A thread owns a block of rows and takes it from its
-// gate to its product within its cache; the blocks are the same for any number of threads. Forward: a
-// buffer h [rows of the block, F]. Backward: dh = dy W in such a buffer, then dx, while h [all rows, F]
-// is formed again for dW = dy^T h, one product over all rows.
+// y = h W^T with h = act(gate) * up, x = [gate, up]. A thread owns a block of rows and takes it
+// from its gate to its product within its cache; the blocks are the same for any number of threads.
+// Forward: a buffer h [rows of the block, F]. Backward: dh = dy W in such a buffer, then dx, while
+// h [all rows, F] is formed again for dW = dy^T h, one product over all rows.
 #include <algorithm>
 
 #include "core/backend/cpu/gemm.h"

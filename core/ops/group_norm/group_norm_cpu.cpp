@@ -1,4 +1,5 @@
-// The loops of common/mean_norm.h with num_groups groups a row; layer_norm/NOTES.md has the gradient.
+// The loops of common/mean_norm.h with num_groups groups a row; layer_norm/NOTES.md has the
+// gradient.
 #include "core/ops/group_norm/group_norm.h"
 
 #include "core/ops/common/mean_norm.h"

@@ -1,7 +1,7 @@
-// y = x W^T + b of x [rows,I], W [O,I]; dx = dy W, dW = dy^T x, db the sum of dy over rows. The products
-// are core/backend/cpu/gemm.h's, which shares them out; x and dy are read where they are if their rows
-// do not overlap. Of the bias, a thread owns rows of y forward and columns of dy backward, whose rows
-// are summed in order.
+// y = x W^T + b of x [rows,I], W [O,I]; dx = dy W, dW = dy^T x, db the sum of dy over rows. The
+// products are core/backend/cpu/gemm.h's, which shares them out; x and dy are read where they are
+// if their rows do not overlap. Of the bias, a thread owns rows of y forward and columns of dy
+// backward, whose rows are summed in order.
 #include "core/backend/cpu/gemm.h"
 #include "core/base/parallel_for.h"
 #include "core/ops/linear/linear.h"

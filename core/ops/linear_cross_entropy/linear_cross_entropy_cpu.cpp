@@ -1,8 +1,8 @@
-// Loss and gradients of softmax(x W^T) in one pass; logits are held for a block of tokens at a time.
-// What is kept of them is E = e^(logit - top) without the target's: the gradient of a logit is
-// share E / z, and of the target's logit share (p - 1) = - share others / z, with `others` the sum
-// of E and z with the target's. Formed so, and the loss as log1p(others), nothing is lost where p is
-// near 1 (NOTES.md). Ignored tokens are left out before anything else. Two ways:
+// Loss and gradients of softmax(x W^T) in one pass; logits are held for a block of tokens at a
+// time. What is kept of them is E = e^(logit - top) without the target's: the gradient of a logit
+// is share E / z, and of the target's logit share (p - 1) = - share others / z, with `others` the
+// sum of E and z with the target's. Formed so, and the loss as log1p(others), nothing is lost where
+// p is near 1 (NOTES.md). Ignored tokens are left out before anything else. Two ways:
 //   forward_blocks  logits [block,V] by library products; rows are shared out over threads
 //   ByClasses       f32 and 1024 classes or more: 4 pieces of classes of a block of tokens,
 //     tiles_    [V/64,D,64]          W, transposed by tiles
@@ -10,7 +10,8 @@
 //     dx_parts_ [4,block,D]          a piece's part of dx
 //     parts_ [4,block], tokens_ [block]   tops and sums of pieces; factors of tokens
 //     threads take (piece, 32 tokens), then tokens, then tiles of classes of dW
-// Memory moved per block: x, W and dW once (W again for dx by blocks), the block's logits from cache.
+// Memory moved per block: x, W and dW once (W again for dx by blocks), the block's logits from
+// cache.
 #include <algorithm>
 #include <array>
 #include <cmath>

@@ -1,6 +1,6 @@
-// g = -exp(a_log) softplus(x + dt_bias), x and g [rows, heads]. Forward: a thread owns blocks of rows.
-// Backward: one thread goes through all blocks, with sums [heads] for the gradients of a_log and
-// dt_bias; the gradient of a_log is sum(dg g).
+// g = -exp(a_log) softplus(x + dt_bias), x and g [rows, heads]. Forward: a thread owns blocks of
+// rows. Backward: one thread goes through all blocks, with sums [heads] for the gradients of a_log
+// and dt_bias; the gradient of a_log is sum(dg g).
 #include "core/ops/mamba_gate/mamba_gate.h"
 
 #include <algorithm>

@@ -1,6 +1,6 @@
-// c = alpha op(a) op(b) for a stack of matrices, and da = alpha dc op(b)^T, db = alpha op(a)^T dc (or
-// their transposes), each one call of core/backend/cpu/gemm.h, which shares the stack out. There are no
-// buffers: transposed and sliced views are read in place, others are copied.
+// c = alpha op(a) op(b) for a stack of matrices, and da = alpha dc op(b)^T, db = alpha op(a)^T dc
+// (or their transposes), each one call of core/backend/cpu/gemm.h, which shares the stack out.
+// There are no buffers: transposed and sliced views are read in place, others are copied.
 #include <algorithm>
 
 #include "core/backend/cpu/gemm.h"

@@ -1,7 +1,7 @@
-// Rows of d channels in groups of n, each normalised by common/rms_rows.h; NOTES.md has the gradient.
-// Forward: a thread owns rows and a buffer [2, n]. Backward: it owns whole pieces of the rows, of
-// which there are kPieces whatever the thread count, each with its own sum [d] of the gain's
-// gradient, and a buffer [3, n].
+// Rows of d channels in groups of n, each normalised by common/rms_rows.h; NOTES.md has the
+// gradient. Forward: a thread owns rows and a buffer [2, n]. Backward: it owns whole pieces of the
+// rows, of which there are kPieces whatever the thread count, each with its own sum [d] of the
+// gain's gradient, and a buffer [3, n].
 #include <algorithm>
 #include <vector>
 

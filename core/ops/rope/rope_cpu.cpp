@@ -1,5 +1,6 @@
-// Pairs of channels of x [B,T,H,D] are turned by position * frequency. A table [positions, 2, pairs]
-// holds cosines and sines of every different position, made in double; then a thread owns tokens.
+// Pairs of channels of x [B,T,H,D] are turned by position * frequency. A table [positions, 2,
+// pairs] holds cosines and sines of every different position, made in double; then a thread owns
+// tokens.
 #include "core/ops/rope/rope.h"
 
 #include <cmath>

@@ -1,5 +1,5 @@
-// y[index[i]] += x[i], and for the gradient dx[i] = dy[index[i]]: the loops of move_rows.h, which say
-// who owns what.
+// y[index[i]] += x[i], and for the gradient dx[i] = dy[index[i]]: the loops of move_rows.h, which
+// say who owns what.
 #include "core/ops/scatter_add_rows/scatter_add_rows.h"
 
 #include "core/ops/common/move_rows.h"

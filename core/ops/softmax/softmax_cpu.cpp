@@ -1,5 +1,5 @@
-// p = exp(s x - lse) over rows of d, or its logarithm. A thread owns rows and a buffer of one or two
-// of them. With b = dlse - sum(dy p), or dlse - sum(dy) of the logarithm: dx = s p (dy + b), or
+// p = exp(s x - lse) over rows of d, or its logarithm. A thread owns rows and a buffer of one or
+// two of them. With b = dlse - sum(dy p), or dlse - sum(dy) of the logarithm: dx = s p (dy + b), or
 // s (dy + p b).
 #include "core/ops/softmax/softmax.h"
 

@@ -1,5 +1,6 @@
-// The k greatest of each row of d, in descending order, equal ones by their place. Forward: a thread
-// owns rows and an order [d] of one of them. Backward: dy goes back to the places, on one thread.
+// The k greatest of each row of d, in descending order, equal ones by their place. Forward: a
+// thread owns rows and an order [d] of one of them. Backward: dy goes back to the places, on one
+// thread.
 #include "core/ops/top_k/top_k.h"
 
 #include <algorithm>

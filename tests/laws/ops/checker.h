@@ -1,6 +1,6 @@
 #pragma once
-// One op on one case: what the laws of ops (tests/support/op_checks.h) share. Each group of laws is a
-// file beside this one.
+// One op on one case: what the laws of ops (tests/support/op_checks.h) share. Each group of laws is
+// a file beside this one.
 #include <string>
 #include <vector>
 

@@ -601,7 +601,6 @@ TEST_SUITE("unit") {
     }
     done = true;
     other.join();
-    MESSAGE(failed << " of 3000 reads refused");
   }
 
   TEST_CASE("corpus: its identity is what lies in it, not where it lies") {

@@ -53,7 +53,8 @@ TEST_SUITE("unit") {
 
   TEST_CASE("parallel_for keeps its threads through loops of fewer pieces") {
     set_num_threads(5);
-    // Pieces wait for each other, so that the caller takes none that is not its own; its pool is new.
+    // Pieces wait for each other, so that the caller takes none that is not its own; its pool is
+    // new.
     std::thread([] {
       const auto workers = [](Index pieces) {
         std::array<pid_t, 5> ids{};
@@ -75,7 +76,7 @@ TEST_SUITE("unit") {
     set_num_threads(0);
   }
 
-  TEST_CASE("parallel_for: a piece that nobody began in time is the caller's") {
+  TEST_CASE("parallel_for: every piece runs once, whoever takes it") {
     set_num_threads(3);
     for (int loop = 0; loop < 2000; ++loop) {
       std::array<std::atomic<int>, 3> runs{};

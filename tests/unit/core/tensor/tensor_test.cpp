@@ -72,7 +72,8 @@ TEST_SUITE("unit") {
   }
 
   TEST_CASE("memory beyond the machine's is an error before it is asked for") {
-    CHECK(says(message([&] { Tensor::empty({Index{1} << 59}, DType::kF32); }), "out of memory"));
+    CHECK(says(message([&] { Tensor::empty({Index{1} << 59}, DType::kF32); }),
+               "and this machine has"));
   }
 
   TEST_CASE("in-place changes bump the version that views share") {
