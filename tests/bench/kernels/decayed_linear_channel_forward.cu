@@ -209,11 +209,7 @@ __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int
     uint32_t packed[4][4];
     as_operand<4>(packed, out);
     named_sync(3, 128);  // V is read, O takes its place
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      store_matrices_t(block_address_t(smem_addr(z.v), 16 * i, 16 * warp, lane), packed[i][0],
-                       packed[i][1], packed[i][2], packed[i][3]);
-    }
+    store_transposed(z.v, packed, warp, lane);
     fence_proxy_async();
     __syncwarp();
     if (lane == 0) {

@@ -196,7 +196,7 @@ __device__ __forceinline__ void run_queries(Shared& s, const Arguments& args, in
     uint32_t dq[8][4];
     finish_rows<1>(dq, d, z.q, s.g, args.scale, warp, lane);
     named_sync(kAll, 384);
-    store_packed(dq, z.q, warp, lane);
+    store_operands(z.q, dq, warp, lane);
     const int row = 16 * warp + (lane >> 2), pair = 2 * (lane & 3);
 #pragma unroll
     for (int j = 0; j < 16; ++j) {
@@ -258,7 +258,7 @@ __device__ __forceinline__ void run_keys(Shared& s, const Arguments& args, int w
     uint32_t dk[8][4];
     finish_rows<-1>(dk, d, z.k, s.g, 1.f, warp, lane);
     named_sync(kAll, 384);
-    store_packed(dk, z.k, warp, lane);
+    store_operands(z.k, dk, warp, lane);
     auto* const terms = reinterpret_cast<float*>(z.v) + warp * kDk;
 #pragma unroll
     for (int m = 0; m < 4; ++m) {

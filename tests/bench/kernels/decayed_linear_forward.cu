@@ -140,11 +140,7 @@ __device__ __forceinline__ void make_scores(Shared<kGroups>& s, const Arguments&
     if (n >= 2) {
       s.scores_free[n % 2].wait(last_turn<2>(n));
     }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      store_matrices(block_address(smem_addr(s.scores[n % 2]), 16 * warp, 16 * i, lane), p[i][0],
-                     p[i][1], p[i][2], p[i][3]);
-    }
+    store_operands(s.scores[n % 2], p, warp, lane);
     fence_proxy_async();
     __syncwarp();
     if (lane == 0) {
@@ -181,11 +177,7 @@ __device__ __forceinline__ void run_values(Shared<kGroups>& s, const Arguments& 
     if (n > 0) {
       s.out_free[group].wait((n - 1) & 1);
     }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      store_matrices_t(block_address_t(smem_addr(s.o[group]), 16 * i, 16 * warp, lane),
-                       packed[i][0], packed[i][1], packed[i][2], packed[i][3]);
-    }
+    store_transposed(s.o[group], packed, warp, lane);
     fence_proxy_async();
     __syncwarp();
     if (lane == 0) {

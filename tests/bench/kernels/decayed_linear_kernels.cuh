@@ -8,6 +8,7 @@
 namespace ls::kernels {
 
 using cuda::bf16;
+using cuda::load_transposed;
 using cuda::Mbarrier;
 namespace wgmma = cuda::wgmma;
 using wgmma::Depth;
@@ -134,16 +135,6 @@ __device__ __forceinline__ void gate_scores(uint32_t (&to)[4][4], const float (&
     }
     to[j / 2][2 * (j % 2)] = low;
     to[j / 2][2 * (j % 2) + 1] = high;
-  }
-}
-
-/// X^T of a tile [64 tokens][64] as operands of this warp's 16 rows of X^T.
-__device__ __forceinline__ void load_transposed(uint32_t (&to)[4][4], const void* tile, int warp,
-                                                int lane) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    cuda::load_matrices_t(to[i],
-                          cuda::block_address_t(cuda::smem_addr(tile), 16 * i, 16 * warp, lane));
   }
 }
 

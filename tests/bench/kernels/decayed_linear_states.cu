@@ -160,12 +160,7 @@ __global__ void __launch_bounds__(256, 2)
         }
         uint32_t copy[kDk / 16][4];
         as_operand<kDk / 16>(copy, state);
-#pragma unroll
-        for (int i = 0; i < kDk / 16; ++i) {
-          store_matrices(block_address(smem_addr(s.image[n % 2]) + i / 4 * kTile, 16 * warp,
-                                       16 * (i % 4), lane),
-                         copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
-        }
+        store_operands(s.image[n % 2], copy, warp, lane);
         fence_proxy_async();
         __syncwarp();
         if (lane == 0) {

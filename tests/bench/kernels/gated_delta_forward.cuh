@@ -177,11 +177,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk, kOutput, kStates>& s, const
   uint32_t copy[kDk / 16][4], packed[4][4];
   as_operand<kDk / 16>(copy, state);
   const auto stage_output = [&](int turn) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      store_matrices_t(block_address_t(smem_addr(s.o[turn % 2].o), 16 * i, 16 * warp, lane),
-                       packed[i][0], packed[i][1], packed[i][2], packed[i][3]);
-    }
+    store_transposed(s.o[turn % 2].o, packed, warp, lane);
   };
   const auto announce = [&] {
     fence_proxy_async();
@@ -227,22 +223,14 @@ __device__ __forceinline__ void run_loop(Shared<kDk, kOutput, kStates>& s, const
     for (int j = 0; j < 8; ++j) {
       begin[j] = *reinterpret_cast<const float2*>(z.gates.begin + 8 * j + pair);
     }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      load_matrices_t(w[i], block_address_t(smem_addr(z.v), 16 * i, 16 * warp, lane));
-    }
+    load_transposed(w, z.v, warp, lane);
     const float decay = z.gates.begin[63];
     const bool free = n == 0 || s.out_free.done((n - 1) & 1);
     if constexpr (kStates) {
       if (!free) {
         s.out_free.wait((n - 1) & 1);
       }
-#pragma unroll
-      for (int i = 0; i < kDk / 16; ++i) {
-        store_matrices(
-            block_address(smem_addr(results.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
-            copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
-      }
+      store_operands(results.state, copy, warp, lane);
     }
 #pragma unroll
     for (float& x : state) {
@@ -329,11 +317,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk, kOutput, kStates>& s, const
     if constexpr (kStates) {
       uint32_t r[4][4];
       as_operand<4>(r, u);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        store_matrices_t(block_address_t(smem_addr(results.x), 16 * i, 16 * warp, lane), r[i][0],
-                         r[i][1], r[i][2], r[i][3]);
-      }
+      store_transposed(results.x, r, warp, lane);
     } else if (!free) {
       s.out_free.wait((n - 1) & 1);
     }

@@ -109,24 +109,12 @@ __device__ __forceinline__ float2 row_dots(const float (&d)[kSums], const unsign
   return dot;
 }
 
-__device__ __forceinline__ void store_operand(const uint32_t (&a)[4][4], unsigned char* tile,
-                                              int warp, int lane) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    store_matrices(block_address(smem_addr(tile), 16 * warp, 16 * i, lane), a[i][0], a[i][1],
-                   a[i][2], a[i][3]);
-  }
-}
 template <int kSums>
 __device__ __forceinline__ void store_rows(const float (&d)[kSums], unsigned char* tiles, int warp,
                                            int lane) {
   uint32_t a[kSums / 8][4];
   as_operand<kSums / 8>(a, d);
-#pragma unroll
-  for (int i = 0; i < kSums / 8; ++i) {
-    store_matrices(block_address(smem_addr(tiles) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
-                   a[i][0], a[i][1], a[i][2], a[i][3]);
-  }
+  store_operands(tiles, a, warp, lane);
 }
 /// dQ or dK of a chunk goes out, from its tiles: a box each, or as rows by the warp where a box
 /// would reach into the next document. All of one warp; its first lane waits for the boxes later.
@@ -149,16 +137,6 @@ __device__ __forceinline__ void store_out(const CUtensorMap& map, bf16* rows,
   if (lane == 0) {
     commit_stores();
   }
-}
-
-__device__ __forceinline__ float dot8(const uint4& a, const uint4& b) {
-  const uint32_t x[] = {a.x, a.y, a.z, a.w}, y[] = {b.x, b.y, b.z, b.w};
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    sum += low_bf16(x[i]) * low_bf16(y[i]) + high_bf16(x[i]) * high_bf16(y[i]);
-  }
-  return sum;
 }
 
 /// Waits for slice `step`.
@@ -393,7 +371,7 @@ __device__ __forceinline__ void query_side(Shared<kDk>& s, const CUtensorMap& dq
       a[j / 2][2 * (j % 2)] = pack_bf16(x0, x1);
       a[j / 2][2 * (j % 2) + 1] = pack_bf16(x2, x3);
     }
-    store_operand(a, s.dp, warp, lane);
+    store_operands(s.dp, a, warp, lane);
     fence_proxy_async();
     arrive_warp(s.scores_ready, lane);
     const float f0 = args.scale * z.gates.begin[row], f1 = args.scale * z.gates.begin[row + 8];
@@ -534,7 +512,7 @@ __device__ __forceinline__ void key_side(Shared<kDk>& s, const CUtensorMap& dk,
       a[j / 2][2 * (j % 2)] = pack_bf16(-x0, -x1);
       a[j / 2][2 * (j % 2) + 1] = pack_bf16(-x2, -x3);
     }
-    store_operand(a, s.dm, warp, lane);
+    store_operands(s.dm, a, warp, lane);
     const float r0 = -z.gates.begin[row], r1 = -z.gates.begin[row + 8];
     const float w0 = z.gates.late[row], w1 = z.gates.late[row + 8];
 #pragma unroll

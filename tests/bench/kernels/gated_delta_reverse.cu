@@ -116,12 +116,6 @@ __device__ __forceinline__ void run_loop(Shared<kDk>& s, const ReverseArguments&
       }
     }
   };
-  const auto load_go = [&](const Stage<kDk>& z) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      load_matrices_t(go[i], block_address_t(smem_addr(z.go), 16 * i, 16 * warp, lane));
-    }
-  };
   const auto multiply_scores = [&](float(&to)[32], const Stage<kDk>& z) {
     const uint64_t scores = wgmma::columns(smem_addr(z.p));
 #pragma unroll
@@ -170,12 +164,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk>& s, const ReverseArguments&
     if (!free) {
       s.out_free.wait((m - 1) & 1);
     }
-#pragma unroll
-    for (int i = 0; i < kDk / 16; ++i) {
-      store_matrices(
-          block_address(smem_addr(results.state) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
-          copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
-    }
+    store_operands(results.state, copy, warp, lane);
     wgmma::wait<1>();
     wgmma::hold(late);
 
@@ -203,7 +192,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk>& s, const ReverseArguments&
     // Under it: dO^T P of the next turn (at the end, this one's again).
     const int next = m + 1 < at.chunks ? m + 1 : m;
     s.full[next % kStages].wait((next / kStages) & 1);
-    load_go(s.stage[next % kStages]);
+    load_transposed(go, s.stage[next % kStages].go, warp, lane);
     wgmma::hold(go);
     wgmma::fence_sums();
     multiply_scores(late, s.stage[next % kStages]);
@@ -234,11 +223,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk>& s, const ReverseArguments&
     // Under it: dS' and dV go out; what the next turn needs of dO.
     uint32_t a[4][4];
     as_operand<4>(a, w);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      store_matrices_t(block_address_t(smem_addr(results.dv), 16 * i, 16 * warp, lane), a[i][0],
-                       a[i][1], a[i][2], a[i][3]);
-    }
+    store_transposed(results.dv, a, warp, lane);
     fence_proxy_async();
     arrive_warp(s.out_full, lane);
     scale_go(s.stage[next % kStages]);
@@ -260,7 +245,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk>& s, const ReverseArguments&
       fence_proxy_async();
       cuda::named_sync(1, 128);
     }
-    load_go(s.stage[0]);
+    load_transposed(go, s.stage[0].go, warp, lane);
     scale_go(s.stage[0]);
     wgmma::hold(go);
     wgmma::fence_sums();

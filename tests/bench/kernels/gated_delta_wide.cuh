@@ -165,14 +165,6 @@ __device__ __forceinline__ void store_copy(const float (&state)[kDk / 2], uint32
                    cuda::pack_bf16(x[4], x[5]), cuda::pack_bf16(x[6], x[7]));
   }
 }
-__device__ __forceinline__ void store_tile_t(const uint32_t (&a)[4][4], uint32_t tile, int warp,
-                                             int lane) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    store_matrices_t(block_address_t(tile, 16 * i, 16 * warp, lane), a[i][0], a[i][1], a[i][2],
-                     a[i][3]);
-  }
-}
 /// sums = (copy of the state) b^T over 256 columns; issued and committed.
 __device__ __forceinline__ void read_state(float (&sums)[32], uint64_t copy, uint64_t b) {
   wgmma::fence_sums();
@@ -207,7 +199,7 @@ __device__ __forceinline__ void run_forward(Shared& s, const forward::Arguments&
   float state[kDk / 2];
   forward::load_state<kDk>(state, args.s0, at.index, slice, args.s0 ? args.dk : 0, args.dv, warp,
                            lane);
-  const uint32_t image = smem_addr(s.state[i]), rows = smem_addr(s.rows[i]);
+  const uint32_t image = smem_addr(s.state[i]);
   const uint64_t copy = wgmma::rows(image);
   store_copy(state, image, warp, lane);
   fence_proxy_async();
@@ -235,10 +227,7 @@ __device__ __forceinline__ void run_forward(Shared& s, const forward::Arguments&
     }
     wgmma::hold(state);
     s.values_full[i].wait(n & 1);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      load_matrices_t(w[j], block_address_t(smem_addr(s.v[i]), 16 * j, 16 * warp, lane));
-    }
+    load_transposed(w, s.v[i], warp, lane);
     wgmma::wait<0>();
     wgmma::hold(u);
     // W' in the place of U.
@@ -317,7 +306,7 @@ __device__ __forceinline__ void run_forward(Shared& s, const forward::Arguments&
       if (n > 0) {
         s.rows_free[i].wait((n - 1) & 1);
       }
-      store_tile_t(w, rows, warp, lane);
+      store_transposed(s.rows[i], w, warp, lane);
       fence_proxy_async();
       arrive_warp(s.rows_full[i], lane);
       s.state_free[i].wait(n & 1);
@@ -333,7 +322,7 @@ __device__ __forceinline__ void run_forward(Shared& s, const forward::Arguments&
       if (n > 0) {
         s.rows_free[i].wait((n - 1) & 1);
       }
-      store_tile_t(w, rows, warp, lane);
+      store_transposed(s.rows[i], w, warp, lane);
     }
     fence_proxy_async();
     arrive_warp(s.keys_free[n % 2], lane);

@@ -17,7 +17,7 @@ __device__ __forceinline__ void run_reverse(Shared& s, const ReverseArguments& a
   float state[kDk / 2];  // dS'^T
   forward::load_state<kDk>(state, args.gs_end, at.index, slice, args.gs_end ? args.dk : 0, args.dv,
                            warp, lane);
-  const uint32_t image = smem_addr(s.state[i]), rows = smem_addr(s.rows[i]);
+  const uint32_t image = smem_addr(s.state[i]);
   const uint64_t copy = wgmma::rows(image);
   wide::store_copy(state, image, warp, lane);
   fence_proxy_async();
@@ -43,10 +43,7 @@ __device__ __forceinline__ void run_reverse(Shared& s, const ReverseArguments& a
     }
     wgmma::hold(state);
     s.values_full[i].wait(m & 1);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      load_matrices_t(go[j], block_address_t(smem_addr(s.v[i]), 16 * j, 16 * warp, lane));
-    }
+    load_transposed(go, s.v[i], warp, lane);
     wgmma::wait<0>();
     wgmma::hold(w);
     // Y, and dV in its place.
@@ -129,7 +126,7 @@ __device__ __forceinline__ void run_reverse(Shared& s, const ReverseArguments& a
       s.rows_free[i].wait((m - 1) & 1);
     }
     as_operand<4>(go, w);
-    wide::store_tile_t(go, rows, warp, lane);
+    store_transposed(s.rows[i], go, warp, lane);
     fence_proxy_async();
     arrive_warp(s.rows_full[i], lane);
     s.state_free[i].wait(m & 1);

@@ -146,7 +146,7 @@ __device__ __forceinline__ void run_loop(Shared<kOutput>& s, const Arguments& ar
       if (!free) {
         s.out_free.wait((n - 1) & 1);
       }
-      store_image(results.state, copy, warp, lane);
+      store_operands(results.state, copy, warp, lane);
     }
     scale_channels(state, s.all[n % kStages], lane);
     wgmma::wait<kOutput ? 1 : 0>();

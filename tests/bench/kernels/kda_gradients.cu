@@ -247,7 +247,7 @@ __device__ __forceinline__ void run_queries(Shared& s, const Arguments& args, in
     uint32_t dq[8][4];
     finish_rows<1>(dq, d, s.q, s.g, args.scale, warp, lane);
     named_sync(kSweeps, 512);
-    store_packed(dq, s.q, warp, lane);
+    store_operands(s.q, dq, warp, lane);
     fence_proxy_async();
     arrive_warp(s.out, lane);
     s.reader_terms.wait(n & 1);
@@ -282,7 +282,7 @@ __device__ __forceinline__ void run_readers(Shared& s, const Arguments& args, in
     uint32_t dk[8][4];
     finish_rows<1>(dk, d, s.read, s.g, 1, warp, lane);
     named_sync(kSweeps, 512);
-    store_packed(dk, s.read, warp, lane);
+    store_operands(s.read, dk, warp, lane);
     s.reader_keys.arrive();
     s.writer_terms.wait(n & 1);
     add_terms(s.g, d, warp, lane);
@@ -388,16 +388,6 @@ __device__ __forceinline__ void run_writers(Shared& s, const Arguments& args, in
     arrive_warp(s.out, lane);
     s.writer_terms.arrive();
   }
-}
-
-__device__ __forceinline__ float dot8(const uint4& a, const uint4& b) {
-  const uint32_t x[] = {a.x, a.y, a.z, a.w}, y[] = {b.x, b.y, b.z, b.w};
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    sum += low_bf16(x[i]) * low_bf16(y[i]) + high_bf16(x[i]) * high_bf16(y[i]);
-  }
-  return sum;
 }
 
 /// dbeta of a chunk; returns <S, dS'> of this thread's channel.

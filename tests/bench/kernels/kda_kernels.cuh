@@ -103,30 +103,4 @@ __device__ __forceinline__ void store_state(float* to, const float (&state)[kDk 
   }
 }
 
-/// Stores a state as operands, [64 v][128 d] in two tiles.
-__device__ __forceinline__ void store_image(unsigned char* tiles, const uint32_t (&copy)[8][4],
-                                            int warp, int lane) {
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    store_matrices(block_address(smem_addr(tiles) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
-                   copy[i][0], copy[i][1], copy[i][2], copy[i][3]);
-  }
-}
-/// Operands of the transposed matrix [64 v][64 t], to and from a tile [64 t][64 v].
-__device__ __forceinline__ void store_transposed(unsigned char* tile, const uint32_t (&a)[4][4],
-                                                 int warp, int lane) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    store_matrices_t(block_address_t(smem_addr(tile), 16 * i, 16 * warp, lane), a[i][0], a[i][1],
-                     a[i][2], a[i][3]);
-  }
-}
-__device__ __forceinline__ void load_transposed(uint32_t (&a)[4][4], const unsigned char* tile,
-                                                int warp, int lane) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    load_matrices_t(a[i], block_address_t(smem_addr(tile), 16 * i, 16 * warp, lane));
-  }
-}
-
 }  // namespace ls::kernels

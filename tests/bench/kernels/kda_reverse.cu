@@ -130,7 +130,7 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
     if (!free) {
       s.out_free.wait((m - 1) & 1);
     }
-    store_image(results.state, copy, warp, lane);
+    store_operands(results.state, copy, warp, lane);
     wgmma::wait<1>();
     wgmma::hold(w);
     arrive_warp(s.early_free[m % kEarly], lane);

@@ -241,16 +241,6 @@ __device__ __forceinline__ void finish_rows(uint32_t (&to)[8][4], float (&d)[64]
   }
 }
 
-__device__ __forceinline__ void store_packed(const uint32_t (&x)[8][4], unsigned char* tiles,
-                                             int warp, int lane) {
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    store_matrices(
-        block_address(smem_addr(tiles) + j / 4 * kTileBytes<64>, 16 * warp, 16 * (j % 4), lane),
-        x[j][0], x[j][1], x[j][2], x[j][3]);
-  }
-}
-
 /// Exchanges half of x with the lane that differs in kBit: this lane's half of the sums.
 template <int kHalf, int kBit, int N>
 __device__ __forceinline__ void fold(float (&x)[N], int lane) {

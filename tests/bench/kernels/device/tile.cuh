@@ -110,6 +110,45 @@ __device__ __forceinline__ uint32_t as_tf32(float x) {
   return r;
 }
 
+/// Operands of 16 rows of this warp, from row 16 warp of [64][16 K], to tiles.
+template <int K>
+__device__ __forceinline__ void store_operands(unsigned char* tiles, const uint32_t (&a)[K][4],
+                                               int warp, int lane) {
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    store_matrices(
+        block_address(smem_addr(tiles) + k / 4 * kTileBytes<64>, 16 * warp, 16 * (k % 4), lane),
+        a[k][0], a[k][1], a[k][2], a[k][3]);
+  }
+}
+/// Operands of the transposed matrix [64 columns][64 rows] to and from a tile.
+__device__ __forceinline__ void store_transposed(unsigned char* tile, const uint32_t (&a)[4][4],
+                                                 int warp, int lane) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    store_matrices_t(block_address_t(smem_addr(tile), 16 * i, 16 * warp, lane), a[i][0], a[i][1],
+                     a[i][2], a[i][3]);
+  }
+}
+__device__ __forceinline__ void load_transposed(uint32_t (&a)[4][4], const unsigned char* tile,
+                                                int warp, int lane) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    load_matrices_t(a[i], block_address_t(smem_addr(tile), 16 * i, 16 * warp, lane));
+  }
+}
+
+/// Sum of the products of eight pairs of bf16.
+__device__ __forceinline__ float dot8(const uint4& a, const uint4& b) {
+  const uint32_t x[] = {a.x, a.y, a.z, a.w}, y[] = {b.x, b.y, b.z, b.w};
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    sum += low_bf16(x[i]) * low_bf16(y[i]) + high_bf16(x[i]) * high_bf16(y[i]);
+  }
+  return sum;
+}
+
 inline constexpr float kLog2e = 1.4426950408889634f;
 
 /// 2^x, about 2 units in the last place.
