@@ -184,10 +184,7 @@ __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int
     wgmma::hold(copy);
     wgmma::hold(state);
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < kDk / 16; ++i) {
-      wgmma::multiply<64, Depth::kRows>(out, copy[i], wgmma::step_rows(queries, i), i > 0);
-    }
+    wgmma::multiply_steps<Depth::kRows>(out, copy, queries, false);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       wgmma::multiply<kDk, Depth::kColumns, Depth::kColumns>(state, wgmma::step_columns(values, i),

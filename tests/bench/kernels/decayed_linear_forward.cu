@@ -200,10 +200,7 @@ __device__ __forceinline__ void run_values(Shared<kGroups>& s, const Arguments& 
     const uint64_t queries = wgmma::rows(smem_addr(from.q));
     wgmma::hold(copy);
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < kDk / 16; ++i) {
-      wgmma::multiply<64, Depth::kRows>(out, copy[i], wgmma::step_rows(queries, i), i > 0);
-    }
+    wgmma::multiply_steps<Depth::kRows>(out, copy, queries, false);
     wgmma::commit();
     // Under it: the output of the chunk before, the values.
     if (n > 0) {
@@ -215,10 +212,7 @@ __device__ __forceinline__ void run_values(Shared<kGroups>& s, const Arguments& 
     wgmma::hold(state);
     wgmma::hold(scaled);
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<kDk, Depth::kColumns>(state, scaled[i], wgmma::step_columns(keys, i), true);
-    }
+    wgmma::multiply_steps<Depth::kColumns>(state, scaled, keys, true);
     wgmma::commit();
     wgmma::wait<1>();
     wgmma::hold(out);

@@ -127,10 +127,7 @@ __device__ __forceinline__ void add_scores(float (&d)[64], uint32_t (&a)[4][4],
   wgmma::hold(d);
   wgmma::hold(a);
   wgmma::fence_sums();
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    wgmma::multiply<128, Depth::kColumns>(d, a[i], wgmma::step_columns(y, i), true);
-  }
+  wgmma::multiply_steps<Depth::kColumns>(d, a, y, true);
   wgmma::commit();
   wgmma::wait<0>();
   wgmma::hold(d);

@@ -181,10 +181,7 @@ __global__ void __launch_bounds__(256, 2)
       wgmma::hold(state);
       wgmma::hold(x);
       wgmma::fence_sums();
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        wgmma::multiply<kDk, Depth::kColumns>(state, x[i], wgmma::step_columns(y, i), true);
-      }
+      wgmma::multiply_steps<Depth::kColumns>(state, x, y, true);
       wgmma::commit();
       wgmma::wait<0>();
       wgmma::hold(state);

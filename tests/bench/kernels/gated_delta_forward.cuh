@@ -201,17 +201,11 @@ __device__ __forceinline__ void run_loop(Shared<kDk, kOutput, kStates>& s, const
     StateResults<kDk>& results = s.states[kOutput || !kStates ? 0 : n % 2];
     const uint64_t keys = wgmma::rows(smem_addr(z.k));
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < kDk / 16; ++i) {
-      wgmma::multiply<64, Depth::kRows>(u, copy[i], wgmma::step_rows(keys, i), i > 0);
-    }
+    wgmma::multiply_steps<Depth::kRows>(u, copy, keys, false);
     wgmma::commit();
     if constexpr (kOutput) {
       const uint64_t queries = wgmma::rows(smem_addr(z.q));
-#pragma unroll
-      for (int i = 0; i < kDk / 16; ++i) {
-        wgmma::multiply<64, Depth::kRows>(out, copy[i], wgmma::step_rows(queries, i), i > 0);
-      }
+      wgmma::multiply_steps<Depth::kRows>(out, copy, queries, false);
       wgmma::commit();
     }
     wgmma::wait<2>();  // Nothing to wait for, but ptxas would otherwise before `state` is touched.
@@ -254,10 +248,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk, kOutput, kStates>& s, const
     wgmma::hold(u);
     wgmma::hold(w);
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<64, Depth::kRows, -1>(u, w[i], wgmma::step_rows(solve, i), true);
-    }
+    wgmma::multiply_steps<Depth::kRows, -1>(u, w, solve, true);
     wgmma::commit();
     // Under X: what the queries read decays.
     float2 last[8];
@@ -296,19 +287,13 @@ __device__ __forceinline__ void run_loop(Shared<kDk, kOutput, kStates>& s, const
     wgmma::hold(state);
     wgmma::hold(late);
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<kDk, Depth::kColumns>(state, late[i], wgmma::step_columns(depth, i), true);
-    }
+    wgmma::multiply_steps<Depth::kColumns>(state, late, depth, true);
     wgmma::commit();
     if constexpr (kOutput) {
       const uint64_t reads = wgmma::rows(smem_addr(z.p));
       wgmma::hold(out);
       wgmma::hold(w);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        wgmma::multiply<64, Depth::kRows>(out, w[i], wgmma::step_rows(reads, i), true);
-      }
+      wgmma::multiply_steps<Depth::kRows>(out, w, reads, true);
       wgmma::commit();
     }
     // Under them: results go out; the next chunk's tiles.

@@ -386,10 +386,7 @@ __device__ __forceinline__ void query_side(Shared<kDk>& s, const CUtensorMap& dq
     wgmma::hold(d);
     wgmma::hold(a);
     wgmma::fence_sums();
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      wgmma::multiply<kWide, Depth::kColumns>(d, a[j], wgmma::step_columns(keys, j), true);
-    }
+    wgmma::multiply_steps<Depth::kColumns>(d, a, keys, true);
     wgmma::commit();
     wgmma::wait<0>();
     wgmma::hold(d);

@@ -118,10 +118,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk>& s, const ReverseArguments&
   };
   const auto multiply_scores = [&](float(&to)[32], const Stage<kDk>& z) {
     const uint64_t scores = wgmma::columns(smem_addr(z.p));
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<64, Depth::kColumns>(to, go[i], wgmma::step_columns(scores, i), i > 0);
-    }
+    wgmma::multiply_steps<Depth::kColumns>(to, go, scores, false);
     wgmma::commit();
   };
 
@@ -131,10 +128,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk>& s, const ReverseArguments&
     Results<kDk>& results = s.results[m % 2];
     const uint64_t keys = wgmma::rows(smem_addr(z.k));
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < kDk / 16; ++i) {
-      wgmma::multiply<64, Depth::kRows>(late, copy[i], wgmma::step_rows(keys, i), i > 0);
-    }
+    wgmma::multiply_steps<Depth::kRows>(late, copy, keys, false);
     wgmma::commit();
     wgmma::wait<1>();  // Nothing to wait for, but ptxas would otherwise before `state` is touched.
     wgmma::hold(state);
@@ -149,11 +143,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk>& s, const ReverseArguments&
     wgmma::hold(state);
     wgmma::hold(late_go);
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<kDk, Depth::kColumns>(state, late_go[i], wgmma::step_columns(queries, i),
-                                            true);
-    }
+    wgmma::multiply_steps<Depth::kColumns>(state, late_go, queries, true);
     wgmma::commit();
     // Under both: dS' goes out.
     float2 f[8];
@@ -184,10 +174,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk>& s, const ReverseArguments&
     wgmma::hold(w);
     wgmma::hold(b);
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<64, Depth::kColumns, -1>(w, b[i], wgmma::step_columns(solve, i), true);
-    }
+    wgmma::multiply_steps<Depth::kColumns, -1>(w, b, solve, true);
     wgmma::commit();
     // Under it: dO^T P of the next turn (at the end, this one's again).
     const int next = m + 1 < at.chunks ? m + 1 : m;
@@ -215,10 +202,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk>& s, const ReverseArguments&
     wgmma::hold(state);
     wgmma::hold(b);
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<kDk, Depth::kColumns, -1>(state, b[i], wgmma::step_columns(depth, i), true);
-    }
+    wgmma::multiply_steps<Depth::kColumns, -1>(state, b, depth, true);
     wgmma::commit();
     // Under it: dS' and dV go out; what the next turn needs of dO.
     uint32_t a[4][4];

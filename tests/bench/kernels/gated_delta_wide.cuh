@@ -247,10 +247,7 @@ __device__ __forceinline__ void run_forward(Shared& s, const forward::Arguments&
     wgmma::hold(u);
     wgmma::hold(w);
     wgmma::fence_sums();
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      wgmma::multiply<64, Depth::kRows, -1>(u, w[j], wgmma::step_rows(solve, j), true);
-    }
+    wgmma::multiply_steps<Depth::kRows, -1>(u, w, solve, true);
     wgmma::commit();
     arrive_warp(s.values_free[i], lane);
     wgmma::wait<0>();
@@ -275,10 +272,7 @@ __device__ __forceinline__ void run_forward(Shared& s, const forward::Arguments&
     wgmma::hold(state);
     wgmma::hold(late);
     wgmma::fence_sums();
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      wgmma::multiply<kDk, Depth::kColumns>(state, late[j], wgmma::step_columns(depth, j), true);
-    }
+    wgmma::multiply_steps<Depth::kColumns>(state, late, depth, true);
     wgmma::commit();
     if constexpr (kOutput) {
       wgmma::wait<1>();
@@ -297,10 +291,7 @@ __device__ __forceinline__ void run_forward(Shared& s, const forward::Arguments&
       wgmma::hold(u);
       wgmma::hold(w);
       wgmma::fence_sums();
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        wgmma::multiply<64, Depth::kRows>(u, w[j], wgmma::step_rows(reads, j), true);
-      }
+      wgmma::multiply_steps<Depth::kRows>(u, w, reads, true);
       wgmma::commit();
     } else {
       if (n > 0) {

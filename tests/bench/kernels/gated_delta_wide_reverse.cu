@@ -59,10 +59,7 @@ __device__ __forceinline__ void run_reverse(Shared& s, const ReverseArguments& a
     wgmma::hold(w);
     wgmma::hold(go);
     wgmma::fence_sums();
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      wgmma::multiply<64, Depth::kColumns>(w, go[j], wgmma::step_columns(scores, j), true);
-    }
+    wgmma::multiply_steps<Depth::kColumns>(w, go, scores, true);
     wgmma::commit();
     arrive_warp(s.values_free[i], lane);
     wgmma::wait<0>();
@@ -73,10 +70,7 @@ __device__ __forceinline__ void run_reverse(Shared& s, const ReverseArguments& a
     wgmma::hold(w);
     wgmma::hold(b);
     wgmma::fence_sums();
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      wgmma::multiply<64, Depth::kColumns, -1>(w, b[j], wgmma::step_columns(solve, j), true);
-    }
+    wgmma::multiply_steps<Depth::kColumns, -1>(w, b, solve, true);
     wgmma::commit();
     // The query's part of dS, with scale exp(G) in dO.
 #pragma unroll
@@ -94,10 +88,7 @@ __device__ __forceinline__ void run_reverse(Shared& s, const ReverseArguments& a
     wgmma::hold(state);
     wgmma::hold(go);
     wgmma::fence_sums();
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      wgmma::multiply<kDk, Depth::kColumns>(state, go[j], wgmma::step_columns(queries, j), true);
-    }
+    wgmma::multiply_steps<Depth::kColumns>(state, go, queries, true);
     wgmma::commit();
     wgmma::wait<1>();
     wgmma::hold(w);
@@ -113,10 +104,7 @@ __device__ __forceinline__ void run_reverse(Shared& s, const ReverseArguments& a
     const uint64_t depth = wgmma::columns(smem_addr(k), kTile);
     wgmma::hold(b);
     wgmma::fence_sums();
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      wgmma::multiply<kDk, Depth::kColumns, -1>(state, b[j], wgmma::step_columns(depth, j), true);
-    }
+    wgmma::multiply_steps<Depth::kColumns, -1>(state, b, depth, true);
     wgmma::commit();
     // Under both: dV goes out.
     wgmma::wait<1>();

@@ -123,17 +123,11 @@ __device__ __forceinline__ void run_loop(Shared<kOutput>& s, const Arguments& ar
     Results<kOutput>& results = s.results[kOutput ? 0 : n % 2];
     const uint64_t reader = wgmma::rows(smem_addr(z.reader));
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < kDk / 16; ++i) {
-      wgmma::multiply<64, Depth::kRows>(u, copy[i], wgmma::step_rows(reader, i), i > 0);
-    }
+    wgmma::multiply_steps<Depth::kRows>(u, copy, reader, false);
     wgmma::commit();
     if constexpr (kOutput) {
       const uint64_t queries = wgmma::rows(smem_addr(z.query));
-#pragma unroll
-      for (int i = 0; i < kDk / 16; ++i) {
-        wgmma::multiply<64, Depth::kRows>(out, copy[i], wgmma::step_rows(queries, i), i > 0);
-      }
+      wgmma::multiply_steps<Depth::kRows>(out, copy, queries, false);
       wgmma::commit();
     }
     wgmma::wait<2>();  // Nothing to wait for, but ptxas would otherwise before `state` is touched.
@@ -167,10 +161,7 @@ __device__ __forceinline__ void run_loop(Shared<kOutput>& s, const Arguments& ar
     wgmma::hold(u);
     wgmma::hold(w);
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<64, Depth::kRows, -1>(u, w[i], wgmma::step_rows(solve, i), true);
-    }
+    wgmma::multiply_steps<Depth::kRows, -1>(u, w, solve, true);
     wgmma::commit();
     wgmma::wait<0>();
     wgmma::hold(u);
@@ -182,17 +173,11 @@ __device__ __forceinline__ void run_loop(Shared<kOutput>& s, const Arguments& ar
     wgmma::hold(state);
     wgmma::hold(w);
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<kDk, Depth::kColumns>(state, w[i], wgmma::step_columns(writer, i), true);
-    }
+    wgmma::multiply_steps<Depth::kColumns>(state, w, writer, true);
     wgmma::commit();
     if constexpr (kOutput) {
       const uint64_t reads = wgmma::rows(smem_addr(z.p));
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        wgmma::multiply<64, Depth::kRows>(out, w[i], wgmma::step_rows(reads, i), true);
-      }
+      wgmma::multiply_steps<Depth::kRows>(out, w, reads, true);
       wgmma::commit();
     }
     // Under them: results go out; the next chunk's tiles.

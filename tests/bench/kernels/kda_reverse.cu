@@ -91,10 +91,7 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
   uint32_t go[4][4];  // dO^T
   const auto multiply_scores = [&](float(&to)[32], const EarlyStage& z) {
     const uint64_t scores = wgmma::columns(smem_addr(z.p));
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<64, Depth::kColumns>(to, go[i], wgmma::step_columns(scores, i), i > 0);
-    }
+    wgmma::multiply_steps<Depth::kColumns>(to, go, scores, false);
     wgmma::commit();
   };
 
@@ -106,10 +103,7 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
     const uint64_t writer = wgmma::rows(smem_addr(z.writer));
     wgmma::hold(w);
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < kDk / 16; ++i) {
-      wgmma::multiply<64, Depth::kRows>(w, copy[i], wgmma::step_rows(writer, i), true);
-    }
+    wgmma::multiply_steps<Depth::kRows>(w, copy, writer, true);
     wgmma::commit();
     wgmma::wait<1>();  // Nothing to wait for, but ptxas would otherwise before `state` is touched.
     wgmma::hold(state);
@@ -121,6 +115,7 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
     wgmma::hold(state);
     wgmma::hold(go);
     wgmma::fence_sums();
+    // What multiply_steps does; as a call ptxas makes other code of this loop, not timed.
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       wgmma::multiply<kDk, Depth::kColumns>(state, go[i], wgmma::step_columns(queries, i), true);
@@ -141,10 +136,7 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
     wgmma::hold(w);
     wgmma::hold(b);
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<64, Depth::kColumns, -1>(w, b[i], wgmma::step_columns(solve, i), true);
-    }
+    wgmma::multiply_steps<Depth::kColumns, -1>(w, b, solve, true);
     wgmma::commit();
     // Under it: dO^T P of the next turn (at the end, this one's again), once dO is used.
     const int next = m + 1 < args.chunks ? m + 1 : m;
@@ -163,10 +155,7 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
     wgmma::hold(state);
     wgmma::hold(b);
     wgmma::fence_sums();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      wgmma::multiply<kDk, Depth::kColumns, -1>(state, b[i], wgmma::step_columns(reader, i), true);
-    }
+    wgmma::multiply_steps<Depth::kColumns, -1>(state, b, reader, true);
     wgmma::commit();
     // Under it: dS' and dV go out.
     store_transposed(results.dv, b, warp, lane);

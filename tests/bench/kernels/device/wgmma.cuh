@@ -195,4 +195,15 @@ __device__ __forceinline__ void multiply(float (&d)[N / 2], const uint32_t (&a)[
   }
 }
 
+/// d = kSign * a b + (add ? d : 0), 16 K deep; issued, not committed.
+template <Depth kB, int kSign = 1, int kHalf, int K>
+__device__ __forceinline__ void multiply_steps(float (&d)[kHalf], const uint32_t (&a)[K][4],
+                                               uint64_t b, bool add) {
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    multiply<2 * kHalf, kB, kSign>(
+        d, a[k], kB == Depth::kRows ? step_rows(b, k) : step_columns(b, k), add || k > 0);
+  }
+}
+
 }  // namespace ls::cuda::wgmma
