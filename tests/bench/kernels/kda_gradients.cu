@@ -221,29 +221,36 @@ __device__ __forceinline__ void sweep_back(float (&d)[64], const uint32_t (&p)[4
   }
 }
 
+/// Sums of queries (rows of dO) or readers (rows of dV, negative, without the diagonal) of chunk n.
+template <int kSign>
+__device__ __forceinline__ void sweep_rows(float (&d)[64], Shared& s, const unsigned char* rows,
+                                           float scale, int n, int thread, int warp, int lane) {
+  uint32_t p[4][4];
+  s.values_full.wait(n & 1);
+  {
+    float score[32];
+    wgmma::fence_sums();
+    multiply_scores(score, rows, s.x);
+    wgmma::wait<0>();
+    wgmma::hold(score);
+    mask_scores<false, (kSign < 0)>(p, score, s.beta, kSign, warp, lane);
+  }
+  wgmma::fence_sums();
+  multiply_state<kSign>(d, rows, s.s);
+  wgmma::wait<0>();
+  wgmma::hold(d);
+  arrive_warp(s.values_free, lane);
+  rewrite(s, scale, n, thread);
+  sweep_back(d, p, s, warp, lane);
+}
+
 __device__ __forceinline__ void run_queries(Shared& s, const Arguments& args, int thread, int warp,
                                             int lane_of) {
   int n = 0;
   for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
     const int lane = opaque(lane_of);
     float d[64];
-    uint32_t p[4][4];
-    s.values_full.wait(n & 1);
-    {
-      float score[32];
-      wgmma::fence_sums();
-      multiply_scores(score, s.go, s.x);
-      wgmma::wait<0>();
-      wgmma::hold(score);
-      mask_scores<false, false>(p, score, s.beta, 1, warp, lane);
-    }
-    wgmma::fence_sums();
-    multiply_state<1>(d, s.go, s.s);
-    wgmma::wait<0>();
-    wgmma::hold(d);
-    arrive_warp(s.values_free, lane);
-    rewrite(s, args.scale, n, thread);
-    sweep_back(d, p, s, warp, lane);
+    sweep_rows<1>(d, s, s.go, args.scale, n, thread, warp, lane);
     uint32_t dq[8][4];
     finish_rows<1>(dq, d, s.q, s.g, args.scale, warp, lane);
     named_sync(kSweeps, 512);
@@ -262,23 +269,7 @@ __device__ __forceinline__ void run_readers(Shared& s, const Arguments& args, in
   for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
     const int lane = opaque(lane_of);
     float d[64];
-    uint32_t p[4][4];
-    s.values_full.wait(n & 1);
-    {
-      float score[32];
-      wgmma::fence_sums();
-      multiply_scores(score, s.dv, s.x);
-      wgmma::wait<0>();
-      wgmma::hold(score);
-      mask_scores<false, true>(p, score, s.beta, -1, warp, lane);
-    }
-    wgmma::fence_sums();
-    multiply_state<-1>(d, s.dv, s.s);
-    wgmma::wait<0>();
-    wgmma::hold(d);
-    arrive_warp(s.values_free, lane);
-    rewrite(s, args.scale, n, thread);
-    sweep_back(d, p, s, warp, lane);
+    sweep_rows<-1>(d, s, s.dv, args.scale, n, thread, warp, lane);
     uint32_t dk[8][4];
     finish_rows<1>(dk, d, s.read, s.g, 1, warp, lane);
     named_sync(kSweeps, 512);
