@@ -8,8 +8,10 @@
 namespace ls::kernels {
 
 using cuda::bf16;
+using cuda::last_turn;
 using cuda::load_transposed;
 using cuda::Mbarrier;
+using cuda::this_turn;
 namespace wgmma = cuda::wgmma;
 using wgmma::Depth;
 
@@ -175,16 +177,6 @@ __device__ __forceinline__ void wait_idle(const Mbarrier& barrier, uint32_t pari
   while (!barrier.done(parity)) {
     __nanosleep(100);
   }
-}
-
-/// A ring of kStages slots: the parities that its n-th use waits for.
-template <int kStages>
-__device__ __forceinline__ uint32_t this_turn(int n) {
-  return (n / kStages) & 1;
-}
-template <int kStages>
-__device__ __forceinline__ uint32_t last_turn(int n) {
-  return (n / kStages - 1) & 1;
 }
 
 /// Summaries of segments: what a segment of a chain adds to its last state, as the sums of S^T lie

@@ -90,16 +90,6 @@ __device__ __forceinline__ void store_state(const float (&state)[kDk / 2], float
   }
 }
 
-/// Parity to wait for until a ring's slot has been used by chunk n - stages.
-template <int kDk>
-__device__ __forceinline__ uint32_t last_turn(int n) {
-  return (n / kStages<kDk> - 1) & 1;
-}
-template <int kDk>
-__device__ __forceinline__ uint32_t this_turn(int n) {
-  return (n / kStages<kDk>)&1;
-}
-
 template <int kDk, bool kOutput, bool kStates>
 __device__ __forceinline__ void bring_tiles(Shared<kDk, kOutput, kStates>& s, const CUtensorMap& q,
                                             const CUtensorMap& k, const CUtensorMap& v,
@@ -108,7 +98,7 @@ __device__ __forceinline__ void bring_tiles(Shared<kDk, kOutput, kStates>& s, co
     Stage<kDk, kOutput>& to = s.stage[n % kStages<kDk>];
     Mbarrier& full = s.full[n % kStages<kDk>];
     if (n >= kStages<kDk>) {
-      s.free[n % kStages<kDk>].wait(last_turn<kDk>(n));
+      s.free[n % kStages<kDk>].wait(last_turn<kStages<kDk>>(n));
     }
     constexpr int kTiles = kDk / 64;
     const int token = at.first + 64 * n;
@@ -298,7 +288,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk, kOutput, kStates>& s, const
     }
     // Under them: results go out; the next chunk's tiles.
     const int next = n + 1 < at.chunks ? n + 1 : n;
-    const bool ready = s.full[next % kStages<kDk>].done(this_turn<kDk>(next));
+    const bool ready = s.full[next % kStages<kDk>].done(this_turn<kStages<kDk>>(next));
     if constexpr (kStates) {
       uint32_t r[4][4];
       as_operand<4>(r, u);
@@ -311,7 +301,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk, kOutput, kStates>& s, const
     }
     announce();
     if (!ready) {
-      s.full[next % kStages<kDk>].wait(this_turn<kDk>(next));
+      s.full[next % kStages<kDk>].wait(this_turn<kStages<kDk>>(next));
     }
     wgmma::wait<kOutput ? 1 : 0>();
     wgmma::hold(state);
@@ -345,10 +335,7 @@ __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtenso
   const Place at(args.layout, args.slices, block);
   const int warp = warp_index(), lane = lane_index();
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages<kDk>; ++i) {
-      s.full[i].init(1);
-      s.free[i].init(4 * kWarpArrivals);
-    }
+    init_ring(s.full, s.free, 4);
     s.out_full.init(4 * kWarpArrivals);
     s.out_free.init(1);
     fence_barrier_init();

@@ -44,7 +44,7 @@ __device__ __forceinline__ void bring_tiles(Shared<kDk>& s, const CUtensorMap& q
     Stage<kDk>& to = s.stage[m % kStages];
     Mbarrier& full = s.full[m % kStages];
     if (m >= kStages) {
-      s.free[m % kStages].wait((m / kStages - 1) & 1);
+      s.free[m % kStages].wait(last_turn<kStages>(m));
     }
     constexpr int kTiles = kDk / 64;
     const int token = at.first + 64 * n;
@@ -178,7 +178,7 @@ __device__ __forceinline__ void run_loop(Shared<kDk>& s, const ReverseArguments&
     wgmma::commit();
     // Under it: dO^T P of the next turn (at the end, this one's again).
     const int next = m + 1 < at.chunks ? m + 1 : m;
-    s.full[next % kStages].wait((next / kStages) & 1);
+    s.full[next % kStages].wait(this_turn<kStages>(next));
     load_transposed(go, s.stage[next % kStages].go, warp, lane);
     wgmma::hold(go);
     wgmma::fence_sums();
@@ -257,10 +257,7 @@ __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtenso
   const Place at(args.layout, args.slices, block);
   const int warp = warp_index(), lane = lane_index();
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
-      s.full[i].init(1);
-      s.free[i].init(4 * kWarpArrivals);
-    }
+    init_ring(s.full, s.free, 4);
     s.out_full.init(4 * kWarpArrivals);
     s.out_free.init(1);
     fence_barrier_init();

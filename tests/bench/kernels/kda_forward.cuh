@@ -50,14 +50,6 @@ struct Arguments {
   int heads, chunks;
 };
 
-/// Parity to wait for until a ring's slot has been used by chunk n - kStages.
-__device__ __forceinline__ uint32_t last_turn(int n) {
-  return (n / kStages - 1) & 1;
-}
-__device__ __forceinline__ uint32_t this_turn(int n) {
-  return (n / kStages) & 1;
-}
-
 template <bool kOutput>
 __device__ __forceinline__ void bring_tiles(Shared<kOutput>& s, const CUtensorMap& v,
                                             const Arguments& args, const LoopPlace& at) {
@@ -65,7 +57,7 @@ __device__ __forceinline__ void bring_tiles(Shared<kOutput>& s, const CUtensorMa
     Stage<kOutput>& to = s.stage[n % kStages];
     Mbarrier& full = s.full[n % kStages];
     if (n >= kStages) {
-      s.free[n % kStages].wait(last_turn(n));
+      s.free[n % kStages].wait(last_turn<kStages>(n));
     }
     full.arrive_expect(sizeof(Stage<kOutput>) + kAllBytes);
     const unsigned char* record = args.kept + (at.record + n) * KdaSizes::kKept;
@@ -182,7 +174,7 @@ __device__ __forceinline__ void run_loop(Shared<kOutput>& s, const Arguments& ar
     }
     // Under them: results go out; the next chunk's tiles.
     const int next = n + 1 < args.chunks ? n + 1 : n;
-    const bool ready = s.full[next % kStages].done(this_turn(next));
+    const bool ready = s.full[next % kStages].done(this_turn<kStages>(next));
     if constexpr (kOutput) {
       if (!free) {
         s.out_free.wait((n - 1) & 1);
@@ -195,7 +187,7 @@ __device__ __forceinline__ void run_loop(Shared<kOutput>& s, const Arguments& ar
     }
     announce();
     if (!ready) {
-      s.full[next % kStages].wait(this_turn(next));
+      s.full[next % kStages].wait(this_turn<kStages>(next));
     }
     wgmma::wait<kOutput ? 1 : 0>();
     wgmma::hold(state);
@@ -228,10 +220,7 @@ __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtenso
   const LoopPlace at(block, args.heads, args.chunks);
   const int warp = warp_index(), lane = lane_index();
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
-      s.full[i].init(1);
-      s.free[i].init(4 * kWarpArrivals);
-    }
+    init_ring(s.full, s.free, 4);
     s.out_full.init(4 * kWarpArrivals);
     s.out_free.init(1);
     fence_barrier_init();

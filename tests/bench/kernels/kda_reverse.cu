@@ -48,7 +48,7 @@ __device__ __forceinline__ void bring_tiles(Shared& s, const CUtensorMap& go, co
     EarlyStage& early = s.early[m % kEarly];
     Mbarrier& early_full = s.early_full[m % kEarly];
     if (m >= kEarly) {
-      s.early_free[m % kEarly].wait((m / kEarly - 1) & 1);
+      s.early_free[m % kEarly].wait(last_turn<kEarly>(m));
     }
     early_full.arrive_expect(sizeof(EarlyStage) + kAllBytes);
     load_bytes(early.p, record + KeptAt::kScores, kTile, early_full);
@@ -58,7 +58,7 @@ __device__ __forceinline__ void bring_tiles(Shared& s, const CUtensorMap& go, co
     LateStage& late = s.late[m % kLate];
     Mbarrier& late_full = s.late_full[m % kLate];
     if (m >= kLate) {
-      s.late_free[m % kLate].wait((m / kLate - 1) & 1);
+      s.late_free[m % kLate].wait(last_turn<kLate>(m));
     }
     late_full.arrive_expect(sizeof(LateStage));
     load_bytes(late.reader, record, 4 * kTile, late_full);
@@ -110,7 +110,7 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
     const bool free = m == 0 || s.out_free.done((m - 1) & 1);
     // Under it: the query's part of dS.
     scale_channels(state, s.all[m % kEarly], lane);
-    s.late_full[m % kLate].wait((m / kLate) & 1);
+    s.late_full[m % kLate].wait(this_turn<kLate>(m));
     const uint64_t queries = wgmma::columns(smem_addr(y.query), kTile);
     wgmma::hold(state);
     wgmma::hold(go);
@@ -140,7 +140,7 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
     wgmma::commit();
     // Under it: dO^T P of the next turn (at the end, this one's again), once dO is used.
     const int next = m + 1 < args.chunks ? m + 1 : m;
-    s.early_full[next % kEarly].wait((next / kEarly) & 1);
+    s.early_full[next % kEarly].wait(this_turn<kEarly>(next));
     wgmma::wait<1>();
     wgmma::hold(state);
     load_transposed(go, s.early[next % kEarly].go, warp, lane);
@@ -194,14 +194,8 @@ __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtenso
   const LoopPlace at(block, args.heads, args.chunks);
   const int warp = warp_index(), lane = lane_index();
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kEarly; ++i) {
-      s.early_full[i].init(1);
-      s.early_free[i].init(4 * kWarpArrivals);
-    }
-    for (int i = 0; i < kLate; ++i) {
-      s.late_full[i].init(1);
-      s.late_free[i].init(4 * kWarpArrivals);
-    }
+    init_ring(s.early_full, s.early_free, 4);
+    init_ring(s.late_full, s.late_free, 4);
     s.out_full.init(4 * kWarpArrivals);
     s.out_free.init(1);
     fence_barrier_init();

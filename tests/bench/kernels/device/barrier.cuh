@@ -61,6 +61,26 @@ __device__ __forceinline__ void arrive_warp(Mbarrier& barrier, int lane) {
   }
 }
 
+/// A ring of kStages slots: the parities that its n-th use waits for, of its own phase and of the
+/// one before it in the same slot.
+template <int kStages>
+__device__ __forceinline__ uint32_t this_turn(int n) {
+  return (n / kStages) & 1;
+}
+template <int kStages>
+__device__ __forceinline__ uint32_t last_turn(int n) {
+  return (n / kStages - 1) & 1;
+}
+/// Its barriers: slots are filled by one thread's copies and freed by `warps` warps.
+template <int kStages>
+__device__ __forceinline__ void init_ring(Mbarrier (&full)[kStages], Mbarrier (&free)[kStages],
+                                          int warps) {
+  for (int i = 0; i < kStages; ++i) {
+    full[i].init(1);
+    free[i].init(static_cast<uint32_t>(warps * kWarpArrivals));
+  }
+}
+
 /// Makes initialised mbarriers visible to bulk copies; then __syncthreads.
 __device__ __forceinline__ void fence_barrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
