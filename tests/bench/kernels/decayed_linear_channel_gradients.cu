@@ -575,7 +575,8 @@ cudaError_t channel_linear_gradients(const LinearSizes& z, const ChannelInputs& 
   constexpr int kBytes = sizeof(Shared);
   static_assert(kBytes <= 227 * 1024);
   static const cudaError_t allowed = allow_shared(&channel_gradients_kernel, kBytes);
-  const int processors = processor_count();
+  int processors = 0;
+  if (const cudaError_t e = processor_count(&processors)) return e;
   if (allowed != cudaSuccess) {
     return allowed;
   }

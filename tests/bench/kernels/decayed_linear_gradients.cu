@@ -380,7 +380,8 @@ cudaError_t decayed_linear_gradients(const LinearSizes& z, const LinearInputs& i
   constexpr int kBytes = sizeof(Shared);
   static_assert(kBytes <= 227 * 1024);
   static const cudaError_t allowed = allow_shared(&gradients_kernel, kBytes);
-  const int processors = processor_count();
+  int processors = 0;
+  if (const cudaError_t e = processor_count(&processors)) return e;
   if (allowed != cudaSuccess) {
     return allowed;
   }

@@ -3,6 +3,7 @@
 #include "decayed_linear.h"
 #include "device/bulk_copy.cuh"
 #include "device/wgmma.cuh"
+#include "launch.h"
 #include "tensor_maps.h"
 
 namespace ls::kernels {
@@ -20,23 +21,6 @@ inline constexpr int kDk = LinearSizes::kDk;
 inline constexpr int kDv = LinearSizes::kDv;
 /// A state of one chunk as bf16, transposed: for each 64 keys [128 values][64 keys] swizzled.
 inline constexpr int kStateBytes = kDk * kDv * 2;
-
-/// Raises a kernel's limit of dynamic shared memory.
-template <class Kernel>
-cudaError_t allow_shared(Kernel* kernel, int bytes) {
-  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                              cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-}
-
-inline int processor_count() {
-  static const int count = [] {
-    int device = 0, n = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device);
-    return n;
-  }();
-  return count;
-}
 
 /// Launches a kernel that may start while the one before it in the stream ends: it calls
 /// wait_for_previous_grid before it reads or writes anything but its arguments.

@@ -35,6 +35,9 @@ struct DeltaSizes {
   }
   std::size_t records() const { return size(batch) * size(heads) * size(chunks()); }
   std::size_t token_heads() const { return size(batch) * size(tokens) * size(heads); }
+  std::size_t state_elements() const {
+    return size(sequences()) * size(heads) * size(dk) * size(dv);
+  }
   /// Scores and gates of every chunk: forward writes them, backward reads them. Documents: behind
   /// them where each chunk lies.
   std::size_t kept_bytes() const {
@@ -84,5 +87,17 @@ cudaError_t gated_delta_backward(const DeltaSizes& sizes, const DeltaInputs& in,
                                  const __nv_bfloat16* go, const float* gs_end, const void* kept,
                                  void* states, bool states_ready, void* gradients,
                                  const DeltaGradients& out, cudaStream_t stream);
+
+// The passes, for timing.
+cudaError_t gated_delta_scores(const DeltaSizes& sizes, const DeltaInputs& in, void* kept,
+                               cudaStream_t stream);
+/// dS' of every chunk and dv; with `states`, states and X of every chunk besides.
+cudaError_t gated_delta_reverse(const DeltaSizes& sizes, const DeltaInputs& in,
+                                const __nv_bfloat16* go, const float* gs_end, const void* kept,
+                                void* states, void* gradients, __nv_bfloat16* dv, float* ds0,
+                                cudaStream_t stream);
+cudaError_t gated_delta_gradients(const DeltaSizes& sizes, const DeltaInputs& in,
+                                  const __nv_bfloat16* go, const void* kept, void* states,
+                                  void* gradients, const DeltaGradients& out, cudaStream_t stream);
 
 }  // namespace ls::kernels

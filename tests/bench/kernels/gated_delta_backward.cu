@@ -3,19 +3,12 @@
 
 namespace ls::kernels {
 
-cudaError_t gated_delta_reverse(const DeltaSizes& z, const DeltaInputs& in, const bf16* go,
-                                const float* gs_end, const void* kept, void* states,
-                                void* gradients, bf16* dv, float* gs0, cudaStream_t stream);
-cudaError_t gated_delta_gradients(const DeltaSizes& z, const DeltaInputs& in, const bf16* go,
-                                  const void* kept, void* states, void* gradients,
-                                  const DeltaGradients& out, cudaStream_t stream);
-
 cudaError_t gated_delta_backward(const DeltaSizes& z, const DeltaInputs& in, const bf16* go,
                                  const float* gs_end, const void* kept, void* states,
                                  bool states_ready, void* gradients, const DeltaGradients& out,
                                  cudaStream_t stream) {
   if (!valid(z, in)) return cudaErrorInvalidValue;
-  if (no_tokens(z)) return pass_state(z, gs_end, out.s0, stream);
+  if (no_tokens(z)) return pass_state(z.state_elements(), gs_end, out.s0, stream);
   if (const cudaError_t e =
           gated_delta_reverse(z, in, go, gs_end, kept, states_ready ? nullptr : states, gradients,
                               out.v, out.s0, stream)) {

@@ -12,15 +12,6 @@
 #include "gated_delta_reference.h"
 #include "harness.h"
 
-namespace ls::kernels {
-cudaError_t gated_delta_scores(const DeltaSizes&, const DeltaInputs&, void*, cudaStream_t);
-cudaError_t gated_delta_reverse(const DeltaSizes&, const DeltaInputs&, const __nv_bfloat16*,
-                                const float*, const void*, void*, void*, __nv_bfloat16*, float*,
-                                cudaStream_t);
-cudaError_t gated_delta_gradients(const DeltaSizes&, const DeltaInputs&, const __nv_bfloat16*,
-                                  const void*, void*, void*, const DeltaGradients&, cudaStream_t);
-}  // namespace ls::kernels
-
 namespace {
 
 using namespace ls::kernels;

@@ -3,8 +3,6 @@
 
 namespace ls::kernels {
 
-cudaError_t gated_delta_scores(const DeltaSizes& z, const DeltaInputs& in, void* kept,
-                               cudaStream_t stream);
 cudaError_t gated_delta_wide_forward(const DeltaSizes& z, const DeltaInputs& in, bf16* o,
                                      float* s_end, const void* kept, void* states,
                                      cudaStream_t stream);
@@ -43,7 +41,7 @@ cudaError_t launch(const DeltaSizes& z, const DeltaInputs& in, bf16* o, float* s
 cudaError_t gated_delta_forward(const DeltaSizes& z, const DeltaInputs& in, bf16* o, float* s_end,
                                 void* kept, void* states, cudaStream_t stream) {
   if (!valid(z, in)) return cudaErrorInvalidValue;
-  if (no_tokens(z)) return pass_state(z, in.s0, s_end, stream);
+  if (no_tokens(z)) return pass_state(z.state_elements(), in.s0, s_end, stream);
   if (const cudaError_t e = gated_delta_scores(z, in, kept, stream)) return e;
   return with_width(z, [&](auto width) {
     constexpr int kDk = decltype(width)::kValue;

@@ -11,6 +11,7 @@
 #include "device/unit_lower.cuh"
 #include "device/wgmma.cuh"
 #include "gated_delta.h"
+#include "launch.h"
 #include "tensor_maps.h"
 
 namespace ls::kernels {
@@ -165,23 +166,6 @@ __device__ __forceinline__ void copy_rows(bf16* to, int64_t stride, const unsign
   }
 }
 
-/// Raises a kernel's limit of dynamic shared memory, once.
-template <class Kernel>
-cudaError_t allow_shared(Kernel* kernel, int bytes) {
-  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                              cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-}
-
-/// What a call of no tokens does to a state: it stays (null: zero).
-inline cudaError_t pass_state(const DeltaSizes& z, const float* from, float* to,
-                              cudaStream_t stream) {
-  const std::size_t bytes = static_cast<std::size_t>(z.sequences()) *
-                            static_cast<std::size_t>(z.heads) * static_cast<std::size_t>(z.dk) *
-                            static_cast<std::size_t>(z.dv) * sizeof(float);
-  if (!to || bytes == 0) return cudaSuccess;
-  return from ? cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream)
-              : cudaMemsetAsync(to, 0, bytes, stream);
-}
 inline bool valid(const DeltaSizes& z, const DeltaInputs& in) {
   return z.batch >= 0 && z.tokens >= 0 && z.key_heads > 0 && z.heads > 0 &&
          z.heads % z.key_heads == 0 && z.dk > 0 && z.dk <= 256 && z.dk % 8 == 0 && z.dv > 0 &&
@@ -202,12 +186,6 @@ template <class F>
 cudaError_t with_width(const DeltaSizes& z, F f) {
   const int width = z.wide_dk();
   return width == 64 ? f(Width<64>()) : width == 128 ? f(Width<128>()) : f(Width<256>());
-}
-
-inline cudaError_t processor_count(int* to) {
-  int device = 0;
-  if (const cudaError_t e = cudaGetDevice(&device)) return e;
-  return cudaDeviceGetAttribute(to, cudaDevAttrMultiProcessorCount, device);
 }
 
 }  // namespace ls::kernels

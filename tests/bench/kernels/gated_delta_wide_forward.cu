@@ -28,8 +28,7 @@ cudaError_t gated_delta_wide_forward(const DeltaSizes& z, const DeltaInputs& in,
   const forward::Arguments args = forward::arguments(z, in, o, s_end, kept, states);
   int processors = 0;
   if (const cudaError_t e = processor_count(&processors)) return e;
-  // The pairs that would begin a last round on less than half of the processors are taken apart: a
-  // CTA of one slice needs little more than half the time.
+  // The pairs that would begin a last round on at most half of the processors are taken apart.
   const int all = z.sequences() * z.heads * args.slices / 2, last = all % processors;
   const int pairs = 2 * last <= processors ? all - last : all;
   const auto blocks = static_cast<unsigned>(pairs + 2 * (all - pairs));

@@ -23,6 +23,9 @@ struct KdaSizes {
   std::size_t records() const {
     return static_cast<std::size_t>(chains()) * static_cast<std::size_t>(chunks());
   }
+  std::size_t state_elements() const {
+    return static_cast<std::size_t>(chains()) * static_cast<std::size_t>(kDk * kDv);
+  }
   /// Operands of every chunk: prepare writes them, the loops read them.
   std::size_t kept_bytes() const { return records() * kKept; }
   /// Backward's own: states before each chunk and X; gradients of the states after it.

@@ -30,7 +30,7 @@ cudaError_t kda_outputs(const KdaSizes& z, const KdaInputs& in, bf16* o, float* 
 cudaError_t kda_forward(const KdaSizes& z, const KdaInputs& in, bf16* o, float* s_end, void* kept,
                         cudaStream_t stream) {
   if (!z.valid()) return cudaErrorInvalidValue;
-  if (z.records() == 0) return pass_state(z, in.s0, s_end, stream);
+  if (z.records() == 0) return pass_state(z.state_elements(), in.s0, s_end, stream);
   if (const cudaError_t e = kda_prepare(z, in, kept, stream)) return e;
   return kda_outputs(z, in, o, s_end, kept, stream);
 }

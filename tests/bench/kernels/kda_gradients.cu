@@ -629,12 +629,8 @@ cudaError_t kda_gradients(const KdaSizes& z, const KdaInputs& in, const bf16* go
     }
   }
   if (const cudaError_t e = encode_gates(&gates, in.g, z.batch, z.tokens, z.heads, kDk)) return e;
-  int device = 0, processors = 0;
-  if (const cudaError_t e = cudaGetDevice(&device)) return e;
-  if (const cudaError_t e =
-          cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device)) {
-    return e;
-  }
+  int processors = 0;
+  if (const cudaError_t e = processor_count(&processors)) return e;
   const auto count = static_cast<int64_t>(z.records());
   const Arguments args{records_in(z, const_cast<void*>(states)),
                        {static_cast<unsigned char*>(const_cast<void*>(gradients)), nullptr},
@@ -657,7 +653,7 @@ cudaError_t kda_backward(const KdaSizes& z, const KdaInputs& in, const bf16* go,
                          const float* gs_end, void* kept, bool kept_ready, void* states,
                          void* gradients, const KdaGradients& out, cudaStream_t stream) {
   if (!z.valid()) return cudaErrorInvalidValue;
-  if (z.records() == 0) return pass_state(z, gs_end, out.s0, stream);
+  if (z.records() == 0) return pass_state(z.state_elements(), gs_end, out.s0, stream);
   if (!kept_ready) {
     if (const cudaError_t e = kda_prepare(z, in, kept, stream)) return e;
   }

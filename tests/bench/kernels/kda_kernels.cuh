@@ -9,6 +9,7 @@
 #include "device/channel_gates.cuh"
 #include "device/wgmma.cuh"
 #include "kda.h"
+#include "launch.h"
 #include "tensor_maps.h"
 
 namespace ls::kernels {
@@ -47,22 +48,6 @@ struct Records {
 inline Records records_in(const KdaSizes& sizes, void* memory) {
   auto* p = static_cast<unsigned char*>(memory);
   return {p, p ? p + sizes.records() * KdaSizes::kState : nullptr};
-}
-
-/// Raises a kernel's limit of dynamic shared memory.
-template <class Kernel>
-cudaError_t allow_shared(Kernel* kernel, int bytes) {
-  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                              cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-}
-
-/// What a call of no tokens does to a state: it stays (null: zero).
-inline cudaError_t pass_state(const KdaSizes& z, const float* from, float* to,
-                              cudaStream_t stream) {
-  const std::size_t bytes = static_cast<std::size_t>(z.chains()) * kDk * kDv * sizeof(float);
-  if (!to || bytes == 0) return cudaSuccess;
-  return from ? cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream)
-              : cudaMemsetAsync(to, 0, bytes, stream);
 }
 
 /// beta as everything multiplies by it: dbeta divides by it, so 1e-12 stands for zero.
