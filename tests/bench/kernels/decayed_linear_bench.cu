@@ -83,12 +83,6 @@ struct Problem {
 
   bool channel() const { return c.kind == Gate::kChannel; }
   std::size_t width() const { return channel() ? kD : 1; }
-  template <class T>
-  static std::vector<T> normals(std::size_t n, std::uint64_t seed, std::uint64_t stream,
-                                double size) {
-    const Random random(seed, stream);
-    return filled<T>(n, [&](std::size_t i) { return size * random.normal(i); });
-  }
   std::vector<float> gates(std::uint64_t seed) const {
     const Random random(seed, 7);
     const std::size_t n = c.kind == Gate::kNone   ? 0
@@ -145,14 +139,8 @@ struct Problem {
   std::vector<RawBuffer*> outputs() { return {&o, &dq, &dk, &dv, &s_end, &dg}; }
   std::vector<RawBuffer*> workspaces() { return {&forward_space, &backward_space}; }
   bool guards_intact() {
-    for (const auto& list : {outputs(), workspaces(), std::vector<RawBuffer*>{&ds0}}) {
-      for (const RawBuffer* b : list) {
-        if (!b->guards_intact()) {
-          return false;
-        }
-      }
-    }
-    return true;
+    return ls::bench::guards_intact(outputs()) && ls::bench::guards_intact(workspaces()) &&
+           ds0.guards_intact();
   }
   LinearChain chain(int b, int head) const {
     LinearChain x{c.tokens, kD, kD, static_cast<int>(width()), z.scale, {}, {}, {}, {}, {}, {}, {}};

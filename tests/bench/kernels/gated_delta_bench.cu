@@ -68,41 +68,19 @@ using Host = HostOf<bf16, float>;
 std::size_t size_of(int n) {
   return static_cast<std::size_t>(n);
 }
-std::size_t states_of(const DeltaSizes& z) {
-  return size_of(z.sequences()) * size_of(z.heads) * size_of(z.dk) * size_of(z.dv);
-}
 
 Host random_inputs(const Case& c, const DeltaSizes& z, std::uint64_t seed) {
   Host h;
   h.offsets = offsets_of(c);
   const std::size_t n = z.token_heads(), keys = n / size_of(c.group), dv = size_of(c.dv);
-  std::uint64_t stream = 0;
-  const auto normal = [&](auto& to, std::size_t size, double factor) {
-    const Random random(seed, stream++);
-    to = filled<typename std::decay_t<decltype(to)>::value_type>(
-        size, [&](std::size_t i) { return factor * random.normal(i); });
-  };
-  normal(h.q, keys * size_of(c.dk), 1);
-  normal(h.k, keys * size_of(c.dk), 1);
-  normal(h.v, n * dv, 1);
-  normal(h.go, n * dv, 1);
-  normal(h.s0, c.states ? states_of(z) : 0, 0.3);
-  normal(h.gs, c.states ? states_of(z) : 0, 0.3);
-  constexpr std::int64_t kRun = 1024;
-  const auto rows = static_cast<std::int64_t>(keys);
-  in_parallel((rows + kRun - 1) / kRun, [&](std::int64_t run) {
-    for (std::int64_t t = run * kRun; t < std::min(rows, (run + 1) * kRun); ++t) {
-      bf16* k = h.k.data() + t * c.dk;
-      double sum = 0;
-      for (int i = 0; i < c.dk; ++i) {
-        sum += number(k[i]) * number(k[i]);
-      }
-      for (int i = 0; i < c.dk; ++i) {
-        round_to(k[i], number(k[i]) * c.length / std::sqrt(sum));
-      }
-    }
-  });
-  const Random gates(seed, stream++), betas(seed, stream++);
+  h.q = normals<bf16>(keys * size_of(c.dk), seed, 0, 1);
+  h.k = normals<bf16>(keys * size_of(c.dk), seed, 1, 1);
+  h.v = normals<bf16>(n * dv, seed, 2, 1);
+  h.go = normals<bf16>(n * dv, seed, 3, 1);
+  h.s0 = normals<float>(c.states ? z.state_elements() : 0, seed, 4, 0.3);
+  h.gs = normals<float>(c.states ? z.state_elements() : 0, seed, 5, 0.3);
+  set_lengths(h.k, c.dk, c.length);
+  const Random gates(seed, 6), betas(seed, 7);
   if (c.gate > 0) {
     h.g = filled<float>(n, [&](std::size_t i) { return -2 * c.gate * gates.uniform(i); });
   }
@@ -139,9 +117,9 @@ struct Problem {
         dk(h.k.size()),
         dv(h.v.size()),
         dbeta(h.beta.size()),
-        s_end(states_of(z)),
+        s_end(z.state_elements()),
         dg(h.beta.size()),
-        ds0(states_of(z)),
+        ds0(z.state_elements()),
         offsets(h.offsets),
         kept(z.kept_bytes()),
         states(z.states_bytes()),
@@ -218,18 +196,6 @@ DeltaChain chain_of(const Given& h, const DeltaSizes& z, int sequence, int head)
   state(c.s0, h.s0);
   state(c.gs, h.gs);
   return c;
-}
-
-/// Element (row, column) of a tile as the kernels lay it out.
-double tile_at(const std::vector<unsigned char>& m, std::size_t base, int row, int column) {
-  const std::size_t at =
-      base + static_cast<std::size_t>(row * 128 + ((column * 2) ^ ((row & 7) << 4)));
-  std::uint16_t bits;
-  std::memcpy(&bits, m.data() + at, 2);
-  const std::uint32_t wide = std::uint32_t{bits} << 16;
-  float f;
-  std::memcpy(&f, &wide, 4);
-  return f;
 }
 
 enum What { kO, kS, kDq, kDkey, kDv, kDg, kDbeta, kDs0, kNTile, kPTile, kSTile, kXTile, kDsTile };
@@ -331,20 +297,7 @@ bool check(const Case& c, std::uint64_t seed) {
     rows(kDq, dq, sum_dq, z.key_heads, key_head, c.dk);
     rows(kDkey, dk, sum_dk, z.key_heads, key_head, c.dk);
   });
-  Check result(c.name);
-  for (int i = 0; i < kWhats; ++i) {
-    Error all;
-    for (const auto& e : errors) {
-      all.add(e[static_cast<std::size_t>(i)]);
-    }
-    result.expect(kNames[i], all, kLimits[i]);
-  }
-  bool intact = true;
-  for (const RawBuffer* buffer : p.written()) {
-    intact = intact && buffer->guards_intact();
-  }
-  result.expect("guards", intact);
-  return result.finish();
+  return check_errors(c.name, errors, kNames, kLimits, p.written());
 }
 
 /// Results of all chains in the tensors' layout, by the recurrence in f64; or by chunks of it whose
@@ -391,13 +344,9 @@ DeltaResult reference_of(const Given& h, const DeltaSizes& z, bool bf16_operands
 /// those: some cases amplify errors (beta |k|^2 far above 2), so twice what the rounding of the
 /// inputs does to the result is allowed.
 bool check_golden(const GoldenCase& g) {
-  const auto attribute = [&](const char* name) {
-    const auto at = g.attributes.find(name);
-    return at == g.attributes.end() ? 0.0 : at->second;
-  };
   const GoldenArray &q = *g.find("inputs/q"), &v = *g.find("inputs/v"),
                     &beta = *g.find("inputs/beta");
-  if (attribute("qk_l2norm") != 0 || beta.shape.size() != 3) {
+  if (g.attribute("qk_l2norm") != 0 || beta.shape.size() != 3) {
     std::printf("skip %s: not by these kernels\n", g.name.c_str());
     return true;
   }
@@ -409,7 +358,7 @@ bool check_golden(const GoldenCase& g) {
   const int documents = offsets ? static_cast<int>(offsets->values.size()) - 1 : 0;
   const DeltaSizes z{
       extent(q, 0),     extent(q, 1),     extent(q, 2), extent(v, 2),
-      (dk + 7) / 8 * 8, (dv + 7) / 8 * 8, documents,    static_cast<float>(attribute("scale"))};
+      (dk + 7) / 8 * 8, (dv + 7) / 8 * 8, documents,    static_cast<float>(g.attribute("scale"))};
   Host h;
   HostOf<double, double> exact;
   for (int i = 0; offsets && i <= documents; ++i) {
@@ -445,8 +394,8 @@ bool check_golden(const GoldenCase& g) {
   pad(h.gs, exact.gs, "cotangents/final_state", dv, z.dv, dk, z.dk);
   const bool given = !h.s0.empty() || !h.gs.empty();
   if (given) {  // Problem takes both or none
-    h.s0.resize(states_of(z));
-    h.gs.resize(states_of(z));
+    h.s0.resize(z.state_elements());
+    h.gs.resize(z.state_elements());
   }
   Problem p(z, h);
   LS_RUN(p.forward(true, nullptr));
@@ -699,11 +648,7 @@ int main(int argc, char** argv) {
     }
     good = refuses_bad_sizes() && good;
   } else if (what == "golden" && argc > 2) {
-    const std::vector<GoldenCase> cases = read_golden(argv[2]);
-    good = !cases.empty();
-    for (const GoldenCase& c : cases) {
-      good = check_golden(c) && good;
-    }
+    good = check_all_golden(argv[2], check_golden);
   } else if (what == "repeat") {
     const std::int64_t times = argc > 2 ? std::atoll(argv[2]) : 1000;
     for (const TimedCase& c : timed()) {

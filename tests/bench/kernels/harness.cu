@@ -47,6 +47,39 @@ bool RawBuffer::guards_intact() const {
          std::all_of(back.begin(), back.end(), untouched);
 }
 
+bool guards_intact(const std::vector<RawBuffer*>& buffers) {
+  return std::all_of(buffers.begin(), buffers.end(),
+                     [](const RawBuffer* buffer) { return buffer->guards_intact(); });
+}
+
+double tile_at(const std::vector<unsigned char>& bytes, std::size_t base, int row, int column) {
+  const std::size_t at =
+      base + static_cast<std::size_t>(row * 128 + ((column * 2) ^ ((row & 7) << 4)));
+  __nv_bfloat16 value;
+  std::memcpy(&value, bytes.data() + at, sizeof value);
+  return number(value);
+}
+
+// --- Numbers
+// --------------------------------------------------------------------------------------
+
+void set_lengths(std::vector<__nv_bfloat16>& rows, int width, double length) {
+  constexpr std::int64_t kRun = 1024;
+  const auto count = static_cast<std::int64_t>(rows.size()) / width;
+  in_parallel((count + kRun - 1) / kRun, [&](std::int64_t run) {
+    for (std::int64_t t = run * kRun; t < std::min(count, (run + 1) * kRun); ++t) {
+      __nv_bfloat16* row = rows.data() + t * width;
+      double sum = 0;
+      for (int i = 0; i < width; ++i) {
+        sum += number(row[i]) * number(row[i]);
+      }
+      for (int i = 0; i < width; ++i) {
+        round_to(row[i], number(row[i]) * length / std::sqrt(sum));
+      }
+    }
+  });
+}
+
 // --- Checks
 // ---------------------------------------------------------------------------------------
 
@@ -70,6 +103,22 @@ bool Check::finish() {
               bad_.empty() ? "" : "  <-", bad_.c_str());
   std::fflush(stdout);
   return good_;
+}
+
+bool check_errors(const std::string& name, const std::vector<std::vector<Error>>& parts,
+                  const char* const* names, const double* limits,
+                  const std::vector<RawBuffer*>& written) {
+  Check result(name);
+  for (std::size_t i = 0; !parts.empty() && i < parts[0].size(); ++i) {
+    Error all;
+    for (const auto& part : parts) {
+      all.add(part[i]);
+    }
+    result.expect(names[i], all, limits[i]);
+  }
+  result.expect("guards", guards_intact(written));
+  result.expect("checked", !parts.empty());
+  return result.finish();
 }
 
 // --- Golden cases
@@ -106,6 +155,15 @@ std::vector<GoldenCase> read_golden(const std::string& path) {
     }
   }
   return cases;
+}
+
+bool check_all_golden(const std::string& path, bool (*check)(const GoldenCase&)) {
+  const std::vector<GoldenCase> cases = read_golden(path);
+  bool good = !cases.empty();
+  for (const GoldenCase& c : cases) {
+    good = check(c) && good;
+  }
+  return good;
 }
 
 // --- Time

@@ -62,6 +62,11 @@ class Buffer : public RawBuffer {
   }
 };
 
+bool guards_intact(const std::vector<RawBuffer*>& buffers);
+
+/// bf16 element (row, column) of a tile that begins at `base`, in the layout of device/tile.cuh.
+double tile_at(const std::vector<unsigned char>& bytes, std::size_t base, int row, int column);
+
 // --- Numbers
 // --------------------------------------------------------------------------------------
 
@@ -138,6 +143,15 @@ std::vector<T> filled(std::size_t n, F make) {
   return to;
 }
 
+/// n normal numbers times `size`, rounded to T.
+template <class T>
+std::vector<T> normals(std::size_t n, std::uint64_t seed, std::uint64_t stream, double size) {
+  const Random random(seed, stream);
+  return filled<T>(n, [&](std::size_t i) { return size * random.normal(i); });
+}
+/// Scales every row of `width` to a length.
+void set_lengths(std::vector<__nv_bfloat16>& rows, int width, double length);
+
 /// Relative RMS error, and the worst element in units of the reference's RMS.
 class Error {
  public:
@@ -184,6 +198,11 @@ class Check {
   bool good_ = true;
 };
 
+/// The check of a case: `parts` hold an error for each name, summed here; guards of `written`.
+bool check_errors(const std::string& name, const std::vector<std::vector<Error>>& parts,
+                  const char* const* names, const double* limits,
+                  const std::vector<RawBuffer*>& written);
+
 // --- Golden cases
 // ---------------------------------------------------------------------------------
 
@@ -199,9 +218,16 @@ struct GoldenCase {
     const auto at = arrays.find(path);
     return at == arrays.end() ? nullptr : &at->second;
   }
+  /// 0 where it has none of this name.
+  double attribute(const std::string& key) const {
+    const auto at = attributes.find(key);
+    return at == attributes.end() ? 0 : at->second;
+  }
 };
 /// What export_golden.py made of an HDF5 file; empty when there is no such file.
 std::vector<GoldenCase> read_golden(const std::string& path);
+/// Whether all of the file's cases pass, and there are any.
+bool check_all_golden(const std::string& path, bool (*check)(const GoldenCase&));
 
 // --- Time
 // -----------------------------------------------------------------------------------------

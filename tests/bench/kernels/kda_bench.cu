@@ -3,7 +3,6 @@
 // Check: every output and gradient, and what the kernels leave in the workspaces, against the chunk
 // algebra on the host; golden: what export_golden.py made of kdanet.h5 or deltanet.h5.
 #include <cstdio>
-#include <cstring>
 #include <memory>
 #include <random>
 
@@ -42,37 +41,18 @@ std::size_t tokens_of(const KdaSizes& z) {
   return static_cast<std::size_t>(z.batch) * static_cast<std::size_t>(z.tokens) *
          static_cast<std::size_t>(z.heads);
 }
-std::size_t states_of(const KdaSizes& z) {
-  return static_cast<std::size_t>(z.batch) * static_cast<std::size_t>(z.heads) * kDk *
-         static_cast<std::size_t>(kDv);
-}
 
 Host random_inputs(const Case& c, const KdaSizes& z, std::uint64_t seed) {
   Host h;
   const std::size_t n = tokens_of(z), dv = static_cast<std::size_t>(kDv);
-  std::uint64_t stream = 0;
-  const auto normal = [&](auto& to, std::size_t size, double factor) {
-    const Random random(seed, stream++);
-    to = filled<typename std::decay_t<decltype(to)>::value_type>(
-        size, [&](std::size_t i) { return factor * random.normal(i); });
-  };
-  normal(h.q, n * kDk, 1);
-  normal(h.k, n * kDk, 1);
-  normal(h.v, n * dv, 1);
-  normal(h.go, n * dv, 1);
-  normal(h.s0, c.states ? states_of(z) : 0, 0.3);
-  normal(h.gs, c.states ? states_of(z) : 0, 0.3);
-  in_parallel(static_cast<std::int64_t>(n), [&](std::int64_t t) {
-    bf16* k = h.k.data() + t * kDk;
-    double sum = 0;
-    for (int i = 0; i < kDk; ++i) {
-      sum += number(k[i]) * number(k[i]);
-    }
-    for (int i = 0; i < kDk; ++i) {
-      round_to(k[i], number(k[i]) * c.length / std::sqrt(sum));
-    }
-  });
-  const Random gates(seed, stream++), betas(seed, stream++);
+  h.q = normals<bf16>(n * kDk, seed, 0, 1);
+  h.k = normals<bf16>(n * kDk, seed, 1, 1);
+  h.v = normals<bf16>(n * dv, seed, 2, 1);
+  h.go = normals<bf16>(n * dv, seed, 3, 1);
+  h.s0 = normals<float>(c.states ? z.state_elements() : 0, seed, 4, 0.3);
+  h.gs = normals<float>(c.states ? z.state_elements() : 0, seed, 5, 0.3);
+  set_lengths(h.k, kDk, c.length);
+  const Random gates(seed, 6), betas(seed, 7);
   h.g = filled<float>(n * kDk, [&](std::size_t i) {
     return c.rare && (i + i / kDk) % 3 != 0 ? -.1 : -2 * c.gate * gates.uniform(i);
   });
@@ -107,9 +87,9 @@ struct Problem {
         dk(h.k.size()),
         dv(h.v.size()),
         dbeta(h.beta.size()),
-        s_end(states_of(z)),
+        s_end(z.state_elements()),
         dg(h.g.size()),
-        ds0(states_of(z)),
+        ds0(z.state_elements()),
         kept(z.kept_bytes()),
         states(z.states_bytes()),
         gradients(z.gradients_bytes()) {}
@@ -163,18 +143,6 @@ KdaChain chain_of(const Given& h, const KdaSizes& z, int b, int head) {
   state(c.s0, h.s0);
   state(c.gs, h.gs);
   return c;
-}
-
-/// Element (row, column) of a tile as the kernels lay it out.
-double tile_at(const std::vector<unsigned char>& m, std::size_t base, int row, int column) {
-  const std::size_t at =
-      base + static_cast<std::size_t>(row * 128 + ((column * 2) ^ ((row & 7) << 4)));
-  std::uint16_t bits;
-  std::memcpy(&bits, m.data() + at, 2);
-  const std::uint32_t wide = std::uint32_t{bits} << 16;
-  float f;
-  std::memcpy(&f, &wide, 4);
-  return f;
 }
 
 constexpr std::size_t kTile = 8192;
@@ -283,20 +251,7 @@ bool check(const Case& c, std::uint64_t seed) {
       }
     }
   });
-  Check result(c.name);
-  for (int i = 0; i < kWhats; ++i) {
-    Error all;
-    for (const auto& e : errors) {
-      all.add(e[static_cast<std::size_t>(i)]);
-    }
-    result.expect(kNames[i], all, kLimits[i]);
-  }
-  bool intact = true;
-  for (const RawBuffer* buffer : p.written()) {
-    intact = intact && buffer->guards_intact();
-  }
-  result.expect("guards", intact);
-  return result.finish();
+  return check_errors(c.name, errors, kNames, kLimits, p.written());
 }
 
 /// Results of all chains in the tensors' layout, by the recurrence in f64; or by chunks of it whose
@@ -346,13 +301,9 @@ KdaResult reference_of(const Given& h, const KdaSizes& z, bool bf16_operands = f
 /// inputs rounded to bf16 the reference on those: some cases amplify errors (beta |k|^2 far above
 /// 2), so twice what the rounding of the inputs does to the result is allowed.
 bool check_golden(const GoldenCase& g) {
-  const auto attribute = [&](const char* name) {
-    const auto at = g.attributes.find(name);
-    return at == g.attributes.end() ? 0.0 : at->second;
-  };
   const GoldenArray &q = *g.find("inputs/q"), &v = *g.find("inputs/v"),
                     &beta = *g.find("inputs/beta");
-  if (attribute("qk_l2norm") != 0 || beta.shape.size() != 3) {
+  if (g.attribute("qk_l2norm") != 0 || beta.shape.size() != 3) {
     std::printf("skip %s: not by these kernels\n", g.name.c_str());
     return true;
   }
@@ -375,7 +326,7 @@ bool check_golden(const GoldenCase& g) {
     if (n == 0) {
       continue;
     }
-    const KdaSizes z{1, n, hv, static_cast<float>(attribute("scale"))};
+    const KdaSizes z{1, n, hv, static_cast<float>(g.attribute("scale"))};
     Host h;
     HostOf<double, double> exact;
     const auto rows = [&](auto& to, auto& same, const GoldenArray& from, int heads, int width,
@@ -396,8 +347,8 @@ bool check_golden(const GoldenCase& g) {
     };
     const auto state = [&](std::vector<float>& to, std::vector<double>& same,
                            const GoldenArray* from) {
-      to.assign(states_of(z), 0);
-      same.assign(states_of(z), 0);
+      to.assign(z.state_elements(), 0);
+      same.assign(z.state_elements(), 0);
       for (int i = 0; i < hv * dk * dv && from; ++i) {
         same[padded_state(i)] = from->values[static_cast<std::size_t>(document * hv * dk * dv + i)];
         to[padded_state(i)] = static_cast<float>(same[padded_state(i)]);
@@ -595,11 +546,7 @@ int main(int argc, char** argv) {
       good = check(cases[i], seed) && good;
     }
   } else if (what == "golden" && argc > 2) {
-    const std::vector<GoldenCase> cases = read_golden(argv[2]);
-    good = !cases.empty();
-    for (const GoldenCase& c : cases) {
-      good = check_golden(c) && good;
-    }
+    good = check_all_golden(argv[2], check_golden);
   } else if (what == "repeat") {
     good = repeat(kTimed[0], argc > 2 ? std::atoll(argv[2]) : 1000);
     const Case small{"B1 T200 H2 D128", 1, 200, 2, .1, 1, 1, false, false};
