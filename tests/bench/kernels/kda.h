@@ -3,7 +3,7 @@
 //   S_t = (I - beta_t k_t k_t^T) diag(exp(g_t)) S_{t-1} + beta_t k_t v_t^T,  o_t = scale q_t S_t
 // q, k, v, o [B,T,H,128]  g [B,T,H,128] f32  beta [B,T,H]  states [B,H,128,128] f32.
 // A decay below exp(-8.5) a token is taken for exp(-8.5). Nothing is allocated and nothing
-// synchronises; results are the same bits every time.
+// synchronises.
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
