@@ -1,5 +1,5 @@
-// Checks the chunk algebra of Kimi Delta Attention against the recurrence, both in f64: exits 1 when
-// any result differs by more than rounding, or by more than the bound of the gates allows.
+// Checks the chunk algebra of Kimi Delta Attention against the recurrence, both in f64: exits 1
+// when any result differs by more than rounding, or by more than the bound of the gates allows.
 #include <cmath>
 #include <cstdio>
 #include <random>

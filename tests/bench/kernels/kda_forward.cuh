@@ -1,9 +1,9 @@
 #pragma once
-// Forward chunk loop of Kimi Delta Attention, built as that of the gated delta rule: one CTA a chain
-// and 64 value columns.
+// Forward chunk loop of Kimi Delta Attention, built as that of the gated delta rule: one CTA a
+// chain and 64 value columns.
 //   warpgroup 0  the loop. The state stays in registers, transposed (S^T: value rows, f32 sums of
-//                wgmma), and its bf16 copy is the A operand from registers; every other operand is a
-//                tile of the chunk's record, in which the gates are already:
+//                wgmma), and its bf16 copy is the A operand from registers; every other operand is
+//                a tile of the chunk's record, in which the gates are already:
 //                  X^T = W^T - W^T N^T, W^T = V^T - S^T (exp(G) K)^T
 //                  O^T = S^T (scale exp(G) Q)^T + X^T P^T
 //                  S^T = S^T diag(exp(G_C)) + X^T (beta exp(G_C - G) K)

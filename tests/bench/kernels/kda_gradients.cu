@@ -1,16 +1,18 @@
-// Chunk-parallel part of Kimi Delta Attention's backward: from the states S before each chunk, their
-// gradients dS' after it, X and dV, the gradients of q, k, beta and g. A persistent CTA takes chunks
-// of 64 tokens one after the other; tiles of the next one arrive as soon as those of this are read.
-//   warpgroup 0  queries:  Dq = 2^M dO S^T + sum over earlier blocks of dP k',   dq = scale 2^(G-M) Dq
+// Chunk-parallel part of Kimi Delta Attention's backward: from the states S before each chunk,
+// their gradients dS' after it, X and dV, the gradients of q, k, beta and g. A persistent CTA takes
+// chunks of 64 tokens one after the other; tiles of the next one arrive as soon as those of this
+// are read.
+//   warpgroup 0  queries: Dq = 2^M dO S^T + sum over earlier blocks of dP k',
+//                dq = scale 2^(G-M) Dq
 //   warpgroup 1  readers: Dr = -2^M dV S^T + the same of dM k',                dk = 2^(G-M) Dr
 //   warpgroup 2  writers: Dw = beta 2^(G_C-M) X dS'^T + later blocks' dP^T q' + dM^T k 2^(G-M),
 //                dk += 2^(M-G) Dw
 //   warpgroup 3  dbeta = dV . X / beta; <S, dS'>; the running sum of the gates' gradient
 //   warpgroup 4  a warp each for values and states, for q, k, g, and for stores
-// with dP = lower dO X^T diag(beta), dM = -strictly lower dV X^T diag(beta). Sums run over blocks of 16
-// tokens as in decayed_linear_channel_gradients.cu. All of 0 to 3 rewrite q, k and g.
-// The gates' gradient is the suffix sum of q' Dq + k 2^(G-M) Dr - k' Dw: what a pair of tokens of the
-// chunk brings cancels in f32, since both sides multiply the same rounded factors.
+// with dP = lower dO X^T diag(beta), dM = -strictly lower dV X^T diag(beta). Sums run over blocks
+// of 16 tokens as in decayed_linear_channel_gradients.cu. All of 0 to 3 rewrite q, k and g.
+// The gates' gradient is the suffix sum of q' Dq + k 2^(G-M) Dr - k' Dw: what a pair of tokens of
+// the chunk brings cancels in f32, since both sides multiply the same rounded factors.
 // Moves 2,818 bytes a token and head in and 1,026 out.
 #include "kda_kernels.cuh"
 
@@ -114,8 +116,8 @@ __device__ __forceinline__ void mask_scores(uint32_t (&p)[4][4], const float (&d
   }
 }
 
-/// By 512 threads, eight tokens and two channels each: gates to G - M, q and k to q', k 2^(G - M) and
-/// k', and the roots.
+/// By 512 threads, eight tokens and two channels each: gates to G - M, q and k to q', k 2^(G - M)
+/// and k', and the roots.
 __device__ __forceinline__ void rewrite(Shared& s, float scale, int n, int thread) {
   const int half = thread / 64, channel = thread % 64 * 2, first = 8 * half;
   s.gates_full.wait(n & 1);

@@ -1,7 +1,7 @@
 // Chunk-parallel part of Kimi Delta Attention: the operands of the chunk loops. One CTA a chunk and
 // head, three of them a multiprocessor:
-//   all          gates summed; q to q', k to k' and k 2^(G - M) (device/channel_gates.cuh), and what
-//                reads and writes the states: exp(G) K, scale exp(G) Q, beta exp(G_C - G) K
+//   all          gates summed; q to q', k to k' and k 2^(G - M) (device/channel_gates.cuh), and
+//                what reads and writes the states: exp(G) K, scale exp(G) Q, beta exp(G_C - G) K
 //   warpgroup 0  L = strictly lower (k 2^(G - M)) k'^T diag(beta) by blocks, N = I - (I + L)^-1
 //   warpgroup 1  P = lower q' k'^T diag(beta)
 // Moves q, k, g in and a record out: 2,058 bytes a token and head.

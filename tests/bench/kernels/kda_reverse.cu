@@ -2,9 +2,10 @@
 // themselves. One CTA a chain and 64 value columns, built as forward:
 //   Y^T = dS'^T (beta exp(G_C - G) K)^T + dO^T P       dV^T = Y^T - Y^T N
 //   dS^T = dS'^T diag(exp(G_C)) + dO^T (scale exp(G) Q) - dV^T (exp(G) K)
-// dS' after each chunk goes out as an image for the kernel that makes the other gradients. dO^T P of
-// the next chunk is made while this one waits for dV: only products with dS' stay in the chain. The
-// states before each chunk, when they are wanted too, are made by as many CTAs of the same grid.
+// dS' after each chunk goes out as an image for the kernel that makes the other gradients. dO^T P
+// of the next chunk is made while this one waits for dV: only products with dS' stay in the chain.
+// The states before each chunk, when they are wanted too, are made by as many CTAs of the same
+// grid.
 #include "kda_forward.cuh"
 
 namespace ls::kernels {
