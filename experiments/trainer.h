@@ -14,9 +14,11 @@ namespace ls::experiments {
 class Trainer {
  public:
   /// `directory` gets metrics.jsonl, config.yaml, result.json and checkpoints/; "" for none.
+  /// `config` outlives it.
   /// @throws Error(Config) when config and task do not fit
   Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed, std::string directory,
           Communicator& comm);
+  Trainer(RunConfig&&, std::size_t, std::uint64_t, std::string, Communicator&) = delete;
 
   /// Continues from the newest checkpoint in the directory, if there is one; on any number of
   /// ranks, which all see the directory. `earlier`: the result of the same part after fewer

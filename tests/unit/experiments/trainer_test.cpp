@@ -517,6 +517,36 @@ TEST_SUITE("unit") {
     }
   }
 
+  TEST_CASE("trainer: a longer run keeps the best evaluation, made after the last checkpoint") {
+    const auto solo = solo_communicator();
+    int worse = 0;  // runs that the longer one makes worse
+    for (const char* lr : {"0.1", "0.3", "1", "3"}) {
+      const Scratch s;
+      const auto config = [&](const std::string& steps) {
+        return config_of(
+            "batch: 2\nschedule: {name: constant}\ncheckpoint: {best: bpb}\n"
+            "eval: {every: 100}\nsteps: " +
+                steps + "\nlr: " + lr + "\n",
+            s);
+      };
+      const RunConfig shorter = config("4"), longer = config("6");
+      const std::string folder = s.path + "/run";
+      const RunResult first = Trainer(shorter, 0, 1, folder, *solo).run();
+      fs::remove(folder + "/result.json");
+      Trainer more(longer, 0, 1, folder, *solo);
+      more.resume({}, first);
+      const RunResult second = more.run();
+      REQUIRE(second.history.size() == 2);
+      REQUIRE(second.best.has_value());
+      const double before = mean_metric(second.history[0], "bpb"),
+                   after = mean_metric(second.history[1], "bpb");
+      CHECK(second.best->value == std::min(before, after));
+      CHECK(second.best->step == (after < before ? 6 : 4));
+      worse += after > before ? 1 : 0;
+    }
+    CHECK(worse > 0);
+  }
+
   TEST_CASE("trainer: bf16 trains, with f32 parameters") {
     const Scratch s;
     const auto solo = solo_communicator();
