@@ -2,8 +2,8 @@
 
 #include "autograd/functional.h"
 #include "core/ops/delta_rule/delta_rule.h"
-#include "core/ops/mamba_gate/mamba_gate.h"
 #include "layers/limits.h"
+#include "layers/mixers/gates.h"
 #include "layers/mixers/projections.h"
 
 namespace ls::layers {
@@ -63,23 +63,7 @@ class GatedDeltaNet final : public TokenMixer {
                  init);
     beta_ = Linear(a.scope.child("beta"), a.width, hv_, init, false, {.decay = false});
     alpha_ = Linear(a.scope.child("alpha"), a.width, hv_, init, false, {.decay = false});
-    a_log_ = a.scope.param("a_log", {hv_}, {[](Rng& rng, std::span<double> x) {
-                             for (double& v : x) {
-                               v = std::log(std::max(16.0 * rng.uniform(), 1e-4));
-                             }
-                           }},
-                           {.decay = false});
-    // Inverse softplus of a step drawn log-uniformly from [.001, .1].
-    dt_bias_ = a.scope.param(
-        "dt_bias", {hv_}, {[](Rng& rng, std::span<double> x) {
-          for (double& v : x) {
-            const double dt = std::max(
-                std::exp(rng.uniform() * (std::log(0.1) - std::log(0.001)) + std::log(0.001)),
-                1e-4);
-            v = dt + std::log(-std::expm1(-dt));
-          }
-        }},
-        {.decay = false});
+    decay_ = MambaDecay(a.scope, hv_, 0, 16);
     conv_ = ShortConvLayer(a, 2 * h_ * dk_ + hv_ * dv_, c.conv);
     out_ = HeadOutput(a, hv_, dv_);
   }
@@ -95,14 +79,12 @@ class GatedDeltaNet final : public TokenMixer {
     }
     const auto parts = ag::split(conv_(qkv, seq, "conv"), 2, {h_ * dk_, h_ * dk_, hv_ * dv_});
     const ag::Var beta = beta_of(beta_(x), c_.eigenvalues);
-    const ag::Var g =
-        ag::call<ops::MambaGate>({.x = alpha_(x), .a_log = a_log_, .dt_bias = dt_bias_}).g;
     const ag::Var o = seq.scan<ops::DeltaRule>("scan",
                                                {.q = ag::reshape(parts[0], {b, t, h_, dk_}),
                                                 .k = ag::reshape(parts[1], {b, t, h_, dk_}),
                                                 .v = ag::reshape(parts[2], {b, t, hv_, dv_}),
                                                 .beta = beta,
-                                                .g = g},
+                                                .g = decay_(alpha_(x))},
                                                {.scale = inverse_root(dk_), .qk_l2norm = true})
                           .o;
     return out_(o, gate);
@@ -112,7 +94,7 @@ class GatedDeltaNet final : public TokenMixer {
   Config c_;
   Index h_, hv_, dk_ = 0, dv_ = 0;
   Linear in_, beta_, alpha_;
-  ag::Var a_log_, dt_bias_;
+  MambaDecay decay_;
   ShortConvLayer conv_;
   HeadOutput out_;
 };

@@ -1,7 +1,7 @@
 #include "autograd/functional.h"
-#include "core/ops/activation/activation.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "layers/limits.h"
+#include "layers/mixers/gates.h"
 #include "layers/mixers/projections.h"
 
 namespace ls::layers {
@@ -48,17 +48,14 @@ class SimpleGla final : public TokenMixer {
     const Index b = seq.batch(), t = seq.tokens();
     const auto halves = ag::split(in_(x), 2, {h * (2 * dk + dv), h * dv});
     const auto parts = ag::split(conv_(halves[0], seq, "conv"), 2, {h * dk, h * dk, h * dv});
-    const ag::Var logits = ag::cast(gate_(x), acc_dtype(x.dtype()));
-    const ag::Var g =
-        ag::scale(ag::call<ops::Activation>({.x = logits}, {.activation = ops::Act::kLogSigmoid}).y,
-                  1.0 / c_.gate_normalizer);
-    const ag::Var o = seq.scan<ops::DecayedLinear>("scan",
-                                                   {.q = ag::reshape(parts[0], {b, t, h, dk}),
-                                                    .k = ag::reshape(parts[1], {b, t, h, dk}),
-                                                    .v = ag::reshape(parts[2], {b, t, h, dv}),
-                                                    .g = g},
-                                                   {.scale = inverse_root(dk)})
-                          .o;
+    const ag::Var o =
+        seq.scan<ops::DecayedLinear>("scan",
+                                     {.q = ag::reshape(parts[0], {b, t, h, dk}),
+                                      .k = ag::reshape(parts[1], {b, t, h, dk}),
+                                      .v = ag::reshape(parts[2], {b, t, h, dv}),
+                                      .g = log_sigmoid_decay(gate_(x), c_.gate_normalizer)},
+                                     {.scale = inverse_root(dk)})
+            .o;
     return out_(o, halves[1]);
   }
 

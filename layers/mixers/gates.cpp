@@ -1,0 +1,62 @@
+#include "layers/mixers/gates.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "autograd/functional.h"
+#include "core/ops/activation/activation.h"
+#include "core/ops/mamba_gate/mamba_gate.h"
+
+namespace ls::layers {
+
+namespace {
+constexpr double kLeast = 1e-4;  // of a rate or step: its log is finite
+}  // namespace
+
+Init log_rates(double low, double high) {
+  return {[low, high](Rng& rng, std::span<double> x) {
+    for (double& v : x) {
+      v = std::log(std::max(low + (high - low) * rng.uniform(), kLeast));
+    }
+  }};
+}
+
+Init softplus_steps(double low, double high) {
+  return {[low, high](Rng& rng, std::span<double> x) {
+    for (double& v : x) {
+      const double step = std::max(
+          std::exp(rng.uniform() * (std::log(high) - std::log(low)) + std::log(low)), kLeast);
+      v = step + std::log(-std::expm1(-step));
+    }
+  }};
+}
+
+MambaDecay::MambaDecay(const Scope& scope, Index heads, double low, double high)
+    : a_log_(scope.param("a_log", {heads}, log_rates(low, high), {.decay = false})),
+      dt_bias_(scope.param("dt_bias", {heads}, softplus_steps(), {.decay = false})) {}
+
+ag::Var MambaDecay::operator()(const ag::Var& logits) const {
+  return ag::call<ops::MambaGate>({.x = logits, .a_log = a_log_, .dt_bias = dt_bias_}).g;
+}
+
+ag::Var log_sigmoid_decay(const ag::Var& logits, double normalizer) {
+  const ag::Var x = ag::cast(logits, acc_dtype(logits.dtype()));
+  return ag::scale(ag::call<ops::Activation>({.x = x}, {.activation = ops::Act::kLogSigmoid}).y,
+                   1.0 / normalizer);
+}
+
+LowRank::LowRank(const Scope& scope, Index in, Index rank, Index out, const Init& init,
+                 const Options& options)
+    : down_(scope.child("down"), in, rank, init, false, options.weight),
+      up_(scope.child("up"), rank, out, init, options.bias, options.weight),
+      activation_(options.activation) {}
+
+ag::Var LowRank::operator()(const ag::Var& x) const {
+  ag::Var inner = down_(x);
+  if (activation_ != ops::Act::kIdentity) {
+    inner = ag::call<ops::Activation>({.x = inner}, {.activation = activation_}).y;
+  }
+  return up_(inner);
+}
+
+}  // namespace ls::layers

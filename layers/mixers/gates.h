@@ -1,0 +1,55 @@
+#pragma once
+// Gates as mixers share them: the log-decay of Mamba, the log of a sigmoid, low-rank maps.
+#include "core/ops/common/act.h"
+#include "layers/mixers/mixer.h"
+
+namespace ls::layers {
+
+/// log A, A uniform in [low, high], at least 1e-4: the rate of a decay exp(-A step).
+Init log_rates(double low, double high);
+/// What softplus makes a step of, log-uniform in [low, high] and at least 1e-4.
+Init softplus_steps(double low = 0.001, double high = 0.1);
+
+/// Log-decay of Mamba per head and token: g = -exp(a_log) softplus(logits + dt_bias). Parameters
+/// `a_log` and `dt_bias` [heads], neither decayed; first steps log-uniform in [.001, .1].
+/// @source Gu & Dao 2312.00752
+class MambaDecay {
+ public:
+  MambaDecay() = default;
+  /// First rates are uniform in [low, high].
+  MambaDecay(const Scope& scope, Index heads, double low, double high);
+  /// logits [B,T,heads] of any float -> [B,T,heads] acc
+  ag::Var operator()(const ag::Var& logits) const;
+  const ag::Var& dt_bias() const { return dt_bias_; }
+
+ private:
+  ag::Var a_log_, dt_bias_;
+};
+
+/// g = log sigmoid(logits) / normalizer, of any shape: gates that begin near 1.
+/// @dtype  logits any float -> acc
+/// @source Yang 2312.06635
+ag::Var log_sigmoid_decay(const ag::Var& logits, double normalizer);
+
+/// y = W_up act(W_down x) + b: `down` [rank,in], `up` [out,rank], bias [out] (0 at first).
+class LowRank {
+ public:
+  struct Options {
+    ops::Act activation = ops::Act::kIdentity;
+    bool bias = false;
+    ParamOptions weight = {};
+  };
+  LowRank() = default;
+  LowRank(const Scope& scope, Index in, Index rank, Index out, const Init& init,
+          const Options& options);
+  LowRank(const Scope& scope, Index in, Index rank, Index out, const Init& init)
+      : LowRank(scope, in, rank, out, init, Options()) {}
+  /// x [...,in] of any float -> [...,out] of that type
+  ag::Var operator()(const ag::Var& x) const;
+
+ private:
+  Linear down_, up_;
+  ops::Act activation_ = ops::Act::kIdentity;
+};
+
+}  // namespace ls::layers
