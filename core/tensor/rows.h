@@ -81,21 +81,21 @@ struct Pieces {
 };
 /// Nothing where the tensor does not lie in memory like that, or a row of its last axis is not
 /// within one piece.
-inline std::optional<Pieces> pieces_of(const Tensor& t) {
+inline std::optional<Pieces> pieces_of(const Layout& t) {
   Pieces p;
   Index step = 1;  // of the next axis, as far as it goes on in one piece or from piece to piece
   bool apart = false;
   for (int a = t.rank() - 1; a >= 0; --a) {
-    const Index n = t.size(a);
+    const Index n = t.shape()[a];
     if (n == 1) {
       continue;
     }
-    if (t.stride(a) != step) {
-      if (apart || a == t.rank() - 1 || t.stride(a) < step) {
+    if (t.strides()[a] != step) {
+      if (apart || a == t.rank() - 1 || t.strides()[a] < step) {
         return std::nullopt;
       }
       apart = true;
-      p.stride = step = t.stride(a);
+      p.stride = step = t.strides()[a];
     }
     p.length *= apart ? 1 : n;
     step *= n;
@@ -103,19 +103,24 @@ inline std::optional<Pieces> pieces_of(const Tensor& t) {
   p.stride = apart ? p.stride : p.length;
   return p;
 }
+template <class S>
+std::optional<Pieces> pieces_of(const LaidOut<S>& t) {
+  return pieces_of(t.layout());
+}
 
 /// Rows of a result to be written, which may lie in pieces; an undefined one has none.
 template <class T>
 class RowsOut {
  public:
-  explicit RowsOut(Tensor& t) {
-    if (!t.defined()) {
+  template <class S>
+  explicit RowsOut(LaidOut<S>& t) {
+    if (!static_cast<const S&>(t).defined()) {
       return;
     }
     const std::optional<Pieces> p = pieces_of(t);
     LS_CHECK(p, kInternal, "a result {} with strides {} is not a slice", t.describe(),
              t.strides().str());
-    base_ = t.data<T>();
+    base_ = t.template data<T>();
     cols_ = t.rank() > 0 ? t.size(-1) : 1;
     dense_ = p->stride == p->length;
     per_piece_ = dense_ ? 1 : std::max<Index>(1, p->length / std::max<Index>(1, cols_));

@@ -1,15 +1,19 @@
 #pragma once
-// Shape: up to kMaxRank extents or strides, held inline.
+// Shape: up to kMaxRank extents or strides, held inline. Free of packages: device code includes it.
 #include <algorithm>
 #include <array>
 #include <initializer_list>
 #include <span>
 #include <string>
 
-#include "core/base/error.h"
 #include "core/base/types.h"
 
 namespace ls {
+
+namespace detail {
+/// @throws Error(Shape)
+[[noreturn]] void fail_rank();
+}  // namespace detail
 
 inline constexpr int kMaxRank = 8;
 
@@ -32,7 +36,9 @@ class Shape {
   const Index* end() const { return dims_.data() + rank_; }
   Index back() const { return dims_[static_cast<std::size_t>(rank_ - 1)]; }
   void push_back(Index d) {
-    LS_CHECK(rank_ < kMaxRank, kShape, "a tensor has at most {} axes", kMaxRank);
+    if (rank_ >= kMaxRank) {
+      detail::fail_rank();
+    }
     dims_[static_cast<std::size_t>(rank_++)] = d;
   }
   Index numel() const {

@@ -113,27 +113,9 @@ CopyLoop loop_between(DType to, DType from) {
 
 }  // namespace
 
-namespace {
-/// Shapes that tensors get pass here, so that elements and strides can be counted without a look.
-void check_countable(const Shape& shape) {
-  Index n = 1;
-  bool fits = true;
-  for (const Index d : shape) {
-    LS_CHECK(d >= 0, kShape, "a tensor cannot have shape {}", shape.str());
-    fits &= !__builtin_mul_overflow(n, std::max<Index>(d, 1), &n);
-  }
-  LS_CHECK(fits, kShape,
-           "a tensor of shape {} has more elements than 64 bits count; use smaller sizes",
-           shape.str());
-}
-}  // namespace
-
 Tensor Tensor::empty(const Shape& shape, DType dtype) {
-  check_countable(shape);
   Tensor t;
-  t.shape_ = shape;
-  t.strides_ = shape.contiguous_strides();
-  t.dtype_ = dtype;
+  t.layout_ = Layout(shape, dtype);
   t.storage_ = std::make_shared<Storage>(checked_mul(shape.numel(), dtype_size(dtype)));
   return t;
 }
@@ -163,215 +145,26 @@ Tensor Tensor::from_raw(const void* values, Index count, const Shape& shape, DTy
   return t;
 }
 
-bool Tensor::is_contiguous() const {
-  Index step = 1;
-  for (int i = rank() - 1; i >= 0; --i) {
-    if (shape_[i] != 1 && strides_[i] != step) {
-      return shape_.numel() == 0;
-    }
-    step *= shape_[i];
-  }
-  return true;
-}
-
 const void* Tensor::raw() const {
   LS_ASSERT(defined());
-  return static_cast<const char*>(storage_->data()) + offset_ * dtype_size(dtype_);
+  return static_cast<const char*>(storage_->data()) + layout_.offset() * dtype_size(dtype());
 }
 void* Tensor::raw() {
   return const_cast<void*>(std::as_const(*this).raw());
 }
-
-int Tensor::normalize_axis(int axis) const {
-  const int a = axis < 0 ? axis + rank() : axis;
-  LS_CHECK(a >= 0 && a < rank(), kShape, "axis {} of a tensor of shape {}", axis, shape_.str());
-  return a;
-}
-
-void Tensor::check_dtype(DType wanted) const {
-  LS_CHECK(dtype_ == wanted, kDType, "data of a {} tensor was asked for as {}", enum_name(dtype_),
-           enum_name(wanted));
-}
-
-// Matches runs of old axes that are contiguous among themselves with runs of new axes.
-bool Tensor::view_strides(const Shape& shape, Shape& strides) const {
-  strides = shape.contiguous_strides();
-  if (is_contiguous()) {
-    return true;
-  }
-  int o = rank() - 1;
-  int n = shape.rank() - 1;
-  while (n >= 0) {
-    while (o >= 0 && shape_[o] == 1) {
-      --o;
-    }
-    if (o < 0) {
-      break;  // only axes of extent 1 are left
-    }
-    Index run = shape_[o];
-    const Index step = strides_[o];
-    Index covered = 1;
-    while (n >= 0 && covered < run) {
-      strides[n] = step * covered;
-      covered *= shape[n--];
-      while (covered > run && o > 0 && strides_[o - 1] == strides_[o] * shape_[o]) {
-        run *= shape_[--o];
-      }
-    }
-    if (covered != run) {
-      return false;
-    }
-    --o;
-    while (n >= 0 && shape[n] == 1) {
-      --n;
-    }
-  }
-  return true;
-}
-
-Tensor Tensor::view(const Shape& wanted) const {
-  Shape shape = wanted;
-  int infer = -1;
-  for (int i = 0; i < shape.rank(); ++i) {
-    LS_CHECK(shape[i] >= 0 || (shape[i] == -1 && infer < 0), kShape,
-             "shape {} cannot be viewed as {}: extents are 0 or more, one may be -1", shape_.str(),
-             wanted.str());
-    infer = shape[i] == -1 ? i : infer;
-  }
-  if (infer >= 0) {
-    shape[infer] = 1;
-  }
-  check_countable(shape);
-  if (infer >= 0) {
-    const Index known = shape.numel();
-    LS_CHECK(known != 0, kShape, "shape {} viewed as {} leaves -1 open", shape_.str(),
-             wanted.str());
-    shape[infer] = numel() / known;
-  }
-  LS_CHECK(shape.numel() == numel(), kShape, "shape {} cannot be viewed as {}", shape_.str(),
-           wanted.str());
-  Tensor t = *this;
-  t.shape_ = shape;
-  LS_CHECK(view_strides(shape, t.strides_), kShape,
-           "shape {} with strides {} cannot be viewed as {} without a copy", shape_.str(),
-           strides_.str(), wanted.str());
-  return t;
+Tensor::operator TensorView() const {
+  return defined() ? TensorView(storage_->data(), layout_) : TensorView();
 }
 
 Tensor Tensor::reshape(const Shape& shape) const {
-  Shape strides;
   const bool infers = std::find(shape.begin(), shape.end(), -1) != shape.end();
-  if (!infers && shape.numel() == numel() && view_strides(shape, strides)) {
-    return view(shape);
-  }
-  return contiguous().view(shape);
-}
-
-Tensor Tensor::permute(std::initializer_list<int> axes) const {
-  return permute(std::span<const int>(axes.begin(), axes.size()));
-}
-
-Tensor Tensor::permute(std::span<const int> axes) const {
-  LS_CHECK(static_cast<int>(axes.size()) == rank(), kShape, "{} axes permute a tensor of shape {}",
-           axes.size(), shape_.str());
-  Tensor t = *this;
-  unsigned seen = 0;
-  for (int i = 0; i < rank(); ++i) {
-    const int a = normalize_axis(axes[i]);
-    LS_CHECK(!(seen >> a & 1u), kShape, "axis {} is permuted twice", a);
-    seen |= 1u << a;
-    t.shape_[i] = shape_[a];
-    t.strides_[i] = strides_[a];
-  }
-  return t;
-}
-
-Tensor Tensor::transpose(int a, int b) const {
-  a = normalize_axis(a);
-  b = normalize_axis(b);
-  Tensor t = *this;
-  std::swap(t.shape_[a], t.shape_[b]);
-  std::swap(t.strides_[a], t.strides_[b]);
-  return t;
-}
-
-Tensor Tensor::slice(int axis, Index begin, Index end) const {
-  axis = normalize_axis(axis);
-  LS_CHECK(0 <= begin && begin <= end && end <= shape_[axis], kShape,
-           "slice [{}, {}) of axis {} of shape {}", begin, end, axis, shape_.str());
-  Tensor t = *this;
-  t.offset_ += begin * strides_[axis];
-  t.shape_[axis] = end - begin;
-  return t;
+  return (!infers && layout_.can_view(shape) ? *this : contiguous()).view(shape);
 }
 
 Tensor Tensor::extended(int axis, Index extent) const {
-  axis = normalize_axis(axis);
-  LS_CHECK(axis > 0 && extent >= shape_[axis], kShape, "axis {} of shape {} extended to {}", axis,
-           shape_.str(), extent);
-  // Slices of the axis before begin at multiples of its stride, as those of a row-major tensor do.
-  const Index apart = strides_[axis - 1], step = strides_[axis];
-  if (apart <= 0 || step <= 0 || offset_ % apart + extent * step > apart) {
-    return {};
-  }
   Tensor t = *this;
-  t.shape_[axis] = extent;
-  Index last = t.offset_;
-  for (int a = 0; a < rank(); ++a) {
-    last += std::max<Index>(0, t.shape_[a] - 1) * strides_[a];
-  }
-  return (last + 1) * dtype_size(dtype_) <= storage_->bytes() ? t : Tensor();
-}
-
-Tensor Tensor::select(int axis, Index index) const {
-  axis = normalize_axis(axis);
-  return slice(axis, index, index + 1).squeeze(axis);
-}
-
-Tensor Tensor::unsqueeze(int axis) const {
-  const int a = axis < 0 ? axis + rank() + 1 : axis;
-  LS_CHECK(a >= 0 && a <= rank(), kShape, "axis {} put into shape {}", axis, shape_.str());
-  Tensor t = *this;
-  t.shape_.push_back(1);
-  t.strides_.push_back(1);
-  for (int i = rank(); i > a; --i) {
-    t.shape_[i] = shape_[i - 1];
-    t.strides_[i] = strides_[i - 1];
-  }
-  t.shape_[a] = 1;
-  t.strides_[a] = a < rank() ? strides_[a] * shape_[a] : 1;
-  return t;
-}
-
-Tensor Tensor::squeeze(int axis) const {
-  axis = normalize_axis(axis);
-  LS_CHECK(shape_[axis] == 1, kShape, "axis {} of shape {} is not 1", axis, shape_.str());
-  Tensor t = *this;
-  t.shape_ = Shape{};
-  t.strides_ = Shape{};
-  for (int i = 0; i < rank(); ++i) {
-    if (i != axis) {
-      t.shape_.push_back(shape_[i]);
-      t.strides_.push_back(strides_[i]);
-    }
-  }
-  return t;
-}
-
-Tensor Tensor::expand(const Shape& shape) const {
-  LS_CHECK(shape.rank() == rank(), kShape, "shape {} cannot be expanded to {}", shape_.str(),
-           shape.str());
-  check_countable(shape);
-  Tensor t = *this;
-  for (int i = 0; i < rank(); ++i) {
-    LS_CHECK(shape_[i] == shape[i] || shape_[i] == 1, kShape, "shape {} cannot be expanded to {}",
-             shape_.str(), shape.str());
-    if (shape_[i] != shape[i]) {
-      t.shape_[i] = shape[i];
-      t.strides_[i] = 0;
-    }
-  }
-  return t;
+  const Index capacity = storage_->bytes() / dtype_size(dtype());
+  return t.layout_.extend(axis, extent, capacity) ? t : Tensor();
 }
 
 Tensor Tensor::contiguous() const {
@@ -379,37 +172,38 @@ Tensor Tensor::contiguous() const {
 }
 
 Tensor Tensor::clone() const {
-  Tensor t = empty(shape_, dtype_);
+  Tensor t = empty(shape(), dtype());
   t.copy_(*this);
   return t;
 }
 
 Tensor Tensor::to(DType dtype) const {
-  if (dtype == dtype_) {
+  if (dtype == this->dtype()) {
     return *this;
   }
-  Tensor t = empty(shape_, dtype);
+  Tensor t = empty(shape(), dtype);
   t.copy_(*this);
   return t;
 }
 
 Tensor& Tensor::copy_(const Tensor& source) {
-  LS_CHECK(source.shape_ == shape_, kShape, "a tensor of shape {} is copied into shape {}",
-           source.shape_.str(), shape_.str());
+  LS_CHECK(source.shape() == shape(), kShape, "a tensor of shape {} is copied into shape {}",
+           source.shape().str(), shape().str());
   const CopyLoop loop =
-      dtype_ == source.dtype_ ? same_type_loop(dtype_) : loop_between(dtype_, source.dtype_);
+      dtype() == source.dtype() ? same_type_loop(dtype()) : loop_between(dtype(), source.dtype());
   void* const dst = raw();
   const void* const src = source.raw();
-  for_each_stretch(shape_, strides_, source.strides_, [&](const Stretch& s) { loop(s, dst, src); });
+  for_each_stretch(shape(), strides(), source.strides(),
+                   [&](const Stretch& s) { loop(s, dst, src); });
   bump_version();
   return *this;
 }
 
 Tensor& Tensor::fill_(double value) {
-  dispatch_all(dtype_, [&]<class T>() {
+  dispatch_all(dtype(), [&]<class T>() {
     T* const dst = static_cast<T*>(raw());
     const T v = convert<T>(value);
-    for_each_stretch(shape_, strides_, strides_, [=](const Stretch& s) {
+    for_each_stretch(shape(), strides(), strides(), [=](const Stretch& s) {
       for_each_element(s, [=](Index i, Index) { dst[i] = v; });
     });
   });
@@ -418,15 +212,15 @@ Tensor& Tensor::fill_(double value) {
 }
 
 Tensor& Tensor::add_(const Tensor& other, double alpha) {
-  LS_CHECK(other.shape_ == shape_, kShape, "shapes {} and {} are added", shape_.str(),
-           other.shape_.str());
-  dispatch_float(dtype_, [&]<class T>() {
-    dispatch_float(other.dtype_, [&]<class U>() {
+  LS_CHECK(other.shape() == shape(), kShape, "shapes {} and {} are added", shape().str(),
+           other.shape().str());
+  dispatch_float(dtype(), [&]<class T>() {
+    dispatch_float(other.dtype(), [&]<class U>() {
       using A = acc_t<T>;
       T* const dst = static_cast<T*>(raw());
       const U* const src = static_cast<const U*>(other.raw());
       const A a = static_cast<A>(alpha);
-      for_each_stretch(shape_, strides_, other.strides_, [=](const Stretch& s) {
+      for_each_stretch(shape(), strides(), other.strides(), [=](const Stretch& s) {
         for_each_element(s, [=](Index i, Index j) {
           const A sum = convert<A>(dst[i]) + a * convert<A>(src[j]);
           dst[i] = convert<T>(sum);
@@ -439,11 +233,11 @@ Tensor& Tensor::add_(const Tensor& other, double alpha) {
 }
 
 Tensor& Tensor::mul_(double factor) {
-  dispatch_float(dtype_, [&]<class T>() {
+  dispatch_float(dtype(), [&]<class T>() {
     using A = acc_t<T>;
     T* const dst = static_cast<T*>(raw());
     const A f = static_cast<A>(factor);
-    for_each_stretch(shape_, strides_, strides_, [=](const Stretch& s) {
+    for_each_stretch(shape(), strides(), strides(), [=](const Stretch& s) {
       for_each_element(
           s, [=](Index i, Index) { dst[i] = convert<T>(static_cast<A>(convert<A>(dst[i]) * f)); });
     });
@@ -453,24 +247,20 @@ Tensor& Tensor::mul_(double factor) {
 }
 
 double Tensor::item() const {
-  LS_CHECK(numel() == 1, kShape, "a tensor of shape {} is read as one number", shape_.str());
+  LS_CHECK(numel() == 1, kShape, "a tensor of shape {} is read as one number", shape().str());
   return slow_at(0);
 }
 
 double Tensor::slow_at(Index flat) const {
   Index offset = 0;
   for (int a = rank() - 1; a >= 0; --a) {
-    offset += flat % shape_[a] * strides_[a];
-    flat /= shape_[a];
+    offset += flat % shape()[a] * strides()[a];
+    flat /= shape()[a];
   }
   double value = 0;
-  dispatch_all(dtype_,
+  dispatch_all(dtype(),
                [&]<class T>() { value = convert<double>(static_cast<const T*>(raw())[offset]); });
   return value;
-}
-
-std::string Tensor::describe() const {
-  return defined() ? std::string(enum_name(dtype_)) + shape_.str() : "undefined";
 }
 
 }  // namespace ls

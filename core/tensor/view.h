@@ -24,14 +24,16 @@ class View {
     }
   }
   /// @throws Error(Shape) when the tensor has another rank, Error(DType) another element type
-  explicit View(const Tensor& t) requires std::is_const_v<T> {
-    if (t.defined()) {
-      take(t, t.data<std::remove_const_t<T>>());
+  template <class S>
+  explicit View(const LaidOut<S>& t) requires std::is_const_v<T> {
+    if (static_cast<const S&>(t).defined()) {
+      take(t.layout(), t.template data<std::remove_const_t<T>>());
     }
   }
-  explicit View(Tensor& t) requires(!std::is_const_v<T>) {
-    if (t.defined()) {
-      take(t, t.data<T>());
+  template <class S>
+  explicit View(LaidOut<S>& t) requires(!std::is_const_v<T>) {
+    if (static_cast<const S&>(t).defined()) {
+      take(t.layout(), t.template data<T>());
     }
   }
   explicit operator bool() const { return base_ != nullptr; }
@@ -46,12 +48,13 @@ class View {
   }
 
  private:
-  void take(const Tensor& t, T* base) {
-    LS_CHECK(t.rank() == N, kShape, "a tensor {} is indexed by {} axes", t.describe(), N);
+  void take(const Layout& t, T* base) {
+    LS_CHECK(t.rank() == N, kShape, "a tensor of shape {} is indexed by {} axes", t.shape().str(),
+             N);
     base_ = base;
     for (int i = 0; i < N; ++i) {
-      extents_[i] = t.size(i);
-      strides_[i] = t.stride(i);
+      extents_[i] = t.shape()[i];
+      strides_[i] = t.strides()[i];
     }
   }
   T* base_ = nullptr;
