@@ -33,7 +33,7 @@ struct Model::BlockParts {
     if (channel->present()) {
       out = step(channel_norm, out, [&](const ag::Var& x) {
         const SeqContext::Layer inner(seq, "channel");
-        return channel->forward(x);
+        return channel->forward(x, seq);
       });
     }
     return out;

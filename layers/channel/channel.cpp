@@ -52,7 +52,7 @@ class Swiglu final : public ChannelMixer {
     gate_up_ = Linear(a.scope.child("gate_up"), a.width, 2 * hidden, Init::normal(a.init_std));
     down_ = Linear(a.scope.child("down"), hidden, a.width, Init::normal(a.init_std));
   }
-  ag::Var forward(const ag::Var& x) override {
+  ag::Var forward(const ag::Var& x, SeqContext&) override {
     const ag::Var gate_up = gate_up_(x);
     return ag::call<ops::GluLinear>(
                {.x = gate_up, .weight = ag::cast(down_.weight(), gate_up.dtype())},
@@ -90,7 +90,7 @@ class Mlp final : public ChannelMixer {
     }
     down_ = Linear(a.scope.child("down"), hidden, a.width, Init::normal(a.init_std), c.bias);
   }
-  ag::Var forward(const ag::Var& x) override {
+  ag::Var forward(const ag::Var& x, SeqContext&) override {
     return down_(
         ag::call<ops::BiasAct>({.x = up_(x), .bias = bias_}, {.activation = activation_}).y);
   }
@@ -107,7 +107,7 @@ class NoChannel final : public ChannelMixer {
  public:
   using Config = NoConfig;
   NoChannel(const Config&, const ChannelArgs&) {}
-  ag::Var forward(const ag::Var& x) override { return x; }
+  ag::Var forward(const ag::Var& x, SeqContext&) override { return x; }
   bool present() const override { return false; }
 };
 LS_REGISTER(ChannelMixer, NoChannel, "none",
