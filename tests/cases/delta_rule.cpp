@@ -25,9 +25,17 @@ LS_OP_CASES(DeltaRule, "delta_rule") {
                              .s0 = draw.normal({2, 2, 19, 85})};
   auto packed = inputs(1, 45, 4);
   packed.offsets = Tensor::from<std::int64_t>({0, 20, 20, 21, 45});
-  auto channels = packed;
-  channels.beta = Tensor();
-  channels.beta_v = draw.uniform({1, 45, 4, 7}, 0, 1.5);
+  const auto by_channel = [&](DeltaRule::In<Tensor> in) {  // gates by channel, with and without g
+    const Index b = in.v.size(0), t = in.v.size(1), heads = in.v.size(2);
+    in.gk = draw.uniform({b, t, heads, in.k.size(3)}, -0.5, 0);
+    return in;
+  };
+  const auto low_rank = [&](DeltaRule::In<Tensor> in) {
+    in.beta = Tensor();
+    in.a = draw.normal(in.k.shape(), 0.4);
+    in.b = draw.normal(in.k.shape(), 0.4);
+    return in;
+  };
   auto without = packed;
   without.s0 = without.g = Tensor();
   for (const Form form : {Form::kAuto, Form::kRecurrent, Form::kChunk, Form::kParallel}) {
@@ -39,12 +47,21 @@ LS_OP_CASES(DeltaRule, "delta_rule") {
     cases.add(kind + "one row", inputs(1, 41, 1), attrs);
     cases.add(kind + "wide", wide, attrs);
     cases.add(kind + "packed", packed, attrs);
-    cases.add(kind + "packed, beta per channel", channels, attrs);
+    cases.add(kind + "gates by channel, wide", by_channel(wide), attrs);
+    cases.add(kind + "gates by channel, packed", by_channel(packed), attrs);
+    cases.add(kind + "gates by channel, no state, no gate by head", by_channel(without), attrs);
+    cases.add(kind + "gates by channel, no tokens", by_channel(inputs(2, 0, 2)), attrs);
+    cases.add(kind + "low rank, wide", low_rank(by_channel(wide)), attrs);
+    cases.add(kind + "low rank, packed", low_rank(by_channel(packed)), attrs);
+    cases.add(kind + "low rank, no state, no gate", low_rank(without), attrs);
+    cases.add(kind + "low rank, gate by head", low_rank(inputs(1, 33, 1)), attrs);
     cases.add(kind + "packed, no state, no gate", without, attrs);
     cases.add(kind + "no tokens", inputs(2, 0, 2), attrs);
     cases.add(kind + "many rows", inputs(6, 70, 6), attrs);
     attrs.qk_l2norm = true;
     cases.add(kind + "normalised", inputs(2, 20, 2), attrs);
+    cases.add(kind + "gates by channel, normalised", by_channel(inputs(2, 20, 2)), attrs);
+    cases.add(kind + "low rank, normalised", low_rank(by_channel(inputs(2, 20, 2))), attrs);
   }
 }
 

@@ -7,10 +7,15 @@ namespace {
 
 using In = DeltaRule::In<Tensor>;
 
-void pad(In& in, Index a, Index b) {
-  (in.beta.defined() ? in.beta : in.beta_v).slice(1, a, b).zero_();
-  if (in.g.defined()) {
-    in.g.slice(1, a, b).zero_();
+/// Nothing decays, is erased or written.
+void pad(In& in, Index from, Index to) {
+  for (Tensor* x : {&in.g, &in.gk, &in.beta, &in.b}) {
+    if (x->defined()) {
+      x->slice(1, from, to).zero_();
+    }
+  }
+  if (in.b.defined()) {
+    in.v.slice(1, from, to).zero_();
   }
 }
 
@@ -54,17 +59,41 @@ LS_SCAN_CASES(DeltaRule, "delta_rule") {
   extreme.s0 = draw.normal({1, 1, 8, 8});
   cases.add("gates at 0, -1e-7 and down to -300", extreme, attrs).mask(pad);
 
-  In channels = inputs(1, 45, 1, 2, 5, 3, 1);
-  channels.beta = Tensor();
-  channels.beta_v = draw.uniform({1, 45, 2, 3}, 0, 1.5);
-  channels.g = draw.uniform({1, 45, 2}, -0.3, 0);
-  channels.s0 = draw.normal({1, 2, 5, 3});
-  cases.add("beta per value channel", channels, attrs).mask(pad);
+  In channels = inputs(2, 75, 1, 2, 5, 3, 1);
+  channels.gk = draw.uniform({2, 75, 2, 5}, -0.3, 0);
+  cases.add("gates by channel", channels, attrs).mask(pad);
+
+  In both = inputs(1, 131, 2, 4, 6, 7, 1);
+  both.g = draw.uniform({1, 131, 4}, -0.1, 0);
+  both.gk = draw.uniform({1, 131, 4, 6}, -0.1, 0);
+  both.s0 = draw.normal({1, 4, 6, 7});
+  cases.add("gates by head and by channel, normalised inside", both, normalised).mask(pad);
+
+  In closed = inputs(1, 96, 1, 1, 8, 8, 1);
+  closed.gk = draw.extreme_gates({1, 96, 1, 8});
+  closed.s0 = draw.normal({1, 1, 8, 8});
+  cases.add("gates by channel at 0, -1e-7 and down to -300", closed, attrs).mask(pad);
+
+  const auto low_rank = [&](In in) {
+    in.beta = Tensor();
+    in.a = draw.normal(in.k.shape(), 0.3);
+    in.b = draw.normal(in.k.shape(), 0.3);
+    return in;
+  };
+  cases.add("low rank, gates by channel", low_rank(channels), attrs).mask(pad);
+  cases.add("low rank, both gates, normalised inside", low_rank(both), normalised).mask(pad);
+  cases.add("low rank, gates down to -300", low_rank(closed), attrs).mask(pad);
+  cases.add("low rank, no gate", low_rank(inputs(1, 45, 1, 2, 5, 3, 1)), attrs).mask(pad);
 
   In one = inputs(3, 1, 1, 2, 4, 4, 1);
   one.g = draw.uniform({3, 1, 2}, -1, 0);
   one.s0 = draw.normal({3, 2, 4, 4});
   cases.add("one token", one, attrs).mask(pad);
+
+  In one_channel = one;
+  one_channel.gk = draw.uniform({3, 1, 2, 4}, -1, 0);
+  cases.add("one token, gates by channel", one_channel, attrs).mask(pad);
+  cases.add("one token, low rank", low_rank(one_channel), attrs).mask(pad);
 
   In wide = inputs(1, 5, 1, 1, 33, 17, 1);
   wide.g = draw.uniform({1, 5, 1}, -1, 0);

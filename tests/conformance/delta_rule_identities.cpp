@@ -231,7 +231,7 @@ TEST_SUITE("conformance") {
     }
   }
 
-  TEST_CASE("delta_rule: grouped values, beta per channel, normalisation inside") {
+  TEST_CASE("delta_rule: grouped values, normalisation inside") {
     Draw draw("identities 8");
     const Index t = 40;
     Delta in{.q = draw.normal({2, t, 2, 4}),
@@ -241,21 +241,59 @@ TEST_SUITE("conformance") {
     in.g = draw.uniform({2, t, 4}, -0.2, 0);
     ops::DeltaRule::Attrs inside;
     inside.qk_l2norm = true;
-    Delta repeated = in, channels = in, outside = in;
+    Delta repeated = in, outside = in;
     const auto both = [&](const Tensor& x) {
       return x.unsqueeze(3).expand({2, t, 2, 2, 4}).reshape({2, t, 4, 4});
     };
     repeated.q = both(in.q);
     repeated.k = both(in.k);
-    channels.beta = Tensor();
-    channels.beta_v = in.beta.unsqueeze(3).expand({2, t, 4, 3});
     outside.q = call_op<ops::L2Norm>({.x = in.q}, {.eps = 1e-6}).y;
     outside.k = call_op<ops::L2Norm>({.x = in.k}, {.eps = 1e-6}).y;
     for (const Way& way : kWays) {
       const auto want = run<ops::DeltaRule>(way, in, inside);
       for (const auto& got :
-           {run<ops::DeltaRule>(way, repeated, inside), run<ops::DeltaRule>(way, channels, inside),
-            run<ops::DeltaRule>(way, outside)}) {
+           {run<ops::DeltaRule>(way, repeated, inside), run<ops::DeltaRule>(way, outside)}) {
+        CHECK(difference(got.o, want.o) < way.tolerance);
+        CHECK(difference(got.sT, want.sT) < way.tolerance);
+      }
+    }
+  }
+
+  TEST_CASE("delta_rule: a gate by channel that is one gate; low rank along k") {
+    Draw draw("identities 12");
+    const Index t = 70, dk = 5;
+    Delta in{.q = draw.normal({2, t, 2, dk}),
+             .k = draw.unit_rows({2, t, 2, dk}),
+             .v = draw.normal({2, t, 4, 3})};
+    in.beta = draw.uniform({2, t, 4}, 0, 1);
+    in.g = draw.uniform({2, t, 4}, -0.4, 0);
+    in.s0 = draw.normal({2, 4, dk, 3});
+    Delta channel = in;
+    channel.g = Tensor();
+    channel.gk = in.g.unsqueeze(3).expand({2, t, 4, dk}).contiguous();
+    // One head a value head, so that a may have its beta and gate.
+    Delta low = channel;
+    const auto both = [&](const Tensor& x) {
+      return x.unsqueeze(3).expand({2, t, 2, 2, dk}).reshape({2, t, 4, dk});
+    };
+    low.q = both(in.q);
+    low.k = both(in.k).contiguous();
+    low.a = low.k.clone();
+    low.b = low.k.clone();
+    low.v = in.v.clone();
+    low.beta = Tensor();
+    for (Index row = 0; row < 2 * t * 4; ++row) {
+      const double beta = in.beta.slow_at(row), decay = std::exp(in.g.slow_at(row));
+      for (Index i = 0; i < dk; ++i) {
+        low.a.data<double>()[row * dk + i] *= -beta * decay;
+      }
+      for (Index c = 0; c < 3; ++c) {
+        low.v.data<double>()[row * 3 + c] *= beta;
+      }
+    }
+    for (const Way& way : kWays) {
+      const auto want = run<ops::DeltaRule>(way, in);
+      for (const auto& got : {run<ops::DeltaRule>(way, channel), run<ops::DeltaRule>(way, low)}) {
         CHECK(difference(got.o, want.o) < way.tolerance);
         CHECK(difference(got.sT, want.sT) < way.tolerance);
       }

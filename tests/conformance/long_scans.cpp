@@ -134,8 +134,9 @@ TEST_SUITE("conformance") {
     const Linear endless{.q = z({1, 9000, 1, 1}), .k = z({1, 9000, 1, 1}), .v = z({1, 9000, 1, 1})};
     CHECK(has(message([&] { call_op<ops::DecayedLinear>(endless, {{Form::kParallel}}); }),
               "9000 tokens are more than 8192; use form chunk"));
-    CHECK(has(delta([&](Delta& x) { x.beta = Tensor(); }), "either beta or beta_v"));
-    CHECK(has(delta([&](Delta& x) { x.beta_v = z({2, 6, 2, 3}); }), "either beta or beta_v"));
+    CHECK(has(delta([&](Delta& x) { x.beta = Tensor(); }), "either beta, or a and b"));
+    CHECK(has(delta([&](Delta& x) { x.a = z({2, 6, 2, 4}); }), "beta a given; give either beta"));
+    CHECK(has(delta([&](Delta& x) { x.a = x.b = z({2, 6, 2, 4}); }), "beta a b given"));
     CHECK(has(delta([&](Delta& x) {
                 x.v = z({2, 6, 3, 3});
                 x.beta = z({2, 6, 3});

@@ -17,7 +17,7 @@ TRAITS = ("initial_state", "packed", "grouped", "gqa", "mqa", "odd", "extreme", 
           "large", "saturated", "window", "cross", "decode", "clip", "lr_changes", "no_warmup")
 HAVE = {"feature_map": ("identity", "elu1", "relu", "softmax")}  # all that longscan has of an op
 INFORMATION = {"dtype", "rtol", "agreement", "checked_by", "note", "source"}
-MOST_BYTES = 2_000_000  # of the folder
+MOST_BYTES = 4_000_000  # of the folder
 
 here = pathlib.Path(__file__).resolve().parent
 root = here.parent.parent

@@ -9,8 +9,10 @@ namespace {
 using Op = DeltaRule;
 
 void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
-  LS_CHECK(in.beta.defined() != in.beta_v.defined(), kShape,
-           "delta_rule: give either beta or beta_v");
+  LS_CHECK(in.a.defined() == in.b.defined() && in.beta.defined() != in.a.defined(), kShape,
+           "delta_rule: {}{}{}given; give either beta, or a and b",
+           in.beta.defined() ? "beta " : "", in.a.defined() ? "a " : "",
+           in.b.defined() ? "b " : "");
   LS_CHECK(in.k.size(2) > 0 && in.v.size(2) % in.k.size(2) == 0, kShape,
            "delta_rule: v and k: {} value heads are not a multiple of {} key heads", in.v.size(2),
            in.k.size(2));
@@ -38,37 +40,40 @@ struct Reference {
   };
 
   struct Call {
-    Call(const Op::In<Tensor>& in, const Op::Attrs& a)
-        : attrs(a),
+    Call(const Op::In<Tensor>& in, const Op::Attrs& x)
+        : attrs(x),
           q(in.q),
           k(in.k),
           v(in.v),
-          beta_v(in.beta_v),
+          a(in.a),
+          b(in.b),
+          gk(in.gk),
           s0(in.s0),
-          beta_h(in.beta),
+          beta(in.beta),
           g(in.g),
           heads(v.size(2)),
           group(heads / k.size(2)),
           dk(k.size(3)),
           dv(v.size(3)),
           seqs(common::sequences(q.size(0), q.size(1), in.offsets, "delta_rule")) {}
-    Row query(Index b, Index t, Index h) const { return {q, b, t, h / group, attrs.qk_l2norm}; }
-    Row key(Index b, Index t, Index h) const { return {k, b, t, h / group, attrs.qk_l2norm}; }
-    Real beta(Index b, Index t, Index h, Index c) const {
-      return beta_h ? beta_h(b, t, h) : beta_v(b, t, h, c);
+    Row query(Index n, Index t, Index h) const { return {q, n, t, h / group, attrs.qk_l2norm}; }
+    Row key(Index n, Index t, Index h) const { return {k, n, t, h / group, attrs.qk_l2norm}; }
+    Real decay(Index n, Index t, Index h, Index i) const {
+      return std::exp(common::or_zero(g, n, t, h) + common::or_zero(gk, n, t, h, i));
     }
-    Real decay(Index b, Index t, Index h) const { return std::exp(common::or_zero(g, b, t, h)); }
-    /// What the key reads at column c of the decayed state S_e.
-    Real answer(const Buffer<Real, 3>& s, Index e, const Row& key, Real decay, Index c) const {
+    /// What is read at column c of the state S_e, to be erased: by the key from the decayed state,
+    /// or by a.
+    Real answer(const Buffer<Real, 3>& s, Index e, Index n, Index t, Index h, const Row& key,
+                Index c) const {
       Real read = 0;
       for (Index i = 0; i < dk; ++i) {
-        read += key.unit(i) * decay * s(e, i, c);
+        read += (a ? a(n, t, h / group, i) : key.unit(i) * decay(n, t, h, i)) * s(e, i, c);
       }
       return read;
     }
     /// S_0 .. S_T of sequence n and value head h.
     Buffer<Real, 3> states(Index n, Index h) const {
-      const auto& [b, begin, length] = seqs[n];
+      const auto& [row, begin, length] = seqs[n];
       Buffer<Real, 3> s(length + 1, dk, dv);
       for (Index i = 0; i < dk; ++i) {
         for (Index c = 0; c < dv; ++c) {
@@ -77,20 +82,23 @@ struct Reference {
       }
       for (Index e = 0; e < length; ++e) {
         const Index t = begin + e;
-        const Row x = key(b, t, h);
-        const Real alpha = decay(b, t, h);
+        const Row x = key(row, t, h);
         for (Index c = 0; c < dv; ++c) {
-          const Real w = beta(b, t, h, c) * (v(b, t, h, c) - answer(s, e, x, alpha, c));
+          const Real read = answer(s, e, row, t, h, x, c), value = v(row, t, h, c);
+          const Real w = a ? value : beta(row, t, h) * (value - read);
           for (Index i = 0; i < dk; ++i) {
-            s(e + 1, i, c) = alpha * s(e, i, c) + x.unit(i) * w;
+            s(e + 1, i, c) = decay(row, t, h, i) * s(e, i, c) + x.unit(i) * w;
+            if (b) {
+              s(e + 1, i, c) += b(row, t, h / group, i) * read;
+            }
           }
         }
       }
       return s;
     }
     const Op::Attrs& attrs;
-    View<const Real, 4> q, k, v, beta_v, s0;
-    View<const Real, 3> beta_h, g;
+    View<const Real, 4> q, k, v, a, b, gk, s0;
+    View<const Real, 3> beta, g;
     Index heads, group, dk, dv;
     std::vector<common::Sequence> seqs;
   };
@@ -119,6 +127,13 @@ struct Reference {
     }
   }
 
+  struct Gradients {
+    explicit Gradients(Op::In<Tensor>& d)
+        : q(d.q), k(d.k), v(d.v), a(d.a), b(d.b), gk(d.gk), s0(d.s0), beta(d.beta), g(d.g) {}
+    View<Real, 4> q, k, v, a, b, gk, s0;
+    View<Real, 3> beta, g;
+  };
+
   /// Through x / |x|: adds to the gradient of token (b, t, h) that of its row `x`, which is `dx`.
   static void through_norm(const Row& x, const Buffer<Real>& dx, bool normalize,
                            const View<Real, 4>& gx, Index b, Index t, Index h) {
@@ -131,13 +146,53 @@ struct Reference {
     }
   }
 
+  /// Column c of the step from S_e to S_{e+1}: ds, the gradient of S_{e+1}, becomes that of S_e.
+  static void through_step(const Call& call, const Buffer<Real, 3>& s, Index e, Index b, Index t,
+                           Index h, Index c, const Row& k, Buffer<Real>& dk, Buffer<Real, 2>& ds,
+                           const Gradients& grad) {
+    const Index hk = h / call.group;
+    const Real read = call.answer(s, e, b, t, h, k, c), value = call.v(b, t, h, c);
+    // Gradients of what k writes, and of what is read.
+    Real dw = 0, dread = 0;
+    for (Index i = 0; i < call.dk; ++i) {
+      dw += k.unit(i) * ds(i, c);
+      dread += call.b ? call.b(b, t, hk, i) * ds(i, c) : Real(0);
+    }
+    const Real beta = call.beta ? call.beta(b, t, h) : Real(1);
+    const Real w = call.beta ? beta * (value - read) : value;
+    grad.v(b, t, h, c) += beta * dw;
+    if (call.beta) {
+      grad.beta(b, t, h) += dw * (value - read);
+      dread = -beta * dw;
+    }
+    for (Index i = 0; i < call.dk; ++i) {
+      const Real decay = call.decay(b, t, h, i), before = s(e, i, c);
+      Real ddecayed = ds(i, c);
+      dk(i) += ds(i, c) * w;
+      if (call.beta) {
+        dk(i) += dread * decay * before;
+        ddecayed += k.unit(i) * dread;
+      } else {
+        grad.a(b, t, hk, i) += dread * before;
+        grad.b(b, t, hk, i) += ds(i, c) * read;
+      }
+      const Real dlog = ddecayed * decay * before;
+      if (grad.g) {
+        grad.g(b, t, h) += dlog;
+      }
+      if (grad.gk) {
+        grad.gk(b, t, h, i) += dlog;
+      }
+      ds(i, c) = ddecayed * decay + (call.a ? call.a(b, t, hk, i) * dread : Real(0));
+    }
+  }
+
   static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
                        const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
     const Call call(in, a);
     const View<const Real, 4> go(dout.o), gsT(dout.sT);
     Op::In<Tensor> d = common::zero_gradients(in, din);
-    const View<Real, 4> gq(d.q), gk(d.k), gv(d.v), gbeta_v(d.beta_v), gs0(d.s0);
-    const View<Real, 3> gbeta(d.beta), gg(d.g);
+    const Gradients grad(d);
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
       const auto& [b, begin, length] = call.seqs[n];
       for (Index h = 0; h < call.heads; ++h) {
@@ -151,37 +206,21 @@ struct Reference {
         for (Index e = length - 1; e >= 0; --e) {
           const Index t = begin + e;
           const Row q = call.query(b, t, h), k = call.key(b, t, h);
-          const Real decay = call.decay(b, t, h);
           Buffer<Real> dq(call.dk), dk(call.dk);
           for (Index c = 0; c < call.dv; ++c) {
             const Real dy = Real(a.scale) * common::or_zero(go, b, t, h, c);
-            Real dw = 0;
             for (Index i = 0; i < call.dk; ++i) {
               dq(i) += s(e + 1, i, c) * dy;
               ds(i, c) += q.unit(i) * dy;
-              dw += k.unit(i) * ds(i, c);
             }
-            // S_t = decayed + k w, w = beta (v - answer), answer = k decayed
-            const Real beta = call.beta(b, t, h, c);
-            const Real error = call.v(b, t, h, c) - call.answer(s, e, k, decay, c);
-            gv(b, t, h, c) += beta * dw;
-            (gbeta ? gbeta(b, t, h) : gbeta_v(b, t, h, c)) += dw * error;
-            for (Index i = 0; i < call.dk; ++i) {
-              const Real decayed = decay * s(e, i, c);
-              dk(i) += ds(i, c) * beta * error - beta * dw * decayed;
-              const Real ddecayed = ds(i, c) - k.unit(i) * beta * dw;
-              if (gg) {
-                gg(b, t, h) += ddecayed * decayed;
-              }
-              ds(i, c) = ddecayed * decay;
-            }
+            through_step(call, s, e, b, t, h, c, k, dk, ds, grad);
           }
-          through_norm(q, dq, a.qk_l2norm, gq, b, t, h / call.group);
-          through_norm(k, dk, a.qk_l2norm, gk, b, t, h / call.group);
+          through_norm(q, dq, a.qk_l2norm, grad.q, b, t, h / call.group);
+          through_norm(k, dk, a.qk_l2norm, grad.k, b, t, h / call.group);
         }
-        for (Index i = 0; gs0 && i < call.dk; ++i) {
+        for (Index i = 0; grad.s0 && i < call.dk; ++i) {
           for (Index c = 0; c < call.dv; ++c) {
-            gs0(n, h, i, c) = ds(i, c);
+            grad.s0(n, h, i, c) = ds(i, c);
           }
         }
       }
@@ -194,20 +233,27 @@ Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
   const Index b = in.q.size(0), t = in.q.size(1), h = in.k.size(2), hv = in.v.size(2);
   const Index dk = in.k.size(3), dv = in.v.size(3);
   const Index c = common::is_recurrent(a, t) ? 0 : common::chunk_of(a, t);
-  const Index values = b * t * (2 * h * dk + 2 * hv * dv + hv * (in.beta.defined() ? 1 : dv));
+  const Index low_rank = in.a.defined() ? 2 : 1;  // products with what is written
+  const Index extra = in.a.defined() ? 2 * h * dk : hv;
+  const Index values = b * t * (2 * h * dk + 2 * hv * dv + extra);
   const Index states = common::sequence_count(b, in.offsets) * hv * dk * dv;
-  const Index accs = (in.s0.defined() ? 2 : 1) * states + (in.g.defined() ? b * t * hv : 0);
-  return {.bytes = 1.0 * values * dtype_size(in.q.dtype()) +
-                   1.0 * accs * dtype_size(acc_dtype(in.q.dtype())),
-          .flops = 1.0 * b * t * (6 * hv * dk * dv + 2 * c * (h * dk + hv * dv))};
+  const Index accs = (in.s0.defined() ? 2 : 1) * states + (in.g.defined() ? b * t * hv : 0) +
+                     (in.gk.defined() ? b * t * hv * dk : 0);
+  const Index scores =
+      in.gk.defined() || in.a.defined() ? hv : h;  // heads with scores of their own
+  return {
+      .bytes = 1.0 * values * dtype_size(in.q.dtype()) +
+               1.0 * accs * dtype_size(acc_dtype(in.q.dtype())),
+      .flops = 1.0 * b * t *
+               ((4 + 2 * low_rank) * hv * dk * dv + 2 * c * low_rank * (scores * dk + hv * dv))};
 }
 
-LS_OP(DeltaRule, "delta_rule", "delta rule with an optional scalar gate")
-    .in("q[B,T,H,Dk] k[B,T,H,Dk] v[B,T,HV,Dv] beta[B,T,HV]? beta_v[B,T,HV,Dv]? g[B,T,HV]:acc? "
-        "s0[N,HV,Dk,Dv]:acc? offsets[N1]:i64?")
+LS_OP(DeltaRule, "delta_rule", "delta rule, gated by head or channel; diagonal plus low rank")
+    .in("q[B,T,H,Dk] k[B,T,H,Dk] v[B,T,HV,Dv] beta[B,T,HV]? a[B,T,H,Dk]? b[B,T,H,Dk]? "
+        "g[B,T,HV]:acc? gk[B,T,HV,Dk]:acc? s0[N,HV,Dk,Dv]:acc? offsets[N1]:i64?")
     .out("o[B,T,HV,Dv] sT[N,HV,Dk,Dv]:acc")
-    .saves("q k v beta beta_v g s0 offsets")
-    .strided_grad("q k v")
+    .saves("q k v beta a b g gk s0 offsets")
+    .strided_grad("q k v a b")
     .continues("s0", "sT")
     .bind(bind)
     .reference<Reference>()

@@ -3,7 +3,7 @@
 // before it:
 //   X_i = v_i - exp(G_i) k_i S - sum_{j<i} M_ij W_j,   M = tril_{-1}(K K^T * D)
 // a unit-lower-triangular system, solved by blocks of 16 rows: products for what lies before a
-// block, substitution inside it. No inverse is formed, and beta may differ between value channels.
+// block, substitution inside it. No inverse is formed.
 // Then
 //   O = scale (exp(G) Q S + P W),  P = tril(Q K^T * D),   S' = exp(G_C) S + (exp(G_C - G) K)^T W.
 // Backward: a pass forward keeps X, W, M and the incoming state of each chunk; a pass backward
@@ -34,55 +34,6 @@ namespace {
 
 using Op = DeltaRule;
 using common::Chunk;
-constexpr Index kBlock = 16;
-
-/// x (right-hand sides on entry) and w = beta * x from (I + M diag(beta)) x = rhs.
-template <class T, class A = acc_t<T>>
-void solve(const Call<T>& call, const Chunk& z, Index hv, const A* m, A* x, A* w) {
-  const Index dv = call.dv, c = z.c;
-  for (Index begin = 0; begin < c; begin += kBlock) {
-    const Index end = std::min(c, begin + kBlock);
-    if (begin > 0) {
-      small_gemm<false, false, A>(end - begin, dv, begin, A(-1), m + begin * c, c, w, dv, A(1),
-                                  x + begin * dv, dv);
-    }
-    for (Index i = begin; i < end; ++i) {
-      A* __restrict xi = x + i * dv;
-      for (Index j = begin; j < i; ++j) {
-        const A f = m[i * c + j];
-        const A* __restrict wj = w + j * dv;
-        for (Index y = 0; y < dv; ++y) {
-          xi[y] -= f * wj[y];
-        }
-      }
-      call.times_beta(z.b, z.t + i, hv, xi, w + i * dv);
-    }
-  }
-}
-
-/// dx from dw (which ends as the gradient of w = beta * x): the transposed system.
-template <class T, class A = acc_t<T>>
-void solve_transposed(const Call<T>& call, const Chunk& z, Index hv, const A* m, A* dw, A* dx) {
-  const Index dv = call.dv, c = z.c;
-  for (Index begin = (c - 1) / kBlock * kBlock; begin >= 0; begin -= kBlock) {
-    const Index end = std::min(c, begin + kBlock);
-    if (end < c) {
-      small_gemm<true, false, A>(end - begin, dv, c - end, A(-1), m + end * c + begin, c,
-                                 dx + end * dv, dv, A(1), dw + begin * dv, dv);
-    }
-    for (Index i = end - 1; i >= begin; --i) {
-      call.times_beta(z.b, z.t + i, hv, dw + i * dv, dx + i * dv);
-      const A* __restrict dxi = dx + i * dv;
-      for (Index j = begin; j < i; ++j) {
-        const A f = m[i * c + j];
-        A* __restrict dwj = dw + j * dv;
-        for (Index y = 0; y < dv; ++y) {
-          dwj[y] -= f * dxi[y];
-        }
-      }
-    }
-  }
-}
 
 /// x = v - read; no read is zero.
 template <class T, class A = acc_t<T>>
@@ -154,7 +105,7 @@ class ForwardPass {
     }
     missing(call_, z, hv, z.empty ? nullptr : read_ + c * dv_, x_);
     common::mask_strictly(c, A(1), scores_ + c * c, d_.between, m_);
-    solve(call_, z, hv, m_, x_, w_);
+    solve(call_, z, hv, m_, c, x_, w_);
     common::mask(c, call_.scale, scores_, d_.between, m_);
     small_gemm<false, false, A>(c, dv_, c, A(1), m_, c, w_, dv_, z.empty ? A(0) : A(1), read_, dv_);
     o_.store(z.b, z.t, hv, c, dv_, read_);
@@ -251,7 +202,7 @@ class BackwardPass {
     }
     missing(call_, z, a.hv, a.before ? yx_ : nullptr, a.x);
     common::mask_strictly(c, A(1), scores_, d_.between, a.m);
-    solve(call_, z, a.hv, a.m, a.x, a.w);
+    solve(call_, z, a.hv, a.m, c, a.x, a.w);
     if (z.unread) {
       return;
     }
@@ -276,7 +227,7 @@ class BackwardPass {
       const bool passed = grad_.g.defined() && a.before && !z.unread;
       const A through = passed ? d_.all * common::dot(size_, a.before, a.ds) : A(0);
       of_writes(z, a);
-      solve_transposed(call_, z, a.hv, a.m, dw_, yx_ + c * dv_);
+      solve_transposed(call_, z, a.hv, a.m, c, dw_, yx_ + c * dv_);
       of_readers_and_writers(z, a);
       if (chunk > 0 || grad_.s0) {
         common::scale_rows(c, dk_, call_.scale, d_.in, q, side_);
@@ -401,7 +352,12 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& at
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
   common::report_scan<Op>(attrs, call.longest);
-  if (common::is_recurrent(attrs, call.longest)) {
+  const bool recurrent = common::is_recurrent(attrs, call.longest);
+  if (call.by_channels()) {
+    (recurrent ? &ChannelsRecurrent<T>::forward : &Channels<T>::forward)(call, out);
+    return;
+  }
+  if (recurrent) {
     Recurrent<T>::forward(call, out);
     return;
   }
@@ -416,7 +372,12 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
               Op::In<Tensor>& din, const Op::Attrs& attrs) {
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
-  if (common::is_recurrent(attrs, call.longest)) {
+  const bool recurrent = common::is_recurrent(attrs, call.longest);
+  if (call.by_channels()) {
+    (recurrent ? &ChannelsRecurrent<T>::backward : &Channels<T>::backward)(call, dout, din);
+    return;
+  }
+  if (recurrent) {
     Recurrent<T>::backward(call, dout, din);
     return;
   }

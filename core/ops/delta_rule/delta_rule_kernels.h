@@ -2,6 +2,7 @@
 // What the kernels of delta_rule share. A task is one sequence and key head, task = sequence *
 // heads + head, with its `group` value heads: their states [group,Dk,Dv] of s0, sT and the
 // gradients lie next to one another, from state task * group on.
+#include "core/backend/cpu/small_gemm.h"
 #include "core/ops/common/chunks.h"
 #include "core/ops/delta_rule/delta_rule.h"
 
@@ -17,8 +18,8 @@ struct Call {
   ScanAttrs form;
   std::vector<common::Sequence> seqs;
   Index longest;
-  common::Operand<T> q, k, v, beta, beta_v;
-  common::Operand<A> g;
+  common::Operand<T> q, k, v, beta, a, b;
+  common::Operand<A> g, gk;
   common::States<A> s0;
 
   Call(const DeltaRule::In<Tensor>& in, const DeltaRule::Attrs& a)
@@ -37,9 +38,13 @@ struct Call {
         k(in.k),
         v(in.v),
         beta(in.beta, true),
-        beta_v(in.beta_v),
+        a(in.a),
+        b(in.b),
         g(in.g, true),
+        gk(in.gk),
         s0(in.s0, size) {}
+  /// Decays by key channel, or erase and write vectors: see Channels.
+  bool by_channels() const { return gk.defined() || a.defined(); }
 
   /// Rows of q or k, normalised when asked; `factor` gets what they were multiplied by.
   void load_keys(const common::Operand<T>& from, Index b, Index t, Index h, Index c, A* to,
@@ -87,18 +92,23 @@ struct Call {
       to.load(c);
     }
   }
-  /// to = beta of token t times from, per value channel.
+  /// The log-decays of token t, by key channel.
+  void load_channels(Index b, Index t, Index hv, A* __restrict to) const {
+    const A all = decays ? *g.at(b, t, hv) : A(0);
+    if (!gk.defined()) {
+      std::fill(to, to + dk, all);
+      return;
+    }
+    const A* __restrict from = gk.at(b, t, hv);
+    for (Index x = 0; x < dk; ++x) {
+      to[x] = all + from[x];
+    }
+  }
+  /// to = beta of token t times from; without beta, from.
   void times_beta(Index b, Index t, Index hv, const A* __restrict from, A* __restrict to) const {
-    if (beta.defined()) {
-      const A f = convert<A>(*beta.at(b, t, hv));
-      for (Index y = 0; y < dv; ++y) {
-        to[y] = f * from[y];
-      }
-    } else {
-      const T* __restrict f = beta_v.at(b, t, hv);
-      for (Index y = 0; y < dv; ++y) {
-        to[y] = convert<A>(f[y]) * from[y];
-      }
+    const A f = beta.defined() ? convert<A>(*beta.at(b, t, hv)) : A(1);
+    for (Index y = 0; y < dv; ++y) {
+      to[y] = f * from[y];
     }
   }
 };
@@ -106,16 +116,18 @@ struct Call {
 /// Where the gradients go; undefined ones are not wanted.
 template <class T>
 struct Gradients {
-  common::Result<T> q, k, v, beta, beta_v;
-  common::Result<acc_t<T>> g;
+  common::Result<T> q, k, v, beta, a, b;
+  common::Result<acc_t<T>> g, gk;
   acc_t<T>* s0;
   explicit Gradients(DeltaRule::In<Tensor>& din)
       : q(din.q),
         k(din.k),
         v(din.v),
         beta(din.beta),
-        beta_v(din.beta_v),
+        a(din.a),
+        b(din.b),
         g(din.g),
+        gk(din.gk),
         s0(common::elements<acc_t<T>>(din.s0)) {}
 
   /// d beta = d w * x, where w = beta * x.
@@ -128,18 +140,80 @@ struct Gradients {
         dot += dw[y] * x[y];
       }
       *beta.at(b, t, hv) = convert<T>(dot);
-    } else if (beta_v.defined()) {
-      T* to = beta_v.at(b, t, hv);
-      for (Index y = 0; y < dv; ++y) {
-        to[y] = convert<T>(dw[y] * x[y]);
-      }
     }
   }
 };
 
+constexpr Index kBlock = 16;  // rows of the triangular systems
+
+/// x (right-hand sides on entry) and w = beta * x from (I + M diag(beta)) x = rhs, M [c,c] strictly
+/// lower triangular with rows `ld` apart.
+template <class T, class A = acc_t<T>>
+void solve(const Call<T>& call, const common::Chunk& z, Index hv, const A* m, Index ld, A* x,
+           A* w) {
+  const Index dv = call.dv, c = z.c;
+  for (Index begin = 0; begin < c; begin += kBlock) {
+    const Index end = std::min(c, begin + kBlock);
+    if (begin > 0) {
+      small_gemm<false, false, A>(end - begin, dv, begin, A(-1), m + begin * ld, ld, w, dv, A(1),
+                                  x + begin * dv, dv);
+    }
+    for (Index i = begin; i < end; ++i) {
+      A* __restrict xi = x + i * dv;
+      for (Index j = begin; j < i; ++j) {
+        const A f = m[i * ld + j];
+        const A* __restrict wj = w + j * dv;
+        for (Index y = 0; y < dv; ++y) {
+          xi[y] -= f * wj[y];
+        }
+      }
+      call.times_beta(z.b, z.t + i, hv, xi, w + i * dv);
+    }
+  }
+}
+
+/// dx from dw (which ends as the gradient of w = beta * x): the transposed system.
+template <class T, class A = acc_t<T>>
+void solve_transposed(const Call<T>& call, const common::Chunk& z, Index hv, const A* m, Index ld,
+                      A* dw, A* dx) {
+  const Index dv = call.dv, c = z.c;
+  for (Index begin = (c - 1) / kBlock * kBlock; begin >= 0; begin -= kBlock) {
+    const Index end = std::min(c, begin + kBlock);
+    if (end < c) {
+      small_gemm<true, false, A>(end - begin, dv, c - end, A(-1), m + end * ld + begin, ld,
+                                 dx + end * dv, dv, A(1), dw + begin * dv, dv);
+    }
+    for (Index i = end - 1; i >= begin; --i) {
+      call.times_beta(z.b, z.t + i, hv, dw + i * dv, dx + i * dv);
+      const A* __restrict dxi = dx + i * dv;
+      for (Index j = begin; j < i; ++j) {
+        const A f = m[i * ld + j];
+        A* __restrict dwj = dw + j * dv;
+        for (Index y = 0; y < dv; ++y) {
+          dwj[y] -= f * dxi[y];
+        }
+      }
+    }
+  }
+}
+
 /// Token by token (delta_rule_recurrent_cpu.cpp); float, double, bf16.
 template <class T>
 struct Recurrent {
+  static void forward(const Call<T>& call, DeltaRule::Out<Tensor>& out);
+  static void backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
+                       DeltaRule::In<Tensor>& din);
+};
+/// In chunks, where decays or vectors are by channel (delta_rule_channels_cpu.cpp).
+template <class T>
+struct Channels {
+  static void forward(const Call<T>& call, DeltaRule::Out<Tensor>& out);
+  static void backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
+                       DeltaRule::In<Tensor>& din);
+};
+/// Token by token, where decays or vectors are by channel (..._channels_recurrent_cpu.cpp).
+template <class T>
+struct ChannelsRecurrent {
   static void forward(const Call<T>& call, DeltaRule::Out<Tensor>& out);
   static void backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
                        DeltaRule::In<Tensor>& din);

@@ -1,17 +1,16 @@
 // Token by token, for decoding, and for anyone who wants no chunks. With D = exp(g_t) S_{t-1}:
 // x = v - D^T k, w = beta x, S_t = D + k w^T, o_t = scale q S_t. A task is one sequence and key
 // head with its R = group value heads. Forward: two passes over the state a token, in tiles of
-// columns: what the key reads, then the update and what the query reads. Backward: states are kept
-// for one stretch of 64 tokens at a time (`inside` [R,65,Dk,Dv]) and made again from the state at
-// its start (`starts` [R,T/64+1,Dk,Dv]); ds_all [R,Dk,Dv] is the gradient of the states; gq, gk
-// [Dk] are sums over the value heads of a token; answer, gw [Dv] are D^T k and dw.
+// columns: what the key reads, then the update and what the query reads. Backward: states [R,Dk,Dv]
+// are kept for one stretch at a time and made again from the state at its start; ds_all [R,Dk,Dv]
+// is the gradient of the states; gq, gk [Dk] are sums over the value heads of a token; answer, gw
+// [Dv] are D^T k and dw.
 #include "core/ops/common/state_columns.h"
+#include "core/ops/common/stretches.h"
 #include "core/ops/delta_rule/delta_rule_kernels.h"
 
 namespace ls::ops::delta_rule {
 namespace {
-
-constexpr Index kStretch = 64;
 
 /// One token and value head, converted.
 template <class A>
@@ -108,153 +107,166 @@ void Recurrent<T>::forward(const Call<T>& call, DeltaRule::Out<Tensor>& out) {
                     });
 }
 
+namespace {
+
+/// One thread's pass backward.
+template <class T>
+class BackwardPass {
+  using A = acc_t<T>;
+
+ public:
+  BackwardPass(const Call<T>& call, const common::Operand<T>& go, const common::States<A>& dsT,
+               const Gradients<T>& grad)
+      : call_(call), go_(go), dsT_(dsT), grad_(grad), kept_(ws_, call.longest, group_ * size_) {
+    token_.reserve(ws_, dk_, dv_);
+    ws_.add(group_ * size_, ds_all_);
+    ws_.add(dk_, gq_, gk_);
+    ws_.add(dv_, answer_, gw_);
+    ws_.add(1, nq_, nk_);
+    ws_.allocate();
+  }
+  void run(Index task) {
+    const common::Sequence& seq = call_.seqs[task / call_.heads];
+    const Index b = seq.row, h = task % call_.heads, first_head = task * group_;
+    call_.s0.copy(first_head, group_, kept_.start());
+    dsT_.copy(first_head, group_, ds_all_);
+    kept_.backwards(
+        seq.length,
+        [&](Index i, const A* from, A* to) {
+          const Index t = seq.begin + i;
+          load(b, t, h);
+          for (Index r = 0; r < group_; ++r) {
+            const Index hv = h * group_ + r;
+            step(call_, b, t, hv, decay_of<T, A>(call_, b, t, hv), from + r * size_, to + r * size_,
+                 token_);
+          }
+        },
+        [&](Index i, const A* before) { gradients(b, seq.begin + i, h, before); });
+    if (grad_.s0) {
+      std::copy(ds_all_, ds_all_ + group_ * size_, grad_.s0 + first_head * size_);
+    }
+  }
+
+ private:
+  void load(Index b, Index t, Index h) {
+    call_.load_keys(call_.q, b, t, h, 1, token_.q, nq_);
+    call_.load_keys(call_.k, b, t, h, 1, token_.k, nk_);
+  }
+  void gradients(Index b, Index t, Index h, const A* before) {
+    load(b, t, h);
+    std::fill(gq_, gq_ + dk_, A(0));
+    std::fill(gk_, gk_ + dk_, A(0));
+    for (Index r = 0; r < group_; ++r) {
+      const Index hv = h * group_ + r;
+      const A decay = decay_of<T, A>(call_, b, t, hv);
+      read(b, t, hv, decay, before + r * size_, ds_all_ + r * size_);
+      const A through = change(b, t, hv, decay, before + r * size_, ds_all_ + r * size_);
+      grad_.v.store(b, t, hv, 1, dv_, token_.v);
+      grad_.store_beta(b, t, hv, dv_, gw_, token_.x);
+      if (grad_.g.defined()) {
+        *grad_.g.at(b, t, hv) = through;
+      }
+    }
+    if (grad_.q.defined()) {
+      call_.through_norm(1, token_.q, nq_, gq_);
+      grad_.q.store(b, t, h, 1, dk_, gq_);
+    }
+    if (grad_.k.defined()) {
+      call_.through_norm(1, token_.k, nk_, gk_);
+      grad_.k.store(b, t, h, 1, dk_, gk_);
+    }
+  }
+  /// y = scale do, which goes into ds; the answer, x, and dw.
+  void read(Index b, Index t, Index hv, A decay, const A* s, A* ds) {
+    A* __restrict y = token_.y;
+    A* __restrict answer = answer_;
+    A* __restrict gw = gw_;
+    if (go_.defined()) {
+      go_.load(b, t, hv, 1, dv_, y);
+      for (Index c = 0; c < dv_; ++c) {
+        y[c] *= call_.scale;
+      }
+    } else {
+      std::fill(y, y + dv_, A(0));
+    }
+    call_.v.load(b, t, hv, 1, dv_, token_.x);
+    std::fill(answer, answer + dv_, A(0));
+    std::fill(gw, gw + dv_, A(0));
+    for (Index j = 0; j < dk_; ++j) {
+      const A* __restrict row = s + j * dv_;
+      A* __restrict drow = ds + j * dv_;
+      const A qj = token_.q[j], kj = token_.k[j];
+      for (Index c = 0; c < dv_; ++c) {
+        drow[c] += qj * y[c];
+        answer[c] += kj * row[c];
+        gw[c] += kj * drow[c];
+      }
+    }
+    for (Index c = 0; c < dv_; ++c) {
+      answer[c] *= decay;
+      token_.x[c] -= answer[c];
+    }
+  }
+  /// ds becomes the gradient of the state before, token.v that of x, which is that of v. The
+  /// gradient of g.
+  A change(Index b, Index t, Index hv, A decay, const A* s, A* ds) {
+    const A* __restrict y = token_.y;
+    A* __restrict w = token_.w;
+    A* __restrict dx = token_.v;
+    call_.times_beta(b, t, hv, token_.x, w);
+    call_.times_beta(b, t, hv, gw_, dx);
+    A wy = 0, through = 0;
+    for (Index c = 0; c < dv_; ++c) {
+      wy += w[c] * y[c];
+      through -= answer_[c] * dx[c];
+    }
+    for (Index j = 0; j < dk_; ++j) {
+      const A* __restrict row = s + j * dv_;
+      A* __restrict drow = ds + j * dv_;
+      A read_y = 0, read_dx = 0, written = 0, kept = 0;
+#pragma omp simd reduction(+ : read_y, read_dx, written, kept)
+      for (Index c = 0; c < dv_; ++c) {
+        read_y += row[c] * y[c];
+        read_dx += row[c] * dx[c];
+        written += drow[c] * w[c];
+        kept += row[c] * drow[c];
+      }
+      gq_[j] += decay * read_y + token_.k[j] * wy;
+      gk_[j] += written - decay * read_dx;
+      through += decay * kept;
+      for (Index c = 0; c < dv_; ++c) {
+        drow[c] = decay * (drow[c] - token_.k[j] * dx[c]);
+      }
+    }
+    return through;
+  }
+
+  const Call<T>& call_;
+  const common::Operand<T>& go_;
+  const common::States<A>& dsT_;
+  const Gradients<T>& grad_;
+  const Index dk_ = call_.dk, dv_ = call_.dv, size_ = call_.size, group_ = call_.group;
+  common::Workspace<A> ws_;
+  common::Stretches<A> kept_;
+  Token<A> token_;
+  A *ds_all_, *gq_, *gk_, *answer_, *gw_, *nq_, *nk_;
+};
+
+}  // namespace
+
 template <class T>
 void Recurrent<T>::backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
                             DeltaRule::In<Tensor>& din) {
-  using A = acc_t<T>;
   const common::Operand<T> go(dout.o);
   const Gradients<T> grad(din);
-  const common::States<A> dsT(dout.sT, call.size);
-  const Index dk = call.dk, dv = call.dv, size = call.size, group = call.group;
-  const Index stretch = std::min(std::max<Index>(1, call.longest), kStretch);
-  const Index stretches = common::pieces(call.longest, stretch);
-  common::for_tasks(call.seqs, call.heads, 3 * group * 8 * size, [&](Index first, Index last) {
-    common::Workspace<A> ws;
-    Token<A> token;
-    A *starts, *inside, *ds_all, *gq, *gk, *answer, *gw, *nq, *nk;
-    token.reserve(ws, dk, dv);
-    ws.add(group * (stretches + 1) * size, starts);
-    ws.add(group * (stretch + 1) * size, inside);
-    ws.add(group * size, ds_all);
-    ws.add(dk, gq, gk);
-    ws.add(dv, answer, gw);
-    ws.add(1, nq, nk);
-    ws.allocate();
-    for (Index task = first; task < last; ++task) {
-      const Index n = task / call.heads, h = task % call.heads;
-      const common::Sequence& seq = call.seqs[n];
-      const Index b = seq.row, first_head = task * group;
-      const Index pieces = common::pieces(seq.length, stretch);
-      const auto start_of = [&](Index r, Index z) {
-        return starts + (r * (stretches + 1) + z) * size;
-      };
-      const auto before = [&](Index r, Index i) { return inside + (r * (stretch + 1) + i) * size; };
-      const auto load = [&](Index t) {
-        call.load_keys(call.q, b, t, h, 1, token.q, nq);
-        call.load_keys(call.k, b, t, h, 1, token.k, nk);
-      };
-      const auto run = [&](Index r, Index t, const A* from, A* to) {
-        const Index hv = h * group + r;
-        step(call, b, t, hv, decay_of<T, A>(call, b, t, hv), from, to, token);
-      };
-      for (Index r = 0; r < group; ++r) {
-        call.s0.copy(first_head + r, 1, start_of(r, 0));
-      }
-      dsT.copy(first_head, group, ds_all);
-      for (Index z = 0; z + 1 < pieces; ++z) {
-        for (Index i = 0; i < stretch; ++i) {
-          load(seq.begin + z * stretch + i);
-          for (Index r = 0; r < group; ++r) {
-            run(r, seq.begin + z * stretch + i, i > 0 ? start_of(r, z + 1) : start_of(r, z),
-                start_of(r, z + 1));
-          }
-        }
-      }
-      for (Index z = pieces - 1; z >= 0; --z) {
-        const Index begin = seq.begin + z * stretch,
-                    count = std::min(stretch, seq.begin + seq.length - begin);
-        for (Index r = 0; r < group; ++r) {
-          std::copy(start_of(r, z), start_of(r, z) + size, before(r, 0));
-        }
-        for (Index i = 0; i + 1 < count; ++i) {
-          load(begin + i);
-          for (Index r = 0; r < group; ++r) {
-            run(r, begin + i, before(r, i), before(r, i + 1));
-          }
-        }
-        for (Index i = count - 1; i >= 0; --i) {
-          const Index t = begin + i;
-          load(t);
-          std::fill(gq, gq + dk, A(0));
-          std::fill(gk, gk + dk, A(0));
-          for (Index r = 0; r < group; ++r) {
-            const Index hv = h * group + r;
-            const A decay = decay_of<T, A>(call, b, t, hv);
-            const A* s = before(r, i);
-            A* ds = ds_all + r * size;
-            A* __restrict y = token.y, * __restrict x = token.x, * __restrict w = token.w;
-            if (go.defined()) {
-              go.load(b, t, hv, 1, dv, y);
-              for (Index c = 0; c < dv; ++c) {
-                y[c] *= call.scale;
-              }
-            } else {
-              std::fill(y, y + dv, A(0));
-            }
-            call.v.load(b, t, hv, 1, dv, x);
-            std::fill(answer, answer + dv, A(0));
-            std::fill(gw, gw + dv, A(0));
-            for (Index j = 0; j < dk; ++j) {
-              const A* __restrict row = s + j * dv;
-              A* __restrict drow = ds + j * dv;
-              const A qj = token.q[j], kj = token.k[j];
-              for (Index c = 0; c < dv; ++c) {
-                drow[c] += qj * y[c];
-                answer[c] += kj * row[c];
-                gw[c] += kj * drow[c];
-              }
-            }
-            A wy = 0, through = 0;
-            for (Index c = 0; c < dv; ++c) {
-              answer[c] *= decay;
-              x[c] -= answer[c];
-            }
-            call.times_beta(b, t, hv, x, w);
-            call.times_beta(b, t, hv, gw, token.v);  // d x, which is d v
-            for (Index c = 0; c < dv; ++c) {
-              wy += w[c] * y[c];
-              through -= answer[c] * token.v[c];
-            }
-            for (Index j = 0; j < dk; ++j) {
-              const A* __restrict row = s + j * dv;
-              A* __restrict drow = ds + j * dv;
-              const A* __restrict dx = token.v;
-              A read_y = 0, read_dx = 0, written = 0, kept = 0;
-#pragma omp simd reduction(+ : read_y, read_dx, written, kept)
-              for (Index c = 0; c < dv; ++c) {
-                read_y += row[c] * y[c];
-                read_dx += row[c] * dx[c];
-                written += drow[c] * w[c];
-                kept += row[c] * drow[c];
-              }
-              gq[j] += decay * read_y + token.k[j] * wy;
-              gk[j] += written - decay * read_dx;
-              through += decay * kept;
-              for (Index c = 0; c < dv; ++c) {
-                drow[c] = decay * (drow[c] - token.k[j] * dx[c]);
-              }
-            }
-            grad.v.store(b, t, hv, 1, dv, token.v);
-            grad.store_beta(b, t, hv, dv, gw, x);
-            if (grad.g.defined()) {
-              *grad.g.at(b, t, hv) = through;
-            }
-          }
-          if (grad.q.defined()) {
-            call.through_norm(1, token.q, nq, gq);
-            grad.q.store(b, t, h, 1, dk, gq);
-          }
-          if (grad.k.defined()) {
-            call.through_norm(1, token.k, nk, gk);
-            grad.k.store(b, t, h, 1, dk, gk);
-          }
-        }
-      }
-      if (grad.s0) {
-        std::copy(ds_all, ds_all + group * size, grad.s0 + first_head * size);
-      }
-    }
-  });
+  const common::States<acc_t<T>> dsT(dout.sT, call.size);
+  common::for_tasks(call.seqs, call.heads, 3 * call.group * 8 * call.size,
+                    [&](Index first, Index last) {
+                      BackwardPass<T> pass(call, go, dsT, grad);
+                      for (Index task = first; task < last; ++task) {
+                        pass.run(task);
+                      }
+                    });
 }
 
 template struct Recurrent<double>;
