@@ -28,6 +28,21 @@ LS_OP_CASES(DecayedLinear, "decayed_linear") {
   constant.decay = draw.uniform({2}, -0.3, 0);
   auto without = packed;
   without.s0 = Tensor();
+  auto channels = packed;
+  channels.g = Tensor();
+  channels.gk = draw.uniform({1, 45, 2, 5}, -0.5, 0);
+  channels.gv = draw.uniform({1, 45, 2, 7}, -0.5, 0);
+  auto bonus = channels;
+  bonus.gv = Tensor();
+  bonus.k = draw.normal({1, 45, 1, 5}, 0.5);
+  bonus.u = draw.normal({2, 5});
+  auto empty = inputs(2, 0, 2);
+  empty.gk = Tensor::zeros({2, 0, 2, 5}, DType::kF64);
+  empty.k = Tensor::zeros({2, 0, 1, 5}, DType::kF64);
+  empty.u = draw.normal({1, 5});
+  DecayedLinear::In<Tensor> wide_channels = wide;
+  wide_channels.gk = draw.uniform({2, 37, 1, 19}, -0.5, 0);
+  wide_channels.gv = draw.uniform({2, 37, 1, 85}, -0.5, 0);
   for (const Form form : {Form::kAuto, Form::kRecurrent, Form::kChunk, Form::kParallel}) {
     DecayedLinear::Attrs attrs;
     attrs.scale = 0.3;
@@ -41,6 +56,10 @@ LS_OP_CASES(DecayedLinear, "decayed_linear") {
     cases.add(kind + "packed, no state", without, attrs);
     cases.add(kind + "no tokens", inputs(2, 0, 2), attrs);
     cases.add(kind + "many rows", inputs(6, 70, 6), attrs);
+    cases.add(kind + "packed, decays per channel", channels, attrs);
+    cases.add(kind + "packed, bonus, shared keys", bonus, attrs);
+    cases.add(kind + "no tokens, bonus, shared keys", empty, attrs);
+    cases.add(kind + "wide, decays per channel", wide_channels, attrs);
   }
 }
 

@@ -77,4 +77,83 @@ TEST_SUITE("conformance") {
       }
     }
   }
+
+  TEST_CASE("decayed_linear: equal channels are one decay, keys and values change places") {
+    Draw draw("identities 3");
+    const Index t = 75, d = 5;
+    Linear scalar{.q = draw.normal({1, t, 2, d}),
+                  .k = draw.normal({1, t, 2, d}),
+                  .v = draw.normal({1, t, 2, d})};
+    scalar.g = draw.uniform({1, t, 2}, -0.5, 0);
+    Linear keys = scalar, values = scalar;
+    keys.g = values.g = Tensor();
+    keys.gk = scalar.g.unsqueeze(3).expand({1, t, 2, d}).contiguous();
+    values.gv = keys.gk;
+    for (const Way& way : kWays) {
+      const auto a = run<ops::DecayedLinear>(way, scalar), b = run<ops::DecayedLinear>(way, keys),
+                 c = run<ops::DecayedLinear>(way, values);
+      CHECK(difference(a.o, b.o) < 10 * way.tolerance);
+      CHECK(difference(a.sT, b.sT) < 10 * way.tolerance);
+      CHECK(difference(a.o, c.o) < 10 * way.tolerance);
+      // The state that values and keys make is the transpose, with the decays of the other side.
+      Linear gated = keys, turned = keys;
+      gated.gk = draw.uniform({1, t, 2, d}, -0.5, 0);
+      gated.gv = draw.uniform({1, t, 2, d}, -0.5, 0);
+      turned.k = gated.v;
+      turned.v = gated.k;
+      turned.gk = gated.gv;
+      turned.gv = gated.gk;
+      CHECK(difference(run<ops::DecayedLinear>(way, gated).sT.transpose(2, 3).contiguous(),
+                       run<ops::DecayedLinear>(way, turned).sT) < 10 * way.tolerance);
+    }
+  }
+
+  TEST_CASE("decayed_linear: a read before the write sees the token by its bonus alone") {
+    Draw draw("identities 4");
+    const Index t = 60, d = 4;
+    Linear in{.q = draw.normal({1, t, 1, d}),
+              .k = draw.normal({1, t, 1, d}),
+              .v = draw.normal({1, t, 1, d})};
+    in.gk = draw.uniform({1, t, 1, d}, -0.4, 0);
+    for (const Way& way : kWays) {
+      // A bonus of 0: the token before, read without the decay in between.
+      Linear before = in, late = in;
+      before.u = Tensor::zeros({1, d}, DType::kF64);
+      late.q = in.q.slice(1, 1, t);
+      for (Tensor* x : {&late.k, &late.v, &late.gk}) {
+        *x = x->slice(1, 0, t - 1);
+      }
+      const auto read = run<ops::DecayedLinear>(way, before);
+      CHECK(difference(read.o.slice(1, 1, t).contiguous(), run<ops::DecayedLinear>(way, late).o) <
+            10 * way.tolerance);
+      CHECK(difference(read.o.slice(1, 0, 1).contiguous(),
+                       constant({1, 1, 1, d}, 0).to(way.type)) == 0);
+      // Without decay, a bonus of 1 is the read after the write.
+      Linear one = in, after = in;
+      one.gk = after.gk = Tensor();
+      one.u = constant({1, d}, 1);
+      CHECK(difference(run<ops::DecayedLinear>(way, one).o, run<ops::DecayedLinear>(way, after).o) <
+            100 * way.tolerance);
+    }
+  }
+
+  TEST_CASE("decayed_linear: gates of -300 forget one channel, and that alone") {
+    Draw draw("identities 5");
+    const Index t = 70, cut = 37, d = 6;
+    Linear in{.q = draw.normal({1, t, 1, d}),
+              .k = draw.normal({1, t, 1, d}),
+              .v = draw.normal({1, t, 1, 3})};
+    in.gk = Tensor::zeros({1, t, 1, d}, DType::kF64);
+    in.gk.data<double>()[cut * d + 2] = -300;
+    Linear alone = in;  // the same without what channel 2 read before the cut
+    alone.gk = Tensor::zeros({1, t, 1, d}, DType::kF64);
+    alone.k = in.k.clone();
+    for (Index i = 0; i < cut; ++i) {
+      alone.k.data<double>()[i * d + 2] = 0;
+    }
+    for (const Way& way : kWays) {
+      CHECK(difference(run<ops::DecayedLinear>(way, in).sT,
+                       run<ops::DecayedLinear>(way, alone).sT) < 10 * way.tolerance);
+    }
+  }
 }

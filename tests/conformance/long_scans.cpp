@@ -24,6 +24,10 @@ TEST_SUITE("conformance") {
     in.offsets = Tensor::from(std::vector<std::int64_t>{0, 0, 700, 701, 701, 880, 900, 900});
     Linear linear{.q = in.q, .k = in.k, .v = in.v, .g = in.g};
     linear.offsets = in.offsets;
+    Linear channels = linear;  // keys are shared: their gradients are sums over heads
+    channels.k = in.k.slice(2, 0, 1);
+    channels.gk = draw.uniform({1, t, 2, d}, -0.1, 0);
+    channels.u = draw.normal({1, d});
     ops::DeltaRule::Attrs inside;
     inside.qk_l2norm = true;
     const int before = num_threads();
@@ -31,10 +35,14 @@ TEST_SUITE("conformance") {
       set_num_threads(1);
       const auto delta = run<ops::DeltaRule>(way, in, inside);
       const auto decayed = run<ops::DecayedLinear>(way, linear);
+      const auto by_channel = run<ops::DecayedLinear>(way, channels);
       for (const int threads : {2, 3, 5}) {
         set_num_threads(threads);
         const auto a = run<ops::DeltaRule>(way, in, inside);
         const auto b = run<ops::DecayedLinear>(way, linear);
+        const auto c = run<ops::DecayedLinear>(way, channels);
+        CHECK(difference(c.o, by_channel.o) == 0);
+        CHECK(difference(c.sT, by_channel.sT) == 0);
         CHECK(difference(a.o, delta.o) == 0);
         CHECK(difference(a.sT, delta.sT) == 0);
         CHECK(difference(b.o, decayed.o) == 0);
@@ -113,6 +121,15 @@ TEST_SUITE("conformance") {
                 x.decay = z({2});
               }),
               "g or decay, not both"));
+    CHECK(has(linear([&](Linear& x) {
+                x.k = z({1, 6, 3, 4});
+              }),
+              "2 value heads are not a multiple of 3 key heads"));
+    CHECK(has(linear([&](Linear& x) {
+                x.u = z({3, 4});
+              }),
+              "2 value heads are not a multiple of 3 heads of u"));
+    CHECK(has(linear([&](Linear& x) { x.gk = z({1, 6, 2, 3}); }), "argument gk[B,T,H,Dk]"));
     CHECK(has(linear([&](Linear& x) { x.s0 = z({2, 2, 4, 3}); }), "s0 has 2 rows for 1 sequences"));
     CHECK(has(linear([&](Linear& x) { x.g = z({1, 5, 2}); }), "argument g[B,T,H]"));
     CHECK(has(linear([&](Linear& x) {

@@ -55,6 +55,11 @@ struct Copy {
   }
 };
 
+/// The place of an input of decayed_linear.
+std::size_t at(const char* input) {
+  return static_cast<std::size_t>(op_info<DecayedLinear>().input_index(input));
+}
+
 std::vector<Tensor> list(std::span<const Tensor> tensors) {
   return {tensors.begin(), tensors.end()};
 }
@@ -174,7 +179,7 @@ TEST_SUITE("conformance") {
                      const void* attrs) {
       right(in, out, attrs);
       const Index t = in[0].size(1);
-      if (t > 1 && !in[6].defined()) {
+      if (t > 1 && !in[at("offsets")].defined()) {
         std::vector<Tensor> o = {Tensor::empty(out[0].slice(1, 0, t - 1).shape(), out[0].dtype()),
                                  out[1]};
         right(tokens(in, 0, t - 1), o, attrs);
@@ -193,7 +198,7 @@ TEST_SUITE("conformance") {
       right(in, out, attrs);
       const auto& a = *static_cast<const ops::DecayedLinear::Attrs*>(attrs);
       const Index t = in[0].size(1), whole = a.chunk > 0 ? t / a.chunk * a.chunk : t;
-      if (whole < t && !in[6].defined()) {
+      if (whole < t && !in[at("offsets")].defined()) {
         std::vector<Tensor> o = {Tensor::empty(out[0].slice(1, 0, whole).shape(), out[0].dtype()),
                                  out[1]};
         right(tokens(in, 0, whole), o, attrs);
@@ -266,12 +271,12 @@ TEST_SUITE("conformance") {
     wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
                      const void* attrs) {
       right(in, out, attrs);
-      if (in[6].defined() && in[6].numel() > 2) {
+      if (in[at("offsets")].defined() && in[at("offsets")].numel() > 2) {
         std::vector<Tensor> one = list(in),
                             o = {out[0],
                                  Tensor::empty(out[1].slice(0, 0, 1).shape(), out[1].dtype())};
-        one[6] = Tensor();
-        one[5] = in[5].defined() ? in[5].slice(0, 0, 1) : Tensor();
+        one[at("offsets")] = Tensor();
+        one[at("s0")] = in[at("s0")].defined() ? in[at("s0")].slice(0, 0, 1) : Tensor();
         right(one, o, attrs);
       }
     });
@@ -283,7 +288,8 @@ TEST_SUITE("conformance") {
     wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
                      const void* attrs) {
       std::vector<Tensor> x = list(in);
-      x[3] = in[3].clone().add_(Tensor::full(in[3].shape(), in[3].dtype(), -1e-6));
+      const Tensor& g = in[at("g")];
+      x[at("g")] = g.clone().add_(Tensor::full(g.shape(), g.dtype(), -1e-6));
       right(x, out, attrs);
     });
     CHECK(has(broken(wrong.family, linear_case()), "mask"));
@@ -308,8 +314,8 @@ TEST_SUITE("conformance") {
                       std::span<const Tensor> out, std::span<const Tensor> dout,
                       std::span<Tensor> din, const void* attrs) {
       right(in, out, dout, din, attrs);
-      if (din[5].defined()) {
-        din[5].zero_();
+      if (din[at("s0")].defined()) {
+        din[at("s0")].zero_();
       }
     });
     const std::string laws = broken(wrong.family, linear_case());
@@ -322,8 +328,8 @@ TEST_SUITE("conformance") {
     wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
                      const void* attrs) {
       right(in, out, attrs);
-      if (in[0].size(1) == 1 && in[5].defined()) {
-        out[1].copy_(in[5]);
+      if (in[0].size(1) == 1 && in[at("s0")].defined()) {
+        out[1].copy_(in[at("s0")]);
       }
     });
     CHECK(has(broken(wrong.family, linear_case()), "decode"));

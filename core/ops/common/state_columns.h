@@ -49,6 +49,14 @@ class Columns {
       sum_[j] += read * s;
     }
   }
+  /// row = decay * columns * from + f * x, and the sum takes read * row.
+  void update(A decay, const A* columns, const A* from, A f, const Columns& x, A read, A* row) {
+    for (int j = 0; j < kVectors; ++j) {
+      const typename L::Vector s = decay * load(columns, j) * load(from, j) + f * x.sum_[j];
+      store(row, j, s);
+      sum_[j] += read * s;
+    }
+  }
   /// row = f * x, and the sum takes read * row: the first token of a zero state.
   void begin(A f, const Columns& x, A read, A* row) {
     for (int j = 0; j < kVectors; ++j) {

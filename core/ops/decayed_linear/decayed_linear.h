@@ -4,23 +4,32 @@
 
 namespace ls::ops {
 
-/// Decayed linear attention: S_t = exp(g_t) S_{t-1} + k_t v_t^T, o_t = scale q_t S_t.
-/// @shape  q [B,T,HQ,Dk]  k [B,T,H,Dk]  v [B,T,H,Dv]  g [B,T,H] or decay [H] or neither (no decay)
-///         s0 [N,H,Dk,Dv] or absent (0)  offsets [N+1] -> o [B,T,HQ,Dv]  sT [N,H,Dk,Dv];
-///         query head h reads state h / (HQ / H); N = B, or documents with offsets (then B = 1)
-/// @units  g and decay are natural logs of the decay per token, <= 0
-/// @dtype  q, k, v any one float; g, decay, states and sums acc
-/// @grad   hand-written for q, k, v, g, s0; decay is a constant
+/// Decayed linear attention, with decays per head, key channel and value channel:
+///   S_t = diag(exp(g_t + gk_t)) S_{t-1} diag(exp(gv_t)) + k_t v_t^T
+///   o_t = scale q_t S_t, or where a bonus u is given, with the read before the write,
+///   o_t = scale (q_t S_{t-1} + (q_t . (u * k_t)) v_t)
+/// @shape  q [B,T,HQ,Dk]  k [B,T,HK,Dk]  v [B,T,H,Dv]  g [B,T,H] or decay [H] or neither
+///         gk [B,T,H,Dk]  gv [B,T,H,Dv]  u [HU,Dk]  s0 [N,H,Dk,Dv]; each absent or not (decays 0,
+///         state 0)  offsets [N+1] -> o [B,T,HO,Dv]  sT [N,H,Dk,Dv], HO the larger of HQ and H.
+///         A state head belongs to each of the H value heads. HK and HU divide H: consecutive state
+///         heads share a key and a bonus. HQ is a multiple of H, then query head h reads state
+///         h / (HQ / H), or divides it, then state heads share a query.
+///         N = B, or documents with offsets (then B = 1)
+/// @units  g, gk, gv and decay are natural logs of the decay per token, <= 0
+/// @dtype  q, k, v any one float; decays, bonus, states and sums acc
+/// @grad   hand-written for all but decay, which is a constant; sums over heads that share a key,
+///         query or bonus are taken in the order of heads
 /// @forms  recurrent; chunk (32 tokens unless given); parallel: one chunk, at most 8192 tokens.
 ///         auto: recurrent where no sequence is longer than a token, else chunk
-/// @cost   2 T (HQ + H) Dk Dv + T C HQ (Dk + Dv) flop in chunks of C; backward 2.5 times that, with
-///         T / C states per sequence and head in memory while it runs
-/// @source Katharopoulos 2020 (no decay), Sun 2307.08621 (constant), Yang 2312.06635,
-///         Dao & Gu 2405.21060 (per token)
+/// @cost   2 T (HO + H) Dk Dv + T C HO (Dk + Dv) flop in chunks of C; backward 2.5 times that, with
+///         T / C states per sequence and head in memory while it runs. Decays per channel (or a
+///         bonus) add about 16 operations a token and channel for each token of half a block of 16
+/// @source Katharopoulos 2020 (no decay), Sun 2307.08621 (constant), Yang 2312.06635 (per token and
+///         key channel), Dao & Gu 2405.21060 (shared keys), Peng 2404.05892 (bonus)
 struct DecayedLinear {
   template <class T>
   struct In {
-    T q, k, v, g, decay, s0, offsets;
+    T q, k, v, g, gk, gv, decay, u, s0, offsets;
   };
   template <class T>
   struct Out {

@@ -1,4 +1,5 @@
-// Chunks of C tokens with a carried state S [Dk,Dv]; G is the running sum of log-decays in a chunk.
+// Chunks of C tokens with a carried state S [Dk,Dv] and no, constant or scalar decays; G is the
+// running sum of log-decays in a chunk. (Decays per channel: decayed_linear_channels_cpu.cpp.)
 //   P = tril(Q K^T) * exp(G_i - G_j),  O = scale (exp(G) Q S + P V)
 //   S' = exp(G_C) S + (exp(G_C - G) K)^T V
 // Backward: a pass forward keeps the incoming state of each chunk, a pass backward carries dS;
@@ -46,19 +47,13 @@ class Pass {
   /// Decays, keys and values.
   void load(const Chunk& x) {
     call_.load_decays(x.b, x.t, x.h, x.c, d_);
-    call_.k.load(x.b, x.t, x.h, x.c, dk_, k_);
+    call_.load_keys(x.b, x.t, x.h, x.c, k_);
     call_.v.load(x.b, x.t, x.h, x.c, dv_, v_);
   }
-  /// rows [R,c,d] from or to the heads that read the state.
-  template <class From>
-  void load_heads(const Chunk& x, const From& from, Index d, A* rows) const {
+  /// rows [R,c,Dk], one after the other, of the queries that read the state.
+  void load_queries(const Chunk& x) const {
     for (Index j = 0; j < group_; ++j) {
-      from.load(x.b, x.t, x.h * group_ + j, x.c, d, rows + j * x.c * d);
-    }
-  }
-  void store_heads(const Chunk& x, const common::Result<T>& to, Index d, const A* rows) const {
-    for (Index j = 0; j < group_; ++j) {
-      to.store(x.b, x.t, x.h * group_ + j, x.c, d, rows + j * x.c * d);
+      call_.load_queries(x.b, x.t, x.h, j, x.c, q_ + j * x.c * dk_);
     }
   }
   /// scale exp(G) from [R,c,Dk]; `to` may be `from`.
@@ -103,7 +98,7 @@ class ForwardPass : Pass<T> {
   using Pass<T>::call_, Pass<T>::d_, Pass<T>::dk_, Pass<T>::dv_, Pass<T>::size_, Pass<T>::group_;
   using Pass<T>::q_, Pass<T>::k_, Pass<T>::v_, Pass<T>::y_, Pass<T>::p_, Pass<T>::side_,
       Pass<T>::ws_;
-  using Pass<T>::chunks_of, Pass<T>::load, Pass<T>::load_heads, Pass<T>::store_heads;
+  using Pass<T>::chunks_of, Pass<T>::load, Pass<T>::load_queries;
   using Pass<T>::decay_queries, Pass<T>::mask, Pass<T>::advance;
 
  public:
@@ -118,9 +113,11 @@ class ForwardPass : Pass<T> {
     for (Index z = 0; z < chunks.count(); ++z) {
       const Chunk x = chunks[z];
       load(x);
-      load_heads(x, call_.q, dk_, q_);
+      load_queries(x);
       outputs(x, s);
-      store_heads(x, o_, dv_, y_);
+      for (Index j = 0; j < group_; ++j) {
+        o_.store(x.b, x.t, call_.map.out_of(x.h, j), x.c, dv_, y_ + j * x.c * dv_);
+      }
       advance(x, s);
     }
   }
@@ -147,7 +144,7 @@ class BackwardPass : Pass<T> {
   using Pass<T>::call_, Pass<T>::d_, Pass<T>::dk_, Pass<T>::dv_, Pass<T>::size_, Pass<T>::group_;
   using Pass<T>::q_, Pass<T>::k_, Pass<T>::v_, Pass<T>::y_, Pass<T>::p_, Pass<T>::side_,
       Pass<T>::ws_;
-  using Pass<T>::chunks_of, Pass<T>::load, Pass<T>::load_heads, Pass<T>::store_heads;
+  using Pass<T>::chunks_of, Pass<T>::load, Pass<T>::load_queries;
   using Pass<T>::decay_queries, Pass<T>::mask, Pass<T>::advance;
 
  public:
@@ -211,8 +208,10 @@ class BackwardPass : Pass<T> {
         ds_[e] *= d_.all;
       }
     }
-    store_heads(x, grad_.q, dk_, gq_);
-    grad_.k.store(x.b, x.t, x.h, x.c, dk_, gk_);
+    for (Index j = 0; j < group_; ++j) {
+      grad_.store_q(x.b, x.t, x.h, j, x.c, call_, gq_ + j * x.c * dk_);
+    }
+    grad_.store_k(x.b, x.t, x.h, x.c, call_, gk_);
     grad_.v.store(x.b, x.t, x.h, x.c, dv_, gv_);
     if (gated) {
       const bool read = go_.defined();
@@ -245,8 +244,10 @@ class BackwardPass : Pass<T> {
   void from_outputs(const Chunk& x, const A* s, bool goes_on) {
     const Index c = x.c, rows = group_ * c, dk = dk_, dv = dv_;
     const A keep_q = x.empty ? A(0) : A(1), keep_kv = x.unread ? A(0) : A(1);
-    load_heads(x, call_.q, dk, q_);
-    load_heads(x, go_, dv, y_);
+    load_queries(x);
+    for (Index j = 0; j < group_; ++j) {
+      go_.load(x.b, x.t, call_.map.out_of(x.h, j), c, dv, y_ + j * c * dv);
+    }
     small_gemm<false, true, A>(rows, c, dk, A(1), q_, dk, k_, dk, A(0), p_, c);
     small_gemm<false, true, A>(rows, c, dv, A(1), y_, dv, v_, dv, A(0), dp_, c);
     const bool gated = grad_.g.defined();
@@ -287,6 +288,10 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& at
     Recurrent<T>::forward(call, out);
     return;
   }
+  if (call.by_channel()) {
+    ByChannel<T>::forward(call, out);
+    return;
+  }
   const common::Result<T> o(out.o);
   A* const states = out.sT.data<A>();
   const Index most = common::chunk_of(attrs, call.longest);
@@ -302,11 +307,16 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
     Recurrent<T>::backward(call, dout, din);
     return;
   }
+  if (call.by_channel()) {
+    ByChannel<T>::backward(call, dout, din);
+    return;
+  }
   const common::Operand<T> go(dout.o);
   const common::States<A> dsT(dout.sT, call.size);
-  const Gradients<T> grad(din);
+  Gradients<T> grad(din, call);
   const Index most = common::chunk_of(attrs, call.longest);
   common::run_passes<BackwardPass<T>>(call, 3 * flops_per_token(call, most), most, go, dsT, grad);
+  grad.finish();
 }
 
 LS_KERNEL(DecayedLinear).types<double, float, bf16>([]<class T>() {

@@ -2,7 +2,7 @@
 // What the kernels of decayed_linear share. A task is one sequence and state head, task = sequence
 // * heads + head; state [Dk,Dv] `task` of s0, sT and their gradients is its own.
 #include "core/ops/common/chunks.h"
-#include "core/ops/decayed_linear/decayed_linear.h"
+#include "core/ops/decayed_linear/decayed_linear_heads.h"
 
 namespace ls::ops::decayed_linear {
 
@@ -10,19 +10,22 @@ namespace ls::ops::decayed_linear {
 template <class T>
 struct Call {
   using A = acc_t<T>;
+  Heads map;
   Index heads, group, dk, dv, size;
   A scale;
   ScanAttrs form;
   std::vector<common::Sequence> seqs;
   Index longest;
   common::Operand<T> q, k, v;
-  common::Operand<A> g;
+  common::Operand<A> g, gk, gv;
   std::vector<A> constant;  ///< log-decay of each head, or empty
+  std::vector<A> bonus;     ///< [HU,Dk], or empty: the read comes after the write
   common::States<A> s0;
 
   Call(const DecayedLinear::In<Tensor>& in, const DecayedLinear::Attrs& a)
-      : heads(in.k.size(2)),
-        group(in.q.size(2) / heads),
+      : map(in),
+        heads(map.state),
+        group(map.group()),
         dk(in.k.size(3)),
         dv(in.v.size(3)),
         size(dk * dv),
@@ -34,11 +37,22 @@ struct Call {
         k(in.k),
         v(in.v),
         g(in.g, true),
+        gk(in.gk),
+        gv(in.gv),
         s0(in.s0, size) {
     if (in.decay.defined()) {
       constant = in.decay.template to_vector<A>();
     }
+    if (in.u.defined()) {
+      bonus = in.u.template to_vector<A>();
+    }
   }
+  bool exclusive() const { return !bonus.empty(); }
+  const A* bonus_of(Index h) const { return bonus.data() + map.bonus_of(h) * dk; }
+  /// Whether the chunk form needs decays per channel, or a read before the write.
+  bool by_channel() const { return gk.defined() || gv.defined() || exclusive(); }
+  bool decays_heads() const { return g.defined() || !constant.empty(); }
+
   A log_decay(Index b, Index t, Index h) const {
     if (g.defined()) {
       return *g.at(b, t, h);
@@ -54,21 +68,130 @@ struct Call {
       to.load(c);
     }
   }
+  // Of state head h, and of its j-th output.
+  void load_keys(Index b, Index t, Index h, Index c, A* to) const {
+    k.load(b, t, map.key_of(h), c, dk, to);
+  }
+  void load_queries(Index b, Index t, Index h, Index j, Index c, A* to) const {
+    q.load(b, t, map.query_of(h, j), c, dk, to);
+  }
 };
 
-/// Where the gradients go; undefined ones are not wanted.
+/// Where the gradient of keys or queries goes. Where state heads share them, each writes its own
+/// part [B,T,H,Dk], and `finish` adds these up in the order of heads.
+template <class T>
+class HeadResult {
+  using A = acc_t<T>;
+
+ public:
+  HeadResult(Tensor& to, Index states) : to_(to), result_(to) {
+    if (to.defined() && to.size(2) < states) {
+      share_ = states / to.size(2);
+      parts_ = Tensor::empty({to.size(0), to.size(1), states, to.size(3)}, dtype_of<A>::value);
+      part_ = common::Result<A>(parts_);
+    }
+  }
+  /// Rows of head `own` of `to`, which are the part of state head h where it is shared.
+  void store(Index b, Index t, Index own, Index h, Index n, Index d, const A* from) const {
+    if (share_ == 1) {
+      result_.store(b, t, own, n, d, from);
+    } else {
+      part_.store(b, t, h, n, d, from);
+    }
+  }
+  void finish() const {
+    if (share_ == 1) {
+      return;
+    }
+    const Index tokens = to_.size(1), heads = to_.size(2), d = to_.size(3);
+    parallel_for(to_.size(0) * tokens * heads, row_grain(share_ * d), [&](Index first, Index last) {
+      std::vector<A> sum(static_cast<std::size_t>(d));
+      for (Index i = first; i < last; ++i) {
+        const Index b = i / heads / tokens, t = i / heads % tokens, h = i % heads;
+        std::fill(sum.begin(), sum.end(), A(0));
+        for (Index j = 0; j < share_; ++j) {
+          const A* const row = part_.at(b, t, h * share_ + j);
+          for (Index x = 0; x < d; ++x) {
+            sum[static_cast<std::size_t>(x)] += row[x];
+          }
+        }
+        result_.store(b, t, h, 1, d, sum.data());
+      }
+    });
+  }
+
+ private:
+  Tensor to_, parts_;
+  common::Result<T> result_;
+  common::Result<A> part_;
+  Index share_ = 1;
+};
+
+/// Where the gradients go; undefined ones are not wanted. A caller makes all calls of `finish`.
 template <class T>
 struct Gradients {
-  common::Result<T> q, k, v;
-  common::Result<acc_t<T>> g;
-  acc_t<T>* s0;
-  explicit Gradients(DecayedLinear::In<Tensor>& din)
-      : q(din.q), k(din.k), v(din.v), g(din.g), s0(common::elements<acc_t<T>>(din.s0)) {}
+  using A = acc_t<T>;
+  HeadResult<T> q, k;
+  common::Result<T> v;
+  common::Result<A> g, gk, gv;
+  A* s0;
+  Gradients(DecayedLinear::In<Tensor>& din, const Call<T>& call)
+      : q(din.q, call.heads),
+        k(din.k, call.heads),
+        v(din.v),
+        g(din.g),
+        gk(din.gk),
+        gv(din.gv),
+        s0(common::elements<A>(din.s0)),
+        u_(din.u),
+        heads_(call.heads) {
+    if (din.u.defined()) {
+      bonus_ = Tensor::zeros({std::ssize(call.seqs), call.heads, call.dk}, dtype_of<A>::value);
+      bonus_rows_ = bonus_.data<A>();
+    }
+  }
+  /// Part [Dk] of the gradient of u, zero at first; null where it is not wanted.
+  A* bonus(Index task) const { return bonus_rows_ ? bonus_rows_ + task * bonus_.size(2) : nullptr; }
+  void store_q(Index b, Index t, Index h, Index j, Index c, const Call<T>& call,
+               const A* from) const {
+    q.store(b, t, call.map.query_of(h, j), h, c, call.dk, from);
+  }
+  void store_k(Index b, Index t, Index h, Index c, const Call<T>& call, const A* from) const {
+    k.store(b, t, call.map.key_of(h), h, c, call.dk, from);
+  }
+  void finish() {
+    q.finish();
+    k.finish();
+    if (!bonus_.defined()) {
+      return;
+    }
+    const Index d = bonus_.size(2), share = heads_ / u_.size(0);
+    A* const to = u_.zero_().template data<A>();
+    for (Index task = 0; task < bonus_.size(0) * heads_; ++task) {
+      A* const row = to + task % heads_ / share * d;
+      for (Index x = 0; x < d; ++x) {
+        row[x] += bonus_rows_[task * d + x];
+      }
+    }
+  }
+
+ private:
+  Tensor u_, bonus_;  // of the call, and of each task
+  A* bonus_rows_ = nullptr;
+  Index heads_;
 };
 
 /// Token by token (decayed_linear_recurrent_cpu.cpp); float, double, bf16.
 template <class T>
 struct Recurrent {
+  static void forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out);
+  static void backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& dout,
+                       DecayedLinear::In<Tensor>& din);
+};
+
+/// In chunks with decays per channel, or with a bonus (decayed_linear_channels_cpu.cpp).
+template <class T>
+struct ByChannel {
   static void forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out);
   static void backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& dout,
                        DecayedLinear::In<Tensor>& din);

@@ -1,8 +1,12 @@
-// Token by token: S_t = exp(g_t) S_{t-1} + k_t v_t^T, o_t = scale q_t S_t; for decoding, and for
-// anyone who wants no chunks. A task is one sequence and state head; q, k, gq, gk [Dk] and v, y, gv
-// [Dv] hold one token. Forward: one pass over the state a token, in tiles of columns. Backward:
-// states are kept for one stretch of 64 tokens at a time (`inside` [65,Dk,Dv]) and made again from
-// the state at its start (`starts` [T/64+1,Dk,Dv]); ds [Dk,Dv] is the gradient of the state.
+// Token by token: S_t = diag(rows) S_{t-1} diag(columns) + k_t v_t^T, rows = exp(g + gk), columns =
+// exp(gv), o_t = scale q_t S_t, or with a bonus scale (q_t S_{t-1} + (q_t . (u * k_t)) v_t); for
+// decoding, and for anyone who wants no chunks. A task is one sequence and state head; q, k, rows
+// and their gradients [Dk] and v, y, columns and theirs [Dv] hold one token. Forward: one pass over
+// the state a token, in tiles of columns, and one for each further query. Backward: states are kept
+// for one stretch of 64 tokens at a time (`inside` [65,Dk,Dv]) and made again from the state at its
+// start (`starts` [T/64+1,Dk,Dv]); ds [Dk,Dv] is the gradient of the state.
+#include <numeric>
+
 #include "core/ops/common/state_columns.h"
 #include "core/ops/decayed_linear/decayed_linear_kernels.h"
 
@@ -11,30 +15,45 @@ namespace {
 
 constexpr Index kStretch = 64;
 
-/// to = decay * from + k v^T, y = to^T q. `from` null is zero and may be `to`.
+/// One token of a state: decays, key, value, query.
 template <class A>
-void step(Index dk, Index dv, A decay, const A* from, const A* q, const A* k, const A* v, A* to,
-          A* y) {
+struct Token {
+  A *rows, *columns;  ///< columns null: 1
+  A *q, *k, *v, *y;
+};
+
+/// to = diag(rows) from diag(columns) + k v^T, y = to^T q. `from` null is zero and may be `to`.
+template <class A>
+void step(Index dk, Index dv, const Token<A>& x, const A* from, A* to) {
   common::for_columns<A>(dv, [&]<int NV>(Index c, Index cols) {
-    common::Columns<A, NV> x(cols), sum(cols);
-    x.read(v + c);
+    common::Columns<A, NV> value(cols), sum(cols);
+    value.read(x.v + c);
     sum.clear();
-    if (from) {
+    if (from && x.columns) {
       for (Index i = 0; i < dk; ++i) {
-        sum.update(decay, from + i * dv + c, k[i], x, q[i], to + i * dv + c);
+        sum.update(x.rows[i], x.columns + c, from + i * dv + c, x.k[i], value, x.q[i],
+                   to + i * dv + c);
+      }
+    } else if (from) {
+      for (Index i = 0; i < dk; ++i) {
+        sum.update(x.rows[i], from + i * dv + c, x.k[i], value, x.q[i], to + i * dv + c);
       }
     } else {
       for (Index i = 0; i < dk; ++i) {
-        sum.begin(k[i], x, q[i], to + i * dv + c);
+        sum.begin(x.k[i], value, x.q[i], to + i * dv + c);
       }
     }
-    sum.write(y + c);
+    sum.write(x.y + c);
   });
 }
 
-/// y = s^T q.
+/// y = s^T q; s null is zero.
 template <class A>
 void read(Index dk, Index dv, const A* s, const A* q, A* y) {
+  if (!s) {
+    std::fill(y, y + dv, A(0));
+    return;
+  }
   common::for_columns<A>(dv, [&]<int NV>(Index c, Index cols) {
     common::Columns<A, NV> sum(cols);
     sum.clear();
@@ -45,143 +64,297 @@ void read(Index dk, Index dv, const A* s, const A* q, A* y) {
   });
 }
 
+/// sum_x q_x u_x k_x.
+template <class A>
+A bonus_of(Index dk, const A* __restrict q, const A* __restrict u, const A* __restrict k) {
+  A sum = 0;
+  for (Index x = 0; x < dk; ++x) {
+    sum += q[x] * u[x] * k[x];
+  }
+  return sum;
+}
+
+/// A thread's operands.
+template <class T>
+class Walk {
+ protected:
+  using A = acc_t<T>;
+  explicit Walk(const Call<T>& call) : call_(call) {
+    ws_.add(dk_, x_.q, x_.k, x_.rows);
+    ws_.add(dv_, x_.v, x_.y, columns_);
+  }
+  /// Key, value and decays of a token.
+  void load(Index b, Index t, Index h) {
+    call_.load_keys(b, t, h, 1, x_.k);
+    call_.v.load(b, t, h, 1, dv_, x_.v);
+    const A of_head = call_.log_decay(b, t, h);
+    head_decay_ = simd::exp(of_head);
+    if (call_.gk.defined()) {
+      const A* __restrict g = call_.gk.at(b, t, h);
+      for (Index i = 0; i < dk_; ++i) {
+        x_.rows[i] = simd::exp(of_head + g[i]);
+      }
+    } else {
+      std::fill(x_.rows, x_.rows + dk_, head_decay_);
+    }
+    x_.columns = call_.gv.defined() ? columns_ : nullptr;
+    if (x_.columns) {
+      const A* __restrict g = call_.gv.at(b, t, h);
+      for (Index c = 0; c < dv_; ++c) {
+        columns_[c] = simd::exp(g[c]);
+      }
+    }
+  }
+  const Call<T>& call_;
+  const Index dk_ = call_.dk, dv_ = call_.dv, size_ = call_.size, group_ = call_.group;
+  common::Workspace<A> ws_;
+  Token<A> x_{};
+  A head_decay_ = 1;
+
+ private:
+  A* columns_;
+};
+
+template <class T>
+class ForwardWalk : Walk<T> {
+  using A = acc_t<T>;
+  using Walk<T>::call_, Walk<T>::dk_, Walk<T>::dv_, Walk<T>::group_, Walk<T>::x_;
+
+ public:
+  ForwardWalk(const Call<T>& call, Index, const common::Result<T>& o, A* states)
+      : Walk<T>(call), o_(o), states_(states) {
+    this->ws_.allocate();
+  }
+  void run(Index task) {
+    const Index h = task % call_.heads;
+    const common::Sequence& seq = call_.seqs[task / call_.heads];
+    A* const s = states_ + task * this->size_;
+    for (Index i = 0; i < seq.length; ++i) {
+      const A* const from = i > 0 ? s : call_.s0.at(task);
+      this->load(seq.row, seq.begin + i, h);
+      if (call_.exclusive()) {
+        read_then_write(seq.row, seq.begin + i, h, from, s);
+      } else {
+        write_then_read(seq.row, seq.begin + i, h, from, s);
+      }
+    }
+    if (seq.length == 0) {
+      call_.s0.copy(task, 1, s);
+    }
+  }
+
+ private:
+  void load_query(Index b, Index t, Index h, Index j) {
+    call_.load_queries(b, t, h, j, 1, x_.q);
+    for (Index i = 0; i < dk_; ++i) {
+      x_.q[i] *= call_.scale;
+    }
+  }
+  void write_then_read(Index b, Index t, Index h, const A* from, A* s) {
+    for (Index j = 0; j < group_; ++j) {
+      load_query(b, t, h, j);
+      if (j == 0) {
+        step(dk_, dv_, x_, from, s);
+      } else {
+        read(dk_, dv_, s, x_.q, x_.y);
+      }
+      o_.store(b, t, call_.map.out_of(h, j), 1, dv_, x_.y);
+    }
+  }
+  void read_then_write(Index b, Index t, Index h, const A* from, A* s) {
+    for (Index j = 0; j < group_; ++j) {
+      load_query(b, t, h, j);
+      read(dk_, dv_, from, x_.q, x_.y);
+      const A own = bonus_of(dk_, x_.q, call_.bonus_of(h), x_.k);
+      for (Index c = 0; c < dv_; ++c) {
+        x_.y[c] += own * x_.v[c];
+      }
+      o_.store(b, t, call_.map.out_of(h, j), 1, dv_, x_.y);
+    }
+    step(dk_, dv_, x_, from, s);
+  }
+
+  const common::Result<T>& o_;
+  A* const states_;
+};
+
+template <class T>
+class BackwardWalk : Walk<T> {
+  using A = acc_t<T>;
+  using Walk<T>::call_, Walk<T>::dk_, Walk<T>::dv_, Walk<T>::size_, Walk<T>::group_, Walk<T>::x_;
+  using Walk<T>::head_decay_;
+
+ public:
+  /// Stretches of at most `stretch` tokens.
+  BackwardWalk(const Call<T>& call, Index stretch, const common::Operand<T>& go,
+               const common::States<A>& dsT, const Gradients<T>& grad)
+      : Walk<T>(call), stretch_(stretch), go_(go), dsT_(dsT), grad_(grad) {
+    this->ws_.add((common::pieces(call.longest, stretch) + 1) * size_, starts_);
+    this->ws_.add((stretch + 1) * size_, inside_);
+    this->ws_.add(size_, ds_);
+    this->ws_.add(dk_, gq_, gk_, grows_);
+    this->ws_.add(dv_, gv_, gcolumns_);
+    this->ws_.allocate();
+  }
+  void run(Index task) {
+    const Index h = task % call_.heads;
+    const common::Sequence& seq = call_.seqs[task / call_.heads];
+    const Index pieces = common::pieces(seq.length, stretch_);
+    std::fill(x_.q, x_.q + dk_, A(0));
+    call_.s0.copy(task, 1, starts_);
+    dsT_.copy(task, 1, ds_);
+    for (Index z = 0; z + 1 < pieces; ++z) {
+      for (Index i = 0; i < stretch_; ++i) {
+        A* const next = starts_ + (z + 1) * size_;
+        advance(seq.row, seq.begin + z * stretch_ + i, h, i > 0 ? next : next - size_, next);
+      }
+    }
+    for (Index z = pieces - 1; z >= 0; --z) {
+      const Index begin = seq.begin + z * stretch_,
+                  count = std::min(stretch_, seq.begin + seq.length - begin);
+      std::copy(starts_ + z * size_, starts_ + (z + 1) * size_, inside_);
+      std::fill(x_.q, x_.q + dk_, A(0));
+      for (Index i = 0; i < count; ++i) {
+        advance(seq.row, begin + i, h, inside_ + i * size_, inside_ + (i + 1) * size_);
+      }
+      for (Index i = count - 1; i >= 0; --i) {
+        gradients(seq.row, begin + i, h, task, inside_ + i * size_);
+      }
+    }
+    if (grad_.s0) {
+      std::copy(ds_, ds_ + size_, grad_.s0 + task * size_);
+    }
+  }
+
+ private:
+  void advance(Index b, Index t, Index h, const A* from, A* to) {
+    this->load(b, t, h);
+    step(dk_, dv_, x_, from, to);
+  }
+  /// Of one token, from the state before it; ds_ becomes the gradient of that.
+  void gradients(Index b, Index t, Index h, Index task, const A* before) {
+    this->load(b, t, h);
+    std::fill(gv_, gv_ + dv_, A(0));
+    if (call_.exclusive()) {
+      through_write(b, t, h, before);
+      through_reads(b, t, h, before, grad_.bonus(task));
+    } else {
+      through_reads(b, t, h, before + size_, nullptr);
+      through_write(b, t, h, before);
+    }
+    grad_.store_k(b, t, h, 1, call_, gk_);
+    grad_.v.store(b, t, h, 1, dv_, gv_);
+  }
+  /// What the queries read of s, and of the token itself where there is a bonus.
+  void through_reads(Index b, Index t, Index h, const A* s, A* gu) {
+    for (Index j = 0; j < group_; ++j) {
+      if (go_.defined()) {
+        call_.load_queries(b, t, h, j, 1, x_.q);
+        go_.load(b, t, call_.map.out_of(h, j), 1, dv_, x_.y);
+        for (Index x = 0; x < dk_; ++x) {
+          gq_[x] = call_.scale * common::dot(dv_, s + x * dv_, x_.y);
+          const A f = call_.scale * x_.q[x];
+          A* __restrict row = ds_ + x * dv_;
+          for (Index c = 0; c < dv_; ++c) {
+            row[c] += f * x_.y[c];
+          }
+        }
+        if (call_.exclusive()) {
+          through_bonus(call_.bonus_of(h), gu);
+        }
+      } else {
+        std::fill(gq_, gq_ + dk_, A(0));
+      }
+      grad_.store_q(b, t, h, j, 1, call_, gq_);
+    }
+  }
+  void through_bonus(const A* u, A* gu) {
+    const A own = call_.scale * bonus_of(dk_, x_.q, u, x_.k),
+            f = call_.scale * common::dot(dv_, x_.y, x_.v);
+    for (Index c = 0; c < dv_; ++c) {
+      gv_[c] += own * x_.y[c];
+    }
+    for (Index x = 0; x < dk_; ++x) {
+      gq_[x] += f * u[x] * x_.k[x];
+      gk_[x] += f * u[x] * x_.q[x];
+      if (gu) {
+        gu[x] += f * x_.q[x] * x_.k[x];
+      }
+    }
+  }
+  /// Key, value and decays, from and to ds_.
+  void through_write(Index b, Index t, Index h, const A* before) {
+    A through = 0;
+    for (Index x = 0; x < dk_; ++x) {
+      A* __restrict row = ds_ + x * dv_;
+      const A kx = x_.k[x], decay = x_.rows[x];
+      gk_[x] = common::dot(dv_, row, x_.v);
+      if (!x_.columns) {
+        const A sum = common::dot(dv_, row, before + x * dv_);
+        through += sum;
+        grows_[x] = decay * sum;
+      }
+      for (Index c = 0; c < dv_; ++c) {
+        gv_[c] += kx * row[c];
+        row[c] *= decay;
+      }
+    }
+    if (x_.columns) {
+      through_columns(before);
+      through = std::accumulate(grows_, grows_ + dk_, A(0));
+      grad_.gv.store(b, t, h, 1, dv_, gcolumns_);
+    } else if (call_.gk.defined()) {
+      through = std::accumulate(grows_, grows_ + dk_, A(0));
+    } else {
+      through *= head_decay_;
+    }
+    grad_.gk.store(b, t, h, 1, dk_, grows_);
+    if (grad_.g.defined()) {
+      *grad_.g.at(b, t, h) = through;
+    }
+  }
+  /// The decay of columns, after that of rows.
+  void through_columns(const A* before) {
+    std::fill(gcolumns_, gcolumns_ + dv_, A(0));
+    for (Index x = 0; x < dk_; ++x) {
+      A* __restrict row = ds_ + x * dv_;
+      A sum = 0;
+      for (Index c = 0; c < dv_; ++c) {
+        row[c] *= x_.columns[c];
+        const A both = row[c] * before[x * dv_ + c];
+        gcolumns_[c] += both;
+        sum += both;
+      }
+      grows_[x] = sum;
+    }
+  }
+
+  const Index stretch_;
+  const common::Operand<T>& go_;
+  const common::States<A>& dsT_;
+  const Gradients<T>& grad_;
+  A *starts_, *inside_, *ds_, *gq_, *gk_, *grows_, *gv_, *gcolumns_;
+};
+
 }  // namespace
 
 template <class T>
 void Recurrent<T>::forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out) {
-  using A = acc_t<T>;
   const common::Result<T> o(out.o);
-  A* const states = out.sT.data<A>();
-  const Index dk = call.dk, dv = call.dv, group = call.group;
-  common::for_tasks(call.seqs, call.heads, 2 * (group + 1) * call.size,
-                    [&](Index first, Index last) {
-                      common::Workspace<A> ws;
-                      A *q, *k, *v, *y;
-                      ws.add(dk, q, k);
-                      ws.add(dv, v, y);
-                      ws.allocate();
-                      for (Index task = first; task < last; ++task) {
-                        const Index n = task / call.heads, h = task % call.heads;
-                        const common::Sequence& seq = call.seqs[n];
-                        const Index b = seq.row;
-                        A* s = states + task * call.size;
-                        for (Index i = 0; i < seq.length; ++i) {
-                          const Index t = seq.begin + i;
-                          call.k.load(b, t, h, 1, dk, k);
-                          call.v.load(b, t, h, 1, dv, v);
-                          for (Index j = 0; j < group; ++j) {
-                            call.q.load(b, t, h * group + j, 1, dk, q);
-                            for (Index x = 0; x < dk; ++x) {
-                              q[x] *= call.scale;
-                            }
-                            if (j == 0) {
-                              step(dk, dv, simd::exp(call.log_decay(b, t, h)),
-                                   i > 0 ? s : call.s0.at(task), q, k, v, s, y);
-                            } else {
-                              read(dk, dv, s, q, y);
-                            }
-                            o.store(b, t, h * group + j, 1, dv, y);
-                          }
-                        }
-                        if (seq.length == 0) {
-                          call.s0.copy(task, 1, s);
-                        }
-                      }
-                    });
+  acc_t<T>* const states = out.sT.template data<acc_t<T>>();
+  common::run_passes<ForwardWalk<T>>(call, 2 * (call.group + 1) * call.size, 1, o, states);
 }
 
 template <class T>
 void Recurrent<T>::backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& dout,
                             DecayedLinear::In<Tensor>& din) {
-  using A = acc_t<T>;
   const common::Operand<T> go(dout.o);
-  const Gradients<T> grad(din);
-  const common::States<A> dsT(dout.sT, call.size);
-  const Index dk = call.dk, dv = call.dv, size = call.size, group = call.group;
+  const common::States<acc_t<T>> dsT(dout.sT, call.size);
+  Gradients<T> grad(din, call);
   const Index stretch = std::min(std::max<Index>(1, call.longest), kStretch);
-  const Index stretches = common::pieces(call.longest, stretch);
-  common::for_tasks(call.seqs, call.heads, 6 * (group + 1) * size, [&](Index first, Index last) {
-    common::Workspace<A> ws;
-    A *starts, *inside, *ds, *q, *k, *v, *y, *gq, *gk, *gv;
-    ws.add((stretches + 1) * size, starts);
-    ws.add((stretch + 1) * size, inside);
-    ws.add(size, ds);
-    ws.add(dk, q, k, gq, gk);
-    ws.add(dv, v, y, gv);
-    ws.allocate();
-    for (Index task = first; task < last; ++task) {
-      const Index n = task / call.heads, h = task % call.heads;
-      const common::Sequence& seq = call.seqs[n];
-      const Index b = seq.row, pieces = common::pieces(seq.length, stretch);
-      std::fill(q, q + dk, A(0));
-      const auto run = [&](Index t, const A* from, A* to) {
-        call.k.load(b, t, h, 1, dk, k);
-        call.v.load(b, t, h, 1, dv, v);
-        step(dk, dv, simd::exp(call.log_decay(b, t, h)), from, q, k, v, to, y);
-      };
-      call.s0.copy(task, 1, starts);
-      dsT.copy(task, 1, ds);
-      for (Index z = 0; z + 1 < pieces; ++z) {
-        for (Index i = 0; i < stretch; ++i) {
-          A* const next = starts + (z + 1) * size;
-          run(seq.begin + z * stretch + i, i > 0 ? next : next - size, next);
-        }
-      }
-      for (Index z = pieces - 1; z >= 0; --z) {
-        const Index begin = seq.begin + z * stretch,
-                    count = std::min(stretch, seq.begin + seq.length - begin);
-        std::copy(starts + z * size, starts + (z + 1) * size, inside);
-        std::fill(q, q + dk, A(0));
-        for (Index i = 0; i < count; ++i) {
-          run(begin + i, inside + i * size, inside + (i + 1) * size);
-        }
-        for (Index i = count - 1; i >= 0; --i) {
-          const Index t = begin + i;
-          const A decay = simd::exp(call.log_decay(b, t, h));
-          const A *before = inside + i * size, *now = before + size;
-          for (Index j = 0; j < group; ++j) {
-            if (go.defined()) {
-              call.q.load(b, t, h * group + j, 1, dk, q);
-              go.load(b, t, h * group + j, 1, dv, y);
-              for (Index x = 0; x < dk; ++x) {
-                gq[x] = call.scale * common::dot(dv, now + x * dv, y);
-                const A f = call.scale * q[x];
-                A* __restrict row = ds + x * dv;
-                for (Index c = 0; c < dv; ++c) {
-                  row[c] += f * y[c];
-                }
-              }
-            } else {
-              std::fill(gq, gq + dk, A(0));
-            }
-            grad.q.store(b, t, h * group + j, 1, dk, gq);
-          }
-          call.k.load(b, t, h, 1, dk, k);
-          call.v.load(b, t, h, 1, dv, v);
-          std::fill(gv, gv + dv, A(0));
-          A through = 0;
-          for (Index x = 0; x < dk; ++x) {
-            A* __restrict row = ds + x * dv;
-            const A kx = k[x];
-            gk[x] = common::dot(dv, row, v);
-            through += common::dot(dv, row, before + x * dv);
-            for (Index c = 0; c < dv; ++c) {
-              gv[c] += kx * row[c];
-              row[c] *= decay;
-            }
-          }
-          grad.k.store(b, t, h, 1, dk, gk);
-          grad.v.store(b, t, h, 1, dv, gv);
-          if (grad.g.defined()) {
-            *grad.g.at(b, t, h) = decay * through;
-          }
-        }
-      }
-      if (grad.s0) {
-        std::copy(ds, ds + size, grad.s0 + task * size);
-      }
-    }
-  });
+  common::run_passes<BackwardWalk<T>>(call, 6 * (call.group + 1) * call.size, stretch, go, dsT,
+                                      grad);
+  grad.finish();
 }
 
 template struct Recurrent<double>;
