@@ -26,6 +26,12 @@ void check_countable(const Shape& shape) {
 void detail::fail_rank() {
   LS_FAIL(kShape, "a tensor has at most {} axes", kMaxRank);
 }
+void detail::fail_back() {
+  LS_FAIL(kShape, "a shape without axes has no last one");
+}
+void detail::fail_count() {
+  LS_FAIL(kShape, "a shape has more elements than 64 bits count; use smaller sizes");
+}
 
 Layout::Layout(const Shape& shape, DType dtype) : shape_(shape), dtype_(dtype) {
   check_countable(shape);
@@ -206,6 +212,12 @@ Layout Layout::expand(const Shape& shape) const {
       t.strides_[i] = 0;
     }
   }
+  return t;
+}
+
+Layout Layout::at(Index offset) const {
+  Layout t(Shape{}, dtype_);
+  t.offset_ = offset_ + offset;
   return t;
 }
 

@@ -39,6 +39,8 @@ class Layout {
   Layout unsqueeze(int axis) const;
   Layout squeeze(int axis) const;
   Layout expand(const Shape& shape) const;
+  /// The element `offset` behind the first, without axes.
+  Layout at(Index offset) const;
   /// In a buffer of `capacity` elements; false where `extent` elements of the axis are not there
   /// or another slice lies among them.
   bool extend(int axis, Index extent, Index capacity);

@@ -11,8 +11,10 @@
 namespace ls {
 
 namespace detail {
-/// @throws Error(Shape)
+// Each throws Error(Shape).
 [[noreturn]] void fail_rank();
+[[noreturn]] void fail_back();
+[[noreturn]] void fail_count();
 }  // namespace detail
 
 inline constexpr int kMaxRank = 8;
@@ -34,17 +36,24 @@ class Shape {
   Index& operator[](int i) { return dims_[static_cast<std::size_t>(i)]; }
   const Index* begin() const { return dims_.data(); }
   const Index* end() const { return dims_.data() + rank_; }
-  Index back() const { return dims_[static_cast<std::size_t>(rank_ - 1)]; }
+  /// @throws Error(Shape) of rank 0
+  Index back() const {
+    if (rank_ == 0) {
+      detail::fail_back();
+    }
+    return dims_[static_cast<std::size_t>(rank_ - 1)];
+  }
   void push_back(Index d) {
     if (rank_ >= kMaxRank) {
       detail::fail_rank();
     }
     dims_[static_cast<std::size_t>(rank_++)] = d;
   }
+  /// @throws Error(Shape) beyond 64 bits, as contiguous_strides
   Index numel() const {
     Index n = 1;
     for (const Index d : *this) {
-      n *= d;
+      n = product(n, d);
     }
     return n;
   }
@@ -54,7 +63,7 @@ class Shape {
     Index step = 1;
     for (int i = rank_ - 1; i >= 0; --i) {
       s[i] = step;
-      step *= (*this)[i];
+      step = i > 0 ? product(step, (*this)[i]) : step;
     }
     return s;
   }
@@ -71,6 +80,14 @@ class Shape {
   }
 
  private:
+  static Index product(Index a, Index b) {
+    Index p = 0;
+    if (__builtin_mul_overflow(a, b, &p)) {
+      detail::fail_count();
+    }
+    return p;
+  }
+
   std::array<Index, kMaxRank> dims_{};
   int rank_ = 0;
 };

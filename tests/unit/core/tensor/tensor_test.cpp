@@ -58,6 +58,15 @@ TEST_SUITE("unit") {
     CHECK(Tensor::empty({huge, 0}, DType::kF32).numel() == 0);
   }
 
+  TEST_CASE("a shape counts no further than 64 bits and has a last axis or says so") {
+    const Index huge = Index{1} << 62;
+    CHECK(says(message([&] { Shape({huge, 8}).numel(); }), "more elements than 64 bits count"));
+    CHECK(says(message([&] { Shape({2, huge, 8}).contiguous_strides(); }), "64 bits"));
+    CHECK(Shape({huge, 8}).contiguous_strides() == Shape{8, 1});
+    CHECK(says(message([] { Shape().back(); }), "no last one"));
+    CHECK(Shape({3, 5}).back() == 5);
+  }
+
   TEST_CASE("a view has extents of 0 or more, one of them open at most") {
     const Tensor t = Tensor::zeros({6}, DType::kF32);
     CHECK(says(message([&] { t.view({-1, -1}); }), "one may be -1"));
