@@ -17,9 +17,14 @@ class Tensor : public LaidOut<Tensor> {
  public:
   Tensor() = default;
 
-  static Tensor empty(const Shape& shape, DType dtype);
-  static Tensor zeros(const Shape& shape, DType dtype);
-  static Tensor full(const Shape& shape, DType dtype, double value);
+  static Tensor empty(const Shape& shape, DType dtype, Device& device = cpu());
+  static Tensor zeros(const Shape& shape, DType dtype, Device& device = cpu());
+  static Tensor full(const Shape& shape, DType dtype, double value, Device& device = cpu());
+  /// Of host memory that copies of `device` read and write by themselves: the host must not change
+  /// what such a copy still reads.
+  static Tensor pinned(const Shape& shape, DType dtype, Device& device);
+  /// Over memory of the processor that `view` shows, which stays somebody else's.
+  static Tensor over(const TensorView& view);
   /// A rank-0 tensor.
   static Tensor scalar(double value, DType dtype = DType::kF32);
   template <class T>
@@ -32,6 +37,9 @@ class Tensor : public LaidOut<Tensor> {
   }
 
   bool defined() const { return storage_ != nullptr; }
+  Device& device() const { return storage_->device(); }
+  const std::shared_ptr<Storage>& storage() const { return storage_; }
+  /// @throws Error(Device) where the host may not touch the memory, as data()
   const void* raw() const;
   void* raw();
   /// The same as kernels see it; does not keep the memory.
@@ -49,8 +57,15 @@ class Tensor : public LaidOut<Tensor> {
   Tensor clone() const;
   /// Itself when already of that type, else a converted copy (contiguous).
   Tensor to(DType dtype) const;
-  /// Copies from a tensor of the same shape, converting the element type.
+  /// Itself when already there, else a copy. To the processor the host waits (see Download), from
+  /// it the copy goes on by itself.
+  Tensor to(Device& device) const;
+  /// Copies from a tensor of the same shape on the same device, converting the element type.
   Tensor& copy_(const Tensor& source);
+  /// Copies from a tensor of the same shape and type on another device, on the current stream of
+  /// the destination's device, or of the source's where the destination is the processor's. The
+  /// host waits where it must: for what it gets in memory that is not pinned.
+  Tensor& transfer_(const Tensor& source);
   Tensor& fill_(double value);
   Tensor& zero_() { return fill_(0.0); }
   /// this += alpha * other, same shape, float types.
@@ -63,7 +78,7 @@ class Tensor : public LaidOut<Tensor> {
   double slow_at(Index flat) const;
   template <class T>
   std::vector<T> to_vector() const {
-    const Tensor c = to(dtype_of_v<T>).contiguous();
+    const Tensor c = to(cpu()).to(dtype_of_v<T>).contiguous();
     return std::vector<T>(c.data<T>(), c.data<T>() + c.numel());
   }
 
@@ -75,8 +90,25 @@ class Tensor : public LaidOut<Tensor> {
 
  private:
   static Tensor from_raw(const void* values, Index count, const Shape& shape, DType dtype);
+  void upload(const Tensor& source);
+  void copy_between(const Tensor& source);
 
   std::shared_ptr<Storage> storage_;
+};
+
+/// A copy on its way to the host, begun on the current stream of the source's device.
+class Download {
+ public:
+  Download() = default;
+  explicit Download(const Tensor& source);
+  /// Never waits.
+  bool ready() const { return done_.happened(); }
+  /// The host waits where it is not ready.
+  const Tensor& wait() const;
+
+ private:
+  Tensor host_;
+  Event done_;
 };
 
 }  // namespace ls

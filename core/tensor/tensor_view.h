@@ -11,6 +11,7 @@ class TensorView : public LaidOut<TensorView> {
   TensorView(void* buffer, const Layout& layout) : LaidOut(layout), buffer_(buffer) {}
 
   bool defined() const { return buffer_ != nullptr; }
+  void* buffer() const { return buffer_; }
   const void* raw() const {
     return static_cast<const char*>(buffer_) + layout_.offset() * dtype_size(dtype());
   }
