@@ -1,4 +1,4 @@
-// Copies between devices. They go through pinned memory and are queued behind what is on the stream.
+// Copies between devices: through pinned memory, queued behind what is on the stream.
 #include <cstring>
 
 #include "core/tensor/context.h"
