@@ -44,15 +44,17 @@ LS_GOLDEN(MambaGate, "mamba_gate") {
     c.out("g", ag::call<ops::MambaGate>({.x = x, .a_log = a_log, .dt_bias = bias}).g);
     return;
   }
-  // Every channel of a head as a head of its own.
   const Index channels = x.size(2) * x.size(3);
   const ag::Var flat = ag::reshape(x, {-1, channels});
-  a_log = a_log.defined() ? each(a_log, x.size(3)) : a_log;
   const ag::Var flat_bias = bias.defined() ? ag::reshape(bias, {channels}) : bias;
-  const ag::Var g =
-      kind == kVector
-          ? ag::call<ops::MambaGate>({.x = flat, .a_log = a_log, .dt_bias = flat_bias}).g
-          : bounded(ag::cast(flat, acc_dtype(x.dtype())), a_log, flat_bias, lower_bound);
+  if (kind == kVector) {
+    c.out("g",
+          ag::reshape(ag::call<ops::MambaGate>({.x = flat, .a_log = a_log, .dt_bias = flat_bias}).g,
+                      x.shape()));
+    return;
+  }
+  a_log = a_log.defined() ? each(a_log, x.size(3)) : a_log;
+  const ag::Var g = bounded(ag::cast(flat, acc_dtype(x.dtype())), a_log, flat_bias, lower_bound);
   c.out("g", ag::reshape(g, x.shape()));
 }
 

@@ -16,6 +16,14 @@ LS_OP_CASES(MambaGate, "mamba_gate") {
     add(fmt::format("{} heads", h), {2, 3, h}, true);
     add(fmt::format("{} heads, no bias", h), {2, 3, h}, false);
   }
+  for (const Index heads : {1, 3}) {
+    for (const bool bias : {false, true}) {
+      cases.add(fmt::format("{} heads of 70 channels, bias {}", heads, bias),
+                {.x = draw.normal({2, 5, heads * 70}),
+                 .a_log = draw.normal({heads}),
+                 .dt_bias = bias ? draw.normal({heads * 70}) : Tensor()});
+    }
+  }
   add("far out", {6, 5}, true, 50);
   add("one token", {4}, true);
   add("no tokens", {0, 4}, true);

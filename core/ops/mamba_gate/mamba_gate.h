@@ -3,8 +3,10 @@
 
 namespace ls::ops {
 
-/// Log-decay of Mamba and Gated DeltaNet, per head: g = -exp(a_log) softplus(x + dt_bias).
-/// @shape  x [...,H], a_log [H], dt_bias [H] or absent (0) -> g [...,H]
+/// Log-decay of Mamba, Gated DeltaNet and KDA: g = -exp(a_log) softplus(x + dt_bias), a_log by head,
+/// the rest by head or by channel.
+/// @shape  x [...,X], a_log [H], dt_bias [X] or absent (0) -> g [...,X]; X = H C, and a_log of
+///         channel i is that of head i / C
 /// @units  g is the natural log of the decay per token, g <= 0
 /// @dtype  x any float; a_log, dt_bias and g acc
 /// @grad   exact, summed over tokens in acc for a_log and dt_bias

@@ -1,6 +1,6 @@
-// g = -exp(a_log) softplus(x + dt_bias), x and g [rows, heads]. Forward: a thread owns blocks of
-// rows. Backward: one thread goes through all blocks, with sums [heads] for the gradients of a_log
-// and dt_bias; the gradient of a_log is sum(dg g).
+// g = -exp(a_log) softplus(x + dt_bias), x and g [rows, channels]. Forward: a thread owns blocks of
+// rows. Backward: a thread owns channels and goes through all rows, so that the sums for the
+// gradients of a_log and dt_bias have one order; the gradient of a_log is sum(dg g).
 #include "core/ops/mamba_gate/mamba_gate.h"
 
 #include <algorithm>
@@ -13,33 +13,35 @@
 namespace ls::ops {
 namespace {
 
-// Rows are short, a number for each head, so that functions run over blocks of many rows.
+// Rows may be short, a number for each head, so that functions run over blocks of many rows.
 constexpr Index kBlock = 512;  // elements, about
 
 /// Inputs of one call: z = x + dt_bias, g = -exp(a_log) softplus(z).
 template <class In, class Real>
 struct Call {
   Tensor x, a_log, bias;
-  Index heads, rows, block;  // block: rows
-  std::vector<Real> scale;   // -exp(a_log)
+  Index channels, of_head, rows;
+  std::vector<Real> scale;  // -exp(a_log), by channel
   explicit Call(const MambaGate::In<Tensor>& in)
       : x(in.x.contiguous()),
         a_log(in.a_log.contiguous()),
         bias(in.dt_bias.defined() ? in.dt_bias.contiguous()
-                                  : Tensor::zeros(a_log.shape(), a_log.dtype())),
-        heads(a_log.numel()),
-        rows(x.numel() / std::max<Index>(1, heads)),
-        block(row_grain(heads, kBlock)) {
-    for (Index h = 0; h < heads; ++h) {
-      scale.push_back(-std::exp(std::as_const(a_log).template data<Real>()[h]));
+                                  : Tensor::zeros({x.size(-1)}, a_log.dtype())),
+        channels(x.size(-1)),
+        of_head(channels / a_log.numel()),
+        rows(x.numel() / std::max<Index>(1, channels)) {
+    for (Index i = 0; i < channels; ++i) {
+      scale.push_back(-std::exp(std::as_const(a_log).template data<Real>()[i / of_head]));
     }
   }
-  void load(Index r0, Index r1, Real* __restrict z) const {
-    const In* from = std::as_const(x).template data<In>() + r0 * heads;
-    const Real* b = std::as_const(bias).template data<Real>();
+  /// z of rows [r0,r1) and channels [c0,c1).
+  void load(Index r0, Index r1, Index c0, Index c1, Real* __restrict z) const {
+    const In* from = std::as_const(x).template data<In>() + r0 * channels + c0;
+    const Real* b = std::as_const(bias).template data<Real>() + c0;
+    const Index n = c1 - c0;
     for (Index r = 0; r < r1 - r0; ++r) {
-      for (Index h = 0; h < heads; ++h) {
-        z[r * heads + h] = convert<Real>(from[r * heads + h]) + b[h];
+      for (Index i = 0; i < n; ++i) {
+        z[r * n + i] = convert<Real>(from[r * channels + i]) + b[i];
       }
     }
   }
@@ -49,23 +51,54 @@ template <class In, class Real>
 void forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out,
              const MambaGate::Attrs&) {
   const Call<In, Real> call(in);
-  const Index heads = call.heads;
+  const Index channels = call.channels, block = row_grain(channels, kBlock);
   Real* const g = out.g.data<Real>();
-  parallel_for(call.rows, 4 * call.block, [&](Index first, Index last) {
-    for (Index r0 = first; r0 < last; r0 += call.block) {
-      const Index r1 = std::min(last, r0 + call.block), n = (r1 - r0) * heads;
-      Real* __restrict to = g + r0 * heads;
-      call.load(r0, r1, to);
+  parallel_for(call.rows, 4 * block, [&](Index first, Index last) {
+    for (Index r0 = first; r0 < last; r0 += block) {
+      const Index r1 = std::min(last, r0 + block), n = (r1 - r0) * channels;
+      Real* __restrict to = g + r0 * channels;
+      call.load(r0, r1, 0, channels, to);
       for (Index i = 0; i < n; ++i) {
         to[i] = simd::softplus(to[i]);
       }
-      for (Index i = 0; i < n; i += heads) {
-        for (Index h = 0; h < heads; ++h) {
-          to[i + h] *= call.scale[h];
+      for (Index i = 0; i < n; i += channels) {
+        for (Index c = 0; c < channels; ++c) {
+          to[i + c] *= call.scale[static_cast<std::size_t>(c)];
         }
       }
     }
   });
+}
+
+/// Gradients of channels [c0,c1): dx unless null, and the sums over rows that a_log and dt_bias
+/// get from each channel.
+template <class In, class Real>
+void gradients(const Call<In, Real>& call, const Real* dg, Index c0, Index c1, In* dx, Real* da,
+               Real* db) {
+  const Index n = c1 - c0, block = row_grain(n, kBlock);
+  std::vector<Real> buffer(static_cast<std::size_t>(2 * block * n));
+  Real* __restrict const value = buffer.data();
+  Real* __restrict const slope = value + block * n;
+  for (Index r0 = 0; r0 < call.rows; r0 += block) {
+    const Index r1 = std::min(call.rows, r0 + block);
+    call.load(r0, r1, c0, c1, value);
+    for (Index i = 0; i < (r1 - r0) * n; ++i) {
+      slope[i] = simd::sigmoid(value[i]);
+      value[i] = simd::softplus(value[i]);
+    }
+    for (Index r = 0; r < r1 - r0; ++r) {
+      const Index at = (r0 + r) * call.channels + c0;
+      for (Index i = 0; i < n; ++i) {
+        const Real through = dg[at + i] * call.scale[static_cast<std::size_t>(c0 + i)];
+        const Real dz = through * slope[r * n + i];
+        da[c0 + i] += through * value[r * n + i];
+        db[c0 + i] += dz;
+        if (dx) {
+          dx[at + i] = convert<In>(dz);
+        }
+      }
+    }
+  }
 }
 
 template <class In, class Real>
@@ -73,36 +106,22 @@ void backward(const MambaGate::In<Tensor>& in, const MambaGate::Out<Tensor>&,
               const MambaGate::Out<Tensor>& dout, MambaGate::In<Tensor>& din,
               const MambaGate::Attrs&) {
   const Call<In, Real> call(in);
-  const Index heads = call.heads;
   const Tensor dg = dout.g.contiguous();
-  std::vector<Real> da(static_cast<std::size_t>(heads)), db(static_cast<std::size_t>(heads));
-  std::vector<Real> buffer(static_cast<std::size_t>(2 * call.block * heads));
-  Real* __restrict const value = buffer.data();
-  Real* __restrict const slope = value + call.block * heads;
+  const auto channels = static_cast<std::size_t>(call.channels);
+  std::vector<Real> da(channels), db(channels);
   In* const dx = din.x.defined() ? din.x.data<In>() : nullptr;
-  // In one order: the sums do not depend on the threads.
-  for (Index r0 = 0; r0 < call.rows; r0 += call.block) {
-    const Index r1 = std::min(call.rows, r0 + call.block), n = (r1 - r0) * heads;
-    const Real* d = dg.data<Real>() + r0 * heads;
-    call.load(r0, r1, value);
-    for (Index i = 0; i < n; ++i) {
-      slope[i] = simd::sigmoid(value[i]);
-      value[i] = simd::softplus(value[i]);
-    }
-    for (Index i = 0; i < n; i += heads) {
-      for (Index h = 0; h < heads; ++h) {
-        const auto at = static_cast<std::size_t>(h);
-        const Real through = d[i + h] * call.scale[at], dz = through * slope[i + h];
-        da[at] += through * value[i + h];
-        db[at] += dz;
-        if (dx) {
-          dx[r0 * heads + i + h] = convert<In>(dz);
-        }
+  constexpr Index kChannels = 64;  // of a thread, at least
+  parallel_for(call.channels, kChannels, [&](Index c0, Index c1) {
+    gradients(call, dg.data<Real>(), c0, c1, dx, da.data(), db.data());
+  });
+  if (din.a_log.defined()) {
+    Real* const to = din.a_log.data<Real>();
+    for (Index h = 0; h < call.a_log.numel(); ++h) {
+      to[h] = 0;
+      for (Index i = h * call.of_head; i < (h + 1) * call.of_head; ++i) {
+        to[h] += da[static_cast<std::size_t>(i)];
       }
     }
-  }
-  if (din.a_log.defined()) {
-    std::copy(da.begin(), da.end(), din.a_log.data<Real>());
   }
   if (din.dt_bias.defined()) {
     std::copy(db.begin(), db.end(), din.dt_bias.data<Real>());
