@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "autograd/functional.h"
 #include "core/ops/delta_rule/delta_rule.h"
 #include "layers/limits.h"
@@ -52,12 +50,7 @@ class GatedDeltaNet final : public TokenMixer {
   GatedDeltaNet(const Config& c, const MixerArgs& a)
       : c_(c), h_(c.heads), hv_(c.value_heads.value_or(c.heads)) {
     dk_ = c.head_dim;
-    dv_ = static_cast<Index>(std::llround(static_cast<double>(dk_) * c.expand_v));
-    LS_CHECK(dv_ > 0 &&
-                 std::abs(static_cast<double>(dk_) * c.expand_v - static_cast<double>(dv_)) < 1e-9,
-             kConfig,
-             "gated_deltanet: head_dim {} times expand_v {} is not a whole number of channels", dk_,
-             c.expand_v);
+    dv_ = value_channels("gated_deltanet", dk_, c.expand_v);
     const Init init = Init::normal(a.init_std);
     in_ = Linear(a.scope.child("in"), a.width, 2 * h_ * dk_ + hv_ * dv_ + (c.gate ? hv_ * dv_ : 0),
                  init);

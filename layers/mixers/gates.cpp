@@ -31,9 +31,9 @@ Init softplus_steps(double low, double high) {
   }};
 }
 
-MambaDecay::MambaDecay(const Scope& scope, Index heads, double low, double high)
+MambaDecay::MambaDecay(const Scope& scope, Index heads, double low, double high, Index channels)
     : a_log_(scope.param("a_log", {heads}, log_rates(low, high), {.decay = false})),
-      dt_bias_(scope.param("dt_bias", {heads}, softplus_steps(), {.decay = false})) {}
+      dt_bias_(scope.param("dt_bias", {heads * channels}, softplus_steps(), {.decay = false})) {}
 
 ag::Var MambaDecay::operator()(const ag::Var& logits) const {
   return ag::call<ops::MambaGate>({.x = logits, .a_log = a_log_, .dt_bias = dt_bias_}).g;

@@ -10,15 +10,16 @@ Init log_rates(double low, double high);
 /// What softplus makes a step of, log-uniform in [low, high] and at least 1e-4.
 Init softplus_steps(double low = 0.001, double high = 0.1);
 
-/// Log-decay of Mamba per head and token: g = -exp(a_log) softplus(logits + dt_bias). Parameters
-/// `a_log` and `dt_bias` [heads], neither decayed; first steps log-uniform in [.001, .1].
-/// @source Gu & Dao 2312.00752
+/// Log-decay of Mamba per token and head, or channel of one: g = -exp(a_log) softplus(logits +
+/// dt_bias). Parameters `a_log` [heads] and `dt_bias` [heads*channels], neither decayed; first
+/// steps log-uniform in [.001, .1].
+/// @source Gu & Dao 2312.00752; by channel Kimi 2510.26692
 class MambaDecay {
  public:
   MambaDecay() = default;
   /// First rates are uniform in [low, high].
-  MambaDecay(const Scope& scope, Index heads, double low, double high);
-  /// logits [B,T,heads] of any float -> [B,T,heads] acc
+  MambaDecay(const Scope& scope, Index heads, double low, double high, Index channels = 1);
+  /// logits [B,T,heads*channels] of any float -> the same in acc
   ag::Var operator()(const ag::Var& logits) const;
   const ag::Var& dt_bias() const { return dt_bias_; }
 

@@ -33,13 +33,13 @@ HeadOutput::HeadOutput(const MixerArgs& args, Index heads, Index dim, bool norm)
   out_ = Linear(args.scope.child("out"), heads * dim, args.width, Init::normal(args.init_std));
 }
 
-ag::Var HeadOutput::operator()(const ag::Var& o, const ag::Var& gate) const {
+ag::Var HeadOutput::operator()(const ag::Var& o, const ag::Var& gate, bool sigmoid) const {
   const Index b = o.size(0), t = o.size(1), h = o.size(2), d = o.size(3);
   ag::Var y = o;
   if (norm_.defined()) {
     const ag::Var z = gate.defined() ? ag::reshape(gate, {b, t, h, d}) : ag::Var();
     y = ag::call<ops::RmsNorm>({.x = o, .weight = norm_, .z = z},
-                               {.eps = eps_, .norm_before_gate = true})
+                               {.eps = eps_, .norm_before_gate = true, .gate_sigmoid = sigmoid})
             .y;
   }
   return out_(ag::reshape(y, {b, t, h * d}));
@@ -64,6 +64,15 @@ HeadShape expanded_heads(const char* mixer, Index width, Index heads, double exp
     return whole / heads;
   };
   return {heads, dim(expand_k, "expand_k"), dim(expand_v, "expand_v")};
+}
+
+Index value_channels(const char* mixer, Index head_dim, double expand_v) {
+  const double exact = static_cast<double>(head_dim) * expand_v;
+  const auto whole = static_cast<Index>(std::llround(exact));
+  LS_CHECK(whole > 0 && std::abs(exact - static_cast<double>(whole)) < 1e-9, kConfig,
+           "{}: head_dim {} times expand_v {} is not a whole number of channels", mixer, head_dim,
+           expand_v);
+  return whole;
 }
 
 }  // namespace ls::layers

@@ -21,14 +21,14 @@ class ShortConvLayer {
   ag::Var weight_;
 };
 
-/// RMS norm of each head (unless `norm` is false), gain shared by heads, times silu(gate) when
-/// there is a gate, which needs the norm; then the output projection without bias. o [B,T,H,Dv],
-/// gate [B,T,H*Dv] or undefined -> [B,T,D], all of one float type.
+/// RMS norm of each head (unless `norm` is false), gain shared by heads, times silu(gate) or
+/// sigmoid(gate) when there is a gate, which needs the norm; then the output projection without
+/// bias. o [B,T,H,Dv], gate [B,T,H*Dv] or undefined -> [B,T,D], all of one float type.
 class HeadOutput {
  public:
   HeadOutput() = default;
   HeadOutput(const MixerArgs& args, Index heads, Index dim, bool norm = true);
-  ag::Var operator()(const ag::Var& o, const ag::Var& gate) const;
+  ag::Var operator()(const ag::Var& o, const ag::Var& gate, bool sigmoid = false) const;
 
  private:
   double eps_ = 1e-5;
@@ -52,6 +52,10 @@ struct HeadShape {
 /// @throws Error(Config) when they are not whole or nothing is left
 HeadShape expanded_heads(const char* mixer, Index width, Index heads, double expand_k,
                          double expand_v);
+
+/// Value channels of a head, head_dim * expand_v.
+/// @throws Error(Config) when they are not whole or nothing is left
+Index value_channels(const char* mixer, Index head_dim, double expand_v);
 
 }  // namespace ls::layers
 

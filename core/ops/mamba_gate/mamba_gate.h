@@ -3,8 +3,8 @@
 
 namespace ls::ops {
 
-/// Log-decay of Mamba, Gated DeltaNet and KDA: g = -exp(a_log) softplus(x + dt_bias), a_log by head,
-/// the rest by head or by channel.
+/// Log-decay of Mamba, Gated DeltaNet and KDA: g = -exp(a_log) softplus(x + dt_bias), a_log by
+/// head, the rest by head or by channel.
 /// @shape  x [...,X], a_log [H], dt_bias [X] or absent (0) -> g [...,X]; X = H C, and a_log of
 ///         channel i is that of head i / C
 /// @units  g is the natural log of the decay per token, g <= 0

@@ -138,6 +138,8 @@ std::vector<MixerCase> mixer_cases() {
       {"gated_deltanet, bare",
        "{name: gated_deltanet, heads: 1, value_heads: 3, head_dim: 8, expand_v: 0.5, conv: 0, "
        "gate: false, eigenvalues: \"[-1,1]\"}"},
+      {"kda, grouped values",
+       "{name: kda, heads: 2, value_heads: 4, head_dim: 4, expand_v: 1.5, rank: 3, conv: 0}"},
       {"lstm, dense", "{name: lstm, heads: 1, forget_bias: -1}"},
       {"lstm, block-diagonal", "{name: lstm, heads: 4, recurrent_init: orthogonal}"}};
   for (const auto& [name, layer] : picked) {
