@@ -1,8 +1,12 @@
-// Additive memories with no, constant and scalar decay; feature maps of their queries and keys.
+// Additive memories with decays of all kinds; feature maps of their queries and keys.
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "autograd/functional.h"
 #include "core/ops/activation/activation.h"
+#include "core/ops/bias_act/bias_act.h"
+#include "core/ops/glu/glu.h"
 #include "core/ops/row_normalize/row_normalize.h"
+#include "core/ops/scale_add/scale_add.h"
+#include "core/ops/sigmoid_gate/sigmoid_gate.h"
 #include "core/ops/softmax/softmax.h"
 #include "experiments/golden/golden.h"
 
@@ -36,22 +40,45 @@ ops::DecayedLinear::Attrs attrs(GoldenCall& c) {
   return a;
 }
 
-/// Gates per token in `g` [B,T,H], or per head [H].
-void gated(GoldenCall& c) {
-  ops::DecayedLinear::In<ag::Var> in = {.q = c.in("q"),
-                                        .k = c.in("k"),
-                                        .v = c.in("v"),
-                                        .s0 = c.acc_or_none("initial_state"),
-                                        .offsets = c.in_or_none("offsets")};
-  const ag::Var g = c.acc("g");
-  (g.rank() == 1 ? in.decay : in.g) = g;
+/// Queries, under the name given, values, states and documents.
+ops::DecayedLinear::In<ag::Var> common_inputs(GoldenCall& c, const char* query = "q") {
+  return {.q = c.in(query),
+          .v = c.in("v"),
+          .s0 = c.acc_or_none("initial_state"),
+          .offsets = c.in_or_none("offsets")};
+}
+void run(GoldenCall& c, const ops::DecayedLinear::In<ag::Var>& in) {
   const auto [o, state] = c.scan<ops::DecayedLinear>(in, attrs(c));
   c.out("o", o);
   c.out("final_state", state);
 }
 
+/// Gates per head [H], per token [B,T,H], or per key channel [B,T,H,Dk].
+void gated(GoldenCall& c, const char* query = "q") {
+  ops::DecayedLinear::In<ag::Var> in = common_inputs(c, query);
+  in.k = c.in("k");
+  in.u = c.acc_or_none("u");
+  const ag::Var g = c.acc("g");
+  (g.rank() == 1 ? in.decay : g.rank() == 3 ? in.g : in.gk) = g;
+  run(c, in);
+}
+
 LS_GOLDEN(SimpleGla, "simple_gla") {
   gated(c);
+}
+LS_GOLDEN(Gla, "gla") {
+  gated(c);
+}
+LS_GOLDEN(Rwkv6, "rwkv6") {
+  gated(c, "r");
+}
+LS_GOLDEN(Hgrn2, "hgrn2") {
+  ops::DecayedLinear::In<ag::Var> in = common_inputs(c);
+  const auto gate =
+      ag::call<ops::SigmoidGate>({.x = c.in("f")}, {.lower_bound = c.number("lower_bound")});
+  in.k = gate.k;
+  in.gk = gate.g;
+  run(c, in);
 }
 LS_GOLDEN(Retnet, "retnet") {
   gated(c);
@@ -61,16 +88,60 @@ LS_GOLDEN(Lightning, "lightning") {
   gated(c);
 }
 
+ag::Var activated(const ag::Var& x, ops::Act activation, const ag::Var& bias = {}) {
+  return ag::call<ops::BiasAct>({.x = x, .bias = bias}, {.activation = activation}).y;
+}
+/// x limited to [low, high], infinite ones excepted.
+ag::Var clamped(const ag::Var& x, double low, double high) {
+  const auto above = [&](double limit) {
+    const Tensor bias = Tensor::full({x.size(-1)}, acc_dtype(x.dtype()), -limit);
+    return activated(x, ops::Act::kRelu, ag::Var(bias));
+  };
+  ag::Var y = ag::add(ag::Var(Tensor::full(x.shape(), x.dtype(), low)), above(low));
+  return high > 1e300 ? y : ag::add(y, ag::scale(above(high), -1));
+}
+
+/// Mamba-2's core: keys B and queries C of groups of heads, steps per head and token.
+LS_GOLDEN(Ssd, "ssd") {
+  c.ignore({"chunk_size"});
+  const ag::Var x = c.in("x"), d = c.acc_or_none("D");
+  const bool softplus = c.flag("dt_softplus");
+  const ag::Var step =
+      clamped(activated(c.acc("dt"), softplus ? ops::Act::kSoftplus : ops::Act::kIdentity,
+                        c.acc_or_none("dt_bias")),
+              c.number("dt_min"), c.number("dt_max"));
+  const Shape flat = {x.size(0), x.size(1), x.size(2) * x.size(3)};
+  const ag::Var rows = ag::reshape(x, flat);
+  const auto written = ag::call<ops::ScaleAdd>({.x = rows, .factor = step}).y;
+  const auto [o, state] =
+      c.scan<ops::DecayedLinear>({.q = c.in("C"),
+                                  .k = c.in("B"),
+                                  .v = ag::reshape(written, x.shape()),
+                                  .g = ag::call<ops::ScaleAdd>({.x = step, .gain = c.acc("A")}).y,
+                                  .s0 = c.acc_or_none("initial_state"),
+                                  .offsets = c.in_or_none("offsets")},
+                                 {});
+  ag::Var y = ag::reshape(o, flat);
+  if (d.defined()) {
+    const Index gains = d.value().numel();
+    y = ag::call<ops::ScaleAdd>({.x = rows, .gain = ag::reshape(d, {gains}), .base = y}).y;
+  }
+  y = ag::reshape(y, x.shape());
+  if (c.has("z")) {
+    y = ag::call<ops::Glu>({.gate = c.in("z"), .up = y}).y;
+  }
+  c.out("y", y);
+  c.out("final_state", state);
+}
+
 /// The normaliser z is the state of a value channel that is always 1.
 LS_GOLDEN(LinearAttn, "linear_attn") {
   const FeatureMap map = feature_map(c, "feature_map");
   const bool normalize = c.flag("normalize");
   const double eps = c.number("eps");
-  ops::DecayedLinear::In<ag::Var> in = {.q = mapped(map, c.in("q")),
-                                        .k = mapped(map, c.in("k")),
-                                        .v = c.in("v"),
-                                        .s0 = c.acc_or_none("initial_state"),
-                                        .offsets = c.in_or_none("offsets")};
+  ops::DecayedLinear::In<ag::Var> in = common_inputs(c);
+  in.q = mapped(map, in.q);
+  in.k = mapped(map, c.in("k"));
   const Index width = in.v.size(3);
   if (normalize) {
     Shape column = in.v.shape();
