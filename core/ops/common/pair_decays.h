@@ -31,7 +31,7 @@ class PairDecays {
   void reserve(Workspace<A>& ws, Index most, Index d, Index readers, Index writers) {
     d_ = d;
     ws.add(most * d, alpha_, in_, out_, factor_);
-    ws.add(d, sum_, ones_);
+    ws.add(d, sum_, ones_, all_);
     ws.add(readers * most * d, rows_, drows_);
     ws.add(writers * most * d, columns_, dcolumns_);
   }
@@ -40,19 +40,25 @@ class PairDecays {
   void load(Index c, G&& g) {
     c_ = c;
     std::fill(ones_, ones_ + d_, A(1));
+    std::fill(all_, all_ + d_, A(0));
     for (Index t = 0; t < c; ++t) {
       A* __restrict row = alpha_ + t * d_;
       g(t, row);
       for (Index x = 0; x < d_; ++x) {
         const A given = row[x] < A(-2000) ? A(-2000) : row[x];
+        all_[x] += given;
         row[x] = normal(simd::exp(given));
       }
+    }
+    for (Index x = 0; x < d_; ++x) {
+      all_[x] = normal(simd::exp(all_[x]));
     }
     running(0, c, in_);
     running_back(0, c, out_);
   }
-  /// The factor [d] of all tokens.
-  const A* all() const { return in_ + (c_ - 1) * d_; }
+  /// The factor [d] of all tokens: from the sum of logs, so that decays near 1, which round to one
+  /// side, do not add their errors up over a sequence.
+  const A* all() const { return all_; }
   /// exp(g_t), [c,d].
   const A* step(Index t) const { return alpha_ + t * d_; }
   /// From the incoming state to token i.
@@ -75,6 +81,14 @@ class PairDecays {
       }
     });
   }
+  /// Adds to rows [readers,c,d] the writers before each token, weighed and times m [readers,c,
+  /// writers*c], which is read below the diagonal only.
+  void gather(Index readers, const Reads* reads, Index writers, const A* w, const A* m, A* to) {
+    for_nodes([&](Index begin, Index middle, Index end) {
+      weigh(begin, middle, end, 0, nullptr, reads, writers, w);
+      to_readers(begin, middle, end, readers, reads, writers, m, to);
+    });
+  }
   /// Adds what gradients `ds` of scores (read below the diagonal only) give to those of readers and
   /// writers, and to those [c,d] of the log-decays unless null.
   void gradients(Index readers, const A* r, const Reads* reads, Index writers, const A* w,
@@ -83,19 +97,12 @@ class PairDecays {
     for_nodes([&](Index begin, Index middle, Index end) {
       weigh(begin, middle, end, readers, r, reads, writers, w);
       const Index m = end - middle, n = middle - begin;
-      for (Index x = 0; x < readers; ++x) {
-        for (Index y = 0; y < writers; ++y) {
-          const A* const s = ds + (x * c_ + middle) * ld + y * c_ + begin;
-          small_gemm<false, false, A>(m, d_, n, A(1), s, ld, columns_ + y * n * d_, d_,
-                                      y > 0 ? A(1) : A(0), drows_ + x * m * d_, d_);
-          small_gemm<true, false, A>(n, d_, m, A(1), s, ld, rows_ + x * m * d_, d_,
-                                     x > 0 ? A(1) : A(0), dcolumns_ + y * n * d_, d_);
-        }
-      }
-      for (Index x = 0; x < readers; ++x) {
-        for (Index i = middle; i < end; ++i) {
-          add_product(row_factor(factor_, middle, i, reads[x]), drows_ + (x * m + i - middle) * d_,
-                      dr + (x * c_ + i) * d_);
+      to_readers(begin, middle, end, readers, reads, writers, ds, dr);
+      for (Index y = 0; y < writers; ++y) {
+        for (Index x = 0; x < readers; ++x) {
+          small_gemm<true, false, A>(n, d_, m, A(1), ds + (x * c_ + middle) * ld + y * c_ + begin,
+                                     ld, rows_ + x * m * d_, d_, x > 0 ? A(1) : A(0),
+                                     dcolumns_ + y * n * d_, d_);
         }
       }
       for (Index y = 0; y < writers; ++y) {
@@ -207,6 +214,23 @@ class PairDecays {
       }
     }
   }
+  /// Adds to the readers of a node s times its weighed writers; drows_ is that without the readers'
+  /// own factor.
+  void to_readers(Index begin, Index middle, Index end, Index readers, const Reads* reads,
+                  Index writers, const A* s, A* to) {
+    const Index ld = writers * c_, m = end - middle, n = middle - begin;
+    for (Index x = 0; x < readers; ++x) {
+      for (Index y = 0; y < writers; ++y) {
+        small_gemm<false, false, A>(m, d_, n, A(1), s + (x * c_ + middle) * ld + y * c_ + begin, ld,
+                                    columns_ + y * n * d_, d_, y > 0 ? A(1) : A(0),
+                                    drows_ + x * m * d_, d_);
+      }
+      for (Index i = middle; i < end; ++i) {
+        add_product(row_factor(factor_, middle, i, reads[x]), drows_ + (x * m + i - middle) * d_,
+                    to + (x * c_ + i) * d_);
+      }
+    }
+  }
   void scaled(const A* __restrict f, const A* __restrict from, A* __restrict to) const {
     for (Index x = 0; x < d_; ++x) {
       to[x] = f[x] * from[x];
@@ -229,7 +253,7 @@ class PairDecays {
   Index d_ = 0, c_ = 0;
   A *alpha_ = nullptr, *in_ = nullptr, *out_ = nullptr;  // [c,d]
   A* factor_ = nullptr;                                  // [c,d], of the node at hand
-  A *sum_ = nullptr, *ones_ = nullptr;                   // [d]
+  A *sum_ = nullptr, *ones_ = nullptr, *all_ = nullptr;  // [d]
   A *rows_ = nullptr, *drows_ = nullptr;        // readers of a node, weighed; their gradients
   A *columns_ = nullptr, *dcolumns_ = nullptr;  // writers
 };

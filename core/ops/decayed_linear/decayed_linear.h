@@ -23,7 +23,7 @@ namespace ls::ops {
 ///         auto: recurrent where no sequence is longer than a token, else chunk
 /// @cost   2 T (HO + H) Dk Dv + T C HO (Dk + Dv) flop in chunks of C; backward 2.5 times that, with
 ///         T / C states per sequence and head in memory while it runs. Decays per channel (or a
-///         bonus) add about 16 operations a token and channel for each token of half a block of 16
+///         bonus) add about 15 operations a token and channel for queries, keys or values each
 /// @source Katharopoulos 2020 (no decay), Sun 2307.08621 (constant), Yang 2312.06635 (per token and
 ///         key channel), Dao & Gu 2405.21060 (shared keys), Peng 2404.05892 (bonus)
 struct DecayedLinear {

@@ -1,6 +1,6 @@
 // Chunks of C tokens with a carried state S [Dk,Dv], decays per key channel (gk, with g or decay in
 // it) and per value channel (gv), and a bonus u with the read before the write. D^k and D^v are the
-// factors of common/channel_decays.h, 0 above the diagonal:
+// factors of decayed_linear_side.h, 0 above the diagonal:
 //   P_ij = sum_x q_ix D^k_ij,x k_jx,  P_ii = q_i (u * k_i) with a bonus; q is scaled
 //   O_i  = (q_i from the start) S from the start + sum_j P_ij D^v_ij v_j
 //   S'   = all^k S all^v + (K to the end)^T (V to the end)
@@ -13,12 +13,12 @@
 //   v, gv, vs, to_v    [C,Dv]     values; as with k
 //   p, dp [R,C,C]      row_k, row_v [C,D] gradients of log-decays      states [T/C+1,Dk,Dv]
 //   ds [Dk,Dv] gradient of the state after the chunk      through_k [Dk], through_v [Dv]
-//   bonus [C] gradients of q_i (u * k_i)
+//   bonus [R,C] gradients of q_i (u * k_i)
 #include <numeric>
 #include <utility>
 
-#include "core/ops/common/channel_decays.h"
 #include "core/ops/decayed_linear/decayed_linear_kernels.h"
+#include "core/ops/decayed_linear/decayed_linear_side.h"
 
 namespace ls::ops::decayed_linear {
 namespace {
@@ -27,10 +27,9 @@ using common::Chunk;
 
 template <class T>
 Index flops_per_token(const Call<T>& call, Index chunk) {
-  constexpr Index kPair = 5;  // operations on a channel for a pair of tokens in a block
-  const Index block = common::ChannelDecays<acc_t<T>>::kBlock;
+  constexpr Index kLevels = 15;  // operations on a channel to weigh it in all nodes of pairs
   return 2 * (call.group + 1) * call.size +
-         call.group * (2 * chunk + kPair * block) * (call.dk + call.dv);
+         call.group * (2 * chunk + kLevels) * (call.dk + call.dv);
 }
 
 /// What both passes do with a chunk: one thread's operands.
@@ -46,21 +45,20 @@ class Pass {
     ws_.add(most * dv_, v_, vs_);
     ws_.add(group_ * most * most, p_);
     // The decay of a head is that of all its key channels, or else of all its value channels.
-    keys_.reserve(ws_, most, dk_, !call.gk.defined() && (by_value || !call.decays_heads()));
-    values_.reserve(ws_, most, dv_, !by_value);
+    keys_.reserve(ws_, most, dk_, group_, call.exclusive(),
+                  !call.gk.defined() && (by_value || !call.decays_heads()));
+    values_.reserve(ws_, most, dv_, group_, call.exclusive(), !by_value);
   }
   common::Chunks chunks_of(Index task, bool end_unread) const {
     return {call_.form, call_.seqs[task / call_.heads], task % call_.heads, !call_.s0.defined(),
             end_unread};
   }
-  /// Whether key channels carry the decay of the head.
-  bool keys_decay() const { return !keys_.trivial(); }
 
   void load(const Chunk& x) {
     call_.load_keys(x.b, x.t, x.h, x.c, k_);
     call_.v.load(x.b, x.t, x.h, x.c, dv_, v_);
     load_decays(x, call_.gk, dk_, true, keys_);
-    load_decays(x, call_.gv, dv_, !keys_decay(), values_);
+    load_decays(x, call_.gv, dv_, keys_.plain(), values_);
     keys_.to_end(k_, ks_);
     values_.to_end(v_, vs_);
   }
@@ -74,26 +72,15 @@ class Pass {
   }
   /// P of all heads that read the state.
   void scores(const Chunk& x) {
-    const bool exclusive = call_.exclusive();
-    const A* const u = exclusive ? call_.bonus_of(x.h) : nullptr;
-    for (Index j = 0; j < group_; ++j) {
-      const A* const q = q_ + j * x.c * dk_;
-      A* const p = p_ + j * x.c * x.c;
-      keys_.scores(q, k_, !exclusive, p);
-      for (Index i = 0; exclusive && i < x.c; ++i) {
-        A sum = 0;
-        for (Index e = 0; e < dk_; ++e) {
-          sum += q[i * dk_ + e] * u[e] * k_[i * dk_ + e];
-        }
-        p[i * x.c + i] = sum;
+    keys_.scores(q_, k_, !call_.exclusive(), p_);
+    for (Index r = 0; call_.exclusive() && r < group_ * x.c; ++r) {
+      const A *const u = call_.bonus_of(x.h), *const q = q_ + r * dk_,
+                     *const k = k_ + r % x.c * dk_;
+      A sum = 0;
+      for (Index e = 0; e < dk_; ++e) {
+        sum += q[e] * u[e] * k[e];
       }
-    }
-  }
-  /// to = x from the start of the chunk, for all heads that read the state.
-  void from_start(const Chunk& x, const common::ChannelDecays<A>& d, Index width, const A* rows,
-                  A* to) const {
-    for (Index j = 0; j < group_; ++j) {
-      d.from_start(rows + j * x.c * width, to + j * x.c * width);
+      p_[r * x.c + r % x.c] = sum;
     }
   }
   /// s = all^k s all^v, in place.
@@ -118,13 +105,13 @@ class Pass {
   const Call<T>& call_;
   const Index dk_ = call_.dk, dv_ = call_.dv, size_ = call_.size, group_ = call_.group;
   common::Workspace<A> ws_;
-  common::ChannelDecays<A> keys_, values_;
+  Side<A> keys_, values_;
   A *q_, *qs_, *k_, *ks_, *v_, *vs_, *y_, *p_;
 
  private:
   void load_decays(const Chunk& x, const common::Operand<A>& g, Index d, bool with_head,
-                   common::ChannelDecays<A>& to) const {
-    to.load(x.c, call_.exclusive(), [&](Index i, A* __restrict row) {
+                   Side<A>& to) const {
+    to.load(x.c, [&](Index i, A* __restrict row) {
       const A of_head = with_head ? call_.log_decay(x.b, x.t + i, x.h) : A(0);
       const A* __restrict from = g.defined() ? g.at(x.b, x.t + i, x.h) : nullptr;
       for (Index e = 0; e < d; ++e) {
@@ -168,14 +155,12 @@ class ForwardPass : Pass<T> {
     if (x.empty) {
       std::fill(y_, y_ + rows * dv_, A(0));
     } else {
-      this->from_start(x, keys_, dk_, q_, qs_);
+      keys_.from_start(q_, qs_);
       small_gemm<false, false, A>(rows, dv_, dk_, A(1), qs_, dk_, s, dv_, A(0), y_, dv_);
-      this->from_start(x, values_, dv_, y_, y_);
+      values_.from_start(y_, y_);
     }
     this->scores(x);
-    for (Index j = 0; j < group_; ++j) {
-      values_.gather(p_ + j * x.c * x.c, v_, true, y_ + j * x.c * dv_);
-    }
+    values_.gather(p_, v_, y_);
   }
 
   const common::Result<T>& o_;
@@ -202,7 +187,7 @@ class BackwardPass : Pass<T> {
     ws_.add(group_ * most * most, dp_);
     ws_.add(dk_, through_k_);
     ws_.add(dv_, through_v_);
-    ws_.add(most, bonus_);
+    ws_.add(group_ * most, bonus_);
     ws_.allocate();
   }
   void run(Index task) {
@@ -224,25 +209,15 @@ class BackwardPass : Pass<T> {
   }
 
  private:
-  using Ends = typename common::ChannelDecays<A>::Ends;
-
   /// From the incoming state s and ds, which becomes that of s.
   void gradients(const Chunk& x, Index task, const A* s) {
     this->load(x);
     this->load_queries(x);
     load_outputs(x);
     this->scores(x);
-    for (Index j = 0; j < group_; ++j) {
-      values_.scores(y_ + j * x.c * dv_, v_, true, dp_ + j * x.c * x.c);
-    }
+    values_.scores(y_, v_, true, dp_);
     through_state(x, s);
-    std::fill(gk_, gk_ + x.c * dk_, A(0));
-    std::fill(gv_, gv_ + x.c * dv_, A(0));
-    std::fill(row_k_, row_k_ + x.c * dk_, A(0));
-    std::fill(row_v_, row_v_ + x.c * dv_, A(0));
-    for (Index j = 0; j < group_; ++j) {
-      of_head(x, task, j);
-    }
+    from_pairs(x, task);
     store(x);
     this->decay_state(ds_);
     small_gemm<true, false, A>(dk_, dv_, group_ * x.c, A(1), qs_, dk_, ys_, dv_, A(1), ds_, dv_);
@@ -260,11 +235,11 @@ class BackwardPass : Pass<T> {
   /// What the two states, and the decay between them, bring to queries, keys, values and outputs.
   void through_state(const Chunk& x, const A* s) {
     const Index c = x.c, rows = group_ * c, dk = dk_, dv = dv_;
-    this->from_start(x, keys_, dk, q_, qs_);
-    this->from_start(x, values_, dv, y_, ys_);
+    keys_.from_start(q_, qs_);
+    values_.from_start(y_, ys_);
     if (!x.empty) {
       small_gemm<false, true, A>(rows, dk, dv, A(1), ys_, dv, s, dv, A(0), from_q_, dk);
-      if (!values_.trivial()) {
+      if (!values_.plain()) {
         small_gemm<false, false, A>(rows, dv, dk, A(1), qs_, dk, s, dv, A(0), from_y_, dv);
       }
     }
@@ -290,38 +265,45 @@ class BackwardPass : Pass<T> {
       through_k_[i] = sum;
     }
   }
-  /// Gradients of output head j, and with the first one those through the next state.
-  void of_head(const Chunk& x, Index task, Index j) {
-    const Index c = x.c;
-    const bool to_state = j == 0 && !x.unread, through = to_state && !x.empty;
-    A *const p = p_ + j * c * c, *const dp = dp_ + j * c * c;
-    const A *const q = q_ + j * c * dk_, *const y = y_ + j * c * dv_;
-    A* const gq = gq_ + j * c * dk_;
-    values_.gradients(p, y, v_, true,
-                      {.from_state = x.empty ? nullptr : from_y_ + j * c * dv_,
-                       .to_state = to_state ? to_v_ : nullptr,
+  /// Gradients of queries, keys, values and decays from those of the pairs and of the states.
+  void from_pairs(const Chunk& x, Index task) {
+    const Index c = x.c, rows = group_ * c;
+    std::fill(gq_, gq_ + rows * dk_, A(0));
+    std::fill(gk_, gk_ + c * dk_, A(0));
+    std::fill(gv_, gv_ + c * dv_, A(0));
+    std::fill(row_k_, row_k_ + c * dk_, A(0));
+    std::fill(row_v_, row_v_ + c * dv_, A(0));
+    std::fill(gy_, gy_ + (values_.plain() ? 0 : rows * dv_), A(0));
+    const A *const to_k = x.unread ? nullptr : to_k_, *const to_v = x.unread ? nullptr : to_v_;
+    const bool through = !x.empty && !x.unread;
+    values_.gradients(p_, y_, v_,
+                      {.qs = ys_,
+                       .dqs = x.empty ? nullptr : from_y_,
+                       .ks = vs_,
+                       .dks = to_v,
                        .through = through ? through_v_ : nullptr},
-                      gy_, gv_, row_v_);
-    const bool exclusive = call_.exclusive();
-    for (Index i = 0; exclusive && i < c; ++i) {
-      bonus_[i] = std::exchange(dp[i * c + i], A(0));  // the diagonal is the bonus's
+                      values_.plain() ? nullptr : gy_, gv_, row_v_);
+    for (Index r = 0; call_.exclusive() && r < rows; ++r) {
+      bonus_[r] = std::exchange(dp_[r * c + r % c], A(0));  // the diagonal is the bonus's
     }
-    keys_.gradients(dp, q, k_, !exclusive,
-                    {.from_state = x.empty ? nullptr : from_q_ + j * c * dk_,
-                     .to_state = to_state ? to_k_ : nullptr,
+    keys_.gradients(dp_, q_, k_,
+                    {.qs = qs_,
+                     .dqs = x.empty ? nullptr : from_q_,
+                     .ks = ks_,
+                     .dks = to_k,
                      .through = through ? through_k_ : nullptr},
-                    gq, gk_, row_k_);
-    if (exclusive) {
-      of_bonus(x, q, gq, grad_.bonus(task));
+                    gq_, gk_, row_k_);
+    if (call_.exclusive()) {
+      of_bonus(x, grad_.bonus(task));
     }
   }
   /// From the gradients of q_i (u * k_i).
-  void of_bonus(const Chunk& x, const A* q, A* gq, A* gu) {
+  void of_bonus(const Chunk& x, A* gu) {
     const A* __restrict u = call_.bonus_of(x.h);
-    for (Index i = 0; i < x.c; ++i) {
-      const A f = bonus_[i];
-      const A *const query = q + i * dk_, *const key = k_ + i * dk_;
-      A *const to_q = gq + i * dk_, *const to_k = gk_ + i * dk_;
+    for (Index r = 0; r < group_ * x.c; ++r) {
+      const A f = bonus_[r];
+      const A *const query = q_ + r * dk_, *const key = k_ + r % x.c * dk_;
+      A *const to_q = gq_ + r * dk_, *const to_k = gk_ + r % x.c * dk_;
       for (Index e = 0; e < dk_; ++e) {
         to_q[e] += f * u[e] * key[e];
         to_k[e] += f * u[e] * query[e];
@@ -342,7 +324,7 @@ class BackwardPass : Pass<T> {
     grad_.v.store(x.b, x.t, x.h, x.c, dv_, gv_);
     grad_.gk.store(x.b, x.t, x.h, x.c, dk_, row_k_);
     grad_.gv.store(x.b, x.t, x.h, x.c, dv_, row_v_);
-    const bool by_key = !keys_.trivial();
+    const bool by_key = !keys_.plain();
     for (Index i = 0; grad_.g.defined() && i < x.c; ++i) {
       const Index d = by_key ? dk_ : dv_;
       const A* const row = (by_key ? row_k_ : row_v_) + i * d;

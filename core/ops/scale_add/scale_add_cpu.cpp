@@ -1,7 +1,7 @@
-// y = base + x f, f = factor + gain spread over the channels [d]. Forward: a thread owns rows and one
-// f. Backward: dx = dy f, dbase = dy, and sums of dy x over groups and, for the gain, over rows: a
-// thread owns whole pieces of the rows, of which there are kPieces whatever the thread count, each
-// with a sum [d] of its own.
+// y = base + x f, f = factor + gain spread over the channels [d]. Forward: a thread owns rows and
+// one f. Backward: dx = dy f, dbase = dy, and sums of dy x over groups and, for the gain, over
+// rows: a thread owns whole pieces of the rows, of which there are kPieces whatever the thread
+// count, each with a sum [d] of its own.
 #include <algorithm>
 #include <vector>
 

@@ -1,5 +1,5 @@
-// k = (1 - low) sigmoid(-x), g = log(low + (1 - low) sigmoid(x)), for large f as log(1 - k). A thread
-// owns rows.
+// k = (1 - low) sigmoid(-x), g = log(low + (1 - low) sigmoid(x)), for large f as log(1 - k). A
+// thread owns rows.
 #include "core/backend/cpu/simd_math.h"
 #include "core/base/parallel_for.h"
 #include "core/ops/sigmoid_gate/sigmoid_gate.h"
