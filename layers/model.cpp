@@ -75,10 +75,16 @@ Model::Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t 
     block->mixer =
         config.layers[i].make(MixerArgs{.scope = scope.child("mixer"),
                                         .width = d,
+                                        .layer = static_cast<Index>(i),
                                         .depth = static_cast<Index>(config.layers.size()),
                                         .init_std = config.init_std,
                                         .norm_eps = config.norm_eps});
-    block->channel = config.channel.make(ChannelArgs{scope.child("channel"), d, config.init_std});
+    block->channel =
+        config.channel.make(ChannelArgs{.scope = scope.child("channel"),
+                                        .width = d,
+                                        .layer = static_cast<Index>(i),
+                                        .depth = static_cast<Index>(config.layers.size()),
+                                        .init_std = config.init_std});
     if (block->channel->present()) {
       block->channel_norm = Norm(scope.child("channel_norm"), config.norm, d, config.norm_eps);
     }

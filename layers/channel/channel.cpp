@@ -1,12 +1,9 @@
 #include "layers/channel/channel.h"
 
-#include <cmath>
-
 #include "autograd/call.h"
 #include "autograd/functional.h"
 #include "core/ops/bias_act/bias_act.h"
 #include "core/ops/glu_linear/glu_linear.h"
-#include "layers/limits.h"
 
 namespace ls::layers {
 
@@ -19,29 +16,13 @@ namespace {
 
 using ops::Act;
 
-/// Width of the hidden channels.
-struct Hidden {
-  double expand = 4;
-  Index multiple = 1;
-  template <class F>
-  void fields(F& f) {
-    f("expand", expand, {.help = "hidden width over model width", .max = kMaxExpand, .above = 0});
-    f("multiple", multiple,
-      {.help = "the hidden width is rounded up to a multiple of this", .min = 1, .max = kMaxWidth});
-  }
-  Index width(Index model) const {
-    const Index h = std::llround(static_cast<double>(model) * expand);
-    return (h + multiple - 1) / multiple * multiple;
-  }
-};
-
 class Swiglu final : public ChannelMixer {
  public:
-  struct Config : Hidden {
+  struct Config : HiddenWidth {
     Act activation = Act::kSilu;
     template <class F>
     void fields(F& f) {
-      Hidden::fields(f);
+      HiddenWidth::fields(f);
       f("activation", activation,
         {.help = "activation of the gate",
          .allowed = {Act::kSilu, Act::kGeluTanh, Act::kGeluErf, Act::kRelu, Act::kSigmoid}});
@@ -69,12 +50,12 @@ LS_REGISTER(ChannelMixer, Swiglu, "swiglu",
 
 class Mlp final : public ChannelMixer {
  public:
-  struct Config : Hidden {
+  struct Config : HiddenWidth {
     Act activation = Act::kGeluTanh;
     bool bias = true;
     template <class F>
     void fields(F& f) {
-      Hidden::fields(f);
+      HiddenWidth::fields(f);
       f("activation", activation,
         {.help = "activation between the two products",
          .allowed = {Act::kGeluTanh, Act::kGeluErf, Act::kRelu, Act::kRelu2, Act::kSilu,

@@ -5,6 +5,7 @@
 
 #include "autograd/functional.h"
 #include "core/ops/activation/activation.h"
+#include "core/ops/bias_act/bias_act.h"
 #include "core/ops/mamba_gate/mamba_gate.h"
 
 namespace ls::layers {
@@ -39,6 +40,13 @@ ag::Var MambaDecay::operator()(const ag::Var& logits) const {
   return ag::call<ops::MambaGate>({.x = logits, .a_log = a_log_, .dt_bias = dt_bias_}).g;
 }
 
+ag::Var MambaDecay::step(const ag::Var& logits) const {
+  return ag::call<ops::BiasAct>(
+             {.x = ag::cast(logits, acc_dtype(logits.dtype())), .bias = dt_bias_},
+             {.activation = ops::Act::kSoftplus})
+      .y;
+}
+
 ag::Var log_sigmoid_decay(const ag::Var& logits, double normalizer) {
   const ag::Var x = ag::cast(logits, acc_dtype(logits.dtype()));
   return ag::scale(ag::call<ops::Activation>({.x = x}, {.activation = ops::Act::kLogSigmoid}).y,
@@ -48,7 +56,7 @@ ag::Var log_sigmoid_decay(const ag::Var& logits, double normalizer) {
 LowRank::LowRank(const Scope& scope, Index in, Index rank, Index out, const Init& init,
                  const Options& options)
     : down_(scope.child("down"), in, rank, init, false, options.weight),
-      up_(scope.child("up"), rank, out, init, options.bias, options.weight),
+      up_(scope.child("up"), rank, out, options.up.value_or(init), options.bias, options.weight),
       activation_(options.activation) {}
 
 ag::Var LowRank::operator()(const ag::Var& x) const {

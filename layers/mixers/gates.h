@@ -1,5 +1,7 @@
 #pragma once
 // Gates as mixers share them: the log-decay of Mamba, the log of a sigmoid, low-rank maps.
+#include <optional>
+
 #include "core/ops/common/act.h"
 #include "layers/mixers/mixer.h"
 
@@ -21,7 +23,8 @@ class MambaDecay {
   MambaDecay(const Scope& scope, Index heads, double low, double high, Index channels = 1);
   /// logits [B,T,heads*channels] of any float -> the same in acc
   ag::Var operator()(const ag::Var& logits) const;
-  const ag::Var& dt_bias() const { return dt_bias_; }
+  /// The step softplus(logits + dt_bias) alone, of the same shape and type.
+  ag::Var step(const ag::Var& logits) const;
 
  private:
   ag::Var a_log_, dt_bias_;
@@ -39,6 +42,7 @@ class LowRank {
     ops::Act activation = ops::Act::kIdentity;
     bool bias = false;
     ParamOptions weight = {};
+    std::optional<Init> up = {};  ///< first weights of W_up, where they are others
   };
   LowRank() = default;
   LowRank(const Scope& scope, Index in, Index rank, Index out, const Init& init,

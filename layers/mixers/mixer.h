@@ -13,6 +13,7 @@ namespace ls::layers {
 struct MixerArgs {
   Scope scope;
   Index width = 0;  ///< of the residual stream
+  Index layer = 0;  ///< its block, from 0
   Index depth = 1;  ///< blocks of the model
   double init_std = 0.02;
   double norm_eps = 1e-5;

@@ -9,10 +9,14 @@
 
 namespace ls::layers {
 
-ShortConvLayer::ShortConvLayer(const MixerArgs& args, Index channels, Index width) {
-  if (width > 0) {
-    weight_ =
-        args.scope.child("conv").param("weight", {channels, width}, Init::normal(args.init_std));
+ShortConvLayer::ShortConvLayer(const MixerArgs& args, Index channels, Index width, bool bias) {
+  if (width == 0) {
+    return;
+  }
+  const Scope scope = args.scope.child("conv");
+  weight_ = scope.param("weight", {channels, width}, Init::normal(args.init_std));
+  if (bias) {
+    bias_ = scope.param("bias", {channels}, Init::constant(0), {.decay = false});
   }
 }
 
@@ -21,7 +25,8 @@ ag::Var ShortConvLayer::operator()(const ag::Var& x, SeqContext& seq,
   if (!weight_.defined()) {
     return x;
   }
-  return seq.scan<ops::ShortConv>(slot, {.x = x, .weight = weight_}, {.silu = true}).y;
+  return seq.scan<ops::ShortConv>(slot, {.x = x, .weight = weight_, .bias = bias_}, {.silu = true})
+      .y;
 }
 
 HeadOutput::HeadOutput(const MixerArgs& args, Index heads, Index dim, bool norm)

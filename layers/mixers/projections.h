@@ -8,17 +8,17 @@
 
 namespace ls::layers {
 
-/// Depthwise causal convolution of `width` taps and SiLU, without bias; width 0: none, x passes as
-/// it is. First taps N(0, init_std).
+/// Depthwise causal convolution of `width` taps and SiLU, with a bias where asked; width 0: none, x
+/// passes as it is. First taps N(0, init_std), biases 0.
 class ShortConvLayer {
  public:
   ShortConvLayer() = default;
-  ShortConvLayer(const MixerArgs& args, Index channels, Index width);
+  ShortConvLayer(const MixerArgs& args, Index channels, Index width, bool bias = false);
   /// x [B,T,channels] -> the same; the last width-1 inputs are carried under `slot`.
   ag::Var operator()(const ag::Var& x, SeqContext& seq, const std::string& slot) const;
 
  private:
-  ag::Var weight_;
+  ag::Var weight_, bias_;
 };
 
 /// RMS norm of each head (unless `norm` is false), gain shared by heads, times silu(gate) or

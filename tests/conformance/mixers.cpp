@@ -58,7 +58,7 @@ TEST_SUITE("conformance") {
     // Self-registration vanishes silently where objects do not reach the link.
     const std::vector<std::string> names = right_mixers();
     for (const char* name : {"attention", "linear_attn", "retnet", "simple_gla", "deltanet",
-                             "gated_deltanet", "lstm"}) {
+                             "gated_deltanet", "lstm", "gla", "hgrn2", "mamba2", "rwkv6"}) {
       CHECK_MESSAGE(std::count(names.begin(), names.end(), name) == 1, name);
     }
   }
@@ -167,7 +167,7 @@ TEST_SUITE("conformance") {
     }
   }
 
-  TEST_CASE("mixers: norms, biases and gates are not decayed, weights are") {
+  TEST_CASE("mixers: norms, vectors and gates are not decayed, weights are") {
     for (const MixerCase& c : mixer_cases()) {
       CAPTURE(c.name);
       Model m = make(c, "f32");
@@ -175,7 +175,8 @@ TEST_SUITE("conformance") {
         CAPTURE(p.name);
         const auto has = [&](const char* part) { return p.name.find(part) != std::string::npos; };
         const bool gate = has(".beta.") || has(".alpha.") || has(".gate.") || has("a_log");
-        CHECK(p.decay != (gate || has("norm") || has("bias")));
+        const bool vector = p.var.value().rank() < 2;  // biases, gains, shares of channels
+        CHECK(p.decay != (gate || vector || has("norm") || has("bias")));
       }
     }
   }
@@ -251,6 +252,9 @@ TEST_SUITE("conformance") {
         {"{name: retnet, heads: 16}", "even key width"},
         {"{name: deltanet, heads: 4, expand_v: 0.3}", "expand_v"},
         {"{name: gated_deltanet, heads: 2, head_dim: 5, expand_v: 1.5}", "whole number"},
+        {"{name: hgrn2, head_dim: 5}", "head_dim 5 does not divide width 16"},
+        {"{name: rwkv6, head_dim: 64}", "head_dim 64 does not divide width 16"},
+        {"{name: mamba2, head_dim: 64}", "no whole number of heads of 64"},
         {"{name: lstm, heads: 5}", "5 heads do not divide width 16"}};
     for (const auto& [layer, part] : wrong) {
       CAPTURE(layer);
@@ -259,6 +263,7 @@ TEST_SUITE("conformance") {
     }
     for (const char* layer : {"{name: linear_attn, feature_map: identity}",
                               "{name: linear_attn, feature_map: relu, eps: 0}",
+                              "{name: hgrn2, head_dim: 4, lower_bound: 1}",
                               "{name: gated_deltanet, heads: 4, value_heads: 6}"}) {
       CHECK_THROWS_AS(mixer_case("wrong", std::string("layers: [") + layer + "]"), Error);
     }

@@ -140,6 +140,12 @@ std::vector<MixerCase> mixer_cases() {
        "gate: false, eigenvalues: \"[-1,1]\"}"},
       {"kda, grouped values",
        "{name: kda, heads: 2, value_heads: 4, head_dim: 4, expand_v: 1.5, rank: 3, conv: 0}"},
+      {"gla, expanded",
+       "{name: gla, heads: 1, expand_k: 1, expand_v: 2, gate_rank: 3, gate_normalizer: 1, conv: "
+       "2}"},
+      {"hgrn2, bounded", "{name: hgrn2, head_dim: 8, lower_bound: 0.6}"},
+      {"mamba2, groups",
+       "{name: mamba2, head_dim: 4, state_dim: 6, groups: 3, expand: 1.5, conv: 2}"},
       {"lstm, dense", "{name: lstm, heads: 1, forget_bias: -1}"},
       {"lstm, block-diagonal", "{name: lstm, heads: 4, recurrent_init: orthogonal}"}};
   for (const auto& [name, layer] : picked) {
@@ -161,6 +167,12 @@ std::vector<MixerCase> mixer_cases() {
     shrink(c.config);
     cases.push_back(std::move(c));
   }
+  // Their first values depend on the place of the block.
+  MixerCase rwkv = mixer_case("rwkv6, three blocks with their channel mixers",
+                              "{layers: [{repeat: 3, of: {name: rwkv6, head_dim: 8, shift_rank: 3, "
+                              "decay_rank: 5}}], channel: rwkv6, norm: layer_norm}");
+  rwkv.config.init_std = 0.1;
+  cases.push_back(std::move(rwkv));
   MixerCase pattern =
       mixer_case("three to one, twice",
                  "layers: [{repeat: 2, of: [{repeat: 3, of: gated_deltanet}, attention]}]");

@@ -22,7 +22,7 @@ TEST_SUITE("unit") {
     const MambaDecay decay(scope, kHeads, 1, 16);
     test::Draw draw("mamba decay");
     const Tensor x = draw.normal({2, 3, kHeads});
-    const Tensor g = decay(ag::Var(x)).value();
+    const Tensor g = decay(ag::Var(x)).value(), steps = decay.step(ag::Var(x)).value();
     REQUIRE(set.items().size() == 2);
     const Tensor a_log = set.find("mixer.a_log")->var.value(),
                  bias = set.find("mixer.dt_bias")->var.value();
@@ -36,6 +36,7 @@ TEST_SUITE("unit") {
       logs += std::log10(step) / kHeads;
       CHECK((step > 0.00099 && step < 0.1001));
       CHECK(g.slow_at(h) == doctest::Approx(-a * softplus(x.slow_at(h) + bias.slow_at(h))));
+      CHECK(steps.slow_at(h) == doctest::Approx(softplus(x.slow_at(h) + bias.slow_at(h))));
     }
     CHECK((smallest > 1 - 1e-9 && smallest < 1.2));
     CHECK((largest < 16 + 1e-9 && largest > 15.8));
