@@ -48,9 +48,22 @@ const Tensor& Saved::get(const std::string& node) const {
   return tensor_;
 }
 
-Tape::Tape()
-    : outer_(innermost), id_(next_id++), check_finite_(innermost && innermost->check_finite_) {
+Tape::Tape() : id_(next_id++), check_finite_(innermost && innermost->check_finite_) {
+  open();
+}
+
+void Tape::open() {
+  LS_CHECK(!open_, kInternal, "a tape is opened twice");
+  outer_ = innermost;
   innermost = this;
+  open_ = true;
+}
+
+void Tape::close() {
+  LS_CHECK(innermost == this, kInternal, "a tape is closed that is not the innermost");
+  innermost = outer_;
+  outer_ = nullptr;
+  open_ = false;
 }
 
 Tape::~Tape() {
@@ -58,7 +71,9 @@ Tape::~Tape() {
   while (!nodes_.empty()) {
     nodes_.pop_back();
   }
-  innermost = outer_;
+  if (open_) {
+    innermost = outer_;
+  }
 }
 
 Tape* Tape::current() {
@@ -166,7 +181,7 @@ void Tape::backward(const Var& loss, const Tensor& seed) {
   backward(std::span<const Var>(&loss, 1), std::span<const Tensor>(&s, 1));
 }
 
-void Tape::backward(std::span<const Var> outputs, std::span<const Tensor> seeds) {
+void Tape::backward(std::span<const Var> outputs, std::span<const Tensor> seeds, bool keep) {
   LS_CHECK(innermost == this, kInternal, "backward runs on the innermost tape");
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (!outputs[i].requires_grad() || !seeds[i].defined()) {
@@ -182,45 +197,53 @@ void Tape::backward(std::span<const Var> outputs, std::span<const Tensor> seeds)
     add_gradient(ref, seeds[i]);
   }
   const NoGrad no_grad;
-  while (!nodes_.empty()) {
-    Node node = std::move(nodes_.back());
-    nodes_.pop_back();
-    bool reached = false;
-    for (std::size_t i = 0; i < node.grads.size(); ++i) {
-      Tensor& g = node.grads[i];
-      reached |= g.defined();
-      if (g.defined() && g.dtype() != node.dtypes[i] && !node.fn->takes_wider_gradients()) {
-        g = g.to(node.dtypes[i]);
-      }
+  for (Index i = size() - 1; i >= 0; --i) {
+    Node& node = nodes_[static_cast<std::size_t>(i)];
+    step_back(node);
+    if (keep) {
+      node.grads.assign(node.grads.size(), Tensor());
+    } else {
+      nodes_.pop_back();
     }
-    if (!reached) {
+  }
+}
+
+// From the gradients of a node's outputs to those of its inputs.
+void Tape::step_back(Node& node) {
+  bool reached = node.fn->must_run();
+  for (std::size_t i = 0; i < node.grads.size(); ++i) {
+    Tensor& g = node.grads[i];
+    reached |= g.defined();
+    if (g.defined() && g.dtype() != node.dtypes[i] && !node.fn->takes_wider_gradients()) {
+      g = g.to(node.dtypes[i]);
+    }
+  }
+  if (!reached) {
+    return;
+  }
+  std::vector<bool> wanted(node.inputs.size());
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    wanted[i] = node.inputs[i].wanted;
+  }
+  std::vector<Tensor> din(node.inputs.size());
+  for (std::size_t i = 0; i < din.size(); ++i) {
+    if (wanted[i] && node.fn->takes_place(i)) {
+      din[i] = place(node.inputs[i]);
+    }
+  }
+  {
+    const std::string name = node.fn->name();
+    const profile::Scope timed(name, "backward");
+    node.fn->backward(node.grads, wanted, din);
+  }
+  for (std::size_t i = 0; i < din.size(); ++i) {
+    if (!din[i].defined() || !wanted[i]) {
       continue;
     }
-    std::vector<bool> wanted(node.inputs.size());
-    for (std::size_t i = 0; i < wanted.size(); ++i) {
-      wanted[i] = node.inputs[i].wanted;
-    }
-    std::vector<Tensor> din(node.inputs.size());
-    for (std::size_t i = 0; i < din.size(); ++i) {
-      if (wanted[i] && node.fn->takes_place(i)) {
-        din[i] = place(node.inputs[i]);
-      }
-    }
-    {
-      const std::string name = node.fn->name();
-      const profile::Scope timed(name, "backward");
-      node.fn->backward(node.grads, wanted, din);
-    }
-    for (std::size_t i = 0; i < din.size(); ++i) {
-      if (!din[i].defined() || !wanted[i]) {
-        continue;
-      }
-      LS_CHECK(!check_finite_ || all_finite(din[i]), kNumeric,
-               "the gradient of input {} of {} is the first that is not finite{}", i,
-               node.fn->name(),
-               node.made_while.empty() ? "" : ", computed while " + node.made_while);
-      add_gradient(node.inputs[i], std::move(din[i]));
-    }
+    LS_CHECK(!check_finite_ || all_finite(din[i]), kNumeric,
+             "the gradient of input {} of {} is the first that is not finite{}", i, node.fn->name(),
+             node.made_while.empty() ? "" : ", computed while " + node.made_while);
+    add_gradient(node.inputs[i], std::move(din[i]));
   }
 }
 

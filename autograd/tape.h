@@ -13,6 +13,8 @@ class NodeFn {
  public:
   virtual ~NodeFn() = default;
   virtual std::string name() const = 0;
+  /// True: backward runs although no gradient arrived: other ranks wait for this one.
+  virtual bool must_run() const { return false; }
   /// True: a gradient may arrive in a wider type than the output's (casts of f32 weights).
   virtual bool takes_wider_gradients() const { return false; }
   /// `dout` entries may be undefined (zero). `din` has one entry per input; only those with
@@ -45,8 +47,9 @@ class Saved {
   std::uint64_t version_ = 0;
 };
 
-/// Records while it is the innermost Tape of its thread and gradients are enabled. One forward and
-/// backward pass per Tape; destroying it releases everything that it kept.
+/// Records while it is the innermost open Tape of its thread and gradients are enabled. One forward
+/// and backward pass per Tape, unless `keep` is said; destroying it releases everything that it
+/// kept.
 class Tape {
  public:
   Tape();
@@ -54,6 +57,9 @@ class Tape {
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
+  /// Records no longer, and may outlive the tapes around it; `open` before `backward`. Innermost.
+  void close();
+  void open();
   /// The innermost tape of this thread, or null.
   static Tape* current();
   /// True when a call with these inputs has to be recorded.
@@ -67,8 +73,9 @@ class Tape {
   /// @throws Error(Numeric) naming the node whose gradient first became non-finite and what
   ///   its forward pass was part of, when set_check_finite(true)
   void backward(const Var& loss, const Tensor& seed = {});
-  /// Several outputs at once, each with its seed; undefined seeds are skipped.
-  void backward(std::span<const Var> outputs, std::span<const Tensor> seeds);
+  /// Several outputs at once, each with its seed; undefined seeds are skipped. `keep`: the tape
+  /// stays as it is, to be walked again.
+  void backward(std::span<const Var> outputs, std::span<const Tensor> seeds, bool keep = false);
 
   /// Every gradient that a node produces is checked; slow, for finding where a NaN first appeared.
   /// A new tape does what the one around it does: so do recomputed blocks.
@@ -90,11 +97,13 @@ class Tape {
     std::string made_while;     // the error context of its forward pass, when gradients are checked
   };
   void add_gradient(const InputRef& ref, Tensor grad);
+  void step_back(Node& node);
   /// Where the first gradient of that value may be written, or undefined.
   Tensor place(const InputRef& ref);
 
   std::vector<Node> nodes_;
   Tape* outer_ = nullptr;
+  bool open_ = false;
   std::uint64_t id_ = 0;
   bool check_finite_ = false;
 };
