@@ -9,11 +9,6 @@
 
 namespace ls::layers {
 
-/// Document starts of a batch, per row: ascending token indices in [0, T) at which a new document
-/// begins. A row whose first start is 0 forgets its carried state; a row without starts continues.
-/// Without rows: no boundary inside the batch.
-using DocumentStarts = std::vector<std::vector<Index>>;
-
 /// What a forward pass is given besides its tokens; what is pointed to must outlive the context.
 ///   {.form = scan.form, .chunk = scan.chunk, .documents = &batch.documents, .incoming = &carried}
 struct SeqOptions {
@@ -24,6 +19,10 @@ struct SeqOptions {
   /// As `incoming`, and used up: without a tape, states go on in its memory where nobody else holds
   /// them.
   ModelState* taken = nullptr;
+  /// By row, where the tokens before are other ranks' or not carried: tokens of its document
+  /// before this pass. Null: as `incoming` says.
+  const std::vector<Index>* seen = nullptr;
+  Index first = 0;              ///< tokens of each row before this pass, of any document
   bool keep_states = false;     ///< collect outgoing states
   SeqRunner* runner = nullptr;  ///< null: this process alone
 };
@@ -33,19 +32,21 @@ class SeqContext {
  public:
   /// @throws Error(Shape) when document starts or carried states are for another number of rows
   SeqContext(Index batch, Index tokens, const SeqOptions& options);
-  ~SeqContext();
 
-  Index batch() const { return batch_; }
-  Index tokens() const { return tokens_; }
+  Index batch() const { return stretch_.rows(); }
+  Index tokens() const { return stretch_.tokens(); }
+  const Stretch& stretch() const { return stretch_; }
   /// i64 [B,T]: index of each token within its document, carried tokens included.
-  const Tensor& positions();
+  const Tensor& positions() const { return stretch_.positions(); }
   /// True when an incoming state asks for a gradient.
   bool states_need_grad() const;
   /// States after the last token; filled when `keep_states` is set.
   ModelState& outgoing() { return outgoing_; }
 
-  /// Runs the scan that `Op` is on inputs [B,T,...]; fills state and boundary inputs, keeps the
-  /// outgoing states under `slot`, a name unique within the mixer, and returns the op's outputs.
+  /// Runs the scan that `Op` is on inputs [B,T,...], or [B,nT,...] for n updates a token; fills
+  /// state and boundary inputs, keeps the outgoing states under `slot`, a name unique within the
+  /// mixer, and returns the op's outputs. A state input that is given, [1,...], is what every
+  /// document starts from, in place of zeros; it may be a parameter.
   template <class Op>
   typename Op::template Out<ag::Var> scan(const std::string& slot,
                                           const typename Op::template In<ag::Var>& in,
@@ -88,23 +89,16 @@ class SeqContext {
   };
 
  private:
-  struct Packing;  // documents of all rows laid end to end
-  const Packing& packing();
-  std::span<const Index> starts(Index row) const;
-  /// Tokens of its document that came before this pass.
-  Index seen_before(Index row) const;
-  /// Every row's document has at least this many tokens before this pass.
-  bool all_have_seen(Index tokens) const;
   /// Undefined where there is none; of a state that is used up, the second time too.
   ag::Var take_incoming(const std::string& path);
+  /// Tokens of the scan for each of the context.
+  Index updates_of(const OpInfo& op, const std::vector<ag::Var>& in) const;
   void keep(const std::string& path, StatePart part, const ag::Var& state);
 
-  Index batch_, tokens_;
   SeqOptions options_;
+  Stretch stretch_;
   LocalRunner local_;
   std::string path_;
-  Tensor positions_;
-  std::unique_ptr<Packing> packing_;
   ModelState outgoing_;
 };
 

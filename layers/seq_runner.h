@@ -1,31 +1,46 @@
 #pragma once
 // Where a scan runs: on this process alone, or split over ranks. Mixers do not know which.
 #include <memory>
-#include <span>
+#include <string>
 #include <vector>
 
 #include "autograd/call.h"
 #include "layers/scan/scan.h"
+#include "layers/stretch.h"
 
 namespace ls::layers {
+
+/// What a runner is told of one scan besides the stretch.
+struct ScanCall {
+  std::string slot;   ///< unique in the model: "blocks.0.mixer.scan"
+  Index updates = 1;  ///< tokens of the scan for each token of the stretch
+  bool keep = true;   ///< outgoing states are wanted
+  /// By port, [1,...]: the state that a document starts from; undefined, or none at all: zeros.
+  std::vector<ag::Var> fresh;
+};
 
 /// How scans of one forward pass are run; chosen in SeqOptions.
 class SeqRunner {
  public:
   virtual ~SeqRunner() = default;
-  /// The op's outputs for these inputs, both in contract order; states and boundaries are filled
-  /// in, absent inputs undefined. `attrs` points to the op's Attrs, form and chunk already set.
+  /// The op's outputs for these inputs, both in contract order. Sequences are [B,T*updates,...],
+  /// documents not packed; states that come in and go out have one entry a row, absent ones are
+  /// undefined, as boundary inputs are. `attrs` points to the op's Attrs, form and chunk set.
   virtual std::vector<ag::Var> run(const ScanInfo& scan, std::vector<ag::Var> inputs,
-                                   std::shared_ptr<const void> attrs) = 0;
+                                   std::shared_ptr<const void> attrs, const Stretch& stretch,
+                                   const ScanCall& call) = 0;
 };
 
-/// Calls the op.
+/// Calls the op, documents laid end to end where it takes offsets.
 class LocalRunner final : public SeqRunner {
  public:
   std::vector<ag::Var> run(const ScanInfo& scan, std::vector<ag::Var> inputs,
-                           std::shared_ptr<const void> attrs) override {
-    return ag::call(*scan.op, std::move(inputs), std::move(attrs));
-  }
+                           std::shared_ptr<const void> attrs, const Stretch& stretch,
+                           const ScanCall& call) override;
 };
+
+/// The states [B,...] that rows start from: `carried` (undefined: nothing) where a row's document
+/// began before the stretch, else `fresh` [1,...] (undefined: zeros; both undefined: undefined).
+ag::Var first_states(const ag::Var& carried, const ag::Var& fresh, const Stretch& stretch);
 
 }  // namespace ls::layers

@@ -12,20 +12,22 @@
 namespace ls::experiments {
 namespace {
 
-/// Notes the scans that a layer runs.
+/// Notes the scans that a layer runs, by another runner.
 class ScanRecorder final : public layers::SeqRunner {
  public:
+  explicit ScanRecorder(layers::SeqRunner& runs) : runs_(runs) {}
   std::vector<ag::Var> run(const layers::ScanInfo& family, std::vector<ag::Var> inputs,
-                           std::shared_ptr<const void> attrs) override {
+                           std::shared_ptr<const void> attrs, const layers::Stretch& stretch,
+                           const layers::ScanCall& call) override {
     if (std::find(scans.begin(), scans.end(), &family) == scans.end()) {
       scans.push_back(&family);
     }
-    return local_.run(family, std::move(inputs), std::move(attrs));
+    return runs_.run(family, std::move(inputs), std::move(attrs), stretch, call);
   }
   std::vector<const layers::ScanInfo*> scans;
 
  private:
-  layers::LocalRunner local_;
+  layers::SeqRunner& runs_;
 };
 
 /// "S [HV,Dk,Dv]" for the output sT[N,HV,Dk,Dv]: without the axis of sequences.
@@ -62,7 +64,8 @@ void describe_mixer(const std::string& name, Index width, const std::vector<Inde
   }
   fmt::print("one layer at width {}, default settings: {} parameters\n{}\n", width, count,
              parameters.str(terminal_columns()));
-  ScanRecorder recorder;
+  layers::LocalRunner local;
+  ScanRecorder recorder(local);
   model.state_after(1, &recorder);
   Table scans({"scan op", "family", "kind", "carries, a sequence", "what"});
   for (const layers::ScanInfo* f : recorder.scans) {

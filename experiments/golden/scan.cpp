@@ -11,14 +11,10 @@ namespace {
 
 using layers::Boundary;
 using layers::input_of;
+using layers::is_sequence;
 using layers::output_of;
 using layers::ScanInfo;
 using Vars = std::vector<ag::Var>;
-
-/// [B,T,...], or keys [B,Tk,...], which are cut only where they are the same tokens.
-bool is_sequence(const ArgSpec& arg) {
-  return arg.axes.size() >= 2 && arg.axes[0] == "B" && (arg.axes[1] == "T" || arg.axes[1] == "Tk");
-}
 
 /// Runs pieces one after the other; states go from each to the next.
 class Pieces {

@@ -106,6 +106,12 @@ struct Decayed {
   static Tensors act_adjoint(const Tensors& m, const Tensors& ds) {
     return {decayed(m, ds[0], Tensor())};
   }
+  static Tensors forget(const Op::In<Tensor>& like, const Tensors& fresh, const Op::Attrs& attrs) {
+    Tensors m = identity(like, attrs);
+    m[0].fill_(-INFINITY);
+    m[1] = fresh_state(fresh[0], m[1].shape(), m[1].dtype());
+    return m;
+  }
 };
 
 LS_SCAN(Op, "decayed_linear",

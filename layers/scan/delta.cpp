@@ -54,6 +54,10 @@ struct Affine {
   static Tensors act_adjoint(const Tensors& m, const Tensors& ds) {
     return {product(m[0], ds[0], true)};
   }
+  static Tensors forget(const Op::In<Tensor>& like, const Tensors& fresh, const Op::Attrs& attrs) {
+    Tensors m = identity(like, attrs);
+    return {m[0].zero_(), fresh_state(fresh[0], m[1].shape(), m[1].dtype())};
+  }
 };
 
 LS_SCAN(Op, "delta_rule",

@@ -54,6 +54,7 @@ LS_SCAN(Op, "sliding_window", "keys and values of the last W-1 tokens: attention
     .state("k", "k0", "kT", StatePart::kKeyValue)
     .state("v", "v0", "vT", StatePart::kKeyValue)
     .boundary(Boundary::kStart)
+    .reach([](const Op::In<Tensor>&, const Op::Attrs& a) -> Index { return a.window - 1; })
     .chunked()
     .summary<Cache>();
 

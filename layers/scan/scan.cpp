@@ -46,6 +46,50 @@ void check_scan(const ScanInfo& scan, const std::string& name) {
   LS_CHECK(scan.kind == FamilyKind::kRelay || scan.summarize, kInternal,
            "scan {}: family {} is {}, so it needs .summary<...>(); without one it is relay", name,
            scan.family, enum_name(scan.kind));
+  LS_CHECK(!scan.summarize || scan.boundary == Boundary::kStart || scan.forget, kInternal,
+           "scan {}: documents are cut by offsets, so its summary needs forget(like, fresh, attrs)",
+           name);
+}
+
+bool is_sequence(const ArgSpec& arg) {
+  return arg.axes.size() >= 2 && arg.axes[0] == "B" && (arg.axes[1] == "T" || arg.axes[1] == "Tk");
+}
+
+Tensor fresh_state(const Tensor& fresh, const Shape& shape, DType dtype) {
+  return fresh.defined() ? fresh.expand(shape).clone() : Tensor::zeros(shape, dtype);
+}
+
+Tensors summarize(const ScanInfo& scan, std::span<const Tensor> in, const void* attrs,
+                  const std::vector<std::vector<Index>>& starts, const Tensors& fresh) {
+  if (!scan.forget || starts.empty()) {
+    return scan.summarize(in, attrs);
+  }
+  // Row by row: of a row with boundaries the last document counts, after forgetting.
+  Tensors all, from_ports = fresh;
+  from_ports.resize(scan.states.size());
+  for (std::size_t r = 0; r < starts.size(); ++r) {
+    const auto row = static_cast<Index>(r);
+    const Index from = starts[r].empty() ? 0 : starts[r].back();
+    Tensors part(in.begin(), in.end());
+    for (std::size_t i = 0; i < part.size(); ++i) {
+      if (part[i].defined() && is_sequence(scan.op->in[i])) {
+        part[i] = part[i].slice(0, row, row + 1).slice(1, from, part[i].size(1)).contiguous();
+      }
+    }
+    Tensors m = scan.summarize(part, attrs);
+    if (!starts[r].empty()) {
+      m = scan.compose(scan.forget(part, from_ports, attrs), m, attrs);
+    }
+    for (std::size_t i = 0; i < m.size(); ++i) {
+      if (r == 0) {
+        Shape shape = m[i].shape();
+        shape[0] = std::ssize(starts);
+        all.push_back(Tensor::empty(shape, m[i].dtype()));
+      }
+      all[i].slice(0, row, row + 1).copy_(m[i]);
+    }
+  }
+  return all;
 }
 
 bool detail::register_scan(ScanInfo info, const std::string& name, std::source_location where) {

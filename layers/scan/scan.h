@@ -11,6 +11,7 @@
 //   summarize(x ++ y) = compose(summarize(x), summarize(y))
 //   apply(x ++ y, s) = apply(x, s) followed by apply(y, outgoing state)
 //   outgoing state = act(summarize(x), s);  act_adjoint is the transpose of act in s
+//   act(forget(f), s) = f: a document boundary is the summary that forgets
 //
 //   // layers/scan/delta.cpp
 //   struct Affine {                         // S' = M S + X
@@ -19,6 +20,8 @@
 //     static Tensors compose(const Tensors& earlier, const Tensors& later);
 //     static Tensors act(const Tensors& summary, const Tensors& states);
 //     static Tensors act_adjoint(const Tensors& summary, const Tensors& dstates);
+//     static Tensors forget(const ops::DeltaRule::In<Tensor>&, const Tensors& fresh,
+//                           const ops::DeltaRule::Attrs&);
 //   };
 //   LS_SCAN(ops::DeltaRule, "delta_rule", "S = exp(g) (I - beta k k^T) S + beta k v^T")
 //       .family("delta", FamilyKind::kFixed)
@@ -74,8 +77,8 @@ struct ScanInfo {
   std::function<std::shared_ptr<ScanAttrs>(const void* attrs)> clone_attrs;
 
   // All take the op's inputs in contract order, without state and boundary inputs (undefined), and
-  // the op's Attrs. States and summaries are lists of tensors in the acc type, states in the order
-  // of `states` with leading axis B. Null for relay families.
+  // the op's Attrs. States and summaries are lists of tensors in the acc type with leading axis B,
+  // states in the order of `states`. Null for relay families.
   std::function<Tensors(std::span<const Tensor> in, const void* attrs)> summarize;
   std::function<Tensors(std::span<const Tensor> like, const void* attrs)> identity;
   std::function<Tensors(const Tensors& earlier, const Tensors& later, const void* attrs)> compose;
@@ -84,7 +87,24 @@ struct ScanInfo {
   // (dropped by a window) have none.
   std::function<Tensors(const Tensors& summary, const Tensors& dstates, const void* attrs)>
       act_adjoint;
+  // Tokens that the outgoing state reaches back, of an op whose inputs are `in`. Null: all.
+  std::function<Index(std::span<const Tensor> in, const void* attrs)> reach;
+  // What a document boundary does: of the states [1,...] that documents start from (undefined:
+  // zeros) the summary that leaves them, whatever came before. Null where boundaries reach the op
+  // as `start`: what is hidden need not be forgotten.
+  std::function<Tensors(std::span<const Tensor> like, const Tensors& fresh, const void* attrs)>
+      forget;
 };
+
+/// The summary of a stretch of [B,T,...] inputs, some rows of which begin documents at `starts`
+/// (ascending token indices by row; empty: none inside). `fresh` as for forget.
+Tensors summarize(const ScanInfo& scan, std::span<const Tensor> in, const void* attrs,
+                  const std::vector<std::vector<Index>>& starts, const Tensors& fresh = {});
+/// A state of this shape: `fresh` [1,...] for every row, zeros where it is undefined.
+Tensor fresh_state(const Tensor& fresh, const Shape& shape, DType dtype);
+
+/// Does an argument of a scan op run along the sequence: [B,T,...], or keys [B,Tk,...]?
+bool is_sequence(const ArgSpec& arg);
 
 /// By the scan's name: that of its op, or another where an op is several scans.
 Registry<const ScanInfo*>& scan_registry();
@@ -140,6 +160,13 @@ class ScanBuilder {
     info_.applies = [when](const void* attrs) { return when(typed(attrs)); };
     return *this;
   }
+  /// How many tokens the outgoing state reaches back: a window.
+  ScanBuilder& reach(Index (*tokens)(const In&, const Attrs&)) {
+    info_.reach = [tokens](std::span<const Tensor> in, const void* attrs) {
+      return tokens(ls::detail::gather_members<In>(in), typed(attrs));
+    };
+    return *this;
+  }
   ScanBuilder& chunked() {
     info_.has_chunk = true;
     return *this;
@@ -148,7 +175,7 @@ class ScanBuilder {
     info_.has_parallel = true;
     return *this;
   }
-  /// Static functions as in the head of this file; the last three may take the Attrs besides.
+  /// Static functions as in the head of this file; those without Attrs may take them besides.
   template <class Summary>
   ScanBuilder& summary() {
     info_.summarize = [](std::span<const Tensor> in, const void* attrs) {
@@ -160,6 +187,11 @@ class ScanBuilder {
     info_.compose = erased(&Summary::compose);
     info_.act = erased(&Summary::act);
     info_.act_adjoint = erased(&Summary::act_adjoint);
+    if constexpr (requires { &Summary::forget; }) {
+      info_.forget = [](std::span<const Tensor> like, const Tensors& fresh, const void* attrs) {
+        return Summary::forget(ls::detail::gather_members<In>(like), fresh, typed(attrs));
+      };
+    }
     return *this;
   }
   operator bool() {  // NOLINT: the declaration is an initialiser

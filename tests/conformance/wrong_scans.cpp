@@ -255,6 +255,17 @@ TEST_SUITE("conformance") {
     CHECK(has(laws, "summarize"));
   }
 
+  TEST_CASE("scan laws: a boundary that a little gets past") {
+    Copy wrong("decayed_linear");
+    wrong.family.forget = [right = wrong.family.forget](std::span<const Tensor> like,
+                                                        const Tensors& fresh, const void* attrs) {
+      Tensors m = right(like, fresh, attrs);
+      m[0].fill_(-20);
+      return m;
+    };
+    CHECK(broken(wrong.family, linear_case()) == "forget ");
+  }
+
   TEST_CASE("scan laws: an adjoint that is not transposed") {
     Copy wrong("delta_rule");
     wrong.family.act_adjoint = [act = wrong.family.act](const Tensors& m, const Tensors& ds,

@@ -49,6 +49,8 @@ Registry<ScanCaseMaker>& scan_cases();
 ///   fold        the derivative over ranks: g_r, the fold of act_adjoint, then the pieces
 ///   mask        a padded token changes nothing
 ///   reset       packed documents = separate documents: outputs, states, gradients
+///   forget      act(forget(f), s) = f; rows with boundaries, cut anywhere, each at places of its
+///               own: act(summarize(x, starts), s) is the state that the local runner leaves
 /// Relay families have no summaries and skip identity .. adjoint and fold.
 std::vector<std::string> check_scan(const layers::ScanInfo& family, const ScanCase& scan_case,
                                     DType t);

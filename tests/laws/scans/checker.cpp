@@ -9,10 +9,6 @@ using layers::Boundary;
 using layers::FamilyKind;
 using layers::StatePort;
 
-bool is_sequence(const ArgSpec& arg) {
-  return arg.axes.size() >= 2 && arg.axes[0] == "B" && (arg.axes[1] == "T" || arg.axes[1] == "Tk");
-}
-
 Tensor concat(const Tensors& parts, int axis) {
   Shape shape = parts[0].shape();
   shape[axis] = 0;
@@ -113,6 +109,7 @@ std::vector<std::string> Checker::run() {
   }
   if (family_.boundary == Boundary::kOffsets) {
     packed();
+    forget();
   } else {
     started();
   }

@@ -9,10 +9,10 @@
 
 namespace ls::test::scans {
 
+using layers::is_sequence;
 using layers::ScanInfo;
 using layers::Tensors;
 
-bool is_sequence(const ArgSpec& arg);
 Tensor concat(const Tensors& parts, int axis);
 Tensor random(Rng& rng, const Shape& shape, DType t);
 
@@ -76,6 +76,7 @@ class Checker {
   Tensors first_row(const Tensors& x) const;
   Tensors first_row_cotangents(Index a, Index b) const;
   void packed();
+  void forget();
   /// Documents of families whose state keeps every token: `start` hides the earlier ones.
   void started();
 

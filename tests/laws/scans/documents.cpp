@@ -2,6 +2,10 @@
 #include "tests/laws/scans/checker.h"
 
 #include <algorithm>
+#include <set>
+
+#include "autograd/tape.h"
+#include "layers/seq_runner.h"
 
 namespace ls::test::scans {
 
@@ -118,6 +122,53 @@ void Checker::packed() {
     zero.push_back(Tensor::zeros(s.shape(), s.dtype()));
   }
   same("reset (absent states)", none.out, apply(together, zero).out);
+}
+
+void Checker::forget() {
+  if (!family_.forget) {
+    return;
+  }
+  Tensors fresh, everywhere;
+  for (const Tensor& s : start_) {
+    fresh.push_back(random(rng_, s.slice(0, 0, 1).shape(), s.dtype()));
+    everywhere.push_back(fresh.back().expand(s.shape()).clone());
+  }
+  same("forget", family_.act(family_.forget(x_, fresh, attrs()), start_, attrs()), everywhere);
+
+  layers::StretchPlace place;
+  for (Index r = 0; r < batch_; ++r) {
+    std::set<Index> starts;
+    for (Index i = rng_.below(4); i > 0 && tokens_ > 0; --i) {
+      starts.insert(rng_.below(tokens_));
+    }
+    place.documents.emplace_back(starts.begin(), starts.end());
+    place.seen.push_back(1);
+  }
+  const layers::Stretch whole(batch_, tokens_, place);
+  std::vector<ag::Var> in(x_.begin(), x_.end());
+  layers::ScanCall call{.slot = "scan", .fresh = {}};
+  for (std::size_t p = 0; p < port_in_.size(); ++p) {
+    in[port_in_[p]] = ag::Var(start_[p]);
+    call.fresh.emplace_back(fresh[p]);
+  }
+  layers::LocalRunner local;
+  Tensors left;
+  for (const ag::Var& v : local.run(family_, in, case_.attrs, whole, call)) {
+    left.push_back(v.defined() ? v.value() : Tensor());
+  }
+  const auto summary = [&](Index a, Index b) {
+    const layers::Stretch part = whole.piece(a, b);
+    layers::DocumentStarts starts;
+    for (Index r = 0; r < batch_; ++r) {
+      starts.emplace_back(part.starts(r).begin(), part.starts(r).end());
+    }
+    return layers::summarize(family_, piece(x_, a, b), attrs(), starts, fresh);
+  };
+  for (const Index cut : {Index{0}, tokens_ / 3, rng_.below(tokens_ + 1), tokens_}) {
+    const Tensors m = compose(summary(0, cut), summary(cut, tokens_));
+    same(fmt::format("forget (rows with boundaries, cut {})", cut), family_.act(m, start_, attrs()),
+         states_of(left));
+  }
 }
 
 void Checker::started() {

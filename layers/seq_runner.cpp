@@ -1,0 +1,106 @@
+#include "layers/seq_runner.h"
+
+#include "autograd/functional.h"
+
+namespace ls::layers {
+namespace {
+
+Shape flattened(const Shape& s) {
+  Shape out{1, s[0] * s[1]};
+  for (int i = 2; i < s.rank(); ++i) {
+    out.push_back(s[i]);
+  }
+  return out;
+}
+
+Shape unflattened(const Shape& s, Index rows) {
+  Shape out{rows, s[1] / rows};
+  for (int i = 2; i < s.rank(); ++i) {
+    out.push_back(s[i]);
+  }
+  return out;
+}
+
+/// Row `of[i]` of `carried` where that is a row with a past, else `fresh`.
+ag::Var started(const ag::Var& carried, const ag::Var& fresh, const std::vector<Index>& of,
+                const Stretch& stretch) {
+  if (!fresh.defined()) {
+    return carried.defined() ? ag::take_rows(carried, of) : carried;
+  }
+  std::vector<Index> from;
+  const Index last = carried.defined() ? carried.size(0) : 0;
+  for (const Index r : of) {
+    const bool goes_on = carried.defined() && r >= 0 && stretch.seen(r) > 0;
+    from.push_back(goes_on ? r : last);
+  }
+  return ag::take_rows(carried.defined() ? ag::concat({carried, fresh}, 0) : fresh, from);
+}
+
+std::vector<Index> scaled(const Tensor& offsets, Index n) {
+  std::vector<Index> out = offsets.to_vector<Index>();
+  for (Index& o : out) {
+    o *= n;
+  }
+  return out;
+}
+
+}  // namespace
+
+ag::Var first_states(const ag::Var& carried, const ag::Var& fresh, const Stretch& stretch) {
+  if (!fresh.defined()) {
+    return carried;
+  }
+  std::vector<Index> rows;
+  for (Index r = 0; r < stretch.rows(); ++r) {
+    rows.push_back(r);
+  }
+  return started(carried, fresh, rows, stretch);
+}
+
+std::vector<ag::Var> LocalRunner::run(const ScanInfo& scan, std::vector<ag::Var> in,
+                                      std::shared_ptr<const void> attrs, const Stretch& stretch,
+                                      const ScanCall& call) {
+  const OpInfo& op = *scan.op;
+  const bool packed = stretch.has_documents() && scan.boundary == Boundary::kOffsets;
+  Index cached = 0;  // rows of keys and values that come in
+  for (std::size_t i = 0; i < scan.states.size(); ++i) {
+    const StatePort& port = scan.states[i];
+    ag::Var& s = input_of(op, in, port.input);
+    const ag::Var fresh = i < call.fresh.size() ? call.fresh[i] : ag::Var();
+    cached = port.part == StatePart::kKeyValue && s.defined() ? s.size(1) : cached;
+    s = packed ? started(s, fresh, stretch.packing().first_of, stretch)
+               : first_states(s, fresh, stretch);
+  }
+  if (packed) {
+    for (std::size_t i = 0; i < in.size(); ++i) {
+      if (in[i].defined() && is_sequence(op.in[i])) {
+        in[i] = ag::reshape(in[i], flattened(in[i].shape()));
+      }
+    }
+    const Tensor& offsets = stretch.packing().offsets;
+    input_of(op, in, "offsets") =
+        ag::Var(call.updates == 1 ? offsets : Tensor::from(scaled(offsets, call.updates)));
+  }
+  // Of a cache a row sees what its document has seen, which may be less than there is.
+  if (scan.boundary == Boundary::kStart &&
+      (stretch.has_documents() || !stretch.all_have_seen(cached))) {
+    input_of(op, in, "start") = ag::Var(stretch.document_start());
+  }
+
+  std::vector<ag::Var> out = ag::call(op, std::move(in), std::move(attrs));
+
+  for (std::size_t i = 0; packed && i < out.size(); ++i) {
+    if (out[i].defined() && is_sequence(op.out[i])) {
+      out[i] = ag::reshape(out[i], unflattened(out[i].shape(), stretch.rows()));
+    }
+  }
+  for (const StatePort& port : scan.states) {
+    ag::Var& s = output_of(op, out, port.output);
+    if (packed && s.defined()) {
+      s = ag::take_rows(s, stretch.packing().last_of);
+    }
+  }
+  return out;
+}
+
+}  // namespace ls::layers
