@@ -1,0 +1,172 @@
+// Whole models against Hugging Face transformers: weights as they are released, logits, loss and
+// gradients in f64, and writing token by token. Skipped where the large golden set is not there.
+#include <doctest/doctest.h>
+
+#include <array>
+#include <cstring>
+#include <fstream>
+#include <map>
+
+#include <nlohmann/json.hpp>
+
+#include "autograd/tape.h"
+#include "core/config/yaml.h"
+#include "core/io/h5.h"
+#include "layers/model.h"
+#include "tests/support/paths.h"
+#include "tests/support/skip.h"
+
+using namespace ls;
+using namespace ls::layers;
+using namespace ls::test;
+
+namespace {
+
+/// A model of the set, as a config of ours and by names.
+struct GoldenModel {
+  std::string folder, yaml;
+  /// Parts of a parameter's name in the file, and ours for them, applied in this order.
+  std::vector<std::pair<std::string, std::string>> names;
+};
+
+const GoldenModel kModels[] = {
+    {"mamba2",
+     "{width: 40, layers: [{repeat: 3, of: {name: mamba2, head_dim: 16, state_dim: 16}}], channel: "
+     "none, dtype: f64}",
+     {{"backbone.embeddings", "embedding"},
+      {"backbone.norm_f", "norm"},
+      {"lm_head", "head"},
+      {"mixer.norm", "mixer.out_norm"},
+      {"backbone.layers", "blocks"},
+      {".norm.", ".mixer_norm."},
+      {"A_log", "a_log"},
+      {"mixer.D", "mixer.skip"},
+      {"conv1d", "conv"},
+      {"_proj", ""}}}};
+
+std::string renamed(std::string name, const GoldenModel& model) {
+  for (const auto& [theirs, ours] : model.names) {
+    if (const auto at = name.find(theirs); at != std::string::npos) {
+      name.replace(at, theirs.size(), ours);
+    }
+  }
+  return name;
+}
+
+/// The f32 tensors of a safetensors file, as f64: the length of a JSON header, the header, bytes.
+std::map<std::string, Tensor> read_safetensors(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::array<unsigned char, 8> prefix{};
+  file.read(reinterpret_cast<char*>(prefix.data()), prefix.size());
+  std::size_t length = 0;
+  for (std::size_t i = prefix.size(); i-- > 0;) {
+    length = length << 8U | prefix[i];
+  }
+  std::string header(length, ' ');
+  file.read(header.data(), static_cast<std::streamsize>(length));
+  const auto entries = nlohmann::json::parse(header);
+  std::map<std::string, Tensor> out;
+  for (const auto& [name, entry] : entries.items()) {
+    if (name == "__metadata__") {
+      continue;
+    }
+    REQUIRE_MESSAGE(entry.at("dtype") == "F32", name);
+    Shape shape;
+    for (const Index extent : entry.at("shape").get<std::vector<Index>>()) {
+      shape.push_back(extent);
+    }
+    Tensor value = Tensor::empty(shape, DType::kF32);
+    file.seekg(static_cast<std::streamoff>(8 + length +
+                                           entry.at("data_offsets").at(0).get<std::size_t>()));
+    file.read(static_cast<char*>(value.raw()), value.numel() * Index{sizeof(float)});
+    REQUIRE_MESSAGE(file.good(), path);
+    out[name] = value.to(DType::kF64);
+  }
+  return out;
+}
+
+/// Largest difference over the largest element.
+double error(const Tensor& got, const Tensor& want) {
+  REQUIRE(got.numel() == want.numel());
+  double most = 0, size = 0;
+  for (Index i = 0; i < want.numel(); ++i) {
+    most = std::max(most, std::abs(got.slow_at(i) - want.slow_at(i)));
+    size = std::max(size, std::abs(want.slow_at(i)));
+  }
+  return size > 0 ? most / size : most;
+}
+
+/// Next tokens; the last position has none.
+Tensor labels_of(const Tensor& ids) {
+  Tensor labels = Tensor::full(ids.shape(), DType::kI64, -100);
+  labels.slice(1, 0, ids.size(1) - 1).copy_(ids.slice(1, 1, ids.size(1)));
+  return labels;
+}
+
+void check_whole(Model& model, const GoldenModel& golden, const h5::File& file) {
+  const double rtol = file.number("/", "rtol"), rtol_logits = file.number("/", "rtol_logits");
+  const Tensor ids = file.read("inputs/input_ids");
+  SeqContext seq(ids.size(0), ids.size(1), {});
+  ag::Tape tape;
+  const ag::Var hidden = model.hidden({ids, {}}, seq);
+  CHECK(error(model.logits(hidden).value(), file.read("outputs/logits")) < rtol_logits);
+  const ag::Var loss = model.loss(hidden, labels_of(ids)).mean;
+  CHECK(error(loss.value(), file.read("outputs/loss")) < rtol_logits);
+  tape.backward(loss);
+  std::size_t count = 0;
+  for (const std::string& name : file.children("grads")) {
+    const ag::Parameter* const p = model.parameters().find(renamed(name, golden));
+    REQUIRE_MESSAGE(p, name);
+    CHECK_MESSAGE(error(p->var.grad(), file.read("grads/" + name)) < rtol, name);
+    ++count;
+  }
+  CHECK(count == model.parameters().items().size());
+}
+
+void check_decoding(Model& model, const h5::File& file) {
+  const ag::NoGrad no_grad;
+  const Tensor ids = file.read("inputs/input_ids"), want = file.read("outputs/logits");
+  ModelState state;
+  double worst = 0;
+  for (Index t = 0; t < ids.size(1); ++t) {
+    SeqContext seq(ids.size(0), 1, {.incoming = t > 0 ? &state : nullptr, .keep_states = true});
+    const Tensor logits =
+        model.logits(model.hidden({ids.slice(1, t, t + 1).contiguous(), {}}, seq)).value();
+    worst = std::max(worst, error(logits, want.slice(1, t, t + 1).contiguous()));
+    state = seq.outgoing();
+  }
+  CHECK(worst < file.number("/", "rtol_logits"));
+}
+
+}  // namespace
+
+TEST_SUITE("conformance") {
+  TEST_CASE("golden models") {
+    const std::string large = large_golden_dir();
+    if (large.empty()) {
+      skipped(
+          "the large set of golden files is not beside the checkout (LONGSCAN_GOLDEN names it)");
+      return;
+    }
+    for (const GoldenModel& golden : kModels) {
+      SUBCASE(golden.folder.c_str()) {
+        const std::string folder = large + "/models/" + golden.folder;
+        const h5::File file = h5::File::open(folder + "/golden.h5");
+        const Index vocab = file.read("outputs/logits").size(2);
+        Model model(read_config_text<ModelConfig>(golden.yaml),
+                    {.vocab_in = vocab, .classes = vocab}, 1);
+        std::size_t found = 0;
+        for (const auto& [name, value] : read_safetensors(folder + "/model.safetensors")) {
+          const ag::Parameter* const p = model.parameters().find(renamed(name, golden));
+          REQUIRE_MESSAGE(p, name);
+          Tensor to = p->var.value();
+          to.copy_(value.reshape(to.shape()));
+          ++found;
+        }
+        REQUIRE(found == model.parameters().items().size());
+        check_whole(model, golden, file);
+        check_decoding(model, file);
+      }
+    }
+  }
+}
