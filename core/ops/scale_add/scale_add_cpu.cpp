@@ -47,9 +47,13 @@ struct Call {
       return gain.data();
     }
     const A* __restrict from = factor.row<A>(r);
-    for (Index g = 0; g < d / width; ++g) {
+    const A* __restrict constant = gain.data();
+    for (Index c = 0; width == 1 && c < d; ++c) {
+      to[c] = constant[c] + from[c];
+    }
+    for (Index g = 0; width > 1 && g < d / width; ++g) {
       for (Index c = g * width; c < (g + 1) * width; ++c) {
-        to[c] = gain[static_cast<std::size_t>(c)] + from[g];
+        to[c] = constant[c] + from[g];
       }
     }
     return to;
@@ -77,6 +81,23 @@ void forward(const ScaleAdd::In<Tensor>& in, ScaleAdd::Out<Tensor>& out, const S
   });
 }
 
+/// to = sums of x [d] over groups of `width`.
+template <class A>
+void sum_groups(Index d, Index width, const A* __restrict x, A* __restrict to) {
+  if (width == 1) {
+    std::copy(x, x + d, to);
+    return;
+  }
+  for (Index g = 0; g < d / width; ++g) {
+    A sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (Index c = g * width; c < (g + 1) * width; ++c) {
+      sum += x[c];
+    }
+    to[g] = sum;
+  }
+}
+
 template <class T>
 void backward(const ScaleAdd::In<Tensor>& in, const ScaleAdd::Out<Tensor>&,
               const ScaleAdd::Out<Tensor>& dout, ScaleAdd::In<Tensor>& din,
@@ -101,12 +122,8 @@ void backward(const ScaleAdd::In<Tensor>& in, const ScaleAdd::Out<Tensor>&,
           product[c] = convert<A>(g[c]) * convert<A>(x[c]);
           sum[c] += product[c];
         }
-        for (Index i = 0; dfactor && i < d / width; ++i) {
-          A total = 0;
-          for (Index c = i * width; c < (i + 1) * width; ++c) {
-            total += product[c];
-          }
-          dfactor[r * (d / width) + i] = total;
+        if (dfactor) {
+          sum_groups(d, width, product, dfactor + r * (d / width));
         }
         if (dx.defined()) {
           const A* __restrict f = call.factors(r, buffer.data());
