@@ -8,9 +8,10 @@ namespace ls::ops::common {
 template <class A>
 class Stretches {
  public:
-  /// Of sequences of at most `longest` tokens and states of `size` elements.
-  Stretches(Workspace<A>& ws, Index longest, Index size)
-      : size_(size), tokens_(std::min(std::max<Index>(1, longest), kTokens)) {
+  /// Of sequences of at most `longest` tokens and states of `size` elements. With `after`, the
+  /// state after a token lies behind the one before it.
+  Stretches(Workspace<A>& ws, Index longest, Index size, bool after = false)
+      : size_(size), after_(after), tokens_(std::min(std::max<Index>(1, longest), kTokens)) {
     ws.add((pieces(longest, tokens_) + 1) * size, starts_);
     ws.add((tokens_ + 1) * size, inside_);
   }
@@ -30,7 +31,7 @@ class Stretches {
     for (Index z = count - 1; z >= 0; --z) {
       const Index begin = z * tokens_, n = std::min(tokens_, length - begin);
       std::copy(starts_ + z * size_, starts_ + (z + 1) * size_, inside_);
-      for (Index i = 0; i + 1 < n; ++i) {
+      for (Index i = 0; i < (after_ ? n : n - 1); ++i) {
         run(begin + i, inside_ + i * size_, inside_ + (i + 1) * size_);
       }
       for (Index i = n - 1; i >= 0; --i) {
@@ -41,7 +42,9 @@ class Stretches {
 
  private:
   static constexpr Index kTokens = 64;
-  Index size_, tokens_;
+  Index size_;
+  bool after_;
+  Index tokens_;
   A *starts_ = nullptr, *inside_ = nullptr;  // [T/tokens+1,size], [tokens+1,size]
 };
 

@@ -2,18 +2,16 @@
 // exp(gv), o_t = scale q_t S_t, or with a bonus scale (q_t S_{t-1} + (q_t . (u * k_t)) v_t); for
 // decoding, and for anyone who wants no chunks. A task is one sequence and state head; q, k, rows
 // and their gradients [Dk] and v, y, columns and theirs [Dv] hold one token. Forward: one pass over
-// the state a token, in tiles of columns, and one for each further query. Backward: states are kept
-// for one stretch of 64 tokens at a time (`inside` [65,Dk,Dv]) and made again from the state at its
-// start (`starts` [T/64+1,Dk,Dv]); ds [Dk,Dv] is the gradient of the state.
+// the state a token, in tiles of columns, and one for each further query. Backward: the states
+// of common/stretches.h; ds [Dk,Dv] is the gradient of the state.
 #include <numeric>
 
 #include "core/ops/common/state_columns.h"
+#include "core/ops/common/stretches.h"
 #include "core/ops/decayed_linear/decayed_linear_kernels.h"
 
 namespace ls::ops::decayed_linear {
 namespace {
-
-constexpr Index kStretch = 64;
 
 /// One token of a state: decays, key, value, query.
 template <class A>
@@ -185,12 +183,13 @@ class BackwardWalk : Walk<T> {
   using Walk<T>::head_decay_;
 
  public:
-  /// Stretches of at most `stretch` tokens.
-  BackwardWalk(const Call<T>& call, Index stretch, const common::Operand<T>& go,
+  BackwardWalk(const Call<T>& call, Index, const common::Operand<T>& go,
                const common::States<A>& dsT, const Gradients<T>& grad)
-      : Walk<T>(call), stretch_(stretch), go_(go), dsT_(dsT), grad_(grad) {
-    this->ws_.add((common::pieces(call.longest, stretch) + 1) * size_, starts_);
-    this->ws_.add((stretch + 1) * size_, inside_);
+      : Walk<T>(call),
+        kept_(this->ws_, call.longest, size_, true),
+        go_(go),
+        dsT_(dsT),
+        grad_(grad) {
     this->ws_.add(size_, ds_);
     this->ws_.add(dk_, gq_, gk_, grows_);
     this->ws_.add(dv_, gv_, gcolumns_);
@@ -199,38 +198,22 @@ class BackwardWalk : Walk<T> {
   void run(Index task) {
     const Index h = task % call_.heads;
     const common::Sequence& seq = call_.seqs[task / call_.heads];
-    const Index pieces = common::pieces(seq.length, stretch_);
     std::fill(x_.q, x_.q + dk_, A(0));
-    call_.s0.copy(task, 1, starts_);
+    call_.s0.copy(task, 1, kept_.start());
     dsT_.copy(task, 1, ds_);
-    for (Index z = 0; z + 1 < pieces; ++z) {
-      for (Index i = 0; i < stretch_; ++i) {
-        A* const next = starts_ + (z + 1) * size_;
-        advance(seq.row, seq.begin + z * stretch_ + i, h, i > 0 ? next : next - size_, next);
-      }
-    }
-    for (Index z = pieces - 1; z >= 0; --z) {
-      const Index begin = seq.begin + z * stretch_,
-                  count = std::min(stretch_, seq.begin + seq.length - begin);
-      std::copy(starts_ + z * size_, starts_ + (z + 1) * size_, inside_);
-      std::fill(x_.q, x_.q + dk_, A(0));
-      for (Index i = 0; i < count; ++i) {
-        advance(seq.row, begin + i, h, inside_ + i * size_, inside_ + (i + 1) * size_);
-      }
-      for (Index i = count - 1; i >= 0; --i) {
-        gradients(seq.row, begin + i, h, task, inside_ + i * size_);
-      }
-    }
+    kept_.backwards(
+        seq.length,
+        [&](Index i, const A* from, A* to) {
+          this->load(seq.row, seq.begin + i, h);
+          step(dk_, dv_, x_, from, to);
+        },
+        [&](Index i, const A* before) { gradients(seq.row, seq.begin + i, h, task, before); });
     if (grad_.s0) {
       std::copy(ds_, ds_ + size_, grad_.s0 + task * size_);
     }
   }
 
  private:
-  void advance(Index b, Index t, Index h, const A* from, A* to) {
-    this->load(b, t, h);
-    step(dk_, dv_, x_, from, to);
-  }
   /// Of one token, from the state before it; ds_ becomes the gradient of that.
   void gradients(Index b, Index t, Index h, Index task, const A* before) {
     this->load(b, t, h);
@@ -329,11 +312,11 @@ class BackwardWalk : Walk<T> {
     }
   }
 
-  const Index stretch_;
+  const common::Stretches<A> kept_;
   const common::Operand<T>& go_;
   const common::States<A>& dsT_;
   const Gradients<T>& grad_;
-  A *starts_, *inside_, *ds_, *gq_, *gk_, *grows_, *gv_, *gcolumns_;
+  A *ds_, *gq_, *gk_, *grows_, *gv_, *gcolumns_;
 };
 
 }  // namespace
@@ -351,9 +334,7 @@ void Recurrent<T>::backward(const Call<T>& call, const DecayedLinear::Out<Tensor
   const common::Operand<T> go(dout.o);
   const common::States<acc_t<T>> dsT(dout.sT, call.size);
   Gradients<T> grad(din, call);
-  const Index stretch = std::min(std::max<Index>(1, call.longest), kStretch);
-  common::run_passes<BackwardWalk<T>>(call, 6 * (call.group + 1) * call.size, stretch, go, dsT,
-                                      grad);
+  common::run_passes<BackwardWalk<T>>(call, 6 * (call.group + 1) * call.size, 1, go, dsT, grad);
   grad.finish();
 }
 
