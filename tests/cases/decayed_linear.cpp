@@ -40,6 +40,14 @@ LS_OP_CASES(DecayedLinear, "decayed_linear") {
   empty.gk = Tensor::zeros({2, 0, 2, 5}, DType::kF64);
   empty.k = Tensor::zeros({2, 0, 1, 5}, DType::kF64);
   empty.u = draw.normal({1, 5});
+  // Eight sequences and eight heads: teams of heads add their gradients up as they go.
+  DecayedLinear::In<Tensor> teams{.q = draw.normal({8, 19, 2, 5}),
+                                  .k = draw.normal({8, 19, 1, 5}, 0.5),
+                                  .v = draw.normal({8, 19, 8, 3}),
+                                  .g = draw.uniform({8, 19, 8}, -0.5, 0)};
+  DecayedLinear::In<Tensor> team = teams;
+  team.q = draw.normal({8, 19, 1, 5});
+  team.gk = draw.uniform({8, 19, 8, 5}, -0.5, 0);
   DecayedLinear::In<Tensor> wide_channels = wide;
   wide_channels.gk = draw.uniform({2, 37, 1, 19}, -0.5, 0);
   wide_channels.gv = draw.uniform({2, 37, 1, 85}, -0.5, 0);
@@ -60,6 +68,8 @@ LS_OP_CASES(DecayedLinear, "decayed_linear") {
     cases.add(kind + "packed, bonus, shared keys", bonus, attrs);
     cases.add(kind + "no tokens, bonus, shared keys", empty, attrs);
     cases.add(kind + "wide, decays per channel", wide_channels, attrs);
+    cases.add(kind + "teams of heads", teams, attrs);
+    cases.add(kind + "teams of heads, decays per channel", team, attrs);
   }
 }
 

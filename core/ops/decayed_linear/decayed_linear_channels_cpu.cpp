@@ -356,7 +356,7 @@ void ByChannel<T>::backward(const Call<T>& call, const DecayedLinear::Out<Tensor
   const common::States<acc_t<T>> dsT(dout.sT, call.size);
   Gradients<T> grad(din, call);
   const Index most = common::chunk_of(call.form, call.longest);
-  common::run_passes<BackwardPass<T>>(call, 3 * flops_per_token(call, most), most, go, dsT, grad);
+  run_backward<BackwardPass<T>>(call, 3 * flops_per_token(call, most), most, go, dsT, grad);
   grad.finish();
 }
 

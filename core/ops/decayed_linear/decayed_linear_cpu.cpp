@@ -315,7 +315,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
   const common::States<A> dsT(dout.sT, call.size);
   Gradients<T> grad(din, call);
   const Index most = common::chunk_of(attrs, call.longest);
-  common::run_passes<BackwardPass<T>>(call, 3 * flops_per_token(call, most), most, go, dsT, grad);
+  run_backward<BackwardPass<T>>(call, 3 * flops_per_token(call, most), most, go, dsT, grad);
   grad.finish();
 }
 

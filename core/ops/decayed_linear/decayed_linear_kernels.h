@@ -1,10 +1,28 @@
 #pragma once
 // What the kernels of decayed_linear share. A task is one sequence and state head, task = sequence
 // * heads + head; state [Dk,Dv] `task` of s0, sT and their gradients is its own.
+#include <numeric>
+#include <type_traits>
+
 #include "core/ops/common/chunks.h"
 #include "core/ops/decayed_linear/decayed_linear_heads.h"
 
 namespace ls::ops::decayed_linear {
+
+/// State heads that add up their gradients of what they share as they go: as many as leave some
+/// work for every thread, whatever their number.
+inline Index team_of(const Heads& map, Index sequences) {
+  constexpr Index kTasks = 16;
+  Index shared = map.key < map.state ? map.state / map.key : 0;
+  if (map.query < map.state) {
+    shared = std::gcd(shared, map.state / map.query);
+  }
+  Index team = std::max<Index>(1, shared);
+  while (team > 1 && (shared % team != 0 || sequences * (map.state / team) < kTasks)) {
+    --team;
+  }
+  return team;
+}
 
 /// One call: extents, operands, how sequences are cut.
 template <class T>
@@ -21,6 +39,7 @@ struct Call {
   std::vector<A> constant;  ///< log-decay of each head, or empty
   std::vector<A> bonus;     ///< [HU,Dk], or empty: the read comes after the write
   common::States<A> s0;
+  Index team;  ///< consecutive state heads that one thread takes in turn in the pass backward
 
   Call(const DecayedLinear::In<Tensor>& in, const DecayedLinear::Attrs& a)
       : map(in),
@@ -39,7 +58,8 @@ struct Call {
         g(in.g, true),
         gk(in.gk),
         gv(in.gv),
-        s0(in.s0, size) {
+        s0(in.s0, size),
+        team(team_of(map, std::ssize(seqs))) {
     if (in.decay.defined()) {
       constant = in.decay.template to_vector<A>();
     }
@@ -77,40 +97,56 @@ struct Call {
   }
 };
 
-/// Where the gradient of keys or queries goes. Where state heads share them, each writes its own
-/// part [B,T,H,Dk], and `finish` adds these up in the order of heads.
+/// Where the gradient of keys or queries goes. Where state heads share them, the heads of a team
+/// (Call) add theirs up in one part [B,T,H/team,Dk], and `finish` adds the parts; both in the order
+/// of heads.
 template <class T>
 class HeadResult {
   using A = acc_t<T>;
 
  public:
-  HeadResult(Tensor& to, Index states) : to_(to), result_(to) {
-    if (to.defined() && to.size(2) < states) {
-      share_ = states / to.size(2);
-      parts_ = Tensor::empty({to.size(0), to.size(1), states, to.size(3)}, dtype_of<A>::value);
-      part_ = common::Result<A>(parts_);
+  HeadResult(Tensor& to, Index states, Index team) : to_(to), result_(to), team_(team) {
+    shared_ = to.defined() && to.size(2) < states;
+    if (!shared_) {
+      return;
     }
+    parts_of_one_ = states / team / to.size(2);
+    if constexpr (std::is_same_v<T, A>) {
+      if (parts_of_one_ == 1) {
+        part_ = result_;
+        return;
+      }
+    }
+    parts_ = Tensor::empty({to.size(0), to.size(1), states / team, to.size(3)}, dtype_of<A>::value);
+    part_ = common::Result<A>(parts_);
   }
-  /// Rows of head `own` of `to`, which are the part of state head h where it is shared.
+  /// Rows of head `own` of `to`, which state head h gives, or a share of.
   void store(Index b, Index t, Index own, Index h, Index n, Index d, const A* from) const {
-    if (share_ == 1) {
+    if (!shared_) {
       result_.store(b, t, own, n, d, from);
+    } else if (h % team_ == 0) {
+      part_.store(b, t, h / team_, n, d, from);
     } else {
-      part_.store(b, t, h, n, d, from);
+      for (Index i = 0; i < n; ++i) {
+        A* __restrict row = part_.at(b, t + i, h / team_);
+        for (Index x = 0; x < d; ++x) {
+          row[x] += from[i * d + x];
+        }
+      }
     }
   }
   void finish() const {
-    if (share_ == 1) {
+    if (!parts_.defined()) {
       return;
     }
-    const Index tokens = to_.size(1), heads = to_.size(2), d = to_.size(3);
-    parallel_for(to_.size(0) * tokens * heads, row_grain(share_ * d), [&](Index first, Index last) {
+    const Index tokens = to_.size(1), heads = to_.size(2), d = to_.size(3), parts = parts_of_one_;
+    parallel_for(to_.size(0) * tokens * heads, row_grain(parts * d), [&](Index first, Index last) {
       std::vector<A> sum(static_cast<std::size_t>(d));
       for (Index i = first; i < last; ++i) {
         const Index b = i / heads / tokens, t = i / heads % tokens, h = i % heads;
         std::fill(sum.begin(), sum.end(), A(0));
-        for (Index j = 0; j < share_; ++j) {
-          const A* const row = part_.at(b, t, h * share_ + j);
+        for (Index j = 0; j < parts; ++j) {
+          const A* const row = part_.at(b, t, h * parts + j);
           for (Index x = 0; x < d; ++x) {
             sum[static_cast<std::size_t>(x)] += row[x];
           }
@@ -124,7 +160,8 @@ class HeadResult {
   Tensor to_, parts_;
   common::Result<T> result_;
   common::Result<A> part_;
-  Index share_ = 1;
+  Index team_, parts_of_one_ = 1;
+  bool shared_ = false;
 };
 
 /// Where the gradients go; undefined ones are not wanted. A caller makes all calls of `finish`.
@@ -136,8 +173,8 @@ struct Gradients {
   common::Result<A> g, gk, gv;
   A* s0;
   Gradients(DecayedLinear::In<Tensor>& din, const Call<T>& call)
-      : q(din.q, call.heads),
-        k(din.k, call.heads),
+      : q(din.q, call.heads, call.team),
+        k(din.k, call.heads, call.team),
         v(din.v),
         g(din.g),
         gk(din.gk),
@@ -180,6 +217,19 @@ struct Gradients {
   A* bonus_rows_ = nullptr;
   Index heads_;
 };
+
+/// Runs the tasks of a pass backward, those of a team one after the other.
+template <class Pass, class T, class... Args>
+void run_backward(const Call<T>& call, Index flops_per_token, Index most, const Args&... args) {
+  const Index team = call.team;
+  common::for_tasks(call.seqs, call.heads / team, flops_per_token * team,
+                    [&](Index first, Index last) {
+                      Pass pass(call, most, args...);
+                      for (Index task = first * team; task < last * team; ++task) {
+                        pass.run(task);
+                      }
+                    });
+}
 
 /// Token by token (decayed_linear_recurrent_cpu.cpp); float, double, bf16.
 template <class T>

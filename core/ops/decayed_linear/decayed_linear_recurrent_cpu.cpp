@@ -334,7 +334,7 @@ void Recurrent<T>::backward(const Call<T>& call, const DecayedLinear::Out<Tensor
   const common::Operand<T> go(dout.o);
   const common::States<acc_t<T>> dsT(dout.sT, call.size);
   Gradients<T> grad(din, call);
-  common::run_passes<BackwardWalk<T>>(call, 6 * (call.group + 1) * call.size, 1, go, dsT, grad);
+  run_backward<BackwardWalk<T>>(call, 6 * (call.group + 1) * call.size, 1, go, dsT, grad);
   grad.finish();
 }
 
