@@ -14,6 +14,8 @@ class RecomputeNode final : public NodeFn {
     }
   }
   std::string name() const override { return "recompute"; }
+  /// The block may hold steps that other ranks wait for.
+  bool must_run() const override { return true; }
   void backward(std::span<const Tensor> dout, const std::vector<bool>&,
                 std::span<Tensor> din) override {
     std::vector<Var> in;

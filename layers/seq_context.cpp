@@ -33,7 +33,9 @@ StretchPlace place_of(const SeqOptions& o) {
 
 SeqContext::SeqContext(Index batch, Index tokens, const SeqOptions& options)
     : options_(settled(options)), stretch_(batch, tokens, place_of(options_)) {
-  outgoing_.position = stretch_.seen_after();
+  if (options_.keep_states) {
+    outgoing_.position = runner().seen_after(stretch_);
+  }
 }
 
 bool SeqContext::states_need_grad() const {
@@ -78,12 +80,11 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
   }
   call.updates = updates_of(op, in);
 
-  SeqRunner& runner = options_.runner ? *options_.runner : local_;
-  std::vector<ag::Var> out = runner.run(info, std::move(in), own_attrs, stretch_, call);
+  std::vector<ag::Var> out = runner().run(info, std::move(in), own_attrs, stretch_, call);
 
   for (const StatePort& port : info.states) {
     ag::Var& s = output_of(op, out, port.output);
-    if (port.part == StatePart::kKeyValue && s.defined()) {
+    if (call.keep && port.part == StatePart::kKeyValue && s.defined()) {
       s = seen_rows(s, outgoing_.position);
     }
     keep(prefix + port.name, port.part, s);

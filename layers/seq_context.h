@@ -91,6 +91,7 @@ class SeqContext {
  private:
   /// Undefined where there is none; of a state that is used up, the second time too.
   ag::Var take_incoming(const std::string& path);
+  SeqRunner& runner() { return options_.runner ? *options_.runner : local_; }
   /// Tokens of the scan for each of the context.
   Index updates_of(const OpInfo& op, const std::vector<ag::Var>& in) const;
   void keep(const std::string& path, StatePart part, const ag::Var& state);

@@ -29,6 +29,9 @@ class SeqRunner {
   virtual std::vector<ag::Var> run(const ScanInfo& scan, std::vector<ag::Var> inputs,
                                    std::shared_ptr<const void> attrs, const Stretch& stretch,
                                    const ScanCall& call) = 0;
+  /// By row, tokens of its document that the outgoing states of a stretch have seen. Called on
+  /// every rank where states are kept.
+  virtual std::vector<Index> seen_after(const Stretch& stretch) { return stretch.seen_after(); }
 };
 
 /// Calls the op, documents laid end to end where it takes offsets.

@@ -24,6 +24,9 @@ class ScanRecorder final : public layers::SeqRunner {
     }
     return runs_.run(family, std::move(inputs), std::move(attrs), stretch, call);
   }
+  std::vector<Index> seen_after(const layers::Stretch& stretch) override {
+    return runs_.seen_after(stretch);
+  }
   std::vector<const layers::ScanInfo*> scans;
 
  private:

@@ -351,4 +351,10 @@ Vars SplitRunner::run(const ScanInfo& scan, Vars inputs, std::shared_ptr<const v
       std::make_unique<SplitNode>(part, strategy, comm_, std::move(after)), all, out);
 }
 
+std::vector<Index> SplitRunner::seen_after(const layers::Stretch& stretch) {
+  std::vector<Index> seen = stretch.seen_after();
+  comm_.broadcast(seen.data(), std::ssize(seen), DType::kI64, comm_.size() - 1);
+  return seen;
+}
+
 }  // namespace ls::parallel

@@ -22,6 +22,8 @@ class SplitRunner final : public layers::SeqRunner {
   std::vector<ag::Var> run(const layers::ScanInfo& scan, std::vector<ag::Var> inputs,
                            std::shared_ptr<const void> attrs, const layers::Stretch& stretch,
                            const layers::ScanCall& call) override;
+  /// The last rank's, on all.
+  std::vector<Index> seen_after(const layers::Stretch& stretch) override;
 
  private:
   const Strategy& choose(const layers::ScanInfo& scan, const std::vector<ag::Var>& inputs,

@@ -34,8 +34,10 @@ std::vector<std::string> right_mixers();
 ///               pieces of one token and empty ones included, from zero and from carried states
 ///   decode      token by token, the same
 ///   taken       token by token in the memory of states that are used up: the bits of fresh ones,
-///   and
-///               no change to what others hold
+///               and no change to what others hold
+///   ranks       the sequence split over three ranks, one of them without tokens, with carried
+///               states, with documents, with blocks that run again: outputs, states, gradients
+///               summed
 ///   forms       recurrent, chunk of 1, 5, 16, T tokens, parallel: the same
 ///   packed      packed documents, some continued and some begun anew = each alone: outputs, what
 ///               follows the batch, gradients summed, none into a forgotten state

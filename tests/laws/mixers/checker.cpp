@@ -91,6 +91,7 @@ std::vector<std::string> Checker::run() {
   law("decode", [&] { split("decode", every); });
   law("forms", [&] { forms(); });
   law("taken", [&] { taken(); });
+  law("ranks", [&] { ranks(); });
   law("packed", [&] { packed(); });
   law("rows", [&] { rows(); });
   law("save", [&] { save(); });
@@ -133,8 +134,11 @@ Run Checker::pass(Model& m, const Tensor& tokens, const ModelState* incoming, co
         contexts.emplace_back(kRows, to - from,
                               SeqOptions{.form = way.form,
                                          .chunk = way.chunk,
+                                         .documents = way.documents,
                                          .incoming = states.empty() ? nullptr : &states.back(),
-                                         .keep_states = way.keep_states});
+                                         .seen = way.seen,
+                                         .keep_states = way.keep_states,
+                                         .runner = way.runner});
     outs.push_back(m.logits(m.hidden({piece, {}}, seq)));
     states.push_back(seq.outgoing());
     from = to;

@@ -56,6 +56,9 @@ struct Way {
   bool state_leaves = true;      // the incoming states want gradients
   bool state_cotangents = true;  // gradients arrive at the outgoing states
   bool keep_states = true;
+  const DocumentStarts* documents = nullptr;
+  const std::vector<Index>* seen = nullptr;
+  layers::SeqRunner* runner = nullptr;
 };
 
 class Checker {
@@ -88,6 +91,8 @@ class Checker {
   void split(const std::string& law, const std::vector<Index>& cuts);  // split.cpp
   void forms();
   void taken();
+  void ranks();  // ranks.cpp
+  void ranks(const std::string& law, const DocumentStarts& documents, bool recompute);
   void packed();  // rows.cpp
   void rows();
   void save();  // save.cpp
