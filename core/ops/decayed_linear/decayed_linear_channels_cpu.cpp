@@ -77,6 +77,7 @@ class Pass {
       const A *const u = call_.bonus_of(x.h), *const q = q_ + r * dk_,
                      *const k = k_ + r % x.c * dk_;
       A sum = 0;
+#pragma omp simd reduction(+ : sum)
       for (Index e = 0; e < dk_; ++e) {
         sum += q[e] * u[e] * k[e];
       }
@@ -247,20 +248,29 @@ class BackwardPass : Pass<T> {
       small_gemm<false, true, A>(c, dk, dv, A(1), vs_, dv, ds_, dv, A(0), to_k_, dk);
       small_gemm<false, false, A>(c, dv, dk, A(1), ks_, dk, ds_, dv, A(0), to_v_, dv);
     }
-    if (x.empty || x.unread) {
-      return;
+    if (!x.empty && !x.unread) {
+      between_states(s);
     }
+  }
+  /// Gradients of the logs of all^k and all^v.
+  void between_states(const A* s) {
     const A *of_key = keys_.all(), *of_value = values_.all();
-    std::fill(through_v_, through_v_ + dv, A(0));
-    for (Index i = 0; i < dk && (of_key || of_value); ++i) {
-      const A* __restrict before = s + i * dv;
-      const A* __restrict after = ds_ + i * dv;
+    A* __restrict by_value = through_v_;
+    std::fill(by_value, by_value + dv_, A(0));
+    for (Index i = 0; i < dk_; ++i) {
+      const A* __restrict before = s + i * dv_;
+      const A* __restrict after = ds_ + i * dv_;
       const A f = of_key ? of_key[i] : A(1);
       A sum = 0;
-      for (Index e = 0; e < dv; ++e) {
-        const A both = f * (of_value ? of_value[e] : A(1)) * before[e] * after[e];
+      if (!of_value) {
+        through_k_[i] = f * common::dot(dv_, before, after);
+        continue;
+      }
+#pragma omp simd reduction(+ : sum)
+      for (Index e = 0; e < dv_; ++e) {
+        const A both = f * of_value[e] * before[e] * after[e];
         sum += both;
-        through_v_[e] += both;
+        by_value[e] += both;
       }
       through_k_[i] = sum;
     }
