@@ -44,7 +44,36 @@ std::vector<std::string> broken(std::string text, std::size_t width) {
   return lines;
 }
 
+/// Where the last part of a line begins that two spaces or more set apart, within `most` bytes.
+std::size_t last_part(const std::string& line, std::size_t most) {
+  const std::size_t gap = line.rfind("  ", most);
+  const std::size_t at = gap == std::string::npos ? gap : line.find_first_not_of(' ', gap);
+  return at == std::string::npos ? 0 : at;
+}
+
 }  // namespace
+
+std::string fitted(const std::string& text, int width) {
+  if (width <= 0) {
+    return text;
+  }
+  const auto room = static_cast<std::size_t>(width);
+  std::string out;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    std::string line = text.substr(begin, end - begin);
+    const std::size_t hang = last_part(line, room / 2);
+    bool first = true;
+    for (const std::string& part :
+         broken(line.substr(hang), room - columns(line.substr(0, hang)))) {
+      out += (first ? line.substr(0, hang) : std::string(columns(line.substr(0, hang)), ' ')) +
+             part + "\n";
+      first = false;
+    }
+    begin = end + 1;
+  }
+  return out;
+}
 
 Table::Widths Table::widths(std::size_t room) const {
   constexpr std::size_t kNarrow = 16, kName = 32;  // text, and names, are not broken into less

@@ -21,4 +21,8 @@ class Table {
   std::vector<std::vector<std::string>> rows_;
 };
 
+/// A text with its lines broken at spaces to fit `width` columns, where that is not 0. What goes on
+/// in the next line stands under the last part that two spaces or more set apart.
+std::string fitted(const std::string& text, int width);
+
 }  // namespace ls::experiments
