@@ -12,33 +12,35 @@ thread_local int check_finite_depth = 0;
 class OpNode final : public NodeFn {
  public:
   OpNode(const OpInfo& op, std::span<const Tensor> in, std::span<const Tensor> out,
-         std::shared_ptr<const void> attrs)
+         Attributes attrs, Kept kept)
       : op_(op),
-        dtype_(op_dtype(op, in)),
         attrs_(std::move(attrs)),
+        kept_(std::move(kept)),
+        shapes_(shapes_of(in)),
+        dtype_(op_dtype(op, shapes_)),
         in_(in.size()),
         out_(out.size()) {
-    shapes_.reserve(in.size());
     for (std::size_t i = 0; i < in.size(); ++i) {
-      shapes_.push_back(in[i].defined() ? in[i].shape() : Shape());
-      if (op.saves_in[i] && in[i].defined()) {
+      if (op.in[i].saved && in[i].defined()) {
         in_[i] = Saved(in[i]);
       }
     }
     for (std::size_t i = 0; i < out.size(); ++i) {
-      if (op.saves_out[i] && out[i].defined()) {
+      if (op.out[i].saved && out[i].defined()) {
         out_[i] = Saved(out[i]);
       }
     }
   }
   std::string name() const override { return op_.name; }
-  bool takes_place(std::size_t input) const override { return op_.strided_grad[input]; }
+  bool takes_place(std::size_t input) const override {
+    return kept_.kernel->in[input].strided_grad;
+  }
   void backward(std::span<const Tensor> dout, const std::vector<bool>& wanted,
                 std::span<Tensor> din) override {
     const std::vector<Tensor> in = load(in_);
     const std::vector<Tensor> out = load(out_);
     std::vector<Tensor> grads =
-        run_backward(op_, in, out, dout, wanted, shapes_, dtype_, attrs_.get(), din);
+        run_backward(op_, in, out, dout, wanted, shapes_, dtype_, attrs_, din, kept_);
     std::move(grads.begin(), grads.end(), din.begin());
   }
 
@@ -52,10 +54,11 @@ class OpNode final : public NodeFn {
     return out;
   }
   const OpInfo& op_;
+  Attributes attrs_;
+  Kept kept_;
+  std::vector<ShapeOf> shapes_;
   DType dtype_;
-  std::shared_ptr<const void> attrs_;
   std::vector<Saved> in_, out_;
-  std::vector<Shape> shapes_;
 };
 
 void check_outputs(const OpInfo& op, std::span<const Tensor> out) {
@@ -72,8 +75,8 @@ void check_outputs(const OpInfo& op, std::span<const Tensor> out) {
   }
 }
 
-std::vector<Var> call_with(const OpInfo& op, std::span<const Var> inputs,
-                           std::shared_ptr<const void> attrs, const std::vector<bool>& spent) {
+std::vector<Var> call_with(const OpInfo& op, std::span<const Var> inputs, Attributes attrs,
+                           const std::vector<bool>& spent) {
   std::vector<Tensor> in;
   in.reserve(inputs.size());
   for (const Var& v : inputs) {
@@ -82,18 +85,19 @@ std::vector<Var> call_with(const OpInfo& op, std::span<const Var> inputs,
   const bool recorded = Tape::records(inputs);
   for (std::size_t i = 0; recorded && i < inputs.size(); ++i) {
     LS_CHECK(
-        !inputs[i].requires_grad() || op.differentiable[i], kUnsupported,
+        !inputs[i].requires_grad() || op.in[i].differentiable, kUnsupported,
         "op {}: input {} has no gradient, but one is wanted; detach() it where it is meant as a "
         "constant",
         op.name, op.in[i].name);
   }
-  const std::vector<Tensor> out = run_forward(op, in, attrs.get(), spent);
+  Kept kept;
+  const std::vector<Tensor> out = run_forward(op, in, attrs, spent, recorded ? &kept : nullptr);
   if (check_finite_depth > 0) {
     check_outputs(op, out);
   }
   if (recorded) {
-    return Tape::current()->record(std::make_unique<OpNode>(op, in, out, std::move(attrs)), inputs,
-                                   out);
+    return Tape::current()->record(
+        std::make_unique<OpNode>(op, in, out, std::move(attrs), std::move(kept)), inputs, out);
   }
   return std::vector<Var>(out.begin(), out.end());
 }
@@ -108,7 +112,7 @@ std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
 std::vector<Var> call(const OpInfo& op, std::vector<Var>&& inputs,
                       std::shared_ptr<const void> attrs) {
   std::vector<bool> spent;
-  if (!op.continued.empty() && !Tape::records(inputs)) {
+  if (op.continues() && !Tape::records(inputs)) {
     for (const Var& v : inputs) {
       spent.push_back(v.data().use_count() == 1 && v.value().storage_use_count() == 1);
     }

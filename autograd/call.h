@@ -2,7 +2,7 @@
 // Calls a registered op and records it:
 //   auto [o, sT] = ag::call<ops::DecayedLinear>({.q = q, .k = k, .v = v}, {.scale = 0.5});
 #include "autograd/var.h"
-#include "core/op/op.h"
+#include "core/op/run.h"
 
 namespace ls::ag {
 

@@ -253,7 +253,7 @@ GradcheckReport gradcheck(const OpInfo& op, std::span<const Tensor> in,
   std::vector<GradcheckInput> inputs;
   std::vector<Var> vars;
   for (std::size_t i = 0; i < in.size(); ++i) {
-    const bool moves = in[i].defined() && op.differentiable[i];
+    const bool moves = in[i].defined() && op.in[i].differentiable;
     vars.push_back(moves ? Var::leaf(in[i]) : Var(in[i]));
     if (moves) {
       inputs.push_back({op.in[i].name, vars.back()});
@@ -262,7 +262,7 @@ GradcheckReport gradcheck(const OpInfo& op, std::span<const Tensor> in,
   const auto f = [&] {
     std::vector<Var> out = call(op, vars, attrs);
     for (std::size_t i = 0; i < out.size(); ++i) {
-      if (!op.differentiable_out[i] ||
+      if (!op.out[i].differentiable ||
           std::find(omitted.begin(), omitted.end(), op.out[i].name) != omitted.end()) {
         out[i] = Var();
       }

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "autograd/var.h"
-#include "core/op/op.h"
+#include "core/op/run.h"
 
 namespace ls::ag {
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-#include "core/op/op.h"
+#include "core/op/op_info.h"
 
 namespace ls {
 
@@ -21,12 +21,15 @@ class OpReports {
   /// Op name -> the form that its latest forward pass took: "chunk of 32", "recurrent".
   const std::map<std::string, std::string>& forms() const { return forms_; }
   void note_form(const OpInfo& op, std::string form) { forms_[op.name] = std::move(form); }
+  /// Op name -> the name of the kernel that ran its latest forward pass: "cpu", "reference".
+  const std::map<std::string, std::string>& kernels() const { return kernels_; }
+  void note_kernel(const OpInfo& op, std::string name) { kernels_[op.name] = std::move(name); }
   /// Who hears this thread, or null.
   static OpReports* listener();
 
  private:
   OpReports* outer_;
-  std::map<std::string, std::string> forms_;
+  std::map<std::string, std::string> forms_, kernels_;
 };
 
 /// Called by the forward kernels of Op, on the thread of the call. Free while nobody listens.

@@ -24,6 +24,10 @@ struct EnumNames<Form> {
 struct ScanAttrs {
   Form form = Form::kAuto;
   Index chunk = 0;  ///< tokens per chunk; 0: the family's default
+  void fields(auto&& f) const {
+    f("form", form, "how it is computed");
+    f("chunk", chunk, "tokens of a chunk; 0: the default of the op");
+  }
 };
 
 }  // namespace ls

@@ -2,9 +2,9 @@
 // Tensors seen as rows of their last axis, for kernels that work row by row.
 #include <algorithm>
 #include <optional>
-#include <utility>
 
-#include "core/tensor/tensor.h"
+#include "core/base/error.h"
+#include "core/tensor/tensor_view.h"
 
 namespace ls {
 
@@ -16,38 +16,48 @@ inline void prefetch(const T* p, Index n) {
   }
 }
 
-/// Rows of a tensor: the last axis is contiguous, rows lie `stride` elements apart. Slices of a
-/// wider tensor (pieces of a projection) are such rows without a copy.
-class Rows {
+/// Rows of the last axis: without gaps, `stride` elements apart.
+struct RowPattern {
+  Index count = 0, cols = 0, stride = 0;
+};
+/// Nothing where the last axis has gaps or the rows are not equally far apart.
+inline std::optional<RowPattern> rows_of(const Layout& t) {
+  RowPattern r;
+  r.cols = t.rank() > 0 ? t.shape().back() : 1;
+  r.count = r.cols > 0 ? t.numel() / r.cols : 0;
+  r.stride = r.cols;
+  if (t.is_contiguous()) {
+    return r;
+  }
+  if (t.strides().back() != 1 && r.cols != 1) {
+    return std::nullopt;
+  }
+  Index step = -1;  // of the next axis that is not 1; a stride of 0 is one
+  for (int a = t.rank() - 2; a >= 0; --a) {
+    if (t.shape()[a] == 1) {
+      continue;
+    }
+    if (step < 0) {
+      r.stride = t.strides()[a];
+      step = r.stride * t.shape()[a];
+    } else if (t.strides()[a] != step) {
+      return std::nullopt;
+    } else {
+      step *= t.shape()[a];
+    }
+  }
+  return r;
+}
+
+/// Rows of an operand, as kernels that accept lies::rows get it. Slices of a wider tensor (pieces
+/// of a projection) are such rows without a copy.
+class Rows : public RowPattern {
  public:
-  /// `apart`: rows do not overlap either (matrix products); expanded ones are copied.
-  explicit Rows(const Tensor& t, bool apart = false) : tensor_(t) {
-    cols = t.rank() > 0 ? t.size(-1) : 1;
-    count = cols > 0 ? t.numel() / cols : 0;
-    stride = cols;
-    base_ = t.raw();
-    if (t.is_contiguous()) {
-      return;
-    }
-    bool regular = t.stride(-1) == 1 || cols == 1;
-    Index step = -1;  // of the next axis that is not 1; a stride of 0 is one
-    for (int a = t.rank() - 2; a >= 0 && regular; --a) {
-      if (t.size(a) == 1) {
-        continue;
-      }
-      if (step < 0) {
-        stride = t.stride(a);
-        step = stride * t.size(a);
-      } else {
-        regular = t.stride(a) == step;
-        step *= t.size(a);
-      }
-    }
-    if (!regular || (apart && stride < cols)) {
-      tensor_ = t.contiguous();
-      base_ = std::as_const(tensor_).raw();
-      stride = cols;
-    }
+  explicit Rows(const TensorView& t) : base_(t.raw()) {
+    const std::optional<RowPattern> rows = rows_of(t.layout());
+    LS_CHECK(rows, kInternal, "an operand {} with strides {} is not made of rows", t.describe(),
+             t.strides().str());
+    static_cast<RowPattern&>(*this) = *rows;
   }
   /// Rows without gaps are one long row: then elementwise loops need not stop at its ends.
   void join() {
@@ -68,12 +78,50 @@ class Rows {
       ls::prefetch(row<T>(r), cols);
     }
   }
-  Index count = 0, cols = 0, stride = 0;
 
  private:
-  Tensor tensor_;
   const void* base_ = nullptr;
 };
+
+/// A stack of matrices as matrix libraries read it, `step` elements apart. `transposed`: what is
+/// stored is the transpose of the tensor's.
+struct StackPattern {
+  Index ld = 1, step = 0;
+  bool transposed = false;
+};
+/// Nothing where the last two axes are no rows or columns of a matrix, or the matrices do not lie
+/// at one step.
+inline std::optional<StackPattern> stack_of(const Layout& t) {
+  const int r = t.rank();
+  const Index rows = t.shape()[r - 2], cols = t.shape()[r - 1];
+  const Index down = t.strides()[r - 2], along = t.strides()[r - 1];
+  const auto fits = [](Index step, Index unit, Index n, Index m) {  // n rows of m elements
+    return (unit == 1 || m <= 1) && (step >= m || n <= 1);
+  };
+  StackPattern s;
+  if (fits(down, along, rows, cols)) {
+    s.ld = rows <= 1 ? cols : down;
+  } else if (fits(along, down, cols, rows)) {
+    s.transposed = true;
+    s.ld = cols <= 1 ? rows : along;
+  } else {
+    return std::nullopt;
+  }
+  s.ld = std::max<Index>(1, s.ld);
+  Index next = -1;
+  for (int axis = r - 3; axis >= 0; --axis) {
+    if (t.shape()[axis] == 1) {
+      continue;
+    }
+    if (next < 0) {
+      s.step = t.strides()[axis];
+    } else if (t.strides()[axis] != next) {
+      return std::nullopt;
+    }
+    next = t.strides()[axis] * t.shape()[axis];
+  }
+  return s;
+}
 
 /// Memory of a slice of a contiguous tensor: pieces of `length` elements, `stride` apart.
 struct Pieces {

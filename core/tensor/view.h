@@ -6,7 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/tensor/tensor.h"
+#include "core/base/error.h"
+#include "core/tensor/tensor_view.h"
 
 namespace ls {
 

@@ -1,5 +1,7 @@
 #include <fmt/core.h>
 
+#include <map>
+
 #include "core/config/yaml.h"
 #include "data/task.h"
 #include "experiments/commands/command.h"
@@ -40,17 +42,23 @@ std::string states_of(const layers::ScanInfo& f) {
     const ArgSpec& out = f.op->out[static_cast<std::size_t>(f.op->output_index(port.output))];
     std::string axes;
     for (std::size_t i = 1; i < out.axes.size(); ++i) {
-      axes += (axes.empty() ? "" : ",") + out.axes[i];
+      axes += (axes.empty() ? "" : ",") + out.axes[i].text;
     }
     all += fmt::format("{}{} [{}]", all.empty() ? "" : ", ", port.name, axes);
   }
   return all;
 }
 
+/// Prints a text whose lines follow the width of the terminal.
+template <class... Args>
+void print(fmt::format_string<Args...> text, Args&&... args) {
+  fmt::print("{}", fitted(fmt::format(text, std::forward<Args>(args)...), terminal_columns()));
+}
+
 // One layer of the mixer, built and run: parameters and state come from real buffers.
 void describe_mixer(const std::string& name, Index width, const std::vector<Index>& lengths) {
   const ComponentCatalog& catalog = layers::TokenMixer::registry();
-  fmt::print("{}: {}\n\nfields\n{}\n", name, catalog.help(name), describe_component(catalog, name));
+  print("{}: {}\n\nfields\n{}\n", name, catalog.help(name), describe_component(catalog, name));
   layers::ModelConfig config;
   config.width = width;
   config.layers = {Component<layers::TokenMixer>(name)};
@@ -65,8 +73,8 @@ void describe_mixer(const std::string& name, Index width, const std::vector<Inde
       count += p.var.value().numel();
     }
   }
-  fmt::print("one layer at width {}, default settings: {} parameters\n{}\n", width, count,
-             parameters.str(terminal_columns()));
+  print("one layer at width {}, default settings: {} parameters\n{}\n", width, count,
+        parameters.str(terminal_columns()));
   layers::LocalRunner local;
   ScanRecorder recorder(local);
   model.state_after(1, &recorder);
@@ -74,7 +82,7 @@ void describe_mixer(const std::string& name, Index width, const std::vector<Inde
   for (const layers::ScanInfo* f : recorder.scans) {
     scans.add({f->op->name, f->family, std::string(enum_name(f->kind)), states_of(*f), f->help});
   }
-  fmt::print("{}\n", scans.str(terminal_columns()));
+  print("{}\n", scans.str(terminal_columns()));
   Table state({"after tokens", "matrix", "vector", "conv", "kv", "total bytes", "buffers"});
   for (const Index t : lengths) {
     const layers::ModelState s = model.state_after(t);
@@ -89,8 +97,8 @@ void describe_mixer(const std::string& name, Index width, const std::vector<Inde
     state.add({std::to_string(t), std::to_string(b.matrix), std::to_string(b.vector),
                std::to_string(b.conv), std::to_string(b.kv), std::to_string(b.total()), buffers});
   }
-  fmt::print("state of one sequence in bytes, measured from the buffers of a forward pass\n{}",
-             state.str(terminal_columns()));
+  print("state of one sequence in bytes, measured from the buffers of a forward pass\n{}",
+        state.str(terminal_columns()));
 }
 
 /// "recurrent, chunk" of the scans that the op is; "" where it is none.
@@ -107,31 +115,47 @@ std::string forms_of(const OpInfo& op) {
   return all;
 }
 
-/// Element types that have a kernel of their own.
+/// "cpu f64, f32, bf16" of the kernels of that name; one line a name.
 std::string kernels_of(const OpInfo& op) {
-  std::string all;
-  for (int t = 0; t < kNumDTypes; ++t) {
-    if (op.forward_cpu[static_cast<std::size_t>(t)]) {
-      all += fmt::format("{}{}", all.empty() ? "" : ", ", enum_name(static_cast<DType>(t)));
+  std::map<std::string, std::string> types;
+  std::vector<std::string> order;
+  for (const Kernel& k : op.kernels) {
+    const std::string name =
+        k.name == enum_name(k.device) ? k.name : fmt::format("{} {}", enum_name(k.device), k.name);
+    std::string& all = types[name];
+    if (all.empty()) {
+      order.push_back(name);
     }
+    all += fmt::format("{}{}", all.empty() ? "" : ", ", enum_name(k.dtype));
   }
-  return all.empty() ? "none; the reference runs" : all;
+  std::string lines;
+  for (const std::string& name : order) {
+    lines += fmt::format("{}{} {}", lines.empty() ? "" : "\n         ", name, types[name]);
+  }
+  return lines.empty() ? "none; the reference runs" : lines;
 }
 
 void describe_op(const OpInfo& op) {
-  fmt::print("{}: {}\n\ninputs   {}\noutputs  {}\n", op.name, op.help, op.contract_in,
-             op.contract_out);
-  fmt::print("kernels  {}\n", kernels_of(op));
+  std::string text = fmt::format("{}: {}\n\ninputs   {}\noutputs  {}\nkernels  {}\n", op.name,
+                                 op.help, op.contract_in, op.contract_out, kernels_of(op));
   if (const std::string forms = forms_of(op); !forms.empty()) {
-    fmt::print("forms    {}\n", forms);
+    text += fmt::format("forms    {}\n", forms);
   }
   Table arguments({"argument", "gradient"});
-  for (std::size_t i = 0; i < op.in.size(); ++i) {
-    arguments.add({op.in[i].text, !op.differentiable[i] ? "none"
-                                  : op.grad_is_acc[i]   ? "yes, in the acc type"
-                                                        : "yes"});
+  for (const ArgSpec& arg : op.in) {
+    arguments.add({arg.text, !arg.differentiable ? "none"
+                             : arg.grad_is_acc   ? "yes, in the acc type"
+                                                 : "yes"});
   }
-  fmt::print("\n{}", arguments.str(terminal_columns()));
+  text += fmt::format("\n{}", arguments.str(terminal_columns()));
+  if (!op.attrs.empty()) {
+    Table attributes({"attribute", "type", "default", "what"});
+    for (const AttrInfo& a : op.attrs) {
+      attributes.add({a.name, a.type, a.initial, a.help});
+    }
+    text += fmt::format("\n{}", attributes.str(terminal_columns()));
+  }
+  print("{}", text);
 }
 
 class Describe final : public Command {
@@ -169,8 +193,8 @@ int Describe::run(parallel::RankEnv&) {
     if (c == &mixers) {
       describe_mixer(name_, width_, tokens_);
     } else {
-      fmt::print("{} ({}): {}\n\nfields\n{}", name_, c->kind(), c->help(name_),
-                 describe_component(*c, name_));
+      print("{} ({}): {}\n\nfields\n{}", name_, c->kind(), c->help(name_),
+            describe_component(*c, name_));
     }
     if (op != nullptr) {
       fmt::print("\nop ");
@@ -192,7 +216,7 @@ int Describe::run(parallel::RankEnv&) {
 }
 LS_COMMAND(Describe, "describe",
            "settings, parameters and measured state of a mixer; settings of a task, ...; "
-           "contract of an op");
+           "contract and attributes of an op");
 
 }  // namespace
 }  // namespace ls::experiments

@@ -45,9 +45,10 @@ TEST_SUITE("conformance") {
   TEST_CASE("ops: kernels are not their references") {
     for (const std::string& name : op_registry().names()) {
       const OpInfo& op = *op_registry().at(name);
-      const auto f32 = static_cast<std::size_t>(DType::kF32);
-      CHECK_MESSAGE(op.forward_cpu[f32], name << " has no forward kernel");
-      CHECK_MESSAGE((!op.has_backward || op.backward_cpu[f32]), name << " has no backward kernel");
+      const Kernel* const kernel = op.kernel(DeviceType::kCpu, DType::kF32);
+      CHECK_MESSAGE((kernel && kernel->forward), name << " has no forward kernel");
+      CHECK_MESSAGE((!op.has_backward || (kernel && kernel->backward)),
+                    name << " has no backward kernel");
     }
   }
 

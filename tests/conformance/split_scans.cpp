@@ -76,7 +76,7 @@ class SplitCase {
     for (std::size_t i = 0; i < op_.out.size(); ++i) {
       const bool kept = std::count(c.kept.begin(), c.kept.end(), op_.out[i].name) > 0;
       const bool wanted =
-          plain_[i].defined() && is_float(plain_[i].dtype()) && op_.differentiable_out[i] && !kept;
+          plain_[i].defined() && is_float(plain_[i].dtype()) && op_.out[i].differentiable && !kept;
       cotangent_.push_back(wanted ? draw(rng_, plain_[i].shape(), plain_[i].dtype()) : Tensor());
     }
   }
@@ -135,9 +135,9 @@ class SplitCase {
       if (x.defined() && is_sequence(op_.in[i])) {
         x = x.slice(1, a, b).contiguous();
       }
-      in.push_back(!x.defined()            ? ag::Var()
-                   : op_.differentiable[i] ? ag::Var::leaf(x)
-                                           : ag::Var(x));
+      in.push_back(!x.defined()               ? ag::Var()
+                   : op_.in[i].differentiable ? ag::Var::leaf(x)
+                                              : ag::Var(x));
     }
     ScanCall how{.slot = "scan", .fresh = {}};
     for (const Tensor& f : fresh) {

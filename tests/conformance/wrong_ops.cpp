@@ -58,6 +58,7 @@ struct Toy {
   };
   struct Attrs {
     double factor = 1;
+    void fields(auto&& f) const { f("factor", factor, "what x is multiplied by"); }
   };
 };
 
@@ -66,13 +67,13 @@ struct Toy {
 template <Fault F, class T, bool kernel>
 struct Loops {
   using Op = Toy<F>;
-  using In = typename Op::template In<Tensor>;
-  using Out = typename Op::template Out<Tensor>;
+  using In = typename Op::template In<TensorView>;
+  using Out = typename Op::template Out<TensorView>;
   using A = acc_t<T>;
   static constexpr bool has(Fault f) { return kernel && F == f; }
 
   static void forward(const In& in, Out& out, const typename Op::Attrs& a) {
-    const Tensor x = has(Fault::kNoStrides) ? in.x : in.x.contiguous(), w = in.w.contiguous();
+    const TensorView &x = in.x, &w = in.w;
     const Index heads = x.size(2), d = x.size(3), n = x.numel();
     const T* xp = static_cast<const T*>(std::as_const(x).raw());
     const auto* wp = static_cast<const A*>(std::as_const(w).raw());
@@ -106,7 +107,12 @@ struct Loops {
       }
     }
     if (has(Fault::kSwapped)) {
-      out.y.copy_(out.y.clone().view({x.size(0), heads, x.size(1), d}).transpose(1, 2));
+      const Index tokens = x.size(1);
+      const std::vector<T> right(y, y + n);
+      for (Index i = 0; i < n; ++i) {  // [B,T,H,D] as if it were [B,H,T,D]
+        const Index t = i / d / heads % tokens, h = i / d % heads, b = i / d / heads / tokens;
+        y[i] = right[static_cast<std::size_t>(((b * heads + h) * tokens + t) * d + i % d)];
+      }
     }
     if (has(Fault::kNan)) {
       y[n / 2] = convert<T>(static_cast<A>(NAN));
@@ -124,17 +130,16 @@ struct Loops {
 
   static void backward(const In& in, const Out&, const Out& dout, In& din,
                        const typename Op::Attrs& a) {
-    const Tensor x = in.x.contiguous(), w = in.w.contiguous();
+    const TensorView &x = in.x, &w = in.w;
     const Index heads = x.size(2), d = x.size(3), n = x.numel();
-    const Tensor dy = !dout.y.defined()                ? Tensor::zeros(x.shape(), x.dtype())
-                      : has(Fault::kGradientNoStrides) ? dout.y
-                                                       : dout.y.contiguous();
+    const std::vector<T> no_dy(dout.y.defined() ? 0 : static_cast<std::size_t>(n), T(0.0f));
     const bool given = dout.total.defined() && F != Fault::kDroppedOutput;
-    const Tensor dtotal = given                 ? dout.total.contiguous()
-                          : has(Fault::kAbsent) ? Tensor::full({heads}, acc_dtype(x.dtype()), 1)
-                                                : Tensor::zeros({heads}, acc_dtype(x.dtype()));
-    const T *xp = x.data<T>(), *gp = static_cast<const T*>(dy.raw());
-    const A *wp = w.data<A>(), *sp = dtotal.data<A>();
+    const std::vector<A> no_dtotal(given ? 0 : static_cast<std::size_t>(heads),
+                                   has(Fault::kAbsent) ? A(1) : A(0));
+    const T* const xp = x.template data<T>();
+    const T* const gp = dout.y.defined() ? dout.y.template data<T>() : no_dy.data();
+    const A* const wp = w.template data<A>();
+    const A* const sp = given ? dout.total.template data<A>() : no_dtotal.data();
     const A factor = static_cast<A>(a.factor);
     std::vector<double> dw(static_cast<std::size_t>(d));
     const RowsOut<T> dx(din.x);
@@ -171,12 +176,12 @@ struct Register {
   template <class T>
   using Reference = Loops<F, T, false>;
 
-  static Cost cost(const typename Toy<F>::template In<Tensor>& in, const typename Toy<F>::Attrs&) {
+  static Cost cost(const typename Toy<F>::template In<ShapeOf>& in, const typename Toy<F>::Attrs&) {
     const auto n = static_cast<double>(in.x.numel());
     return {.bytes = F == Fault::kNegativeCost ? -n : 2 * n,
             .flops = F == Fault::kInfiniteCost ? INFINITY : n};
   }
-  static void bind(const typename Toy<F>::template In<Tensor>& in, const typename Toy<F>::Attrs&,
+  static void bind(const typename Toy<F>::template In<ShapeOf>& in, const typename Toy<F>::Attrs&,
                    Bindings& b) {
     const bool fits = b["D"] == b["E"];
     LS_CHECK(fits || F != Fault::kErrorKind, kConfig, "{}: argument w has {}", name(),
@@ -191,12 +196,18 @@ struct Register {
         .bind(&bind)
         .out("y[B,T,H,D] total[H]:acc")
         .saves("x w")
-        .strided_grad("x")
         .template reference<Reference>();
     if (F != Fault::kNoCost) {
       builder.cost(&cost);
     }
-    KernelBuilder<Toy<F>>().template types<float>([]<class T>() {
+    KernelBuilder<Toy<F>> kernels;
+    if (F == Fault::kNoStrides) {
+      kernels.reads("x", lies::anyhow);
+    }
+    if (F == Fault::kGradientNoStrides) {
+      kernels.reads("y", lies::anyhow);
+    }
+    kernels.strided_grad("x").template types<float>([]<class T>() {
       return std::pair(&Loops<F, T, true>::forward, &Loops<F, T, true>::backward);
     });
     return builder;

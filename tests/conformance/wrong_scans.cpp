@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <functional>
 
 #include "core/ops/attention/attention.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
@@ -20,6 +21,13 @@ namespace {
 
 using Linear = DecayedLinear::In<Tensor>;
 
+/// The right passes, as the wrong ones call them.
+using Forward =
+    std::function<void(std::span<const Tensor> in, std::span<Tensor> out, const void* attrs)>;
+using Backward =
+    std::function<void(std::span<const Tensor> in, std::span<const Tensor> out,
+                       std::span<const Tensor> dout, std::span<Tensor> din, const void* attrs)>;
+
 /// A family and its op, to be made wrong.
 struct Copy {
   OpInfo op;
@@ -27,31 +35,50 @@ struct Copy {
   explicit Copy(const char* name)
       : op(*scan_registry().at(name)->op), family(*scan_registry().at(name)) {
     family.op = &op;
-    const auto t = static_cast<std::size_t>(DType::kF64);
-    if (!op.forward_cpu[t]) {  // the reference is the kernel
-      op.forward_cpu[t] = op.forward_reference[t];
-      op.backward_cpu[t] = op.backward_reference[t];
+    if (!op.kernel(DeviceType::kCpu, DType::kF64)) {  // the reference is the kernel
+      op.kernels.push_back(reference());
     }
   }
   Copy(const Copy&) = delete;
   Copy& operator=(const Copy&) = delete;
 
+  Kernel& reference() { return op.references[static_cast<std::size_t>(DType::kF64)]; }
+  /// Those that run in f64.
+  template <class F>
+  void for_kernels(F&& f) {
+    for (Kernel& k : op.kernels) {
+      if (k.dtype == DType::kF64) {
+        f(k);
+      }
+    }
+  }
   /// Replaces the f64 forward pass; `f` gets the right one to call.
   template <class F>
-  void forward(F&& f) {
-    ForwardKernel& kernel = op.forward_cpu[static_cast<std::size_t>(DType::kF64)];
-    kernel = [f = std::forward<F>(f), right = kernel](std::span<const Tensor> in,
-                                                      std::span<Tensor> out, const void* attrs) {
-      f(right, in, out, attrs);
-    };
+  void forward(F f) {
+    for_kernels([&](Kernel& k) {
+      k.forward = [f, own = k.forward](std::span<const Tensor> in, std::span<Tensor> out,
+                                       std::span<Tensor> kept, const void* attrs) {
+        const Forward right = [&](std::span<const Tensor> x, std::span<Tensor> y, const void* a) {
+          own(x, y, kept, a);
+        };
+        f(right, in, out, attrs);
+      };
+    });
   }
   template <class F>
-  void backward(F&& f) {
-    BackwardKernel& kernel = op.backward_cpu[static_cast<std::size_t>(DType::kF64)];
-    kernel = [f = std::forward<F>(f), right = kernel](
-                 std::span<const Tensor> in, std::span<const Tensor> out,
-                 std::span<const Tensor> dout, std::span<Tensor> din,
-                 const void* attrs) { f(right, in, out, dout, din, attrs); };
+  void backward(F f) {
+    for_kernels([&](Kernel& k) { break_backward(k, f); });
+  }
+  template <class F>
+  static void break_backward(Kernel& k, F f) {
+    k.backward = [f, own = k.backward](std::span<const Tensor> in, std::span<const Tensor> out,
+                                       std::span<const Tensor> dout, std::span<Tensor> din,
+                                       std::span<const Tensor> kept, const void* attrs) {
+      const Backward right = [&](std::span<const Tensor> x, std::span<const Tensor> y,
+                                 std::span<const Tensor> dy, std::span<Tensor> dx,
+                                 const void* a) { own(x, y, dy, dx, kept, a); };
+      f(right, in, out, dout, din, attrs);
+    };
   }
 };
 
@@ -175,7 +202,7 @@ TEST_SUITE("conformance") {
 
   TEST_CASE("scan laws: a final state one token behind") {
     Copy wrong("decayed_linear");
-    wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
+    wrong.forward([](const Forward& right, std::span<const Tensor> in, std::span<Tensor> out,
                      const void* attrs) {
       right(in, out, attrs);
       const Index t = in[0].size(1);
@@ -193,7 +220,7 @@ TEST_SUITE("conformance") {
 
   TEST_CASE("scan laws: the last, shorter chunk does not reach the state") {
     Copy wrong("decayed_linear");
-    wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
+    wrong.forward([](const Forward& right, std::span<const Tensor> in, std::span<Tensor> out,
                      const void* attrs) {
       right(in, out, attrs);
       const auto& a = *static_cast<const ops::DecayedLinear::Attrs*>(attrs);
@@ -279,7 +306,7 @@ TEST_SUITE("conformance") {
 
   TEST_CASE("scan laws: documents that see the ones before them") {
     Copy wrong("decayed_linear");
-    wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
+    wrong.forward([](const Forward& right, std::span<const Tensor> in, std::span<Tensor> out,
                      const void* attrs) {
       right(in, out, attrs);
       if (in[at("offsets")].defined() && in[at("offsets")].numel() > 2) {
@@ -296,7 +323,7 @@ TEST_SUITE("conformance") {
 
   TEST_CASE("scan laws: a padded token that still decays") {
     Copy wrong("decayed_linear");
-    wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
+    wrong.forward([](const Forward& right, std::span<const Tensor> in, std::span<Tensor> out,
                      const void* attrs) {
       std::vector<Tensor> x = list(in);
       const Tensor& g = in[at("g")];
@@ -308,7 +335,7 @@ TEST_SUITE("conformance") {
 
   TEST_CASE("scan laws: a gradient that stops at the outgoing state") {
     Copy wrong("delta_rule");
-    wrong.backward([](const BackwardKernel& right, std::span<const Tensor> in,
+    wrong.backward([](const Backward& right, std::span<const Tensor> in,
                       std::span<const Tensor> out, std::span<const Tensor> dout,
                       std::span<Tensor> din, const void* attrs) {
       const std::vector<Tensor> d = {dout[0], Tensor()};
@@ -321,7 +348,7 @@ TEST_SUITE("conformance") {
 
   TEST_CASE("scan laws: no gradient for the first state") {
     Copy wrong("decayed_linear");
-    wrong.backward([](const BackwardKernel& right, std::span<const Tensor> in,
+    wrong.backward([](const Backward& right, std::span<const Tensor> in,
                       std::span<const Tensor> out, std::span<const Tensor> dout,
                       std::span<Tensor> din, const void* attrs) {
       right(in, out, dout, din, attrs);
@@ -336,7 +363,7 @@ TEST_SUITE("conformance") {
 
   TEST_CASE("scan laws: one token taken for none") {
     Copy wrong("decayed_linear");
-    wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
+    wrong.forward([](const Forward& right, std::span<const Tensor> in, std::span<Tensor> out,
                      const void* attrs) {
       right(in, out, attrs);
       if (in[0].size(1) == 1 && in[at("s0")].defined()) {
@@ -353,12 +380,12 @@ TEST_SUITE("conformance") {
       a.scale *= 1 + 1e-9;
       return a;
     };
-    wrong.forward([longer](const ForwardKernel& right, std::span<const Tensor> in,
-                           std::span<Tensor> out, const void* attrs) {
+    wrong.forward([longer](const Forward& right, std::span<const Tensor> in, std::span<Tensor> out,
+                           const void* attrs) {
       const ops::DecayedLinear::Attrs a = longer(attrs);
       right(in, out, &a);
     });
-    wrong.backward([longer](const BackwardKernel& right, std::span<const Tensor> in,
+    wrong.backward([longer](const Backward& right, std::span<const Tensor> in,
                             std::span<const Tensor> out, std::span<const Tensor> dout,
                             std::span<Tensor> din, const void* attrs) {
       const ops::DecayedLinear::Attrs a = longer(attrs);
@@ -369,21 +396,20 @@ TEST_SUITE("conformance") {
 
   TEST_CASE("scan laws: a gradient a little too large, in kernel and reference") {
     Copy wrong("delta_rule");
-    for (auto* kernels : {&wrong.op.backward_cpu, &wrong.op.backward_reference}) {
-      BackwardKernel& kernel = (*kernels)[static_cast<std::size_t>(DType::kF64)];
-      kernel = [right = kernel](std::span<const Tensor> in, std::span<const Tensor> out,
-                                std::span<const Tensor> dout, std::span<Tensor> din,
-                                const void* attrs) {
-        right(in, out, dout, din, attrs);
-        din[3].mul_(1.001);
-      };
-    }
+    const auto larger = [](const Backward& right, std::span<const Tensor> in,
+                           std::span<const Tensor> out, std::span<const Tensor> dout,
+                           std::span<Tensor> din, const void* attrs) {
+      right(in, out, dout, din, attrs);
+      din[3].mul_(1.001);
+    };
+    wrong.backward(larger);
+    Copy::break_backward(wrong.reference(), larger);
     CHECK(broken(wrong.family, delta_case()) == "derivative ");
   }
 
   TEST_CASE("scan laws: a window one token wider than its state") {
     Copy wrong("sliding_window");
-    wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
+    wrong.forward([](const Forward& right, std::span<const Tensor> in, std::span<Tensor> out,
                      const void* attrs) {
       right(in, out, attrs);
       ops::Attention::Attrs wide = *static_cast<const ops::Attention::Attrs*>(attrs);
@@ -400,8 +426,8 @@ TEST_SUITE("conformance") {
   TEST_CASE("scan laws: attention that looks back into the document before") {
     for (const Index window : {0, 7}) {
       Copy wrong(window > 0 ? "sliding_window" : "attention");
-      wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in,
-                       std::span<Tensor> out, const void* attrs) {
+      wrong.forward([](const Forward& right, std::span<const Tensor> in, std::span<Tensor> out,
+                       const void* attrs) {
         std::vector<Tensor> x = list(in);
         x[static_cast<std::size_t>(op_info<ops::Attention>().input_index("start"))] = Tensor();
         right(x, out, attrs);
@@ -439,7 +465,7 @@ TEST_SUITE("conformance") {
 
   TEST_CASE("scan laws: the token before the first is not read") {
     Copy wrong("token_shift");
-    wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
+    wrong.forward([](const Forward& right, std::span<const Tensor> in, std::span<Tensor> out,
                      const void* attrs) {
       std::vector<Tensor> x = list(in);
       x[1] = Tensor();
@@ -454,14 +480,14 @@ TEST_SUITE("conformance") {
     for (const bool forward : {true, false}) {
       Copy wrong("lstm");
       if (forward) {
-        wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in,
-                         std::span<Tensor> out, const void* attrs) {
+        wrong.forward([](const Forward& right, std::span<const Tensor> in, std::span<Tensor> out,
+                         const void* attrs) {
           std::vector<Tensor> x = list(in);
           x[static_cast<std::size_t>(op_info<ops::Lstm>().input_index("c0"))] = Tensor();
           right(x, out, attrs);
         });
       } else {
-        wrong.backward([](const BackwardKernel& right, std::span<const Tensor> in,
+        wrong.backward([](const Backward& right, std::span<const Tensor> in,
                           std::span<const Tensor> out, std::span<const Tensor> dout,
                           std::span<Tensor> din, const void* attrs) {
           std::vector<Tensor> d = list(dout);
@@ -477,7 +503,7 @@ TEST_SUITE("conformance") {
 
   TEST_CASE("scan laws: NaN is never right") {
     Copy wrong("decayed_linear");
-    wrong.forward([](const ForwardKernel& right, std::span<const Tensor> in, std::span<Tensor> out,
+    wrong.forward([](const Forward& right, std::span<const Tensor> in, std::span<Tensor> out,
                      const void* attrs) {
       right(in, out, attrs);
       out[0].fill_(NAN);

@@ -50,7 +50,7 @@ TEST_SUITE("e2e") {
     }
   }
 
-  TEST_CASE("describe knows every op: contract, gradients, forms") {
+  TEST_CASE("describe knows every op: contract, gradients, attributes, forms") {
     const Workplace w;
     for (const std::string& name : op_registry().names()) {
       const Outcome out = w.run({"describe", name});
@@ -60,9 +60,16 @@ TEST_SUITE("e2e") {
       const OpInfo& op = *op_registry().at(name);
       CHECK(out.text.find(op.contract_in) != std::string::npos);
       CHECK(out.text.find(op.contract_out) != std::string::npos);
+      for (const AttrInfo& a : op.attrs) {
+        CAPTURE(a.name);
+        CHECK_FALSE(a.help.empty());
+        CHECK(out.text.find("\n" + a.name + " ") != std::string::npos);
+        CHECK(out.text.find(a.help) != std::string::npos);
+      }
     }
     const Outcome out = w.run({"describe", "delta_rule"});
-    for (const char* text : {"recurrent, chunk", "family delta", "\noffsets[N1]:i64?     none"}) {
+    for (const char* text : {"recurrent, chunk", "family delta", "\noffsets[N1]:i64?     none",
+                             "auto, recurrent, chunk, parallel", "qk_l2norm", "false"}) {
       CAPTURE(text);
       CHECK(out.text.find(text) != std::string::npos);
     }
@@ -81,8 +88,10 @@ TEST_SUITE("e2e") {
             "test_examples: 8}\nmodels:\n  - {name: a_longer_model_name, layers: "
             "[deltanet], width: 8, channel: none}\nsteps: 60\nbatch: 2\n");
     for (const int columns : {80, 100}) {
-      for (const std::string command : {"list", "info", "train run.yaml --fresh",
-                                        "eval runs/run/*/seed0/checkpoints/step_000000060.h5"}) {
+      for (const std::string command :
+           {"list", "info", "describe gated_deltanet", "describe attention", "describe rms_norm",
+            "describe delta_rule", "describe mqar", "train run.yaml --fresh",
+            "eval runs/run/*/seed0/checkpoints/step_000000060.h5"}) {
         const Outcome out =
             w.shell("export longscan\nscript -qec 'stty cols " + std::to_string(columns) +
                     "; $longscan " + command + "' /dev/null | sed 's/.*\\r.\\[K//'");

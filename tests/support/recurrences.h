@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "core/op/op.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/delta_rule/delta_rule.h"
 

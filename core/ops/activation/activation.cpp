@@ -10,15 +10,16 @@ using Op = Activation;
 
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const common::Joined<const Real, 1> x(in.x);
     const common::Joined<Real, 1> y(out.y);
     for (Index i = 0; i < x.size(0); ++i) {
       y(i) = act::reference_value(a.activation, x(i));
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const common::Joined<const Real, 1> x(in.x), gy(dout.y);
     const common::Joined<Real, 1> gx(din.x);
     for (Index i = 0; i < x.size(0); ++i) {
@@ -31,7 +32,6 @@ LS_OP(Activation, "activation", "elementwise activation")
     .in("x[...]")
     .out("y[...]")
     .saves("x")
-    .strided_grad("x")
     .reference<Reference>()
     .cost(2, 8);
 

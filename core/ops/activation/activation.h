@@ -1,5 +1,5 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/op/gives_y.h"
 #include "core/ops/common/act.h"
 
 namespace ls::ops {
@@ -11,6 +11,7 @@ namespace ls::ops {
 struct Activation : TakesXGivesY {
   struct Attrs {
     Act activation = Act::kIdentity;
+    void fields(auto&& f) const { f("activation", activation, "the function"); }
   };
 };
 

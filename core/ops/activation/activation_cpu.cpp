@@ -3,6 +3,7 @@
 #include "core/ops/activation/activation.h"
 
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
 #include "core/ops/common/activations.h"
 #include "core/tensor/rows.h"
 
@@ -26,7 +27,7 @@ void for_elements(const Rows& x, F&& f) {
 }
 
 template <class T>
-void forward(const Activation::In<Tensor>& in, Activation::Out<Tensor>& out,
+void forward(const Activation::In<TensorView>& in, Activation::Out<TensorView>& out,
              const Activation::Attrs& a) {
   using A = acc_t<T>;
   Rows x(in.x);
@@ -46,8 +47,8 @@ void forward(const Activation::In<Tensor>& in, Activation::Out<Tensor>& out,
 }
 
 template <class T>
-void backward(const Activation::In<Tensor>& in, const Activation::Out<Tensor>&,
-              const Activation::Out<Tensor>& dout, Activation::In<Tensor>& din,
+void backward(const Activation::In<TensorView>& in, const Activation::Out<TensorView>&,
+              const Activation::Out<TensorView>& dout, Activation::In<TensorView>& din,
               const Activation::Attrs& a) {
   using A = acc_t<T>;
   Rows x(in.x), g(dout.y);
@@ -68,9 +69,10 @@ void backward(const Activation::In<Tensor>& in, const Activation::Out<Tensor>&,
   });
 }
 
-LS_KERNEL(Activation).types<double, float, bf16>([]<class T>() {
-  return std::pair(&forward<T>, &backward<T>);
-});
+LS_KERNEL(Activation)
+    .reads("x y", lies::rows)
+    .strided_grad("x")
+    .types<double, float, bf16>([]<class T>() { return std::pair(&forward<T>, &backward<T>); });
 
 }  // namespace
 }  // namespace ls::ops

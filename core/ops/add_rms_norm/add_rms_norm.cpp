@@ -11,7 +11,7 @@ using Op = AddRmsNorm;
 
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const common::Joined<const Real, 2> x(in.x), residual(in.residual);
     const View<const Real, 1> weight(in.weight);
     const common::Joined<Real, 2> sum(out.sum), y(out.y);
@@ -29,12 +29,12 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
     const common::Joined<const Real, 2> sum(out.sum), gsum(dout.sum), gy(dout.y);
     const common::Joined<const Real, 1> rstd(out.rstd);
     const View<const Real, 1> weight(in.weight);
-    Op::In<Tensor> d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const common::Joined<Real, 2> gx(d.x.defined() ? d.x : d.residual);
     const View<Real, 1> gweight(d.weight);
     for (Index r = 0; r < sum.size(0); ++r) {

@@ -1,5 +1,4 @@
 #pragma once
-#include "core/op/op.h"
 
 namespace ls::ops {
 
@@ -20,6 +19,7 @@ struct AddRmsNorm {
   };
   struct Attrs {
     double eps = 1e-5;
+    void fields(auto&& f) const { f("eps", eps, "added to the mean of squares"); }
   };
 };
 

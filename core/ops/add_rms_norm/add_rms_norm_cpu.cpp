@@ -6,9 +6,11 @@
 #include <vector>
 
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
 #include "core/ops/add_rms_norm/add_rms_norm.h"
 #include "core/ops/common/rms_rows.h"
 #include "core/tensor/rows.h"
+#include "core/tensor/tensor.h"
 
 namespace ls::ops {
 namespace {
@@ -16,11 +18,10 @@ namespace {
 using Op = AddRmsNorm;
 
 template <class T>
-void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
   using A = acc_t<T>;
   const Rows x(in.x), residual(in.residual);
-  const Tensor weight = in.weight.contiguous();
-  const A* __restrict w = weight.data<A>();
+  const A* __restrict w = in.weight.data<A>();
   const Index d = x.cols;
   T* sum = out.sum.data<T>();
   T* y = out.y.data<T>();
@@ -48,17 +49,17 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
 }
 
 template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
-              Op::In<Tensor>& din, const Op::Attrs&) {
+void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
+              const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
   using A = acc_t<T>;
-  const Tensor weight = in.weight.contiguous();
-  const A* w = weight.data<A>();
+  const A* w = in.weight.data<A>();
   const T* sum = out.sum.data<T>();
   const A* rstd = out.rstd.data<A>();
   const Index d = out.sum.size(-1), rows = d > 0 ? out.sum.numel() / d : 0;
   const Tensor zero = dout.y.defined() ? Tensor() : Tensor::zeros({1, d}, out.sum.dtype());
-  const Rows dy(dout.y.defined() ? dout.y : zero), dsum(dout.sum.defined() ? dout.sum : out.sum);
-  Tensor& wanted = din.x.defined() ? din.x : din.residual;
+  const Rows dy(dout.y.defined() ? dout.y : TensorView(zero)),
+      dsum(dout.sum.defined() ? dout.sum : out.sum);
+  TensorView& wanted = din.x.defined() ? din.x : din.residual;
   T* const dx = wanted.defined() ? wanted.data<T>() : nullptr;
   using rms::kPieces;
   std::vector<A> sums(static_cast<std::size_t>(kPieces * d));
@@ -82,9 +83,9 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
   }
 }
 
-LS_KERNEL(AddRmsNorm).types<double, float, bf16>([]<class T>() {
-  return std::pair(&forward<T>, &backward<T>);
-});
+LS_KERNEL(AddRmsNorm)
+    .reads("x residual sum y", lies::rows)
+    .types<double, float, bf16>([]<class T>() { return std::pair(&forward<T>, &backward<T>); });
 
 }  // namespace
 }  // namespace ls::ops

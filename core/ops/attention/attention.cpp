@@ -12,7 +12,7 @@ namespace {
 
 using Op = Attention;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs& a, Bindings& b) {
   LS_CHECK(in.k.size(2) > 0 && in.q.size(2) % in.k.size(2) == 0, kShape,
            "attention: q and k: {} query heads are not a multiple of {} key heads", in.q.size(2),
            in.k.size(2));
@@ -43,7 +43,7 @@ struct Reference {
   };
 
   struct Call {
-    Call(const Op::In<Tensor>& in, const Op::Attrs& attrs)
+    Call(const Op::In<TensorView>& in, const Op::Attrs& attrs)
         : a(attrs),
           q(in.q),
           k(in.k0, in.k),
@@ -146,9 +146,9 @@ struct Reference {
     }
   }
 
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const Call call(in, a);
-    const View<Real, 4> o(out.o.zero_()), kT(out.kT), vT(out.vT);
+    const View<Real, 4> o(common::zeroed(out.o)), kT(out.kT), vT(out.vT);
     const View<Real, 3> lse(out.lse);
     for (Index b = 0; b < call.batch; ++b) {
       for (Index t = 0; t < call.queries; ++t) {
@@ -173,12 +173,13 @@ struct Reference {
 
   // With p = softmax(s): ds_j = p_j (dp_j - sum_i p_i dp_i + dlse), dp_j = do v_j; the sink is one
   // more logit, whose value is 0.
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const Call call(in, a);
     const View<const Real, 4> go(dout.o), gkT(dout.kT), gvT(dout.vT);
     const View<const Real, 3> glse(dout.lse);
-    Op::In<Tensor> d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const View<Real, 4> gq(d.q);
     const Joined<Real> gk(d.k0, d.k), gv(d.v0, d.v);
     const View<Real, 3> gbias(d.bias);
@@ -225,7 +226,7 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
+Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs& a) {
   const double pairs =
       (a.causal ? 0.5 : 1.0) * in.q.size(0) * in.q.size(2) * in.q.size(1) * in.k.size(1);
   return {.bytes = 2.0 * in.q.bytes() + in.k.bytes() + in.v.bytes(),
@@ -239,7 +240,6 @@ LS_OP(Attention, "attention",
     .out("o[B,T,HQ,Dv] lse[B,T,HQ]:acc kT[B,T1,H,Dk] vT[B,T1,H,Dv]")
     .saves("q k v k0 v0 start sink slopes bias offsets o lse")
     .no_grad("slopes")
-    .strided_grad("q k v")
     .continues("k0", "k", "kT")
     .continues("v0", "v", "vT")
     .bind(bind)

@@ -1,7 +1,7 @@
 #pragma once
 #include <algorithm>
 
-#include "core/op/op.h"
+#include "core/base/types.h"
 #include "core/op/scan_attrs.h"
 
 namespace ls::ops {
@@ -42,6 +42,15 @@ struct Attention {
     Index q_offset = 0;
     /// How many of `keys` keys go out as the cache.
     Index kept(Index keys) const { return window > 0 ? std::min(keys, window - 1) : keys; }
+    void fields(auto&& f) const {
+      ScanAttrs::fields(f);
+      f("scale", scale, "factor on q k");
+      f("causal", causal, "a query sees no later key");
+      f("window", window, "how many keys a query sees, its own among them; 0: all");
+      f("softcap", softcap, "c tanh(x / c) of scores; 0: none");
+      f("prefix", prefix, "keys that every query sees");
+      f("q_offset", q_offset, "added to the positions of queries");
+    }
   };
 };
 

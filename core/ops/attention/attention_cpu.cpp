@@ -26,6 +26,7 @@
 #include "core/backend/cpu/packed_gemm.h"
 #include "core/backend/cpu/simd_math.h"
 #include "core/backend/cpu/small_gemm.h"
+#include "core/op/declare.h"
 #include "core/op/report.h"
 #include "core/ops/common/sequences.h"
 #include "core/tensor/rows.h"
@@ -73,10 +74,10 @@ struct Call {
   common::Operand<T> q, k, v, k0, v0;
   View<const std::int64_t, 2> start;
   View<const A, 1> sink, slopes;
-  Tensor bias;
+  const A* bias;                           ///< null: none
   std::vector<common::Sequence> document;  ///< of each token, where documents are packed
 
-  Call(const Op::In<Tensor>& in, const Op::Attrs& attrs)
+  Call(const Op::In<TensorView>& in, const Op::Attrs& attrs)
       : a(attrs),
         batch(in.q.size(0)),
         queries(in.q.size(1)),
@@ -95,7 +96,7 @@ struct Call {
         start(in.start),
         sink(in.sink),
         slopes(in.slopes),
-        bias(in.bias.contiguous()) {
+        bias(common::elements<A>(in.bias)) {
     if (in.offsets.defined()) {
       for (const common::Sequence& s : common::sequences(batch, queries, in.offsets, "attention")) {
         document.insert(document.end(), s.length, s);
@@ -167,8 +168,8 @@ struct Call {
           row[c] -= decline * A(position(t + r) - (j + c));
         }
       }
-      if (bias.defined()) {
-        const A* line = bias.data<A>() + (qh * queries + t + r) * keys + j;
+      if (bias) {
+        const A* line = bias + (qh * queries + t + r) * keys + j;
         for (Index c = 0; c < n; ++c) {
           row[c] += line[c];
         }
@@ -190,19 +191,26 @@ struct Call {
 
 /// The last rows of `old` and `fresh`, as many as `out` has. Those of `old` may stand there
 /// already.
-void keep_cache(const Tensor& old, const Tensor& fresh, Tensor& out) {
-  const Index n = out.size(1), from_old = old.defined() ? old.size(1) : 0;
-  const Index first = from_old + fresh.size(1) - n;
-  if (first < from_old) {
-    const Tensor from = old.slice(1, first, from_old);
-    Tensor to = out.slice(1, 0, from_old - first);
-    if (from.raw() != std::as_const(to).raw()) {
-      to.copy_(from);
+template <class T>
+void keep_cache(const TensorView& old, const TensorView& fresh, TensorView& out) {
+  const Index n = out.size(1), heads = out.size(2), d = out.size(3);
+  const Index from_old = old.defined() ? old.size(1) : 0, first = from_old + fresh.size(1) - n;
+  const Index done = std::clamp<Index>(from_old - first, 0, n);  // rows of `old`
+  const bool in_place =
+      done > 0 && n > 0 && old.slice(1, first, from_old).raw() == std::as_const(out).raw();
+  const common::Operand<T> from(old), own(fresh);
+  const common::Result<T> to(out);
+  const Index start = in_place ? done : 0, rows = n - start;
+  parallel_for(out.size(0) * rows, row_grain(heads * d), [&](Index r0, Index r1) {
+    for (Index r = r0; r < r1; ++r) {
+      const Index b = r / rows, i = start + r % rows;
+      for (Index h = 0; h < heads; ++h) {
+        const T* const row =
+            i < done ? from.at(b, first + i, h) : own.at(b, first + i - from_old, h);
+        std::copy_n(row, d, to.at(b, i, h));
+      }
     }
-  }
-  const Index done = std::max<Index>(0, from_old - first),
-              skip = std::max<Index>(0, first - from_old);
-  out.slice(1, done, n).copy_(fresh.slice(1, skip, fresh.size(1)));
+  });
 }
 
 /// One row of n scores joins a running softmax: it becomes e^(score - top), and y, the output so
@@ -242,15 +250,7 @@ class FewQueries {
   static constexpr Index kPiece = 512;  // keys, whole blocks
 
  public:
-  /// Few rows, for which products read the other operand where it lies; keys that do not overlap.
-  static bool fits(const Call<T>& call, const Op::In<Tensor>& in) {
-    const auto keys_are_apart = [](const Tensor& x) {
-      return !x.defined() || x.size(1) <= 1 || x.stride(1) >= x.size(3);
-    };
-    return call.group * call.queries < kFewRows && keys_are_apart(in.k) && keys_are_apart(in.v) &&
-           keys_are_apart(in.k0) && keys_are_apart(in.v0);
-  }
-  FewQueries(const Call<T>& call, Op::Out<Tensor>& out)
+  FewQueries(const Call<T>& call, Op::Out<TensorView>& out)
       : call_(call),
         pieces_(std::max<Index>(1, common::pieces(call.keys, kPiece))),
         o_(out.o),
@@ -394,8 +394,27 @@ class FewQueries {
   std::vector<A> y_;  // of each task y [rows,Dv], top [rows], sum [rows]
 };
 
+/// Few rows, for which products read the other operand where it lies; keys that do not overlap.
+bool has_few_queries(const Op::In<ShapeOf>& in, const Op::Attrs&) {
+  const auto keys_are_apart = [](const ShapeOf& x) {
+    return !x.defined() || x.size(1) <= 1 || x.stride(1) >= x.size(3);
+  };
+  return in.q.size(2) / in.k.size(2) * in.q.size(1) < kFewRows && keys_are_apart(in.k) &&
+         keys_are_apart(in.v) && keys_are_apart(in.k0) && keys_are_apart(in.v0);
+}
+
 template <class T>
-void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+void forward_few_queries(const Op::In<TensorView>& in, Op::Out<TensorView>& out,
+                         const Op::Attrs& a) {
+  report_form<Op>("blocks");
+  keep_cache<T>(in.k0, in.k, out.kT);
+  keep_cache<T>(in.v0, in.v, out.vT);
+  const Call<T> call(in, a);
+  FewQueries<T>(call, out).run();
+}
+
+template <class T>
+void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
   report_form<Op>("blocks");
   using A = acc_t<T>;
   using O = operand_t<T>;
@@ -404,14 +423,8 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
   A* const lse = out.lse.data<A>();
   const Index dk = call.dk, dv = call.dv, blocks = call.blocks();
   constexpr A kInf = std::numeric_limits<A>::infinity();
-  keep_cache(in.k0, in.k, out.kT);
-  keep_cache(in.v0, in.v, out.vT);
-  if constexpr (std::is_same_v<T, O>) {
-    if (FewQueries<T>::fits(call, in)) {
-      FewQueries<T>(call, out).run();
-      return;
-    }
-  }
+  keep_cache<T>(in.k0, in.k, out.kT);
+  keep_cache<T>(in.v0, in.v, out.vT);
   parallel_for(call.batch * call.q_heads * blocks, 1, [&](Index first, Index last) {
     common::Scratch<O> operands(kBlock * (2 * dk + dv + kBlock));
     O *q = operands.take(kBlock * dk), *k = operands.take(kBlock * dk),
@@ -465,13 +478,13 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
 template <class T>
 struct Gradients {
   using A = acc_t<T>;
-  Gradients(const Call<T>& call, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
-            Op::In<Tensor>& din)
+  Gradients(const Call<T>& call, const Op::Out<TensorView>& out, const Op::Out<TensorView>& dout,
+            Op::In<TensorView>& din)
       : go(dout.o),
         o(out.o),
         gkT(dout.kT),
         gvT(dout.vT),
-        glse(dout.lse, true),
+        glse(dout.lse),
         lse(out.lse.data<A>()),
         kept(call.a.kept(call.keys)),
         q(din.q),
@@ -640,12 +653,12 @@ class KeyHead {
 };
 
 template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
-              Op::In<Tensor>& din, const Op::Attrs& a) {
+void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
+              const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs& a) {
   const Call<T> call(in, a);
-  for (Tensor* sum : {&din.sink, &din.bias}) {
+  for (TensorView* sum : {&din.sink, &din.bias}) {
     if (sum->defined()) {
-      sum->zero_();
+      common::zeroed(*sum);
     }
   }
   const Gradients<T> grad(call, out, dout, din);
@@ -661,9 +674,20 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
   });
 }
 
-LS_KERNEL(Attention).types<double, float, bf16>([]<class T>() {
-  return std::pair(&forward<T>, &backward<T>);
-});
+constexpr const char* kRead = "q k v k0 v0 o kT vT";
+LS_KERNEL(Attention)
+    .named("few queries")
+    .reads(kRead, lies::heads)
+    .strided_grad("q k v")
+    .when(&has_few_queries)
+    .types<double, float, bf16>([]<class T>() {
+      return std::pair(&forward_few_queries<T>, &backward<T>);
+    });
+LS_KERNEL(Attention)
+    .named("blocks")
+    .reads(kRead, lies::heads)
+    .strided_grad("q k v")
+    .types<double, float, bf16>([]<class T>() { return std::pair(&forward<T>, &backward<T>); });
 
 }  // namespace
 }  // namespace ls::ops

@@ -10,7 +10,7 @@ using Op = BiasAct;
 
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const common::Joined<const Real, 2> x(in.x);
     const View<const Real, 1> bias(in.bias);
     const common::Joined<Real, 2> y(out.y);
@@ -20,11 +20,12 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const common::Joined<const Real, 2> x(in.x), gy(dout.y);
     const View<const Real, 1> bias(in.bias);
-    Op::In<Tensor> d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const common::Joined<Real, 2> gx(d.x);
     const View<Real, 1> gbias(d.bias);
     for (Index r = 0; r < x.size(0); ++r) {

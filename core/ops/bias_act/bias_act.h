@@ -1,5 +1,5 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/op/gives_y.h"
 #include "core/ops/common/act.h"
 
 namespace ls::ops {
@@ -14,6 +14,7 @@ struct BiasAct : GivesY {
   };
   struct Attrs {
     Act activation = Act::kGeluTanh;
+    void fields(auto&& f) const { f("activation", activation, "the function"); }
   };
 };
 

@@ -2,7 +2,10 @@
 // the gradient of b, a sum over all rows, has one owner and one order.
 #include "core/ops/bias_act/bias_act.h"
 
+#include <vector>
+
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
 #include "core/ops/common/activations.h"
 #include "core/tensor/rows.h"
 
@@ -12,12 +15,12 @@ namespace {
 constexpr Index kGrain = 1 << 13;
 
 template <class T>
-void forward(const BiasAct::In<Tensor>& in, BiasAct::Out<Tensor>& out, const BiasAct::Attrs& a) {
+void forward(const BiasAct::In<TensorView>& in, BiasAct::Out<TensorView>& out,
+             const BiasAct::Attrs& a) {
   using A = acc_t<T>;
   const Rows x(in.x);
-  const Tensor bias =
-      in.bias.defined() ? in.bias.contiguous() : Tensor::zeros({x.cols}, dtype_of_v<A>);
-  const A* b = bias.data<A>();
+  const std::vector<A> zeros(in.bias.defined() ? 0 : static_cast<std::size_t>(x.cols));
+  const A* b = in.bias.defined() ? in.bias.data<A>() : zeros.data();
   T* y = out.y.data<T>();
   act::dispatch(a.activation, [&]<class F>() {
     parallel_for(x.count, row_grain(x.cols, kGrain), [&](Index r0, Index r1) {
@@ -33,13 +36,13 @@ void forward(const BiasAct::In<Tensor>& in, BiasAct::Out<Tensor>& out, const Bia
 }
 
 template <class T>
-void backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>&,
-              const BiasAct::Out<Tensor>& dout, BiasAct::In<Tensor>& din, const BiasAct::Attrs& a) {
+void backward(const BiasAct::In<TensorView>& in, const BiasAct::Out<TensorView>&,
+              const BiasAct::Out<TensorView>& dout, BiasAct::In<TensorView>& din,
+              const BiasAct::Attrs& a) {
   using A = acc_t<T>;
   const Rows x(in.x), dy(dout.y);
-  const Tensor bias =
-      in.bias.defined() ? in.bias.contiguous() : Tensor::zeros({x.cols}, dtype_of_v<A>);
-  const A* b = bias.data<A>();
+  const std::vector<A> zeros(in.bias.defined() ? 0 : static_cast<std::size_t>(x.cols));
+  const A* b = in.bias.defined() ? in.bias.data<A>() : zeros.data();
   T* dx = din.x.defined() ? din.x.data<T>() : nullptr;
   A* db = din.bias.defined() ? din.bias.data<A>() : nullptr;
   // By channels, so that the sum over rows has one owner and one order.
@@ -65,7 +68,7 @@ void backward(const BiasAct::In<Tensor>& in, const BiasAct::Out<Tensor>&,
   });
 }
 
-LS_KERNEL(BiasAct).types<double, float, bf16>([]<class T>() {
+LS_KERNEL(BiasAct).reads("x y", lies::rows).types<double, float, bf16>([]<class T>() {
   return std::pair(&forward<T>, &backward<T>);
 });
 

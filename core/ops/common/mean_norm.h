@@ -10,22 +10,22 @@
 
 #include "core/backend/cpu/simd_math.h"
 #include "core/base/parallel_for.h"
+#include "core/ops/common/elements.h"
 #include "core/tensor/rows.h"
+#include "core/tensor/tensor.h"
 
 namespace ls::ops {
 
 /// Op is LayerNorm or GroupNorm.
 template <class T, class Op>
-void mean_norm_forward(const typename Op::template In<Tensor>& in,
-                       typename Op::template Out<Tensor>& out, const typename Op::Attrs& a) {
+void mean_norm_forward(const typename Op::template In<TensorView>& in,
+                       typename Op::template Out<TensorView>& out, const typename Op::Attrs& a) {
   using A = acc_t<T>;
   const Rows x(in.x), z(in.z.defined() ? in.z : in.x);
   const bool after = in.z.defined() && a.norm_before_gate;
   const bool before = in.z.defined() && !a.norm_before_gate;
-  const Tensor weight = in.weight.defined() ? in.weight.contiguous() : Tensor();
-  const Tensor bias = in.bias.defined() ? in.bias.contiguous() : Tensor();
-  const A* w = weight.defined() ? weight.template data<A>() : nullptr;
-  const A* b = bias.defined() ? bias.template data<A>() : nullptr;
+  const A* w = common::elements<A>(in.weight);
+  const A* b = common::elements<A>(in.bias);
   const Index d = x.cols, groups = a.num_groups, group = d / groups;
   const A eps = static_cast<A>(a.eps), n = static_cast<A>(group);
   T* y = out.y.template data<T>();
@@ -84,31 +84,28 @@ void mean_norm_forward(const typename Op::template In<Tensor>& in,
 }
 
 template <class T, class Op>
-void mean_norm_backward(const typename Op::template In<Tensor>& in,
-                        const typename Op::template Out<Tensor>& out,
-                        const typename Op::template Out<Tensor>& dout,
-                        typename Op::template In<Tensor>& din, const typename Op::Attrs& a) {
+void mean_norm_backward(const typename Op::template In<TensorView>& in,
+                        const typename Op::template Out<TensorView>& out,
+                        const typename Op::template Out<TensorView>& dout,
+                        typename Op::template In<TensorView>& din, const typename Op::Attrs& a) {
   using A = acc_t<T>;
   const Rows x(in.x), z(in.z.defined() ? in.z : in.x);
-  const Rows dy(dout.y.defined() ? dout.y : Tensor::zeros(in.x.shape(), in.x.dtype()));
+  const Tensor zeros = dout.y.defined() ? Tensor() : Tensor::zeros(in.x.shape(), in.x.dtype());
+  const Rows dy(dout.y.defined() ? dout.y : TensorView(zeros));
   const bool after = in.z.defined() && a.norm_before_gate;
   const bool before = in.z.defined() && !a.norm_before_gate;
-  const auto packed = [](const Tensor& t) { return t.defined() ? t.contiguous() : Tensor(); };
-  const auto values = [](const Tensor& t) { return t.defined() ? t.data<A>() : nullptr; };
-  const Tensor weight = packed(in.weight), bias = packed(in.bias);
-  const Tensor dmean_packed = packed(dout.mean), drstd_packed = packed(dout.rstd);
-  const A* w = values(weight);
-  const A* b = values(bias);
-  const A* dmean = values(dmean_packed);
-  const A* drstd = values(drstd_packed);
-  const A* mean = values(out.mean);
-  const A* rstd = values(out.rstd);
+  const A* w = common::elements<A>(in.weight);
+  const A* b = common::elements<A>(in.bias);
+  const A* dmean = common::elements<A>(dout.mean);
+  const A* drstd = common::elements<A>(dout.rstd);
+  const A* mean = common::elements<A>(out.mean);
+  const A* rstd = common::elements<A>(out.rstd);
   const Index d = x.cols, groups = a.num_groups, group = d / groups;
   const A n = static_cast<A>(group);
-  T* dx = din.x.defined() ? din.x.template data<T>() : nullptr;
-  T* dz = din.z.defined() ? din.z.template data<T>() : nullptr;
-  A* dw = din.weight.defined() ? din.weight.template data<A>() : nullptr;
-  A* db = din.bias.defined() ? din.bias.template data<A>() : nullptr;
+  T* dx = common::elements<T>(din.x);
+  T* dz = common::elements<T>(din.z);
+  A* dw = common::elements<A>(din.weight);
+  A* db = common::elements<A>(din.bias);
 
   // Fixed pieces of rows, so that the sums over rows do not depend on the thread count.
   constexpr Index kPieces = 16;

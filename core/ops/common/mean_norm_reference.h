@@ -10,8 +10,9 @@ namespace ls::ops {
 /// Op is LayerNorm or GroupNorm.
 template <class Op, class Real>
 struct MeanNormReference {
-  using In = typename Op::template In<Tensor>;
-  using Out = typename Op::template Out<Tensor>;
+  using In = typename Op::template In<TensorView>;
+  using Shapes = typename Op::template In<ShapeOf>;
+  using Out = typename Op::template Out<TensorView>;
   using Attrs = typename Op::Attrs;
   using Rows = common::Joined<const Real, 2>;
 
@@ -83,7 +84,7 @@ struct MeanNormReference {
     const Call call(in, a);
     const Rows gy(dout.y);
     const common::Joined<const Real, 1> gmean(dout.mean), grstd(dout.rstd);
-    In d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const common::Joined<Real, 2> gx(d.x), gz(d.z);
     const View<Real, 1> gweight(d.weight), gbias(d.bias);
     for (Index r = 0; r < call.x.size(0); ++r) {
@@ -124,7 +125,7 @@ struct MeanNormReference {
     }
   }
 
-  static Cost cost(const In& in, const Attrs&) {
+  static Cost cost(const Shapes& in, const Attrs&) {
     const bool gated = in.z.defined();
     return {.bytes = (gated ? 3.0 : 2.0) * in.x.bytes(),
             .flops = (gated ? 16.0 : 8.0) * in.x.numel()};

@@ -9,15 +9,14 @@
 
 namespace ls::ops {
 
-/// y[i] = x[index[i]], zero for index -1. x [N,D], y [...,D] contiguous.
+/// y[i] = x[index[i]], zero for index -1. x [N,D] in rows, index and y [...,D] contiguous.
 template <class T>
-void gather_rows(const Tensor& x, const Tensor& index, Tensor& y) {
+void gather_rows(const TensorView& x, const TensorView& index, TensorView& y) {
   const Rows from(x);
-  const Tensor packed = index.contiguous();
-  const std::int64_t* at = packed.data<std::int64_t>();
+  const std::int64_t* at = index.data<std::int64_t>();
   const Index d = from.cols;
   T* to = y.data<T>();
-  parallel_for(packed.numel(), row_grain(d, 16384), [&](Index i0, Index i1) {
+  parallel_for(index.numel(), row_grain(d, 16384), [&](Index i0, Index i1) {
     for (Index i = i0; i < i1; ++i) {
       if (at[i] < 0) {
         std::fill_n(to + i * d, d, T(0.0f));
@@ -28,13 +27,13 @@ void gather_rows(const Tensor& x, const Tensor& index, Tensor& y) {
   });
 }
 
-/// y[index[i]] += x[i] from zero, in the order of i. x [...,D], y [N,D] contiguous.
+/// y[index[i]] += x[i] from zero, in the order of i. x [...,D] in rows, index and y [N,D]
+/// contiguous.
 template <class T>
-void scatter_add_rows(const Tensor& x, const Tensor& index, Tensor& y) {
+void scatter_add_rows(const TensorView& x, const TensorView& index, TensorView& y) {
   using A = acc_t<T>;
   const Rows from(x);
-  const Tensor packed = index.contiguous();
-  const std::int64_t* at = packed.data<std::int64_t>();
+  const std::int64_t* at = index.data<std::int64_t>();
   const Index rows = y.size(0), d = y.size(1);
   T* to = y.data<T>();
   // Threads own target rows; each looks through all indices.
@@ -47,7 +46,7 @@ void scatter_add_rows(const Tensor& x, const Tensor& index, Tensor& y) {
     } else {
       sum = wide.data();
     }
-    for (Index i = 0; i < packed.numel(); ++i) {
+    for (Index i = 0; i < index.numel(); ++i) {
       if (at[i] >= r0 && at[i] < r1) {
         const T* xp = from.row<T>(i);
         A* s = sum + (at[i] - r0) * d;

@@ -4,26 +4,26 @@
 #include <algorithm>
 
 #include "core/op/op.h"
+#include "core/ops/common/elements.h"
 #include "core/tensor/view.h"
 
 namespace ls::ops::common {
 
-/// A tensor with its leading axes joined to one, so that N are left: all elements (1), rows of the
-/// last axis (2), a stack of matrices (3). Empty (false) of an undefined tensor. Of an input that
-/// lies otherwise in memory it holds a copy.
+/// A contiguous tensor with its leading axes joined to one, so that N are left: all elements (1),
+/// rows of the last axis (2), a stack of matrices (3). Empty (false) of an undefined tensor.
 template <class T, int N>
 class Joined : public View<T, N> {
  public:
-  explicit Joined(const Tensor& t) requires std::is_const_v<T>
-      : Joined(t.defined() ? t.contiguous() : t, Packed()) {}
-  explicit Joined(Tensor& t) requires(!std::is_const_v<T>) : View<T, N>(joined(t)) {}
+  template <class S>
+  explicit Joined(const LaidOut<S>& t) requires std::is_const_v<T> : View<T, N>(joined(t)) {}
+  template <class S>
+  explicit Joined(LaidOut<S>& t) requires(!std::is_const_v<T>) : View<T, N>(joined(t)) {}
 
  private:
-  struct Packed {};
-  Joined(const Tensor& t, Packed) : View<T, N>(joined(t)), packed_(t) {}
   template <class AnyTensor>
   static View<T, N> joined(AnyTensor& t) {
-    if (!t.defined()) {
+    auto* const base = elements<std::remove_const_t<T>>(t);
+    if (!base) {
       return {};
     }
     std::array<Index, N> extents;
@@ -31,9 +31,8 @@ class Joined : public View<T, N> {
     for (int axis = 0; axis < t.rank(); ++axis) {
       extents[std::max(0, axis - t.rank() + N)] *= t.size(axis);
     }
-    return {t.template data<std::remove_const_t<T>>(), extents};
+    return {base, extents};
   }
-  Tensor packed_;
 };
 
 /// The element, 0 where the operand is absent.
@@ -42,17 +41,23 @@ std::remove_const_t<T> or_zero(const View<T, N>& x, I... at) {
   return x ? x(at...) : std::remove_const_t<T>(0);
 }
 
-/// Gradients from zero: those of `din`, and for the other inputs tensors that nobody reads.
+/// Gradients of all inputs, In<TensorView> or In<Tensor>.
 template <class In>
-In zero_gradients(const In& in, const In& din) {
-  In gradients = din;
-  const auto inputs = ls::detail::members<const Tensor>(in);
-  const auto wanted = ls::detail::members<Tensor>(gradients);
+struct Gradients : In {
+  std::vector<Tensor> unwanted;  ///< that nobody reads
+};
+/// From zero: those of `din`, and of the other inputs that are there.
+template <template <class> class In, class T>
+Gradients<In<T>> zero_gradients(const In<T>& in, const In<T>& din) {
+  Gradients<In<T>> gradients{din, {}};
+  const auto inputs = ls::detail::members<const T>(in);
+  const auto wanted = ls::detail::members<T>(static_cast<In<T>&>(gradients));
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (wanted[i]->defined()) {
-      wanted[i]->zero_();
+      zeroed(*wanted[i]);
     } else if (inputs[i]->defined()) {
-      *wanted[i] = Tensor::zeros(inputs[i]->shape(), inputs[i]->dtype());
+      gradients.unwanted.push_back(Tensor::zeros(inputs[i]->shape(), inputs[i]->dtype()));
+      *wanted[i] = gradients.unwanted.back();
     }
   }
   return gradients;

@@ -6,6 +6,7 @@
 #include "core/base/parallel_for.h"
 #include "core/op/op.h"
 #include "core/op/scan_attrs.h"
+#include "core/ops/common/elements.h"
 
 namespace ls::ops::common {
 
@@ -17,7 +18,7 @@ struct Sequence {
 };
 
 /// Rows [B,T], or the documents of `offsets` (then B = 1). @throws Error(Shape) on bad offsets
-inline std::vector<Sequence> sequences(Index batch, Index tokens, const Tensor& offsets,
+inline std::vector<Sequence> sequences(Index batch, Index tokens, const TensorView& offsets,
                                        const char* op) {
   std::vector<Sequence> out;
   if (!offsets.defined()) {
@@ -26,7 +27,8 @@ inline std::vector<Sequence> sequences(Index batch, Index tokens, const Tensor& 
     }
     return out;
   }
-  const std::vector<std::int64_t> at = offsets.to_vector<std::int64_t>();
+  const std::span<const std::int64_t> at(offsets.data<std::int64_t>(),
+                                         static_cast<std::size_t>(offsets.numel()));
   LS_CHECK(batch == 1, kShape, "{}: offsets: packed documents need one batch row, not {}", op,
            batch);
   LS_CHECK(!at.empty() && at.front() == 0 && at.back() == tokens, kShape,
@@ -41,12 +43,12 @@ inline std::vector<Sequence> sequences(Index batch, Index tokens, const Tensor& 
 }
 
 /// Number of states: batch rows, or documents.
-inline Index sequence_count(Index batch, const Tensor& offsets) {
+inline Index sequence_count(Index batch, const ShapeOf& offsets) {
   return offsets.defined() ? offsets.numel() - 1 : batch;
 }
 
 /// Binds N, the number of states, and checks that a first state s0, called `name`, has as many.
-inline void bind_states(const char* op, Index batch, const Tensor& offsets, const Tensor& s0,
+inline void bind_states(const char* op, Index batch, const ShapeOf& offsets, const ShapeOf& s0,
                         Bindings& b, const char* name = "s0") {
   const Index n = sequence_count(batch, offsets);
   LS_CHECK(!s0.defined() || s0.size(0) == n, kShape, "{}: {} has {} rows for {} sequences", op,
@@ -69,24 +71,14 @@ inline Index pieces(Index n, Index size) {
   return (n + size - 1) / size;
 }
 
-/// Elements of a contiguous tensor, null where it is absent.
-template <class T>
-const T* elements(const Tensor& t) {
-  return t.defined() ? t.data<T>() : nullptr;
-}
-template <class T>
-T* elements(Tensor& t) {
-  return t.defined() ? t.data<T>() : nullptr;
-}
-
 /// States of `size` elements, one after the other; all are zero where the tensor is absent.
 template <class A>
 class States {
  public:
-  States(const Tensor& t, Index size) : tensor_(t.contiguous()), size_(size) {}
-  bool defined() const { return tensor_.defined(); }
+  States(const TensorView& t, Index size) : base_(elements<A>(t)), size_(size) {}
+  bool defined() const { return base_ != nullptr; }
   /// State i and those behind it, null where absent.
-  const A* at(Index i) const { return defined() ? elements<A>(tensor_) + i * size_ : nullptr; }
+  const A* at(Index i) const { return defined() ? base_ + i * size_ : nullptr; }
   /// `count` states from state i on.
   void copy(Index i, Index count, A* to) const {
     if (const A* from = at(i)) {
@@ -97,25 +89,24 @@ class States {
   }
 
  private:
-  Tensor tensor_;
+  const A* base_;
   Index size_;
 };
 
-/// An operand [B,T,H,D] (or [B,T,H], then D = 1) whose last axis is contiguous; others have any
-/// stride.
+/// An operand [B,T,H,D] that lies::heads accepts, or [B,T,H] of any strides, then D = 1.
 template <class T>
 class Operand {
  public:
   Operand() = default;
-  explicit Operand(const Tensor& t, bool per_head_scalar = false) {
+  explicit Operand(const TensorView& t) {
     if (!t.defined()) {
       return;
     }
-    tensor_ = per_head_scalar || t.size(-1) == 1 || t.stride(-1) == 1 ? t : t.contiguous();
-    base_ = static_cast<const T*>(std::as_const(tensor_).raw());
-    b_ = tensor_.stride(0);
-    t_ = tensor_.stride(1);
-    h_ = tensor_.stride(2);
+    LS_ASSERT(t.rank() < 4 || lies::heads(t.layout()));
+    base_ = t.data<T>();
+    b_ = t.stride(0);
+    t_ = t.stride(1);
+    h_ = t.stride(2);
   }
   bool defined() const { return base_ != nullptr; }
   const T* at(Index b, Index t, Index h) const { return base_ + b * b_ + t * t_ + h * h_; }
@@ -131,20 +122,20 @@ class Operand {
   }
 
  private:
-  Tensor tensor_;
   const T* base_ = nullptr;
   Index b_ = 0, t_ = 0, h_ = 0;
 };
 
 /// A result [B,T,H,D] (or [B,T,H]) whose last axis is contiguous, as of a gradient that
-/// OpBuilder::strided_grad names; undefined results are not written.
+/// KernelBuilder::strided_grad names; undefined results are not written.
 template <class T>
 class Result {
  public:
   Result() = default;
-  explicit Result(Tensor& t) {
-    if (t.defined()) {
-      base_ = static_cast<T*>(t.raw());
+  template <class S>
+  explicit Result(LaidOut<S>& t) {
+    base_ = elements<T>(t);
+    if (base_) {
       t_ = t.stride(1);
       b_ = t.stride(0);
       h_ = t.stride(2);

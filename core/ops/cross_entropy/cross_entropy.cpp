@@ -5,7 +5,8 @@
 #include <limits>
 #include <vector>
 
-#include "core/tensor/view.h"
+#include "core/ops/common/indices.h"
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
 namespace {
@@ -13,15 +14,7 @@ namespace {
 using Op = CrossEntropy;
 using Reduction = Op::Reduction;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
-  const std::vector<std::int64_t> targets = in.targets.to_vector<std::int64_t>();
-  const Index classes = in.logits.size(-1);
-  for (std::size_t i = 0; i < targets.size(); ++i) {
-    const std::int64_t t = targets[i];
-    LS_CHECK(t == a.ignore_index || (t >= 0 && t < classes), kShape,
-             "cross_entropy: target {} of token {} is outside 0 .. {} and is not ignore_index {}",
-             t, i, classes - 1, a.ignore_index);
-  }
+void bind(const Op::In<ShapeOf>&, const Op::Attrs& a, Bindings& b) {
   b.drop_output(a.reduction == Reduction::kNone ? "loss" : "losses");
 }
 
@@ -36,16 +29,16 @@ struct Reference {
     Index target = 0;
   };
   struct Call {
-    Call(const Op::In<Tensor>& in, const Op::Attrs& a) {
+    Call(const Op::In<TensorView>& in, const Op::Attrs& a) {
       const Index n = in.targets.numel(), classes = in.logits.size(-1);
-      const Tensor rows = in.logits.reshape({n, classes}), one_each = in.targets.reshape({n});
-      const View<const Real, 2> logits(rows);
-      const View<const std::int64_t, 1> targets(one_each);
+      const common::Joined<const Real, 2> logits(in.logits);
+      const common::Joined<const std::int64_t, 1> targets(in.targets);
+      const common::Joined<const Real, 1> weights(in.weights);
       for (Index r = 0; r < n; ++r) {
         Token& t = tokens.emplace_back(classes);
         t.target = targets(r);
         if (t.target != a.ignore_index) {
-          t.weight = in.weights.defined() ? Real(in.weights.slow_at(r)) : Real(1);
+          t.weight = weights ? weights(r) : Real(1);
         }
         total += t.weight;
         Real top = -std::numeric_limits<Real>::infinity(), sum = 0;
@@ -70,7 +63,8 @@ struct Reference {
     Real share = 1;  ///< what each token's cost is multiplied by in the loss
   };
 
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
+    check_indices("cross_entropy", "target", in.targets, 0, in.logits.size(-1), a.ignore_index);
     Call call(in, a);
     const Real smooth = Real(a.label_smoothing), z = Real(a.z_loss);
     Real sum = 0;
@@ -96,19 +90,21 @@ struct Reference {
     }
   }
 
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const Call call(in, a);
     const Real smooth = Real(a.label_smoothing), z = Real(a.z_loss);
+    const common::Joined<const Real, 1> glosses(dout.losses), glse(dout.lse);
     Real* dlogits = din.logits.data<Real>();
     for (Index r = 0; r < std::ssize(call.tokens); ++r) {
       const Token& t = call.tokens[r];
-      const Real dlse = dout.lse.defined() ? Real(dout.lse.slow_at(r)) : Real(0);
+      const Real dlse = common::or_zero(glse, r);
       Real dcost = 0;  // times the weight, which is 0 where the target is ignored
       if (dout.loss.defined()) {
-        dcost = Real(dout.loss.item()) * call.share * t.weight;
-      } else if (dout.losses.defined()) {
-        dcost = Real(dout.losses.slow_at(r)) * t.weight;
+        dcost = dout.loss.data<Real>()[0] * call.share * t.weight;
+      } else if (glosses) {
+        dcost = glosses(r) * t.weight;
       }
       for (Index c = 0; c < t.x.size(); ++c) {
         const Real p = std::exp(t.x(c) - t.lse);

@@ -1,5 +1,5 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/base/types.h"
 
 namespace ls::ops {
 
@@ -30,7 +30,21 @@ struct CrossEntropy {
     double z_loss = 0;
     double softcap = 0;
     double logit_scale = 1;
+    void fields(auto&& f) const {
+      f("reduction", reduction, "what becomes of the losses of tokens");
+      f("ignore_index", ignore_index, "target that does not count");
+      f("label_smoothing", label_smoothing, "share of the target that goes to all classes");
+      f("z_loss", z_loss, "factor on lse^2");
+      f("softcap", softcap, "c tanh(u / c) of logits; 0: none");
+      f("logit_scale", logit_scale, "factor on logits");
+    }
   };
 };
 
 }  // namespace ls::ops
+
+template <>
+struct ls::EnumNames<ls::ops::CrossEntropy::Reduction> {
+  static constexpr std::string_view kKind = "reduction";
+  static constexpr std::array<std::string_view, 3> kNames = {"mean", "sum", "none"};
+};

@@ -9,6 +9,9 @@
 
 #include "core/backend/cpu/simd_math.h"
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
+#include "core/ops/common/elements.h"
+#include "core/ops/common/indices.h"
 #include "core/tensor/rows.h"
 #include "core/tensor/view.h"
 
@@ -22,17 +25,19 @@ constexpr Index kLogits = 4096;  // of a piece of rows, at least
 /// Targets and weights of the tokens; a weight of 0 where the target is ignored.
 template <class A>
 struct Tokens {
-  Tokens(const Op::In<Tensor>& in, const Op::Attrs& a) : targets(in.targets.contiguous()) {
-    weights =
-        in.weights.defined() ? in.weights.to_vector<A>() : std::vector<A>(targets.numel(), A(1));
-    for (Index i = 0; i < targets.numel(); ++i) {
+  Tokens(const Op::In<TensorView>& in, const Op::Attrs& a)
+      : targets(in.targets.data<std::int64_t>()), weights(in.targets.numel(), A(1)) {
+    if (in.weights.defined()) {
+      std::copy_n(in.weights.data<A>(), weights.size(), weights.data());
+    }
+    for (Index i = 0; i < std::ssize(weights); ++i) {
       if (target(i) == a.ignore_index) {
         weights[i] = 0;
       }
       total += weights[i];
     }
   }
-  Index target(Index i) const { return targets.data<std::int64_t>()[i]; }
+  Index target(Index i) const { return targets[i]; }
   /// What the sum over tokens is multiplied by.
   double share(const Op::Attrs& a) const {
     if (a.reduction != Reduction::kMean) {
@@ -41,7 +46,7 @@ struct Tokens {
     return total > 0 ? 1.0 / total : 0.0;
   }
 
-  const Tensor targets;
+  const std::int64_t* targets;
   std::vector<A> weights;
   double total = 0;
 };
@@ -79,9 +84,10 @@ Scores<A> scores(const T* logits, Index classes, const Op::Attrs& a, A* x, A* p)
 }
 
 template <class T>
-void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
   using A = acc_t<T>;
   const Rows logits(in.logits);
+  check_indices("cross_entropy", "target", in.targets, 0, in.logits.size(-1), a.ignore_index);
   const Tokens<A> tokens(in, a);
   const Index classes = logits.cols;
   const A smooth = A(a.label_smoothing), z = A(a.z_loss);
@@ -115,16 +121,17 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
 }
 
 template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
-              Op::In<Tensor>& din, const Op::Attrs& a) {
+void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+              const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs& a) {
   using A = acc_t<T>;
   const Rows logits(in.logits);
   const Tokens<A> tokens(in, a);
   const Index classes = logits.cols;
   const A smooth = A(a.label_smoothing), z = A(a.z_loss);
   const A scale = A(a.logit_scale), share = A(tokens.share(a));
-  const double dloss = dout.loss.defined() ? dout.loss.item() : 0.0;
-  const Tensor dlosses = dout.losses.contiguous(), dlse = dout.lse.contiguous();
+  const double dloss = dout.loss.defined() ? double(*dout.loss.data<A>()) : 0.0;
+  const A* const dlosses = common::elements<A>(dout.losses);
+  const A* const dlse = common::elements<A>(dout.lse);
   T* dx = din.logits.data<T>();
   parallel_for(logits.count, row_grain(classes, kLogits), [&](Index r0, Index r1) {
     Buffer<A, 2> buffer(2, classes);
@@ -133,13 +140,13 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
     for (Index r = r0; r < r1; ++r) {
       const auto [top, sum, mean_below] = scores(logits.row<T>(r), classes, a, x, p);
       const Index target = tokens.target(r);
-      A seed = dlosses.defined() ? dlosses.data<A>()[r] : A(dloss);
+      A seed = dlosses ? dlosses[r] : A(dloss);
       seed *= tokens.weights[r] * share;
       A spread = seed * (1 + 2 * z * (top + std::log(sum)));
       if (target == a.ignore_index) {
         seed = spread = 0;
       }
-      spread = (spread + (dlse.defined() ? dlse.data<A>()[r] : A(0))) / sum;
+      spread = (spread + (dlse ? dlse[r] : A(0))) / sum;
       const A even = seed * smooth / A(classes);
       for (Index c = 0; c < classes; ++c) {
         p[c] = p[c] * spread - even;
@@ -161,7 +168,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
   });
 }
 
-LS_KERNEL(CrossEntropy).types<double, float, bf16>([]<class T>() {
+LS_KERNEL(CrossEntropy).reads("logits", lies::rows).types<double, float, bf16>([]<class T>() {
   return std::pair(&forward<T>, &backward<T>);
 });
 

@@ -7,7 +7,7 @@ namespace {
 
 using Op = Cumsum;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings&) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs& a, Bindings&) {
   LS_CHECK(a.axis >= -in.x.rank() && a.axis < in.x.rank(), kShape, "cumsum: axis {} of a tensor {}",
            a.axis, in.x.describe());
 }
@@ -15,15 +15,14 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings&) {
 template <class Real>
 struct Reference {
   /// y[o, i, c] = sum of x[o, j, c] over j <= i, or over j >= i.
-  static void sums(const Tensor& in, Tensor& out, int axis, bool from_the_end) {
+  static void sums(const TensorView& in, TensorView& out, int axis, bool from_the_end) {
     axis += axis < 0 ? in.rank() : 0;
     std::array<Index, 3> extents = {1, in.size(axis), 1};
     for (int i = 0; i < in.rank(); ++i) {
       extents[i < axis ? 0 : 2] *= i == axis ? 1 : in.size(i);
     }
     const auto [outer, n, inner] = extents;
-    const Tensor packed = in.contiguous();
-    const View<const Real, 3> x(packed.data<Real>(), extents);
+    const View<const Real, 3> x(in.data<Real>(), extents);
     const View<Real, 3> y(out.data<Real>(), extents);
     for (Index o = 0; o < outer; ++o) {
       for (Index c = 0; c < inner; ++c) {
@@ -36,11 +35,12 @@ struct Reference {
       }
     }
   }
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     sums(in.x, out.y, a.axis, a.reverse);
   }
-  static void backward(const Op::In<Tensor>&, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
-                       Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>&, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     sums(dout.y, din.x, a.axis, !a.reverse);
   }
 };

@@ -1,5 +1,5 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/op/gives_y.h"
 
 namespace ls::ops {
 
@@ -11,6 +11,10 @@ struct Cumsum : TakesXGivesY {
   struct Attrs {
     int axis = -1;  ///< negative counts from the end
     bool reverse = false;
+    void fields(auto&& f) const {
+      f("axis", axis, "negative counts from the end");
+      f("reverse", reverse, "from the end");
+    }
   };
 };
 

@@ -7,15 +7,15 @@
 #include <vector>
 
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
 
 namespace ls::ops {
 namespace {
 
 template <class T>
-void running_sums(const Tensor& in, Tensor& out, int axis, bool reverse) {
+void running_sums(const TensorView& x, TensorView& out, int axis, bool reverse) {
   using A = acc_t<T>;
   constexpr Index kColumns = 256;  // summed side by side
-  const Tensor x = in.contiguous();
   axis += axis < 0 ? x.rank() : 0;
   Index outer = 1, inner = 1;
   for (int i = 0; i < x.rank(); ++i) {
@@ -45,12 +45,12 @@ void running_sums(const Tensor& in, Tensor& out, int axis, bool reverse) {
 
 template <class T>
 struct Kernel {
-  static void forward(const Cumsum::In<Tensor>& in, Cumsum::Out<Tensor>& out,
+  static void forward(const Cumsum::In<TensorView>& in, Cumsum::Out<TensorView>& out,
                       const Cumsum::Attrs& a) {
     running_sums<T>(in.x, out.y, a.axis, a.reverse);
   }
-  static void backward(const Cumsum::In<Tensor>&, const Cumsum::Out<Tensor>&,
-                       const Cumsum::Out<Tensor>& dout, Cumsum::In<Tensor>& din,
+  static void backward(const Cumsum::In<TensorView>&, const Cumsum::Out<TensorView>&,
+                       const Cumsum::Out<TensorView>& dout, Cumsum::In<TensorView>& din,
                        const Cumsum::Attrs& a) {
     running_sums<T>(dout.y, din.x, a.axis, !a.reverse);
   }

@@ -10,7 +10,7 @@ namespace {
 using Op = DecayedLinear;
 using decayed_linear::Heads;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(!(in.g.defined() && in.decay.defined()), kShape,
            "decayed_linear: give g or decay, not both");
   const auto divides = [](Index part, Index whole) { return part > 0 && whole % part == 0; };
@@ -32,7 +32,7 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
 template <class Real>
 struct Reference {
   struct Call {
-    Call(const Op::In<Tensor>& in, const Op::Attrs& a)
+    Call(const Op::In<TensorView>& in, const Op::Attrs& a)
         : q(in.q),
           k(in.k),
           v(in.v),
@@ -94,9 +94,9 @@ struct Reference {
     Buffer<Real, 4> rows, columns;  ///< exp(g + gk) [B,T,H,Dk], exp(gv) [B,T,H,Dv]
   };
 
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const Call call(in, a);
-    const View<Real, 4> o(out.o.zero_()), sT(out.sT);
+    const View<Real, 4> o(common::zeroed(out.o)), sT(out.sT);
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
       const auto& [b, begin, length] = call.seqs[n];
       for (Index h = 0; h < call.heads.state; ++h) {
@@ -120,11 +120,12 @@ struct Reference {
     }
   }
 
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const Call call(in, a);
     const View<const Real, 4> go(dout.o), gsT(dout.sT);
-    Op::In<Tensor> d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const View<Real, 4> gq(d.q), gk(d.k), gv(d.v), grow(d.gk), gcolumn(d.gv), gs0(d.s0);
     const View<Real, 3> gg(d.g);
     const View<Real, 2> gu(d.u);
@@ -176,7 +177,7 @@ struct Reference {
 };
 
 /// Half of each masked product counts.
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
+Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs& a) {
   const Heads heads(in);
   const Index b = in.q.size(0), t = in.q.size(1), ho = heads.out(), h = heads.state;
   const Index dk = in.k.size(3), dv = in.v.size(3);
@@ -198,7 +199,6 @@ LS_OP(DecayedLinear, "decayed_linear",
     .out("o[B,T,HO,Dv] sT[N,H,Dk,Dv]:acc")
     .saves("q k v g gk gv decay u s0 offsets")
     .no_grad("decay")
-    .strided_grad("q k v")
     .continues("s0", "sT")
     .bind(bind)
     .reference<Reference>()

@@ -1,5 +1,4 @@
 #pragma once
-#include "core/op/op.h"
 #include "core/op/scan_attrs.h"
 
 namespace ls::ops {
@@ -37,6 +36,10 @@ struct DecayedLinear {
   };
   struct Attrs : ScanAttrs {
     double scale = 1;
+    void fields(auto&& f) const {
+      ScanAttrs::fields(f);
+      f("scale", scale, "factor on q");
+    }
   };
 };
 

@@ -352,7 +352,7 @@ class BackwardPass : Pass<T> {
 }  // namespace
 
 template <class T>
-void ByChannel<T>::forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out) {
+void ByChannel<T>::forward(const Call<T>& call, DecayedLinear::Out<TensorView>& out) {
   const common::Result<T> o(out.o);
   acc_t<T>* const states = out.sT.template data<acc_t<T>>();
   const Index most = common::chunk_of(call.form, call.longest);
@@ -360,8 +360,8 @@ void ByChannel<T>::forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out)
 }
 
 template <class T>
-void ByChannel<T>::backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& dout,
-                            DecayedLinear::In<Tensor>& din) {
+void ByChannel<T>::backward(const Call<T>& call, const DecayedLinear::Out<TensorView>& dout,
+                            DecayedLinear::In<TensorView>& din) {
   const common::Operand<T> go(dout.o);
   const common::States<acc_t<T>> dsT(dout.sT, call.size);
   Gradients<T> grad(din, call);

@@ -14,6 +14,7 @@
 //   w [C,C]      token i's share of the loss that token j wrote      past, carried [C]
 // Memory moved: each operand and result once, backward k and v twice.
 #include "core/backend/cpu/small_gemm.h"
+#include "core/op/declare.h"
 #include "core/ops/decayed_linear/decayed_linear_kernels.h"
 
 namespace ls::ops::decayed_linear {
@@ -280,7 +281,7 @@ class BackwardPass : Pass<T> {
 };
 
 template <class T>
-void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& attrs) {
+void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& attrs) {
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
   common::report_scan<Op>(attrs, call.longest);
@@ -299,8 +300,8 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& at
 }
 
 template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
-              Op::In<Tensor>& din, const Op::Attrs& attrs) {
+void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+              const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs& attrs) {
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
   if (common::is_recurrent(attrs, call.longest)) {
@@ -319,9 +320,11 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
   grad.finish();
 }
 
-LS_KERNEL(DecayedLinear).types<double, float, bf16>([]<class T>() {
-  return std::pair(&forward<T>, &backward<T>);
-});
+LS_KERNEL(DecayedLinear)
+    .reads("q k v gk gv o", lies::heads)
+    .reads("g", lies::anyhow)
+    .strided_grad("q k v")
+    .types<double, float, bf16>([]<class T>() { return std::pair(&forward<T>, &backward<T>); });
 
 }  // namespace
 }  // namespace ls::ops::decayed_linear

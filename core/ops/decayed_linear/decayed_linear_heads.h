@@ -8,7 +8,8 @@ namespace ls::ops::decayed_linear {
 
 struct Heads {
   Index state, query, key, bonus;
-  explicit Heads(const DecayedLinear::In<Tensor>& in)
+  template <class T>
+  explicit Heads(const DecayedLinear::In<T>& in)
       : state(in.v.size(2)),
         query(in.q.size(2)),
         key(in.k.size(2)),

@@ -41,7 +41,7 @@ struct Call {
   common::States<A> s0;
   Index team;  ///< consecutive state heads that one thread takes in turn in the pass backward
 
-  Call(const DecayedLinear::In<Tensor>& in, const DecayedLinear::Attrs& a)
+  Call(const DecayedLinear::In<TensorView>& in, const DecayedLinear::Attrs& a)
       : map(in),
         heads(map.state),
         group(map.group()),
@@ -55,16 +55,16 @@ struct Call {
         q(in.q),
         k(in.k),
         v(in.v),
-        g(in.g, true),
+        g(in.g),
         gk(in.gk),
         gv(in.gv),
         s0(in.s0, size),
         team(team_of(map, std::ssize(seqs))) {
     if (in.decay.defined()) {
-      constant = in.decay.template to_vector<A>();
+      constant.assign(in.decay.template data<A>(), in.decay.template data<A>() + heads);
     }
     if (in.u.defined()) {
-      bonus = in.u.template to_vector<A>();
+      bonus.assign(in.u.template data<A>(), in.u.template data<A>() + in.u.numel());
     }
   }
   bool exclusive() const { return !bonus.empty(); }
@@ -105,7 +105,7 @@ class HeadResult {
   using A = acc_t<T>;
 
  public:
-  HeadResult(Tensor& to, Index states, Index team) : to_(to), result_(to), team_(team) {
+  HeadResult(TensorView& to, Index states, Index team) : to_(to), result_(to), team_(team) {
     shared_ = to.defined() && to.size(2) < states;
     if (!shared_) {
       return;
@@ -157,7 +157,8 @@ class HeadResult {
   }
 
  private:
-  Tensor to_, parts_;
+  TensorView to_;
+  Tensor parts_;
   common::Result<T> result_;
   common::Result<A> part_;
   Index team_, parts_of_one_ = 1;
@@ -172,7 +173,7 @@ struct Gradients {
   common::Result<T> v;
   common::Result<A> g, gk, gv;
   A* s0;
-  Gradients(DecayedLinear::In<Tensor>& din, const Call<T>& call)
+  Gradients(DecayedLinear::In<TensorView>& din, const Call<T>& call)
       : q(din.q, call.heads, call.team),
         k(din.k, call.heads, call.team),
         v(din.v),
@@ -203,7 +204,7 @@ struct Gradients {
       return;
     }
     const Index d = bonus_.size(2), share = heads_ / u_.size(0);
-    A* const to = u_.zero_().template data<A>();
+    A* const to = common::zeroed(u_).template data<A>();
     for (Index task = 0; task < bonus_.size(0) * heads_; ++task) {
       A* const row = to + task % heads_ / share * d;
       for (Index x = 0; x < d; ++x) {
@@ -213,7 +214,8 @@ struct Gradients {
   }
 
  private:
-  Tensor u_, bonus_;  // of the call, and of each task
+  TensorView u_;  // of the call
+  Tensor bonus_;  // of each task
   A* bonus_rows_ = nullptr;
   Index heads_;
 };
@@ -234,17 +236,17 @@ void run_backward(const Call<T>& call, Index flops_per_token, Index most, const 
 /// Token by token (decayed_linear_recurrent_cpu.cpp); float, double, bf16.
 template <class T>
 struct Recurrent {
-  static void forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out);
-  static void backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& dout,
-                       DecayedLinear::In<Tensor>& din);
+  static void forward(const Call<T>& call, DecayedLinear::Out<TensorView>& out);
+  static void backward(const Call<T>& call, const DecayedLinear::Out<TensorView>& dout,
+                       DecayedLinear::In<TensorView>& din);
 };
 
 /// In chunks with decays per channel, or with a bonus (decayed_linear_channels_cpu.cpp).
 template <class T>
 struct ByChannel {
-  static void forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out);
-  static void backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& dout,
-                       DecayedLinear::In<Tensor>& din);
+  static void forward(const Call<T>& call, DecayedLinear::Out<TensorView>& out);
+  static void backward(const Call<T>& call, const DecayedLinear::Out<TensorView>& dout,
+                       DecayedLinear::In<TensorView>& din);
 };
 
 }  // namespace ls::ops::decayed_linear

@@ -322,15 +322,15 @@ class BackwardWalk : Walk<T> {
 }  // namespace
 
 template <class T>
-void Recurrent<T>::forward(const Call<T>& call, DecayedLinear::Out<Tensor>& out) {
+void Recurrent<T>::forward(const Call<T>& call, DecayedLinear::Out<TensorView>& out) {
   const common::Result<T> o(out.o);
   acc_t<T>* const states = out.sT.template data<acc_t<T>>();
   common::run_passes<ForwardWalk<T>>(call, 2 * (call.group + 1) * call.size, 1, o, states);
 }
 
 template <class T>
-void Recurrent<T>::backward(const Call<T>& call, const DecayedLinear::Out<Tensor>& dout,
-                            DecayedLinear::In<Tensor>& din) {
+void Recurrent<T>::backward(const Call<T>& call, const DecayedLinear::Out<TensorView>& dout,
+                            DecayedLinear::In<TensorView>& din) {
   const common::Operand<T> go(dout.o);
   const common::States<acc_t<T>> dsT(dout.sT, call.size);
   Gradients<T> grad(din, call);

@@ -8,7 +8,7 @@ namespace {
 
 using Op = DeltaRule;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(in.a.defined() == in.b.defined() && in.beta.defined() != in.a.defined(), kShape,
            "delta_rule: {}{}{}given; give either beta, or a and b",
            in.beta.defined() ? "beta " : "", in.a.defined() ? "a " : "",
@@ -40,7 +40,7 @@ struct Reference {
   };
 
   struct Call {
-    Call(const Op::In<Tensor>& in, const Op::Attrs& x)
+    Call(const Op::In<TensorView>& in, const Op::Attrs& x)
         : attrs(x),
           q(in.q),
           k(in.k),
@@ -103,9 +103,9 @@ struct Reference {
     std::vector<common::Sequence> seqs;
   };
 
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const Call call(in, a);
-    const View<Real, 4> o(out.o.zero_()), sT(out.sT);
+    const View<Real, 4> o(common::zeroed(out.o)), sT(out.sT);
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
       const auto& [b, begin, length] = call.seqs[n];
       for (Index h = 0; h < call.heads; ++h) {
@@ -128,7 +128,7 @@ struct Reference {
   }
 
   struct Gradients {
-    explicit Gradients(Op::In<Tensor>& d)
+    explicit Gradients(Op::In<TensorView>& d)
         : q(d.q), k(d.k), v(d.v), a(d.a), b(d.b), gk(d.gk), s0(d.s0), beta(d.beta), g(d.g) {}
     View<Real, 4> q, k, v, a, b, gk, s0;
     View<Real, 3> beta, g;
@@ -187,11 +187,12 @@ struct Reference {
     }
   }
 
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const Call call(in, a);
     const View<const Real, 4> go(dout.o), gsT(dout.sT);
-    Op::In<Tensor> d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const Gradients grad(d);
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
       const auto& [b, begin, length] = call.seqs[n];
@@ -229,7 +230,7 @@ struct Reference {
 };
 
 /// Half of each masked product counts.
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
+Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs& a) {
   const Index b = in.q.size(0), t = in.q.size(1), h = in.k.size(2), hv = in.v.size(2);
   const Index dk = in.k.size(3), dv = in.v.size(3);
   const Index c = common::is_recurrent(a, t) ? 0 : common::chunk_of(a, t);
@@ -253,7 +254,6 @@ LS_OP(DeltaRule, "delta_rule", "delta rule, gated by head or channel; diagonal p
         "g[B,T,HV]:acc? gk[B,T,HV,Dk]:acc? s0[N,HV,Dk,Dv]:acc? offsets[N1]:i64?")
     .out("o[B,T,HV,Dv] sT[N,HV,Dk,Dv]:acc")
     .saves("q k v beta a b g gk s0 offsets")
-    .strided_grad("q k v a b")
     .continues("s0", "sT")
     .bind(bind)
     .reference<Reference>()

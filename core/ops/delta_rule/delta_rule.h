@@ -1,5 +1,4 @@
 #pragma once
-#include "core/op/op.h"
 #include "core/op/scan_attrs.h"
 
 namespace ls::ops {
@@ -38,6 +37,11 @@ struct DeltaRule {
   struct Attrs : ScanAttrs {
     double scale = 1;
     bool qk_l2norm = false;
+    void fields(auto&& f) const {
+      ScanAttrs::fields(f);
+      f("scale", scale, "factor on q");
+      f("qk_l2norm", qk_l2norm, "rows of q and k are divided by their lengths");
+    }
   };
 };
 

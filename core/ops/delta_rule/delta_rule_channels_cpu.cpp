@@ -443,7 +443,7 @@ class BackwardPass : Pass<T> {
 }  // namespace
 
 template <class T>
-void Channels<T>::forward(const Call<T>& call, DeltaRule::Out<Tensor>& out) {
+void Channels<T>::forward(const Call<T>& call, DeltaRule::Out<TensorView>& out) {
   const common::Result<T> o(out.o);
   acc_t<T>* const states = out.sT.data<acc_t<T>>();
   const Index most = common::chunk_of(call.form, call.longest);
@@ -451,8 +451,8 @@ void Channels<T>::forward(const Call<T>& call, DeltaRule::Out<Tensor>& out) {
 }
 
 template <class T>
-void Channels<T>::backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
-                           DeltaRule::In<Tensor>& din) {
+void Channels<T>::backward(const Call<T>& call, const DeltaRule::Out<TensorView>& dout,
+                           DeltaRule::In<TensorView>& din) {
   const common::Operand<T> go(dout.o);
   const common::States<acc_t<T>> dsT(dout.sT, call.size);
   const Gradients<T> grad(din);

@@ -271,14 +271,14 @@ void run_tasks(const Call& call, Index flops_per_token, const Args&... args) {
 }  // namespace
 
 template <class T>
-void ChannelsRecurrent<T>::forward(const Call<T>& call, DeltaRule::Out<Tensor>& out) {
+void ChannelsRecurrent<T>::forward(const Call<T>& call, DeltaRule::Out<TensorView>& out) {
   const common::Result<T> o(out.o);
   run_tasks<ForwardPass<T>>(call, call.group * 8 * call.size, o, out.sT.data<acc_t<T>>());
 }
 
 template <class T>
-void ChannelsRecurrent<T>::backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
-                                    DeltaRule::In<Tensor>& din) {
+void ChannelsRecurrent<T>::backward(const Call<T>& call, const DeltaRule::Out<TensorView>& dout,
+                                    DeltaRule::In<TensorView>& din) {
   const common::Operand<T> go(dout.o);
   const Gradients<T> grad(din);
   const common::States<acc_t<T>> dsT(dout.sT, call.size);

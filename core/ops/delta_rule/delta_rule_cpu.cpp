@@ -27,6 +27,7 @@
 //   pairs [C,C], past, carried [C]   what token i takes from token j, S' from j, i from S
 // Memory moved: each operand and result once a value head, backward k and v twice.
 #include "core/backend/cpu/small_gemm.h"
+#include "core/op/declare.h"
 #include "core/ops/delta_rule/delta_rule_kernels.h"
 
 namespace ls::ops::delta_rule {
@@ -348,7 +349,7 @@ class BackwardPass {
 };
 
 template <class T>
-void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& attrs) {
+void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& attrs) {
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
   common::report_scan<Op>(attrs, call.longest);
@@ -368,8 +369,8 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& at
 }
 
 template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
-              Op::In<Tensor>& din, const Op::Attrs& attrs) {
+void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+              const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs& attrs) {
   using A = acc_t<T>;
   const Call<T> call(in, attrs);
   const bool recurrent = common::is_recurrent(attrs, call.longest);
@@ -388,9 +389,11 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
   common::run_passes<BackwardPass<T>>(call, 3 * flops_per_token(call, most), most, go, dsT, grad);
 }
 
-LS_KERNEL(DeltaRule).types<double, float, bf16>([]<class T>() {
-  return std::pair(&forward<T>, &backward<T>);
-});
+LS_KERNEL(DeltaRule)
+    .reads("q k v a b gk o", lies::heads)
+    .reads("g beta", lies::anyhow)
+    .strided_grad("q k v a b")
+    .types<double, float, bf16>([]<class T>() { return std::pair(&forward<T>, &backward<T>); });
 
 }  // namespace
 }  // namespace ls::ops::delta_rule

@@ -22,7 +22,7 @@ struct Call {
   common::Operand<A> g, gk;
   common::States<A> s0;
 
-  Call(const DeltaRule::In<Tensor>& in, const DeltaRule::Attrs& a)
+  Call(const DeltaRule::In<TensorView>& in, const DeltaRule::Attrs& a)
       : heads(in.k.size(2)),
         group(in.v.size(2) / heads),
         dk(in.k.size(3)),
@@ -37,10 +37,10 @@ struct Call {
         q(in.q),
         k(in.k),
         v(in.v),
-        beta(in.beta, true),
+        beta(in.beta),
         a(in.a),
         b(in.b),
-        g(in.g, true),
+        g(in.g),
         gk(in.gk),
         s0(in.s0, size) {}
   /// Decays by key channel, or erase and write vectors: see Channels.
@@ -119,7 +119,7 @@ struct Gradients {
   common::Result<T> q, k, v, beta, a, b;
   common::Result<acc_t<T>> g, gk;
   acc_t<T>* s0;
-  explicit Gradients(DeltaRule::In<Tensor>& din)
+  explicit Gradients(DeltaRule::In<TensorView>& din)
       : q(din.q),
         k(din.k),
         v(din.v),
@@ -200,23 +200,23 @@ void solve_transposed(const Call<T>& call, const common::Chunk& z, Index hv, con
 /// Token by token (delta_rule_recurrent_cpu.cpp); float, double, bf16.
 template <class T>
 struct Recurrent {
-  static void forward(const Call<T>& call, DeltaRule::Out<Tensor>& out);
-  static void backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
-                       DeltaRule::In<Tensor>& din);
+  static void forward(const Call<T>& call, DeltaRule::Out<TensorView>& out);
+  static void backward(const Call<T>& call, const DeltaRule::Out<TensorView>& dout,
+                       DeltaRule::In<TensorView>& din);
 };
 /// In chunks, where decays or vectors are by channel (delta_rule_channels_cpu.cpp).
 template <class T>
 struct Channels {
-  static void forward(const Call<T>& call, DeltaRule::Out<Tensor>& out);
-  static void backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
-                       DeltaRule::In<Tensor>& din);
+  static void forward(const Call<T>& call, DeltaRule::Out<TensorView>& out);
+  static void backward(const Call<T>& call, const DeltaRule::Out<TensorView>& dout,
+                       DeltaRule::In<TensorView>& din);
 };
 /// Token by token, where decays or vectors are by channel (..._channels_recurrent_cpu.cpp).
 template <class T>
 struct ChannelsRecurrent {
-  static void forward(const Call<T>& call, DeltaRule::Out<Tensor>& out);
-  static void backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
-                       DeltaRule::In<Tensor>& din);
+  static void forward(const Call<T>& call, DeltaRule::Out<TensorView>& out);
+  static void backward(const Call<T>& call, const DeltaRule::Out<TensorView>& dout,
+                       DeltaRule::In<TensorView>& din);
 };
 
 }  // namespace ls::ops::delta_rule

@@ -68,7 +68,7 @@ void step(const Call<T>& call, Index b, Index t, Index hv, A decay, const A* fro
 }  // namespace
 
 template <class T>
-void Recurrent<T>::forward(const Call<T>& call, DeltaRule::Out<Tensor>& out) {
+void Recurrent<T>::forward(const Call<T>& call, DeltaRule::Out<TensorView>& out) {
   using A = acc_t<T>;
   const common::Result<T> o(out.o);
   A* const states = out.sT.data<A>();
@@ -255,8 +255,8 @@ class BackwardPass {
 }  // namespace
 
 template <class T>
-void Recurrent<T>::backward(const Call<T>& call, const DeltaRule::Out<Tensor>& dout,
-                            DeltaRule::In<Tensor>& din) {
+void Recurrent<T>::backward(const Call<T>& call, const DeltaRule::Out<TensorView>& dout,
+                            DeltaRule::In<TensorView>& din) {
   const common::Operand<T> go(dout.o);
   const Gradients<T> grad(din);
   const common::States<acc_t<T>> dsT(dout.sT, call.size);

@@ -1,7 +1,6 @@
 #include "core/ops/embedding/embedding.h"
 
-#include <vector>
-
+#include "core/ops/common/indices.h"
 #include "core/ops/common/reference.h"
 
 namespace ls::ops {
@@ -9,19 +8,11 @@ namespace {
 
 using Op = Embedding;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings&) {
-  const std::vector<std::int64_t> ids = in.ids.to_vector<std::int64_t>();
-  const Index rows = in.weight.size(0);
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    LS_CHECK(ids[i] >= 0 && ids[i] < rows, kShape,
-             "embedding: id {} at position {}, the table has {} rows", ids[i], i, rows);
-  }
-}
-
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const View<const Real, 2> weight(in.weight);
+    check_indices("embedding", "id", in.ids, 0, weight.size(0));
     const common::Joined<const std::int64_t, 1> ids(in.ids);
     const common::Joined<Real, 2> y(out.y);
     for (Index r = 0; r < y.size(0); ++r) {
@@ -30,11 +21,12 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const common::Joined<const std::int64_t, 1> ids(in.ids);
     const common::Joined<const Real, 2> gy(dout.y);
-    const View<Real, 2> gweight(din.weight.zero_());
+    const View<Real, 2> gweight(common::zeroed(din.weight));
     for (Index r = 0; r < gy.size(0); ++r) {
       for (Index c = 0; c < gy.size(1); ++c) {
         gweight(ids(r), c) += ids(r) == a.padding_idx ? Real(0) : Real(a.scale) * gy(r, c);
@@ -43,7 +35,7 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
+Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs&) {
   return {.bytes = 2.0 * in.ids.numel() * in.weight.size(1) * dtype_size(in.weight.dtype()),
           .flops = 0};
 }
@@ -52,7 +44,6 @@ LS_OP(Embedding, "embedding", "rows of a table by index")
     .in("weight[V,D] ids[...]:i64")
     .out("y[...,D]")
     .saves("ids")
-    .bind(bind)
     .reference<Reference>()
     .cost(cost);
 

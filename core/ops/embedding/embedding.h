@@ -1,5 +1,6 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/base/types.h"
+#include "core/op/gives_y.h"
 
 namespace ls::ops {
 
@@ -15,6 +16,10 @@ struct Embedding : GivesY {
   struct Attrs {
     double scale = 1;
     Index padding_idx = -1;
+    void fields(auto&& f) const {
+      f("scale", scale, "factor on rows");
+      f("padding_idx", padding_idx, "row without a gradient; -1: none");
+    }
   };
 };
 

@@ -3,6 +3,8 @@
 #include "core/ops/embedding/embedding.h"
 
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
+#include "core/ops/common/indices.h"
 
 namespace ls::ops {
 namespace {
@@ -10,14 +12,14 @@ namespace {
 template <class T>
 struct Kernel {
   using Op = Embedding;
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-    const Tensor w = in.weight.contiguous(), ids = in.ids.contiguous();
-    const Index d = w.size(1);
-    const T* wp = w.data<T>();
-    const std::int64_t* id = ids.data<std::int64_t>();
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
+    check_indices("embedding", "id", in.ids, 0, in.weight.size(0));
+    const Index d = in.weight.size(1);
+    const T* wp = in.weight.data<T>();
+    const std::int64_t* id = in.ids.data<std::int64_t>();
     T* y = out.y.data<T>();
     const T scale = static_cast<T>(a.scale);
-    parallel_for(ids.numel(), row_grain(d), [&](Index r0, Index r1) {
+    parallel_for(in.ids.numel(), row_grain(d), [&](Index r0, Index r1) {
       for (Index r = r0; r < r1; ++r) {
         for (Index c = 0; c < d; ++c) {
           y[r * d + c] = scale * wp[id[r] * d + c];
@@ -25,12 +27,12 @@ struct Kernel {
       }
     });
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
-    const Tensor ids = in.ids.contiguous(), g = dout.y.contiguous();
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const Index d = din.weight.size(1);
-    const std::int64_t* id = ids.data<std::int64_t>();
-    const T* gp = g.data<T>();
+    const std::int64_t* id = in.ids.data<std::int64_t>();
+    const T* gp = dout.y.data<T>();
     T* dw = din.weight.data<T>();
     const T scale = static_cast<T>(a.scale);
     // Each thread owns channels, so that sums over repeated ids keep their order.
@@ -38,7 +40,7 @@ struct Kernel {
       for (Index r = 0; r < din.weight.size(0); ++r) {
         std::fill(dw + r * d + c0, dw + r * d + c1, T(0));
       }
-      for (Index r = 0; r < ids.numel(); ++r) {
+      for (Index r = 0; r < in.ids.numel(); ++r) {
         if (id[r] != a.padding_idx) {
           for (Index c = c0; c < c1; ++c) {
             dw[id[r] * d + c] += scale * gp[r * d + c];

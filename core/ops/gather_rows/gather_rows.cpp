@@ -1,21 +1,18 @@
 #include "core/ops/gather_rows/gather_rows.h"
 
+#include "core/ops/common/indices.h"
 #include "core/ops/common/reference.h"
-#include "core/ops/common/row_indices.h"
 
 namespace ls::ops {
 namespace {
 
 using Op = GatherRows;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings&) {
-  check_row_indices("gather_rows", in.index, in.x.size(0));
-}
-
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs&) {
     const View<const Real, 2> x(in.x);
+    check_indices("gather_rows", "index", in.index, -1, x.size(0));
     const common::Joined<const std::int64_t, 1> index(in.index);
     const common::Joined<Real, 2> y(out.y);
     for (Index r = 0; r < y.size(0); ++r) {
@@ -24,11 +21,11 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
     const common::Joined<const std::int64_t, 1> index(in.index);
     const common::Joined<const Real, 2> gy(dout.y);
-    const View<Real, 2> gx(din.x.zero_());
+    const View<Real, 2> gx(common::zeroed(din.x));
     for (Index r = 0; r < gy.size(0); ++r) {
       if (index(r) < 0) {
         continue;
@@ -40,7 +37,7 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
+Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs&) {
   const Index row = in.x.size(1) * dtype_size(in.x.dtype());
   return {.bytes = 1.0 * in.index.numel() * (8 + 2 * row), .flops = 0};
 }
@@ -49,7 +46,6 @@ LS_OP(GatherRows, "gather_rows", "rows by index; index -1 gives zeros")
     .in("x[N,D] index[...]:i64")
     .out("y[...,D]")
     .saves("index")
-    .bind(bind)
     .reference<Reference>()
     .cost(cost);
 

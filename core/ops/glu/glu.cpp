@@ -8,7 +8,7 @@ namespace {
 
 using Op = Glu;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(in.x.defined() != (in.gate.defined() && in.up.defined()), kShape,
            "glu: give either x with both halves, or gate and up");
   if (in.x.defined()) {
@@ -32,7 +32,7 @@ struct Halves {
 
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const Halves<const Real> x(in);
     const common::Joined<Real, 2> y(out.y);
     act::dispatch(a.activation, [&]<class F>() {
@@ -43,11 +43,12 @@ struct Reference {
       }
     });
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const Halves<const Real> x(in);
     const common::Joined<const Real, 2> gy(dout.y);
-    Op::In<Tensor> d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const Halves<Real> gx(d);
     act::dispatch(a.activation, [&]<class F>() {
       for (Index r = 0; r < gy.size(0); ++r) {
@@ -61,7 +62,7 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
+Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs&) {
   const double n = in.x.defined() ? in.x.numel() : 2.0 * in.gate.numel();
   return {.bytes = 1.5 * n * dtype_size((in.x.defined() ? in.x : in.gate).dtype()), .flops = 5 * n};
 }

@@ -1,5 +1,5 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/op/gives_y.h"
 #include "core/ops/common/act.h"
 
 namespace ls::ops {
@@ -16,6 +16,7 @@ struct Glu : GivesY {
   };
   struct Attrs {
     Act activation = Act::kSilu;
+    void fields(auto&& f) const { f("activation", activation, "function of the gate"); }
   };
 };
 

@@ -1,6 +1,9 @@
 // y = act(gate) * up, each [rows, f], gate and up two tensors or the halves of one. A thread owns
 // rows; rows with gaps between them are fetched kAhead rows before their turn.
+#include <vector>
+
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
 #include "core/ops/common/glu_rows.h"
 #include "core/ops/glu/glu.h"
 #include "core/tensor/rows.h"
@@ -10,7 +13,7 @@ namespace {
 
 struct Halves {
   Rows gate, up;
-  explicit Halves(const Glu::In<Tensor>& in)
+  explicit Halves(const Glu::In<TensorView>& in)
       : gate(in.x.defined() ? in.x.slice(-1, 0, in.x.size(-1) / 2) : in.gate),
         up(in.x.defined() ? in.x.slice(-1, in.x.size(-1) / 2, in.x.size(-1)) : in.up) {}
 };
@@ -19,7 +22,7 @@ constexpr Index kGrain = 1 << 13;
 constexpr Index kAhead = 2;
 
 template <class T>
-void forward(const Glu::In<Tensor>& in, Glu::Out<Tensor>& out, const Glu::Attrs& a) {
+void forward(const Glu::In<TensorView>& in, Glu::Out<TensorView>& out, const Glu::Attrs& a) {
   const Halves h(in);
   const Index f = h.gate.cols;
   T* y = out.y.data<T>();
@@ -35,25 +38,25 @@ void forward(const Glu::In<Tensor>& in, Glu::Out<Tensor>& out, const Glu::Attrs&
 }
 
 template <class T>
-void backward(const Glu::In<Tensor>& in, const Glu::Out<Tensor>&, const Glu::Out<Tensor>& dout,
-              Glu::In<Tensor>& din, const Glu::Attrs& a) {
+void backward(const Glu::In<TensorView>& in, const Glu::Out<TensorView>&,
+              const Glu::Out<TensorView>& dout, Glu::In<TensorView>& din, const Glu::Attrs& a) {
   const Halves h(in);
   const Rows dy(dout.y);
   const Index f = h.gate.cols;
   T* dgate = nullptr;
   T* dup = nullptr;
   Index stride = f;
-  Tensor unwanted;  // a half that nobody asked for is computed all the same
+  std::vector<T> unwanted;  // a half that nobody asked for is computed all the same
   if (din.x.defined()) {
     dgate = din.x.data<T>();
     dup = dgate + f;
     stride = 2 * f;
   } else {
     if (!din.gate.defined() || !din.up.defined()) {
-      unwanted = Tensor::empty({h.gate.count, f}, dtype_of_v<T>);
+      unwanted.resize(static_cast<std::size_t>(h.gate.count * f));
     }
-    dgate = (din.gate.defined() ? din.gate : unwanted).data<T>();
-    dup = (din.up.defined() ? din.up : unwanted).data<T>();
+    dgate = din.gate.defined() ? din.gate.data<T>() : unwanted.data();
+    dup = din.up.defined() ? din.up.data<T>() : unwanted.data();
   }
   act::dispatch(a.activation, [&]<class F>() {
     parallel_for(h.gate.count, row_grain(f, kGrain), [&](Index r0, Index r1) {
@@ -68,7 +71,7 @@ void backward(const Glu::In<Tensor>& in, const Glu::Out<Tensor>&, const Glu::Out
   });
 }
 
-LS_KERNEL(Glu).types<double, float, bf16>([]<class T>() {
+LS_KERNEL(Glu).reads("x gate up y", lies::rows).types<double, float, bf16>([]<class T>() {
   return std::pair(&forward<T>, &backward<T>);
 });
 

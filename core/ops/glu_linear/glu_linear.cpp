@@ -11,7 +11,7 @@ using Op = GluLinear;
 /// The first half of a row of x is the gate.
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const common::Joined<const Real, 2> x(in.x), w(in.weight);
     const common::Joined<Real, 2> y(out.y);
     const Index f = w.size(1);
@@ -27,10 +27,11 @@ struct Reference {
       }
     });
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const common::Joined<const Real, 2> x(in.x), w(in.weight), gy(dout.y);
-    Op::In<Tensor> d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const common::Joined<Real, 2> gx(d.x), gw(d.weight);
     const Index f = w.size(1);
     act::dispatch(a.activation, [&]<class F>() {
@@ -48,7 +49,7 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
+Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs&) {
   const double hidden = 0.5 * in.x.numel();
   const double out = hidden / std::max<Index>(1, in.weight.size(1)) * in.weight.size(0);
   return {.bytes = (2 * hidden + in.weight.numel() + out) * dtype_size(in.x.dtype()),

@@ -1,5 +1,5 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/op/gives_y.h"
 #include "core/ops/common/act.h"
 
 namespace ls::ops {
@@ -19,6 +19,7 @@ struct GluLinear : GivesY {
   };
   struct Attrs {
     Act activation = Act::kSilu;
+    void fields(auto&& f) const { f("activation", activation, "function of the gate"); }
   };
 };
 

@@ -6,6 +6,8 @@
 
 #include "core/backend/cpu/gemm.h"
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
+#include "core/ops/common/elements.h"
 #include "core/ops/common/glu_rows.h"
 #include "core/ops/glu_linear/glu_linear.h"
 #include "core/tensor/rows.h"
@@ -18,7 +20,7 @@ using Op = GluLinear;
 
 struct Sizes {
   Index rows, hidden, width;
-  Sizes(const Op::In<Tensor>& in, Index count)
+  Sizes(const Op::In<TensorView>& in, Index count)
       : rows(count), hidden(in.weight.size(1)), width(in.weight.size(0)) {}
   /// f(first row, number of rows) for every block, the blocks shared out over the threads. With a
   /// large W, read again for every block, all rows are one block, and f's own loops and products
@@ -38,14 +40,14 @@ struct Sizes {
 };
 
 template <class T>
-void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
   const Rows x(in.x);
-  const Tensor w = in.weight.contiguous();
   const Sizes n(in, out.y.numel() / std::max<Index>(1, in.weight.size(0)));
   const Index f = n.hidden, d = n.width;
+  const T* const w = in.weight.data<T>();
   T* const y = out.y.data<T>();
   if (f == 0) {
-    out.y.zero_();
+    common::zeroed(out.y);
     return;
   }
   act::dispatch(a.activation, [&]<class F>() {
@@ -58,29 +60,27 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
           glu::forward_row<F>(gate, gate + f, f, hidden + r * f);
         }
       });
-      gemm<T>(false, true, rows, d, f, 1.0, hidden, f, std::as_const(w).template data<T>(), f, 0.0,
-              y + begin * d, d);
+      gemm<T>(false, true, rows, d, f, 1.0, hidden, f, w, f, 0.0, y + begin * d, d);
     });
   });
 }
 
 template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
-              Op::In<Tensor>& din, const Op::Attrs& a) {
-  const Rows x(in.x), dy(dout.y, true);
-  const Tensor w = in.weight.contiguous();
+void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+              const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs& a) {
+  const Rows x(in.x), dy(dout.y);
   const Sizes n(in, x.count);
   const Index f = n.hidden, d = n.width;
-  Tensor hidden = Tensor::empty({n.rows, f}, in.x.dtype());
-  T* const h = hidden.data<T>();
+  const T* const w = in.weight.data<T>();
+  Storage hidden(n.rows * f * Index{sizeof(T)});
+  T* const h = static_cast<T*>(hidden.data());
   T* const dx = din.x.defined() ? din.x.data<T>() : nullptr;
   act::dispatch(a.activation, [&]<class F>() {
     n.for_blocks([&](Index begin, Index rows) {
       Storage storage((dx ? rows : 0) * f * Index{sizeof(T)});
       T* const dh = static_cast<T*>(storage.data());
       if (dx) {
-        gemm<T>(false, false, rows, f, d, 1.0, dy.row<T>(begin), dy.stride,
-                std::as_const(w).template data<T>(), f, 0.0, dh, f);
+        gemm<T>(false, false, rows, f, d, 1.0, dy.row<T>(begin), dy.stride, w, f, 0.0, dh, f);
       }
       parallel_for(rows, n.grain(), [&](Index r0, Index r1) {
         for (Index r = r0; r < r1; ++r) {
@@ -102,9 +102,10 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
   }
 }
 
-LS_KERNEL(GluLinear).types<double, float, bf16>([]<class T>() {
-  return std::pair(&forward<T>, &backward<T>);
-});
+LS_KERNEL(GluLinear)
+    .reads("x", lies::rows)
+    .reads("y", lies::rows_apart)
+    .types<double, float, bf16>([]<class T>() { return std::pair(&forward<T>, &backward<T>); });
 
 }  // namespace
 }  // namespace ls::ops

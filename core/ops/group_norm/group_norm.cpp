@@ -5,7 +5,7 @@
 namespace ls::ops {
 namespace {
 
-void bind(const GroupNorm::In<Tensor>& in, const GroupNorm::Attrs& a, Bindings& b) {
+void bind(const GroupNorm::In<ShapeOf>& in, const GroupNorm::Attrs& a, Bindings& b) {
   const Index d = in.x.size(-1);
   LS_CHECK(a.num_groups > 0 && d % a.num_groups == 0, kShape,
            "group_norm: argument x: {} channels do not divide into {} groups", d, a.num_groups);

@@ -1,5 +1,5 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/base/types.h"
 
 namespace ls::ops {
 
@@ -24,6 +24,11 @@ struct GroupNorm {
     Index num_groups = 1;
     double eps = 1e-5;
     bool norm_before_gate = true;
+    void fields(auto&& f) const {
+      f("num_groups", num_groups, "groups of channels");
+      f("eps", eps, "added to the variance");
+      f("norm_before_gate", norm_before_gate, "the gate stands behind the norm");
+    }
   };
 };
 

@@ -41,7 +41,7 @@ struct Reference {
         return Real(1);
     }
   }
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const common::Joined<const Real, 2> x(in.x);
     const common::Joined<Real, 2> y(out.y);
     for (Index r = 0; r < x.size(0); ++r) {
@@ -51,8 +51,9 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const common::Joined<const Real, 2> x(in.x), gy(dout.y);
     const common::Joined<Real, 2> gx(din.x);
     for (Index r = 0; r < x.size(0); ++r) {

@@ -1,5 +1,6 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/base/types.h"
+#include "core/op/gives_y.h"
 
 namespace ls::ops {
 
@@ -13,7 +14,17 @@ struct L2Norm : TakesXGivesY {
   struct Attrs {
     double eps = 1e-6;
     Eps mode = Eps::kInside;
+    void fields(auto&& f) const {
+      f("eps", eps, "keeps the divisor from zero");
+      f("mode", mode, "where eps stands: sqrt(|x|^2 + eps), max(|x|, eps), |x| + eps");
+    }
   };
 };
 
 }  // namespace ls::ops
+
+template <>
+struct ls::EnumNames<ls::ops::L2Norm::Eps> {
+  static constexpr std::string_view kKind = "place of eps";
+  static constexpr std::array<std::string_view, 3> kNames = {"inside", "max", "outside"};
+};

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
 #include "core/tensor/rows.h"
 
 namespace ls::ops {
@@ -34,7 +35,7 @@ template <class T>
 struct Kernel {
   using A = acc_t<T>;
 
-  static void forward(const L2Norm::In<Tensor>& in, L2Norm::Out<Tensor>& out,
+  static void forward(const L2Norm::In<TensorView>& in, L2Norm::Out<TensorView>& out,
                       const L2Norm::Attrs& a) {
     const Rows x(in.x);
     const Index d = x.cols;
@@ -55,8 +56,8 @@ struct Kernel {
     });
   }
 
-  static void backward(const L2Norm::In<Tensor>& in, const L2Norm::Out<Tensor>&,
-                       const L2Norm::Out<Tensor>& dout, L2Norm::In<Tensor>& din,
+  static void backward(const L2Norm::In<TensorView>& in, const L2Norm::Out<TensorView>&,
+                       const L2Norm::Out<TensorView>& dout, L2Norm::In<TensorView>& din,
                        const L2Norm::Attrs& a) {
     const Rows x(in.x), dy(dout.y);
     const Index d = x.cols;
@@ -81,7 +82,7 @@ struct Kernel {
   }
 };
 
-LS_KERNEL(L2Norm).kernel<Kernel, double, float, bf16>();
+LS_KERNEL(L2Norm).reads("x y", lies::rows).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

@@ -9,7 +9,7 @@ using Op = Linear;
 
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs&) {
     const common::Joined<const Real, 2> x(in.x), w(in.weight);
     const View<const Real, 1> bias(in.bias);
     const common::Joined<Real, 2> y(out.y);
@@ -23,10 +23,10 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
     const common::Joined<const Real, 2> x(in.x), w(in.weight), gy(dout.y);
-    Op::In<Tensor> d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const common::Joined<Real, 2> gx(d.x), gw(d.weight);
     const View<Real, 1> gbias(d.bias);
     const Index rows = gy.size(0), outputs = w.size(0), inputs = w.size(1);
@@ -56,7 +56,7 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
+Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs&) {
   const double rows = 1.0 * in.x.numel() / std::max<Index>(1, in.x.size(-1));
   const double out = rows * in.weight.size(0) * dtype_size(in.x.dtype());
   return {.bytes = in.x.bytes() + in.weight.bytes() + out, .flops = 2 * rows * in.weight.numel()};

@@ -1,5 +1,5 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/op/gives_y.h"
 
 namespace ls::ops {
 

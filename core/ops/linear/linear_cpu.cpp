@@ -4,6 +4,7 @@
 // backward, whose rows are summed in order.
 #include "core/backend/cpu/gemm.h"
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
 #include "core/ops/linear/linear.h"
 #include "core/tensor/rows.h"
 
@@ -11,18 +12,16 @@ namespace ls::ops {
 namespace {
 
 template <class T>
-void forward(const Linear::In<Tensor>& in, Linear::Out<Tensor>& out, const Linear::Attrs&) {
-  const Rows x(in.x, true);
-  const Tensor w = in.weight.contiguous();
-  const Index o = w.size(0), i = w.size(1),
+void forward(const Linear::In<TensorView>& in, Linear::Out<TensorView>& out, const Linear::Attrs&) {
+  const Rows x(in.x);
+  const Index o = in.weight.size(0), i = in.weight.size(1),
               rows = i > 0 ? x.count : out.y.numel() / std::max<Index>(1, o);
   T* y = out.y.data<T>();
-  gemm<T>(false, true, rows, o, i, 1.0, x.row<T>(0), std::max<Index>(1, x.stride), w.data<T>(),
-          std::max<Index>(1, i), 0.0, y, std::max<Index>(1, o));
+  gemm<T>(false, true, rows, o, i, 1.0, x.row<T>(0), std::max<Index>(1, x.stride),
+          in.weight.data<T>(), std::max<Index>(1, i), 0.0, y, std::max<Index>(1, o));
   if (in.bias.defined()) {
     using A = acc_t<T>;
-    const Tensor bias = in.bias.contiguous();
-    const A* b = bias.data<A>();
+    const A* b = in.bias.data<A>();
     parallel_for(rows, row_grain(o, 16384), [&](Index r0, Index r1) {
       for (Index r = r0; r < r1; ++r) {
         for (Index c = 0; c < o; ++c) {
@@ -34,14 +33,14 @@ void forward(const Linear::In<Tensor>& in, Linear::Out<Tensor>& out, const Linea
 }
 
 template <class T>
-void backward(const Linear::In<Tensor>& in, const Linear::Out<Tensor>&,
-              const Linear::Out<Tensor>& dout, Linear::In<Tensor>& din, const Linear::Attrs&) {
+void backward(const Linear::In<TensorView>& in, const Linear::Out<TensorView>&,
+              const Linear::Out<TensorView>& dout, Linear::In<TensorView>& din,
+              const Linear::Attrs&) {
   using A = acc_t<T>;
-  const Rows x(in.x, true), g(dout.y, true);
-  const Tensor w = in.weight.contiguous();
-  const Index o = w.size(0), i = w.size(1), rows = o > 0 ? g.count : x.count;
+  const Rows x(in.x), g(dout.y);
+  const Index o = in.weight.size(0), i = in.weight.size(1), rows = o > 0 ? g.count : x.count;
   if (din.x.defined()) {
-    gemm<T>(false, false, rows, i, o, 1.0, g.row<T>(0), g.stride, w.data<T>(), i, 0.0,
+    gemm<T>(false, false, rows, i, o, 1.0, g.row<T>(0), g.stride, in.weight.data<T>(), i, 0.0,
             din.x.data<T>(), i);
   }
   if (din.weight.defined()) {
@@ -62,7 +61,7 @@ void backward(const Linear::In<Tensor>& in, const Linear::Out<Tensor>&,
   }
 }
 
-LS_KERNEL(Linear).types<float, bf16>([]<class T>() {
+LS_KERNEL(Linear).reads("x y", lies::rows_apart).types<float, bf16>([]<class T>() {
   return std::pair(&forward<T>, &backward<T>);
 });
 

@@ -2,49 +2,39 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
-#include "core/tensor/view.h"
+#include "core/ops/common/indices.h"
+#include "core/ops/common/reference.h"
 
 namespace ls::ops {
 namespace {
 
 using Op = LinearCrossEntropy;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
-  const Index classes = in.weight.size(0);
-  const View<const std::int64_t, 1> targets(in.targets);
-  for (Index i = 0; i < targets.size(0); ++i) {
-    LS_CHECK(targets(i) == a.ignore_index || (targets(i) >= 0 && targets(i) < classes), kShape,
-             "linear_cross_entropy: target {} at position {}, there are {} classes", targets(i), i,
-             classes);
-  }
+void bind(const Op::In<ShapeOf>&, const Op::Attrs& a, Bindings& b) {
   if (!a.gradients) {
     b.drop_output("dx");
     b.drop_output("dw");
   }
 }
 
-/// How many targets count.
-Index asked(const Op::In<Tensor>& in, Index ignore_index) {
-  const std::vector<std::int64_t> targets = in.targets.to_vector<std::int64_t>();
-  return std::ssize(targets) - std::count(targets.begin(), targets.end(), ignore_index);
-}
-
 /// Plain loops, one token at a time.
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const View<const Real, 2> x(in.x), w(in.weight);
+    check_indices("linear_cross_entropy", "target", in.targets, 0, w.size(0), a.ignore_index);
     const View<const std::int64_t, 1> target(in.targets);
     const View<Real, 1> per_token(out.per_token);
     const View<std::int64_t, 1> predicted(out.predicted);
     View<Real, 2> dx, dw;
     if (a.gradients) {
-      dx = View<Real, 2>(out.dx.zero_());
-      dw = View<Real, 2>(out.dw.zero_());
+      dx = View<Real, 2>(common::zeroed(out.dx));
+      dw = View<Real, 2>(common::zeroed(out.dw));
     }
-    const Index d = x.size(1), classes = w.size(0), count = asked(in, a.ignore_index);
+    const Index d = x.size(1), classes = w.size(0);
+    const std::int64_t* const first = in.targets.data<std::int64_t>();
+    const Index count = x.size(0) - std::count(first, first + x.size(0), a.ignore_index);
     Real total = 0;
     for (Index i = 0; i < x.size(0); ++i) {
       if (target(i) == a.ignore_index) {
@@ -77,14 +67,19 @@ struct Reference {
     }
     out.loss.data<Real>()[0] = count > 0 ? total / Real(count) : Real(0);
   }
-  static void backward(const Op::In<Tensor>&, const Op::Out<Tensor>& out,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>&, const Op::Out<TensorView>& out,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     LS_CHECK(a.gradients, kInternal, "linear_cross_entropy ran without gradients");
-    const double s = dout.loss.defined() ? dout.loss.item() : 0.0;
-    const auto scaled = [s](Tensor& to, const Tensor& from) {
-      if (to.defined()) {
-        to.zero_();
-        to.add_(from, s);
+    const Real s = dout.loss.defined() ? dout.loss.data<Real>()[0] : Real(0);
+    const auto scaled = [s](TensorView& to, const TensorView& from) {
+      if (!to.defined()) {
+        return;
+      }
+      const common::Joined<Real, 1> y(common::zeroed(to));
+      const common::Joined<const Real, 1> x(from);
+      for (Index i = 0; i < x.size(0); ++i) {
+        y(i) += s * x(i);
       }
     };
     scaled(din.x, out.dx);
@@ -92,9 +87,9 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
+Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs& a) {
   return {.bytes = 2.0 * (in.x.bytes() + in.weight.bytes()),
-          .flops = (a.gradients ? 6.0 : 2.0) * asked(in, a.ignore_index) * in.weight.numel()};
+          .flops = (a.gradients ? 6.0 : 2.0) * in.targets.numel() * in.weight.numel()};
 }
 
 LS_OP(LinearCrossEntropy, "linear_cross_entropy", "cross-entropy fused with the output projection")

@@ -1,5 +1,5 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/base/types.h"
 
 namespace ls::ops {
 
@@ -26,6 +26,10 @@ struct LinearCrossEntropy {
   struct Attrs {
     Index ignore_index = -100;
     bool gradients = true;
+    void fields(auto&& f) const {
+      f("ignore_index", ignore_index, "target that does not count");
+      f("gradients", gradients, "also computes those of x and weight");
+    }
   };
 };
 

@@ -23,7 +23,11 @@
 #include "core/backend/cpu/simd_math.h"
 #include "core/backend/cpu/small_gemm.h"
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
+#include "core/ops/common/elements.h"
+#include "core/ops/common/indices.h"
 #include "core/ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "core/tensor/tensor.h"
 #include "core/tensor/view.h"
 
 namespace ls::ops {
@@ -45,25 +49,24 @@ inline float exponentials_of_row(float* __restrict row, Index classes, float top
 
 template <class T>
 struct Call {
-  Tensor x, w, targets;
+  const T *x, *w;
   Index tokens, width, classes;
   const std::int64_t* target;
   float share;  // of a token in the mean
   float* loss;
   std::int64_t* predicted;
-  Call(const Op::In<Tensor>& in, Op::Out<Tensor>& out)
-      : x(in.x.contiguous()),
-        w(in.weight.contiguous()),
-        targets(in.targets.contiguous()),
-        tokens(x.size(0)),
-        width(x.size(1)),
-        classes(w.size(0)),
-        target(std::as_const(targets).data<std::int64_t>()),
+  Call(const Op::In<TensorView>& in, Op::Out<TensorView>& out)
+      : x(in.x.template data<T>()),
+        w(in.weight.template data<T>()),
+        tokens(in.x.size(0)),
+        width(in.x.size(1)),
+        classes(in.weight.size(0)),
+        target(in.targets.data<std::int64_t>()),
         share(tokens > 0 ? 1.0f / float(tokens) : 0.0f),
         loss(out.per_token.data<float>()),
         predicted(out.predicted.data<std::int64_t>()) {}
-  const T* row(Index token) const { return std::as_const(x).template data<T>() + token * width; }
-  const T* weight(Index c = 0) const { return std::as_const(w).template data<T>() + c * width; }
+  const T* row(Index token) const { return x + token * width; }
+  const T* weight(Index c = 0) const { return w + c * width; }
 
   /// The largest of a row of logits, and its first place in `best`.
   float top_of(const float* __restrict row, std::int64_t& best) const {
@@ -89,7 +92,7 @@ struct Call {
     loss[token] = at_target == top ? std::log1p(others) : top - at_target + std::log(z);
     return share / z;
   }
-  void mean(Op::Out<Tensor>& out) const {
+  void mean(Op::Out<TensorView>& out) const {
     double total = 0;
     for (Index i = 0; i < tokens; ++i) {
       total += loss[i];
@@ -104,7 +107,7 @@ constexpr float kNone = -std::numeric_limits<float>::infinity();
 /// Whole blocks, their products by the library: 16 bits, where E is rounded with its factor, and
 /// few classes.
 template <class T>
-void forward_blocks(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+void forward_blocks(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
   const Call<T> call(in, out);
   const Index n = call.tokens, d = call.width, v = call.classes;
   const Index block = std::min(n, std::max<Index>(kLogits / std::max<Index>(1, v), 64));
@@ -141,7 +144,7 @@ void forward_blocks(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::At
     }
   }
   if (n == 0 && a.gradients) {
-    out.dw.zero_();
+    common::zeroed(out.dw);
   }
   call.mean(out);
 }
@@ -213,7 +216,7 @@ struct Tops {
 /// taken from its own largest logit.
 class ByClasses {
  public:
-  ByClasses(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
+  ByClasses(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a)
       : call_(in, out),
         n_(call_.tokens),
         d_(call_.width),
@@ -232,7 +235,7 @@ class ByClasses {
     }
   }
 
-  void run(Op::Out<Tensor>& out) {
+  void run(Op::Out<TensorView>& out) {
     const Index tiles = v_ / kTile;
     for (Index b = 0; b < n_; b += block_) {
       const Index m = std::min(block_, n_ - b), passes = (m + kTokens - 1) / kTokens;
@@ -254,7 +257,7 @@ class ByClasses {
       }
     }
     if (n_ == 0 && dx_) {
-      out.dw.zero_();
+      common::zeroed(out.dw);
     }
     call_.mean(out);
   }
@@ -386,7 +389,7 @@ class ByClasses {
 };
 
 template <class T>
-void forward_dense(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+void forward_dense(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
   if constexpr (std::is_same_v<T, float>) {
     constexpr Index kMany = 1024;  // classes
     if (in.weight.size(0) >= kMany) {
@@ -399,10 +402,10 @@ void forward_dense(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Att
 
 /// Tokens with a target, and only they, next to one another.
 template <class T>
-void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-  const Tensor targets = in.targets.contiguous();
-  const std::int64_t* const target = targets.data<std::int64_t>();
-  const Index n = targets.numel(), d = in.x.size(1);
+void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
+  const Index n = in.targets.numel(), d = in.x.size(1);
+  check_indices("linear_cross_entropy", "target", in.targets, 0, in.weight.size(0), a.ignore_index);
+  const std::int64_t* const target = in.targets.data<std::int64_t>();
   std::vector<Index> asked;
   for (Index i = 0; i < n; ++i) {
     if (target[i] != a.ignore_index) {
@@ -414,15 +417,20 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
     forward_dense<T>(in, out, a);
     return;
   }
-  const Tensor x = in.x.contiguous();
-  Op::In<Tensor> some{.x = Tensor::empty({m, d}, x.dtype()),
-                      .weight = in.weight,
-                      .targets = Tensor::empty({m}, DType::kI64)};
-  Op::Out<Tensor> of_some{.loss = out.loss,
-                          .per_token = Tensor::empty({m}, out.per_token.dtype()),
-                          .predicted = Tensor::empty({m}, DType::kI64),
-                          .dx = a.gradients ? Tensor::empty({m, d}, x.dtype()) : Tensor(),
-                          .dw = out.dw};
+  const Op::In<Tensor> some{.x = Tensor::empty({m, d}, dtype_of_v<T>),
+                            .weight = {},
+                            .targets = Tensor::empty({m}, DType::kI64)};
+  const Op::Out<Tensor> of_some{.loss = {},
+                                .per_token = Tensor::empty({m}, out.per_token.dtype()),
+                                .predicted = Tensor::empty({m}, DType::kI64),
+                                .dx = a.gradients ? Tensor::empty({m, d}, dtype_of_v<T>) : Tensor(),
+                                .dw = {}};
+  Op::In<TensorView> dense{.x = some.x, .weight = in.weight, .targets = some.targets};
+  Op::Out<TensorView> of_dense{.loss = out.loss,
+                               .per_token = of_some.per_token,
+                               .predicted = of_some.predicted,
+                               .dx = of_some.dx,
+                               .dw = out.dw};
   const auto rows = [&](auto&& copy) {
     parallel_for(m, row_grain(d, 16384), [&](Index first, Index last) {
       for (Index i = first; i < last; ++i) {
@@ -430,46 +438,52 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
       }
     });
   };
-  const T* const from = x.data<T>();
-  T* const gathered = some.x.data<T>();
+  const T* const from = in.x.data<T>();
+  T* const gathered = dense.x.data<T>();
+  std::int64_t* const their_target = dense.targets.data<std::int64_t>();
   rows([&](Index i, Index token) {
     std::copy_n(from + token * d, d, gathered + i * d);
-    some.targets.data<std::int64_t>()[i] = target[token];
+    their_target[i] = target[token];
   });
-  forward_dense<T>(some, of_some, a);
-  out.per_token.zero_();
-  out.predicted.fill_(a.ignore_index);
-  if (a.gradients) {
-    out.dx.zero_();
-  }
+  forward_dense<T>(dense, of_dense, a);
   float* const loss = out.per_token.data<float>();
   std::int64_t* const predicted = out.predicted.data<std::int64_t>();
-  T* const dx = a.gradients ? out.dx.data<T>() : nullptr;
+  T* const dx = common::elements<T>(out.dx);
+  std::fill_n(loss, n, 0.0f);
+  std::fill_n(predicted, n, a.ignore_index);
+  if (dx) {
+    common::zeroed(out.dx);
+  }
+  const float* const their_loss = of_dense.per_token.data<float>();
+  const std::int64_t* const their_predicted = of_dense.predicted.data<std::int64_t>();
+  const T* const their_dx = common::elements<T>(of_dense.dx);
   rows([&](Index i, Index token) {
-    loss[token] = std::as_const(of_some.per_token).template data<float>()[i];
-    predicted[token] = std::as_const(of_some.predicted).template data<std::int64_t>()[i];
+    loss[token] = their_loss[i];
+    predicted[token] = their_predicted[i];
     if (dx) {
-      std::copy_n(std::as_const(of_some.dx).template data<T>() + i * d, d, dx + token * d);
+      std::copy_n(their_dx + i * d, d, dx + token * d);
     }
   });
 }
 
-void backward(const Op::In<Tensor>&, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
-              Op::In<Tensor>& din, const Op::Attrs& a) {
+template <class T>
+void backward(const Op::In<TensorView>&, const Op::Out<TensorView>& out,
+              const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs& a) {
   LS_CHECK(a.gradients, kInternal, "linear_cross_entropy ran without gradients");
-  const double s = dout.loss.defined() ? dout.loss.item() : 0.0;
-  const auto scaled = [s](Tensor& to, const Tensor& from) {
-    if (to.defined()) {
-      to.copy_(from);
-      to.mul_(s);
+  const float s = dout.loss.defined() ? *dout.loss.data<float>() : 0.0f;
+  const auto scaled = [s]<class E>(TensorView& to, const TensorView& from, E) {
+    E* __restrict const y = common::elements<E>(to);
+    const E* __restrict const x = common::elements<E>(from);
+    for (Index i = 0; y && i < from.numel(); ++i) {
+      y[i] = convert<E>(convert<float>(x[i]) * s);
     }
   };
-  scaled(din.x, out.dx);
-  scaled(din.weight, out.dw);
+  scaled(din.x, out.dx, T());
+  scaled(din.weight, out.dw, float());
 }
 
 LS_KERNEL(LinearCrossEntropy).types<float, bf16>([]<class T>() {
-  return std::pair(&forward<T>, &backward);
+  return std::pair(&forward<T>, &backward<T>);
 });
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace {
 
 using Op = Lstm;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings& b) {
   const Index heads = in.r.size(0), d = in.r.size(2);
   LS_CHECK(in.r.size(1) == 4 * d && in.gx.size(2) == 4 * heads * d, kShape,
            "lstm: gates gx {} and weights r {} do not fit: expected [B,T,4*heads*d] and "
@@ -30,7 +30,7 @@ struct Reference {
   enum Gate { kInput, kForget, kCell, kOutput };
 
   struct Call {
-    Call(const Op::In<Tensor>& in, const Tensor& all_gates, const Tensor& all_cells)
+    Call(const Op::In<TensorView>& in, const TensorView& all_gates, const TensorView& all_cells)
         : h0(in.h0),
           c0(in.c0),
           r(in.r),
@@ -62,7 +62,7 @@ struct Reference {
     std::vector<common::Sequence> seqs;
   };
 
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs&) {
     const Call call(in, out.gates, out.cells);
     const View<const Real, 3> gx(in.gx);
     const View<const Real, 1> bias(in.bias);
@@ -97,12 +97,12 @@ struct Reference {
     }
   }
 
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
     const Call call(in, out.gates, out.cells);
     const View<const Real, 3> gy(dout.y);
     const View<const Real, 2> ghT(dout.hT), gcT(dout.cT);
-    Op::In<Tensor> grad = common::zero_gradients(in, din);
+    auto grad = common::zero_gradients(in, din);
     const View<Real, 3> ggx(grad.gx), gr(grad.r);
     const View<Real, 2> gh0(grad.h0), gc0(grad.c0);
     const View<Real, 1> gbias(grad.bias);
@@ -157,7 +157,7 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
+Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs&) {
   const Index tokens = in.gx.size(0) * in.gx.size(1);
   return {.bytes = 3.0 * in.gx.bytes(), .flops = 2.0 * tokens * in.r.numel()};
 }

@@ -1,5 +1,4 @@
 #pragma once
-#include "core/op/op.h"
 #include "core/op/scan_attrs.h"
 
 namespace ls::ops {

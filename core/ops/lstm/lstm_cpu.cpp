@@ -13,6 +13,7 @@
 
 #include "core/backend/cpu/gemm.h"
 #include "core/backend/cpu/simd_math.h"
+#include "core/op/declare.h"
 #include "core/op/report.h"
 #include "core/ops/common/sequences.h"
 #include "core/ops/lstm/lstm.h"
@@ -32,16 +33,16 @@ struct Call {
   std::vector<Index> order;            ///< states of the sequences, longest first
   std::vector<common::Sequence> seqs;  ///< in that order
   Rows gx;
-  Tensor r, bias;
+  const A *r, *bias;  ///< null: none
 
-  explicit Call(const Op::In<Tensor>& in)
+  explicit Call(const Op::In<TensorView>& in)
       : heads(in.r.size(0)),
         d(in.r.size(2)),
         width(heads * d),
         tokens(in.gx.size(1)),
         gx(in.gx),
-        r(in.r.contiguous()),
-        bias(in.bias.contiguous()) {
+        r(in.r.template data<A>()),
+        bias(common::elements<A>(in.bias)) {
     const auto given = common::sequences(in.gx.size(0), tokens, in.offsets, "lstm");
     order.resize(given.size());
     std::iota(order.begin(), order.end(), Index{0});
@@ -64,7 +65,7 @@ struct Call {
   /// Where element 0 of a head's gate lies in a row of gates.
   Index block(Index gate, Index head) const { return gate * width + head * d; }
   /// Rows [N,D] in the order of the sequences, zero where absent.
-  Buffer<A, 2> sorted(const Tensor& states) const {
+  Buffer<A, 2> sorted(const TensorView& states) const {
     Buffer<A, 2> to(count(), width);
     const common::States<A> from(states, width);
     for (Index i = 0; i < count(); ++i) {
@@ -73,7 +74,7 @@ struct Call {
     return to;
   }
   /// Row i of `from` becomes that of its sequence, where `states` is wanted.
-  void unsort(const Buffer<A, 2>& from, Index i, Tensor& states) const {
+  void unsort(const Buffer<A, 2>& from, Index i, TensorView& states) const {
     if (states.defined()) {
       std::copy_n(from.data() + i * width, width, states.data<A>() + order[i] * width);
     }
@@ -81,7 +82,7 @@ struct Call {
 };
 
 template <class T>
-void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs&) {
   report_form<Op>("recurrent");
   using A = acc_t<T>;
   const Call<T> call(in);
@@ -90,8 +91,7 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
   A* const gates = out.gates.data<A>();
   A* const cells = out.cells.data<A>();
   T* const y = out.y.data<T>();
-  const A* const r = common::elements<A>(call.r);
-  const A* const bias = common::elements<A>(call.bias);
+  const A *const r = call.r, *const bias = call.bias;
   Index running = call.count();
   const auto finish = [&](Index still) {
     for (; running > still; --running) {
@@ -138,8 +138,8 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
 }
 
 template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Out<Tensor>& dout,
-              Op::In<Tensor>& din, const Op::Attrs&) {
+void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
+              const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
   using A = acc_t<T>;
   const Call<T> call(in);
   const Index w = call.width, d = call.d;
@@ -148,8 +148,9 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
   const Buffer<A, 2> h0 = call.sorted(in.h0), c0 = call.sorted(in.c0);
   const A* const gates = out.gates.data<A>();
   const A* const cells = out.cells.data<A>();
-  const A* const r = common::elements<A>(call.r);
-  const Rows dy(dout.y.defined() ? dout.y : Tensor::zeros(Shape{1, w}, dtype_of_v<T>));
+  const A* const r = call.r;
+  const Tensor zeros = dout.y.defined() ? Tensor() : Tensor::zeros({1, w}, dtype_of_v<T>);
+  const Rows dy(dout.y.defined() ? dout.y : TensorView(zeros));
   T* const dgx = common::elements<T>(din.gx);
   Buffer<A, 2> all_gates(call.total, 4 * w), all_before(call.total, w);
   Index done = 0;  // rows of these
@@ -225,7 +226,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>& out, const Op::Ou
   }
 }
 
-LS_KERNEL(Lstm).types<double, float, bf16>([]<class T>() {
+LS_KERNEL(Lstm).reads("gx y", lies::rows).types<double, float, bf16>([]<class T>() {
   return std::pair(&forward<T>, &backward<T>);
 });
 

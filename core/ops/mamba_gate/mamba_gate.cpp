@@ -10,7 +10,7 @@ namespace {
 
 using Op = MambaGate;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings&) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings&) {
   const Index channels = in.x.size(-1), heads = in.a_log.size(0);
   LS_CHECK(heads > 0 && channels % heads == 0, kShape,
            "mamba_gate: {} channels of x are not a multiple of the {} heads of a_log", channels,
@@ -19,7 +19,7 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings&) {
 
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs&) {
     const common::Joined<const Real, 2> x(in.x);
     const View<const Real, 1> a_log(in.a_log), bias(in.dt_bias);
     const common::Joined<Real, 2> g(out.g);
@@ -31,11 +31,11 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
     const common::Joined<const Real, 2> x(in.x), gg(dout.g);
     const View<const Real, 1> a_log(in.a_log), bias(in.dt_bias);
-    Op::In<Tensor> d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const common::Joined<Real, 2> gx(d.x);
     const View<Real, 1> ga_log(d.a_log), gbias(d.dt_bias);
     const Index of_head = x.size(1) / a_log.size(0);

@@ -1,5 +1,4 @@
 #pragma once
-#include "core/op/op.h"
 
 namespace ls::ops {
 

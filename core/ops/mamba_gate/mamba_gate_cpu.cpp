@@ -9,6 +9,8 @@
 
 #include "core/backend/cpu/simd_math.h"
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
+#include "core/ops/common/elements.h"
 
 namespace ls::ops {
 namespace {
@@ -19,25 +21,28 @@ constexpr Index kBlock = 512;  // elements, about
 /// Inputs of one call: z = x + dt_bias, g = -exp(a_log) softplus(z).
 template <class In, class Real>
 struct Call {
-  Tensor x, a_log, bias;
-  Index channels, of_head, rows;
+  const In* x;
+  std::vector<Real> bias;
+  Index channels, heads, of_head, rows;
   std::vector<Real> scale;  // -exp(a_log), by channel
-  explicit Call(const MambaGate::In<Tensor>& in)
-      : x(in.x.contiguous()),
-        a_log(in.a_log.contiguous()),
-        bias(in.dt_bias.defined() ? in.dt_bias.contiguous()
-                                  : Tensor::zeros({x.size(-1)}, a_log.dtype())),
-        channels(x.size(-1)),
-        of_head(channels / a_log.numel()),
-        rows(x.numel() / std::max<Index>(1, channels)) {
+  explicit Call(const MambaGate::In<TensorView>& in)
+      : x(in.x.template data<In>()),
+        bias(static_cast<std::size_t>(in.x.size(-1))),
+        channels(in.x.size(-1)),
+        heads(in.a_log.numel()),
+        of_head(channels / heads),
+        rows(in.x.numel() / std::max<Index>(1, channels)) {
     for (Index i = 0; i < channels; ++i) {
-      scale.push_back(-std::exp(std::as_const(a_log).template data<Real>()[i / of_head]));
+      scale.push_back(-std::exp(in.a_log.template data<Real>()[i / of_head]));
+    }
+    if (in.dt_bias.defined()) {
+      std::copy_n(in.dt_bias.template data<Real>(), channels, bias.data());
     }
   }
   /// z of rows [r0,r1) and channels [c0,c1).
   void load(Index r0, Index r1, Index c0, Index c1, Real* __restrict z) const {
-    const In* from = std::as_const(x).template data<In>() + r0 * channels + c0;
-    const Real* b = std::as_const(bias).template data<Real>() + c0;
+    const In* from = x + r0 * channels + c0;
+    const Real* b = bias.data() + c0;
     const Index n = c1 - c0;
     for (Index r = 0; r < r1 - r0; ++r) {
       for (Index i = 0; i < n; ++i) {
@@ -48,7 +53,7 @@ struct Call {
 };
 
 template <class In, class Real>
-void forward(const MambaGate::In<Tensor>& in, MambaGate::Out<Tensor>& out,
+void forward(const MambaGate::In<TensorView>& in, MambaGate::Out<TensorView>& out,
              const MambaGate::Attrs&) {
   const Call<In, Real> call(in);
   const Index channels = call.channels, block = row_grain(channels, kBlock);
@@ -102,21 +107,20 @@ void gradients(const Call<In, Real>& call, const Real* dg, Index c0, Index c1, I
 }
 
 template <class In, class Real>
-void backward(const MambaGate::In<Tensor>& in, const MambaGate::Out<Tensor>&,
-              const MambaGate::Out<Tensor>& dout, MambaGate::In<Tensor>& din,
+void backward(const MambaGate::In<TensorView>& in, const MambaGate::Out<TensorView>&,
+              const MambaGate::Out<TensorView>& dout, MambaGate::In<TensorView>& din,
               const MambaGate::Attrs&) {
   const Call<In, Real> call(in);
-  const Tensor dg = dout.g.contiguous();
+  const Real* const dg = dout.g.data<Real>();
   const auto channels = static_cast<std::size_t>(call.channels);
   std::vector<Real> da(channels), db(channels);
-  In* const dx = din.x.defined() ? din.x.data<In>() : nullptr;
+  In* const dx = common::elements<In>(din.x);
   constexpr Index kChannels = 64;  // of a thread, at least
-  parallel_for(call.channels, kChannels, [&](Index c0, Index c1) {
-    gradients(call, dg.data<Real>(), c0, c1, dx, da.data(), db.data());
-  });
+  parallel_for(call.channels, kChannels,
+               [&](Index c0, Index c1) { gradients(call, dg, c0, c1, dx, da.data(), db.data()); });
   if (din.a_log.defined()) {
     Real* const to = din.a_log.data<Real>();
-    for (Index h = 0; h < call.a_log.numel(); ++h) {
+    for (Index h = 0; h < call.heads; ++h) {
       to[h] = 0;
       for (Index i = h * call.of_head; i < (h + 1) * call.of_head; ++i) {
         to[h] += da[static_cast<std::size_t>(i)];

@@ -17,7 +17,7 @@ struct Sizes {
   Index m, k, n, k_of_b;
 };
 
-void bind(const Op::In<Tensor>& in, const Attrs& a, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Attrs& a, Bindings& b) {
   const Sizes s(in.a.shape(), in.b.shape(), a);
   LS_CHECK(s.k == s.k_of_b, kShape, "matmul: a {}{} and b {}{} share {} and {} elements in the sum",
            in.a.describe(), a.trans_a ? " transposed" : "", in.b.describe(),
@@ -41,7 +41,7 @@ struct Reference {
   using Input = common::Joined<const Real, 3>;
   using Result = common::Joined<Real, 3>;
 
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Attrs& at) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Attrs& at) {
     const Sizes s(in.a.shape(), in.b.shape(), at);
     const Matrices<const Real> a{Input(in.a), at.trans_a}, b{Input(in.b), at.trans_b};
     const Result c(out.c);
@@ -57,12 +57,12 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Attrs& at) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Attrs& at) {
     const Sizes s(in.a.shape(), in.b.shape(), at);
     const Matrices<const Real> a{Input(in.a), at.trans_a}, b{Input(in.b), at.trans_b};
     const Input gc(dout.c);
-    Op::In<Tensor> d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const Matrices<Real> ga{Result(d.a), at.trans_a}, gb{Result(d.b), at.trans_b};
     for (Index z = 0; z < gc.size(0); ++z) {
       for (Index p = 0; p < s.k; ++p) {
@@ -85,7 +85,7 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Attrs& at) {
+Cost cost(const Op::In<ShapeOf>& in, const Attrs& at) {
   const Sizes s(in.a.shape(), in.b.shape(), at);
   const double elements = 1.0 * in.a.numel() / std::max<Index>(1, s.m * s.k) * s.m * s.n;
   return {.bytes = in.a.bytes() + in.b.bytes() + elements * dtype_size(in.a.dtype()),

@@ -1,5 +1,4 @@
 #pragma once
-#include "core/op/op.h"
 
 namespace ls::ops {
 
@@ -23,6 +22,11 @@ struct Matmul {
   struct Attrs {
     bool trans_a = false, trans_b = false;
     double alpha = 1;
+    void fields(auto&& f) const {
+      f("trans_a", trans_a, "a is stored transposed");
+      f("trans_b", trans_b, "b is stored transposed");
+      f("alpha", alpha, "factor on the product");
+    }
   };
 };
 

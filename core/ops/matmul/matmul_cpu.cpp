@@ -1,66 +1,26 @@
 // c = alpha op(a) op(b) for a stack of matrices, and da = alpha dc op(b)^T, db = alpha op(a)^T dc
 // (or their transposes), each one call of core/backend/cpu/gemm.h, which shares the stack out.
-// There are no buffers: transposed and sliced views are read in place, others are copied.
+// There are no buffers: transposed and sliced views are read in place.
 #include <algorithm>
 
 #include "core/backend/cpu/gemm.h"
+#include "core/op/declare.h"
 #include "core/ops/matmul/matmul.h"
+#include "core/tensor/rows.h"
 
 namespace ls::ops {
 namespace {
 
-/// A stack of matrices as the matrix library reads it: `transposed` tells that the stored matrix is
-/// the transpose of the tensor's.
+/// A stack of matrices as the matrix library reads it.
 template <class T>
-struct Stack {
-  explicit Stack(const Tensor& t) : tensor(t) {
-    if (!describe()) {
-      tensor = t.contiguous();
-      describe();
-    }
-    data = std::as_const(tensor).template data<T>();
-  }
-  bool describe() {
-    const int r = tensor.rank();
-    const Index rows = tensor.size(-2), cols = tensor.size(-1);
-    const auto fits = [](Index step, Index unit, Index n, Index m) {  // n rows of m elements
-      return (unit == 1 || m <= 1) && (step >= m || n <= 1);
-    };
-    transposed = false;
-    if (fits(tensor.stride(-2), tensor.stride(-1), rows, cols)) {
-      ld = rows <= 1 ? cols : tensor.stride(-2);
-    } else if (fits(tensor.stride(-1), tensor.stride(-2), cols, rows)) {
-      transposed = true;
-      ld = cols <= 1 ? rows : tensor.stride(-1);
-    } else {
-      return false;
-    }
-    ld = std::max<Index>(1, ld);
-    step = 0;
-    Index next = -1;
-    for (int axis = r - 3; axis >= 0; --axis) {
-      if (tensor.size(axis) == 1) {
-        continue;
-      }
-      if (next < 0) {
-        step = tensor.stride(axis);
-      } else if (tensor.stride(axis) != next) {
-        return false;
-      }
-      next = tensor.stride(axis) * tensor.size(axis);
-    }
-    return true;
-  }
-
-  Tensor tensor;
-  const T* data = nullptr;
-  Index ld = 1, step = 0;
-  bool transposed = false;
+struct Stack : StackPattern {
+  explicit Stack(const TensorView& t) : StackPattern(*stack_of(t.layout())), data(t.data<T>()) {}
+  const T* data;
 };
 
 template <class T>
 void multiply(bool tx, const Stack<T>& x, bool ty, const Stack<T>& y, Index m, Index n, Index k,
-              double alpha, Tensor& c) {
+              double alpha, TensorView& c) {
   const Index batch = m * n > 0 ? c.numel() / (m * n) : 0;
   if (batch == 0) {
     return;
@@ -70,15 +30,17 @@ void multiply(bool tx, const Stack<T>& x, bool ty, const Stack<T>& y, Index m, I
 }
 
 template <class T>
-void forward(const Matmul::In<Tensor>& in, Matmul::Out<Tensor>& out, const Matmul::Attrs& at) {
+void forward(const Matmul::In<TensorView>& in, Matmul::Out<TensorView>& out,
+             const Matmul::Attrs& at) {
   const Stack<T> a(in.a), b(in.b);
   multiply(at.trans_a, a, at.trans_b, b, out.c.size(-2), out.c.size(-1),
            in.a.size(at.trans_a ? -2 : -1), at.alpha, out.c);
 }
 
 template <class T>
-void backward(const Matmul::In<Tensor>& in, const Matmul::Out<Tensor>&,
-              const Matmul::Out<Tensor>& dout, Matmul::In<Tensor>& din, const Matmul::Attrs& at) {
+void backward(const Matmul::In<TensorView>& in, const Matmul::Out<TensorView>&,
+              const Matmul::Out<TensorView>& dout, Matmul::In<TensorView>& din,
+              const Matmul::Attrs& at) {
   const Stack<T> a(in.a), b(in.b), dc(dout.c);
   const Index m = dout.c.size(-2), n = dout.c.size(-1), k = in.a.size(at.trans_a ? -2 : -1);
   if (din.a.defined()) {
@@ -97,7 +59,7 @@ void backward(const Matmul::In<Tensor>& in, const Matmul::Out<Tensor>&,
   }
 }
 
-LS_KERNEL(Matmul).types<double, float, bf16>([]<class T>() {
+LS_KERNEL(Matmul).reads("a b c", lies::matrices).types<double, float, bf16>([]<class T>() {
   return std::pair(&forward<T>, &backward<T>);
 });
 

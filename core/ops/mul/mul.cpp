@@ -9,17 +9,17 @@ using Op = Mul;
 
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs&) {
     const common::Joined<const Real, 1> a(in.a), b(in.b);
     const common::Joined<Real, 1> y(out.y);
     for (Index i = 0; i < y.size(0); ++i) {
       y(i) = a(i) * b(i);
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
     const common::Joined<const Real, 1> a(in.a), b(in.b), gy(dout.y);
-    Op::In<Tensor> d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const common::Joined<Real, 1> ga(d.a), gb(d.b);
     for (Index i = 0; i < gy.size(0); ++i) {
       ga(i) = gy(i) * b(i);

@@ -2,13 +2,14 @@
 #include "core/ops/mul/mul.h"
 
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
 #include "core/tensor/rows.h"
 
 namespace ls::ops {
 namespace {
 
 template <class T>
-void multiply(const Tensor& a, const Tensor& b, Tensor& y) {
+void multiply(const TensorView& a, const TensorView& b, TensorView& y) {
   using A = acc_t<T>;
   const Rows left(a), right(b);
   const Index d = left.cols;
@@ -26,11 +27,12 @@ void multiply(const Tensor& a, const Tensor& b, Tensor& y) {
 
 template <class T>
 struct Kernel {
-  static void forward(const Mul::In<Tensor>& in, Mul::Out<Tensor>& out, const Mul::Attrs&) {
+  static void forward(const Mul::In<TensorView>& in, Mul::Out<TensorView>& out, const Mul::Attrs&) {
     multiply<T>(in.a, in.b, out.y);
   }
-  static void backward(const Mul::In<Tensor>& in, const Mul::Out<Tensor>&,
-                       const Mul::Out<Tensor>& dout, Mul::In<Tensor>& din, const Mul::Attrs&) {
+  static void backward(const Mul::In<TensorView>& in, const Mul::Out<TensorView>&,
+                       const Mul::Out<TensorView>& dout, Mul::In<TensorView>& din,
+                       const Mul::Attrs&) {
     if (din.a.defined()) {
       multiply<T>(dout.y, in.b, din.a);
     }
@@ -40,7 +42,7 @@ struct Kernel {
   }
 };
 
-LS_KERNEL(Mul).kernel<Kernel, double, float, bf16>();
+LS_KERNEL(Mul).reads("a b y", lies::rows).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

@@ -1,7 +1,9 @@
 #pragma once
 #include <array>
 
+#include "core/base/error.h"
 #include "core/ops/reduce/reduce.h"
+#include "core/tensor/shape.h"
 
 namespace ls::ops {
 

@@ -12,7 +12,7 @@ using Op = Reduce;
 using Attrs = Op::Attrs;
 using Kind = Op::Kind;
 
-void bind(const Op::In<Tensor>& in, const Attrs& a, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Attrs& a, Bindings& b) {
   const auto reduced = reduced_axes(in.x.shape(), a);
   Shape shape;
   Index count = 1;
@@ -58,7 +58,7 @@ struct Reference {
   static double divisor(const Attrs& a, Index from, Index to) {
     return a.kind == Kind::kMean && to > 0 ? double(from / to) : 1;
   }
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Attrs& a) {
     const common::Joined<const Real, 1> x(in.x);
     const common::Joined<Real, 1> y(out.y);
     const common::Joined<std::int64_t, 1> index(out.index);
@@ -78,8 +78,8 @@ struct Reference {
       y(i) = Real(results(i) / by);
     }
   }
-  static void backward(const Op::In<Tensor>&, const Op::Out<Tensor>& out,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Attrs& a) {
+  static void backward(const Op::In<TensorView>&, const Op::Out<TensorView>& out,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Attrs& a) {
     const common::Joined<const std::int64_t, 1> index(out.index);
     const common::Joined<const Real, 1> gy(dout.y);
     const common::Joined<Real, 1> gx(din.x);

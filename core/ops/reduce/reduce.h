@@ -1,5 +1,7 @@
 #pragma once
-#include "core/op/op.h"
+#include <vector>
+
+#include "core/base/types.h"
 
 namespace ls::ops {
 
@@ -25,7 +27,18 @@ struct Reduce {
     Kind kind = Kind::kSum;
     std::vector<int> axes;  ///< negative counts from the end; none: all
     bool keep = false;
+    void fields(auto&& f) const {
+      f("kind", kind, "what becomes of the elements");
+      f("axes", axes, "that go away, negative counts from the end; none: all");
+      f("keep", keep, "they stay with extent 1");
+    }
   };
 };
 
 }  // namespace ls::ops
+
+template <>
+struct ls::EnumNames<ls::ops::Reduce::Kind> {
+  static constexpr std::string_view kKind = "reduction";
+  static constexpr std::array<std::string_view, 3> kNames = {"sum", "mean", "max"};
+};

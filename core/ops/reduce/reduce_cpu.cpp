@@ -8,6 +8,8 @@
 #include <type_traits>
 
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
+#include "core/ops/common/elements.h"
 #include "core/ops/reduce/axes.h"
 
 namespace ls::ops {
@@ -17,7 +19,7 @@ using Attrs = Reduce::Attrs;
 using Kind = Reduce::Kind;
 
 /// The input as [outer, count, inner] with the middle reduced: of x itself where the reduced axes
-/// are neighbours, else of x with its axes in the order `order`.
+/// are neighbours, else of x with its axes in the order `order`, those that stay first.
 struct Plan {
   Plan(const Shape& shape, const Attrs& a) {
     const auto reduced = reduced_axes(shape, a);
@@ -26,7 +28,6 @@ struct Plan {
     for (int i = 0; i < shape.rank(); ++i) {
       const Index n = shape[i];
       const bool r = reduced[i];
-      kept_ones.push_back(r ? 1 : n);
       (r ? count : before || runs > 0 ? inner : outer) *= n;
       runs += r && !before && n != 1;
       before = n == 1 ? before : r;
@@ -43,10 +44,19 @@ struct Plan {
       inner = 1;
     }
   }
-  Tensor arrange(const Tensor& x) const {
-    return (order.empty() ? x : x.permute(std::span<const int>(order))).contiguous();
+  /// f(i, at): the i-th element in the order `order` lies at `at` of a row-major tensor.
+  template <class F>
+  void for_ordered(const Shape& shape, F&& f) const {
+    const Shape strides = shape.contiguous_strides();
+    for (Index i = 0; i < shape.numel(); ++i) {
+      Index rest = i, at = 0;
+      for (auto axis = order.rbegin(); axis != order.rend(); ++axis) {
+        at += rest % shape[*axis] * strides[*axis];
+        rest /= shape[*axis];
+      }
+      f(i, at);
+    }
   }
-  Shape kept_ones;  // the input's shape with extent 1 where reduced
   Index outer = 1, count = 1, inner = 1;
   std::vector<int> order;
 };
@@ -130,49 +140,60 @@ template <class T>
 struct Kernel {
   using A = acc_t<T>;
 
-  static void forward(const Reduce::In<Tensor>& in, Reduce::Out<Tensor>& out, const Attrs& a) {
+  static void forward(const Reduce::In<TensorView>& in, Reduce::Out<TensorView>& out,
+                      const Attrs& a) {
     const Plan plan(in.x.shape(), a);
-    const Tensor x = plan.arrange(in.x);
+    const T* x = in.x.data<T>();
+    std::vector<T> ordered;
+    if (!plan.order.empty()) {
+      ordered.resize(static_cast<std::size_t>(in.x.numel()));
+      plan.for_ordered(in.x.shape(), [&](Index i, Index at) { ordered[i] = x[at]; });
+      x = ordered.data();
+    }
     T* y = out.y.data<T>();
     if (a.kind == Kind::kMax) {
       std::int64_t* index = out.index.data<std::int64_t>();
-      for (const MaxOf<A>& m : reduce<T, MaxOf<A>>(x.data<T>(), plan)) {
+      for (const MaxOf<A>& m : reduce<T, MaxOf<A>>(x, plan)) {
         *y++ = convert<T>(m.value);
         *index++ = m.at;
       }
       return;
     }
     const auto count = static_cast<double>(plan.count);
-    for (const SumOf& s : reduce<T, SumOf>(x.data<T>(), plan)) {
+    for (const SumOf& s : reduce<T, SumOf>(x, plan)) {
       *y++ = convert<T>(static_cast<A>(a.kind == Kind::kMean ? s.value / count : s.value));
     }
   }
 
-  static void backward(const Reduce::In<Tensor>&, const Reduce::Out<Tensor>& out,
-                       const Reduce::Out<Tensor>& dout, Reduce::In<Tensor>& din, const Attrs& a) {
+  static void backward(const Reduce::In<TensorView>&, const Reduce::Out<TensorView>& out,
+                       const Reduce::Out<TensorView>& dout, Reduce::In<TensorView>& din,
+                       const Attrs& a) {
     const Plan plan(din.x.shape(), a);
-    Tensor dy = dout.y.contiguous();
-    if (a.kind != Kind::kMax) {
-      if (a.kind == Kind::kMean) {
-        dy = dy.clone().mul_(1.0 / static_cast<double>(plan.count));
+    const T* const dy = dout.y.data<T>();
+    const std::int64_t* const index = common::elements<std::int64_t>(out.index);
+    T* const dx = din.x.data<T>();
+    const A share = a.kind == Kind::kMean ? A(1.0 / static_cast<double>(plan.count)) : A(1);
+    // Place i of the count elements of kept element k.
+    const auto gradient = [&](Index k, Index i) {
+      if (a.kind == Kind::kMax) {
+        return index[k] == i ? dy[k] : T(0.0f);
       }
-      din.x.copy_(dy.view(plan.kept_ones).expand(din.x.shape()));
+      return a.kind == Kind::kMean ? convert<T>(convert<A>(dy[k]) * share) : dy[k];
+    };
+    if (!plan.order.empty()) {
+      plan.for_ordered(din.x.shape(), [&](Index i, Index at) {
+        dx[at] = gradient(i / plan.count, i % plan.count);
+      });
       return;
     }
-    din.x.zero_();
-    Shape ordered;
-    for (const int axis : plan.order) {
-      ordered.push_back(din.x.size(axis));
-    }
-    Tensor dx = plan.order.empty() ? din.x : Tensor::zeros(ordered, din.x.dtype());
-    const std::int64_t* index = out.index.data<std::int64_t>();
-    for (Index k = 0; k < plan.outer * plan.inner; ++k) {
-      const Index o = k / plan.inner, c = k % plan.inner;
-      dx.data<T>()[(o * plan.count + index[k]) * plan.inner + c] = std::as_const(dy).data<T>()[k];
-    }
-    if (!plan.order.empty()) {
-      din.x.permute(std::span<const int>(plan.order)).copy_(dx);
-    }
+    parallel_for(plan.outer * plan.count, row_grain(plan.inner, 16384), [&](Index r0, Index r1) {
+      for (Index r = r0; r < r1; ++r) {
+        const Index o = r / plan.count, i = r % plan.count;
+        for (Index c = 0; c < plan.inner; ++c) {
+          dx[r * plan.inner + c] = gradient(o * plan.inner + c, i);
+        }
+      }
+    });
   }
 };
 

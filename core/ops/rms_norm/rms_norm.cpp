@@ -10,7 +10,7 @@ namespace {
 
 using Op = RmsNorm;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs& a, Bindings& b) {
   const Index d = in.x.size(-1), g = a.group_size > 0 ? a.group_size : d;
   LS_CHECK(g > 0 && d % g == 0, kShape,
            "rms_norm: argument x: groups of {} channels do not divide {}", g, d);
@@ -21,7 +21,7 @@ template <class Real>
 struct Reference {
   /// u = x or x act(z) is normalised in groups of `channels`; the gate may stand behind instead.
   struct Call {
-    Call(const Op::In<Tensor>& in, const Op::Attrs& attrs)
+    Call(const Op::In<TensorView>& in, const Op::Attrs& attrs)
         : a(attrs),
           x(in.x),
           z(in.z),
@@ -54,7 +54,7 @@ struct Reference {
     Index channels;
   };
 
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const Call call(in, a);
     const common::Joined<Real, 2> y(out.y), rstd(out.rstd);
     for (Index r = 0; r < y.size(0); ++r) {
@@ -67,11 +67,12 @@ struct Reference {
     }
   }
   /// y = u rstd gain [gate]: du = rstd (e - u rstd^2 mean(e u)), where e = dy gain [gate].
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const Call call(in, a);
     const common::Joined<const Real, 2> gy(dout.y);
-    Op::In<Tensor> d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const common::Joined<Real, 2> gx(d.x), gz(d.z);
     const View<Real, 1> gweight(d.weight);
     const auto e = [&](Index r, Index c) {
@@ -102,7 +103,7 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
+Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs&) {
   return {.bytes = (in.z.defined() ? 3.0 : 2.0) * in.x.bytes(),
           .flops = (in.z.defined() ? 12.0 : 4.0) * in.x.numel()};
 }
@@ -112,7 +113,6 @@ LS_OP(RmsNorm, "rms_norm", "root-mean-square norm, by groups, gated")
     .out("y[...,D] rstd[...,G]:acc")
     .saves("x weight z rstd")
     .no_grad("rstd")
-    .strided_grad("x z")
     .bind(bind)
     .reference<Reference>()
     .cost(cost);

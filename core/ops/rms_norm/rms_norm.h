@@ -1,5 +1,5 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/base/types.h"
 
 namespace ls::ops {
 
@@ -26,6 +26,13 @@ struct RmsNorm {
     Index group_size = 0;
     bool norm_before_gate = true;
     bool gate_sigmoid = false;  ///< act is the sigmoid instead of SiLU
+    void fields(auto&& f) const {
+      f("eps", eps, "added to the mean of squares");
+      f("weight_offset", weight_offset, "added to the weight");
+      f("group_size", group_size, "channels of a group; 0: all");
+      f("norm_before_gate", norm_before_gate, "the gate stands behind the norm");
+      f("gate_sigmoid", gate_sigmoid, "the gate is a sigmoid instead of SiLU");
+    }
   };
 };
 

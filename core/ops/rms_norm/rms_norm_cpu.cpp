@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
 #include "core/ops/common/rms_rows.h"
 #include "core/ops/rms_norm/rms_norm.h"
 #include "core/tensor/rows.h"
@@ -35,19 +36,19 @@ void dispatch(bool gated, const RmsNorm::Attrs& a, Fn&& fn) {
 
 /// What the normalised channels are multiplied by.
 template <class A>
-std::vector<A> gains_of(const Tensor& weight, double offset, Index d) {
+std::vector<A> gains_of(const TensorView& weight, double offset, Index d) {
   std::vector<A> gain(static_cast<std::size_t>(d), A(1));
   if (weight.defined()) {
-    const Tensor w = weight.contiguous();
     for (Index c = 0; c < d; ++c) {
-      gain[c] = static_cast<A>(offset) + std::as_const(w).data<A>()[c];
+      gain[c] = static_cast<A>(offset) + weight.data<A>()[c];
     }
   }
   return gain;
 }
 
 template <class T>
-void forward(const RmsNorm::In<Tensor>& in, RmsNorm::Out<Tensor>& out, const RmsNorm::Attrs& a) {
+void forward(const RmsNorm::In<TensorView>& in, RmsNorm::Out<TensorView>& out,
+             const RmsNorm::Attrs& a) {
   using A = acc_t<T>;
   const Rows x(in.x), z(in.z.defined() ? in.z : in.x);
   const Index d = x.cols, n = a.group_size > 0 ? a.group_size : d;
@@ -71,8 +72,9 @@ void forward(const RmsNorm::In<Tensor>& in, RmsNorm::Out<Tensor>& out, const Rms
 }
 
 template <class T>
-void backward(const RmsNorm::In<Tensor>& in, const RmsNorm::Out<Tensor>& out,
-              const RmsNorm::Out<Tensor>& dout, RmsNorm::In<Tensor>& din, const RmsNorm::Attrs& a) {
+void backward(const RmsNorm::In<TensorView>& in, const RmsNorm::Out<TensorView>& out,
+              const RmsNorm::Out<TensorView>& dout, RmsNorm::In<TensorView>& din,
+              const RmsNorm::Attrs& a) {
   using A = acc_t<T>;
   const Rows x(in.x), z(in.z.defined() ? in.z : in.x), dy(dout.y);
   const Index d = x.cols, n = a.group_size > 0 ? a.group_size : d;
@@ -108,9 +110,10 @@ void backward(const RmsNorm::In<Tensor>& in, const RmsNorm::Out<Tensor>& out,
   }
 }
 
-LS_KERNEL(RmsNorm).types<double, float, bf16>([]<class T>() {
-  return std::pair(&forward<T>, &backward<T>);
-});
+LS_KERNEL(RmsNorm)
+    .reads("x z y", lies::rows)
+    .strided_grad("x z")
+    .types<double, float, bf16>([]<class T>() { return std::pair(&forward<T>, &backward<T>); });
 
 }  // namespace
 }  // namespace ls::ops

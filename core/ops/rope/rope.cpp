@@ -87,7 +87,7 @@ namespace {
 
 using Op = Rope;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings&) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs& a, Bindings&) {
   const Index d = in.x.size(3);
   const Index turned = in.inv_freq.defined() ? 2 * in.inv_freq.numel() : a.rotary_dim;
   LS_CHECK(turned <= d, kShape, "rope: inv_freq or rotary_dim turn {} channels, a head of x has {}",
@@ -104,8 +104,8 @@ struct Reference {
   }
   /// The turn of pair p at a position: first' = cos first - sin second, second' = sin first + cos
   /// second; backwards when `sign` is -1.
-  static void turn(const Op::In<Tensor>& in, const Tensor& from, Tensor& to, const Op::Attrs& a,
-                   double sign) {
+  static void turn(const Op::In<TensorView>& in, const TensorView& from, TensorView& to,
+                   const Op::Attrs& a, double sign) {
     const View<const Real, 4> x(from);
     const View<const std::int64_t, 2> positions(in.positions);
     const View<const double, 1> inv_freq(in.inv_freq);
@@ -135,12 +135,13 @@ struct Reference {
       }
     }
   }
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     turn(in, in.x, out.y, a, 1);
   }
   // The transpose of a rotation is the rotation back.
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     turn(in, dout.y, din.x, a, -1);
   }
 };
@@ -150,7 +151,6 @@ LS_OP(Rope, "rope", "rotary positions")
     .out("y[B,T,H,D]")
     .saves("positions inv_freq")
     .no_grad("inv_freq")
-    .strided_grad("x")
     .bind(bind)
     .reference<Reference>()
     .cost(2, 3);

@@ -2,7 +2,8 @@
 #include <string>
 #include <vector>
 
-#include "core/op/op.h"
+#include "core/base/types.h"
+#include "core/op/gives_y.h"
 
 namespace ls::ops {
 
@@ -21,6 +22,12 @@ struct Rope : GivesY {
     Index rotary_dim = 0;         ///< channels turned without inv_freq; 0: all
     bool interleaved = false;     ///< pairs (2p, 2p+1) instead of (p, p + P)
     double attention_factor = 1;  ///< factor on cosine and sine
+    void fields(auto&& f) const {
+      f("theta", theta, "base of the frequencies");
+      f("rotary_dim", rotary_dim, "channels turned without inv_freq; 0: all");
+      f("interleaved", interleaved, "pairs (2p, 2p+1) instead of (p, p + P)");
+      f("attention_factor", attention_factor, "factor on cosine and sine");
+    }
   };
 };
 

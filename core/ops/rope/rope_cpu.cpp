@@ -7,6 +7,7 @@
 #include <map>
 
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
 #include "core/tensor/rows.h"
 
 namespace ls::ops {
@@ -14,14 +15,13 @@ namespace {
 
 // y = R(sign * angle) x. The transpose of a rotation is the rotation back.
 template <class T>
-void rotate(const Tensor& x_in, const Tensor& positions_in, const Tensor& inv_freq, Tensor& out,
-            const Rope::Attrs& a, double sign) {
+void rotate(const TensorView& x, const TensorView& positions, const TensorView& inv_freq,
+            TensorView& out, const Rope::Attrs& a, double sign) {
   using A = acc_t<T>;
-  const Tensor x = x_in.contiguous(), positions = positions_in.contiguous();
   const Index tokens = x.size(0) * x.size(1), heads = x.size(2), d = x.size(3);
   std::vector<double> freq =
       inv_freq.defined()
-          ? inv_freq.to_vector<double>()
+          ? std::vector<double>(inv_freq.data<double>(), inv_freq.data<double>() + inv_freq.numel())
           : rope_inv_freq({.theta = a.theta, .rotary_dim = a.rotary_dim > 0 ? a.rotary_dim : d});
   const auto pairs = static_cast<Index>(freq.size());
   const std::int64_t* pos = positions.data<std::int64_t>();
@@ -68,16 +68,16 @@ void rotate(const Tensor& x_in, const Tensor& positions_in, const Tensor& inv_fr
 }
 
 template <class T>
-void forward(const Rope::In<Tensor>& in, Rope::Out<Tensor>& out, const Rope::Attrs& a) {
+void forward(const Rope::In<TensorView>& in, Rope::Out<TensorView>& out, const Rope::Attrs& a) {
   rotate<T>(in.x, in.positions, in.inv_freq, out.y, a, 1);
 }
 template <class T>
-void backward(const Rope::In<Tensor>& in, const Rope::Out<Tensor>&, const Rope::Out<Tensor>& dout,
-              Rope::In<Tensor>& din, const Rope::Attrs& a) {
+void backward(const Rope::In<TensorView>& in, const Rope::Out<TensorView>&,
+              const Rope::Out<TensorView>& dout, Rope::In<TensorView>& din, const Rope::Attrs& a) {
   rotate<T>(dout.y, in.positions, in.inv_freq, din.x, a, -1);
 }
 
-LS_KERNEL(Rope).types<double, float, bf16>([]<class T>() {
+LS_KERNEL(Rope).strided_grad("x").types<double, float, bf16>([]<class T>() {
   return std::pair(&forward<T>, &backward<T>);
 });
 

@@ -1,5 +1,5 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/op/gives_y.h"
 
 namespace ls::ops {
 
@@ -11,6 +11,7 @@ namespace ls::ops {
 struct RowNormalize : TakesXGivesY {
   struct Attrs {
     double eps = 1e-6;
+    void fields(auto&& f) const { f("eps", eps, "added to the divisor"); }
   };
 };
 

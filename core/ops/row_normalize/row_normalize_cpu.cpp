@@ -3,6 +3,7 @@
 #include "core/ops/row_normalize/row_normalize.h"
 
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
 
 namespace ls::ops {
 namespace {
@@ -10,8 +11,8 @@ namespace {
 template <class T>
 struct Kernel {
   using Op = RowNormalize;
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
-    const Tensor x = in.x.contiguous();
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
+    const TensorView& x = in.x;
     const Index d = x.size(-1), rows = x.numel() / d;
     const T* xp = x.data<T>();
     T* yp = out.y.data<T>();
@@ -24,13 +25,13 @@ struct Kernel {
       }
     });
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
-    const Tensor x = in.x.contiguous();
-    const Tensor dy = dout.y.contiguous();
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
+    const TensorView& x = in.x;
     const Index d = x.size(-1), rows = x.numel() / d;
     const T* xp = x.data<T>();
-    const T* gp = dy.data<T>();
+    const T* gp = dout.y.data<T>();
     T* dx = din.x.data<T>();
     parallel_for(rows, 256, [&](Index r0, Index r1) {
       for (Index r = r0; r < r1; ++r) {

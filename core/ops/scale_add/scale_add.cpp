@@ -7,7 +7,7 @@ namespace {
 
 using Op = ScaleAdd;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings&) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings&) {
   LS_CHECK(in.factor.defined() || in.gain.defined(), kShape,
            "scale_add: give factor, gain or both");
   for (const auto& [t, name] : {std::pair(in.factor, "factor"), std::pair(in.gain, "gain")}) {
@@ -20,7 +20,7 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings&) {
 template <class Real>
 struct Reference {
   struct Call {
-    explicit Call(const Op::In<Tensor>& in)
+    explicit Call(const Op::In<TensorView>& in)
         : x(in.x), factor(in.factor), base(in.base), gain(in.gain) {}
     Index group(Index c) const { return c / (x.size(1) / factor.size(1)); }
     Index constant(Index c) const { return c / (x.size(1) / gain.size(0)); }
@@ -30,7 +30,7 @@ struct Reference {
     common::Joined<const Real, 2> x, factor, base;
     View<const Real, 1> gain;
   };
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs&) {
     const Call call(in);
     const common::Joined<Real, 2> y(out.y);
     for (Index r = 0; r < y.size(0); ++r) {
@@ -39,11 +39,11 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
     const Call call(in);
     const common::Joined<const Real, 2> gy(dout.y);
-    Op::In<Tensor> d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const common::Joined<Real, 2> gx(d.x), gfactor(d.factor), gbase(d.base);
     const View<Real, 1> ggain(d.gain);
     for (Index r = 0; r < gy.size(0); ++r) {

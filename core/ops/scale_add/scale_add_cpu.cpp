@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
+#include "core/ops/common/elements.h"
 #include "core/ops/common/rms_rows.h"
 #include "core/ops/scale_add/scale_add.h"
 #include "core/tensor/rows.h"
@@ -23,7 +25,7 @@ struct Call {
   Index d, width = 0;  ///< channels; those of one factor, 0: there is none
   bool adds;
   std::vector<A> gain;  ///< of each channel, 0 where there is none
-  explicit Call(const ScaleAdd::In<Tensor>& in)
+  explicit Call(const ScaleAdd::In<TensorView>& in)
       : x(in.x),
         base(in.base.defined() ? in.base : in.x),
         factor(in.factor.defined() ? in.factor : in.x),
@@ -34,10 +36,10 @@ struct Call {
       width = d / in.factor.size(-1);
     }
     if (in.gain.defined()) {
-      const std::vector<A> given = in.gain.template to_vector<A>();
+      const A* const given = in.gain.template data<A>();
+      const Index group = d / in.gain.numel();
       for (Index c = 0; c < d; ++c) {
-        gain[static_cast<std::size_t>(c)] =
-            given[static_cast<std::size_t>(c / (d / std::ssize(given)))];
+        gain[static_cast<std::size_t>(c)] = given[c / group];
       }
     }
   }
@@ -61,7 +63,8 @@ struct Call {
 };
 
 template <class T>
-void forward(const ScaleAdd::In<Tensor>& in, ScaleAdd::Out<Tensor>& out, const ScaleAdd::Attrs&) {
+void forward(const ScaleAdd::In<TensorView>& in, ScaleAdd::Out<TensorView>& out,
+             const ScaleAdd::Attrs&) {
   using A = acc_t<T>;
   const Call<T> call(in);
   const Index d = call.d;
@@ -99,8 +102,8 @@ void sum_groups(Index d, Index width, const A* __restrict x, A* __restrict to) {
 }
 
 template <class T>
-void backward(const ScaleAdd::In<Tensor>& in, const ScaleAdd::Out<Tensor>&,
-              const ScaleAdd::Out<Tensor>& dout, ScaleAdd::In<Tensor>& din,
+void backward(const ScaleAdd::In<TensorView>& in, const ScaleAdd::Out<TensorView>&,
+              const ScaleAdd::Out<TensorView>& dout, ScaleAdd::In<TensorView>& din,
               const ScaleAdd::Attrs&) {
   using A = acc_t<T>;
   using rms::kPieces;
@@ -108,7 +111,7 @@ void backward(const ScaleAdd::In<Tensor>& in, const ScaleAdd::Out<Tensor>&,
   const Rows dy(dout.y);
   const RowsOut<T> dx(din.x);
   const Index d = call.d, width = call.width;
-  A* const dfactor = din.factor.defined() ? din.factor.data<A>() : nullptr;
+  A* const dfactor = common::elements<A>(din.factor);
   std::vector<A> sums(static_cast<std::size_t>(kPieces * d));
   parallel_for(kPieces, row_grain(call.x.count * d, kGrain * kPieces), [&](Index p0, Index p1) {
     std::vector<A> buffer(static_cast<std::size_t>(2 * d));
@@ -136,12 +139,17 @@ void backward(const ScaleAdd::In<Tensor>& in, const ScaleAdd::Out<Tensor>&,
     }
   });
   if (din.base.defined()) {
-    din.base.copy_(dout.y);
+    T* const dbase = din.base.data<T>();
+    parallel_for(dy.count, row_grain(d, kGrain), [&](Index r0, Index r1) {
+      for (Index r = r0; r < r1; ++r) {
+        std::copy_n(dy.row<T>(r), d, dbase + r * d);
+      }
+    });
   }
   if (din.gain.defined()) {
     std::vector<A> by_channel(static_cast<std::size_t>(d));
     rms::add_pieces(sums.data(), d, by_channel.data());
-    A* const to = din.gain.zero_().data<A>();
+    A* const to = common::zeroed(din.gain).template data<A>();
     const Index group = d / din.gain.numel();
     for (Index c = 0; c < d; ++c) {
       to[c / group] += by_channel[static_cast<std::size_t>(c)];
@@ -149,7 +157,7 @@ void backward(const ScaleAdd::In<Tensor>& in, const ScaleAdd::Out<Tensor>&,
   }
 }
 
-LS_KERNEL(ScaleAdd).types<double, float, bf16>([]<class T>() {
+LS_KERNEL(ScaleAdd).reads("x factor base y", lies::rows).types<double, float, bf16>([]<class T>() {
   return std::pair(&forward<T>, &backward<T>);
 });
 

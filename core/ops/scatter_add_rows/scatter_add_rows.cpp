@@ -1,25 +1,25 @@
 #include "core/ops/scatter_add_rows/scatter_add_rows.h"
 
+#include "core/ops/common/indices.h"
 #include "core/ops/common/reference.h"
-#include "core/ops/common/row_indices.h"
 
 namespace ls::ops {
 namespace {
 
 using Op = ScatterAddRows;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs& a, Bindings& b) {
   LS_CHECK(a.rows >= 0, kShape, "scatter_add_rows: {} rows", a.rows);
-  check_row_indices("scatter_add_rows", in.index, a.rows);
   b.set("N", a.rows);
 }
 
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
+    check_indices("scatter_add_rows", "index", in.index, -1, a.rows);
     const common::Joined<const Real, 2> x(in.x);
     const common::Joined<const std::int64_t, 1> index(in.index);
-    const View<Real, 2> y(out.y.zero_());
+    const View<Real, 2> y(common::zeroed(out.y));
     for (Index r = 0; r < x.size(0); ++r) {
       if (index(r) < 0) {
         continue;
@@ -29,8 +29,8 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
     const common::Joined<const std::int64_t, 1> index(in.index);
     const View<const Real, 2> gy(dout.y);
     const common::Joined<Real, 2> gx(din.x);
@@ -42,7 +42,7 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs& a) {
+Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs& a) {
   const Index row = in.x.size(-1) * dtype_size(in.x.dtype());
   return {.bytes = 1.0 * in.x.bytes() + a.rows * row, .flops = 1.0 * in.x.numel()};
 }

@@ -1,5 +1,6 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/base/types.h"
+#include "core/op/gives_y.h"
 
 namespace ls::ops {
 
@@ -16,6 +17,7 @@ struct ScatterAddRows : GivesY {
   };
   struct Attrs {
     Index rows = 0;
+    void fields(auto&& f) const { f("rows", rows, "of y"); }
   };
 };
 

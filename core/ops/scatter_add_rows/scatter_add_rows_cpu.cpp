@@ -2,6 +2,8 @@
 // say who owns what.
 #include "core/ops/scatter_add_rows/scatter_add_rows.h"
 
+#include "core/op/declare.h"
+#include "core/ops/common/indices.h"
 #include "core/ops/common/move_rows.h"
 
 namespace ls::ops {
@@ -9,18 +11,20 @@ namespace {
 
 template <class T>
 struct Kernel {
-  static void forward(const ScatterAddRows::In<Tensor>& in, ScatterAddRows::Out<Tensor>& out,
-                      const ScatterAddRows::Attrs&) {
+  static void forward(const ScatterAddRows::In<TensorView>& in,
+                      ScatterAddRows::Out<TensorView>& out, const ScatterAddRows::Attrs& a) {
+    check_indices("scatter_add_rows", "index", in.index, -1, a.rows);
     scatter_add_rows<T>(in.x, in.index, out.y);
   }
-  static void backward(const ScatterAddRows::In<Tensor>& in, const ScatterAddRows::Out<Tensor>&,
-                       const ScatterAddRows::Out<Tensor>& dout, ScatterAddRows::In<Tensor>& din,
-                       const ScatterAddRows::Attrs&) {
+  static void backward(const ScatterAddRows::In<TensorView>& in,
+                       const ScatterAddRows::Out<TensorView>&,
+                       const ScatterAddRows::Out<TensorView>& dout,
+                       ScatterAddRows::In<TensorView>& din, const ScatterAddRows::Attrs&) {
     gather_rows<T>(dout.y, in.index, din.x);
   }
 };
 
-LS_KERNEL(ScatterAddRows).kernel<Kernel, double, float, bf16>();
+LS_KERNEL(ScatterAddRows).reads("x y", lies::rows).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

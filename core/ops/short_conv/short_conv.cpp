@@ -9,7 +9,7 @@ namespace {
 
 using Op = ShortConv;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(in.weight.size(1) >= 1, kShape, "short_conv: no taps");
   common::bind_states("short_conv", in.x.size(0), in.offsets, in.s0, b);
 }
@@ -18,7 +18,7 @@ void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
 template <class Real>
 struct Reference {
   struct Call {
-    explicit Call(const Op::In<Tensor>& in)
+    explicit Call(const Op::In<TensorView>& in)
         : x(in.x),
           s0(in.s0),
           weight(in.weight),
@@ -45,7 +45,7 @@ struct Reference {
     std::vector<common::Sequence> seqs;
   };
 
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const Call call(in);
     const View<Real, 3> y(out.y), sT(out.sT);
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
@@ -62,11 +62,12 @@ struct Reference {
     }
   }
 
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const Call call(in);
     const View<const Real, 3> gy(dout.y), gsT(dout.sT);
-    Op::In<Tensor> d = common::zero_gradients(in, din);
+    auto d = common::zero_gradients(in, din);
     const View<Real, 3> gx(d.x), gs0(d.s0);
     const View<Real, 2> gweight(d.weight);
     const View<Real, 1> gbias(d.bias);
@@ -101,7 +102,7 @@ struct Reference {
   }
 };
 
-Cost cost(const Op::In<Tensor>& in, const Op::Attrs&) {
+Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs&) {
   return {.bytes = 2.0 * in.x.bytes(), .flops = 2.0 * in.x.numel() * in.weight.size(1)};
 }
 
@@ -109,7 +110,6 @@ LS_OP(ShortConv, "short_conv", "depthwise causal convolution")
     .in("x[B,T,D] weight[D,W]:acc bias[D]:acc? s0[N,D,W-1]:acc? offsets[N1]:i64?")
     .out("y[B,T,D] sT[N,D,W-1]:acc")
     .saves("x weight bias s0 offsets")
-    .strided_grad("x")
     .bind(bind)
     .reference<Reference>()
     .cost(cost);

@@ -1,5 +1,4 @@
 #pragma once
-#include "core/op/op.h"
 #include "core/op/scan_attrs.h"
 
 namespace ls::ops {
@@ -21,6 +20,10 @@ struct ShortConv {
   };
   struct Attrs : ScanAttrs {
     bool silu = false;
+    void fields(auto&& f) const {
+      ScanAttrs::fields(f);
+      f("silu", silu, "SiLU behind the convolution");
+    }
   };
 };
 

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/backend/cpu/simd_math.h"
+#include "core/op/declare.h"
 #include "core/op/report.h"
 #include "core/ops/common/sequences.h"
 #include "core/ops/short_conv/short_conv.h"
@@ -74,17 +75,17 @@ struct Call {
   std::vector<common::Sequence> seqs;
   Rows x;
   Index tokens;
-  Tensor weight, bias;
-  common::States<A> s0;  ///< [N, D (W-1)]
-  explicit Call(const Op::In<Tensor>& in)
+  const A *weight, *bias;  ///< null: none
+  common::States<A> s0;    ///< [N, D (W-1)]
+  explicit Call(const Op::In<TensorView>& in)
       : channels(in.weight.size(0)),
         taps(in.weight.size(1)),
         past(taps - 1),
         seqs(common::sequences(in.x.size(0), in.x.size(1), in.offsets, "short_conv")),
         x(in.x),
         tokens(in.x.size(1)),
-        weight(in.weight.contiguous()),
-        bias(in.bias.contiguous()),
+        weight(in.weight.template data<A>()),
+        bias(common::elements<A>(in.bias)),
         s0(in.s0, channels * past) {}
 
   Index count() const { return std::ssize(seqs); }
@@ -96,12 +97,12 @@ struct Call {
   /// Taps of the block, [taps, w], and its bias.
   template <class W>
   void load_weight(Index c0, W w, A* __restrict to, A* __restrict b) const {
-    const A *from = weight.data<A>() + c0 * taps, *from_bias = common::elements<A>(bias);
+    const A* from = weight + c0 * taps;
     for (Index c = 0; c < w; ++c) {
       for (Index j = 0; j < taps; ++j) {
         to[j * w + c] = from[c * taps + j];
       }
-      b[c] = from_bias ? from_bias[c0 + c] : A(0);
+      b[c] = bias ? bias[c0 + c] : A(0);
     }
   }
   // Inputs of the acc type are read where they lie, but for those near the carried ones.
@@ -169,7 +170,7 @@ class Window {
 };
 
 template <class T>
-void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
   report_form<Op>("recurrent");
   using A = acc_t<T>;
   const Call<T> call(in);
@@ -215,8 +216,8 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a)
 }
 
 template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
-              Op::In<Tensor>& din, const Op::Attrs& a) {
+void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+              const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs& a) {
   using A = acc_t<T>;
   const Call<T> call(in);
   const Index blocks = call.blocks(), count = call.count(), past = call.past;
@@ -333,9 +334,10 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
   }
 }
 
-LS_KERNEL(ShortConv).types<double, float, bf16>([]<class T>() {
-  return std::pair(&forward<T>, &backward<T>);
-});
+LS_KERNEL(ShortConv)
+    .reads("x y", lies::rows)
+    .strided_grad("x")
+    .types<double, float, bf16>([]<class T>() { return std::pair(&forward<T>, &backward<T>); });
 
 }  // namespace
 }  // namespace ls::ops

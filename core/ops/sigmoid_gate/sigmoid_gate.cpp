@@ -8,14 +8,14 @@ namespace {
 
 using Op = SigmoidGate;
 
-void bind(const Op::In<Tensor>&, const Op::Attrs& a, Bindings&) {
+void bind(const Op::In<ShapeOf>&, const Op::Attrs& a, Bindings&) {
   LS_CHECK(a.lower_bound >= 0 && a.lower_bound < 1, kConfig,
            "sigmoid_gate: the lower bound is {}, expected from 0 to below 1", a.lower_bound);
 }
 
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const Real low = Real(a.lower_bound);
     const common::Joined<const Real, 1> x(in.x);
     const common::Joined<Real, 1> g(out.g), k(out.k);
@@ -28,8 +28,9 @@ struct Reference {
       g(i) = k(i) < Real(0.5) ? by_k : by_f;
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const Real low = Real(a.lower_bound);
     const common::Joined<const Real, 1> x(in.x), gg(dout.g), gk(dout.k);
     const common::Joined<Real, 1> gx(din.x);

@@ -1,5 +1,4 @@
 #pragma once
-#include "core/op/op.h"
 
 namespace ls::ops {
 
@@ -21,6 +20,7 @@ struct SigmoidGate {
   };
   struct Attrs {
     double lower_bound = 0;
+    void fields(auto&& f) const { f("lower_bound", lower_bound, "least f"); }
   };
 };
 

@@ -2,6 +2,7 @@
 // thread owns rows.
 #include "core/backend/cpu/simd_math.h"
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
 #include "core/ops/sigmoid_gate/sigmoid_gate.h"
 #include "core/tensor/rows.h"
 
@@ -11,7 +12,7 @@ namespace {
 constexpr Index kGrain = 4096;  // elements
 
 template <class T>
-void forward(const SigmoidGate::In<Tensor>& in, SigmoidGate::Out<Tensor>& out,
+void forward(const SigmoidGate::In<TensorView>& in, SigmoidGate::Out<TensorView>& out,
              const SigmoidGate::Attrs& attrs) {
   using A = acc_t<T>;
   const Rows x(in.x);
@@ -42,8 +43,8 @@ void forward(const SigmoidGate::In<Tensor>& in, SigmoidGate::Out<Tensor>& out,
 }
 
 template <class T>
-void backward(const SigmoidGate::In<Tensor>& in, const SigmoidGate::Out<Tensor>&,
-              const SigmoidGate::Out<Tensor>& dout, SigmoidGate::In<Tensor>& din,
+void backward(const SigmoidGate::In<TensorView>& in, const SigmoidGate::Out<TensorView>&,
+              const SigmoidGate::Out<TensorView>& dout, SigmoidGate::In<TensorView>& din,
               const SigmoidGate::Attrs& attrs) {
   using A = acc_t<T>;
   const Rows x(in.x), dg(dout.g.defined() ? dout.g : in.x), dk(dout.k.defined() ? dout.k : in.x);
@@ -68,7 +69,7 @@ void backward(const SigmoidGate::In<Tensor>& in, const SigmoidGate::Out<Tensor>&
   });
 }
 
-LS_KERNEL(SigmoidGate).types<double, float, bf16>([]<class T>() {
+LS_KERNEL(SigmoidGate).reads("x g k", lies::rows).types<double, float, bf16>([]<class T>() {
   return std::pair(&forward<T>, &backward<T>);
 });
 

@@ -34,7 +34,7 @@ struct Reference {
     Buffer<Real> p;
     Real top = -std::numeric_limits<Real>::infinity(), sum = 0;
   };
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const common::Joined<const Real, 2> x(in.x);
     const common::Joined<Real, 2> y(out.y);
     const common::Joined<Real, 1> lse(out.lse);
@@ -47,8 +47,9 @@ struct Reference {
     }
   }
   // dy_i/dz_j is p_i ([i = j] - p_j), or [i = j] - p_j of the logarithm, and dlse/dz_j is p_j.
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const common::Joined<const Real, 2> x(in.x), gy(dout.y);
     const common::Joined<const Real, 1> glse(dout.lse);
     const common::Joined<Real, 2> gx(din.x);

@@ -1,5 +1,4 @@
 #pragma once
-#include "core/op/op.h"
 
 namespace ls::ops {
 
@@ -19,6 +18,10 @@ struct Softmax {
   struct Attrs {
     double scale = 1;
     bool log = false;
+    void fields(auto&& f) const {
+      f("scale", scale, "factor on x");
+      f("log", log, "the logarithm of it");
+    }
   };
 };
 

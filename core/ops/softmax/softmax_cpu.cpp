@@ -9,7 +9,10 @@
 
 #include "core/backend/cpu/simd_math.h"
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
+#include "core/ops/common/elements.h"
 #include "core/tensor/rows.h"
+#include "core/tensor/tensor.h"
 
 namespace ls::ops {
 namespace {
@@ -41,7 +44,7 @@ template <class T>
 struct Kernel {
   using A = acc_t<T>;
 
-  static void forward(const Softmax::In<Tensor>& in, Softmax::Out<Tensor>& out,
+  static void forward(const Softmax::In<TensorView>& in, Softmax::Out<TensorView>& out,
                       const Softmax::Attrs& a) {
     const Rows x(in.x);
     const Index d = x.cols;
@@ -65,13 +68,13 @@ struct Kernel {
   }
 
   // The probabilities are made anew: neither 16-bit logarithms nor x - lse hold all their digits.
-  static void backward(const Softmax::In<Tensor>& in, const Softmax::Out<Tensor>&,
-                       const Softmax::Out<Tensor>& dout, Softmax::In<Tensor>& din,
+  static void backward(const Softmax::In<TensorView>& in, const Softmax::Out<TensorView>&,
+                       const Softmax::Out<TensorView>& dout, Softmax::In<TensorView>& din,
                        const Softmax::Attrs& a) {
     const Rows x(in.x);
-    const Rows dy(dout.y.defined() ? dout.y : Tensor::zeros(in.x.shape(), in.x.dtype()));
-    const Tensor dlse_packed = dout.lse.defined() ? dout.lse.contiguous() : Tensor();
-    const A* dlse = dlse_packed.defined() ? dlse_packed.data<A>() : nullptr;
+    const Tensor zeros = dout.y.defined() ? Tensor() : Tensor::zeros(in.x.shape(), in.x.dtype());
+    const Rows dy(dout.y.defined() ? dout.y : TensorView(zeros));
+    const A* dlse = common::elements<A>(dout.lse);
     const Index d = x.cols;
     const A scale = static_cast<A>(a.scale);
     T* dx = din.x.data<T>();
@@ -106,7 +109,7 @@ struct Kernel {
   }
 };
 
-LS_KERNEL(Softmax).kernel<Kernel, double, float, bf16>();
+LS_KERNEL(Softmax).reads("x y", lies::rows).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

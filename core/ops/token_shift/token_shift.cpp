@@ -8,13 +8,13 @@ namespace {
 
 using Op = TokenShift;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs&, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings& b) {
   common::bind_states("token_shift", in.x.size(0), in.offsets, in.s0, b);
 }
 
 template <class Real>
 struct Reference {
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs&) {
     const auto seqs = common::sequences(in.x.size(0), in.x.size(1), in.offsets, "token_shift");
     const View<const Real, 3> x(in.x);
     const View<const Real, 2> s0(in.s0);
@@ -32,8 +32,8 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs&) {
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
     const auto seqs = common::sequences(in.x.size(0), in.x.size(1), in.offsets, "token_shift");
     const View<const Real, 3> gy(dout.y);
     const View<const Real, 2> gsT(dout.sT);

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "core/op/declare.h"
 #include "core/op/report.h"
 #include "core/ops/common/sequences.h"
 #include "core/tensor/rows.h"
@@ -17,7 +18,7 @@ constexpr Index kGrain = 64;  // tokens of one thread at least
 
 /// Rows of tokens, and where their sequences begin and end among them.
 struct Call {
-  explicit Call(const Op::In<Tensor>& in)
+  explicit Call(const Op::In<TensorView>& in)
       : d(in.x.size(2)), count(in.x.size(0) * in.x.size(1)), owner(count) {
     for (const common::Sequence& s :
          common::sequences(in.x.size(0), in.x.size(1), in.offsets, "token_shift")) {
@@ -41,7 +42,7 @@ void subtract(Index d, const A* __restrict a, const B* __restrict b, T* __restri
   }
 }
 template <class T>
-void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
+void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs&) {
   report_form<Op>("recurrent");
   using A = acc_t<T>;
   const Call call(in);
@@ -70,8 +71,8 @@ void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs&) {
 }
 
 template <class T>
-void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Tensor>& dout,
-              Op::In<Tensor>& din, const Op::Attrs&) {
+void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+              const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
   using A = acc_t<T>;
   const Call call(in);
   const Index d = call.d;
@@ -104,7 +105,7 @@ void backward(const Op::In<Tensor>& in, const Op::Out<Tensor>&, const Op::Out<Te
   }
 }
 
-LS_KERNEL(TokenShift).types<double, float, bf16>([]<class T>() {
+LS_KERNEL(TokenShift).reads("x y", lies::rows).types<double, float, bf16>([]<class T>() {
   return std::pair(&forward<T>, &backward<T>);
 });
 

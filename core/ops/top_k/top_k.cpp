@@ -10,7 +10,7 @@ namespace {
 
 using Op = TopK;
 
-void bind(const Op::In<Tensor>& in, const Op::Attrs& a, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs& a, Bindings& b) {
   LS_CHECK(a.k >= 1 && a.k <= in.x.size(-1), kShape, "top_k: k = {} of rows of {}", a.k,
            in.x.size(-1));
   b.set("K", a.k);
@@ -20,7 +20,7 @@ template <class Real>
 struct Reference {
   /// NaN is the greatest number.
   static bool greater(Real x, Real y) { return std::isnan(x) ? !std::isnan(y) : x > y; }
-  static void forward(const Op::In<Tensor>& in, Op::Out<Tensor>& out, const Op::Attrs& a) {
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const common::Joined<const Real, 2> x(in.x);
     const common::Joined<Real, 2> values(out.values);
     const common::Joined<std::int64_t, 2> index(out.index);
@@ -39,11 +39,12 @@ struct Reference {
       }
     }
   }
-  static void backward(const Op::In<Tensor>&, const Op::Out<Tensor>& out,
-                       const Op::Out<Tensor>& dout, Op::In<Tensor>& din, const Op::Attrs& a) {
+  static void backward(const Op::In<TensorView>&, const Op::Out<TensorView>& out,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
     const common::Joined<const std::int64_t, 2> index(out.index);
     const common::Joined<const Real, 2> gvalues(dout.values);
-    const common::Joined<Real, 2> gx(din.x.zero_());
+    const common::Joined<Real, 2> gx(common::zeroed(din.x));
     for (Index r = 0; r < gx.size(0); ++r) {
       for (Index i = 0; i < a.k; ++i) {
         gx(r, index(r, i)) = gvalues(r, i);

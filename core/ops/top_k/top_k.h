@@ -1,5 +1,5 @@
 #pragma once
-#include "core/op/op.h"
+#include "core/base/types.h"
 
 namespace ls::ops {
 
@@ -20,6 +20,7 @@ struct TopK {
   };
   struct Attrs {
     Index k = 1;
+    void fields(auto&& f) const { f("k", k, "elements of each row"); }
   };
 };
 

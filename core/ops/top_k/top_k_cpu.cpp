@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "core/base/parallel_for.h"
+#include "core/op/declare.h"
+#include "core/ops/common/elements.h"
 #include "core/tensor/rows.h"
 
 namespace ls::ops {
@@ -18,7 +20,8 @@ template <class T>
 struct Kernel {
   using A = acc_t<T>;
 
-  static void forward(const TopK::In<Tensor>& in, TopK::Out<Tensor>& out, const TopK::Attrs& a) {
+  static void forward(const TopK::In<TensorView>& in, TopK::Out<TensorView>& out,
+                      const TopK::Attrs& a) {
     const Rows x(in.x);
     const Index d = x.cols, k = a.k;
     T* values = out.values.data<T>();
@@ -44,12 +47,13 @@ struct Kernel {
     });
   }
 
-  static void backward(const TopK::In<Tensor>&, const TopK::Out<Tensor>& out,
-                       const TopK::Out<Tensor>& dout, TopK::In<Tensor>& din, const TopK::Attrs& a) {
+  static void backward(const TopK::In<TensorView>&, const TopK::Out<TensorView>& out,
+                       const TopK::Out<TensorView>& dout, TopK::In<TensorView>& din,
+                       const TopK::Attrs& a) {
     const Rows dy(dout.values);
     const Index d = din.x.size(-1);
     const std::int64_t* index = out.index.data<std::int64_t>();
-    T* dx = din.x.zero_().data<T>();
+    T* dx = common::zeroed(din.x).template data<T>();
     for (Index r = 0; r < dy.count; ++r) {
       for (Index i = 0; i < a.k; ++i) {
         dx[r * d + index[r * a.k + i]] = dy.row<T>(r)[i];
@@ -58,7 +62,7 @@ struct Kernel {
   }
 };
 
-LS_KERNEL(TopK).kernel<Kernel, double, float, bf16>();
+LS_KERNEL(TopK).reads("x values", lies::rows).kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

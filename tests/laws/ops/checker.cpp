@@ -42,7 +42,7 @@ Checker::Checker(const OpInfo& op, const OpCase& c) : op_(op), case_(c) {
   const UseReference reference;
   const Tensors out = run_forward(op, inputs(DType::kF64), attrs());
   for (std::size_t i = 0; i < out.size(); ++i) {
-    const bool given = out[i].defined() && op.differentiable_out[i] && is_float(out[i].dtype()) &&
+    const bool given = out[i].defined() && op.out[i].differentiable && is_float(out[i].dtype()) &&
                        std::count(c.kept.begin(), c.kept.end(), op.out[i].name) == 0;
     cotangent_.push_back(given ? Tensor::empty(out[i].shape(), DType::kF64) : Tensor());
     for (Index e = 0; given && e < out[i].numel(); ++e) {
@@ -127,7 +127,7 @@ Tensors Checker::widened(Tensors ts) {
 std::vector<bool> Checker::all_wanted() const {
   std::vector<bool> wanted;
   for (std::size_t i = 0; i < op_.in.size(); ++i) {
-    wanted.push_back(case_.backward && case_.in[i].defined() && op_.differentiable[i]);
+    wanted.push_back(case_.backward && case_.in[i].defined() && op_.in[i].differentiable);
   }
   return wanted;
 }
@@ -135,15 +135,14 @@ std::vector<bool> Checker::all_wanted() const {
 Tensors Checker::backward(const Call& c, const Tensors& dout, const std::vector<bool>& wanted,
                           const Tensors& places) const {
   Tensors in = c.in, out = c.out;
-  std::vector<Shape> shapes;
+  const std::vector<ShapeOf> shapes = shapes_of(in);
   for (std::size_t i = 0; i < in.size(); ++i) {
-    shapes.push_back(in[i].defined() ? in[i].shape() : Shape());
-    if (!op_.saves_in[i]) {
+    if (!op_.in[i].saved) {
       in[i] = Tensor();
     }
   }
   for (std::size_t i = 0; i < out.size(); ++i) {
-    if (!op_.saves_out[i]) {
+    if (!op_.out[i].saved) {
       out[i] = Tensor();
     }
   }
@@ -198,15 +197,13 @@ std::vector<std::string> unchecked_gradients(const OpInfo& op, const std::vector
     }
   }
   std::vector<std::string> unchecked;
-  const auto look = [&](const std::vector<ArgSpec>& args, const std::vector<bool>& differentiable) {
-    for (std::size_t i = 0; i < args.size(); ++i) {
-      if (differentiable[i] && checked.count(args[i].name) == 0) {
-        unchecked.push_back(args[i].name);
+  for (const std::vector<ArgSpec>* args : {&op.in, &op.out}) {
+    for (const ArgSpec& arg : *args) {
+      if (arg.differentiable && checked.count(arg.name) == 0) {
+        unchecked.push_back(arg.name);
       }
     }
-  };
-  look(op.in, op.differentiable);
-  look(op.out, op.differentiable_out);
+  }
   return unchecked;
 }
 

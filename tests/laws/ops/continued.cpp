@@ -17,7 +17,7 @@ Tensor with_room(const Tensor& t, Index more) {
 }  // namespace
 
 void Checker::continued(DType t) {
-  if (op_.continued.empty() || !op_.forward_cpu[static_cast<std::size_t>(t)]) {
+  if (!op_.continues() || !op_.kernel(DeviceType::kCpu, t)) {
     return;
   }
   const Tensors in = inputs(t);
@@ -25,9 +25,9 @@ void Checker::continued(DType t) {
   for (const bool room : {true, false}) {
     Tensors spent = each(in, packed_copy);
     std::vector<bool> flags(in.size());
-    for (const OpInfo::Continued& c : op_.continued) {
-      const auto i = static_cast<std::size_t>(c.input);
-      if (!in[i].defined()) {
+    for (const ArgSpec& c : op_.out) {
+      const auto i = static_cast<std::size_t>(c.continues);
+      if (c.continues < 0 || !in[i].defined()) {
         continue;
       }
       flags[i] = true;
@@ -43,9 +43,10 @@ void Checker::continued(DType t) {
         fault("{}: {}: {}", what, op_.out[o].name, bit_difference(out[o].contiguous(), whole[o]));
       }
     }
-    for (const OpInfo::Continued& c : op_.continued) {
-      const auto i = static_cast<std::size_t>(c.input), o = static_cast<std::size_t>(c.output);
-      if (flags[i] && room && out[o].numel() > 0 && !out[o].shares_storage(spent[i])) {
+    for (std::size_t o = 0; o < out.size(); ++o) {
+      const auto i = static_cast<std::size_t>(op_.out[o].continues);
+      if (op_.out[o].continues >= 0 && flags[i] && room && out[o].numel() > 0 &&
+          !out[o].shares_storage(spent[i])) {
         fault("{}: {} is not in the memory of {}", what, op_.out[o].name, in_name(i));
       }
     }

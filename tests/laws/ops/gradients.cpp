@@ -78,7 +78,7 @@ void Checker::no_gradients() {
     }
   };
   for (std::size_t i = 0; i < in.size(); ++i) {
-    if (in[i].defined() && is_float(in[i].dtype()) && !op_.differentiable[i]) {
+    if (in[i].defined() && is_float(in[i].dtype()) && !op_.in[i].differentiable) {
       refused(in_name(i), [&] {
         std::vector<ag::Var> vars(in.begin(), in.end());
         vars[i] = ag::Var::leaf(in[i]);
@@ -95,7 +95,7 @@ void Checker::no_gradients() {
     }
     ag::Tape tape;
     const ag::Var out = ag::call(op_, vars, case_.attrs)[k];
-    if (out.defined() && is_float(out.dtype()) && !op_.differentiable_out[k]) {
+    if (out.defined() && is_float(out.dtype()) && !op_.out[k].differentiable) {
       refused(op_.out[k].name,
               [&] { tape.backward(out, Tensor::zeros(out.shape(), out.dtype())); });
     }

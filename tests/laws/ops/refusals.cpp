@@ -74,7 +74,7 @@ void Checker::refusals() {
     for (int a = 0; a < in[i].rank(); ++a) {
       const int named = a - (in[i].rank() - static_cast<int>(arg.axes.size()));
       const std::string symbol =
-          named >= 0 ? arg.axes[static_cast<std::size_t>(named)] : std::string("...");
+          named >= 0 ? arg.axes[static_cast<std::size_t>(named)].text : std::string("...");
       Shape shape = in[i].shape();
       shape[a] += 1;
       refused(i, fmt::format("with one more element along axis {}", a),
@@ -90,7 +90,7 @@ void Checker::cost() {
     return;
   }
   const Tensors in = inputs(DType::kF32);
-  const Cost c = op_.cost(in, attrs());
+  const Cost c = op_.cost(shapes_of(in), attrs());
   const Tensors out = run_forward(op_, in, attrs());
   const auto filled = [](const Tensor& t) { return !t.defined() || t.numel() > 0; };
   const bool empty =

@@ -104,8 +104,8 @@ Tensor Checker::place_like(const Tensor& t, int axis, Tensor& all) {
 }
 
 void Checker::places(DType t) {
-  const auto kernel = static_cast<std::size_t>(t);
-  if (!has_backward() || !op_.backward_cpu[kernel]) {
+  const Kernel* const kernel = op_.kernel(DeviceType::kCpu, t);
+  if (!has_backward() || !kernel) {
     return;
   }
   const Call whole = call(inputs(t), cotangents(t));
@@ -113,7 +113,7 @@ void Checker::places(DType t) {
     Tensors all(whole.din.size()), given(whole.din.size());
     bool any = false;
     for (std::size_t i = 0; i < given.size(); ++i) {
-      if (op_.strided_grad[i] && whole.din[i].defined() && axis < whole.din[i].rank()) {
+      if (kernel->in[i].strided_grad && whole.din[i].defined() && axis < whole.din[i].rank()) {
         given[i] = place_like(whole.din[i], axis, all[i]);
         any = true;
       }

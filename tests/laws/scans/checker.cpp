@@ -73,7 +73,7 @@ std::vector<std::string> Checker::run() {
   for (std::size_t i = 0; i < op_.out.size(); ++i) {
     const Tensor& o = plain.out[i];
     const bool kept = std::count(case_.kept.begin(), case_.kept.end(), op_.out[i].name) > 0;
-    cotangent_.push_back(o.defined() && is_float(o.dtype()) && op_.differentiable_out[i] && !kept
+    cotangent_.push_back(o.defined() && is_float(o.dtype()) && op_.out[i].differentiable && !kept
                              ? random(rng_, o.shape(), o.dtype())
                              : Tensor());
   }
@@ -130,16 +130,15 @@ Run Checker::apply(const Tensors& x, const Tensors& states, const void* attrs) {
 void Checker::derive(Run& r, const Tensors& dout) const {
   Tensors in = r.in, out = r.out;
   std::vector<bool> wanted;
-  std::vector<Shape> shapes;
+  const std::vector<ShapeOf> shapes = shapes_of(in);
   for (std::size_t i = 0; i < in.size(); ++i) {
-    wanted.push_back(in[i].defined() && op_.differentiable[i]);
-    shapes.push_back(in[i].defined() ? in[i].shape() : Shape());
-    if (!op_.saves_in[i]) {
+    wanted.push_back(in[i].defined() && op_.in[i].differentiable);
+    if (!op_.in[i].saved) {
       in[i] = Tensor();
     }
   }
   for (std::size_t i = 0; i < out.size(); ++i) {
-    if (!op_.saves_out[i]) {
+    if (!op_.out[i].saved) {
       out[i] = Tensor();
     }
   }

@@ -9,6 +9,7 @@
 #include "autograd/functional.h"
 #include "autograd/recompute.h"
 #include "core/base/registration.h"
+#include "core/op/op.h"
 #include "core/ops/activation/activation.h"
 #include "core/ops/add_rms_norm/add_rms_norm.h"
 #include "core/ops/mul/mul.h"
@@ -45,6 +46,26 @@ struct Misspelt {
     T y;
   };
   struct Attrs {};
+};
+
+struct Unfit {
+  template <class T>
+  struct In {
+    T x, w;
+  };
+  template <class T>
+  struct Out {
+    T y;
+  };
+  struct Attrs {};
+};
+/// `fields` forgets an attribute.
+struct Forgetful : Misspelt {
+  struct Attrs {
+    double eps = 1;
+    bool log = false;
+    void fields(auto&& f) const { f("eps", eps, "a number"); }
+  };
 };
 
 /// The fault that a registration leaves behind; it is taken away again.
@@ -239,13 +260,12 @@ TEST_SUITE("unit") {
     const OpInfo& op = op_info<ops::Activation>();
     const ops::Activation::Attrs attrs{ops::Act::kSilu};
     const Tensor x = Tensor::from<float>({1, 2, 3, 4, 5, 6}, {2, 3}), dy = x.clone();
-    const Shape shape = x.shape();
+    const std::vector<ShapeOf> shapes = {ShapeOf(x)};
     const auto in_place = [&](const Tensor& place, DType t = DType::kF32) {
       const std::vector<Tensor> in = {x.to(t)}, out(1), dout = {dy.to(t)}, places = {place};
-      const Tensor dx =
-          run_backward(op, in, out, dout, {true}, std::span(&shape, 1), t, &attrs, places)[0];
+      const Tensor dx = run_backward(op, in, out, dout, {true}, shapes, t, &attrs, places)[0];
       CHECK(dx.dtype() == t);
-      CHECK(dx.shape() == shape);
+      CHECK(dx.shape() == x.shape());
       return dx.shares_storage(place);
     };
     const auto make = [](const Shape& s, DType t = DType::kF32) { return Tensor::zeros(s, t); };
@@ -274,7 +294,6 @@ TEST_SUITE("unit") {
     const auto refused = [&](auto&& add) {
       return says(registration_fault([&] { declare(add); }), "'z'");
     };
-    CHECK(refused([](auto& op) { op.strided_grad("x z"); }));
     CHECK(refused([](auto& op) { op.same_gradient("x", "z"); }));
     CHECK(refused([](auto& op) { op.saves("x z"); }));
     CHECK(refused([](auto& op) { op.no_grad("z"); }));
@@ -284,7 +303,7 @@ TEST_SUITE("unit") {
   TEST_CASE("ops: traits that do not fit together are an error") {
     const auto fault = [](auto&& add) {
       return registration_fault([&] {
-        OpBuilder<Misspelt> op("test.unfit", "traits that contradict one another");
+        OpBuilder<Unfit> op("test.unfit", "traits that contradict one another");
         op.in("x[...,D] w[D]").out("y[...,D]");
         add(op);
         return bool(op);
@@ -294,11 +313,21 @@ TEST_SUITE("unit") {
     CHECK(says(fault([](auto& op) { op.in("x[... w[D]"); }),
                "argument 'x[... w[D]' of the contract: expected axes between commas"));
     CHECK(says(fault([](auto& op) { op.in("x[...,,D] w[D]"); }), "argument 'x[...,,D]'"));
+    CHECK(says(fault([](auto& op) { op.in("x[...,D-] w[D]"); }), "an axis is a sum of products"));
+    CHECK(says(fault([](auto& op) { op.in("x[...]"); }),
+               "the contract has 1 inputs and 1 outputs, its structs In and Out have 2 and 1"));
+    CHECK(says(fault([](auto& op) { op.in("x[...] w[D] v[D]"); }), "has 3 inputs and 1 outputs"));
+    CHECK(says(fault([](auto& op) { op.out("y[...] z[...]"); }), "has 2 inputs and 2 outputs"));
     CHECK(op_registry().find("test.unfit") == nullptr);
     CHECK(says(fault([](auto& op) { op.same_gradient("x", "w"); }),
                "x[...,D] and w[D] cannot have one gradient"));
     CHECK(says(fault([](auto& op) { op.grad_acc("w"); }), "names 'w', which has no gradient"));
-    CHECK(says(fault([](auto& op) { op.strided_grad("x"); }), "names 'x', which has no gradient"));
+    CHECK(says(registration_fault([] {
+                 return bool(OpBuilder<Forgetful>("test.forgetful", "an attribute is not listed")
+                                 .in("x[...]")
+                                 .out("y[...]"));
+               }),
+               "`fields` of its Attrs does not list every member"));
   }
 
   TEST_CASE("permute, concat and take_rows keep within their axes and rows") {

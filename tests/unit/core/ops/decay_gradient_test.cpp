@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "core/op/run.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/delta_rule/delta_rule.h"
 #include "tests/support/draw.h"
@@ -34,12 +35,10 @@ template <class Op>
 Tensor decay_gradient(typename Op::template In<Tensor> in, const typename Op::Attrs& attrs,
                       DType dtype) {
   std::vector<Tensor> list = ls::detail::spread_members<Tensor>(in);
-  std::vector<Shape> shapes;
   std::vector<bool> wanted;
   const OpInfo& op = op_info<Op>();
   for (std::size_t i = 0; i < list.size(); ++i) {
     list[i] = list[i].defined() ? list[i].to(dtype) : list[i];
-    shapes.push_back(list[i].defined() ? list[i].shape() : Shape());
     wanted.push_back(op.in[i].name == "g");
   }
   const std::vector<Tensor> out = run_forward(op, list, &attrs);
@@ -47,7 +46,7 @@ Tensor decay_gradient(typename Op::template In<Tensor> in, const typename Op::At
   for (const Tensor& o : out) {
     dout.push_back(Tensor::full(o.shape(), o.dtype(), 1));
   }
-  return run_backward(op, list, out, dout, wanted, shapes, dtype,
+  return run_backward(op, list, out, dout, wanted, shapes_of(list), dtype,
                       &attrs)[static_cast<std::size_t>(op.input_index("g"))];
 }
 

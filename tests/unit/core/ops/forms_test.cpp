@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include "core/op/op.h"
 #include "core/op/report.h"
 #include "core/ops/attention/attention.h"
 #include "core/ops/decayed_linear/decayed_linear.h"

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "core/op/run.h"
 #include "core/ops/cross_entropy/cross_entropy.h"
 #include "core/ops/gather_rows/gather_rows.h"
 #include "core/ops/group_norm/group_norm.h"
@@ -123,11 +124,11 @@ TEST_SUITE("unit") {
     CHECK(says(message([&] { call_op<ops::TopK>({.x = x}, {.k = 5}); }), "k = 5 of rows of 4"));
     const Tensor index = Tensor::from(std::vector<std::int64_t>{0, 3, -2});
     CHECK(says(message([&] { call_op<ops::GatherRows>({.x = x, .index = index}); }),
-               "index 3 at place 1"));
+               "index 3 at position 1"));
     CHECK(
         says(message([&] { call_op<ops::ScatterAddRows>({.x = x, .index = index}, {.rows = 4}); }),
-             "index -2 at place 2"));
+             "index -2 at position 2"));
     CHECK(says(message([&] { call_op<ops::CrossEntropy>({.logits = x, .targets = index}); }),
-               "target -2 of token 2 is outside 0 .. 3"));
+               "target -2 at position 2 is outside 0 .. 3 and is not ignore_index"));
   }
 }
