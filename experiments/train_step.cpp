@@ -87,10 +87,14 @@ double TrainStep::forward_backward(const data::Batch& batch, layers::ModelState&
       model.loss(model.hidden({batch.tokens, batch.vectors}, seq), batch.labels);
   const auto count = static_cast<double>(batch.labelled);
   const double sum = batch.labelled > 0 ? loss.mean.value().item() * count : 0;
-  if (batch.labelled > 0) {
-    // Gradients of the sum over tokens; the update divides by the tokens of all pieces and ranks.
-    tape.backward(loss.mean, Tensor::full(loss.mean.shape(), loss.mean.dtype(), count));
+  // Gradients of the sum over tokens; the update divides by the tokens of all pieces and ranks. A
+  // batch without labels has none, but what other ranks wait for still runs.
+  const ag::Var ends[] = {loss.mean, seq.added_loss()};
+  Tensor seeds[2];
+  for (int i = 0; i < 2 && batch.labelled > 0; ++i) {
+    seeds[i] = ends[i].defined() ? Tensor::full(ends[i].shape(), ends[i].dtype(), count) : Tensor();
   }
+  tape.backward(ends, seeds);
   if (part_.carries()) {
     carried = seq.outgoing().detached();
   }

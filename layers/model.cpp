@@ -38,6 +38,9 @@ struct Model::BlockParts {
     }
     return out;
   }
+  /// The same as one node that runs again in the backward pass.
+  static Stream run_again(const std::shared_ptr<BlockParts>& block, const Stream& stream,
+                          SeqContext& seq);
 
  private:
   template <class Fn>
@@ -49,6 +52,48 @@ struct Model::BlockParts {
     return {a.sum, half(a.normed)};
   }
 };
+
+// A block as one node: its stream, what layers handed on before it and the loss that they added go
+// in, the same after it come out.
+Model::BlockParts::Stream Model::BlockParts::run_again(const std::shared_ptr<BlockParts>& block,
+                                                       const Stream& stream, SeqContext& seq) {
+  const SeqContext::Between before = seq.exchange_between({});
+  std::vector<ag::Var> inputs = {stream.residual, stream.update, before.loss};
+  std::vector<std::string> names;
+  for (const auto& [name, value] : before.handed) {
+    names.push_back(name);
+    inputs.push_back(value);
+  }
+  const auto after = std::make_shared<std::vector<std::string>>();  // names after the block
+  const auto run = [block, context = &seq, names, after,
+                    again = std::make_shared<bool>(false)](const std::vector<ag::Var>& in) {
+    std::optional<SeqContext::Replay> guard;
+    if (std::exchange(*again, true)) {
+      guard.emplace(*context);
+    }
+    SeqContext::Between between{.handed = {}, .loss = in[2]};
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      between.handed.emplace(names[i], in[3 + i]);
+    }
+    SeqContext::Between outer = context->exchange_between(std::move(between));
+    const auto s = block->forward({in[0], in[1]}, *context);
+    between = context->exchange_between(std::move(outer));
+    std::vector<ag::Var> out = {s.residual, s.update, between.loss};
+    after->clear();
+    for (const auto& [name, value] : between.handed) {
+      after->push_back(name);
+      out.push_back(value);
+    }
+    return out;
+  };
+  const std::vector<ag::Var> out = ag::recompute(run, inputs);
+  SeqContext::Between between{.handed = {}, .loss = out[2]};
+  for (std::size_t i = 0; i < after->size(); ++i) {
+    between.handed.emplace((*after)[i], out[3 + i]);
+  }
+  seq.exchange_between(std::move(between));
+  return {out[0], out[1]};
+}
 
 Model::Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t seed)
     : config_(config), io_(io), dtype_(config.dtype) {
@@ -123,20 +168,7 @@ ag::Var Model::hidden(const ModelInput& input, SeqContext& seq) {
     LS_CHECK(!seq.states_need_grad(), kConfig,
              "recompute: gradients do not flow through carried states; detach them or set "
              "recompute: false");
-    SeqContext* const context = &seq;
-    const bool first = !stream.update.defined();
-    const auto replay = std::make_shared<bool>(false);
-    const std::vector<ag::Var> out = ag::recompute(
-        [block, context, first, replay](const std::vector<ag::Var>& in) {
-          std::optional<SeqContext::Replay> guard;
-          if (std::exchange(*replay, true)) {
-            guard.emplace(*context);
-          }
-          const auto s = block->forward({in[0], first ? ag::Var() : in[1]}, *context);
-          return std::vector<ag::Var>{s.residual, s.update};
-        },
-        {stream.residual, stream.update});
-    stream = {out[0], out[1]};
+    stream = BlockParts::run_again(block, stream, seq);
   }
   const ag::Var h = final_norm_.add(stream.residual, stream.update).normed;
   return io_.class_embeddings.defined() ? output_(h) : h;

@@ -113,6 +113,26 @@ void SeqContext::keep(const std::string& path, StatePart part, const ag::Var& st
   }
 }
 
+void SeqContext::hand_on(const std::string& name, const ag::Var& value) {
+  const bool fresh = handed_.emplace(name, value).second;
+  LS_CHECK(fresh, kInternal, "two layers hand on a value named '{}'", name);
+}
+
+ag::Var SeqContext::handed(const std::string& name) const {
+  const auto it = handed_.find(name);
+  return it == handed_.end() ? ag::Var() : it->second;
+}
+
+void SeqContext::add_loss(const ag::Var& loss) {
+  LS_CHECK(loss.value().numel() == 1, kShape, "a loss of shape {} is added", loss.shape().str());
+  added_loss_ = added_loss_.defined() ? ag::add(added_loss_, loss) : loss;
+}
+
+SeqContext::Between SeqContext::exchange_between(Between next) {
+  return {std::exchange(handed_, std::move(next.handed)),
+          std::exchange(added_loss_, std::move(next.loss))};
+}
+
 SeqContext::Layer::Layer(SeqContext& seq, const std::string& name)
     : seq_(seq), length_(seq.path_.size()), context_("running " + seq.path_ + name) {
   seq_.path_ += name + ".";

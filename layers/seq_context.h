@@ -1,5 +1,6 @@
 #pragma once
 // What a mixer knows of the sequence: document boundaries, positions, carried states, form.
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -59,6 +60,25 @@ class SeqContext {
   std::vector<ag::Var> scan(const OpInfo& op, const std::string& slot, std::vector<ag::Var> in,
                             const void* attrs);
 
+  // What layers of one pass tell each other besides the residual stream.
+
+  /// Hands a value on to later layers (the first layer's values, for value residuals).
+  /// @throws Error(Internal) where one of this name was handed on already
+  void hand_on(const std::string& name, const ag::Var& value);
+  /// What an earlier layer handed on; undefined where none did.
+  ag::Var handed(const std::string& name) const;
+  /// Adds a scalar, in the loss's own units (a mean over tokens), to what training minimizes.
+  void add_loss(const ag::Var& loss);
+  /// The sum of what was added; undefined where nothing was.
+  const ag::Var& added_loss() const { return added_loss_; }
+
+  /// Values handed on, by name, and the added loss: in and out of a block that runs again.
+  struct Between {
+    std::map<std::string, ag::Var> handed;
+    ag::Var loss;
+  };
+  Between exchange_between(Between next);
+
   /// While alive, scans keep no outgoing states: a block runs again in a backward pass.
   class Replay {
    public:
@@ -100,6 +120,8 @@ class SeqContext {
   Stretch stretch_;
   LocalRunner local_;
   std::string path_;
+  std::map<std::string, ag::Var> handed_;
+  ag::Var added_loss_;
   ModelState outgoing_;
 };
 
