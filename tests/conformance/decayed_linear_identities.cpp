@@ -156,4 +156,29 @@ TEST_SUITE("conformance") {
                        run<ops::DecayedLinear>(way, alone).sT) < 10 * way.tolerance);
     }
   }
+
+  TEST_CASE("decayed_linear: the diagonal-plus-low-rank recurrence without its low rank") {
+    // delta_rule in its general form, in f64 and token by token, is the oracle.
+    Draw draw("identities 6");
+    const Index t = 70, d = 5, e = 4;
+    Delta general{.q = draw.normal({1, t, 2, d}),
+                  .k = draw.normal({1, t, 2, d}),
+                  .v = draw.normal({1, t, 4, e})};
+    general.a = general.b = Tensor::zeros({1, t, 2, d}, DType::kF64);
+    general.g = draw.uniform({1, t, 4}, -0.2, 0);
+    general.gk = draw.uniform({1, t, 4, d}, -0.4, 0);
+    general.s0 = draw.normal({1, 4, d, e});
+    const auto want = run<ops::DeltaRule>(kWays[0], general, {{}, 0.7});
+    const Linear in{.q = general.q,
+                    .k = general.k,
+                    .v = general.v,
+                    .g = general.g,
+                    .gk = general.gk,
+                    .s0 = general.s0};
+    for (const Way& way : kWays) {
+      const auto got = run<ops::DecayedLinear>(way, in, {{}, 0.7});
+      CHECK(difference(got.o.to(DType::kF64), want.o) < 10 * way.tolerance);
+      CHECK(difference(got.sT.to(DType::kF64), want.sT) < 10 * way.tolerance);
+    }
+  }
 }
