@@ -4,6 +4,7 @@
 
 #include "core/base/profile.h"
 #include "core/op/report.h"
+#include "core/tensor/host_code.h"
 #include "core/tensor/rows.h"
 
 namespace ls {
@@ -191,13 +192,51 @@ void arrange(std::vector<Tensor>& ts, const std::vector<Operand>& os, DType from
   }
 }
 
-/// Runs the kernel: at once, as the host's device does.
-void execute(Launch& l) {
-  if (l.pass == Launch::Pass::kForward) {
-    l.kernel->forward(l.in, l.out, l.kept, l.attrs.get());
+/// Whose kernels a device runs.
+DeviceType kernels_of(const Device& device) {
+  return device.properties().runs_host_code ? DeviceType::kCpu : device.type();
+}
+
+void run_kernel(const Kernel& kernel, Launch::Pass pass, std::span<const Tensor> read,
+                std::span<Tensor> written, std::array<std::size_t, 3> sizes, const void* attrs) {
+  const auto in = read.first(sizes[0]);
+  if (pass == Launch::Pass::kForward) {
+    kernel.forward(in, written.first(sizes[1]), written.subspan(sizes[1]), attrs);
   } else {
-    l.kernel->backward(l.in, l.out, l.dout, l.din, l.kept, l.attrs.get());
+    kernel.backward(in, read.subspan(sizes[0], sizes[1]),
+                    read.subspan(sizes[0] + sizes[1], sizes[2]), written,
+                    read.subspan(sizes[0] + sizes[1] + sizes[2]), attrs);
   }
+}
+
+/// Puts the kernel on this thread's stream of the device; the processor's runs now.
+void execute(Launch& l) {
+  const bool forward = l.pass == Launch::Pass::kForward;
+  if (l.device->type() == DeviceType::kCpu) {
+    forward ? l.kernel->forward(l.in, l.out, l.kept, l.attrs.get())
+            : l.kernel->backward(l.in, l.out, l.dout, l.din, l.kept, l.attrs.get());
+    return;
+  }
+  const ExecutionContext ctx = current_context(*l.device);
+  const std::array<std::size_t, 3> sizes = {l.in.size(), l.out.size(), l.dout.size()};
+  std::vector<Tensor> read = l.in, written = forward ? l.out : l.din;
+  if (!forward) {
+    read.insert(read.end(), l.out.begin(), l.out.end());
+    read.insert(read.end(), l.dout.begin(), l.dout.end());
+  }
+  std::vector<Tensor>& keeps = forward ? written : read;
+  keeps.insert(keeps.end(), l.kept.begin(), l.kept.end());
+  if (l.device->properties().runs_host_code) {
+    launch_host_code(ctx, l.op->name, read, written,
+                     [kernel = l.kernel, pass = l.pass, sizes, attrs = l.attrs](
+                         std::span<const Tensor> in, std::span<Tensor> out) {
+                       run_kernel(*kernel, pass, in, out, sizes, attrs.get());
+                     });
+    return;
+  }
+  const ErrorContext context(l.op->name);
+  run_kernel(*l.kernel, l.pass, read, written, sizes, l.attrs.get());
+  record_launch(ctx, read, written);
 }
 
 /// Results of the op's float type that were computed in a wider one.
@@ -317,7 +356,7 @@ Launch prepare_forward(const OpInfo& op, std::span<const Tensor> in, Attributes 
   }
   check_expressions(op, shapes, b);
   l.device = &device_of(op, in);
-  l.kernel = &choose_kernel(op, l.device->type(), l.device->properties().generation, l.dtype,
+  l.kernel = &choose_kernel(op, kernels_of(*l.device), l.device->properties().generation, l.dtype,
                             shapes, l.attrs.get(), l.pass);
   l.out = make_outputs(l, in, b, spent);
   l.in.assign(in.begin(), in.end());
@@ -378,17 +417,18 @@ Launch prepare_backward(const OpInfo& op, std::span<const Tensor> in, std::span<
     }
   }
   const bool keeps = kept.kernel && kept.kernel->keeps && reference_depth == 0;
-  const Kernel& k = keeps ? *kept.kernel
-                          : choose_kernel(op, l.device->type(), l.device->properties().generation,
-                                          t, shapes, l.attrs.get(), l.pass);
+  const Kernel& k =
+      keeps ? *kept.kernel
+            : choose_kernel(op, kernels_of(*l.device), l.device->properties().generation, t, shapes,
+                            l.attrs.get(), l.pass);
   const bool own_kernel = k.dtype == t && op.has(k);
   l.din.resize(op.in.size());
   for (std::size_t i = 0; i < l.din.size(); ++i) {
     if (wanted[i] && op.in[i].differentiable) {
       const Shape& shape = shapes[i].shape();
       const DType g = op.in[i].grad_dtype(k.dtype);
-      const bool in_place =
-          own_kernel && !places.empty() && k.in[i].strided_grad && fits(places[i], shape, g);
+      const bool in_place = own_kernel && !places.empty() && fits(places[i], shape, g) &&
+                            (k.in[i].strided_grad || places[i].is_contiguous());
       l.din[i] = in_place ? places[i] : Tensor::empty(shape, g, *l.device);
     }
   }

@@ -73,7 +73,7 @@ std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, At
 /// Gradients of the inputs marked in `wanted`; the others come back undefined. `shapes` are those
 /// of all inputs, saved or not. `places`, when given, has one entry per input, undefined or a
 /// tensor that its gradient is written to where that can be: of the gradient's shape and type, a
-/// slice (pieces_of) of what the caller owns, the kernel having strided_grad for the input. Then it
+/// slice (pieces_of) of what the caller owns, contiguous or the kernel having strided_grad. Then it
 /// comes back itself.
 /// @throws Error(Unsupported) on a gradient of an output that has none
 std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,

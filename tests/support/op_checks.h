@@ -17,6 +17,7 @@ namespace ls::test {
 ///   inputs      an input, a saved output or an incoming gradient was changed
 ///   repeat      a second call gives other bits
 ///   threads     another thread count gives other bits
+///   devices     other bits on another device, or from a graph, or a call that waits for it
 ///   strides     padded, strided, transposed and expanded inputs and incoming gradients
 ///   subset      a gradient depends on which others are wanted, or an unwanted one is given
 ///   absent      an absent incoming gradient is not the same as zeros

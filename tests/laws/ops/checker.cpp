@@ -58,6 +58,7 @@ std::vector<std::string> Checker::run() {
   }
   for (const DType t : {DType::kF64, DType::kF32, DType::kBF16}) {
     repeats(t);
+    devices(t);
     strides(t);
     subsets(t);
     absent(t);

@@ -62,6 +62,10 @@ class Checker {
   // ---- threads.cpp
   void repeats(DType t);
 
+  // ---- devices.cpp
+  /// The same bits on a device that the host cannot touch, at once and replayed; nothing waits.
+  void devices(DType t);
+
   // ---- strides.cpp
   void strides(DType t);
   /// Pieces made of the axes from `axis` on, each within a longer one of 77s that `all` is.
