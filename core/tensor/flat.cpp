@@ -1,0 +1,36 @@
+#include "core/tensor/flat.h"
+
+#include "core/base/checked.h"
+
+namespace ls {
+namespace {
+
+Index rounded_up(Index n, Index unit) {
+  return checked_mul((checked_add(n, unit - 1)) / unit, unit);
+}
+
+}  // namespace
+
+FlatBuffer::FlatBuffer(std::span<const Shape> shapes, DType dtype, Device& device, Index shards)
+    : shards_(shards) {
+  LS_CHECK(shards > 0, kInternal, "a buffer in {} parts", shards);
+  const Index unit = kAlign / dtype_size(dtype);
+  std::vector<Index> begins;
+  Index end = 0;
+  for (const Shape& shape : shapes) {
+    begins.push_back(end);
+    end = rounded_up(checked_add(end, shape.numel()), unit);
+  }
+  whole_ = Tensor::zeros({rounded_up(end, checked_mul(unit, shards))}, dtype, device);
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    views_.push_back(whole_.slice(0, begins[i], begins[i] + shapes[i].numel()).view(shapes[i]));
+  }
+}
+
+Tensor FlatBuffer::shard(Index s) const {
+  LS_CHECK(0 <= s && s < shards_, kInternal, "part {} of {}", s, shards_);
+  const Index n = whole_.numel() / shards_;
+  return whole_.slice(0, s * n, (s + 1) * n);
+}
+
+}  // namespace ls
