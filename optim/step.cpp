@@ -1,0 +1,104 @@
+#include "optim/step.h"
+
+#include <cmath>
+#include <utility>
+
+#include "core/base/profile.h"
+#include "core/tensor/host_code.h"
+#include "optim/clip.h"
+
+namespace ls::optim {
+namespace {
+
+double& at(Tensor& values, StepValue which) {
+  return values.data<double>()[static_cast<Index>(which)];
+}
+
+/// Mean loss and norm; false where there is nothing to update.
+bool measure(std::span<const Tensor> grads, Tensor& values) {
+  at(values, StepValue::kSteps) += 1;
+  const double loss_sum = std::exchange(at(values, StepValue::kLossSum), 0);
+  const double labels = std::exchange(at(values, StepValue::kLabels), 0);
+  if (labels == 0) {
+    return false;
+  }
+  const profile::Scope timed("gradient norm");
+  const double scale = 1.0 / labels;
+  const double loss = loss_sum * scale, norm = gradient_norm(grads) * scale;
+  at(values, StepValue::kLoss) = loss;
+  at(values, StepValue::kNorm) = norm;
+  if (!std::isfinite(loss) || !std::isfinite(norm)) {
+    at(values, StepValue::kStopped) = at(values, StepValue::kSteps);
+  }
+  return at(values, StepValue::kStopped) == 0;
+}
+
+}  // namespace
+
+Tensor step_values(Device& device, Index updates) {
+  Tensor values = Tensor::zeros({kStepValues}, DType::kF64);
+  set_step_value(values, StepValue::kUpdates, static_cast<double>(updates));
+  return values.to(device);
+}
+
+double step_value(const Tensor& values, StepValue which) {
+  return values.data<double>()[static_cast<Index>(which)];
+}
+
+Tensor value_slot(const Tensor& values, StepValue which) {
+  return values.select(0, static_cast<Index>(which));
+}
+
+void set_step_value(Tensor& values, StepValue which, double value) {
+  at(values, which) = value;
+}
+
+void add_loss(Tensor& values, const Tensor& mean, const Tensor& labels) {
+  const Tensor read[] = {mean, labels};
+  launch_host_code(current_context(values.device()), "add_loss", read, {&values, 1},
+                   [](std::span<const Tensor> in, std::span<Tensor> out) {
+                     const double n = in[1].item();
+                     at(out[0], StepValue::kLossSum) += in[0].item() * n;
+                     at(out[0], StepValue::kLabels) += n;
+                   });
+  values.bump_version();
+}
+
+void update_all(const Optimizer& rule, UpdateTargets targets, Tensor& values, double clip) {
+  std::vector<Tensor> grads, written = {values};
+  std::vector<bool> decays;
+  for (const ParamSlice& p : targets.params) {
+    grads.push_back(p.grad);
+    written.push_back(p.value);
+    decays.push_back(p.decay);
+  }
+  for (const std::vector<Tensor>& s : targets.states) {
+    written.insert(written.end(), s.begin(), s.end());
+  }
+  const auto update = [&rule, decays = std::move(decays), clip](std::span<const Tensor> in,
+                                                                std::span<Tensor> out) {
+    Tensor& v = out[0];
+    const double labels = at(v, StepValue::kLabels);
+    if (at(v, StepValue::kStopped) != 0 || !measure(in, v)) {
+      return;
+    }
+    const profile::Scope timed("optimizer");
+    const double factor = clip > 0 ? clip_factor(at(v, StepValue::kNorm), clip) : 1.0;
+    const StepArgs args{.lr = at(v, StepValue::kRate),
+                        .step = static_cast<Index>(at(v, StepValue::kUpdates)) + 1,
+                        .grad_scale = 1.0 / labels * factor};
+    const std::size_t n = in.size(), states = (out.size() - 1 - n) / std::max<std::size_t>(1, n);
+    for (std::size_t i = 0; i < n; ++i) {
+      ParamSlice slice{out[1 + i], in[i], decays[i]};
+      rule.update(slice, out.subspan(1 + n + i * states, states), args);
+    }
+    at(v, StepValue::kUpdates) += 1;
+  };
+  launch_host_code(current_context(values.device()), "update of all parameters", grads, written,
+                   update);
+  for (std::size_t i = 0; values.device().type() != DeviceType::kCpu && i < written.size(); ++i) {
+    written[i].bump_version();
+  }
+}
+
+}  // namespace ls::optim

@@ -1,0 +1,45 @@
+#pragma once
+// One update of all parameters by one call, decided where they lie: the host need not know loss,
+// norm or clip factor before it goes on.
+#include <span>
+#include <vector>
+
+#include "optim/optimizer.h"
+
+namespace ls::optim {
+
+/// Numbers of a training step, f64 in one tensor on the device of the parameters.
+enum class StepValue : std::uint8_t {
+  kLossSum,  ///< in: over all labels of the update
+  kLabels,   ///< in: how many there are; without any there is no update
+  kRate,     ///< in: learning rate
+  kLoss,     ///< out: mean over the labels
+  kNorm,     ///< out: of the mean gradient, before clipping
+  kUpdates,  ///< updates done, this one too when it is
+  kSteps,    ///< calls, with those that made no update
+  kStopped,  ///< 0, or the call (from 1) whose loss or norm was not finite: none changes anything
+             ///< from then on, until the host sets it back
+};
+inline constexpr Index kStepValues = 8;
+
+/// All zero. `updates`: done before.
+Tensor step_values(Device& device, Index updates = 0);
+/// Of values that the host may read.
+double step_value(const Tensor& values, StepValue which);
+/// One of them, for Tensor's methods where the values lie.
+Tensor value_slot(const Tensor& values, StepValue which);
+void set_step_value(Tensor& values, StepValue which, double value);
+
+/// What is updated. Gradients are sums over labels, contiguous, of the parameters' types.
+struct UpdateTargets {
+  std::vector<ParamSlice> params;
+  std::span<std::vector<Tensor>> states;  ///< of each parameter
+};
+
+/// Adds `mean` (one float) times `labels` (f64, one element) to kLossSum and `labels` to kLabels.
+void add_loss(Tensor& values, const Tensor& mean, const Tensor& labels);
+/// Loss, norm, clip factor by `clip` (0: none) and the rule for every parameter; then kLossSum and
+/// kLabels are 0 again. `rule` must stay as long as the device may run this.
+void update_all(const Optimizer& rule, UpdateTargets targets, Tensor& values, double clip);
+
+}  // namespace ls::optim
