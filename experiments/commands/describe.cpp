@@ -135,9 +135,9 @@ std::string kernels_of(const OpInfo& op) {
   return lines.empty() ? "none; the reference runs" : lines;
 }
 
-void describe_op(const OpInfo& op) {
-  std::string text = fmt::format("{}: {}\n\ninputs   {}\noutputs  {}\nkernels  {}\n", op.name,
-                                 op.help, op.contract_in, op.contract_out, kernels_of(op));
+void describe_op(const OpInfo& op, std::string_view before = "") {
+  std::string text = fmt::format("{}{}: {}\n\ninputs   {}\noutputs  {}\nkernels  {}\n", before,
+                                 op.name, op.help, op.contract_in, op.contract_out, kernels_of(op));
   if (const std::string forms = forms_of(op); !forms.empty()) {
     text += fmt::format("forms    {}\n", forms);
   }
@@ -197,8 +197,8 @@ int Describe::run(parallel::RankEnv&) {
             describe_component(*c, name_));
     }
     if (op != nullptr) {
-      fmt::print("\nop ");
-      describe_op(**op);
+      fmt::print("\n");
+      describe_op(**op, "op ");
     }
     return 0;
   }
