@@ -176,19 +176,21 @@ std::string_view pass_name(Launch::Pass pass) {
           enum_name(device), pass_name(pass), enum_name(dtype), all.empty() ? "none" : all);
 }
 
-/// An operand in the type of the kernel, where it can read it.
-Tensor arranged(const Tensor& t, const Operand& o, DType from, DType to) {
-  if (!t.defined()) {
-    return t;
-  }
-  const Tensor x = from != to && t.dtype() == from ? t.to(to) : t;
-  const Layout& lies = x.layout();
-  const bool aligned = lies.offset() * dtype_size(x.dtype()) % o.alignment == 0;
-  return o.lies(lies) && aligned ? x : x.clone();
-}
+/// Operands in the type of the kernel, and as it reads them.
 void arrange(std::vector<Tensor>& ts, const std::vector<Operand>& os, DType from, DType to) {
   for (std::size_t i = 0; i < ts.size(); ++i) {
-    ts[i] = arranged(ts[i], os[i], from, to);
+    Tensor& t = ts[i];
+    if (!t.defined()) {
+      continue;
+    }
+    if (from != to && t.dtype() == from) {
+      t = t.to(to);
+    }
+    const Layout& lies = t.layout();
+    const bool aligned = lies.offset() * dtype_size(t.dtype()) % os[i].alignment == 0;
+    if (!aligned || !os[i].lies(lies)) {
+      t = t.clone();
+    }
   }
 }
 

@@ -201,13 +201,17 @@ void keep_cache(const TensorView& old, const TensorView& fresh, TensorView& out)
   const common::Operand<T> from(old), own(fresh);
   const common::Result<T> to(out);
   const Index start = in_place ? done : 0, rows = n - start;
-  parallel_for(out.size(0) * rows, row_grain(heads * d), [&](Index r0, Index r1) {
+  // Heads that lie side by side are copied together.
+  const auto side_by_side = [&](const TensorView& x) { return !x.defined() || x.stride(2) == d; };
+  const bool joined = side_by_side(old) && side_by_side(fresh) && side_by_side(out);
+  const Index parts = joined ? 1 : heads, length = joined ? heads * d : d;
+  parallel_for(out.size(0) * rows, row_grain(heads * d, 16384), [&](Index r0, Index r1) {
     for (Index r = r0; r < r1; ++r) {
       const Index b = r / rows, i = start + r % rows;
-      for (Index h = 0; h < heads; ++h) {
+      for (Index h = 0; h < parts; ++h) {
         const T* const row =
             i < done ? from.at(b, first + i, h) : own.at(b, first + i - from_old, h);
-        std::copy_n(row, d, to.at(b, i, h));
+        std::copy_n(row, length, to.at(b, i, h));
       }
     }
   });

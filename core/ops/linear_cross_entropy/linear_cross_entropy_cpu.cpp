@@ -472,11 +472,16 @@ void backward(const Op::In<TensorView>&, const Op::Out<TensorView>& out,
   LS_CHECK(a.gradients, kInternal, "linear_cross_entropy ran without gradients");
   const float s = dout.loss.defined() ? *dout.loss.data<float>() : 0.0f;
   const auto scaled = [s]<class E>(TensorView& to, const TensorView& from, E) {
-    E* __restrict const y = common::elements<E>(to);
-    const E* __restrict const x = common::elements<E>(from);
-    for (Index i = 0; y && i < from.numel(); ++i) {
-      y[i] = convert<E>(convert<float>(x[i]) * s);
+    if (!to.defined()) {
+      return;
     }
+    E* __restrict const y = to.data<E>();
+    const E* __restrict const x = from.data<E>();
+    parallel_for(from.numel(), 1 << 15, [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) {
+        y[i] = convert<E>(convert<float>(x[i]) * s);
+      }
+    });
   };
   scaled(din.x, out.dx, T());
   scaled(din.weight, out.dw, float());
