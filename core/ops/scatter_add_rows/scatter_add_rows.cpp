@@ -8,7 +8,7 @@ namespace {
 
 using Op = ScatterAddRows;
 
-void bind(const Op::In<ShapeOf>& in, const Op::Attrs& a, Bindings& b) {
+void bind(const Op::In<ShapeOf>&, const Op::Attrs& a, Bindings& b) {
   LS_CHECK(a.rows >= 0, kShape, "scatter_add_rows: {} rows", a.rows);
   b.set("N", a.rows);
 }

@@ -13,7 +13,7 @@ TEST_SUITE("unit") {
   TEST_CASE("one node a scan: the tape of a model is as long for few tokens as for many") {
     for (const std::string& mixer : test::right_mixers()) {
       CAPTURE(mixer);
-      const test::MixerCase c = test::mixer_case(mixer, "layers: [" + mixer + "]");
+      const test::MixerCase c = test::mixer_case(mixer, "{width: 128, layers: [" + mixer + "]}");
       layers::Model model(c.config, {.vocab_in = 11, .classes = 11}, 1);
       std::vector<Index> sizes;
       for (const Index tokens : {3, 70}) {
