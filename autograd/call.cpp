@@ -35,6 +35,7 @@ class OpNode final : public NodeFn {
   bool takes_place(std::size_t input) const override {
     return kept_.kernel->in[input].strided_grad;
   }
+  bool takes_leaf_place(std::size_t) const override { return true; }
   void backward(std::span<const Tensor> dout, const std::vector<bool>& wanted,
                 std::span<Tensor> din) override {
     const std::vector<Tensor> in = load(in_);
@@ -66,7 +67,7 @@ void check_outputs(const OpInfo& op, std::span<const Tensor> out) {
     if (!out[k].defined() || !is_float(out[k].dtype())) {
       continue;
     }
-    const Tensor t = out[k].to(DType::kF64).contiguous();
+    const Tensor t = out[k].to(cpu()).to(DType::kF64).contiguous();
     const double* p = t.data<double>();
     for (Index i = 0; i < t.numel(); ++i) {
       LS_CHECK(std::isfinite(p[i]), kNumeric, "op {}: output {} ({}) is {} at element {}", op.name,

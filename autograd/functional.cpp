@@ -11,7 +11,7 @@ namespace {
 
 /// Both are the same elements of the same memory.
 bool same_elements(const Tensor& a, const Tensor& b) {
-  if (!a.shares_storage(b) || std::as_const(a).raw() != std::as_const(b).raw() ||
+  if (!a.shares_storage(b) || a.layout().offset() != b.layout().offset() ||
       a.dtype() != b.dtype() || !(a.shape() == b.shape())) {
     return false;
   }
@@ -72,6 +72,7 @@ class SplitNode final : public NodeFn {
   SplitNode(const Tensor& x, int axis, std::vector<Index> extents)
       : shape_(x.shape()),
         dtype_(x.dtype()),
+        device_(x.device()),
         axis_(axis),
         extents_(std::move(extents)),
         given_(extents_.size()) {}
@@ -96,13 +97,14 @@ class SplitNode final : public NodeFn {
  private:
   Tensor part(std::size_t i) {
     if (!whole_.defined()) {
-      whole_ = Tensor::empty(shape_, dtype_);
+      whole_ = Tensor::empty(shape_, dtype_, device_);
     }
     const Index at = std::accumulate(extents_.begin(), extents_.begin() + i, Index{0});
     return whole_.slice(axis_, at, at + extents_[i]);
   }
   Shape shape_;
   DType dtype_;
+  Device& device_;
   int axis_;
   std::vector<Index> extents_;
   std::vector<char> given_;  // places, to the nodes that write gradients of the parts
@@ -183,7 +185,7 @@ Var slice(const Var& x, int axis, Index begin, Index end) {
   const Shape shape = x.shape();
   const DType dtype = x.dtype();
   return unary("slice", x, x.value().slice(axis, begin, end), [=](const Tensor& g) {
-    Tensor full = Tensor::zeros(shape, dtype);
+    Tensor full = Tensor::zeros(shape, dtype, g.device());
     full.slice(axis, begin, end).copy_(g);
     return full;
   });
@@ -223,7 +225,7 @@ Var concat(const std::vector<Var>& parts, int axis) {
              parts[0].value().describe(), p.value().describe(), a);
     shape[a] += p.size(a);
   }
-  Tensor out = Tensor::empty(shape, parts[0].dtype());
+  Tensor out = Tensor::empty(shape, parts[0].dtype(), parts[0].value().device());
   Index at = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     out.slice(a, at, at + extents[i]).copy_(parts[i].value());
@@ -234,10 +236,11 @@ Var concat(const std::vector<Var>& parts, int axis) {
 
 namespace {
 
-/// A parameter is converted once an update, however often it is used.
+/// A parameter is converted once an update, however often it is used. A graph that is recorded does
+/// it at every replay.
 Tensor converted(const Var& x, DType dtype) {
   VarData& d = *x.data();
-  if (!d.requires_grad || d.node >= 0) {
+  if (!d.requires_grad || d.node >= 0 || current_stream(d.value.device()).capturing()) {
     return d.value.to(dtype);
   }
   if (!d.converted.defined() || d.converted.dtype() != dtype ||
@@ -263,7 +266,7 @@ Var take_rows(const Var& x, const std::vector<Index>& rows) {
   LS_CHECK(shape.rank() > 0, kShape, "rows of a tensor without axes");
   const Index sources = shape[0];
   shape[0] = static_cast<Index>(rows.size());
-  Tensor out = Tensor::empty(shape, x.dtype());
+  Tensor out = Tensor::empty(shape, x.dtype(), x.value().device());
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const auto at = static_cast<Index>(i);
     LS_CHECK(rows[i] < sources, kShape, "row {} of a tensor of shape {}", rows[i], x.shape().str());
@@ -276,7 +279,7 @@ Var take_rows(const Var& x, const std::vector<Index>& rows) {
   }
   const Shape full = x.shape();
   return unary("take_rows", x, out, [rows, full](const Tensor& g) {
-    Tensor dx = Tensor::zeros(full, g.dtype());
+    Tensor dx = Tensor::zeros(full, g.dtype(), g.device());
     for (std::size_t i = 0; i < rows.size(); ++i) {
       const auto at = static_cast<Index>(i);
       if (rows[i] >= 0) {

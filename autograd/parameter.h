@@ -1,5 +1,5 @@
 #pragma once
-// Parameters of a model: named leaves in f32 (f64 in checks), in creation order.
+// Parameters of a model: named leaves in f32 (f64 in checks), in creation order; and constants.
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +22,8 @@ class ParameterSet {
     items_.push_back({std::move(name), Var::leaf(std::move(value)), decay});
     return items_.back().var;
   }
+  /// A tensor that goes where the parameters go and is none.
+  Var add_constant(Tensor value) { return constants_.emplace_back(std::move(value)); }
   const Parameter* find(std::string_view name) const {
     for (const Parameter& p : items_) {
       if (p.name == name) {
@@ -45,9 +47,18 @@ class ParameterSet {
       p.var.clear_grad();
     }
   }
+  /// Where the first parameter is.
+  Device& device() const { return items_.empty() ? cpu() : items_.front().var.value().device(); }
+  /// Moves all of them; gradients are gone. Whoever holds one of the Vars sees it there.
+  void to(Device& device);
+  /// Neighbours that belong to one block of the model ("blocks.3", "embedding"): [begin, end).
+  std::vector<std::pair<std::size_t, std::size_t>> blocks() const;
+  /// From now on the values of a block are views of one buffer, and so are their gradients.
+  void flatten();
 
  private:
   std::vector<Parameter> items_;
+  std::vector<Var> constants_;
 };
 
 }  // namespace ls::ag

@@ -12,17 +12,33 @@ thread_local Tape* innermost = nullptr;
 thread_local int no_grad_depth = 0;
 std::atomic<std::uint64_t> next_id{1};
 
-// In place when nobody else can see the slot.
-void accumulate(Tensor& slot, Tensor grad) {
+// In place when nobody else can see the slot, or it is a place that others may see.
+void accumulate(Tensor& slot, Tensor grad, bool shared = false) {
   if (!slot.defined()) {
     slot = std::move(grad);
     return;
   }
   const profile::Scope timed("sum of gradients", "backward");
-  if (slot.storage_use_count() != 1 || !slot.is_contiguous()) {
+  if (!shared && (slot.storage_use_count() != 1 || !slot.is_contiguous())) {
     slot = slot.clone();
   }
   slot.add_(grad);
+}
+
+bool same_place(const Tensor& a, const Tensor& b) {
+  return a.shares_storage(b) && a.layout().offset() == b.layout().offset();
+}
+
+// A leaf's gradient into its place, where it may have been made already.
+void put(VarData& leaf, const Tensor& grad) {
+  if (leaf.grad.defined()) {
+    accumulate(leaf.grad, grad, true);
+    return;
+  }
+  if (!same_place(grad, leaf.grad_place) || !grad.is_contiguous()) {
+    leaf.grad_place.copy_(grad);
+  }
+  leaf.grad = leaf.grad_place;
 }
 
 bool all_finite(const Tensor& t) {
@@ -30,7 +46,7 @@ bool all_finite(const Tensor& t) {
     return true;
   }
   bool finite = true;
-  const Tensor c = t.contiguous();
+  const Tensor c = t.to(cpu()).contiguous();
   dispatch_float(c.dtype(), [&]<class T>() {
     const T* p = c.data<T>();
     for (Index i = 0; i < c.numel() && finite; ++i) {
@@ -137,7 +153,9 @@ std::vector<Var> Tape::record(std::unique_ptr<NodeFn> fn, std::span<const Var> i
 }
 
 void Tape::add_gradient(const InputRef& ref, Tensor grad) {
-  if (ref.leaf) {
+  if (ref.leaf && ref.leaf->grad_place.defined()) {
+    put(*ref.leaf, grad);
+  } else if (ref.leaf) {
     // Leaves own their gradients: sums over ranks are taken in place.
     if (!ref.leaf->grad.defined() && grad.storage_use_count() != 1) {
       grad = grad.clone();
@@ -151,7 +169,8 @@ void Tape::add_gradient(const InputRef& ref, Tensor grad) {
 
 Tensor Tape::place(const InputRef& ref) {
   const Shape* shape = nullptr;
-  for (const InputRef* at = &ref; !at->leaf && at->node >= 0;) {
+  const InputRef* at = &ref;
+  while (!at->leaf && at->node >= 0) {
     Node& node = nodes_[at->node];
     if (node.grads[at->output].defined()) {
       return {};
@@ -168,7 +187,10 @@ Tensor Tape::place(const InputRef& ref) {
     const Tensor view = p.reshape(*shape);
     return view.shares_storage(p) ? view : Tensor();
   }
-  return {};
+  if (!at->leaf || at->leaf->grad.defined() || !at->leaf->grad_place.defined()) {
+    return {};
+  }
+  return shape ? at->leaf->grad_place.view(*shape) : at->leaf->grad_place;
 }
 
 void Tape::backward(const Var& loss, const Tensor& seed) {
@@ -176,7 +198,7 @@ void Tape::backward(const Var& loss, const Tensor& seed) {
   if (!s.defined()) {
     LS_CHECK(loss.value().numel() == 1, kShape, "backward needs a seed for an output of shape {}",
              loss.shape().str());
-    s = Tensor::full(loss.shape(), loss.dtype(), 1.0);
+    s = Tensor::full(loss.shape(), loss.dtype(), 1.0, loss.value().device());
   }
   backward(std::span<const Var>(&loss, 1), std::span<const Tensor>(&s, 1));
 }
@@ -227,8 +249,14 @@ void Tape::step_back(Node& node) {
   }
   std::vector<Tensor> din(node.inputs.size());
   for (std::size_t i = 0; i < din.size(); ++i) {
-    if (wanted[i] && node.fn->takes_place(i)) {
+    const bool is_leaf = node.inputs[i].leaf != nullptr;
+    if (wanted[i] && (is_leaf ? node.fn->takes_leaf_place(i) : node.fn->takes_place(i))) {
       din[i] = place(node.inputs[i]);
+    }
+    for (std::size_t j = 0; din[i].defined() && j < i; ++j) {
+      if (din[j].defined() && same_place(din[i], din[j])) {  // a leaf that is two inputs
+        din[i] = Tensor();
+      }
     }
   }
   {

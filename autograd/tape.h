@@ -28,6 +28,8 @@ class NodeFn {
 
   /// True: backward makes use of a place for the gradient of this input.
   virtual bool takes_place(std::size_t /*input*/) const { return false; }
+  /// The same where the input is a leaf, whose place is contiguous.
+  virtual bool takes_leaf_place(std::size_t input) const { return takes_place(input); }
   /// Shaped like the output, for one writer: given once and not again. Undefined: there is none.
   virtual Tensor gradient_place(int /*output*/) { return {}; }
   /// Not null: the one output is the one input in this shape, and so are the gradients and places.

@@ -10,6 +10,8 @@ namespace ls::ag {
 struct VarData {
   Tensor value;
   Tensor grad;  ///< leaves only; accumulates over backward passes, undefined until the first
+  /// Leaves: where the gradient is put, of the value's shape and type; undefined: anywhere.
+  Tensor grad_place;
   /// Leaves: the value in the type of the last cast, as it was at that version. See ag::cast.
   Tensor converted, converted_from;
   std::uint64_t converted_version = 0;
@@ -47,6 +49,12 @@ class Var {
   const Tensor& grad() const { return data_->grad; }
   Tensor& mutable_grad() { return data_->grad; }
   void clear_grad() { data_->grad = Tensor(); }
+  const Tensor& grad_place() const { return data_->grad_place; }
+  /// Backward passes put the gradient there from now on, until an undefined one is set.
+  void set_grad_place(Tensor place) {
+    data_->grad = Tensor();
+    data_->grad_place = std::move(place);
+  }
   /// The same value off the tape.
   Var detach() const { return data_ ? Var(data_->value) : Var(); }
   const std::shared_ptr<VarData>& data() const { return data_; }

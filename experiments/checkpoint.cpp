@@ -321,7 +321,7 @@ void restore_parameters(const std::vector<std::pair<std::string, Tensor>>& loade
   for (const auto& [name, value] : loaded) {
     for (ag::Parameter& p : parameters.items()) {
       if (p.name == name) {
-        p.var.mutable_value().copy_(value);
+        p.var.mutable_value().transfer_(value);
       }
     }
   }

@@ -44,8 +44,8 @@ struct Tally {
   /// `read` counts the tokens that the state of each row has read; it moves to the batch's end.
   void add(const data::Batch& batch, const layers::Model::Loss& result, std::vector<Index>& read) {
     const View<const std::int64_t, 2> labels(batch.labels);
-    const Tensor predicted_tensor = result.predicted.to(DType::kI64);
-    const Tensor loss_tensor = result.per_token.to(DType::kF64);
+    const Tensor predicted_tensor = result.predicted.to(cpu()).to(DType::kI64);
+    const Tensor loss_tensor = result.per_token.to(cpu()).to(DType::kF64);
     const View<const std::int64_t, 2> predicted(predicted_tensor);
     const View<const double, 2> losses(loss_tensor);
     const View<const std::uint8_t, 2> tags(batch.tags);
@@ -159,8 +159,9 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
         read.assign(static_cast<std::size_t>(batch.rows), 0);
       }
       layers::SeqContext seq(batch.rows, batch.length, options);
-      tallies[slice].add(
-          batch, model.loss(model.hidden({batch.tokens, batch.vectors}, seq), batch.labels), read);
+      Device& device = model.parameters().device();
+      const ag::Var hidden = model.hidden(model_input(batch, device), seq);
+      tallies[slice].add(batch, model.loss(hidden, batch.labels.to(device)), read);
       if (slices[slice].carried) {
         carried = seq.outgoing().detached();
       }

@@ -11,6 +11,7 @@
 #include "core/base/log.h"
 #include "core/io/files.h"
 #include "core/io/h5.h"
+#include "core/tensor/flat.h"
 #include "data/batcher.h"
 #include "experiments/checkpoint.h"
 #include "experiments/model_io.h"
@@ -124,7 +125,8 @@ void restore_optimizer(const RunPart& part, const LoadedCheckpoint& loaded, RunS
   for (std::size_t i = 0; i < state.optimizer.size(); ++i) {
     const auto& stored = loaded.data.optimizer[place.at(part.model->parameters().items()[i].name)];
     for (std::size_t s = 0; s < stored.size(); ++s) {
-      state.optimizer[i][s].copy_(stored[s]);
+      Tensor& to = state.optimizer[i][s];
+      to.copy_(stored[s].to(to.device()));
     }
   }
 }
@@ -148,7 +150,7 @@ bool all_finite(const Tensor& t) {
 }
 
 RunPart::RunPart(const RunConfig& run, std::size_t number, std::uint64_t part_seed,
-                 std::string folder, Communicator& ranks)
+                 std::string folder, Communicator& ranks, Device& device)
     : config(run),
       model_config(run.models.at(number)),
       seed(part_seed),
@@ -157,6 +159,8 @@ RunPart::RunPart(const RunConfig& run, std::size_t number, std::uint64_t part_se
       task(data::make_task(run.task, {.seed = seed, .stream = carries()})),
       model(std::make_unique<layers::Model>(model_config, model_interface(*task), seed)),
       optimizer(run.optimizer.make()) {
+  model->parameters().to(device);
+  model->parameters().flatten();
   // A part that goes on has its weights in a checkpoint of its own.
   const bool begins = directory.empty() || list_checkpoints(checkpoints()).empty();
   if (begins && !model_config.init.from.empty()) {
@@ -188,10 +192,18 @@ std::string RunPart::last_good_checkpoint() const {
 }
 
 RunState::RunState(const RunPart& part) {
-  for (const ag::Parameter& p : part.model->parameters().items()) {
-    std::vector<Tensor>& states = optimizer.emplace_back();
-    for (std::size_t i = 0; i < part.optimizer->state_names().size(); ++i) {
-      states.push_back(Tensor::zeros(p.var.shape(), p.var.dtype()));
+  const ag::ParameterSet& parameters = part.model->parameters();
+  optimizer.resize(parameters.items().size());
+  for (const auto& [begin, end] : parameters.blocks()) {
+    std::vector<Shape> shapes;
+    for (std::size_t i = begin; i < end; ++i) {
+      shapes.push_back(parameters.items()[i].var.shape());
+    }
+    for (std::size_t s = 0; s < part.optimizer->state_names().size(); ++s) {
+      const FlatBuffer flat(shapes, parameters.items()[begin].var.dtype(), parameters.device());
+      for (std::size_t i = begin; i < end; ++i) {
+        optimizer[i].push_back(flat.views()[i - begin]);
+      }
     }
   }
 }
@@ -279,7 +291,8 @@ bool restore_state(RunPart& part, RunState& state, const ResumeOptions& options)
              d.carried ? d.carried->position.size() : 0, part.config.batch);
     const int rank = part.comm.rank();
     state.carried =
-        d.carried->rows(carried_row(part, rank), carried_row(part, rank + 1)).detached();
+        d.carried->rows(carried_row(part, rank), carried_row(part, rank + 1))
+            .mapped([&](const Tensor& t) { return t.to(part.model->parameters().device()); });
   }
   return true;
 }

@@ -14,9 +14,9 @@ namespace ls::experiments {
 
 /// One model and seed, built.
 struct RunPart {
-  /// @throws Error(Config) when config and task do not fit
+  /// The model lies on `device`. @throws Error(Config) when config and task do not fit
   RunPart(const RunConfig& config, std::size_t model, std::uint64_t seed, std::string directory,
-          Communicator& comm);
+          Communicator& comm, Device& device = cpu());
 
   bool carries() const { return config.state == StateMode::kCarry; }
   /// Does this process write files?

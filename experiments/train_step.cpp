@@ -7,7 +7,7 @@
 #include "core/op/report.h"
 #include "experiments/model_io.h"
 #include "experiments/part.h"
-#include "optim/clip.h"
+#include "optim/step.h"
 
 namespace ls::experiments {
 
@@ -21,18 +21,14 @@ TrainStep::TrainStep(const RunPart& part)
 StepReport TrainStep::run(const data::Batch& batch, RunState& state) {
   const std::vector<data::Batch> pieces = batch.pieces(part_.config.accumulate);
   part_.model->parameters().clear_grads();
-  double totals[2] = {0, 0};  // loss, labels
+  values_ = optim::step_values(part_.model->parameters().device(), state.updates);
   const layers::ModelState before = state.carried;
   for (const data::Batch& piece : pieces) {
-    totals[0] += forward_backward(piece, state.carried);
-    totals[1] += static_cast<double>(piece.labelled);
+    forward_backward(piece, state.carried);
   }
-  if (grad_sync_) {
-    part_.comm.all_reduce(totals, 2, DType::kF64);
-  }
-  StepReport report{.updated = totals[1] > 0, .lr = schedule_->lr(state.step)};
+  StepReport report{.updated = gather_loss(pieces) > 0, .lr = schedule_->lr(state.step)};
   if (report.updated) {
-    apply(pieces, before, totals[0], totals[1], state, report);
+    apply(pieces, before, state, report);
     ++state.updates;
   }
   ++state.step;
@@ -40,15 +36,34 @@ StepReport TrainStep::run(const data::Batch& batch, RunState& state) {
   return report;
 }
 
-void TrainStep::apply(const std::vector<data::Batch>& pieces, const layers::ModelState& before,
-                      double loss, double labels, RunState& state, StepReport& report) {
-  const std::vector<Tensor> grads = gathered_gradients();
-  const double scale = 1.0 / labels;
-  report.loss = loss * scale;
-  {
-    const profile::Scope timed("gradient norm");
-    report.gradient_norm = optim::gradient_norm(grads) * scale;
+double TrainStep::gather_loss(const std::vector<data::Batch>& pieces) {
+  double labels = 0;
+  for (const data::Batch& piece : pieces) {
+    labels += static_cast<double>(piece.labelled);
   }
+  if (grad_sync_) {
+    double totals[2] = {optim::step_value(values_, optim::StepValue::kLossSum), labels};
+    part_.comm.all_reduce(totals, 2, DType::kF64);
+    optim::set_step_value(values_, optim::StepValue::kLossSum, totals[0]);
+    optim::set_step_value(values_, optim::StepValue::kLabels, totals[1]);
+    labels = totals[1];
+  }
+  return labels;
+}
+
+void TrainStep::apply(const std::vector<data::Batch>& pieces, const layers::ModelState& before,
+                      RunState& state, StepReport& report) {
+  const std::vector<Tensor> grads = gathered_gradients();
+  optim::UpdateTargets targets{{}, state.optimizer};
+  for (std::size_t i = 0; i < grads.size(); ++i) {
+    ag::Parameter& p = part_.model->parameters().items()[i];
+    targets.params.push_back({p.var.mutable_value(), grads[i], p.decay});
+  }
+  optim::value_slot(values_, optim::StepValue::kRate).fill_(report.lr);
+  optim::update_all(*part_.optimizer, std::move(targets), values_, part_.config.clip);
+  const Tensor values = values_.to(cpu());
+  report.loss = optim::step_value(values, optim::StepValue::kLoss);
+  report.gradient_norm = optim::step_value(values, optim::StepValue::kNorm);
   if (!std::isfinite(report.loss) || !std::isfinite(report.gradient_norm)) {
     std::string origin = origin_of_non_finite(pieces, before);
     // The rows that show it may lie on another rank; the first rank that found it is heard.
@@ -66,14 +81,12 @@ void TrainStep::apply(const std::vector<data::Batch>& pieces, const layers::Mode
             std::isfinite(report.loss) ? "gradient" : "loss", state.step + 1, part_.model->label(),
             part_.seed, origin, part_.last_good_checkpoint());
   }
-  const double limit = part_.config.clip;
-  update(grads, scale * (limit > 0 ? optim::clip_factor(report.gradient_norm, limit) : 1.0), state);
 }
 
-double TrainStep::forward_backward(const data::Batch& batch, layers::ModelState& carried,
-                                   bool check_finite) {
+void TrainStep::forward_backward(const data::Batch& batch, layers::ModelState& carried,
+                                 bool check_finite) {
   if (batch.rows == 0) {
-    return 0;
+    return;
   }
   ag::Tape tape;
   tape.set_check_finite(check_finite);
@@ -83,16 +96,20 @@ double TrainStep::forward_backward(const data::Batch& batch, layers::ModelState&
   const OpReports reports;
   layers::SeqContext seq(batch.rows, batch.length, options);
   layers::Model& model = *part_.model;
+  Device& device = model.parameters().device();
   const layers::Model::Loss loss =
-      model.loss(model.hidden({batch.tokens, batch.vectors}, seq), batch.labels);
+      model.loss(model.hidden(model_input(batch, device), seq), batch.labels.to(device));
   const auto count = static_cast<double>(batch.labelled);
-  const double sum = batch.labelled > 0 ? loss.mean.value().item() * count : 0;
   // Gradients of the sum over tokens; the update divides by the tokens of all pieces and ranks. A
   // batch without labels has none, but what other ranks wait for still runs.
   const ag::Var ends[] = {loss.mean, seq.added_loss()};
   Tensor seeds[2];
   for (int i = 0; i < 2 && batch.labelled > 0; ++i) {
-    seeds[i] = ends[i].defined() ? Tensor::full(ends[i].shape(), ends[i].dtype(), count) : Tensor();
+    seeds[i] = ends[i].defined() ? Tensor::full(ends[i].shape(), ends[i].dtype(), count, device)
+                                 : Tensor();
+  }
+  if (batch.labelled > 0) {
+    optim::add_loss(values_, loss.mean.value(), Tensor::full({}, DType::kF64, count, device));
   }
   tape.backward(ends, seeds);
   if (part_.carries()) {
@@ -101,7 +118,6 @@ double TrainStep::forward_backward(const data::Batch& batch, layers::ModelState&
   if (forms_.empty()) {
     forms_ = reports.forms();
   }
-  return sum;
 }
 
 std::vector<Tensor> TrainStep::gathered_gradients() {
@@ -109,7 +125,11 @@ std::vector<Tensor> TrainStep::gathered_gradients() {
   std::vector<parallel::RawBuffer> buffers;
   for (ag::Parameter& p : part_.model->parameters().items()) {
     if (!p.var.grad().defined()) {
-      p.var.mutable_grad() = Tensor::zeros(p.var.shape(), p.var.dtype());
+      const Tensor& place = p.var.grad_place();  // none where it was added later
+      p.var.mutable_grad() =
+          place.defined() ? place
+                          : Tensor::empty(p.var.shape(), p.var.dtype(), p.var.value().device());
+      p.var.mutable_grad().zero_();
     }
     if (!p.var.grad().is_contiguous()) {
       p.var.mutable_grad() = p.var.grad().contiguous();
@@ -123,17 +143,6 @@ std::vector<Tensor> TrainStep::gathered_gradients() {
     grad_sync_->sum(buffers);
   }
   return grads;
-}
-
-void TrainStep::update(const std::vector<Tensor>& grads, double scale, RunState& state) {
-  const profile::Scope timed("optimizer");
-  const optim::StepArgs args{
-      .lr = schedule_->lr(state.step), .step = state.updates + 1, .grad_scale = scale};
-  for (std::size_t i = 0; i < grads.size(); ++i) {
-    ag::Parameter& p = part_.model->parameters().items()[i];
-    optim::ParamSlice slice{p.var.mutable_value(), grads[i], p.decay};
-    part_.optimizer->update(slice, state.optimizer[i], args);
-  }
 }
 
 std::string TrainStep::origin_of_non_finite(const std::vector<data::Batch>& pieces,

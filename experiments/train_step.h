@@ -33,17 +33,18 @@ class TrainStep {
   const std::map<std::string, std::string>& forms() const { return forms_; }
 
  private:
-  /// Adds gradients of the sum of losses; returns that sum. `carried` moves on to the end of the
-  /// batch.
-  double forward_backward(const data::Batch& batch, layers::ModelState& carried,
-                          bool check_finite = false);
+  /// Adds gradients of the sum of losses, and that sum and its labels to the step's values.
+  /// `carried` moves on to the end of the batch.
+  void forward_backward(const data::Batch& batch, layers::ModelState& carried,
+                        bool check_finite = false);
+  /// Loss and labels of all ranks; returns the labels.
+  double gather_loss(const std::vector<data::Batch>& pieces);
   /// Gradients by parameter, contiguous, summed over ranks; zero where none arrives.
   std::vector<Tensor> gathered_gradients();
   /// The update of a batch whose pieces have run; fills loss and norm of the report. `before`: the
   /// carried states at the start of the batch.
-  void apply(const std::vector<data::Batch>& pieces, const layers::ModelState& before, double loss,
-             double labels, RunState& state, StepReport& report);
-  void update(const std::vector<Tensor>& grads, double scale, RunState& state);
+  void apply(const std::vector<data::Batch>& pieces, const layers::ModelState& before,
+             RunState& state, StepReport& report);
   /// Where a value that is not finite appears first on this rank when the update is computed again;
   /// "" when nowhere.
   std::string origin_of_non_finite(const std::vector<data::Batch>& pieces,
@@ -53,6 +54,7 @@ class TrainStep {
   std::unique_ptr<optim::Schedule> schedule_;
   std::optional<parallel::GradSync> grad_sync_;  // of several ranks
   std::map<std::string, std::string> forms_;
+  Tensor values_;  // optim::StepValue, where the parameters lie
 };
 
 }  // namespace ls::experiments

@@ -11,8 +11,8 @@
 namespace ls::experiments {
 
 Trainer::Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed,
-                 std::string directory, Communicator& comm)
-    : part_(config, model, seed, std::move(directory), comm),
+                 std::string directory, Communicator& comm, Device& device)
+    : part_(config, model, seed, std::move(directory), comm, device),
       state_(part_),
       step_(part_),
       batcher_(*part_.task,

@@ -17,7 +17,7 @@ class Trainer {
   /// `config` outlives it.
   /// @throws Error(Config) when config and task do not fit
   Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed, std::string directory,
-          Communicator& comm);
+          Communicator& comm, Device& device = cpu());
   Trainer(RunConfig&&, std::size_t, std::uint64_t, std::string, Communicator&) = delete;
 
   /// Continues from the newest checkpoint in the directory, if there is one; on any number of

@@ -138,7 +138,7 @@ Model::Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t 
   final_norm_ = Norm(root.child("norm"), config.norm, d, config.norm_eps);
   if (io.class_embeddings.defined()) {
     output_ = Linear(root.child("output"), d, io.class_embeddings.size(1), normal);
-    head_ = ag::Var(io.class_embeddings.to(master));
+    head_ = parameters_.add_constant(io.class_embeddings.to(master));
   } else if (!config.tie_embeddings) {
     head_ = root.child("head").param("weight", {io.classes, d}, normal);
   }
@@ -149,6 +149,7 @@ ag::Var Model::head_weight() const {
 }
 
 ag::Var Model::hidden(const ModelInput& input, SeqContext& seq) {
+  seq.set_device(parameters_.device());
   BlockParts::Stream stream;
   if (io_.vocab_in > 0) {
     LS_CHECK(input.tokens.defined(), kShape, "this model takes tokens");
@@ -210,9 +211,9 @@ ModelState Model::state_after(Index tokens, SeqRunner* runner) {
   SeqContext seq(1, tokens, {.keep_states = true, .runner = runner});
   ModelInput input;
   if (io_.vocab_in > 0) {
-    input.tokens = Tensor::zeros({1, tokens}, DType::kI64);
+    input.tokens = Tensor::zeros({1, tokens}, DType::kI64, parameters_.device());
   } else {
-    input.vectors = Tensor::zeros({1, tokens, io_.vector_width}, DType::kF32);
+    input.vectors = Tensor::zeros({1, tokens, io_.vector_width}, DType::kF32, parameters_.device());
   }
   hidden(input, seq);
   return std::move(seq.outgoing());

@@ -39,6 +39,8 @@ class Scope {
   /// A new f32 (f64 in checks) leaf named path.name. @throws Error(Internal) when the name is taken
   ag::Var param(const std::string& name, const Shape& shape, const Init& init,
                 ParamOptions options = {}) const;
+  /// A tensor that is no parameter and lies where these lie.
+  ag::Var constant(Tensor value) const { return set_->add_constant(std::move(value)); }
   const std::string& path() const { return path_; }
 
  private:

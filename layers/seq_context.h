@@ -37,6 +37,8 @@ class SeqContext {
   Index batch() const { return stretch_.rows(); }
   Index tokens() const { return stretch_.tokens(); }
   const Stretch& stretch() const { return stretch_; }
+  /// Before scans run: where the tensors that tell them of positions and documents lie.
+  void set_device(Device& device) { stretch_.set_device(device); }
   /// i64 [B,T]: index of each token within its document, carried tokens included.
   const Tensor& positions() const { return stretch_.positions(); }
   /// True when an incoming state asks for a gradient.

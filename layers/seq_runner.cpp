@@ -36,12 +36,11 @@ ag::Var started(const ag::Var& carried, const ag::Var& fresh, const std::vector<
   return ag::take_rows(carried.defined() ? ag::concat({carried, fresh}, 0) : fresh, from);
 }
 
-std::vector<Index> scaled(const Tensor& offsets, Index n) {
-  std::vector<Index> out = offsets.to_vector<Index>();
-  for (Index& o : out) {
+Tensor scaled(std::vector<Index> offsets, Index n, Device& device) {
+  for (Index& o : offsets) {
     o *= n;
   }
-  return out;
+  return Tensor::from(offsets).to(device);
 }
 
 }  // namespace
@@ -78,8 +77,9 @@ std::vector<ag::Var> LocalRunner::run(const ScanInfo& scan, std::vector<ag::Var>
       }
     }
     const Tensor& offsets = stretch.packing().offsets;
-    input_of(op, in, "offsets") =
-        ag::Var(call.updates == 1 ? offsets : Tensor::from(scaled(offsets, call.updates)));
+    input_of(op, in, "offsets") = ag::Var(
+        call.updates == 1 ? offsets
+                          : scaled(stretch.packing().begins, call.updates, offsets.device()));
   }
   // Of a cache a row sees what its document has seen, which may be less than there is.
   if (scan.boundary == Boundary::kStart &&

@@ -14,6 +14,14 @@ Stretch::Stretch(Index rows, Index tokens, StretchPlace place)
            "carried states have {} rows, the batch has {}", place_.seen.size(), rows);
 }
 
+void Stretch::set_device(Device& device) {
+  if (place_.device != &device) {
+    place_.device = &device;
+    positions_ = start_ = host_start_ = {};
+    packing_.reset();
+  }
+}
+
 std::span<const Index> Stretch::starts(Index row) const {
   return has_documents() ? std::span<const Index>(place_.documents[row]) : std::span<const Index>();
 }
@@ -39,8 +47,8 @@ std::vector<Index> Stretch::seen_after() const {
 void Stretch::lay_out() const {
   const auto packing = std::make_shared<Packing>();
   std::vector<Index> offsets;
-  start_ = Tensor::empty({rows_, tokens_}, DType::kI64);
-  View<Index, 2> start(start_);
+  host_start_ = Tensor::empty({rows_, tokens_}, DType::kI64);
+  View<Index, 2> start(host_start_);
   for (Index r = 0; r < rows_; ++r) {
     const std::span<const Index> begins = starts(r);
     const bool continues = begins.empty() || begins[0] != 0;
@@ -62,7 +70,9 @@ void Stretch::lay_out() const {
     packing->last_of.push_back(std::ssize(offsets) - 1);
   }
   offsets.push_back(rows_ * tokens_);
-  packing->offsets = Tensor::from(offsets);
+  start_ = host_start_.to(*place_.device);
+  packing->offsets = Tensor::from(offsets).to(*place_.device);
+  packing->begins = std::move(offsets);
   packing_ = packing;
 }
 
@@ -80,14 +90,16 @@ const Tensor& Stretch::document_start() const {
 
 const Tensor& Stretch::positions() const {
   if (!positions_.defined()) {
-    const View<const Index, 2> start(document_start());
-    positions_ = Tensor::empty({rows_, tokens_}, DType::kI64);
-    View<Index, 2> position(positions_);
+    packing();
+    const View<const Index, 2> start(host_start_);
+    Tensor positions = Tensor::empty({rows_, tokens_}, DType::kI64);
+    View<Index, 2> position(positions);
     for (Index r = 0; r < rows_; ++r) {
       for (Index t = 0; t < tokens_; ++t) {
         position(r, t) = t - start(r, t);
       }
     }
+    positions_ = positions.to(*place_.device);
   }
   return positions_;
 }
@@ -95,7 +107,7 @@ const Tensor& Stretch::positions() const {
 Stretch Stretch::piece(Index begin, Index end) const {
   LS_CHECK(0 <= begin && begin <= end && end <= tokens_, kShape, "tokens [{}, {}) of {}", begin,
            end, tokens_);
-  StretchPlace place{.first = first() + begin};
+  StretchPlace place{.first = first() + begin, .device = place_.device};
   for (Index r = 0; r < rows_; ++r) {
     Index before = seen(r) + begin;
     std::vector<Index> inside;

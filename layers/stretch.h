@@ -19,6 +19,7 @@ struct StretchPlace {
   DocumentStarts documents;  ///< empty: no boundary inside
   std::vector<Index> seen;   ///< by row: tokens of its document before the stretch; empty: none
   Index first = 0;           ///< tokens of each row before the stretch, of other documents too
+  Device* device = &cpu();   ///< where the tensors lie that tell ops of it
 };
 
 /// Immutable, but for what it works out when first asked. Not shared between threads.
@@ -31,6 +32,7 @@ class Stretch {
   Index tokens() const { return tokens_; }
   Index first() const { return place_.first; }
   bool has_documents() const { return !place_.documents.empty(); }
+  void set_device(Device& device);
   std::span<const Index> starts(Index row) const;
   /// Tokens of its document that the row had before.
   Index seen(Index row) const { return place_.seen.empty() ? 0 : place_.seen[row]; }
@@ -46,6 +48,7 @@ class Stretch {
   /// Documents of all rows laid end to end.
   struct Packing {
     Tensor offsets;               ///< i64 [N+1] over the B*T tokens
+    std::vector<Index> begins;    ///< the same, for the host
     std::vector<Index> first_of;  ///< document -> row whose carried state it continues, or -1
     std::vector<Index> last_of;   ///< row -> its last document
   };
@@ -59,7 +62,7 @@ class Stretch {
 
   Index rows_, tokens_;
   StretchPlace place_;
-  mutable Tensor positions_, start_;
+  mutable Tensor positions_, start_, host_start_;
   mutable std::shared_ptr<const Packing> packing_;
 };
 

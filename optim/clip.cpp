@@ -50,7 +50,7 @@ double gradient_norm(std::span<const Tensor> grads, double p) {
     if (!grad.defined()) {
       continue;
     }
-    const Tensor g = grad.contiguous();
+    const Tensor g = grad.to(cpu()).contiguous();
     const Index n = g.numel(), pieces = (n + kPiece - 1) / kPiece;
     sums.assign(static_cast<std::size_t>(pieces), 0.0);
     dispatch_float(g.dtype(), [&]<class T>() {

@@ -421,7 +421,7 @@ Tensor File::read(const std::string& dataset) const {
 
 void File::write(const std::string& dataset, const Tensor& value) {
   const Lock lock;
-  const Tensor v = value.contiguous();
+  const Tensor v = value.to(cpu()).contiguous();
   const ElementType type = element_type(v.dtype());
   std::vector<hsize_t> dims(v.shape().begin(), v.shape().end());
   const Handle space(

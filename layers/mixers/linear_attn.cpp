@@ -82,7 +82,8 @@ class LinearAttn final : public TokenMixer {
       q = ag::cast(q, acc_dtype(dtype));
       k = ag::cast(k, acc_dtype(dtype));
       v = ag::cast(v, acc_dtype(dtype));
-      v = ag::concat({v, ag::Var(Tensor::full({b, t, h, 1}, v.dtype(), 1.0))}, 3);
+      v = ag::concat({v, ag::Var(Tensor::full({b, t, h, 1}, v.dtype(), 1.0, v.value().device()))},
+                     3);
     }
     ag::Var o = seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k, .v = v},
                                              {.scale = c_.scale ? inverse_root(dk) : 1.0})

@@ -45,7 +45,7 @@ class RetNet final : public TokenMixer {
     for (Index i = 0; i < h; ++i) {
       g.push_back(std::log1p(-std::exp2(-5.0 - static_cast<double>(i))));
     }
-    decay_ = Tensor::from(g);
+    decay_ = a.scope.constant(Tensor::from(g));
   }
   ag::Var forward(const ag::Var& x, SeqContext& seq) override {
     const auto [h, dk, dv] = shape_;
@@ -61,7 +61,7 @@ class RetNet final : public TokenMixer {
                           {.x = ag::reshape(parts[1], {b, t, h, dk}), .positions = positions}, rope)
                           .y;
     const ag::Var v = ag::reshape(parts[2], {b, t, h, dv});
-    const ag::Var decay(decay_.to(acc_dtype(x.dtype())));
+    const ag::Var decay = ag::cast(decay_, acc_dtype(x.dtype()));
     return out_(seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k, .v = v, .decay = decay},
                                              {.scale = inverse_root(dk)})
                     .o,
@@ -74,7 +74,7 @@ class RetNet final : public TokenMixer {
   Linear in_;
   ShortConvLayer conv_;
   HeadOutput out_;
-  Tensor decay_;
+  ag::Var decay_;
 };
 LS_REGISTER(
     TokenMixer, RetNet, "retnet",

@@ -1,0 +1,74 @@
+// Parameters of a block in one buffer, and their gradients in another.
+#include "autograd/parameter.h"
+
+#include <doctest/doctest.h>
+
+#include "autograd/call.h"
+#include "autograd/functional.h"
+#include "autograd/tape.h"
+#include "core/ops/linear/linear.h"
+#include "core/ops/mul/mul.h"
+#include "tests/support/draw.h"
+
+using namespace ls;
+
+namespace {
+
+struct Set {
+  explicit Set(bool flat) {
+    test::Draw draw("flat parameters");
+    for (const char* const name : {"embedding.weight", "blocks.0.a", "blocks.0.b", "blocks.1.a"}) {
+      vars.push_back(set.add(name, draw.normal({3, 4}), true));
+    }
+    if (flat) {
+      set.flatten();
+    }
+  }
+  /// Uses of one, two and no parameters, and one that is both inputs of an op.
+  std::vector<std::vector<double>> gradients(int passes) {
+    for (int n = 0; n < passes; ++n) {
+      ag::Tape tape;
+      const ag::Var x = ag::call<ops::Linear>({.x = vars[0], .weight = vars[1]}).y;
+      const ag::Var square = ag::call<ops::Mul>({.a = vars[2], .b = vars[2]}).y;
+      const ag::Var turned = ag::call<ops::Linear>({.x = ag::reshape(vars[2], {3, 4}),
+                                                    .weight = ag::slice(vars[1], 0, 0, 3)})
+                                 .y;
+      const ag::Var outputs[] = {x, square, turned};
+      const Tensor seeds[] = {Tensor::full({3, 3}, DType::kF64, 0.5),
+                              Tensor::full({3, 4}, DType::kF64, -2),
+                              Tensor::full({3, 3}, DType::kF64, 3)};
+      tape.backward(outputs, seeds);
+    }
+    std::vector<std::vector<double>> all;
+    for (const ag::Var& v : vars) {
+      all.push_back(v.grad().defined() ? v.grad().to_vector<double>() : std::vector<double>());
+    }
+    return all;
+  }
+  ag::ParameterSet set;
+  std::vector<ag::Var> vars;
+};
+
+}  // namespace
+
+TEST_SUITE("unit") {
+  TEST_CASE("flat parameters: the same values and gradients, a block in one buffer") {
+    Set plain(false), flat(true);
+    const auto values = [](const Set& s, std::size_t i) {
+      return s.vars[i].value().to_vector<double>();
+    };
+    for (std::size_t i = 0; i < 4; ++i) {
+      CHECK(values(flat, i) == values(plain, i));
+    }
+    CHECK(flat.set.blocks().size() == 3);
+    CHECK(flat.vars[1].value().shares_storage(flat.vars[2].value()));
+    CHECK(!flat.vars[1].value().shares_storage(flat.vars[3].value()));
+    for (const int passes : {1, 2}) {
+      plain.set.clear_grads();
+      flat.set.clear_grads();
+      CHECK(flat.gradients(passes) == plain.gradients(passes));
+      CHECK(flat.vars[1].grad().shares_storage(flat.vars[2].grad()));
+      CHECK(!flat.vars[3].grad().defined());
+    }
+  }
+}

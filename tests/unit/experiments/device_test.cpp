@@ -1,0 +1,281 @@
+// Whole runs on a device that the host cannot touch have the bits of those on the processor.
+#include <doctest/doctest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "autograd/tape.h"
+#include "core/comm/comm.h"
+#include "core/tensor/graph.h"
+#include "core/tensor/step_inputs.h"
+#include "experiments/decoder.h"
+#include "experiments/evaluate.h"
+#include "experiments/trainer.h"
+#include "optim/step.h"
+#include "tests/support/draw.h"
+#include "tests/support/stand_in.h"
+
+using namespace ls;
+using namespace ls::experiments;
+using test::StandIn;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A folder of its own, removed at the end.
+struct Scratch {
+  Scratch() {
+    std::string pattern = (fs::temp_directory_path() / "longscan-device-XXXXXX").string();
+    path = mkdtemp(pattern.data());
+    fs::create_directories(path + "/text");
+    for (int d = 0; d < 6; ++d) {
+      std::ofstream out(path + "/text/" + std::to_string(d) + ".txt");
+      for (int i = 0; i < 4000; ++i) {
+        out << "abcdefghij klmn"[(i * i + d) % 15];
+      }
+    }
+  }
+  ~Scratch() { fs::remove_all(path); }
+  std::string path;
+};
+
+RunConfig config_of(const Scratch& s, const std::string& model, const std::string& more) {
+  return read_config_text<RunConfig>(
+      "name: run\nsteps: 4\nbatch: 4\nlr: 0.05\nclip: 0.5\ntask: {name: bytes, path: " + s.path +
+      "/text, length: 24, test_windows: 2}\nmodels: [{width: 16, name: m, " + model + "}]\n" +
+      more);
+}
+
+std::vector<double> values_of(Trainer& t) {
+  std::vector<double> all;
+  for (const ag::Parameter& p : t.model().parameters().items()) {
+    const auto v = p.var.value().to_vector<double>();
+    all.insert(all.end(), v.begin(), v.end());
+  }
+  return all;
+}
+
+/// Losses of three updates, what validation measures, and the parameters.
+std::vector<double> run_of(const RunConfig& config, Device& device) {
+  const auto solo = solo_communicator();
+  Trainer t(config, 0, 3, "", *solo, device);
+  std::vector<double> all;
+  for (int i = 0; i < 3; ++i) {
+    all.push_back(t.step());
+  }
+  for (const auto& [name, value] : t.evaluate(data::Split::kValid)->slices.front().metrics.values) {
+    all.push_back(value);
+  }
+  const std::vector<double> values = values_of(t);
+  all.insert(all.end(), values.begin(), values.end());
+  return all;
+}
+
+/// A model under AdamW whose step reads buffers at fixed places and looks at no element.
+struct StaticStep {
+  static constexpr Index kRows = 2, kTokens = 12, kClasses = 11;
+
+  StaticStep(const std::string& model, Device& device)
+      : config(read_config_text<layers::ModelConfig>("{width: 16, name: m, " + model + "}")),
+        model(config, {.vocab_in = kClasses, .classes = kClasses}, 5),
+        rule(Component<optim::Optimizer>("adamw").make()),
+        values(optim::step_values(device)),
+        inputs(device, 2),
+        tokens(inputs.add({kRows, kTokens}, DType::kI64)),
+        labels(inputs.add({kRows, kTokens}, DType::kI64)),
+        count(inputs.add({}, DType::kF64)),
+        rate(inputs.add({}, DType::kF64)),
+        seq(kRows, kTokens, {}) {
+    this->model.parameters().to(device);
+    seq.set_device(device);
+    seq.positions();
+    for (const ag::Parameter& p : this->model.parameters().items()) {
+      const auto zeros = [&] { return Tensor::zeros(p.var.shape(), p.var.dtype(), device); };
+      states.push_back({zeros(), zeros()});
+    }
+  }
+  void give(int step) {
+    test::Draw draw("static step " + std::to_string(step));
+    inputs.next(tokens).copy_(draw.integers({kRows, kTokens}, 0, kClasses));
+    inputs.next(labels).copy_(draw.integers({kRows, kTokens}, 0, kClasses));
+    inputs.next(labels).slice(1, 0, step).fill_(-100);
+    inputs.next(count).fill_(static_cast<double>(kRows * (kTokens - step)));
+    inputs.next(rate).fill_(0.1 / (1 + step));
+    inputs.send();
+  }
+  void run() {
+    ag::ParameterSet& parameters = model.parameters();
+    parameters.clear_grads();
+    ag::Tape tape;
+    const layers::Model::Loss loss =
+        model.loss(model.hidden({inputs.buffer(tokens), {}}, seq), inputs.buffer(labels));
+    optim::add_loss(values, loss.mean.value(), inputs.buffer(count));
+    tape.backward(loss.mean, inputs.buffer(count).to(loss.mean.dtype()).view(loss.mean.shape()));
+    optim::UpdateTargets targets{{}, states};
+    for (ag::Parameter& p : parameters.items()) {
+      targets.params.push_back({p.var.mutable_value(), p.var.grad().contiguous(), p.decay});
+    }
+    optim::value_slot(values, optim::StepValue::kRate).copy_(inputs.buffer(rate));
+    optim::update_all(*rule, std::move(targets), values, 0.5);
+  }
+  std::vector<double> contents() const {
+    std::vector<double> all = values.to_vector<double>();
+    for (const ag::Parameter& p : model.parameters().items()) {
+      const auto v = p.var.value().to_vector<double>();
+      all.insert(all.end(), v.begin(), v.end());
+    }
+    return all;
+  }
+
+  layers::ModelConfig config;
+  layers::Model model;
+  std::unique_ptr<optim::Optimizer> rule;
+  std::vector<std::vector<Tensor>> states;
+  Tensor values;
+  StepInputs inputs;
+  std::size_t tokens, labels, count, rate;
+  layers::SeqContext seq;
+};
+
+}  // namespace
+
+TEST_SUITE("unit") {
+  TEST_CASE("a device trains and evaluates with the processor's bits") {
+    const Scratch s;
+    std::uint64_t seed = 0;
+    for (const std::string mixer : {"{name: gated_deltanet, heads: 1, head_dim: 8}",
+                                    "{name: attention, heads: 2, head_dim: 8, window: 20}",
+                                    "{name: retnet, heads: 1}", "{name: lstm}"}) {
+      for (const char* const more :
+           {"", "state: carry\n", "accumulate: 2\n", "optimizer: {name: sgd, momentum: 0.9}\n"}) {
+        CAPTURE(mixer);
+        CAPTURE(more);
+        const RunConfig config = config_of(s, "layers: [" + mixer + "]", more);
+        StandIn device(++seed);
+        CHECK(run_of(config, device) == run_of(config, cpu()));
+      }
+    }
+  }
+
+  TEST_CASE("a device trains in bf16, with recomputation and tied embeddings") {
+    const Scratch s;
+    for (const char* const model :
+         {"dtype: bf16, layers: [{name: gated_deltanet, heads: 1, head_dim: 8}]",
+          "recompute: true, tie_embeddings: true, layers: [{name: attention, heads: 2}]"}) {
+      CAPTURE(model);
+      const RunConfig config = config_of(s, model, "");
+      StandIn device(7);
+      CHECK(run_of(config, device) == run_of(config, cpu()));
+    }
+  }
+
+  TEST_CASE("a step is recorded once and replayed with the processor's bits, waiting for nothing") {
+    std::uint64_t seed = 20;
+    for (const char* const model :
+         {"layers: [{name: gated_deltanet, heads: 1, head_dim: 8}]",
+          "dtype: bf16, layers: [{name: attention, heads: 2, head_dim: 8}, {name: lstm}]"}) {
+      CAPTURE(model);
+      StandIn device(++seed);
+      StaticStep here(model, cpu()), eager(model, device), replayed(model, device);
+      Stream& stream = device.default_stream();
+      Graph graph(stream, graph_memory(device), [&] { replayed.run(); });
+      const auto step = [&](int n) {
+        for (StaticStep* const s : {&here, &eager, &replayed}) {
+          s->give(n);
+        }
+        here.run();
+        eager.run();
+        graph.replay(stream);
+      };
+      step(0);
+      step(1);
+      const DeviceCounts warm = device.counts();
+      const Index reserved = device.reserved_bytes();
+      for (int n = 2; n < 6; ++n) {
+        step(n);
+      }
+      CHECK(device.counts().host_waits == warm.host_waits);
+      CHECK(device.reserved_bytes() == reserved);
+      const std::vector<double> expected = here.contents();
+      CHECK(expected[static_cast<std::size_t>(optim::StepValue::kUpdates)] == 6);
+      CHECK(eager.contents() == expected);
+      CHECK(replayed.contents() == expected);
+    }
+  }
+
+  TEST_CASE("packed documents, carried states and decoding have the processor's bits") {
+    constexpr Index kRows = 2, kTokens = 12, kClasses = 11;
+    const layers::DocumentStarts documents = {{0, 5}, {3, 4, 9}};
+    test::Draw draw("documents on a device");
+    const Tensor tokens = draw.integers({kRows, kTokens}, 0, kClasses);
+    const Tensor labels = draw.integers({kRows, kTokens}, 0, kClasses);
+    const auto results = [&](const std::string& mixer, Device& device) {
+      const auto config =
+          read_config_text<layers::ModelConfig>("{width: 16, layers: [" + mixer + "]}");
+      layers::Model model(config, {.vocab_in = kClasses, .classes = kClasses}, 5);
+      model.parameters().to(device);
+      std::vector<double> all;
+      const auto add = [&](const Tensor& t) {
+        const auto v = t.to_vector<double>();
+        all.insert(all.end(), v.begin(), v.end());
+      };
+      layers::ModelState carried;
+      for (int stretch = 0; stretch < 2; ++stretch) {
+        ag::Tape tape;
+        layers::SeqContext seq(kRows, kTokens,
+                               {.documents = stretch == 0 ? &documents : nullptr,
+                                .incoming = stretch == 0 ? nullptr : &carried,
+                                .keep_states = true});
+        const layers::Model::Loss loss =
+            model.loss(model.hidden({tokens.to(device), {}}, seq), labels.to(device));
+        tape.backward(loss.mean);
+        add(loss.per_token);
+        carried = seq.outgoing().detached();
+      }
+      for (const ag::Parameter& p : model.parameters().items()) {
+        add(p.var.grad());
+      }
+      Decoder decoder(model, kRows);
+      add(decoder.feed(tokens.slice(1, 0, 7).to(device)));
+      for (Index t = 7; t < kTokens; ++t) {
+        add(decoder.feed(tokens.slice(1, t, t + 1).to(device)));
+      }
+      return all;
+    };
+    std::uint64_t seed = 40;
+    for (const char* const mixer :
+         {"{name: gated_deltanet, heads: 1, head_dim: 8}", "{name: attention, heads: 2}",
+          "{name: lstm}", "{name: retnet, heads: 1}"}) {
+      CAPTURE(mixer);
+      StandIn device(++seed);
+      CHECK(results(mixer, device) == results(mixer, cpu()));
+    }
+  }
+
+  TEST_CASE("a run goes on from a checkpoint on another device, bit for bit") {
+    const Scratch s;
+    const auto solo = solo_communicator();
+    const RunConfig config =
+        config_of(s, "layers: [{name: gated_deltanet, heads: 1, head_dim: 8}]", "state: carry\n");
+    StandIn device(5);
+    Trainer whole(config, 0, 3, "", *solo);
+    Trainer first(config, 0, 3, s.path + "/run", *solo, device);
+    for (int i = 0; i < 2; ++i) {
+      CHECK(first.step() == whole.step());
+    }
+    first.save();
+    Trainer on_device(config, 0, 3, s.path + "/run", *solo, device);
+    Trainer on_processor(config, 0, 3, s.path + "/run", *solo);
+    for (Trainer* const t : {&on_device, &on_processor}) {
+      t->resume({}, std::nullopt);
+    }
+    for (int i = 0; i < 2; ++i) {
+      const double loss = whole.step();
+      CHECK(on_device.step() == loss);
+      CHECK(on_processor.step() == loss);
+    }
+    CHECK(values_of(on_device) == values_of(whole));
+    CHECK(values_of(on_processor) == values_of(whole));
+  }
+}
