@@ -8,17 +8,14 @@
 //                h_{t-1} beside them: of all tokens, steps from the last to the first
 // A step reads R once and moves 4 D + 2 D values a sequence. Derivation: NOTES.md.
 #include <algorithm>
-#include <numeric>
-#include <vector>
 
 #include "core/backend/cpu/gemm.h"
 #include "core/backend/cpu/simd_math.h"
 #include "core/op/declare.h"
 #include "core/op/report.h"
-#include "core/ops/common/sequences.h"
+#include "core/ops/common/cell_steps.h"
 #include "core/ops/lstm/lstm.h"
 #include "core/tensor/rows.h"
-#include "core/tensor/view.h"
 
 namespace ls::ops {
 namespace {
@@ -27,58 +24,15 @@ using Op = Lstm;
 constexpr Index kElements = 2048;  // of a piece of the elementwise pass, at least
 
 template <class T>
-struct Call {
+struct Call : common::CellSteps<acc_t<T>> {
   using A = acc_t<T>;
-  Index heads, d, width, tokens, steps = 0, total = 0;
-  std::vector<Index> order;            ///< states of the sequences, longest first
-  std::vector<common::Sequence> seqs;  ///< in that order
   Rows gx;
   const A *r, *bias;  ///< null: none
-
   explicit Call(const Op::In<TensorView>& in)
-      : heads(in.r.size(0)),
-        d(in.r.size(2)),
-        width(heads * d),
-        tokens(in.gx.size(1)),
+      : common::CellSteps<A>("lstm", in.r, in.gx, in.offsets),
         gx(in.gx),
         r(in.r.template data<A>()),
-        bias(common::elements<A>(in.bias)) {
-    const auto given = common::sequences(in.gx.size(0), tokens, in.offsets, "lstm");
-    order.resize(given.size());
-    std::iota(order.begin(), order.end(), Index{0});
-    std::stable_sort(order.begin(), order.end(),
-                     [&](Index a, Index b) { return given[a].length > given[b].length; });
-    for (const Index n : order) {
-      seqs.push_back(given[n]);
-      total += given[n].length;
-    }
-    steps = common::longest(seqs);
-  }
-  Index count() const { return std::ssize(seqs); }
-  /// Sequences that are longer than t.
-  Index active(Index t) const {
-    const auto ended = [t](const common::Sequence& s) { return s.length <= t; };
-    return std::find_if(seqs.begin(), seqs.end(), ended) - seqs.begin();
-  }
-  /// Row of [B*T] of step t of the i-th longest sequence.
-  Index row(Index i, Index t) const { return seqs[i].row * tokens + seqs[i].begin + t; }
-  /// Where element 0 of a head's gate lies in a row of gates.
-  Index block(Index gate, Index head) const { return gate * width + head * d; }
-  /// Rows [N,D] in the order of the sequences, zero where absent.
-  Buffer<A, 2> sorted(const TensorView& states) const {
-    Buffer<A, 2> to(count(), width);
-    const common::States<A> from(states, width);
-    for (Index i = 0; i < count(); ++i) {
-      from.copy(order[i], 1, to.data() + i * width);
-    }
-    return to;
-  }
-  /// Row i of `from` becomes that of its sequence, where `states` is wanted.
-  void unsort(const Buffer<A, 2>& from, Index i, TensorView& states) const {
-    if (states.defined()) {
-      std::copy_n(from.data() + i * width, width, states.data<A>() + order[i] * width);
-    }
-  }
+        bias(common::elements<A>(in.bias)) {}
 };
 
 template <class T>
@@ -115,7 +69,7 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
         A* __restrict hi = h.data() + i * w;
         for (Index gate = 0; gate < 4; ++gate) {
           for (Index e = 0; e < call.heads; ++e) {
-            const A* __restrict p = pre.data() + i * 4 * w + (e * 4 + gate) * d;
+            const A* __restrict p = pre.data() + i * 4 * w + call.in_product(gate, e);
             const Index at = call.block(gate, e);
             for (Index u = 0; u < d; ++u) {
               const A v = p[u] + convert<A>(x[at + u]) + (bias ? bias[at + u] : A(0));
@@ -188,7 +142,7 @@ void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
           for (Index e = 0; e < call.heads; ++e) {
             for (Index gate = 0; gate < 4; ++gate) {
               for (Index u = 0; u < d; ++u) {
-                to[call.block(gate, e) + u] = convert<T>(to_gates[(e * 4 + gate) * d + u]);
+                to[call.block(gate, e) + u] = convert<T>(to_gates[call.in_product(gate, e) + u]);
               }
             }
           }
@@ -208,17 +162,7 @@ void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
     }
   }
   if (din.bias.defined()) {
-    A* const db = din.bias.data<A>();
-    std::fill(db, db + 4 * w, A(0));
-    for (Index i = 0; i < call.total; ++i) {
-      for (Index e = 0; e < call.heads; ++e) {
-        for (Index gate = 0; gate < 4; ++gate) {
-          for (Index u = 0; u < d; ++u) {
-            db[call.block(gate, e) + u] += all_gates(i, (e * 4 + gate) * d + u);
-          }
-        }
-      }
-    }
+    call.sum_bias(all_gates, din.bias.data<A>());
   }
   for (Index i = 0; i < call.count(); ++i) {
     call.unsort(dh, i, din.h0);

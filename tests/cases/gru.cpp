@@ -1,0 +1,43 @@
+// What the scan cases (gru_scan.cpp) leave out: packed documents, no tokens, saturated gates.
+#include "core/ops/gru/gru.h"
+
+#include "tests/support/op_case.h"
+
+namespace ls::test {
+namespace {
+
+LS_OP_CASES(Gru, "gru") {
+  Draw draw("gru, options");
+  for (const Reset reset : {Reset::kAfter, Reset::kBefore}) {
+    Gru::Attrs attrs;
+    attrs.reset = reset;
+    const bool after = reset == Reset::kAfter;
+    const auto inputs = [&](Index b, Index t, Index d, Index heads, Index n, double scale = 1) {
+      return Gru::In<Tensor>{.gx = draw.normal({b, t, 3 * d}, scale),
+                             .r = draw.normal({heads, 3 * d / heads, d / heads}, 0.4),
+                             .bias = draw.normal({3 * d}),
+                             .bias_n = after ? draw.normal({d}) : Tensor(),
+                             .h0 = draw.uniform({n, d}, -1, 1)};
+    };
+    const std::string kind = fmt::format("reset {}, ", enum_name(reset));
+    auto packed = inputs(1, 15, 6, 2, 4);
+    packed.offsets = Tensor::from<std::int64_t>({0, 6, 6, 7, 15});
+    cases.add(kind + "packed", packed, attrs);
+    packed.h0 = packed.bias = packed.bias_n = Tensor();
+    cases.add(kind + "packed, no state, no bias", packed, attrs);
+    auto outside = inputs(2, 9, 6, 1, 2);
+    outside.bias_n = Tensor();
+    cases.add(kind + "one bias", outside, attrs);
+    cases.add(kind + "no tokens", inputs(2, 0, 6, 1, 2), attrs);
+    cases.add(kind + "one channel", inputs(2, 3, 1, 1, 2), attrs);
+    cases.add(kind + "saturated", inputs(2, 9, 4, 1, 2, 30), attrs)
+        .slack(4, "1 - z of a z near 1 has few digits left");
+    cases.add(kind + "large", inputs(8, 60, 64, 2, 8), attrs);
+  }
+  Gru::In<Tensor> inside{
+      .gx = draw.normal({2, 9, 12}), .r = draw.normal({1, 12, 4}, 0.4), .bias_n = draw.normal({4})};
+  cases.add("bias inside alone", inside);
+}
+
+}  // namespace
+}  // namespace ls::test
