@@ -1,21 +1,7 @@
-#include <cmath>
-
-#include "autograd/functional.h"
 #include "core/ops/lstm/lstm.h"
+#include "autograd/functional.h"
 #include "layers/limits.h"
-#include "layers/mixers/mixer.h"
-
-namespace ls::layers {
-namespace {
-enum class RecurrentInit : std::uint8_t { kUniform, kOrthogonal };
-}  // namespace
-}  // namespace ls::layers
-
-template <>
-struct ls::EnumNames<ls::layers::RecurrentInit> {
-  static constexpr std::string_view kKind = "first recurrent weights";
-  static constexpr std::array<std::string_view, 2> kNames = {"uniform", "orthogonal"};
-};
+#include "layers/mixers/cell.h"
 
 namespace ls::layers {
 namespace {
@@ -37,34 +23,18 @@ class Lstm final : public TokenMixer {
         {.help = "first recurrent weights: uniform(+-1/sqrt(D)) or orthogonal blocks"});
     }
   };
-  Lstm(const Config& c, const MixerArgs& a) {
-    LS_CHECK(a.width % c.heads == 0, kConfig, "lstm: {} heads do not divide width {}", c.heads,
-             a.width);
-    const Index d = a.width / c.heads;
-    const double bound = 1.0 / std::sqrt(static_cast<double>(a.width));
-    in_ = Linear(a.scope.child("in"), a.width, 4 * a.width, Init::uniform(-bound, bound));
-    const double forget = c.forget_bias;
-    const Index width = a.width;
-    bias_ = a.scope.child("in").param("bias", {4 * a.width},
-                                      {[forget, width](Rng&, std::span<double> x) {
-                                        for (std::size_t i = 0; i < x.size(); ++i) {
-                                          x[i] = static_cast<Index>(i) / width == 1 ? forget : 0.0;
-                                        }
-                                      }},
-                                      {.decay = false});
-    recurrent_ =
-        a.scope.child("recurrent")
-            .param("weight", {c.heads, 4 * d, d},
-                   c.recurrent_init == RecurrentInit::kOrthogonal ? Init::orthogonal(d)
-                                                                  : Init::uniform(-bound, bound));
-  }
+  Lstm(const Config& c, const MixerArgs& a)
+      : weights_("lstm", a, c.heads, 4, c.recurrent_init, kForgetGate, c.forget_bias) {}
   ag::Var forward(const ag::Var& x, SeqContext& seq) override {
-    return seq.scan<ops::Lstm>("cell", {.gx = in_(x), .r = recurrent_, .bias = bias_}).y;
+    return seq
+        .scan<ops::Lstm>("cell",
+                         {.gx = weights_.in(x), .r = weights_.recurrent, .bias = weights_.bias})
+        .y;
   }
 
  private:
-  Linear in_;
-  ag::Var bias_, recurrent_;
+  static constexpr Index kForgetGate = 1;
+  CellWeights weights_;
 };
 LS_REGISTER(
     TokenMixer, Lstm, "lstm",
