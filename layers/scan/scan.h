@@ -10,7 +10,8 @@
 //   compose is associative and identity(x) is its identity
 //   summarize(x ++ y) = compose(summarize(x), summarize(y))
 //   apply(x ++ y, s) = apply(x, s) followed by apply(y, outgoing state)
-//   outgoing state = act(summarize(x), s);  act_adjoint is the transpose of act in s
+//   outgoing state = act(summarize(x), s);  act_adjoint is the transpose of the derivative of act
+//   in s: of act itself where that is affine, else it is given s too
 //   act(forget(f), s) = f: a document boundary is the summary that forgets
 //
 //   // layers/scan/delta.cpp
@@ -83,10 +84,12 @@ struct ScanInfo {
   std::function<Tensors(std::span<const Tensor> like, const void* attrs)> identity;
   std::function<Tensors(const Tensors& earlier, const Tensors& later, const void* attrs)> compose;
   std::function<Tensors(const Tensors& summary, const Tensors& states, const void* attrs)> act;
-  // For key-value states, which hold a row for each token: of the newest rows; rows left out
-  // (dropped by a window) have none.
-  std::function<Tensors(const Tensors& summary, const Tensors& dstates, const void* attrs)>
+  // `states` are those that act was given. For key-value states, which hold a row for each token:
+  // of the newest rows; rows left out (dropped by a window) have none.
+  std::function<Tensors(const Tensors& summary, const Tensors& states, const Tensors& dstates,
+                        const void* attrs)>
       act_adjoint;
+  bool affine = true;  ///< act is affine in the states, so that act_adjoint does not read them
   // Tokens that the outgoing state reaches back, of an op whose inputs are `in`. Null: all.
   std::function<Index(std::span<const Tensor> in, const void* attrs)> reach;
   // What a document boundary does: of the states [1,...] that documents start from (undefined:
@@ -175,7 +178,8 @@ class ScanBuilder {
     info_.has_parallel = true;
     return *this;
   }
-  /// Static functions as in the head of this file; those without Attrs may take them besides.
+  /// Static functions as in the head of this file; those without Attrs may take them besides. Where
+  /// act is not affine, act_adjoint(summary, states, dstates).
   template <class Summary>
   ScanBuilder& summary() {
     info_.summarize = [](std::span<const Tensor> in, const void* attrs) {
@@ -186,7 +190,7 @@ class ScanBuilder {
     };
     info_.compose = erased(&Summary::compose);
     info_.act = erased(&Summary::act);
-    info_.act_adjoint = erased(&Summary::act_adjoint);
+    set_adjoint(&Summary::act_adjoint);
     if constexpr (requires { &Summary::forget; }) {
       info_.forget = [](std::span<const Tensor> like, const Tensors& fresh, const void* attrs) {
         return Summary::forget(ls::detail::gather_members<In>(like), fresh, typed(attrs));
@@ -200,6 +204,17 @@ class ScanBuilder {
 
  private:
   static const Attrs& typed(const void* attrs) { return *static_cast<const Attrs*>(attrs); }
+  template <class... A>
+  void set_adjoint(Tensors (*f)(const Tensors&, const Tensors&, A...)) {
+    info_.act_adjoint = [g = erased(f)](const Tensors& m, const Tensors&, const Tensors& ds,
+                                        const void* attrs) { return g(m, ds, attrs); };
+  }
+  void set_adjoint(Tensors (*f)(const Tensors&, const Tensors&, const Tensors&)) {
+    info_.affine = false;
+    info_.act_adjoint = [f](const Tensors& m, const Tensors& s, const Tensors& ds, const void*) {
+      return f(m, s, ds);
+    };
+  }
   static auto erased(Tensors (*f)(const Tensors&, const Tensors&)) {
     return [f](const Tensors& a, const Tensors& b, const void*) { return f(a, b); };
   }

@@ -95,6 +95,20 @@ class Part {
     return states_of(local_.run(scan_, in, attrs_, layers::Stretch(stretch_.rows(), 0),
                                 {.slot = call_.slot, .fresh = {}}));
   }
+  /// Those that the last run began with.
+  Tensors incoming() const {
+    Tensors s;
+    for (const Var& v : states_) {
+      s.push_back(value_of(v));
+    }
+    if (std::any_of(s.begin(), s.end(), [](const Tensor& t) { return !t.defined(); })) {
+      const Tensors zeros = empty_states();
+      for (std::size_t p = 0; p < s.size(); ++p) {
+        s[p] = s[p].defined() ? s[p] : zeros[p];
+      }
+    }
+    return s;
+  }
   const Tensors& summary() {
     if (summary_.empty()) {
       Tensors in, fresh;
@@ -221,8 +235,8 @@ class Forward final : public RankScan {
   Tensors initial_;
 };
 
-/// States are gradients of states; a summary is that of the tokens, and the gradient of their
-/// incoming state as far as their own outputs make it.
+/// States are gradients of states; a summary is that of the tokens, their incoming states where act
+/// is not affine, and the gradient of those as far as the rank's own outputs make it.
 class Backward final : public RankScan {
  public:
   Backward(Part& part, std::span<const Tensor> dout, Tensors last)
@@ -231,19 +245,25 @@ class Backward final : public RankScan {
   Tensors initial() override { return last_; }
   Tensors summary() override {
     Tensors list = part_.summary();
+    if (!part_.scan().affine) {
+      const Tensors incoming = part_.incoming();
+      list.insert(list.end(), incoming.begin(), incoming.end());
+    }
     for (Tensor& g : part_.derive(dout_, Tensors(states()), true)) {
       list.push_back(std::move(g));
     }
     return list;
   }
   Tensors act(const Tensors& list, const Tensors& dstates) override {
-    const std::size_t n = list.size() - states();
-    Tensors own(list.begin() + static_cast<std::ptrdiff_t>(n), list.end());
+    const auto own_from = list.end() - static_cast<std::ptrdiff_t>(states());
+    Tensors own(own_from, list.end());
     if (all_undefined(dstates)) {
       return own;
     }
-    const Tensors m(list.begin(), list.begin() + static_cast<std::ptrdiff_t>(n));
-    Tensors d = part_.scan().act_adjoint(m, dstates, part_.attrs());
+    const auto states_from =
+        part_.scan().affine ? own_from : own_from - static_cast<std::ptrdiff_t>(states());
+    Tensors d = part_.scan().act_adjoint({list.begin(), states_from}, {states_from, own_from},
+                                         dstates, part_.attrs());
     for (std::size_t p = 0; p < d.size(); ++p) {
       d[p] = padded(d[p], own[p]).clone();
       if (own[p].defined()) {

@@ -295,8 +295,8 @@ TEST_SUITE("conformance") {
 
   TEST_CASE("scan laws: an adjoint that is not transposed") {
     Copy wrong("delta_rule");
-    wrong.family.act_adjoint = [act = wrong.family.act](const Tensors& m, const Tensors& ds,
-                                                        const void* attrs) {
+    wrong.family.act_adjoint = [act = wrong.family.act](const Tensors& m, const Tensors&,
+                                                        const Tensors& ds, const void* attrs) {
       return act({m[0], Tensor::zeros(m[1].shape(), m[1].dtype())}, ds, attrs);
     };
     const std::string laws = broken(wrong.family, delta_case());
@@ -450,8 +450,9 @@ TEST_SUITE("conformance") {
       Copy wrong(name);
       const bool conv = wrong.family.states.size() == 1;
       wrong.family.act_adjoint = [conv, right = wrong.family.act_adjoint](
-                                     const Tensors& m, const Tensors& ds, const void* attrs) {
-        Tensors d = conv ? ds : right(m, ds, attrs);
+                                     const Tensors& m, const Tensors& s, const Tensors& ds,
+                                     const void* attrs) {
+        Tensors d = conv ? ds : right(m, s, ds, attrs);
         for (std::size_t i = 0; i < ds.size() && !conv; ++i) {  // the newest rows, not the oldest
           d[i] = ds[i].slice(1, ds[i].size(1) - d[i].size(1), ds[i].size(1));
         }

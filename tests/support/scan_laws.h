@@ -42,7 +42,7 @@ Registry<ScanCaseMaker>& scan_cases();
 ///   associative compose(compose(a, b), c) = compose(a, compose(b, c))
 ///   summarize   summarize(x ++ y) = compose(summarize(x), summarize(y))
 ///   state       outgoing state = act(summarize(x), s)
-///   adjoint     act_adjoint is the transpose of act
+///   adjoint     act_adjoint is the transpose of act, or of its derivative (by differences, f64)
 ///   forms       recurrent, chunk (1, 16, 37, 64, T tokens), parallel, auto: with gradients
 ///   split       apply and its derivative piece by piece, empty and one-token pieces included
 ///   decode      token by token

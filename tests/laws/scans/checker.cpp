@@ -190,13 +190,13 @@ Tensors Checker::compose(const Tensors& a, const Tensors& b) const {
   return family_.compose(a, b, attrs());
 }
 
-Tensors Checker::act_adjoint(const Tensors& summary, const Tensors& dstates,
-                             const Tensors& like) const {
-  Tensors d = family_.act_adjoint(summary, dstates, attrs());
+Tensors Checker::act_adjoint(const Tensors& summary, const Tensors& states,
+                             const Tensors& dstates) const {
+  Tensors d = family_.act_adjoint(summary, states, dstates, attrs());
   for (std::size_t i = 0; i < d.size(); ++i) {
     d[i] = d[i].clone();
-    if (rows_ && d[i].size(1) < like[i].size(1)) {
-      const Tensor old = like[i].slice(1, 0, like[i].size(1) - d[i].size(1));
+    if (rows_ && d[i].size(1) < states[i].size(1)) {
+      const Tensor old = states[i].slice(1, 0, states[i].size(1) - d[i].size(1));
       d[i] = concat({Tensor::zeros(old.shape(), old.dtype()), d[i]}, 1);
     }
   }

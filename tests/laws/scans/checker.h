@@ -41,7 +41,7 @@ class Checker {
   Tensors compose(const Tensors& a, const Tensors& b) const;
   /// The gradient of states shaped like `like`; growing families leave out old rows that no longer
   /// matter.
-  Tensors act_adjoint(const Tensors& summary, const Tensors& dstates, const Tensors& like) const;
+  Tensors act_adjoint(const Tensors& summary, const Tensors& states, const Tensors& dstates) const;
   /// The outputs of neighbouring pieces as one call would give them.
   Tensors assemble_outputs(const std::vector<Run>& runs) const;
   /// Sequence gradients end to end, the others summed; those of states from the first piece.
@@ -57,6 +57,8 @@ class Checker {
   // ---- summaries.cpp
   void summaries();
   void adjoint();
+  void adjoint_of_derivative(const Tensors& summary, const Tensors& s, const Tensors& d,
+                             const Tensors& back, Index from);
 
   // ---- forms.cpp
   void reference();

@@ -61,7 +61,7 @@ void Checker::fold(const std::vector<Index>& cuts) {
     for (const std::size_t p : port_in_) {
       in.push_back(runs[i].in[p]);
     }
-    lambda[i] = act_adjoint(summaries[i], lambda[i + 1], in);
+    lambda[i] = act_adjoint(summaries[i], in, lambda[i + 1]);
     for (std::size_t p = 0; p < port_in_.size(); ++p) {
       lambda[i][p].add_(runs[i].din[port_in_[p]]);
     }
