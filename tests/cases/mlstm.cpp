@@ -1,0 +1,60 @@
+// What the scan cases (mlstm_scan.cpp) leave out: packed documents, every form, no tokens.
+#include "core/ops/mlstm/mlstm.h"
+
+#include "tests/support/op_case.h"
+
+namespace ls::test {
+namespace {
+
+LS_OP_CASES(Mlstm, "mlstm") {
+  Draw draw("mlstm, options");
+  // Queries and keys of one sign, so that strong gates do not divide by what cancels.
+  const auto inputs = [&](Index b, Index t, Index n, Index dk, Index dv) {
+    return Mlstm::In<Tensor>{.q = draw.uniform({b, t, 2, dk}, 0.1, 1),
+                             .k = draw.uniform({b, t, 2, dk}, 0.1, 1),
+                             .v = draw.normal({b, t, 2, dv}),
+                             .i = draw.normal({b, t, 2}, 2),
+                             .f = draw.uniform({b, t, 2}, -0.5, 0),
+                             .c0 = draw.normal({n, 2, dk, dv}),
+                             .n0 = draw.uniform({n, 2, dk}, 0, 1),
+                             .m0 = draw.normal({n, 2})};
+  };
+  const auto wide = inputs(2, 37, 2, 19, 85);
+  auto packed = inputs(1, 45, 4, 5, 7);
+  packed.offsets = Tensor::from<std::int64_t>({0, 20, 20, 21, 45});
+  auto without = packed;
+  without.c0 = without.n0 = without.m0 = Tensor();
+  auto closed = packed;  // below and above 1
+  closed.q = draw.normal({1, 45, 2, 5});
+  closed.k = draw.normal({1, 45, 2, 5});
+  closed.i = draw.uniform({1, 45, 2}, -4, -1);
+  closed.n0 = draw.normal({4, 2, 5});
+  closed.m0 = draw.uniform({4, 2}, -3, 0);
+  auto sigmoid = closed;
+  sigmoid.i = draw.uniform({1, 45, 2}, -3, 0);
+  sigmoid.m0 = Tensor();
+  for (const Form form : {Form::kAuto, Form::kRecurrent, Form::kChunk, Form::kParallel}) {
+    Mlstm::Attrs attrs;
+    attrs.scale = 0.5;
+    attrs.form = form;
+    attrs.chunk = form == Form::kChunk ? 8 : 0;
+    const std::string kind = fmt::format("form {}, ", static_cast<int>(form));
+    cases.add(kind + "one row", inputs(1, 41, 1, 5, 7), attrs);
+    cases.add(kind + "wide", wide, attrs);
+    cases.add(kind + "packed", packed, attrs);
+    cases.add(kind + "packed, no state", without, attrs);
+    cases.add(kind + "weak gates", closed, attrs);
+    cases.add(kind + "no tokens", inputs(2, 0, 2, 5, 7), attrs);
+    cases.add(kind + "many rows", inputs(6, 70, 6, 5, 7), attrs);
+    attrs.eps = 0.1;
+    cases.add(kind + "eps", packed, attrs);
+    cases.add(kind + "eps, weak gates", closed, attrs);
+    attrs.stabilize = false;
+    cases.add(kind + "sigmoid gate", sigmoid, attrs);
+    attrs.normalize = false;
+    cases.add(kind + "sigmoid gate, not normalised", sigmoid, attrs);
+  }
+}
+
+}  // namespace
+}  // namespace ls::test
