@@ -21,16 +21,17 @@ Shape unflattened(const Shape& s, Index rows) {
   return out;
 }
 
-/// Row `of[i]` of `carried` where that is a row with a past, else `fresh`.
-ag::Var started(const ag::Var& carried, const ag::Var& fresh, const std::vector<Index>& of,
-                const Stretch& stretch) {
+/// Row `of[i]` of `carried` where that is a row with a past, else the fresh state of the port.
+ag::Var started(const ag::Var& carried, std::size_t port, const std::vector<Index>& of,
+                const Stretch& stretch, const ScanCall& call) {
+  const ag::Var fresh = port < call.fresh.size() ? call.fresh[port] : ag::Var();
   if (!fresh.defined()) {
     return carried.defined() ? ag::take_rows(carried, of) : carried;
   }
   std::vector<Index> from;
   const Index last = carried.defined() ? carried.size(0) : 0;
   for (const Index r : of) {
-    const bool goes_on = carried.defined() && r >= 0 && stretch.seen(r) > 0;
+    const bool goes_on = carried.defined() && r >= 0 && (call.begun || stretch.seen(r) > 0);
     from.push_back(goes_on ? r : last);
   }
   return ag::take_rows(carried.defined() ? ag::concat({carried, fresh}, 0) : fresh, from);
@@ -45,15 +46,16 @@ Tensor scaled(std::vector<Index> offsets, Index n, Device& device) {
 
 }  // namespace
 
-ag::Var first_states(const ag::Var& carried, const ag::Var& fresh, const Stretch& stretch) {
-  if (!fresh.defined()) {
+ag::Var first_states(const ag::Var& carried, std::size_t port, const Stretch& stretch,
+                     const ScanCall& call) {
+  if (port >= call.fresh.size() || !call.fresh[port].defined()) {
     return carried;
   }
   std::vector<Index> rows;
   for (Index r = 0; r < stretch.rows(); ++r) {
     rows.push_back(r);
   }
-  return started(carried, fresh, rows, stretch);
+  return started(carried, port, rows, stretch, call);
 }
 
 std::vector<ag::Var> LocalRunner::run(const ScanInfo& scan, std::vector<ag::Var> in,
@@ -65,10 +67,9 @@ std::vector<ag::Var> LocalRunner::run(const ScanInfo& scan, std::vector<ag::Var>
   for (std::size_t i = 0; i < scan.states.size(); ++i) {
     const StatePort& port = scan.states[i];
     ag::Var& s = input_of(op, in, port.input);
-    const ag::Var fresh = i < call.fresh.size() ? call.fresh[i] : ag::Var();
     cached = port.part == StatePart::kKeyValue && s.defined() ? s.size(1) : cached;
-    s = packed ? started(s, fresh, stretch.packing().first_of, stretch)
-               : first_states(s, fresh, stretch);
+    s = packed ? started(s, i, stretch.packing().first_of, stretch, call)
+               : first_states(s, i, stretch, call);
   }
   if (packed) {
     for (std::size_t i = 0; i < in.size(); ++i) {

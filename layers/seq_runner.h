@@ -15,6 +15,8 @@ struct ScanCall {
   std::string slot;   ///< unique in the model: "blocks.0.mixer.scan"
   Index updates = 1;  ///< tokens of the scan for each token of the stretch
   bool keep = true;   ///< outgoing states are wanted
+  /// Incoming states hold for rows that have seen no token too: another rank began them.
+  bool begun = false;
   /// By port, [1,...]: the state that a document starts from; undefined, or none at all: zeros.
   std::vector<ag::Var> fresh;
 };
@@ -42,8 +44,10 @@ class LocalRunner final : public SeqRunner {
                            const ScanCall& call) override;
 };
 
-/// The states [B,...] that rows start from: `carried` (undefined: nothing) where a row's document
-/// began before the stretch, else `fresh` [1,...] (undefined: zeros; both undefined: undefined).
-ag::Var first_states(const ag::Var& carried, const ag::Var& fresh, const Stretch& stretch);
+/// The states [B,...] that rows start from, of port `port`: `carried` (undefined: nothing) where a
+/// row's document began before the stretch, else the call's fresh one (undefined: zeros; both
+/// undefined: undefined).
+ag::Var first_states(const ag::Var& carried, std::size_t port, const Stretch& stretch,
+                     const ScanCall& call);
 
 }  // namespace ls::layers

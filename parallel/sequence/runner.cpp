@@ -70,9 +70,8 @@ class Part {
   Tensors given() const {
     Tensors s;
     for (std::size_t p = 0; p < states(); ++p) {
-      const Var fresh = p < call_.fresh.size() ? call_.fresh[p] : Var();
       const ag::NoGrad no_grad;
-      s.push_back(value_of(layers::first_states(in_[port_in_[p]], fresh, stretch_)));
+      s.push_back(value_of(layers::first_states(in_[port_in_[p]], p, stretch_, call_)));
     }
     return s;
   }
@@ -136,6 +135,7 @@ class Part {
   /// Runs the tokens; `states` null: from those that this rank was given.
   Tensors run(const Tensors* states) {
     Vars in = in_;
+    call_.begun = states != nullptr;
     for (std::size_t p = 0; states && p < port_in_.size(); ++p) {
       in[port_in_[p]] = recorded_ ? Var::leaf((*states)[p]) : Var((*states)[p]);
     }
