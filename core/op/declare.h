@@ -34,46 +34,49 @@ void register_kernel(OpInfo& info, Kernel kernel, KernelTraits traits, std::sour
 
 }  // namespace detail
 
-/// Typed functions and their erased form. Kernels and references take views; functions of Tensor
-/// are accepted where an op has not been changed yet.
+/// Typed functions of kernels and references, and their erased form.
 template <class Op>
 struct OpTypes {
   using Attrs = typename Op::Attrs;
-  template <class T>
-  using In = typename Op::template In<T>;
-  template <class T>
-  using Out = typename Op::template Out<T>;
-  template <class T>
-  using Forward = void (*)(const In<T>&, Out<T>&, const Attrs&);
-  template <class T>
-  using Backward = void (*)(const In<T>& in, const Out<T>& out, const Out<T>& dout, In<T>& din,
-                            const Attrs&);
+  using In = typename Op::template In<TensorView>;
+  using Out = typename Op::template Out<TensorView>;
+  using Forward = void (*)(const In&, Out&, const Attrs&);
+  using Backward = void (*)(const In& in, const Out& out, const Out& dout, In& din, const Attrs&);
   /// Of kernels that keep tensors for their backward pass; `kept` is empty where none follows.
-  using KeepingForward = void (*)(const In<TensorView>&, Out<TensorView>&,
-                                  std::span<TensorView> kept, const Attrs&);
-  using KeepingBackward = void (*)(const In<TensorView>& in, const Out<TensorView>& out,
-                                   const Out<TensorView>& dout, In<TensorView>& din,
+  using KeepingForward = void (*)(const In&, Out&, std::span<TensorView> kept, const Attrs&);
+  using KeepingBackward = void (*)(const In& in, const Out& out, const Out& dout, In& din,
                                    std::span<const TensorView> kept, const Attrs&);
 
-  static ForwardKernel erase(Forward<TensorView> fn) { return forward_of<TensorView>(fn); }
-  static ForwardKernel erase(Forward<Tensor> fn) { return forward_of<Tensor>(fn); }
+  static ForwardKernel erase(Forward fn) {
+    return [fn](std::span<const Tensor> in, std::span<Tensor> out, std::span<Tensor>,
+                const void* attrs) {
+      Out o = operands<Out>(out);
+      fn(operands<In>(in), o, *static_cast<const Attrs*>(attrs));
+    };
+  }
   static ForwardKernel erase(KeepingForward fn) {
     return [fn](std::span<const Tensor> in, std::span<Tensor> out, std::span<Tensor> kept,
                 const void* attrs) {
-      auto o = operands<Out<TensorView>, TensorView>(out);
+      Out o = operands<Out>(out);
       std::vector<TensorView> k = views(kept);
-      fn(operands<In<TensorView>, TensorView>(in), o, k, *static_cast<const Attrs*>(attrs));
+      fn(operands<In>(in), o, k, *static_cast<const Attrs*>(attrs));
     };
   }
-  static BackwardKernel erase(Backward<TensorView> fn) { return backward_of<TensorView>(fn); }
-  static BackwardKernel erase(Backward<Tensor> fn) { return backward_of<Tensor>(fn); }
+  static BackwardKernel erase(Backward fn) {
+    return
+        [fn](std::span<const Tensor> in, std::span<const Tensor> out, std::span<const Tensor> dout,
+             std::span<Tensor> din, std::span<const Tensor>, const void* attrs) {
+          In d = operands<In>(din);
+          fn(operands<In>(in), operands<Out>(out), operands<Out>(dout), d,
+             *static_cast<const Attrs*>(attrs));
+        };
+  }
   static BackwardKernel erase(KeepingBackward fn) {
     return
         [fn](std::span<const Tensor> in, std::span<const Tensor> out, std::span<const Tensor> dout,
              std::span<Tensor> din, std::span<const Tensor> kept, const void* attrs) {
-          auto d = operands<In<TensorView>, TensorView>(din);
-          fn(operands<In<TensorView>, TensorView>(in), operands<Out<TensorView>, TensorView>(out),
-             operands<Out<TensorView>, TensorView>(dout), d, views(kept),
+          In d = operands<In>(din);
+          fn(operands<In>(in), operands<Out>(out), operands<Out>(dout), d, views(kept),
              *static_cast<const Attrs*>(attrs));
         };
   }
@@ -86,38 +89,14 @@ struct OpTypes {
     }
     return out;
   }
-  template <class Struct, class T>
+  template <class Struct>
   static Struct operands(std::span<const Tensor> tensors) {
     Struct s;
     std::size_t i = 0;
-    for (T* member : detail::members<T>(s)) {
-      const Tensor& t = tensors[i++];
-      if constexpr (std::is_same_v<T, TensorView>) {
-        *member = kernel_view(t);
-      } else {
-        const bool elsewhere = t.defined() && t.device().type() != DeviceType::kCpu;
-        *member = elsewhere ? Tensor::over(kernel_view(t)) : t;
-      }
+    for (TensorView* member : detail::members<TensorView>(s)) {
+      *member = kernel_view(tensors[i++]);
     }
     return s;
-  }
-  template <class T>
-  static ForwardKernel forward_of(Forward<T> fn) {
-    return [fn](std::span<const Tensor> in, std::span<Tensor> out, std::span<Tensor>,
-                const void* attrs) {
-      auto o = operands<Out<T>, T>(out);
-      fn(operands<In<T>, T>(in), o, *static_cast<const Attrs*>(attrs));
-    };
-  }
-  template <class T>
-  static BackwardKernel backward_of(Backward<T> fn) {
-    return
-        [fn](std::span<const Tensor> in, std::span<const Tensor> out, std::span<const Tensor> dout,
-             std::span<Tensor> din, std::span<const Tensor>, const void* attrs) {
-          auto d = operands<In<T>, T>(din);
-          fn(operands<In<T>, T>(in), operands<Out<T>, T>(out), operands<Out<T>, T>(dout), d,
-             *static_cast<const Attrs*>(attrs));
-        };
   }
 };
 

@@ -21,7 +21,7 @@ namespace ls::test {
 ///   strides     padded, strided, transposed and expanded inputs and incoming gradients
 ///   subset      a gradient depends on which others are wanted, or an unwanted one is given
 ///   absent      an absent incoming gradient is not the same as zeros
-///   places      gradients that OpBuilder::strided_grad names, written into slices: not there,
+///   places      gradients that KernelBuilder::strided_grad names, written into slices: not there,
 ///               other bits than in a tensor of their own, or something changed between the pieces
 ///   continues   other bits when an output is made in the memory of the input that it continues
 ///               (OpBuilder::continues), or it is not there

@@ -41,17 +41,17 @@ std::remove_const_t<T> or_zero(const View<T, N>& x, I... at) {
   return x ? x(at...) : std::remove_const_t<T>(0);
 }
 
-/// Gradients of all inputs, In<TensorView> or In<Tensor>.
+/// Gradients of all inputs, an In<TensorView>.
 template <class In>
 struct Gradients : In {
   std::vector<Tensor> unwanted;  ///< that nobody reads
 };
 /// From zero: those of `din`, and of the other inputs that are there.
-template <template <class> class In, class T>
-Gradients<In<T>> zero_gradients(const In<T>& in, const In<T>& din) {
-  Gradients<In<T>> gradients{din, {}};
-  const auto inputs = ls::detail::members<const T>(in);
-  const auto wanted = ls::detail::members<T>(static_cast<In<T>&>(gradients));
+template <class In>
+Gradients<In> zero_gradients(const In& in, const In& din) {
+  Gradients<In> gradients{din, {}};
+  const auto inputs = ls::detail::members<const TensorView>(in);
+  const auto wanted = ls::detail::members<TensorView>(static_cast<In&>(gradients));
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (wanted[i]->defined()) {
       zeroed(*wanted[i]);
