@@ -89,7 +89,10 @@ void StandInMachine::remove(StandInStream& stream) {
   }
   turn_changed_.notify_all();
   stream.thread_.join();
-  ending_.erase(&stream);
+  {
+    const std::lock_guard turn(turn_mutex_);
+    ending_.erase(&stream);
+  }
   std::replace(streams_.begin(), streams_.end(), &stream, static_cast<StandInStream*>(nullptr));
 }
 
