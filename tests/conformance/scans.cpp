@@ -46,7 +46,10 @@ TEST_SUITE("conformance") {
                                                             {"token_shift", "window"},
                                                             {"sliding_window", "window"},
                                                             {"attention", "keys_values"},
-                                                            {"lstm", "nonlinear"}};
+                                                            {"gru", "nonlinear"},
+                                                            {"lstm", "nonlinear"},
+                                                            {"mlstm", "mlstm"},
+                                                            {"mlstm_sigmoid", "mlstm"}};
     for (const auto& [name, family] : promised) {
       CAPTURE(name);
       const ScanInfo& info = *scan_registry().at(name);

@@ -8,6 +8,7 @@
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/delta_rule/delta_rule.h"
 #include "core/ops/lstm/lstm.h"
+#include "core/ops/mlstm/mlstm.h"
 #include "core/ops/short_conv/short_conv.h"
 #include "core/ops/token_shift/token_shift.h"
 #include "tests/support/draw.h"
@@ -131,6 +132,21 @@ ScanCase delta_case() {
   return cases.cases[0];
 }
 
+ScanCase mlstm_case() {
+  ScanCaseList<ops::Mlstm> cases;
+  Draw draw("wrong families, mlstm");
+  const ops::Mlstm::In<Tensor> in{.q = draw.uniform({1, 43, 2, 4}, 0.1, 1),
+                                  .k = draw.uniform({1, 43, 2, 4}, 0.1, 1),
+                                  .v = draw.normal({1, 43, 2, 3}),
+                                  .i = draw.normal({1, 43, 2}),
+                                  .f = draw.uniform({1, 43, 2}, -0.01, 0),
+                                  .c0 = draw.normal({1, 2, 4, 3}),
+                                  .n0 = draw.uniform({1, 2, 4}, 0, 1),
+                                  .m0 = draw.normal({1, 2})};
+  cases.add("mlstm", in);
+  return cases.cases[0];
+}
+
 ScanCase attention_case(Index window) {
   ScanCaseList<ops::Attention> cases;
   Draw draw("wrong families, attention");
@@ -198,6 +214,7 @@ TEST_SUITE("conformance") {
     CHECK(broken(Copy("lstm").family, lstm_case()) == "");
     CHECK(broken(Copy("decayed_linear").family, linear_case()) == "");
     CHECK(broken(Copy("delta_rule").family, delta_case()) == "");
+    CHECK(broken(Copy("mlstm").family, mlstm_case()) == "");
   }
 
   TEST_CASE("scan laws: a final state one token behind") {
@@ -300,6 +317,20 @@ TEST_SUITE("conformance") {
       return act({m[0], Tensor::zeros(m[1].shape(), m[1].dtype())}, ds, attrs);
     };
     const std::string laws = broken(wrong.family, delta_case());
+    CHECK(has(laws, "adjoint"));
+    CHECK(has(laws, "fold"));
+  }
+
+  TEST_CASE("scan laws: an adjoint that forgets the running maximum") {
+    Copy wrong("mlstm");
+    wrong.family.act_adjoint = [right = wrong.family.act_adjoint](
+                                   const Tensors& m, const Tensors& s, const Tensors& ds,
+                                   const void* attrs) {
+      Tensors d = right(m, s, ds, attrs);
+      d[2].zero_();
+      return d;
+    };
+    const std::string laws = broken(wrong.family, mlstm_case());
     CHECK(has(laws, "adjoint"));
     CHECK(has(laws, "fold"));
   }
