@@ -1,4 +1,5 @@
 // The settings in which every mixer is checked.
+#include <algorithm>
 #include <optional>
 
 #include "core/config/yaml.h"
@@ -93,9 +94,7 @@ std::vector<std::string> right_mixers() {
 
 std::vector<MixerCase> mixer_cases() {
   std::vector<MixerCase> cases;
-  std::string all;
   for (const std::string& name : right_mixers()) {
-    all += (all.empty() ? "" : ", ") + name;
     MixerCase plain = mixer_case(name, "layers: [" + name + "]");
     shrink(plain.config);
     cases.push_back(plain);
@@ -153,10 +152,20 @@ std::vector<MixerCase> mixer_cases() {
   for (const auto& [name, layer] : picked) {
     cases.push_back(mixer_case(name, "layers: [" + layer + "]"));
   }
-  MixerCase hybrid = mixer_case("all in a row", "{layers: [" + all + "], channel: swiglu}");
-  shrink(hybrid.config);
-  hybrid.config.init_std = 0.1;
-  cases.push_back(hybrid);
+  // All mixers, some in a row: rounding grows with each layer.
+  constexpr std::size_t kInARow = 5;
+  const std::vector<std::string> names = right_mixers();
+  for (std::size_t first = 0; first < names.size(); first += kInARow) {
+    const std::size_t last = std::min(first + kInARow, names.size());
+    std::string row;
+    for (std::size_t i = first; i < last; ++i) {
+      row += (i == first ? "" : ", ") + names[i];
+    }
+    MixerCase hybrid = mixer_case("in a row: " + row, "{layers: [" + row + "], channel: swiglu}");
+    shrink(hybrid.config);
+    hybrid.config.init_std = 0.1;
+    cases.push_back(hybrid);
+  }
   const std::vector<std::pair<std::string, std::string>> skeletons = {
       {"LayerNorm, GELU, tied",
        "{norm: layer_norm, channel: {name: gelu, expand: 2}, tie_embeddings: true}"},
