@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <optional>
 
 #include "autograd/tape.h"
 #include "core/comm/comm.h"
@@ -64,7 +65,8 @@ std::vector<double> run_of(const RunConfig& config, Device& device) {
   for (int i = 0; i < 3; ++i) {
     all.push_back(t.step());
   }
-  for (const auto& [name, value] : t.evaluate(data::Split::kValid)->slices.front().metrics.values) {
+  const std::optional<Evaluation> valid = t.evaluate(data::Split::kValid);
+  for (const auto& [name, value] : valid->slices.front().metrics.values) {
     all.push_back(value);
   }
   const std::vector<double> values = values_of(t);
