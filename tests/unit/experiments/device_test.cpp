@@ -1,8 +1,6 @@
 // Whole runs on a device that the host cannot touch have the bits of those on the processor.
 #include <doctest/doctest.h>
 
-#include <filesystem>
-#include <fstream>
 #include <optional>
 
 #include "autograd/tape.h"
@@ -15,6 +13,7 @@
 #include "optim/step.h"
 #include "tests/support/draw.h"
 #include "tests/support/stand_in.h"
+#include "tests/support/text_folder.h"
 
 using namespace ls;
 using namespace ls::experiments;
@@ -22,23 +21,9 @@ using test::StandIn;
 
 namespace {
 
-namespace fs = std::filesystem;
-
-/// A folder of its own, removed at the end.
-struct Scratch {
-  Scratch() {
-    std::string pattern = (fs::temp_directory_path() / "longscan-device-XXXXXX").string();
-    path = mkdtemp(pattern.data());
-    fs::create_directories(path + "/text");
-    for (int d = 0; d < 6; ++d) {
-      std::ofstream out(path + "/text/" + std::to_string(d) + ".txt");
-      for (int i = 0; i < 4000; ++i) {
-        out << "abcdefghij klmn"[(i * i + d) % 15];
-      }
-    }
-  }
-  ~Scratch() { fs::remove_all(path); }
-  std::string path;
+/// Texts that every run here trains on.
+struct Scratch : test::TextFolder {
+  Scratch() : TextFolder(4000) {}
 };
 
 RunConfig config_of(const Scratch& s, const std::string& model, const std::string& more) {

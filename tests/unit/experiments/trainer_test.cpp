@@ -14,6 +14,7 @@
 #include "experiments/evaluate.h"
 #include "experiments/train_step.h"
 #include "experiments/trainer.h"
+#include "tests/support/text_folder.h"
 
 using namespace ls;
 using namespace ls::experiments;
@@ -22,21 +23,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// A folder of its own with a text in it, removed at the end.
-struct Scratch {
-  Scratch() {
-    std::string pattern = (fs::temp_directory_path() / "longscan-trainer-XXXXXX").string();
-    path = mkdtemp(pattern.data());
-    fs::create_directories(path + "/text");
-    for (int d = 0; d < 6; ++d) {
-      std::ofstream out(path + "/text/" + std::to_string(d) + ".txt");
-      for (int i = 0; i < 20000; ++i) {
-        out << "abcdefghij klmn"[(i * i + d) % 15];
-      }
-    }
-  }
-  ~Scratch() { fs::remove_all(path); }
-  std::string path;
+/// Texts that every run here trains on.
+struct Scratch : test::TextFolder {
+  Scratch() : TextFolder(20000) {}
 };
 
 RunConfig config_of(const std::string& more, const Scratch& s,
