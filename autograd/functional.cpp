@@ -166,13 +166,13 @@ Var reshape(const Var& x, const Shape& shape) {
 }
 
 Var permute(const Var& x, std::initializer_list<int> axes) {
-  Tensor value = x.value().permute(axes);  // checks them
+  const Tensor value = x.value().permute(axes);  // checks them
   std::vector<int> inverse(axes.size());
   int i = 0;
   for (const int a : axes) {
     inverse[a < 0 ? a + x.rank() : a] = i++;
   }
-  return unary("permute", x, std::move(value),
+  return unary("permute", x, value,
                [inverse](const Tensor& g) { return g.permute(std::span<const int>(inverse)); });
 }
 

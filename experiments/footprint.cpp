@@ -21,7 +21,7 @@ void check_memory(const RunConfig& config, const RunModel& model, const data::Ta
                          static_cast<double>(dtype_size(acc_dtype(dtype)));
   Index length = 0;
   for (const data::Slice& s : task.slices(data::Split::kTrain)) {
-    length = std::max(length, s.length);
+    length = std::max({length, s.length, s.max_length});
   }
   // Of each block its input and what its mixer adds; of a whole batch tokens and labels.
   const double tokens = static_cast<double>(config.batch) / ranks * static_cast<double>(length);

@@ -17,6 +17,14 @@ std::string interface_text(const layers::ModelInterface& io) {
   return fmt::format("{} in, {} classes out", in, io.classes);
 }
 
+/// Whether one of the overrides "a.b=c" sets this field or the map that holds it.
+bool is_set(const std::string& field, const std::vector<std::string>& overrides) {
+  return std::ranges::any_of(overrides, [&](const std::string& text) {
+    const std::string path = text.substr(0, text.find('='));
+    return field == path || field.starts_with(path + ".");
+  });
+}
+
 }  // namespace
 
 LoadedModel load_model(const std::string& path, const std::vector<std::string>& overrides) {
@@ -33,13 +41,14 @@ LoadedModel load_model(const std::string& path, const std::vector<std::string>& 
   out.step = c.data.step;
   out.path = path;
   out.data = c.data.data;
+  out.overrides = overrides;
   const auto index = static_cast<std::size_t>(it - labels.begin());
   out.model = std::make_unique<layers::Model>(out.config.models[index], c.data.interface, out.seed);
   restore_parameters(c.parameters, path, out.model->parameters());
   return out;
 }
 
-std::unique_ptr<data::Task> load_task(const LoadedModel& loaded, bool other_data) {
+std::unique_ptr<data::Task> load_task(const LoadedModel& loaded) {
   const ErrorContext context("making the data of " + loaded.path +
                              "; --set task.FIELD=VALUE names other files");
   std::unique_ptr<data::Task> task = data::make_task(
@@ -50,15 +59,13 @@ std::unique_ptr<data::Task> load_task(const LoadedModel& loaded, bool other_data
                wanted.class_embeddings.defined() == has.class_embeddings.defined(),
            kConfig, "{}: its model has {}, the task asks for {}", loaded.path, interface_text(has),
            interface_text(wanted));
-  if (!other_data) {
-    for (const data::DataIdentity& now : task->identity()) {
-      const auto then = std::ranges::find(loaded.data, now.field, &data::DataIdentity::field);
-      if (then != loaded.data.end() && *then != now) {
-        log_warn(
-            "the data have changed since the model was trained: what was held out may not be "
-            "what is held out now",
-            {{"then", then->str()}, {"now", now.str()}});
-      }
+  for (const data::DataIdentity& now : task->identity()) {
+    const auto then = std::ranges::find(loaded.data, now.field, &data::DataIdentity::field);
+    if (then != loaded.data.end() && *then != now && !is_set(now.field, loaded.overrides)) {
+      log_warn(
+          "the data have changed since the model was trained: what was held out may not be "
+          "what is held out now",
+          {{"then", then->str()}, {"now", now.str()}});
     }
   }
   return task;

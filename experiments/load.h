@@ -15,6 +15,7 @@ struct LoadedModel {
   Index step = 0;
   std::string path;                      ///< of the checkpoint
   std::vector<data::DataIdentity> data;  ///< trained on
+  std::vector<std::string> overrides;    ///< of the stored config, "a.b=c"
 };
 /// Rebuilds config and model from a checkpoint alone, from any working directory. `overrides`
 /// change the stored config (another data path, another evaluation length); relative paths in them
@@ -23,8 +24,8 @@ struct LoadedModel {
 LoadedModel load_model(const std::string& path, const std::vector<std::string>& overrides = {});
 
 /// Its task, for evaluation. Warns when the files are not those that the model was trained on,
-/// unless `other_data`. @throws Error where the task's files are missing, or the task asks for
+/// unless an override names other ones. @throws Error where the task's files are missing, or the task asks for
 /// another model
-std::unique_ptr<data::Task> load_task(const LoadedModel& loaded, bool other_data);
+std::unique_ptr<data::Task> load_task(const LoadedModel& loaded);
 
 }  // namespace ls::experiments

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "experiments/columns.h"
+
 namespace ls::experiments {
 namespace {
 constexpr double kTerminalInterval = 0.1, kPlainInterval = 10.0;  // seconds
@@ -16,21 +18,11 @@ double seconds(std::chrono::steady_clock::duration d) {
   return std::chrono::duration<double>(d).count();
 }
 
-// UTF-8 continuation bytes take no column.
-int columns_of(const std::string& text) {
-  return static_cast<int>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+int width_of(const std::string& text) {
+  return static_cast<int>(columns_of(text));
 }
-// The first columns of a text.
-std::string cut(const std::string& text, int columns) {
-  std::size_t i = 0;
-  for (int n = 0; i < text.size(); ++i) {
-    n += (text[i] & 0xc0) != 0x80 ? 1 : 0;
-    if (n > columns) {
-      break;
-    }
-  }
-  return text.substr(0, i);
+std::string cut(const std::string& text, int width) {
+  return text.substr(0, bytes_of(text, static_cast<std::size_t>(width)));
 }
 }  // namespace
 
@@ -48,17 +40,17 @@ std::string progress_line(const std::string& title, const std::vector<std::strin
   const int room = columns - 1;  // a full line would make some terminals begin a new one
   int total = 0;
   for (const std::string& one : numbers) {
-    total += columns_of(one) + 2;
+    total += width_of(one) + 2;
   }
   const std::string name = cut(title, std::max({kLeastTitle, room - total, room / 2}));
   std::string text;
   for (const std::string& one : numbers) {
-    if (columns_of(name) + columns_of(text) + 2 + columns_of(one) > room) {
+    if (width_of(name) + width_of(text) + 2 + width_of(one) > room) {
       break;
     }
     text += "  " + one;
   }
-  const int left = room - columns_of(name) - columns_of(text) - 1;
+  const int left = room - width_of(name) - width_of(text) - 1;
   std::string bar;
   if (left >= kLeastBar) {
     const int width = std::min(left, kMostBar);

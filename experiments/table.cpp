@@ -3,37 +3,21 @@
 #include <algorithm>
 #include <numeric>
 
+#include "experiments/columns.h"
+
 namespace ls::experiments {
 namespace {
 
 constexpr std::size_t kGap = 2;
 
-bool begins_character(char c) {
-  return (c & 0xc0) != 0x80;  // UTF-8 continuation bytes take no column
-}
-std::size_t columns(const std::string& s) {
-  return static_cast<std::size_t>(std::count_if(s.begin(), s.end(), begins_character));
-}
 bool numeric(const std::string& s) {
   return !s.empty() && (s[0] == '-' || s[0] == '.' || (s[0] >= '0' && s[0] <= '9'));
-}
-
-/// Bytes of the first `width` columns of a text.
-std::size_t bytes_of(const std::string& s, std::size_t width) {
-  std::size_t i = 0;
-  for (std::size_t n = 0; i < s.size(); ++i) {
-    n += begins_character(s[i]) ? 1 : 0;
-    if (n > width) {
-      break;
-    }
-  }
-  return i;
 }
 
 /// A text in lines of at most `width` columns, broken at spaces where that can be.
 std::vector<std::string> broken(std::string text, std::size_t width) {
   std::vector<std::string> lines;
-  while (columns(text) > width) {
+  while (columns_of(text) > width) {
     const std::size_t most = bytes_of(text, width);
     const std::size_t space = text.rfind(' ', most);
     const bool at_space = space != std::string::npos && space > 0;
@@ -65,8 +49,8 @@ std::string fitted(const std::string& text, int width) {
     const std::size_t hang = last_part(line, room / 2);
     bool first = true;
     for (const std::string& part :
-         broken(line.substr(hang), room - columns(line.substr(0, hang)))) {
-      out += (first ? line.substr(0, hang) : std::string(columns(line.substr(0, hang)), ' ')) +
+         broken(line.substr(hang), room - columns_of(line.substr(0, hang)))) {
+      out += (first ? line.substr(0, hang) : std::string(columns_of(line.substr(0, hang)), ' ')) +
              part + "\n";
       first = false;
     }
@@ -80,7 +64,7 @@ Table::Widths Table::widths(std::size_t room) const {
   Widths width(rows_[0].size()), least(rows_[0].size());
   for (std::size_t r = 0; r < rows_.size(); ++r) {
     for (std::size_t c = 0; c < rows_[r].size(); ++c) {
-      const std::size_t n = columns(rows_[r][c]);
+      const std::size_t n = columns_of(rows_[r][c]);
       width[c] = std::max(width[c], n);
       // Headers and numbers stay on one line.
       const bool whole = r == 0 || numeric(rows_[r][c]);
@@ -120,7 +104,7 @@ std::string Table::part(const std::vector<std::size_t>& chosen, const Widths& wi
       for (std::size_t i = 0; i < chosen.size(); ++i) {
         const std::size_t c = chosen[i];
         const std::string text = l < cells[i].size() ? cells[i][l] : "";
-        const std::string pad(width[c] - columns(text), ' ');
+        const std::string pad(width[c] - columns_of(text), ' ');
         const std::string& below = rows_[std::min<std::size_t>(1, rows_.size() - 1)][c];
         const bool right = numeric(r == 0 ? below : rows_[r][c]) && cells[i].size() == 1;
         line += std::string(i ? kGap : 0, ' ') + (right ? pad + text : text + pad);

@@ -105,9 +105,7 @@ std::string evaluation_table(const Evaluation& e) {
 
 int Eval::run(parallel::RankEnv& env) {
   const LoadedModel loaded = load_model(checkpoint_, overrides_);
-  const bool other_data = std::ranges::any_of(
-      overrides_, [](const std::string& text) { return text.starts_with("task"); });
-  const std::unique_ptr<data::Task> task = load_task(loaded, other_data);
+  const std::unique_ptr<data::Task> task = load_task(loaded);
   const bool none = task->slices(split_).empty();
   const data::Split split = none ? data::Split::kValid : split_;
   Evaluation e = *evaluate(*loaded.model, *task, split, loaded.config, loaded.seed, env.world());

@@ -274,6 +274,14 @@ TEST_SUITE("e2e") {
       const Outcome out = w.run({"eval", checkpoint_of(6)});
       CHECK(out.status == 0);
       CHECK(out.text.find("the data have changed") != std::string::npos);
+      // With another setting of the task too, not where other files are asked for.
+      const auto warned = [&](const std::string& set) {
+        const Outcome other = w.run({"eval", checkpoint_of(6), "--set", set});
+        CHECK(other.status == 0);
+        return other.text.find("the data have changed") != std::string::npos;
+      };
+      CHECK(warned("task.test_windows=3"));
+      CHECK_FALSE(warned("task.path=text"));
     };
     w.write("text/b.txt", "X" + text.substr(101));
     changed("an edit of the same size", {"2 files, 39900 bytes, names " + data[0].names});
