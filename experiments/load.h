@@ -24,8 +24,8 @@ struct LoadedModel {
 LoadedModel load_model(const std::string& path, const std::vector<std::string>& overrides = {});
 
 /// Its task, for evaluation. Warns when the files are not those that the model was trained on,
-/// unless an override names other ones. @throws Error where the task's files are missing, or the task asks for
-/// another model
+/// unless an override names other ones.
+/// @throws Error where the task's files are missing, or the task asks for another model
 std::unique_ptr<data::Task> load_task(const LoadedModel& loaded);
 
 }  // namespace ls::experiments
