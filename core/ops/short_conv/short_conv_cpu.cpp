@@ -169,6 +169,43 @@ class Window {
   Index buffered_;
 };
 
+/// One token of the channels [c0, c0 + w) of sequence n, before the activation, and the inputs that
+/// go on, which may lie over the carried ones. Weights and states are read in their own order: for
+/// a single token rows of channels would cost more to make than they save.
+template <class Taps, class T, class A>
+void single_token(const Call<T>& call, Taps taps, Index n, Index c0, Index w, A* __restrict pre,
+                  A* sT) {
+  const A* const f = call.weight + c0 * taps;
+  const A* const carried = call.s0.at(n);
+  const T* __restrict x = call.x.template row<T>(call.flat(call.seqs[n], 0)) + c0;
+  const Index past = taps - 1;
+  A* const to = sT + (n * call.channels + c0) * past;
+  for (Index c = 0; c < w; ++c) {
+    const A* const before = carried ? carried + (c0 + c) * past : nullptr;
+    const auto input = [&](Index j) {
+      return j == past ? convert<A>(x[c]) : before ? before[j] : A(0);
+    };
+    const A bias = call.bias ? call.bias[c0 + c] : A(0);
+    const A* const fc = f + c * taps;
+    if constexpr (std::is_same_v<Taps, Constant<4>>) {
+      const A e0 = input(0), e1 = input(1), e2 = input(2), e3 = input(3);
+      pre[c] = bias + ((fc[0] * e0 + fc[1] * e1) + (fc[2] * e2 + fc[3] * e3));
+      to[c * 3] = e1;
+      to[c * 3 + 1] = e2;
+      to[c * 3 + 2] = e3;
+    } else {
+      A sum = bias;
+      for (Index j = 0; j < taps; ++j) {
+        sum += fc[j] * input(j);
+      }
+      pre[c] = sum;
+      for (Index p = 0; p < past; ++p) {
+        to[c * past + p] = input(p + 1);
+      }
+    }
+  }
+}
+
 template <class T>
 void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
   report_form<Op>("recurrent");
@@ -177,7 +214,9 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
   const Index blocks = call.blocks();
   T* y = out.y.data<T>();
   A* sT = out.sT.data<A>();
-  parallel_for(blocks * call.count(), 1, [&](Index first, Index last) {
+  // A block of a few tokens is no work for a thread of its own.
+  const Index grain = row_grain(kChannels * std::max<Index>(1, common::longest(call.seqs)), 2048);
+  parallel_for(blocks * call.count(), grain, [&](Index first, Index last) {
     common::Scratch<A> scratch((call.buffered() + call.taps + 2) * kChannels);
     A *const f = scratch.take(call.taps * kChannels), *const bias = scratch.take(kChannels);
     A* __restrict const pre = scratch.take(kChannels);
@@ -186,13 +225,7 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
       const Index n = task / blocks, c0 = task % blocks * kChannels;
       const common::Sequence& s = call.seqs[n];
       with_sizes(std::min(kChannels, call.channels - c0), call.taps, [&](auto w, auto taps) {
-        call.load_weight(c0, w, f, bias);
-        const Window<T, decltype(w)> x(call, n, c0, w, buffer);
-        for (Index t = 0; t < s.length; ++t) {
-          Index step;
-          const A* const rows = x.at(t, step);
-          x.prefetch(t + kAhead);
-          weigh(w, taps, rows, step, f, bias, pre);
+        const auto activate = [&](Index t) {
           T* __restrict to = y + call.flat(s, t) * call.channels + c0;
           if (a.silu) {
             for (Index c = 0; c < w; ++c) {
@@ -203,6 +236,20 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
               to[c] = convert<T>(pre[c]);
             }
           }
+        };
+        if (s.length == 1) {
+          single_token(call, taps, n, c0, w, pre, sT);
+          activate(0);
+          return;
+        }
+        call.load_weight(c0, w, f, bias);
+        const Window<T, decltype(w)> x(call, n, c0, w, buffer);
+        for (Index t = 0; t < s.length; ++t) {
+          Index step;
+          const A* const rows = x.at(t, step);
+          x.prefetch(t + kAhead);
+          weigh(w, taps, rows, step, f, bias, pre);
+          activate(t);
         }
         for (Index p = 0; p < call.past; ++p) {
           const A* const row = x.at(s.length + p);
