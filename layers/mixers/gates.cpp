@@ -36,8 +36,17 @@ MambaDecay::MambaDecay(const Scope& scope, Index heads, double low, double high,
     : a_log_(scope.param("a_log", {heads}, log_rates(low, high), {.decay = false})),
       dt_bias_(scope.param("dt_bias", {heads * channels}, softplus_steps(), {.decay = false})) {}
 
+MambaDecay MambaDecay::bounded(const Scope& scope, Index heads, double lower_bound,
+                               Index channels) {
+  MambaDecay out(scope, heads, 1, 1, channels);
+  out.lower_bound_ = lower_bound;
+  return out;
+}
+
 ag::Var MambaDecay::operator()(const ag::Var& logits) const {
-  return ag::call<ops::MambaGate>({.x = logits, .a_log = a_log_, .dt_bias = dt_bias_}).g;
+  return ag::call<ops::MambaGate>({.x = logits, .a_log = a_log_, .dt_bias = dt_bias_},
+                                  {.lower_bound = lower_bound_})
+      .g;
 }
 
 ag::Var MambaDecay::step(const ag::Var& logits) const {

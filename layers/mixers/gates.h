@@ -13,14 +13,17 @@ Init log_rates(double low, double high);
 Init softplus_steps(double low = 0.001, double high = 0.1);
 
 /// Log-decay of Mamba per token and head, or channel of one: g = -exp(a_log) softplus(logits +
-/// dt_bias). Parameters `a_log` [heads] and `dt_bias` [heads*channels], neither decayed; first
-/// steps log-uniform in [.001, .1].
+/// dt_bias), or bounded, g = low sigmoid(exp(a_log) (logits + dt_bias)). Parameters `a_log` [heads]
+/// and `dt_bias` [heads*channels], neither decayed; first steps softplus(dt_bias) log-uniform in
+/// [.001, .1].
 /// @source Gu & Dao 2312.00752; by channel Kimi 2510.26692
 class MambaDecay {
  public:
   MambaDecay() = default;
   /// First rates are uniform in [low, high].
   MambaDecay(const Scope& scope, Index heads, double low, double high, Index channels = 1);
+  /// Never below `lower_bound` < 0; first rates are 1.
+  static MambaDecay bounded(const Scope& scope, Index heads, double lower_bound, Index channels);
   /// logits [B,T,heads*channels] of any float -> the same in acc
   ag::Var operator()(const ag::Var& logits) const;
   /// The step softplus(logits + dt_bias) alone, of the same shape and type.
@@ -28,6 +31,7 @@ class MambaDecay {
 
  private:
   ag::Var a_log_, dt_bias_;
+  double lower_bound_ = 0;
 };
 
 /// g = log sigmoid(logits) / normalizer, of any shape: gates that begin near 1.

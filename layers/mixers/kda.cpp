@@ -9,7 +9,8 @@ namespace {
 
 /// Kimi delta attention: S_t = (I - beta_t k_t k_t^T) Diag(alpha_t) S_{t-1} + beta_t k_t v_t^T,
 /// o_t = q_t S_t / sqrt(Dk), unit q and k, a decay for each key channel, log alpha = -exp(A_log)
-/// softplus(W_up W_down x + dt_bias) with A_log by head and dt_bias by channel, beta = sigmoid(W_b
+/// softplus(W_up W_down x + dt_bias) with A_log by head and dt_bias by channel, or bounded, low
+/// sigmoid(exp(A_log) (W_up W_down x + dt_bias)), beta = sigmoid(W_b
 /// x), doubled for eigenvalues in [-1,1]; a short convolution with SiLU on q, k, v; o goes through
 /// an RMS norm of each head, times sigmoid(G_up G_down x + bias). Both low-rank maps have the rank
 /// of a head's value channels unless given (Kimi Linear 2025). `value_heads` is a multiple of
@@ -25,6 +26,7 @@ class Kda final : public TokenMixer {
     double expand_v = 1;
     std::optional<Index> rank;
     Index conv = 4;
+    double lower_bound = 0;
     bool gate = true;
     Eigenvalues eigenvalues = Eigenvalues::kPositive;
     template <class F>
@@ -46,6 +48,10 @@ class Kda final : public TokenMixer {
         {.help = "taps of the short convolution with SiLU on q, k, v; 0 for none",
          .min = 0,
          .max = kMaxTaps});
+      f("lower_bound", lower_bound,
+        {.help = "least log-decay of a token, made by a sigmoid; 0: none, made by softplus; Kimi's "
+                 "kernels take -5",
+         .max = 0});
       f("gate", gate, {.help = "multiply the normalised output by sigmoid(G_up G_down x + bias)"});
       f("eigenvalues", eigenvalues,
         {.help = "range of the transition's eigenvalues; [-1,1] doubles beta (Grazzi 2024)"});
@@ -65,7 +71,8 @@ class Kda final : public TokenMixer {
     beta_ = Linear(a.scope.child("beta"), a.width, hv_, init, false, {.decay = false});
     alpha_ = LowRank(a.scope.child("alpha"), a.width, rank, hv_ * dk_, init,
                      {.weight = {.decay = false}});
-    decay_ = MambaDecay(a.scope, hv_, 1, 16, dk_);
+    decay_ = c.lower_bound < 0 ? MambaDecay::bounded(a.scope, hv_, c.lower_bound, dk_)
+                               : MambaDecay(a.scope, hv_, 1, 16, dk_);
     if (c.gate) {
       gate_ = LowRank(a.scope.child("out_gate"), a.width, rank, hv_ * dv_, init, {.bias = true});
     }

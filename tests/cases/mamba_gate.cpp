@@ -24,6 +24,15 @@ LS_OP_CASES(MambaGate, "mamba_gate") {
                  .dt_bias = bias ? draw.normal({heads * 70}) : Tensor()});
     }
   }
+  for (const double low : {-0.6, -5.0}) {
+    cases.add(fmt::format("bounded by {}", low),
+              {.x = draw.normal({3, 5, 3 * 70}, 2),
+               .a_log = draw.normal({3}),
+               .dt_bias = draw.normal({3 * 70})},
+              {.lower_bound = low});
+  }
+  cases.add("bounded, far out", {.x = draw.normal({6, 5}, 50), .a_log = draw.normal({5})},
+            {.lower_bound = -5});
   add("far out", {6, 5}, true, 50);
   add("one token", {4}, true);
   add("no tokens", {0, 4}, true);

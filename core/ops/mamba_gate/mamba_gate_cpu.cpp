@@ -1,6 +1,7 @@
-// g = -exp(a_log) softplus(x + dt_bias), x and g [rows, channels]. Forward: a thread owns blocks of
-// rows. Backward: a thread owns channels and goes through all rows, so that the sums for the
-// gradients of a_log and dt_bias have one order; the gradient of a_log is sum(dg g).
+// g = -exp(a_log) softplus(x + dt_bias), or low sigmoid(exp(a_log) (x + dt_bias)), x and g [rows,
+// channels]. Forward: a thread owns blocks of rows. Backward: a thread owns channels and goes
+// through all rows, so that the sums for the gradients of a_log and dt_bias have one order; the
+// gradient of a_log is sum(dg g), or sum(dz z).
 #include "core/ops/mamba_gate/mamba_gate.h"
 
 #include <algorithm>
@@ -18,22 +19,27 @@ namespace {
 // Rows may be short, a number for each head, so that functions run over blocks of many rows.
 constexpr Index kBlock = 512;  // elements, about
 
-/// Inputs of one call: z = x + dt_bias, g = -exp(a_log) softplus(z).
+/// Inputs of one call: z = inner (x + dt_bias), g = outer f(z) with f softplus, inner 1 and outer
+/// -exp(a_log), or f the sigmoid, inner exp(a_log) and outer low.
 template <class In, class Real>
 struct Call {
   const In* x;
   std::vector<Real> bias;
   Index channels, heads, of_head, rows;
-  std::vector<Real> scale;  // -exp(a_log), by channel
-  explicit Call(const MambaGate::In<TensorView>& in)
+  bool bounded;
+  std::vector<Real> inner, outer;  // by channel
+  Call(const MambaGate::In<TensorView>& in, const MambaGate::Attrs& a)
       : x(in.x.template data<In>()),
         bias(static_cast<std::size_t>(in.x.size(-1))),
         channels(in.x.size(-1)),
         heads(in.a_log.numel()),
         of_head(channels / heads),
-        rows(in.x.numel() / std::max<Index>(1, channels)) {
+        rows(in.x.numel() / std::max<Index>(1, channels)),
+        bounded(a.lower_bound < 0) {
     for (Index i = 0; i < channels; ++i) {
-      scale.push_back(-std::exp(in.a_log.template data<Real>()[i / of_head]));
+      const Real rate = std::exp(in.a_log.template data<Real>()[i / of_head]);
+      inner.push_back(bounded ? rate : Real(1));
+      outer.push_back(bounded ? Real(a.lower_bound) : -rate);
     }
     if (in.dt_bias.defined()) {
       std::copy_n(in.dt_bias.template data<Real>(), channels, bias.data());
@@ -48,14 +54,17 @@ struct Call {
       for (Index i = 0; i < n; ++i) {
         z[r * n + i] = convert<Real>(from[r * channels + i]) + b[i];
       }
+      for (Index i = 0; bounded && i < n; ++i) {
+        z[r * n + i] *= inner[static_cast<std::size_t>(c0 + i)];
+      }
     }
   }
 };
 
 template <class In, class Real>
 void forward(const MambaGate::In<TensorView>& in, MambaGate::Out<TensorView>& out,
-             const MambaGate::Attrs&) {
-  const Call<In, Real> call(in);
+             const MambaGate::Attrs& a) {
+  const Call<In, Real> call(in, a);
   const Index channels = call.channels, block = row_grain(channels, kBlock);
   Real* const g = out.g.data<Real>();
   parallel_for(call.rows, 4 * block, [&](Index first, Index last) {
@@ -63,12 +72,18 @@ void forward(const MambaGate::In<TensorView>& in, MambaGate::Out<TensorView>& ou
       const Index r1 = std::min(last, r0 + block), n = (r1 - r0) * channels;
       Real* __restrict to = g + r0 * channels;
       call.load(r0, r1, 0, channels, to);
-      for (Index i = 0; i < n; ++i) {
-        to[i] = simd::softplus(to[i]);
+      if (call.bounded) {
+        for (Index i = 0; i < n; ++i) {
+          to[i] = simd::sigmoid(to[i]);
+        }
+      } else {
+        for (Index i = 0; i < n; ++i) {
+          to[i] = simd::softplus(to[i]);
+        }
       }
       for (Index i = 0; i < n; i += channels) {
         for (Index c = 0; c < channels; ++c) {
-          to[i + c] *= call.scale[static_cast<std::size_t>(c)];
+          to[i + c] *= call.outer[static_cast<std::size_t>(c)];
         }
       }
     }
@@ -87,15 +102,24 @@ void gradients(const Call<In, Real>& call, const Real* dg, Index c0, Index c1, I
   for (Index r0 = 0; r0 < call.rows; r0 += block) {
     const Index r1 = std::min(call.rows, r0 + block);
     call.load(r0, r1, c0, c1, value);
-    for (Index i = 0; i < (r1 - r0) * n; ++i) {
-      slope[i] = simd::sigmoid(value[i]);
-      value[i] = simd::softplus(value[i]);
+    // slope = f'(z), value = what a_log's gradient has in place of it: f(z), or f'(z) z.
+    const Index count = (r1 - r0) * n;
+    if (call.bounded) {
+      for (Index i = 0; i < count; ++i) {
+        slope[i] = simd::sigmoid(value[i]) * simd::sigmoid(-value[i]);
+        value[i] *= slope[i];
+      }
+    } else {
+      for (Index i = 0; i < count; ++i) {
+        slope[i] = simd::sigmoid(value[i]);
+        value[i] = simd::softplus(value[i]);
+      }
     }
     for (Index r = 0; r < r1 - r0; ++r) {
       const Index at = (r0 + r) * call.channels + c0;
       for (Index i = 0; i < n; ++i) {
-        const Real through = dg[at + i] * call.scale[static_cast<std::size_t>(c0 + i)];
-        const Real dz = through * slope[r * n + i];
+        const Real through = dg[at + i] * call.outer[static_cast<std::size_t>(c0 + i)];
+        const Real dz = through * slope[r * n + i] * call.inner[static_cast<std::size_t>(c0 + i)];
         da[c0 + i] += through * value[r * n + i];
         db[c0 + i] += dz;
         if (dx) {
@@ -109,8 +133,8 @@ void gradients(const Call<In, Real>& call, const Real* dg, Index c0, Index c1, I
 template <class In, class Real>
 void backward(const MambaGate::In<TensorView>& in, const MambaGate::Out<TensorView>&,
               const MambaGate::Out<TensorView>& dout, MambaGate::In<TensorView>& din,
-              const MambaGate::Attrs&) {
-  const Call<In, Real> call(in);
+              const MambaGate::Attrs& a) {
+  const Call<In, Real> call(in, a);
   const Real* const dg = dout.g.data<Real>();
   const auto channels = static_cast<std::size_t>(call.channels);
   std::vector<Real> da(channels), db(channels);

@@ -139,6 +139,7 @@ std::vector<MixerCase> mixer_cases() {
        "gate: false, eigenvalues: \"[-1,1]\"}"},
       {"kda, grouped values",
        "{name: kda, heads: 2, value_heads: 4, head_dim: 4, expand_v: 1.5, rank: 3, conv: 0}"},
+      {"kda, bounded", "{name: kda, heads: 2, head_dim: 8, rank: 3, lower_bound: -5}"},
       {"gla, expanded",
        "{name: gla, heads: 1, expand_k: 1, expand_v: 2, gate_rank: 3, gate_normalizer: 1, conv: "
        "2}"},
