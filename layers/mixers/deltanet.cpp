@@ -1,6 +1,4 @@
-#include "autograd/functional.h"
 #include "core/ops/delta_rule/delta_rule.h"
-#include "layers/limits.h"
 #include "layers/mixers/projections.h"
 
 namespace ls::layers {
@@ -14,63 +12,40 @@ namespace {
 class DeltaNet final : public TokenMixer {
  public:
   struct Config {
-    Index heads = 4;
-    double expand_k = 1, expand_v = 1;
+    ExpandedHeads heads;
     Index conv = 4;
     bool gate = false;
     Eigenvalues eigenvalues = Eigenvalues::kPositive;
     template <class F>
     void fields(F& f) {
-      f("heads", heads, {.help = "number of heads", .min = 1, .max = kMaxHeads});
-      f("expand_k", expand_k,
-        {.help = "query and key width over model width", .max = kMaxExpand, .above = 0});
-      f("expand_v", expand_v,
-        {.help = "value width over model width", .max = kMaxExpand, .above = 0});
-      f("conv", conv,
-        {.help = "taps of the short convolution with SiLU on q, k, v; 0 for none",
-         .min = 0,
-         .max = kMaxTaps});
+      heads.fields(f);
+      conv_field(f, conv);
       f("gate", gate, {.help = "multiply the normalised output by silu(W_g x)"});
-      f("eigenvalues", eigenvalues,
-        {.help = "range of the transition's eigenvalues; [-1,1] doubles beta (Grazzi 2024)"});
+      eigenvalues_field(f, eigenvalues);
     }
   };
   DeltaNet(const Config& c, const MixerArgs& a)
-      : c_(c), shape_(expanded_heads("deltanet", a.width, c.heads, c.expand_k, c.expand_v)) {
-    const auto [h, dk, dv] = shape_;
-    const Init init = Init::normal(a.init_std);
-    in_ = Linear(a.scope.child("in"), a.width, h * (2 * dk + dv + (c.gate ? dv : 0)), init);
-    beta_ = Linear(a.scope.child("beta"), a.width, h, init, false, {.decay = false});
-    conv_ = ShortConvLayer(a, h * (2 * dk + dv), c.conv);
-    out_ = HeadOutput(a, h, dv);
+      : eigenvalues_(c.eigenvalues), shape_(c.heads.shape("deltanet", a.width)) {
+    in_ = HeadInput(a, shape_, {.conv = c.conv, .gate = c.gate});
+    beta_ = Linear(a.scope.child("beta"), a.width, shape_.heads, Init::normal(a.init_std), false,
+                   {.decay = false});
+    out_ = HeadOutput(a, shape_.heads, shape_.value_dim);
   }
   ag::Var forward(const ag::Var& x, SeqContext& seq) override {
-    const auto [h, dk, dv] = shape_;
-    const Index b = seq.batch(), t = seq.tokens();
-    const ag::Var in = in_(x);
-    ag::Var qkv = in, gate;
-    if (c_.gate) {
-      const auto halves = ag::split(in, 2, {h * (2 * dk + dv), h * dv});
-      qkv = halves[0];
-      gate = halves[1];
-    }
-    const auto parts = ag::split(conv_(qkv, seq, "conv"), 2, {h * dk, h * dk, h * dv});
-    const ag::Var beta = beta_of(beta_(x), c_.eigenvalues);
-    const ag::Var o = seq.scan<ops::DeltaRule>("scan",
-                                               {.q = ag::reshape(parts[0], {b, t, h, dk}),
-                                                .k = ag::reshape(parts[1], {b, t, h, dk}),
-                                                .v = ag::reshape(parts[2], {b, t, h, dv}),
-                                                .beta = beta},
-                                               {.scale = inverse_root(dk), .qk_l2norm = true})
-                          .o;
+    const auto [q, k, v, gate] = in_(x, seq);
+    const ag::Var o =
+        seq.scan<ops::DeltaRule>("scan",
+                                 {.q = q, .k = k, .v = v, .beta = beta_of(beta_(x), eigenvalues_)},
+                                 {.scale = inverse_root(shape_.key_dim), .qk_l2norm = true})
+            .o;
     return out_(o, gate);
   }
 
  private:
-  Config c_;
+  Eigenvalues eigenvalues_;
   HeadShape shape_;
-  Linear in_, beta_;
-  ShortConvLayer conv_;
+  HeadInput in_;
+  Linear beta_;
   HeadOutput out_;
 };
 LS_REGISTER(TokenMixer, DeltaNet, "deltanet",

@@ -4,7 +4,6 @@
 #include "core/ops/activation/activation.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/row_normalize/row_normalize.h"
-#include "layers/limits.h"
 #include "layers/mixers/projections.h"
 
 namespace ls::layers {
@@ -34,8 +33,7 @@ namespace {
 class LinearAttn final : public TokenMixer {
  public:
   struct Config {
-    Index heads = 8;
-    double expand_k = 1, expand_v = 1;
+    ExpandedHeads heads{.heads = 8};
     FeatureMap feature_map = FeatureMap::kElu1;
     bool normalize = true;
     double eps = 1e-6;
@@ -44,11 +42,7 @@ class LinearAttn final : public TokenMixer {
     Index conv = 0;
     template <class F>
     void fields(F& f) {
-      f("heads", heads, {.help = "number of heads", .min = 1, .max = kMaxHeads});
-      f("expand_k", expand_k,
-        {.help = "query and key width over model width", .max = kMaxExpand, .above = 0});
-      f("expand_v", expand_v,
-        {.help = "value width over model width", .max = kMaxExpand, .above = 0});
+      heads.fields(f);
       f("feature_map", feature_map, {.help = "function phi that queries and keys go through"});
       f("normalize", normalize, {.help = "divide each output by the sum of its weights"});
       f.check(!normalize || feature_map != FeatureMap::kIdentity, "normalize",
@@ -59,35 +53,30 @@ class LinearAttn final : public TokenMixer {
               "must be above 0 with relu features, which can all be 0");
       f("scale", scale, {.help = "scale queries by 1 / sqrt(key width)"});
       f("out_norm", out_norm, {.help = "RMS norm of each head's output"});
-      f("conv", conv,
-        {.help = "taps of a short convolution on q, k, v; 0 for none", .min = 0, .max = kMaxTaps});
+      conv_field(f, conv);
     }
   };
   LinearAttn(const Config& c, const MixerArgs& a)
-      : c_(c), shape_(expanded_heads("linear_attn", a.width, c.heads, c.expand_k, c.expand_v)) {
-    const Index channels = shape_.heads * (2 * shape_.key_dim + shape_.value_dim);
-    qkv_ = Linear(a.scope.child("qkv"), a.width, channels, Init::normal(a.init_std));
-    conv_ = ShortConvLayer(a, channels, c.conv);
+      : c_(c), shape_(c.heads.shape("linear_attn", a.width)) {
+    in_ = HeadInput(a, shape_, {.conv = c.conv, .name = "qkv"});
     out_ = HeadOutput(a, shape_.heads, shape_.value_dim, c.out_norm);
   }
   ag::Var forward(const ag::Var& x, SeqContext& seq) override {
-    const auto [h, dk, dv] = shape_;
-    const Index b = seq.batch(), t = seq.tokens();
-    const auto parts = ag::split(conv_(qkv_(x), seq, "conv"), 2, {h * dk, h * dk, h * dv});
-    ag::Var q = feature_map(ag::reshape(parts[0], {b, t, h, dk}));
-    ag::Var k = feature_map(ag::reshape(parts[1], {b, t, h, dk}));
-    ag::Var v = ag::reshape(parts[2], {b, t, h, dv});
+    const HeadInput::Parts parts = in_(x, seq);
+    ag::Var q = feature_map(parts.q), k = feature_map(parts.k), v = parts.v;
     const DType dtype = v.dtype();
     if (c_.normalize) {
       q = ag::cast(q, acc_dtype(dtype));
       k = ag::cast(k, acc_dtype(dtype));
       v = ag::cast(v, acc_dtype(dtype));
-      v = ag::concat({v, ag::Var(Tensor::full({b, t, h, 1}, v.dtype(), 1.0, v.value().device()))},
+      v = ag::concat({v, ag::Var(Tensor::full({v.size(0), v.size(1), v.size(2), 1}, v.dtype(), 1.0,
+                                              v.value().device()))},
                      3);
     }
-    ag::Var o = seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k, .v = v},
-                                             {.scale = c_.scale ? inverse_root(dk) : 1.0})
-                    .o;
+    ag::Var o =
+        seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k, .v = v},
+                                     {.scale = c_.scale ? inverse_root(shape_.key_dim) : 1.0})
+            .o;
     if (c_.normalize) {
       o = ag::cast(ag::call<ops::RowNormalize>({.x = o}, {.eps = c_.eps}).y, dtype);
     }
@@ -105,8 +94,7 @@ class LinearAttn final : public TokenMixer {
   }
   Config c_;
   HeadShape shape_;
-  Linear qkv_;
-  ShortConvLayer conv_;
+  HeadInput in_;
   HeadOutput out_;
 };
 LS_REGISTER(TokenMixer, LinearAttn, "linear_attn",

@@ -5,7 +5,6 @@
 #include "core/ops/bias_act/bias_act.h"
 #include "core/ops/glu/glu.h"
 #include "core/ops/group_norm/group_norm.h"
-#include "layers/limits.h"
 #include "layers/mixers/projections.h"
 
 namespace ls::layers {
@@ -31,19 +30,13 @@ namespace {
 class Mlstm final : public TokenMixer {
  public:
   struct Config {
-    Index heads = 4;
-    double expand_k = 0.5;
-    double expand_v = 1;
+    ExpandedHeads heads{.expand_k = 0.5};
     InputGate input_gate = InputGate::kExp;
     double cap = 15;
     double eps = 1e-6;
     template <class F>
     void fields(F& f) {
-      f("heads", heads, {.help = "heads", .min = 1, .max = kMaxHeads});
-      f("expand_k", expand_k,
-        {.help = "query and key channels over the width", .max = kMaxExpand, .above = 0});
-      f("expand_v", expand_v,
-        {.help = "value channels over the width", .max = kMaxExpand, .above = 0});
+      heads.fields(f);
       f("input_gate", input_gate, {.help = "what the input gate is made by"});
       f("cap", cap, {.help = "bound of both gates before their functions", .above = 0});
       f("eps", eps, {.help = "added to what outputs are divided by", .min = 0});
@@ -53,39 +46,38 @@ class Mlstm final : public TokenMixer {
       : cap_(c.cap),
         norm_eps_(a.norm_eps),
         exponential_(c.input_gate == InputGate::kExp),
-        shape_(expanded_heads("mlstm", a.width, c.heads, c.expand_k, c.expand_v)) {
-    const auto [heads, dk, dv] = shape_;
+        shape_(c.heads.shape("mlstm", a.width)) {
+    const Index heads = shape_.heads;
     const Init init = Init::normal(a.init_std);
-    in_ = Linear(a.scope.child("in"), a.width, 2 * heads * (dk + dv), init);
+    in_ = HeadInput(a, shape_, {.gate = true});
     const Scope gates = a.scope.child("gate");
     gates_ = Linear(gates, a.width, 2 * heads, init, false, {.decay = false});
     bias_ = gates.param("bias", {2 * heads}, forget_biases(heads), {.decay = false});
     norm_ = a.scope.child("out_norm")
-                .param("weight", {heads * dv}, Init::constant(1), {.decay = false});
-    out_ = Linear(a.scope.child("out"), heads * dv, a.width, init);
-    attrs_.scale = inverse_root(dk);
+                .param("weight", {shape_.values()}, Init::constant(1), {.decay = false});
+    out_ = Linear(a.scope.child("out"), shape_.values(), a.width, init);
+    attrs_.scale = inverse_root(shape_.key_dim);
     attrs_.eps = c.eps;
     attrs_.stabilize = exponential_;
   }
   ag::Var forward(const ag::Var& x, SeqContext& seq) override {
-    const auto [heads, dk, dv] = shape_;
-    const Index b = seq.batch(), t = seq.tokens(), keys = heads * dk, values = heads * dv;
-    const auto parts = ag::split(in_(x), 2, {keys, keys, values, values});
+    const Index heads = shape_.heads;
+    const auto [q, k, v, gate] = in_(x, seq);
     const auto gates = ag::split(capped(gates_(x)), 2, {heads, heads});
     const ag::Var o = seq.scan<ops::Mlstm>("scan",
-                                           {.q = ag::reshape(parts[0], {b, t, heads, dk}),
-                                            .k = ag::reshape(parts[1], {b, t, heads, dk}),
-                                            .v = ag::reshape(parts[2], {b, t, heads, dv}),
+                                           {.q = q,
+                                            .k = k,
+                                            .v = v,
                                             .i = exponential_ ? gates[0] : log_sigmoid(gates[0]),
                                             .f = log_sigmoid(gates[1])},
                                            attrs_)
                           .o;
     const ag::Var normed =
-        ag::call<ops::GroupNorm>({.x = ag::reshape(o, {b, t, values}), .weight = norm_},
+        ag::call<ops::GroupNorm>({.x = ag::reshape(o, gate.shape()), .weight = norm_},
                                  {.num_groups = heads, .eps = norm_eps_})
             .y;
     return out_(
-        ag::call<ops::Glu>({.gate = parts[3], .up = normed}, {.activation = ops::Act::kSigmoid}).y);
+        ag::call<ops::Glu>({.gate = gate, .up = normed}, {.activation = ops::Act::kSigmoid}).y);
   }
 
  private:
@@ -115,7 +107,8 @@ class Mlstm final : public TokenMixer {
   double cap_, norm_eps_;
   bool exponential_;
   HeadShape shape_;
-  Linear in_, gates_, out_;
+  HeadInput in_;
+  Linear gates_, out_;
   ag::Var bias_, norm_;
   ops::Mlstm::Attrs attrs_;
 };

@@ -29,6 +29,52 @@ ag::Var ShortConvLayer::operator()(const ag::Var& x, SeqContext& seq,
       .y;
 }
 
+HeadShape ExpandedHeads::shape(const char* mixer, Index width) const {
+  const auto dim = [&](double expand, const char* field) {
+    const double total = static_cast<double>(width) * expand;
+    const auto whole = static_cast<Index>(std::llround(total));
+    LS_CHECK(
+        whole > 0 && std::abs(total - static_cast<double>(whole)) < 1e-9 && whole % heads == 0,
+        kConfig,
+        "{}: width {} times {} = {} gives {}, which {} heads do not divide; change heads or {}",
+        mixer, width, field, expand, total, heads, field);
+    return whole / heads;
+  };
+  return {heads, heads, dim(expand_k, "expand_k"), dim(expand_v, "expand_v")};
+}
+
+HeadShape SizedHeads::shape(const char* mixer) const {
+  const double exact = static_cast<double>(head_dim) * expand_v;
+  const auto whole = static_cast<Index>(std::llround(exact));
+  LS_CHECK(whole > 0 && std::abs(exact - static_cast<double>(whole)) < 1e-9, kConfig,
+           "{}: head_dim {} times expand_v {} is not a whole number of channels", mixer, head_dim,
+           expand_v);
+  return {heads, value_heads.value_or(heads), head_dim, whole};
+}
+
+HeadInput::HeadInput(const MixerArgs& args, const HeadShape& shape, const Options& options)
+    : shape_(shape), gate_(options.gate) {
+  const Index qkv = 2 * shape.keys() + shape.values();
+  in_ = Linear(args.scope.child(options.name), args.width, qkv + (gate_ ? shape.values() : 0),
+               Init::normal(args.init_std));
+  conv_ = ShortConvLayer(args, qkv, options.conv);
+}
+
+HeadInput::Parts HeadInput::operator()(const ag::Var& x, SeqContext& seq) const {
+  const Index b = seq.batch(), t = seq.tokens(), keys = shape_.keys(), values = shape_.values();
+  ag::Var qkv = in_(x), gate;
+  if (gate_) {
+    const auto halves = ag::split(qkv, 2, {2 * keys + values, values});
+    qkv = halves[0];
+    gate = halves[1];
+  }
+  const auto parts = ag::split(conv_(qkv, seq, "conv"), 2, {keys, keys, values});
+  return {.q = ag::reshape(parts[0], {b, t, shape_.heads, shape_.key_dim}),
+          .k = ag::reshape(parts[1], {b, t, shape_.heads, shape_.key_dim}),
+          .v = ag::reshape(parts[2], {b, t, shape_.value_heads, shape_.value_dim}),
+          .gate = gate};
+}
+
 HeadOutput::HeadOutput(const MixerArgs& args, Index heads, Index dim, bool norm)
     : eps_(args.norm_eps) {
   if (norm) {
@@ -54,30 +100,6 @@ ag::Var beta_of(const ag::Var& logits, Eigenvalues eigenvalues) {
   const ag::Var beta =
       ag::call<ops::Activation>({.x = logits}, {.activation = ops::Act::kSigmoid}).y;
   return eigenvalues == Eigenvalues::kSigned ? ag::scale(beta, 2.0) : beta;
-}
-
-HeadShape expanded_heads(const char* mixer, Index width, Index heads, double expand_k,
-                         double expand_v) {
-  const auto dim = [&](double expand, const char* field) {
-    const double total = static_cast<double>(width) * expand;
-    const auto whole = static_cast<Index>(std::llround(total));
-    LS_CHECK(
-        whole > 0 && std::abs(total - static_cast<double>(whole)) < 1e-9 && whole % heads == 0,
-        kConfig,
-        "{}: width {} times {} = {} gives {}, which {} heads do not divide; change heads or {}",
-        mixer, width, field, expand, total, heads, field);
-    return whole / heads;
-  };
-  return {heads, dim(expand_k, "expand_k"), dim(expand_v, "expand_v")};
-}
-
-Index value_channels(const char* mixer, Index head_dim, double expand_v) {
-  const double exact = static_cast<double>(head_dim) * expand_v;
-  const auto whole = static_cast<Index>(std::llround(exact));
-  LS_CHECK(whole > 0 && std::abs(exact - static_cast<double>(whole)) < 1e-9, kConfig,
-           "{}: head_dim {} times expand_v {} is not a whole number of channels", mixer, head_dim,
-           expand_v);
-  return whole;
 }
 
 }  // namespace ls::layers
