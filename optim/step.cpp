@@ -19,6 +19,7 @@ bool measure(std::span<const Tensor> grads, Tensor& values) {
   at(values, StepValue::kSteps) += 1;
   const double loss_sum = std::exchange(at(values, StepValue::kLossSum), 0);
   const double labels = std::exchange(at(values, StepValue::kLabels), 0);
+  at(values, StepValue::kCounted) = labels;
   if (labels == 0) {
     return false;
   }
@@ -55,10 +56,13 @@ void set_step_value(Tensor& values, StepValue which, double value) {
 
 void add_loss(Tensor& values, const Tensor& mean, const Tensor& labels) {
   const Tensor read[] = {mean, labels};
-  launch_host_code(current_context(values.device()), "add_loss", read, {&values, 1},
-                   [](std::span<const Tensor> in, std::span<Tensor> out) {
+  const ExecutionContext ctx = current_context(values.device());
+  const auto* const flag = static_cast<const ErrorFlag*>(ctx.device.kernel_address(ctx.error_flag));
+  launch_host_code(ctx, "add_loss", read, {&values, 1},
+                   [flag](std::span<const Tensor> in, std::span<Tensor> out) {
                      const double n = in[1].item();
-                     at(out[0], StepValue::kLossSum) += in[0].item() * n;
+                     at(out[0], StepValue::kLossSum) +=
+                         flag->source == 0 ? in[0].item() * n : std::nan("");
                      at(out[0], StepValue::kLabels) += n;
                    });
   values.bump_version();

@@ -15,12 +15,13 @@ enum class StepValue : std::uint8_t {
   kRate,     ///< in: learning rate
   kLoss,     ///< out: mean over the labels
   kNorm,     ///< out: of the mean gradient, before clipping
+  kCounted,  ///< out: labels of the last call; 0: it made no update
   kUpdates,  ///< updates done, this one too when it is
   kSteps,    ///< calls, with those that made no update
   kStopped,  ///< 0, or the call (from 1) whose loss or norm was not finite: none changes anything
              ///< from then on, until the host sets it back
 };
-inline constexpr Index kStepValues = 8;
+inline constexpr Index kStepValues = 9;
 
 /// All zero. `updates`: done before.
 Tensor step_values(Device& device, Index updates = 0);
@@ -37,6 +38,8 @@ struct UpdateTargets {
 };
 
 /// Adds `mean` (one float) times `labels` (f64, one element) to kLossSum and `labels` to kLabels.
+/// Where a kernel of the stream has raised the error flag by now, kLossSum is NaN: so the update
+/// stops on all ranks that share the sum.
 void add_loss(Tensor& values, const Tensor& mean, const Tensor& labels);
 /// Loss, norm, clip factor by `clip` (0: none) and the rule for every parameter; then kLossSum and
 /// kLabels are 0 again. `rule` must stay as long as the device may run this.
