@@ -108,6 +108,7 @@ struct RunConfig {
   EvalConfig eval;
   CheckpointConfig checkpoint;
   ScanConfig scan;
+  bool graphs = true;
   Index log_every = 10;
   Index prefetch = 4;
 
@@ -154,6 +155,10 @@ struct RunConfig {
     f.check(checkpoint.best.empty() || eval.every > 0, "checkpoint",
             "best needs evaluations to choose from: set eval.every");
     f("scan", scan, {.help = "how scans are computed; changes no result beyond rounding"});
+    f("graphs", graphs,
+      {.help = "on a GPU, record the training step of each shape of batch once and replay it; "
+               "changes no result",
+       .hashed = false});
     f("log_every", log_every,
       {.help = "updates between lines of metrics.jsonl", .min = 1, .hashed = false});
     f("prefetch", prefetch,

@@ -3,117 +3,229 @@
 #include <cmath>
 
 #include "autograd/tape.h"
-#include "core/base/profile.h"
+#include "core/base/log.h"
 #include "core/op/report.h"
+#include "core/tensor/context.h"
 #include "experiments/model_io.h"
 #include "experiments/part.h"
 #include "optim/step.h"
 
 namespace ls::experiments {
+namespace {
+
+/// Updates that the host may be ahead of a device.
+constexpr int kAhead = 2;
+/// Shapes of batches with a recording; more are run as they come.
+constexpr std::size_t kMostRecorded = 32;
+
+}  // namespace
 
 TrainStep::TrainStep(const RunPart& part)
-    : part_(part), schedule_(make_schedule(part.config, part.model_config)) {
+    : part_(part),
+      schedule_(make_schedule(part.config, part.model_config)),
+      most_under_way_(part.model->parameters().device().host_accessible() ? 0 : kAhead),
+      recordable_(part.config.graphs && most_under_way_ > 0 && part.comm.size() == 1 &&
+                  !part.carries()) {
   if (part.comm.size() > 1) {
     grad_sync_.emplace(part.comm);
   }
 }
 
 StepReport TrainStep::run(const data::Batch& batch, RunState& state) {
-  const std::vector<data::Batch> pieces = batch.pieces(part_.config.accumulate);
+  LS_CHECK(under_way_.empty(), kInternal, "{} updates are under way", under_way_.size());
+  begin(batch, state);
+  return finish(state);
+}
+
+void TrainStep::begin(const data::Batch& batch, RunState& state) {
+  Device& device = part_.model->parameters().device();
+  if (!values_.defined()) {
+    values_ = optim::step_values(device, state.updates);
+  }
+  UnderWay u{.pieces = batch.pieces(part_.config.accumulate),
+             .before = state.carried,
+             .lr = schedule_->lr(state.step + under_way()),
+             .tokens = batch.global_rows * batch.length,
+             .values = {}};
   part_.model->parameters().clear_grads();
-  values_ = optim::step_values(part_.model->parameters().device(), state.updates);
-  const layers::ModelState before = state.carried;
-  for (const data::Batch& piece : pieces) {
-    forward_backward(piece, state.carried);
+  if (RecordedStep* const recording = recorded(u.pieces, state)) {
+    recording->replay(u.pieces, u.lr);
+    ++replays_;
+  } else {
+    for (const data::Batch& piece : u.pieces) {
+      forward_backward(piece, state.carried);
+    }
+    sum_over_ranks();
+    update(Tensor::full({}, DType::kF64, u.lr, device), state);
   }
-  StepReport report{.updated = gather_loss(pieces) > 0, .lr = schedule_->lr(state.step)};
-  if (report.updated) {
-    apply(pieces, before, state, report);
-    ++state.updates;
+  u.values = Download(device.host_accessible() ? values_.clone() : values_);
+  under_way_.push_back(std::move(u));
+}
+
+StepReport TrainStep::finish(RunState& state) {
+  const UnderWay u = std::move(under_way_.front());
+  under_way_.pop_front();
+  hold_back([&] { return u.values.ready(); });
+  const Tensor values = u.values.wait();
+  const auto value = [&](optim::StepValue v) { return optim::step_value(values, v); };
+  const StepReport report{.updated = value(optim::StepValue::kCounted) > 0,
+                          .loss = value(optim::StepValue::kLoss),
+                          .gradient_norm = value(optim::StepValue::kNorm),
+                          .lr = u.lr};
+  if (value(optim::StepValue::kStopped) != 0) {
+    fail(u, std::isfinite(report.loss), state);
   }
+  state.updates = static_cast<Index>(value(optim::StepValue::kUpdates));
   ++state.step;
-  state.tokens += batch.global_rows * batch.length;
+  state.tokens += u.tokens;
   return report;
 }
 
-double TrainStep::gather_loss(const std::vector<data::Batch>& pieces) {
-  double labels = 0;
+RecordedStep* TrainStep::recorded(const std::vector<data::Batch>& pieces, RunState& state) {
+  StepShape key{.rows = 0, .length = pieces.front().length};
   for (const data::Batch& piece : pieces) {
-    labels += static_cast<double>(piece.labelled);
+    if (!recordable_ || !piece.documents.empty() || piece.rows == 0) {
+      return nullptr;
+    }
+    key.rows += piece.rows;
   }
-  if (grad_sync_) {
-    double totals[2] = {optim::step_value(values_, optim::StepValue::kLossSum), labels};
-    part_.comm.all_reduce(totals, 2, DType::kF64);
-    optim::set_step_value(values_, optim::StepValue::kLossSum, totals[0]);
-    optim::set_step_value(values_, optim::StepValue::kLabels, totals[1]);
-    labels = totals[1];
+  const auto it = shapes_.find(key);
+  if (it == shapes_.end()) {
+    // The first of a shape is run as it comes: a shape may not come again, and what is made once
+    // is made outside the recording.
+    if (shapes_.size() < kMostRecorded) {
+      shapes_.emplace(key, nullptr);
+    }
+    return nullptr;
   }
-  return labels;
+  if (!it->second) {
+    it->second = record(pieces, state);
+  }
+  return it->second.get();
 }
 
-void TrainStep::apply(const std::vector<data::Batch>& pieces, const layers::ModelState& before,
-                      RunState& state, StepReport& report) {
+std::unique_ptr<RecordedStep> TrainStep::record(const std::vector<data::Batch>& pieces,
+                                                RunState& state) {
+  Device& device = part_.model->parameters().device();
+  if (!graph_memory_) {
+    graph_memory_ = graph_memory(device);
+  }
+  try {
+    return std::make_unique<RecordedStep>(
+        pieces, sequence_options(part_.config.scan), device, kAhead + 1, graph_memory_,
+        [&](std::span<const PieceInputs> inputs,
+            std::span<const std::unique_ptr<layers::SeqContext>> contexts, const Tensor& rate) {
+          for (std::size_t i = 0; i < inputs.size(); ++i) {
+            forward_backward(inputs[i], *contexts[i], true);
+          }
+          update(rate, state);
+        });
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::kDevice) {
+      throw;
+    }
+    recordable_ = false;
+    part_.model->parameters().clear_grads();
+    log_warn("the training step is not recorded on " + device.describe() +
+             " and runs slower than it could: " + e.message() +
+             "; graphs: false keeps it from trying");
+    return nullptr;
+  }
+}
+
+void TrainStep::sum_over_ranks() {
+  if (!grad_sync_) {
+    return;
+  }
+  Tensor values = values_.to(cpu());
+  double totals[2] = {optim::step_value(values, optim::StepValue::kLossSum),
+                      optim::step_value(values, optim::StepValue::kLabels)};
+  part_.comm.all_reduce(totals, 2, DType::kF64);
+  optim::set_step_value(values, optim::StepValue::kLossSum, totals[0]);
+  optim::set_step_value(values, optim::StepValue::kLabels, totals[1]);
+  const bool away = !values_.device().host_accessible();
+  if (away) {
+    values_.transfer_(values);
+  }
+  if (totals[1] == 0) {
+    return;
+  }
+  std::vector<Tensor> grads = gathered_gradients(), here;
+  std::vector<parallel::RawBuffer> buffers;
+  for (const Tensor& grad : grads) {
+    here.push_back(grad.to(cpu()));
+    buffers.push_back({here.back().raw(), grad.numel(), grad.dtype()});
+  }
+  grad_sync_->sum(buffers);
+  for (std::size_t i = 0; away && i < grads.size(); ++i) {
+    grads[i].transfer_(here[i]);
+  }
+}
+
+void TrainStep::update(const Tensor& rate, RunState& state) {
   const std::vector<Tensor> grads = gathered_gradients();
   optim::UpdateTargets targets{{}, state.optimizer};
   for (std::size_t i = 0; i < grads.size(); ++i) {
     ag::Parameter& p = part_.model->parameters().items()[i];
     targets.params.push_back({p.var.mutable_value(), grads[i], p.decay});
   }
-  optim::value_slot(values_, optim::StepValue::kRate).fill_(report.lr);
+  optim::value_slot(values_, optim::StepValue::kRate).copy_(rate);
   optim::update_all(*part_.optimizer, std::move(targets), values_, part_.config.clip);
-  const Tensor values = values_.to(cpu());
-  report.loss = optim::step_value(values, optim::StepValue::kLoss);
-  report.gradient_norm = optim::step_value(values, optim::StepValue::kNorm);
-  if (!std::isfinite(report.loss) || !std::isfinite(report.gradient_norm)) {
-    std::string origin = origin_of_non_finite(pieces, before);
-    // The rows that show it may lie on another rank; the first rank that found it is heard.
-    Communicator& comm = part_.comm;
-    const int finder =
-        comm.reduce_value(origin.empty() ? comm.size() : comm.rank(), ReduceOp::kMin);
-    if (finder < comm.size()) {
-      parallel::broadcast_text(comm, origin, finder);
-    } else {
-      origin = "it did not appear again in the same update";
-    }
-    LS_FAIL(kNumeric,
-            "the {} of update {} of model {}, seed {}, is not finite: {}; {}; lower lr, raise the "
-            "warm-up or lower clip",
-            std::isfinite(report.loss) ? "gradient" : "loss", state.step + 1, part_.model->label(),
-            part_.seed, origin, part_.last_good_checkpoint());
-  }
 }
 
-void TrainStep::forward_backward(const data::Batch& batch, layers::ModelState& carried,
-                                 bool check_finite) {
+void TrainStep::fail(const UnderWay& u, bool loss_is_finite, const RunState& state) {
+  // The updates behind it have changed nothing.
+  under_way_.clear();
+  std::string origin = origin_of_non_finite(u);
+  // The rows that show it may lie on another rank; the first rank that found it is heard.
+  Communicator& comm = part_.comm;
+  const int finder = comm.reduce_value(origin.empty() ? comm.size() : comm.rank(), ReduceOp::kMin);
+  if (finder < comm.size()) {
+    parallel::broadcast_text(comm, origin, finder);
+  } else {
+    origin = "it did not appear again in the same update";
+  }
+  LS_FAIL(kNumeric,
+          "the {} of update {} of model {}, seed {}, is not finite: {}; {}; lower lr, raise the "
+          "warm-up or lower clip",
+          loss_is_finite ? "gradient" : "loss", state.step + 1, part_.model->label(), part_.seed,
+          origin, part_.last_good_checkpoint());
+}
+
+void TrainStep::forward_backward(const data::Batch& batch, layers::ModelState& carried) {
   if (batch.rows == 0) {
     return;
   }
-  ag::Tape tape;
-  tape.set_check_finite(check_finite);
   layers::SeqOptions options = sequence_options(part_.config.scan, batch);
   options.incoming = part_.carries() && batch.continues ? &carried : nullptr;
   options.keep_states = part_.carries();
-  const OpReports reports;
   layers::SeqContext seq(batch.rows, batch.length, options);
+  Device& device = part_.model->parameters().device();
+  forward_backward({model_input(batch, device), batch.labels.to(device),
+                    Tensor::full({}, DType::kF64, static_cast<double>(batch.labelled), device)},
+                   seq, batch.labelled > 0);
+  if (part_.carries()) {
+    carried = seq.outgoing().detached();
+  }
+}
+
+void TrainStep::forward_backward(const PieceInputs& piece, layers::SeqContext& seq, bool labelled) {
+  ag::Tape tape;
+  const OpReports reports;
   layers::Model& model = *part_.model;
-  Device& device = model.parameters().device();
-  const layers::Model::Loss loss =
-      model.loss(model.hidden(model_input(batch, device), seq), batch.labels.to(device));
-  const auto count = static_cast<double>(batch.labelled);
+  const layers::Model::Loss loss = model.loss(model.hidden(piece.input, seq), piece.labels);
   // Gradients of the sum over tokens; the update divides by the tokens of all pieces and ranks. A
   // batch without labels has none, but what other ranks wait for still runs.
   const ag::Var ends[] = {loss.mean, seq.added_loss()};
   Tensor seeds[2];
-  for (int i = 0; i < 2 && batch.labelled > 0; ++i) {
-    seeds[i] = ends[i].defined() ? Tensor::full(ends[i].shape(), ends[i].dtype(), count, device)
-                                 : Tensor();
-  }
-  if (batch.labelled > 0) {
-    optim::add_loss(values_, loss.mean.value(), Tensor::full({}, DType::kF64, count, device));
+  for (int i = 0; i < 2 && labelled; ++i) {
+    if (ends[i].defined()) {
+      seeds[i] = piece.count.to(ends[i].dtype()).view(ends[i].shape());
+    }
   }
   tape.backward(ends, seeds);
-  if (part_.carries()) {
-    carried = seq.outgoing().detached();
+  if (labelled) {
+    optim::add_loss(values_, loss.mean.value(), piece.count);
   }
   if (forms_.empty()) {
     forms_ = reports.forms();
@@ -122,7 +234,6 @@ void TrainStep::forward_backward(const data::Batch& batch, layers::ModelState& c
 
 std::vector<Tensor> TrainStep::gathered_gradients() {
   std::vector<Tensor> grads;
-  std::vector<parallel::RawBuffer> buffers;
   for (ag::Parameter& p : part_.model->parameters().items()) {
     if (!p.var.grad().defined()) {
       const Tensor& place = p.var.grad_place();  // none where it was added later
@@ -135,18 +246,11 @@ std::vector<Tensor> TrainStep::gathered_gradients() {
       p.var.mutable_grad() = p.var.grad().contiguous();
     }
     grads.push_back(p.var.grad());
-    if (grad_sync_) {
-      buffers.push_back({p.var.mutable_grad().raw(), p.var.value().numel(), p.var.grad().dtype()});
-    }
-  }
-  if (grad_sync_) {
-    grad_sync_->sum(buffers);
   }
   return grads;
 }
 
-std::string TrainStep::origin_of_non_finite(const std::vector<data::Batch>& pieces,
-                                            layers::ModelState carried) {
+std::string TrainStep::origin_of_non_finite(const UnderWay& u) {
   ag::ParameterSet& parameters = part_.model->parameters();
   for (const ag::Parameter& p : parameters.items()) {
     if (!all_finite(p.var.value())) {
@@ -154,10 +258,14 @@ std::string TrainStep::origin_of_non_finite(const std::vector<data::Batch>& piec
     }
   }
   try {
+    check_error_flag(current_stream(parameters.device()));
     const ag::CheckFinite check;
+    ag::Tape checked;  // those inside do as it does
+    checked.set_check_finite(true);
+    layers::ModelState carried = u.before;
     parameters.clear_grads();
-    for (const data::Batch& piece : pieces) {
-      forward_backward(piece, carried, true);
+    for (const data::Batch& piece : u.pieces) {
+      forward_backward(piece, carried);
     }
     for (const ag::Parameter& p : parameters.items()) {
       if (!all_finite(p.var.grad())) {

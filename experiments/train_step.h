@@ -1,11 +1,13 @@
 #pragma once
 // One update: forward and backward passes, the sum over ranks, clipping, the update rule.
+#include <deque>
 #include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "data/batcher.h"
+#include "experiments/recorded_step.h"
 #include "experiments/run_state.h"
 #include "parallel/grad_sync.h"
 
@@ -19,42 +21,73 @@ struct StepReport {
   double lr = 0;
 };
 
+/// Updates are begun and finished in order. What decides one (loss, norm, clip factor, whether all
+/// is finite) is known where the parameters lie, and one that is not finite changes nothing and
+/// keeps all later ones from it; so the host may begin some before it hears of the first.
 class TrainStep {
  public:
   /// The part must outlive it.
   explicit TrainStep(const RunPart& part);
 
-  /// Called by every rank with its rows. A batch without a target leaves parameters and optimizer
-  /// alone, and a parameter that no gradient reaches has a zero gradient, on any number of ranks
-  /// and pieces. @throws Error(Numeric) when loss or gradient is not finite,
-  /// naming where that first appeared
+  /// Puts the update on the device, after those under way; on the processor it is done then. Called
+  /// by every rank with its rows. A batch without a target leaves parameters and optimizer alone,
+  /// and a parameter that no gradient reaches has a zero gradient, on any number of ranks and
+  /// pieces. The state's tensors are those after it; its counters stay. The state stays where it is
+  /// while updates are under way.
+  void begin(const data::Batch& batch, RunState& state);
+  /// Begun and not finished.
+  Index under_way() const { return std::ssize(under_way_); }
+  /// How many may be: the same on every rank, so that all hear of an update at the same time.
+  Index most_under_way() const { return most_under_way_; }
+  /// Waits for the first that is under way, and counts it in the state.
+  /// @throws Error(Numeric) when its loss or gradient is not finite, naming where that first
+  /// appeared
+  StepReport finish(RunState& state);
+  /// Both, of the only one.
   StepReport run(const data::Batch& batch, RunState& state);
+
   /// Op name -> how its scan was computed in the first forward pass.
   const std::map<std::string, std::string>& forms() const { return forms_; }
+  /// Updates that were replayed.
+  Index replays() const { return replays_; }
 
  private:
+  struct UnderWay {
+    std::vector<data::Batch> pieces;
+    layers::ModelState before;  // carried states at the start
+    double lr = 0;
+    Index tokens = 0;
+    Download values;
+  };
+  /// To replay for this batch, or null.
+  RecordedStep* recorded(const std::vector<data::Batch>& pieces, RunState& state);
+  std::unique_ptr<RecordedStep> record(const std::vector<data::Batch>& pieces, RunState& state);
   /// Adds gradients of the sum of losses, and that sum and its labels to the step's values.
-  /// `carried` moves on to the end of the batch.
-  void forward_backward(const data::Batch& batch, layers::ModelState& carried,
-                        bool check_finite = false);
-  /// Loss and labels of all ranks; returns the labels.
-  double gather_loss(const std::vector<data::Batch>& pieces);
-  /// Gradients by parameter, contiguous, summed over ranks; zero where none arrives.
+  /// `labelled`: may have labels.
+  void forward_backward(const PieceInputs& piece, layers::SeqContext& seq, bool labelled);
+  /// The same of a batch where it lies; `carried` moves on to its end.
+  void forward_backward(const data::Batch& batch, layers::ModelState& carried);
+  /// Loss, labels and gradients become those of all ranks.
+  void sum_over_ranks();
+  /// Gradients by parameter, contiguous; zero where none arrives.
   std::vector<Tensor> gathered_gradients();
-  /// The update of a batch whose pieces have run; fills loss and norm of the report. `before`: the
-  /// carried states at the start of the batch.
-  void apply(const std::vector<data::Batch>& pieces, const layers::ModelState& before,
-             RunState& state, StepReport& report);
+  void update(const Tensor& rate, RunState& state);
+  [[noreturn]] void fail(const UnderWay& u, bool loss_is_finite, const RunState& state);
   /// Where a value that is not finite appears first on this rank when the update is computed again;
   /// "" when nowhere.
-  std::string origin_of_non_finite(const std::vector<data::Batch>& pieces,
-                                   layers::ModelState carried);
+  std::string origin_of_non_finite(const UnderWay& u);
 
   const RunPart& part_;
   std::unique_ptr<optim::Schedule> schedule_;
   std::optional<parallel::GradSync> grad_sync_;  // of several ranks
   std::map<std::string, std::string> forms_;
+  const Index most_under_way_;
   Tensor values_;  // optim::StepValue, where the parameters lie
+  std::deque<UnderWay> under_way_;
+  std::shared_ptr<BlockPool> graph_memory_;
+  std::map<StepShape, std::unique_ptr<RecordedStep>> shapes_;  // seen; null: once
+  Index replays_ = 0;
+  bool recordable_;
 };
 
 }  // namespace ls::experiments

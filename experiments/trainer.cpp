@@ -18,7 +18,7 @@ Trainer::Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed,
       batcher_(*part_.task,
                {.batch = config.batch, .seed = seed, .rank = comm.rank(), .ranks = comm.size()}) {}
 
-double Trainer::step() {
+void Trainer::begin() {
   if (!prefetcher_) {
     prefetcher_ = std::make_unique<data::Prefetcher>(
         [this](Index step) { return batcher_.make(step); },
@@ -30,8 +30,29 @@ double Trainer::step() {
     const profile::Scope timed("wait for data");
     return prefetcher_->next();
   }();
-  last_ = step_.run(batch, state_);
-  state_.log.forms = step_.forms().empty() ? state_.log.forms : step_.forms();
+  step_.begin(batch, state_);
+}
+
+void Trainer::finish(Index most, Recorder* recorder) {
+  while (step_.under_way() > most) {
+    last_ = step_.finish(state_);
+    state_.log.forms = step_.forms().empty() ? state_.log.forms : step_.forms();
+    if (recorder) {
+      const Clock::time_point now = Clock::now();
+      const std::chrono::duration<double> took = now - lap_;
+      lap_ = now;
+      state_.train_seconds += took.count();
+      recorder->update(last_, took.count(), *prefetcher_);
+    }
+  }
+}
+
+double Trainer::steps(Index n) {
+  for (Index i = 0; i < n; ++i) {
+    begin();
+    finish(step_.most_under_way());
+  }
+  finish(0);
   return last_.updated ? last_.loss : NAN;
 }
 
@@ -105,31 +126,33 @@ bool Trainer::record_evaluation(Recorder& recorder, data::Split split) {
 }
 
 bool Trainer::train(Recorder& recorder) {
-  const auto due = [this](Index every) {
-    return every > 0 && state_.step > 0 && state_.step % every == 0;
-  };
+  const RunConfig& config = part_.config;
   while (true) {
-    const bool last = state_.step >= part_.config.steps;
-    // Every rank leaves after the same update. A checkpoint holds the evaluation after its update.
-    // The last one is left to run() where there is no other split.
-    if ((!last || has_test()) && due(part_.config.eval.every) &&
+    const Index begun = state_.step + step_.under_way();
+    const auto due = [&](Index every) { return every > 0 && begun > 0 && begun % every == 0; };
+    const bool last = begun >= config.steps;
+    // Every rank leaves after the same update.
+    const bool stop = !last && begun > 0 && stop_signal(part_.comm) != 0;
+    if (last || stop || due(config.eval.every) || due(config.checkpoint.every)) {
+      finish(0, &recorder);
+    }
+    // A checkpoint holds the evaluation after its update. The last one is left to run() where
+    // there is no other split.
+    if ((!last || has_test()) && due(config.eval.every) &&
         !record_evaluation(recorder, data::Split::kValid)) {
       return false;
     }
-    if (due(part_.config.checkpoint.every)) {
+    if (due(config.checkpoint.every)) {
       save();
     }
-    if (last) {
-      return true;
+    if (last || stop) {
+      return last;
     }
-    if (state_.step > 0 && stop_signal(part_.comm) != 0) {
-      return false;
+    if (step_.under_way() == 0) {
+      lap_ = Clock::now();
     }
-    const Clock::time_point begin = Clock::now();
-    step();
-    const std::chrono::duration<double> took = Clock::now() - begin;
-    state_.train_seconds += took.count();
-    recorder.update(last_, took.count(), *prefetcher_);
+    begin();
+    finish(step_.most_under_way(), &recorder);
   }
 }
 

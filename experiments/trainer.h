@@ -28,8 +28,12 @@ class Trainer {
   /// Trains to the end, or until a stop is requested.
   RunResult run();
 
-  /// One update; the loss before it, NaN where the batch has no target. @throws as TrainStep::run
-  double step();
+  /// One update; the loss before it, NaN where the batch has no target.
+  /// @throws as TrainStep::finish
+  double step() { return steps(1); }
+  /// As many, as run() does them: on a device the host begins some before the first is done. The
+  /// last loss.
+  double steps(Index n);
   /// nullopt when a stop was requested before it was done.
   std::optional<Evaluation> evaluate(data::Split split);
   /// As save_state, unless that was the last thing done.
@@ -37,8 +41,13 @@ class Trainer {
 
   layers::Model& model() { return *part_.model; }
   Index tokens_done() const { return state_.tokens; }
+  const TrainStep& train_step() const { return step_; }
 
  private:
+  /// Puts the next update on the device.
+  void begin();
+  /// Finishes updates until `most` are under way; tells each, where there is one to be told.
+  void finish(Index most, Recorder* recorder = nullptr);
   /// Updates, evaluations and checkpoints up to the last update; false when a stop was requested.
   bool train(Recorder& recorder);
   /// Unless it was done after this update already; false when a stop was requested.
@@ -57,6 +66,7 @@ class Trainer {
   std::unique_ptr<data::Prefetcher> prefetcher_;  // made at the first step, so that it starts there
   Index saved_step_ = -1;
   Clock::time_point since_ = Clock::now();  // what the state's wall time does not count yet
+  Clock::time_point lap_ = since_;  // what its training time does not count yet, while training
 };
 
 }  // namespace ls::experiments

@@ -7,6 +7,13 @@
 
 namespace ls {
 
+void hold_back(const std::function<bool()>& ready) {
+  constexpr std::chrono::microseconds kPause(20);
+  while (!ready()) {
+    std::this_thread::sleep_for(kPause);
+  }
+}
+
 StepInputs::StepInputs(Device& device, int ahead)
     : device_(device), slots_(static_cast<std::size_t>(ahead)) {
   LS_CHECK(ahead > 0, kInternal, "inputs for {} steps at once", ahead);
@@ -23,11 +30,7 @@ std::size_t StepInputs::add(const Shape& shape, DType dtype) {
 
 Tensor& StepInputs::next(std::size_t input) {
   Slot& slot = slots_[current_];
-  // Not counted as a wait for the device: it is the bound of how far the host runs ahead of it.
-  constexpr std::chrono::microseconds kPause(20);
-  while (!slot.free && !slot.read.happened()) {
-    std::this_thread::sleep_for(kPause);
-  }
+  hold_back([&] { return slot.free || slot.read.happened(); });
   slot.free = true;
   return slot.copies[input];
 }

@@ -1,10 +1,15 @@
 #pragma once
 // What the host gives a step that is a function of buffers at fixed places, for instance a graph.
+#include <functional>
 #include <vector>
 
 #include "core/tensor/tensor.h"
 
 namespace ls {
+
+/// The host waits until `ready`, so as not to run further ahead of a device: that is no wait for
+/// what the device computes, and none that is counted.
+void hold_back(const std::function<bool()>& ready);
 
 /// Buffers on a device, and pinned copies of them for the steps that are under way: the host writes
 /// the copies of one step while the device still reads those of others. It waits only where all

@@ -93,18 +93,13 @@ void Bench::train(const RunConfig& config, std::size_t model, Communicator& worl
   Trainer trainer(config, model, static_cast<std::uint64_t>(config.seeds.front()), "", world);
   trainer.step();
   const double first = seconds_since_launch();
-  for (Index i = 0; i < warmup_; ++i) {
-    trainer.step();
-  }
+  trainer.steps(warmup_);
   const Index before = trainer.tokens_done();
   if (ops_) {
     profile::start();
   }
   const auto begin = std::chrono::steady_clock::now();
-  double loss = 0;
-  for (Index i = 0; i < steps_; ++i) {
-    loss = trainer.step();
-  }
+  const double loss = trainer.steps(steps_);
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
   const std::vector<profile::Entry> entries = profile::stop();
   if (world.rank() != 0) {

@@ -1,12 +1,18 @@
 // Whole runs on a device that the host cannot touch have the bits of those on the processor.
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "autograd/tape.h"
-#include "core/comm/comm.h"
+#include "core/comm/thread_comm.h"
+#include "core/tensor/context.h"
 #include "core/tensor/graph.h"
 #include "core/tensor/step_inputs.h"
+#include "experiments/checkpoint.h"
 #include "experiments/decoder.h"
 #include "experiments/evaluate.h"
 #include "experiments/trainer.h"
@@ -26,11 +32,13 @@ struct Scratch : test::TextFolder {
   Scratch() : TextFolder(4000) {}
 };
 
-RunConfig config_of(const Scratch& s, const std::string& model, const std::string& more) {
+RunConfig config_of(const Scratch& s, const std::string& model, const std::string& more,
+                    const std::vector<std::string>& overrides = {}) {
   return read_config_text<RunConfig>(
       "name: run\nsteps: 4\nbatch: 4\nlr: 0.05\nclip: 0.5\ntask: {name: bytes, path: " + s.path +
-      "/text, length: 24, test_windows: 2}\nmodels: [{width: 16, name: m, " + model + "}]\n" +
-      more);
+          "/text, length: 24, test_windows: 2}\nmodels: [{width: 16, name: m, " + model + "}]\n" +
+          more,
+      "text", overrides);
 }
 
 std::vector<double> values_of(Trainer& t) {
@@ -40,6 +48,26 @@ std::vector<double> values_of(Trainer& t) {
     all.insert(all.end(), v.begin(), v.end());
   }
   return all;
+}
+
+std::vector<double> after(const RunConfig& config, Device& device, Index updates) {
+  const auto solo = solo_communicator();
+  Trainer t(config, 0, 3, "", *solo, device);
+  std::vector<double> all = {t.steps(updates)};
+  const std::vector<double> values = values_of(t);
+  all.insert(all.end(), values.begin(), values.end());
+  return all;
+}
+
+/// What is said of a run whose numbers leave the floats, "" of one whose do not.
+std::string failure(const RunConfig& config, Communicator& comm, Device& device) {
+  Trainer t(config, 0, 3, "", comm, device);
+  try {
+    t.run();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
 }
 
 /// Losses of three updates, what validation measures, and the parameters.
@@ -189,6 +217,160 @@ TEST_SUITE("unit") {
       CHECK(eager.contents() == expected);
       CHECK(replayed.contents() == expected);
     }
+  }
+
+  TEST_CASE("a trainer replays its step, ahead of the device, and waits for nothing") {
+    const Scratch s;
+    std::uint64_t seed = 60;
+    const std::string delta = "layers: [{name: gated_deltanet, heads: 1, head_dim: 8}]";
+    const std::pair<std::string, std::string> runs[] = {
+        {delta, ""},
+        {delta, "accumulate: 4\n"},
+        {"dtype: bf16, layers: [{name: attention, heads: 2, head_dim: 8}, {name: lstm}]", ""},
+        {"recompute: true, tie_embeddings: true, " + delta,
+         "optimizer: {name: sgd, momentum: 0.9}\n"},
+    };
+    for (const auto& [model, more] : runs) {
+      CAPTURE(model);
+      CAPTURE(more);
+      const RunConfig config = config_of(s, model, more, {"steps=20"});
+      const std::vector<double> expected = after(config, cpu(), 12);
+      StandIn device(++seed);
+      {
+        const auto solo = solo_communicator();
+        Trainer t(config, 0, 3, "", *solo, device);
+        t.steps(6);
+        const DeviceCounts warm = device.counts();
+        std::vector<double> found = {t.steps(6)};
+        CHECK(device.counts().host_waits == warm.host_waits);
+        CHECK(device.counts().growths == warm.growths);
+        CHECK(t.train_step().replays() == 10);  // not the first, nor one with a boundary inside
+        const std::vector<double> values = values_of(t);
+        found.insert(found.end(), values.begin(), values.end());
+        CHECK(found == expected);
+      }
+      RunConfig plain = config;
+      plain.graphs = false;
+      StandIn other(++seed);
+      CHECK(after(plain, other, 12) == expected);
+    }
+  }
+
+  TEST_CASE("a trainer records a step for each shape of batch") {
+    const Scratch s;
+    const RunConfig config = read_config_text<RunConfig>(
+        "name: run\nsteps: 40\nbatch: 4\nlr: 0.05\n"
+        "task: {name: parity, length: 3, max_length: 6}\n"
+        "models: [{width: 16, name: m, layers: [{name: retnet, heads: 1}]}]\n");
+    StandIn device(80);
+    const auto solo = solo_communicator();
+    Trainer here(config, 0, 3, "", *solo), there(config, 0, 3, "", *solo, device);
+    CHECK(there.steps(40) == here.steps(40));
+    CHECK(there.train_step().replays() == 36);
+    CHECK(values_of(there) == values_of(here));
+  }
+
+  TEST_CASE("a device tells late what the processor tells at once") {
+    const Scratch s;
+    const auto solo = solo_communicator();
+    const auto told = [&](const std::string& more, Device& device) {
+      const std::string folder = s.path + "/run" + std::to_string(device.index()) +
+                                 (device.host_accessible() ? "here" : "there");
+      std::filesystem::remove_all(folder);
+      const RunConfig config = config_of(
+          s, "layers: [{name: gated_deltanet, heads: 1, head_dim: 8}]",
+          "log_every: 2\neval: {every: 4}\ncheckpoint: {every: 3}\n" + more, {"steps=11"});
+      Trainer t(config, 0, 3, folder, *solo, device);
+      const RunResult r = t.run();
+      std::vector<std::string> all = {fmt::format("{} {}", r.steps, r.train_loss)};
+      std::ifstream lines(folder + "/metrics.jsonl");
+      for (std::string line; std::getline(lines, line);) {
+        auto j = nlohmann::ordered_json::parse(line);
+        for (const char* const changes :
+             {"tokens_per_s", "seconds", "data_wait_share", "memory_bytes"}) {
+          j.erase(changes);
+        }
+        all.push_back(j.dump());
+      }
+      for (const std::string& path : list_checkpoints(folder + "/checkpoints")) {
+        const LoadedCheckpoint c = load_checkpoint(path);
+        for (const auto& [name, tensor] : c.parameters) {
+          all.push_back(fmt::format("{} {} {}", c.data.step, name,
+                                    fmt::join(tensor.to_vector<double>(), " ")));
+        }
+      }
+      return all;
+    };
+    for (const char* const more : {"", "state: carry\n", "graphs: false\n"}) {
+      CAPTURE(more);
+      StandIn device(90);
+      CHECK(told(more, device) == told(more, cpu()));
+    }
+  }
+
+  TEST_CASE("a device stops where the processor stops, for the reason that it gives") {
+    const Scratch s;
+    const auto solo = solo_communicator();
+    for (const char* const more : {"", "state: carry\n", "graphs: false\n", "accumulate: 2\n"}) {
+      CAPTURE(more);
+      const RunConfig config =
+          config_of(s, "layers: [{name: gated_deltanet, heads: 1, head_dim: 8}]", more,
+                    {"steps=30", "lr=1e37", "clip=0"});
+      const std::string expected = failure(config, *solo, cpu());
+      CHECK(expected.find(" is not finite: ") != std::string::npos);
+      StandIn device(100);
+      CHECK(failure(config, *solo, device) == expected);
+    }
+  }
+
+  TEST_CASE("ranks on devices have the bits of ranks on processors, and stop together") {
+    const Scratch s;
+    const std::vector<std::string> stays = {"steps=6"}, leaves = {"steps=30", "lr=1e37", "clip=0"};
+    for (const auto& overrides : {stays, leaves}) {
+      const RunConfig config =
+          config_of(s, "layers: [{name: gated_deltanet, heads: 1, head_dim: 8}]", "", overrides);
+      std::vector<std::string> here(2), there(2);
+      const auto train = [&](std::vector<std::string>& out, Communicator& comm, Device& device) {
+        std::string& to = out[static_cast<std::size_t>(comm.rank())];
+        try {
+          Trainer t(config, 0, 3, "", comm, device);
+          const RunResult r = t.run();
+          to = fmt::format("{} {}", r.train_loss, fmt::join(values_of(t), " "));
+        } catch (const Error& e) {
+          to = e.what();
+        }
+      };
+      run_ranks(2, [&](Communicator& comm) { train(here, comm, cpu()); });
+      run_ranks(2, [&](Communicator& comm) {
+        StandIn device(110 + static_cast<std::uint64_t>(comm.rank()));
+        train(there, comm, device);
+      });
+      CHECK(here[0] == here[1]);
+      CHECK(there == here);
+    }
+  }
+
+  TEST_CASE("a bad value that a kernel has found stops the run and is told") {
+    const Scratch s;
+    StandIn device(120);
+    const auto solo = solo_communicator();
+    const RunConfig config =
+        config_of(s, "layers: [{name: gated_deltanet, heads: 1, head_dim: 8}]", "", {"steps=20"});
+    Trainer t(config, 0, 3, "", *solo, device);
+    t.steps(4);
+    const std::vector<double> before = values_of(t);
+    const ExecutionContext ctx = current_context(device);
+    auto* const flag = static_cast<ErrorFlag*>(device.kernel_address(ctx.error_flag));
+    ctx.stream.launch([flag] { raise_error(flag, error_source("embedding: ids"), 7, 99); }, {});
+    std::string message;
+    try {
+      t.steps(5);
+    } catch (const Error& e) {
+      message = e.what();
+    }
+    CHECK(message.find("the loss of update 5 of model m, seed 3, is not finite: embedding: ids: "
+                       "the value 99 at position 7 is not allowed") == 0);
+    CHECK(values_of(t) == before);
   }
 
   TEST_CASE("packed documents, carried states and decoding have the processor's bits") {
