@@ -236,20 +236,17 @@ Var concat(const std::vector<Var>& parts, int axis) {
 
 namespace {
 
-/// A parameter is converted once an update, however often it is used. A graph that is recorded does
-/// it at every replay.
+/// A parameter is converted once an update, however often it is used.
 Tensor converted(const Var& x, DType dtype) {
   VarData& d = *x.data();
-  if (!d.requires_grad || d.node >= 0 || current_stream(d.value.device()).capturing()) {
+  const bool contiguous_leaf = d.requires_grad && d.node < 0 && d.value.is_contiguous();
+  if (!contiguous_leaf) {
     return d.value.to(dtype);
   }
-  if (!d.converted.defined() || d.converted.dtype() != dtype ||
-      !d.converted_from.shares_storage(d.value) || d.converted_version != d.value.version()) {
-    d.converted = d.value.to(dtype);
-    d.converted_from = d.value;
-    d.converted_version = d.value.version();
+  if (!d.copy || !d.copy->is_of(d.value)) {
+    d.copy = std::make_shared<ConvertedCopy>(d.value, false);
   }
-  return d.converted;
+  return d.copy->of(d.value, dtype);
 }
 
 }  // namespace

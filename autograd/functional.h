@@ -22,7 +22,7 @@ std::vector<Var> split(const Var& x, int axis, const std::vector<Index>& extents
 /// Pieces end to end along an axis; other extents and types are equal. A copy.
 Var concat(const std::vector<Var>& parts, int axis);
 /// The value in another float type; the gradient comes back in the type of `x`. Of a leaf the
-/// converted copy is kept until the leaf is written.
+/// copy is kept until the leaf is written (ConvertedCopy).
 Var cast(const Var& x, DType dtype);
 /// Rows of the first axis by index, [R,...] -> [rows.size(),...]; index -1 gives a row of zeros.
 /// Repeated indices add up in the gradient.

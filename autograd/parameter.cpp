@@ -1,7 +1,5 @@
 #include "autograd/parameter.h"
 
-#include "core/tensor/flat.h"
-
 namespace ls::ag {
 namespace {
 
@@ -17,6 +15,7 @@ std::string_view block_of(std::string_view name) {
 }  // namespace
 
 void ParameterSet::to(Device& device) {
+  copies_.clear();
   for (Parameter& p : items_) {
     p.var.mutable_value() = p.var.value().to(device);
     p.var.set_grad_place({});
@@ -38,20 +37,40 @@ std::vector<std::pair<std::size_t, std::size_t>> ParameterSet::blocks() const {
   return all;
 }
 
-void ParameterSet::flatten() {
-  for (const auto& [begin, end] : blocks()) {
-    std::vector<Shape> shapes;
-    for (std::size_t i = begin; i < end; ++i) {
-      shapes.push_back(items_[i].var.shape());
+FlatBuffer ParameterSet::flat_like(const std::pair<std::size_t, std::size_t>& block) const {
+  std::vector<Shape> shapes;
+  for (std::size_t i = block.first; i < block.second; ++i) {
+    shapes.push_back(items_[i].var.shape());
+  }
+  return {shapes, items_[block.first].var.dtype(), device(), shards_};
+}
+
+void ParameterSet::flatten(Index shards) {
+  shards_ = shards;
+  copies_.clear();
+  for (const auto& block : blocks()) {
+    const FlatBuffer values = flat_like(block), grads = flat_like(block);
+    copies_.push_back(std::make_shared<ConvertedCopy>(values.whole(), true));
+    for (std::size_t i = block.first; i < block.second; ++i) {
+      Tensor value = values.views()[i - block.first];
+      Var& var = items_[i].var;
+      value.copy_(var.value());
+      var.mutable_value() = value;
+      var.set_grad_place(grads.views()[i - block.first]);
+      var.data()->copy = copies_.back();
     }
-    const DType dtype = items_[begin].var.dtype();
-    const FlatBuffer values(shapes, dtype, device()), grads(shapes, dtype, device());
-    for (std::size_t i = begin; i < end; ++i) {
-      Tensor value = values.views()[i - begin];
-      value.copy_(items_[i].var.value());
-      items_[i].var.mutable_value() = value;
-      items_[i].var.set_grad_place(grads.views()[i - begin]);
-    }
+  }
+}
+
+void ParameterSet::refresh_copies() {
+  for (const std::shared_ptr<ConvertedCopy>& copy : copies_) {
+    copy->refresh();
+  }
+}
+
+void ParameterSet::note_fresh_copies() {
+  for (const std::shared_ptr<ConvertedCopy>& copy : copies_) {
+    copy->note_fresh();
   }
 }
 

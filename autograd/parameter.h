@@ -2,9 +2,11 @@
 // Parameters of a model: named leaves in f32 (f64 in checks), in creation order; and constants.
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "autograd/var.h"
+#include "core/tensor/flat.h"
 
 namespace ls::ag {
 
@@ -53,12 +55,22 @@ class ParameterSet {
   void to(Device& device);
   /// Neighbours that belong to one block of the model ("blocks.3", "embedding"): [begin, end).
   std::vector<std::pair<std::size_t, std::size_t>> blocks() const;
-  /// From now on the values of a block are views of one buffer, and so are their gradients.
-  void flatten();
+  /// From now on the values of a block are views of one buffer, and so are their gradients; each
+  /// buffer falls into `shards` equal parts. Who changes values calls refresh_copies.
+  void flatten(Index shards = 1);
+  /// Views of one buffer of zeros, as those of the values of a block are, in its order.
+  FlatBuffer flat_like(const std::pair<std::size_t, std::size_t>& block) const;
+  /// Copies of blocks in another type (see ag::cast), where there are, are made again where values
+  /// were written since.
+  void refresh_copies();
+  /// A graph that ends with that was replayed.
+  void note_fresh_copies();
 
  private:
   std::vector<Parameter> items_;
   std::vector<Var> constants_;
+  std::vector<std::shared_ptr<ConvertedCopy>> copies_;  // of flat blocks
+  Index shards_ = 1;
 };
 
 }  // namespace ls::ag

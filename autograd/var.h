@@ -2,7 +2,7 @@
 // Var: a tensor on the tape. Handles share one value; leaves carry the gradient.
 #include <memory>
 
-#include "core/tensor/tensor.h"
+#include "autograd/converted_copy.h"
 
 namespace ls::ag {
 
@@ -12,9 +12,7 @@ struct VarData {
   Tensor grad;  ///< leaves only; accumulates over backward passes, undefined until the first
   /// Leaves: where the gradient is put, of the value's shape and type; undefined: anywhere.
   Tensor grad_place;
-  /// Leaves: the value in the type of the last cast, as it was at that version. See ag::cast.
-  Tensor converted, converted_from;
-  std::uint64_t converted_version = 0;
+  std::shared_ptr<ConvertedCopy> copy;  ///< leaves: for ag::cast, made by the first
   bool requires_grad = false;
   std::uint64_t tape_id = 0;
   Index node = -1;  ///< -1 for leaves and for values not recorded

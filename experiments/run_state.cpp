@@ -11,7 +11,6 @@
 #include "core/base/log.h"
 #include "core/io/files.h"
 #include "core/io/h5.h"
-#include "core/tensor/flat.h"
 #include "data/batcher.h"
 #include "experiments/checkpoint.h"
 #include "experiments/model_io.h"
@@ -160,7 +159,7 @@ RunPart::RunPart(const RunConfig& run, std::size_t number, std::uint64_t part_se
       model(std::make_unique<layers::Model>(model_config, model_interface(*task), seed)),
       optimizer(run.optimizer.make()) {
   model->parameters().to(device);
-  model->parameters().flatten();
+  model->parameters().flatten(comm.size());
   // A part that goes on has its weights in a checkpoint of its own.
   const bool begins = directory.empty() || list_checkpoints(checkpoints()).empty();
   if (begins && !model_config.init.from.empty()) {
@@ -194,15 +193,11 @@ std::string RunPart::last_good_checkpoint() const {
 RunState::RunState(const RunPart& part) {
   const ag::ParameterSet& parameters = part.model->parameters();
   optimizer.resize(parameters.items().size());
-  for (const auto& [begin, end] : parameters.blocks()) {
-    std::vector<Shape> shapes;
-    for (std::size_t i = begin; i < end; ++i) {
-      shapes.push_back(parameters.items()[i].var.shape());
-    }
+  for (const auto& block : parameters.blocks()) {
     for (std::size_t s = 0; s < part.optimizer->state_names().size(); ++s) {
-      const FlatBuffer flat(shapes, parameters.items()[begin].var.dtype(), parameters.device());
-      for (std::size_t i = begin; i < end; ++i) {
-        optimizer[i].push_back(flat.views()[i - begin]);
+      const FlatBuffer flat = parameters.flat_like(block);
+      for (std::size_t i = block.first; i < block.second; ++i) {
+        optimizer[i].push_back(flat.views()[i - block.first]);
       }
     }
   }

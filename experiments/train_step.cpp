@@ -47,9 +47,12 @@ void TrainStep::begin(const data::Batch& batch, RunState& state) {
              .lr = schedule_->lr(state.step + under_way()),
              .tokens = batch.global_rows * batch.length,
              .values = {}};
-  part_.model->parameters().clear_grads();
+  ag::ParameterSet& parameters = part_.model->parameters();
+  parameters.clear_grads();
+  parameters.refresh_copies();  // others may have written, e.g. by loading
   if (RecordedStep* const recording = recorded(u.pieces, state)) {
     recording->replay(u.pieces, u.lr);
+    parameters.note_fresh_copies();
     ++replays_;
   } else {
     for (const data::Batch& piece : u.pieces) {
@@ -171,6 +174,7 @@ void TrainStep::update(const Tensor& rate, RunState& state) {
   }
   optim::value_slot(values_, optim::StepValue::kRate).copy_(rate);
   optim::update_all(*part_.optimizer, std::move(targets), values_, part_.config.clip);
+  part_.model->parameters().refresh_copies();
 }
 
 void TrainStep::fail(const UnderWay& u, bool loss_is_finite, const RunState& state) {

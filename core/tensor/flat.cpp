@@ -14,7 +14,7 @@ Index rounded_up(Index n, Index unit) {
 FlatBuffer::FlatBuffer(std::span<const Shape> shapes, DType dtype, Device& device, Index shards)
     : shards_(shards) {
   LS_CHECK(shards > 0, kInternal, "a buffer in {} parts", shards);
-  const Index unit = kAlign / dtype_size(dtype);
+  const Index unit = kAlign / dtype_size(DType::kBF16);  // the smallest type of parameters
   std::vector<Index> begins;
   Index end = 0;
   for (const Shape& shape : shapes) {

@@ -8,7 +8,8 @@
 namespace ls {
 
 /// Zeros at first. Each tensor is contiguous and begins at a multiple of kAlign bytes; the buffer
-/// is padded so that it falls into `shards` parts that are equal and aligned too.
+/// is padded so that it falls into `shards` parts that are equal and aligned too. Places are the
+/// same elements in every type, so that one copy converts all of it.
 class FlatBuffer {
  public:
   static constexpr Index kAlign = 256;

@@ -71,4 +71,34 @@ TEST_SUITE("unit") {
       CHECK(!flat.vars[3].grad().defined());
     }
   }
+
+  TEST_CASE("flat parameters: a block is converted at once, and again where it was written") {
+    ag::ParameterSet set;
+    test::Draw draw("converted parameters");
+    std::vector<ag::Var> vars;
+    for (const char* const name : {"embedding.weight", "blocks.0.a", "blocks.0.b"}) {
+      vars.push_back(set.add(name, draw.normal({3, 4}).to(DType::kF32), true));
+    }
+    set.flatten(3);
+    const auto half = [&](std::size_t i) { return ag::cast(vars[i], DType::kBF16).value(); };
+    const auto expected = [&](std::size_t i) {
+      return vars[i].value().to(DType::kBF16).to_vector<double>();
+    };
+    const Tensor a = half(1), b = half(2);
+    CHECK(a.shares_storage(b));
+    CHECK(!half(0).shares_storage(a));
+    CHECK(a.layout().offset() * 2 % FlatBuffer::kAlign == 0);
+    CHECK(b.layout().offset() * 2 % FlatBuffer::kAlign == 0);
+    CHECK(a.to_vector<double>() == expected(1));
+    CHECK(b.to_vector<double>() == expected(2));
+    const auto version = a.version();
+    set.refresh_copies();
+    CHECK(half(1).version() == version);
+    vars[2].mutable_value().fill_(0.3);
+    CHECK(half(2).to_vector<double>() == expected(2));
+    vars[1].mutable_value().fill_(1.7);
+    set.refresh_copies();
+    CHECK(a.to_vector<double>() == expected(1));  // where it was
+    CHECK(half(1).version() == a.version());
+  }
 }

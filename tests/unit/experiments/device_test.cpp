@@ -256,6 +256,28 @@ TEST_SUITE("unit") {
     }
   }
 
+  TEST_CASE("a parameter that others write between two updates is the one that is used") {
+    const Scratch s;
+    const auto solo = solo_communicator();
+    const RunConfig config =
+        config_of(s, "dtype: bf16, layers: [{name: gated_deltanet, heads: 1, head_dim: 8}]", "",
+                  {"steps=20"});
+    const auto train = [&](Device& device) {
+      Trainer t(config, 0, 3, "", *solo, device);
+      std::vector<double> all = {t.steps(4)};
+      for (ag::Parameter& p : t.model().parameters().items()) {
+        p.var.mutable_value().mul_(0.5);
+      }
+      all.push_back(t.steps(1));
+      all.push_back(t.steps(3));
+      const std::vector<double> values = values_of(t);
+      all.insert(all.end(), values.begin(), values.end());
+      return all;
+    };
+    StandIn device(70);
+    CHECK(train(device) == train(cpu()));
+  }
+
   TEST_CASE("a trainer records a step for each shape of batch") {
     const Scratch s;
     const RunConfig config = read_config_text<RunConfig>(
