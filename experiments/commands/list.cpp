@@ -32,14 +32,15 @@ std::string ops() {
 }
 
 std::string families() {
-  Table table({"scan op", "family", "kind", "states", "forms", "what"});
+  Table table({"scan op", "family", "kind", "transition", "states", "forms", "what"});
   for (const std::string& name : layers::scan_registry().names()) {
     const layers::ScanInfo& f = *layers::scan_registry().at(name);
     std::string states;
     for (const layers::StatePort& s : f.states) {
       states += (states.empty() ? "" : ", ") + s.name + " (" + std::string(enum_name(s.part)) + ")";
     }
-    table.add({name, f.family, std::string(enum_name(f.kind)), states,
+    table.add({name, f.family, std::string(enum_name(f.kind)),
+               std::string(f.transition ? f.transition->name : "-"), states,
                std::string("recurrent") + (f.has_chunk ? ", chunk" : "") +
                    (f.has_parallel ? ", parallel" : ""),
                f.help});

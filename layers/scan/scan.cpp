@@ -44,25 +44,76 @@ void check_scan(const ScanInfo& scan, const std::string& name) {
            "scan {}: documents need an input '{}' of op {} ({})", name, boundary, op.name,
            op.contract_in);
   LS_CHECK(scan.kind == FamilyKind::kRelay || scan.summarize, kInternal,
-           "scan {}: family {} is {}, so it needs .summary<...>(); without one it is relay", name,
-           scan.family, enum_name(scan.kind));
+           "scan {}: family {} is {}, so it needs .transition(...) or .linear(...); without one it "
+           "is relay",
+           name, scan.family, enum_name(scan.kind));
   LS_CHECK(!scan.summarize || scan.boundary == Boundary::kStart || scan.forget, kInternal,
-           "scan {}: documents are cut by offsets, so its summary needs forget(like, fresh, attrs)",
-           name);
+           "scan {}: documents are cut by offsets, which transition {} has no forget for", name,
+           scan.transition ? scan.transition->name : "");
 }
 
 bool is_sequence(const ArgSpec& arg) {
   return arg.axes.size() >= 2 && arg.axes[0] == "B" && (arg.axes[1] == "T" || arg.axes[1] == "Tk");
 }
 
-Tensor fresh_state(const Tensor& fresh, const Shape& shape, DType dtype) {
-  return fresh.defined() ? fresh.expand(shape).clone() : Tensor::zeros(shape, dtype);
+Tensor fresh_state(const Tensor& fresh, const Tensor& like) {
+  return fresh.defined() ? fresh.expand(like.shape()).clone()
+                         : Tensor::zeros(like.shape(), like.dtype(), like.device());
+}
+
+namespace {
+
+/// The states as they go out, then the transition.
+void read_contract(ScanInfo& scan, const std::string& name) {
+  if (!scan.transition) {
+    return;
+  }
+  scan.symbols = scan.op->symbols;
+  for (const StatePort& port : scan.states) {
+    ArgSpec written = scan.op->out.at(static_cast<std::size_t>(scan.op->output_index(port.output)));
+    written.name = port.name;
+    scan.summary.push_back(std::move(written));
+  }
+  for (ArgSpec& arg : parse_contract(scan.transition->contract, name, scan.symbols)) {
+    scan.summary.push_back(std::move(arg));
+  }
+}
+
+}  // namespace
+
+void check_summary(const ScanInfo& scan, const Tensors& summary) {
+  const auto says = [&](const ArgSpec& arg) {
+    return fmt::format("summary of scan {} ({}): {}", scan.op->name, scan.family, arg.text);
+  };
+  LS_CHECK(summary.size() == scan.summary.size(), kInternal,
+           "summary of scan {} ({}): {} tensors, its contract has {}", scan.op->name, scan.family,
+           summary.size(), scan.summary.size());
+  const DType type = acc_dtype(summary[0].dtype());
+  Bindings bound(scan.symbols);
+  for (std::size_t i = 0; i < summary.size(); ++i) {
+    const ArgSpec& arg = scan.summary[i];
+    const Tensor& t = summary[i];
+    const auto axes = std::ssize(arg.axes);
+    LS_CHECK(t.defined() && (arg.ellipsis ? t.rank() >= axes : t.rank() == axes) &&
+                 (arg.type != ArgSpec::Type::kAcc || t.dtype() == type),
+             kInternal, "{} is {}", says(arg), t.defined() ? t.describe() : "absent");
+    for (Index a = 0; a < axes; ++a) {
+      const Index extent = t.size(static_cast<int>(t.rank() - axes + a));
+      const Axis& axis = arg.axes[static_cast<std::size_t>(a)];
+      const bool fits = axis.symbol >= 0 ? bound.bind(axis.symbol, extent)
+                                         : bound.evaluate(axis).value_or(extent) == extent;
+      LS_CHECK(fits, kInternal, "{} is {}: {} has another extent elsewhere", says(arg),
+               t.describe(), axis.text);
+    }
+  }
 }
 
 Tensors summarize(const ScanInfo& scan, std::span<const Tensor> in, const void* attrs,
                   const std::vector<std::vector<Index>>& starts, const Tensors& fresh) {
   if (!scan.forget || starts.empty()) {
-    return scan.summarize(in, attrs);
+    Tensors whole = scan.summarize(in, attrs);
+    check_summary(scan, whole);
+    return whole;
   }
   // Row by row: of a row with boundaries the last document counts, after forgetting.
   Tensors all, from_ports = fresh;
@@ -80,11 +131,12 @@ Tensors summarize(const ScanInfo& scan, std::span<const Tensor> in, const void* 
     if (!starts[r].empty()) {
       m = scan.compose(scan.forget(part, from_ports, attrs), m, attrs);
     }
+    check_summary(scan, m);
     for (std::size_t i = 0; i < m.size(); ++i) {
       if (r == 0) {
         Shape shape = m[i].shape();
         shape[0] = std::ssize(starts);
-        all.push_back(Tensor::empty(shape, m[i].dtype()));
+        all.push_back(Tensor::empty(shape, m[i].dtype(), m[i].device()));
       }
       all[i].slice(0, row, row + 1).copy_(m[i]);
     }
@@ -99,6 +151,7 @@ bool detail::register_scan(ScanInfo info, const std::string& name, std::source_l
   check_at_start([stored, name, file = std::string(where.file_name())] {
     try {
       check_scan(*stored, name);
+      read_contract(*stored, name);
     } catch (const Error& e) {
       LS_FAIL(kInternal, "{} ({})", e.message(), file);
     }

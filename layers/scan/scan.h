@@ -14,21 +14,16 @@
 //   in s: of act itself where that is affine, else it is given s too
 //   act(forget(f), s) = f: a document boundary is the summary that forgets
 //
+// How a family says them: transitions.h has the classes of transitions, of which everything else
+// follows.
+//
 //   // layers/scan/delta.cpp
-//   struct Affine {                         // S' = M S + X
-//     static Tensors summarize(const ops::DeltaRule::In<Tensor>&, const ops::DeltaRule::Attrs&);
-//     static Tensors identity(const ops::DeltaRule::In<Tensor>&, const ops::DeltaRule::Attrs&);
-//     static Tensors compose(const Tensors& earlier, const Tensors& later);
-//     static Tensors act(const Tensors& summary, const Tensors& states);
-//     static Tensors act_adjoint(const Tensors& summary, const Tensors& dstates);
-//     static Tensors forget(const ops::DeltaRule::In<Tensor>&, const Tensors& fresh,
-//                           const ops::DeltaRule::Attrs&);
-//   };
 //   LS_SCAN(ops::DeltaRule, "delta_rule", "S = exp(g) (I - beta k k^T) S + beta k v^T")
 //       .family("delta", FamilyKind::kFixed)
 //       .state("S", "s0", "sT", StatePart::kMatrix)
 //       .chunked().parallel()
-//       .summary<Affine>();
+//       .linear("v", transitions::kDense);
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <string>
@@ -37,6 +32,7 @@
 #include "core/base/enum_names.h"
 #include "core/op/op.h"
 #include "core/op/scan_attrs.h"
+#include "layers/scan/transitions.h"
 
 namespace ls::layers {
 
@@ -60,8 +56,6 @@ struct StatePort {
   StatePart part = StatePart::kMatrix;
 };
 
-using Tensors = std::vector<Tensor>;
-
 /// Everything known of one scan.
 struct ScanInfo {
   const OpInfo* op = nullptr;
@@ -77,9 +71,15 @@ struct ScanInfo {
   bool has_chunk = false, has_parallel = false;
   std::function<std::shared_ptr<ScanAttrs>(const void* attrs)> clone_attrs;
 
+  /// Null for relay families.
+  const Transition* transition = nullptr;
+  /// The contract of a summary: the states as they go out, then the transition.
+  std::vector<ArgSpec> summary;
+  std::vector<std::string> symbols;  ///< of its axes
+
   // All take the op's inputs in contract order, without state and boundary inputs (undefined), and
-  // the op's Attrs. States and summaries are lists of tensors in the acc type with leading axis B,
-  // states in the order of `states`. Null for relay families.
+  // the op's Attrs. States and summaries are lists of tensors with leading axis B, states in the
+  // order of `states`. Null for relay families.
   std::function<Tensors(std::span<const Tensor> in, const void* attrs)> summarize;
   std::function<Tensors(std::span<const Tensor> like, const void* attrs)> identity;
   std::function<Tensors(const Tensors& earlier, const Tensors& later, const void* attrs)> compose;
@@ -99,12 +99,30 @@ struct ScanInfo {
       forget;
 };
 
+/// How a family makes its summaries.
+struct SummaryParts {
+  const Transition* transition = nullptr;
+  /// Its tensors, of the inputs. Null: the op is linear in the input `values` and its only state,
+  /// and the transition is what it makes of the unit state when nothing is written.
+  std::function<Tensors(std::span<const Tensor> in, const void* attrs)> moves;
+  std::string values;
+  /// What a stretch leaves in the states. Null: run the op, from states that `nothing` puts in
+  /// where absent ones would count.
+  std::function<Tensors(std::span<const Tensor> in, const void* attrs)> writes;
+  std::function<void(std::span<Tensor> in)> nothing;
+  std::function<Index(const void* attrs)> window;  ///< rows that growing states keep; null: all
+};
+/// Fills in the functions of a scan whose op, states and clone_attrs are set.
+void set_summary(ScanInfo& scan, SummaryParts parts);
+
 /// The summary of a stretch of [B,T,...] inputs, some rows of which begin documents at `starts`
 /// (ascending token indices by row; empty: none inside). `fresh` as for forget.
 Tensors summarize(const ScanInfo& scan, std::span<const Tensor> in, const void* attrs,
                   const std::vector<std::vector<Index>>& starts, const Tensors& fresh = {});
-/// A state of this shape: `fresh` [1,...] for every row, zeros where it is undefined.
-Tensor fresh_state(const Tensor& fresh, const Shape& shape, DType dtype);
+/// A state like that: `fresh` [1,...] for every row, zeros where it is undefined.
+Tensor fresh_state(const Tensor& fresh, const Tensor& like);
+/// @throws Error(Internal) where tensors are not as the scan's contract of summaries says
+void check_summary(const ScanInfo& scan, const Tensors& summary);
 
 /// Does an argument of a scan op run along the sequence: [B,T,...], or keys [B,Tk,...]?
 bool is_sequence(const ArgSpec& arg);
@@ -178,52 +196,56 @@ class ScanBuilder {
     info_.has_parallel = true;
     return *this;
   }
-  /// Static functions as in the head of this file; those without Attrs may take them besides. Where
-  /// act is not affine, act_adjoint(summary, states, dstates).
-  template <class Summary>
-  ScanBuilder& summary() {
-    info_.summarize = [](std::span<const Tensor> in, const void* attrs) {
-      return Summary::summarize(ls::detail::gather_members<In>(in), typed(attrs));
+  /// The transition of a stretch: its class, and its tensors made of the inputs.
+  ScanBuilder& transition(const Transition& t, Tensors (*moves)(const In&, const Attrs&)) {
+    parts_.transition = &t;
+    parts_.moves = erased(moves);
+    return *this;
+  }
+  /// The same of an op that is linear in its input `values` [B,T,...] and its only state: what it
+  /// makes of the unit state when nothing is written.
+  ScanBuilder& linear(std::string values, const Transition& t) {
+    parts_.transition = &t;
+    parts_.values = std::move(values);
+    return *this;
+  }
+  /// What a stretch leaves of nothing, where that costs less than a run of the op.
+  ScanBuilder& writes(Tensors (*states)(const In&, const Attrs&)) {
+    parts_.writes = erased(states);
+    return *this;
+  }
+  /// Sets states that count for nothing, where absent ones would count.
+  ScanBuilder& nothing(void (*set)(In&)) {
+    parts_.nothing = [set](std::span<Tensor> in) {
+      In members = ls::detail::gather_members<In>(std::span<const Tensor>(in));
+      set(members);
+      std::ranges::copy(ls::detail::spread_members<Tensor>(members), in.begin());
     };
-    info_.identity = [](std::span<const Tensor> like, const void* attrs) {
-      return Summary::identity(ls::detail::gather_members<In>(like), typed(attrs));
-    };
-    info_.compose = erased(&Summary::compose);
-    info_.act = erased(&Summary::act);
-    set_adjoint(&Summary::act_adjoint);
-    if constexpr (requires { &Summary::forget; }) {
-      info_.forget = [](std::span<const Tensor> like, const Tensors& fresh, const void* attrs) {
-        return Summary::forget(ls::detail::gather_members<In>(like), fresh, typed(attrs));
-      };
-    }
+    return *this;
+  }
+  /// Rows that states which grow by concatenation keep.
+  ScanBuilder& window(Index (*rows)(const Attrs&)) {
+    parts_.window = [rows](const void* attrs) { return rows(typed(attrs)); };
     return *this;
   }
   operator bool() {  // NOLINT: the declaration is an initialiser
+    if (parts_.transition) {
+      set_summary(info_, std::move(parts_));
+    }
     return detail::register_scan(std::move(info_), name_, where_);
   }
 
  private:
   static const Attrs& typed(const void* attrs) { return *static_cast<const Attrs*>(attrs); }
-  template <class... A>
-  void set_adjoint(Tensors (*f)(const Tensors&, const Tensors&, A...)) {
-    info_.act_adjoint = [g = erased(f)](const Tensors& m, const Tensors&, const Tensors& ds,
-                                        const void* attrs) { return g(m, ds, attrs); };
-  }
-  void set_adjoint(Tensors (*f)(const Tensors&, const Tensors&, const Tensors&)) {
-    info_.affine = false;
-    info_.act_adjoint = [f](const Tensors& m, const Tensors& s, const Tensors& ds, const void*) {
-      return f(m, s, ds);
-    };
-  }
-  static auto erased(Tensors (*f)(const Tensors&, const Tensors&)) {
-    return [f](const Tensors& a, const Tensors& b, const void*) { return f(a, b); };
-  }
-  static auto erased(Tensors (*f)(const Tensors&, const Tensors&, const Attrs&)) {
-    return [f](const Tensors& a, const Tensors& b, const void* attrs) {
-      return f(a, b, typed(attrs));
+  template <class R>
+  static std::function<R(std::span<const Tensor>, const void*)> erased(R (*f)(const In&,
+                                                                              const Attrs&)) {
+    return [f](std::span<const Tensor> in, const void* attrs) {
+      return f(ls::detail::gather_members<In>(in), typed(attrs));
     };
   }
   std::string name_;
+  SummaryParts parts_;
   ScanInfo info_;
   std::source_location where_;
 };

@@ -267,8 +267,8 @@ TEST_SUITE("conformance") {
     wrong.family.compose = [right = wrong.family.compose](const Tensors& a, const Tensors& b,
                                                           const void* attrs) {
       Tensors m = right(a, b, attrs);
-      if (a[1].slow_at(0) != 0 && b[1].slow_at(0) != 0) {
-        m[1].add_(a[1], 1e-9);
+      if (a[0].slow_at(0) != 0 && b[0].slow_at(0) != 0) {
+        m[0].add_(a[0], 1e-9);
       }
       return m;
     };
@@ -280,7 +280,7 @@ TEST_SUITE("conformance") {
     wrong.family.identity = [right = wrong.family.identity](std::span<const Tensor> like,
                                                             const void* attrs) {
       Tensors id = right(like, attrs);
-      id[0].fill_(-1e-8);
+      id[1].fill_(1 - 1e-8);
       return id;
     };
     CHECK(has(broken(wrong.family, linear_case()), "identity"));
@@ -291,7 +291,7 @@ TEST_SUITE("conformance") {
     wrong.family.summarize = [right = wrong.family.summarize](std::span<const Tensor> in,
                                                               const void* attrs) {
       Tensors m = right(in, attrs);
-      m[0].zero_();
+      m[1].fill_(1);
       return m;
     };
     const std::string laws = broken(wrong.family, linear_case());
@@ -304,7 +304,7 @@ TEST_SUITE("conformance") {
     wrong.family.forget = [right = wrong.family.forget](std::span<const Tensor> like,
                                                         const Tensors& fresh, const void* attrs) {
       Tensors m = right(like, fresh, attrs);
-      m[0].fill_(-20);
+      m[1].fill_(2e-9);
       return m;
     };
     CHECK(broken(wrong.family, linear_case()) == "forget ");
@@ -314,7 +314,7 @@ TEST_SUITE("conformance") {
     Copy wrong("delta_rule");
     wrong.family.act_adjoint = [act = wrong.family.act](const Tensors& m, const Tensors&,
                                                         const Tensors& ds, const void* attrs) {
-      return act({m[0], Tensor::zeros(m[1].shape(), m[1].dtype())}, ds, attrs);
+      return act({Tensor::zeros(m[0].shape(), m[0].dtype(), m[0].device()), m[1]}, ds, attrs);
     };
     const std::string laws = broken(wrong.family, delta_case());
     CHECK(has(laws, "adjoint"));

@@ -43,6 +43,7 @@ Registry<ScanCaseMaker>& scan_cases();
 ///   summarize   summarize(x ++ y) = compose(summarize(x), summarize(y))
 ///   state       outgoing state = act(summarize(x), s)
 ///   adjoint     act_adjoint is the transpose of act, or of its derivative (by differences, f64)
+///   devices     summaries are the same bits on another device
 ///   forms       recurrent, chunk (1, 16, 37, 64, T tokens), parallel, auto: with gradients
 ///   split       apply and its derivative piece by piece, empty and one-token pieces included
 ///   decode      token by token
@@ -51,7 +52,7 @@ Registry<ScanCaseMaker>& scan_cases();
 ///   reset       packed documents = separate documents: outputs, states, gradients
 ///   forget      act(forget(f), s) = f; rows with boundaries, cut anywhere, each at places of its
 ///               own: act(summarize(x, starts), s) is the state that the local runner leaves
-/// Relay families have no summaries and skip identity .. adjoint and fold.
+/// Relay families have no summaries and skip identity .. devices and fold.
 std::vector<std::string> check_scan(const layers::ScanInfo& family, const ScanCase& scan_case,
                                     DType t);
 

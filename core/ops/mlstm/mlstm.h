@@ -42,9 +42,6 @@ struct Mlstm {
       f("normalize", normalize, "outputs are divided by what the keys sum up to");
     }
   };
-  /// An m0 so low that nothing was there before: the state counts for nothing, as in a summary of a
-  /// stretch alone.
-  static constexpr double kNothing = -1e30;
 };
 
 }  // namespace ls::ops

@@ -88,6 +88,7 @@ std::vector<std::string> Checker::run() {
   if (family_.kind != FamilyKind::kRelay) {
     summaries();
     adjoint();
+    devices();
   }
   forms();
   for (const std::vector<Index>& cuts : cut_lists()) {

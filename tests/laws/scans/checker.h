@@ -57,6 +57,7 @@ class Checker {
   // ---- summaries.cpp
   void summaries();
   void adjoint();
+  void devices();
   void adjoint_of_derivative(const Tensors& summary, const Tensors& s, const Tensors& d,
                              const Tensors& back, Index from);
 

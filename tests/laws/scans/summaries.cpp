@@ -1,5 +1,8 @@
 // What a summary of tokens owes: identity, associative compose, act and its transpose.
+#include <utility>
+
 #include "tests/laws/scans/checker.h"
+#include "tests/support/stand_in.h"
 
 namespace ls::test::scans {
 
@@ -107,6 +110,44 @@ void Checker::adjoint_of_derivative(const Tensors& summary, const Tensors& s, co
         fmt::format("adjoint (from token {}): the derivative is {:.12g}, the adjoint says {:.12g}",
                     from, left, right));
   }
+}
+
+/// The same bits on another device.
+void Checker::devices() {
+  StandIn device(5);
+  const auto moved = [](const Tensors& ts, Device& to) {
+    Tensors out;
+    for (const Tensor& t : ts) {
+      out.push_back(t.defined() ? t.to(to) : t);
+    }
+    return out;
+  };
+  const auto all = [&](Device& to) {
+    const Tensors x = moved(x_, to), start = moved(start_, to);
+    std::vector<Tensors> out{summarize(x), family_.identity(x, attrs())};
+    out.push_back(family_.act(out[0], start, attrs()));
+    out.push_back(family_.act_adjoint(out[0], start, out[2], attrs()));
+    out.push_back(compose(out[0], out[0]));
+    if (family_.forget) {
+      Tensors fresh;
+      for (const Tensor& s : start) {
+        fresh.push_back(s.slice(0, 0, 1));
+      }
+      out.push_back(family_.forget(x, fresh, attrs()));
+    }
+    for (Tensors& list : out) {
+      list = moved(list, cpu());
+    }
+    return out;
+  };
+  const std::vector<Tensors> here = all(cpu()), there = all(device);
+  const double kept = std::exchange(tolerance_, 0);
+  constexpr const char* kNames[] = {"summarize",   "identity", "act",
+                                    "act_adjoint", "compose",  "forget"};
+  for (std::size_t i = 0; i < here.size(); ++i) {
+    same(fmt::format("devices ({})", kNames[i]), there[i], here[i]);
+  }
+  tolerance_ = kept;
 }
 
 }  // namespace ls::test::scans

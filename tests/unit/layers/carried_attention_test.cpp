@@ -127,7 +127,7 @@ TEST_SUITE("unit") {
     CHECK(says(fault([](ScanInfo& s) { s.states[1].output = "nosuch"; }),
                "scan test: state v comes out of 'nosuch', which is no output of op attention"));
     CHECK(says(fault([](ScanInfo& s) { s.states.clear(); }), "it carries nothing"));
-    CHECK(says(fault([](ScanInfo& s) { s.summarize = nullptr; }), ".summary<...>()"));
+    CHECK(says(fault([](ScanInfo& s) { s.summarize = nullptr; }), "it needs .transition(...)"));
     const OpInfo undeclared;
     CHECK(says(fault([&](ScanInfo& s) { s.op = &undeclared; }), "not declared by LS_OP"));
   }
