@@ -4,6 +4,7 @@
 
 #include "core/base/profile.h"
 #include "core/op/report.h"
+#include "core/tensor/devices.h"
 #include "core/tensor/host_code.h"
 #include "core/tensor/rows.h"
 
@@ -237,6 +238,7 @@ void execute(Launch& l) {
     return;
   }
   const ErrorContext context(l.op->name);
+  const RunningOn running(ctx);
   run_kernel(*l.kernel, l.pass, read, written, sizes, l.attrs.get());
   record_launch(ctx, read, written);
 }

@@ -10,6 +10,53 @@ namespace {
 
 constexpr Index kSlabBytes = Index{1} << 21;  // blocks of up to half of it are cut from slabs
 
+/// Free blocks that are reservations of their own leave the lists of a pool; `release` gets each.
+template <class FreeBlocks, class Records, class Reservations, class Release>
+void drop_unused(FreeBlocks& free, Records& records, Reservations& reservations, Release release) {
+  for (auto& [key, blocks] : free) {
+    if (key.second <= kSlabBytes / 2) {
+      continue;
+    }
+    for (auto* r : blocks) {
+      release(r->data, r->bytes);
+      std::erase(reservations, std::pair(r->data, r->bytes));
+      std::erase_if(records, [r](const auto& one) { return one.get() == r; });
+    }
+    blocks.clear();
+  }
+}
+
+template <class Records, class Reservations>
+[[noreturn]] void out_of_memory(const Device& device, Index bytes, const Records& records,
+                                const Reservations& reservations) {
+  Index held = 0, used = 0, largest = 0;
+  for (const auto& [data, n] : reservations) {
+    held += n;
+  }
+  for (const auto& r : records) {
+    used += r->live ? r->bytes : 0;
+    largest = std::max(largest, r->live ? r->bytes : 0);
+  }
+  const auto mib = [](Index n) { return static_cast<double>(n) / (1 << 20); };
+  LS_FAIL(kDevice,
+          "{} is out of memory: {:.1f} MiB more were asked for; of its {:.0f} MiB this pool holds "
+          "{:.1f}, of which {:.1f} are in use ({:.1f} by the largest buffer); other pools and "
+          "processes have the rest. Use a smaller batch, accumulation, recomputation, or a shorter "
+          "sequence",
+          device.describe(), mib(bytes), mib(device.properties().memory), mib(held), mib(used),
+          mib(largest));
+}
+
+/// False where it cannot, as while a graph is captured.
+bool wait_for_all(Device& device) {
+  try {
+    device.synchronize();
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 Index block_class(Index bytes, Index align) {
@@ -69,20 +116,25 @@ BlockPool::Record* BlockPool::take_free(Index bytes, Stream* home) {
 BlockPool::Record* BlockPool::carve(Index bytes, Stream* home) {
   const auto reserve = [&](Index n) {
     void* const data = source_.reserve(kind_, n);
-    LS_CHECK(data, kDevice,
-             "{} is out of memory: {} bytes asked for; use a smaller batch, a shorter sequence or "
-             "recomputation",
-             source_.describe(), bytes);
-    source_.count_growth();
-    reservations_.emplace_back(data, n);
+    if (data) {
+      source_.count_growth();
+      reservations_.emplace_back(data, n);
+    }
     return static_cast<char*>(data);
   };
   char* data = nullptr;
   if (bytes > kSlabBytes / 2) {
     data = reserve(bytes);
+    if (!data) {
+      return nullptr;
+    }
   } else {
     if (slab_left_ < bytes) {
-      slab_ = reserve(kSlabBytes);
+      char* const slab = reserve(kSlabBytes);
+      if (!slab) {
+        return nullptr;
+      }
+      slab_ = slab;
       slab_left_ = kSlabBytes;
     }
     data = slab_;
@@ -97,20 +149,32 @@ Allocation BlockPool::allocate(Index bytes, Stream& stream) {
   LS_CHECK(bytes >= 0, kInternal, "a buffer of {} bytes was asked for", bytes);
   Stream* const home = kind_ == MemoryKind::kPinned ? nullptr : &stream;
   const Index size = block_class(bytes, source_.properties().alignment);
-  Record* r = nullptr;
   std::vector<Event> uses;
-  {
+  const auto take = [&] {
     const std::lock_guard lock(mutex_);
-    r = take_free(size, home);
-    if (!r && graphs_) {
-      r = take_free(size, nullptr);
+    Record* r = take_free(size, home);
+    r = !r && graphs_ ? take_free(size, nullptr) : r;
+    r = r ? r : carve(size, home);
+    if (r) {
+      r->home = home;
+      r->live = true;
+      uses.swap(r->uses);
     }
-    if (!r) {
-      r = carve(size, home);
+    return r;
+  };
+  Record* r = take();
+  // Graphs keep what is free: they were recorded with its addresses.
+  if (!r && !graphs_ && wait_for_all(source_)) {
+    {
+      const std::lock_guard lock(mutex_);
+      drop_unused(free_, records_, reservations_,
+                  [&](void* data, Index n) { source_.release(kind_, data, n); });
     }
-    r->home = home;
-    r->live = true;
-    uses.swap(r->uses);
+    r = take();
+  }
+  if (!r) {
+    const std::lock_guard lock(mutex_);
+    out_of_memory(source_, size, records_, reservations_);
   }
   if (kind_ == MemoryKind::kDevice) {
     for (const Event& use : uses) {
