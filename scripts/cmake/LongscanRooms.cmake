@@ -1,34 +1,37 @@
 # A room is an OBJECT library with an include view of its own: a directory in the build tree that
 # holds one link to the room. Including a header of a room that is not named does not compile.
 add_library(ls_flags INTERFACE)
-target_compile_options(ls_flags INTERFACE -Wall -Wextra -Wno-missing-field-initializers
-                                          -Wno-stringop-overflow -Wno-restrict -fno-math-errno
-                                          -fno-trapping-math -ffp-contract=fast -fopenmp-simd)
+# Options of the C++ compiler; nvcc has its own, see LongscanCuda.cmake.
+function(ls_cxx_options)
+  target_compile_options(ls_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${ARGN}>")
+endfunction()
+ls_cxx_options(-Wall -Wextra -Wno-missing-field-initializers -Wno-stringop-overflow -Wno-restrict
+               -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp-simd)
 if(LONGSCAN_NATIVE)
-  target_compile_options(ls_flags INTERFACE -march=native)
+  ls_cxx_options(-march=native)
 endif()
 if(LONGSCAN_WERROR)
-  target_compile_options(ls_flags INTERFACE -Werror)
+  ls_cxx_options(-Werror)
 endif()
 if(LONGSCAN_SANITIZE)
-  target_compile_options(ls_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all
-                                            -fno-omit-frame-pointer -g1 -O1)
+  ls_cxx_options(-fsanitize=address,undefined -fno-sanitize-recover=all
+                 -fno-omit-frame-pointer -g1 -O1)
   target_link_options(ls_flags INTERFACE -fsanitize=address,undefined)
   target_compile_definitions(ls_flags INTERFACE LS_SANITIZE LS_ASSERTS)
   # GCC 12 stores 64 bytes at once into frames that the sanitizer aligns to 32 (its PR 110027).
   include(CheckCXXCompilerFlag)
   check_cxx_compiler_flag(-mmove-max=256 LONGSCAN_HAVE_MOVE_MAX)
   if(LONGSCAN_HAVE_MOVE_MAX)
-    target_compile_options(ls_flags INTERFACE -mmove-max=256 -mstore-max=256)
+    ls_cxx_options(-mmove-max=256 -mstore-max=256)
   endif()
 endif()
 if(LONGSCAN_TSAN)
-  target_compile_options(ls_flags INTERFACE -fsanitize=thread -fno-omit-frame-pointer -g1 -O1)
+  ls_cxx_options(-fsanitize=thread -fno-omit-frame-pointer -g1 -O1)
   target_link_options(ls_flags INTERFACE -fsanitize=thread)
   target_compile_definitions(ls_flags INTERFACE LS_SANITIZE LS_ASSERTS)
 endif()
 if(LONGSCAN_COVERAGE)
-  target_compile_options(ls_flags INTERFACE --coverage -O0)
+  ls_cxx_options(--coverage -O0)
   target_link_options(ls_flags INTERFACE --coverage)
 endif()
 if(LONGSCAN_ASSERTS)
@@ -41,11 +44,17 @@ set_property(GLOBAL PROPERTY LS_ROOMS "")
 
 # ls_room(core/tensor DEPENDS core/base): the sources below core/tensor that belong to no room inside
 # it are the target core_tensor. Sources are found by pattern so that a new op, mixer, task or
-# strategy needs no edit here. A room inside another is declared before it.
+# strategy needs no edit here, and so are those of nvcc (*.cu) where there is one. A room inside
+# another is declared before it. NEEDS_CUDA: without nvcc it has headers alone.
 function(ls_room path)
-  cmake_parse_arguments(ARG "" "" "DEPENDS" ${ARGN})
+  cmake_parse_arguments(ARG "NEEDS_CUDA" "" "DEPENDS" ${ARGN})
   string(REPLACE "/" "_" name ${path})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${path}/*.cpp)
+  set(device_sources "")
+  if(LONGSCAN_HAVE_CUDA)
+    file(GLOB_RECURSE device_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${path}/*.cu)
+    list(APPEND sources ${device_sources})
+  endif()
   list(FILTER sources EXCLUDE REGEX "/main\\.cpp$")
   get_property(rooms GLOBAL PROPERTY LS_ROOMS)
   foreach(room IN LISTS rooms)
@@ -62,11 +71,17 @@ function(ls_room path)
     string(REPLACE "/" "_" dep ${dep})
     target_link_libraries(${name}_view INTERFACE ${dep}_view)
   endforeach()
+  set_property(GLOBAL APPEND PROPERTY LS_ROOMS ${path})
+  set_property(GLOBAL PROPERTY LS_ROOM_DEPENDS_${name} ${ARG_DEPENDS})
+  if(ARG_NEEDS_CUDA AND NOT LONGSCAN_HAVE_CUDA)
+    return()
+  endif()
   add_library(${name} OBJECT ${sources})
   target_link_libraries(${name} PUBLIC ${name}_view)
-  set_property(GLOBAL APPEND PROPERTY LS_ROOMS ${path})
+  if(device_sources OR ARG_NEEDS_CUDA)
+    target_link_libraries(${name} PRIVATE ls_cuda)
+  endif()
   set_property(GLOBAL APPEND PROPERTY LS_ROOM_TARGETS ${name})
-  set_property(GLOBAL PROPERTY LS_ROOM_DEPENDS_${name} ${ARG_DEPENDS})
 endfunction()
 
 # Objects of every room are named directly: through an archive self-registration would vanish.
@@ -75,6 +90,10 @@ function(ls_executable name)
   get_property(rooms GLOBAL PROPERTY LS_ROOM_TARGETS)
   target_link_libraries(${name} PRIVATE ${rooms} experiments_view ls_yaml ls_hdf5
                                         nlohmann_json::nlohmann_json CLI11::CLI11)
+  if(LONGSCAN_HAVE_CUDA)
+    target_link_libraries(${name} PRIVATE CUDA::cudart_static CUDA::cublasLt)
+    set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX)
+  endif()
   if(LONGSCAN_HAVE_MPI)
     target_link_libraries(${name} PRIVATE MPI::MPI_CXX)
   endif()

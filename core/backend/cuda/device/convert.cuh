@@ -1,0 +1,56 @@
+#pragma once
+// Elements in the type that sums are kept in, one by one and several at once.
+#include <cuda_bf16.h>
+
+#include "core/base/types.h"
+
+namespace ls::cuda {
+
+template <class A, class T>
+__device__ __forceinline__ A to_acc(T x) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    return static_cast<A>(__uint_as_float(static_cast<unsigned>(x.bits) << 16));
+  } else {
+    return static_cast<A>(x);
+  }
+}
+template <class T, class A>
+__device__ __forceinline__ T from_acc(A x) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    T y;
+    y.bits = __bfloat16_as_ushort(__float2bfloat16_rn(static_cast<float>(x)));
+    return y;
+  } else {
+    return static_cast<T>(x);
+  }
+}
+
+/// N neighbours.
+template <class T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T v[N];
+};
+/// As many of T as one load of 16 bytes brings.
+template <class T>
+inline constexpr int kPack = 16 / static_cast<int>(sizeof(T));
+
+/// `from` is a multiple of N elements.
+template <class A, int N, class T>
+__device__ __forceinline__ void load(const T* from, A (&to)[N]) {
+  const Pack<T, N> p = *reinterpret_cast<const Pack<T, N>*>(from);
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    to[i] = to_acc<A>(p.v[i]);
+  }
+}
+template <class T, int N, class A>
+__device__ __forceinline__ void store(T* to, const A (&from)[N]) {
+  Pack<T, N> p;
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    p.v[i] = from_acc<T>(from[i]);
+  }
+  *reinterpret_cast<Pack<T, N>*>(to) = p;
+}
+
+}  // namespace ls::cuda
