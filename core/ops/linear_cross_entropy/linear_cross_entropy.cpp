@@ -50,12 +50,13 @@ struct Reference {
         }
         best = logit(c) > logit(best) ? c : best;
       }
-      Real z = 0;
-      for (const Real l : logit) {
-        z += std::exp(l - logit(best));
+      Real rest = 0;  // besides the best class
+      for (Index c = 0; c < classes; ++c) {
+        rest += c == best ? Real(0) : std::exp(logit(c) - logit(best));
       }
+      const Real z = 1 + rest;
       predicted(i) = best;
-      per_token(i) = logit(best) + std::log(z) - logit(target(i));
+      per_token(i) = logit(best) - logit(target(i)) + std::log1p(rest);
       total += per_token(i);
       for (Index c = 0; dx && c < classes; ++c) {
         const Real g = (std::exp(logit(c) - logit(best)) / z - Real(c == target(i))) / Real(count);
