@@ -1,6 +1,7 @@
 #pragma once
 // Activations by name, an attribute of several ops.
 #include <array>
+#include <cstdint>
 #include <string_view>
 
 #include "core/base/enum_names.h"

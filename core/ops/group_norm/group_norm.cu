@@ -1,0 +1,18 @@
+#include "core/ops/group_norm/group_norm.h"
+
+#include "core/ops/common/mean_norm.cuh"
+
+namespace ls::ops {
+namespace {
+
+template <class T>
+using Kernel = MeanNormKernel<GroupNorm, T>;
+
+LS_KERNEL(GroupNorm)
+    .on(DeviceType::kCuda)
+    .reads("x z y", lies::rows)
+    .strided_grad("x z")
+    .kernel<Kernel, double, float, bf16>();
+
+}  // namespace
+}  // namespace ls::ops

@@ -1,0 +1,67 @@
+// Three products by cuBLASLt; the bias is added, and its gradient summed, in passes of their own.
+#include "core/ops/linear/linear.h"
+
+#include "core/op/op.h"
+#include "core/ops/common/products.cuh"
+
+namespace ls::ops {
+namespace {
+
+using Op = Linear;
+
+template <class T>
+struct Kernel {
+  using A = acc_t<T>;
+  static constexpr DType kType = dtype_of_v<T>, kAcc = dtype_of_v<A>;
+
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs&) {
+    const Index rows = row_count(in.x);
+    const Index outputs = in.weight.size(0), inputs = in.weight.size(1);
+    if (!in.bias.defined()) {
+      multiply(kType, row_matrix(in.x), transposed(row_matrix(in.weight)), rows, outputs, inputs,
+               kType, out.y.raw());
+      return;
+    }
+    // The sum is rounded once, with its bias.
+    const bool wide = kType != kAcc;
+    const cuda::Scratch memory(wide ? rows * outputs * Index{sizeof(A)} : 0);
+    A* const sums = wide ? memory.as<A>() : static_cast<A*>(out.y.raw());
+    multiply(kType, row_matrix(in.x), transposed(row_matrix(in.weight)), rows, outputs, inputs,
+             kAcc, sums);
+    add_bias(sums, in.bias.data<A>(), rows, outputs, out.y.data<T>());
+  }
+  static void add_bias(const A* sums, const A* bias, Index rows, Index outputs, T* y) {
+    cuda::for_each<1>(cuda::RowShape(rows, outputs).apart(),
+                      [=] __device__(Index r, Index c, auto) {
+                        y[r * outputs + c] = cuda::from_acc<T>(sums[r * outputs + c] + bias[c]);
+                      });
+  }
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
+    const Index rows = row_count(dout.y), outputs = dout.y.size(-1);
+    const cuda::Matrix gy = row_matrix(dout.y);
+    if (din.x.defined()) {
+      multiply(kType, gy, row_matrix(in.weight), rows, in.weight.size(1), outputs, kType,
+               din.x.raw());
+    }
+    if (din.weight.defined()) {
+      multiply(kType, transposed(gy), row_matrix(in.x), outputs, in.x.size(-1), rows, kAcc,
+               din.weight.raw());
+    }
+    if (din.bias.defined()) {
+      const cuda::RowsIn<T> from(dout.y);
+      cuda::column_sums<1, A>(rows, outputs, {{din.bias.data<A>()}},
+                              [=] __device__(Index r, Index c, A(&sum)[1]) {
+                                sum[0] = cuda::to_acc<A>(from.row(r)[c]);
+                              });
+    }
+  }
+};
+
+LS_KERNEL(Linear)
+    .on(DeviceType::kCuda)
+    .reads("x y", lies::rows_apart)
+    .kernel<Kernel, double, float, bf16>();
+
+}  // namespace
+}  // namespace ls::ops

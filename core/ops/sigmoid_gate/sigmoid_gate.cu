@@ -1,0 +1,74 @@
+// Elementwise: log f and 1 - f of x.
+#include "core/ops/sigmoid_gate/sigmoid_gate.h"
+
+#include "core/backend/cuda/device/rows.cuh"
+#include "core/op/op.h"
+#include "core/ops/common/activations.cuh"
+
+namespace ls::ops {
+namespace {
+
+using Op = SigmoidGate;
+
+template <class T>
+struct Kernel {
+  using A = acc_t<T>;
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
+    const RowPattern rows = *rows_of(in.x.layout());
+    const cuda::RowsIn<T> x(in.x);
+    const cuda::RowsTo<A> g(out.g);
+    const cuda::RowsTo<T> k(out.k);
+    const A low = static_cast<A>(a.lower_bound);
+    const auto shape = cuda::RowShape(rows.count, rows.cols).with(x).with(g).with(k);
+    cuda::for_each<A>(shape, [=] __device__(Index r, Index c, auto width) {
+      constexpr int kWidth = decltype(width)::value;
+      A u[kWidth], written[kWidth];
+      cuda::load(x.row(r) + c, u);
+      for (int i = 0; i < kWidth; ++i) {
+        written[i] = (A(1) - low) * act::device_sigmoid(-u[i]);
+        // log f, from f itself or from 1 - f, whichever is small.
+        const A f = low + (A(1) - low) * act::device_sigmoid(u[i]);
+        const A by_f = low > A(0) ? log(f) : -act::device_softplus(-u[i]);
+        u[i] = written[i] < A(0.5) ? log1p(-written[i]) : by_f;
+      }
+      cuda::store(g.row(r) + c, u);
+      cuda::store(k.row(r) + c, written);
+    });
+  }
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
+    const RowPattern rows = *rows_of(in.x.layout());
+    const cuda::RowsIn<T> x(in.x), gk(dout.k);
+    const cuda::RowsIn<A> gg(dout.g);
+    const cuda::RowsTo<T> gx(din.x);
+    const A low = static_cast<A>(a.lower_bound);
+    const auto shape = cuda::RowShape(rows.count, rows.cols).with(x).with(gk).with(gg).with(gx);
+    cuda::for_each<A>(shape, [=] __device__(Index r, Index c, auto width) {
+      constexpr int kWidth = decltype(width)::value;
+      A u[kWidth], dg[kWidth] = {}, dk[kWidth] = {};
+      cuda::load(x.row(r) + c, u);
+      if (gg) {
+        cuda::load(gg.row(r) + c, dg);
+      }
+      if (gk) {
+        cuda::load(gk.row(r) + c, dk);
+      }
+      for (int i = 0; i < kWidth; ++i) {
+        const A up = act::device_sigmoid(u[i]), down = act::device_sigmoid(-u[i]);
+        const A over_f = low > A(0) ? up / (low + (A(1) - low) * up) : A(1);  // sigmoid / f
+        u[i] = (A(1) - low) * down * (dg[i] * over_f - dk[i] * up);
+      }
+      cuda::store(gx.row(r) + c, u);
+    });
+  }
+};
+
+LS_KERNEL(SigmoidGate)
+    .on(DeviceType::kCuda)
+    .reads("x g k", lies::rows)
+    .strided_grad("x")
+    .kernel<Kernel, double, float, bf16>();
+
+}  // namespace
+}  // namespace ls::ops
