@@ -7,6 +7,7 @@
 
 #include "core/config/component.h"
 #include "core/tensor/tensor.h"
+#include "optim/device_step.h"
 
 namespace ls::optim {
 
@@ -32,6 +33,8 @@ class Optimizer {
   /// Names of the state tensors kept for each parameter, each of its shape: {"m", "v"}.
   virtual std::vector<std::string> state_names() const = 0;
   virtual void update(ParamSlice& param, std::span<Tensor> state, const StepArgs& args) const = 0;
+  /// For devices that run no code of the processor.
+  virtual RuleNumbers numbers() const { return {}; }
 };
 
 }  // namespace ls::optim

@@ -34,6 +34,19 @@ bool measure(std::span<const Tensor> grads, Tensor& values) {
   return at(values, StepValue::kStopped) == 0;
 }
 
+/// Parameters, gradients and states as kernels get them.
+std::vector<UpdateSlice> slices_of(const UpdateTargets& targets) {
+  std::vector<UpdateSlice> slices;
+  for (std::size_t i = 0; i < targets.params.size(); ++i) {
+    const ParamSlice& p = targets.params[i];
+    UpdateSlice& s = slices.emplace_back(UpdateSlice{p.value, p.grad, {}, p.decay});
+    for (std::size_t k = 0; i < targets.states.size() && k < targets.states[i].size(); ++k) {
+      s.states[k] = targets.states[i][k];
+    }
+  }
+  return slices;
+}
+
 }  // namespace
 
 Tensor step_values(Device& device, Index updates) {
@@ -57,6 +70,12 @@ void set_step_value(Tensor& values, StepValue which, double value) {
 void add_loss(Tensor& values, const Tensor& mean, const Tensor& labels) {
   const Tensor read[] = {mean, labels};
   const ExecutionContext ctx = current_context(values.device());
+  if (const StepKernels* const kernels = step_kernels(values.device().type())) {
+    kernels->add_loss(ctx, values, mean, labels);
+    record_launch(ctx, read, {&values, 1});
+    values.bump_version();
+    return;
+  }
   const auto* const flag = static_cast<const ErrorFlag*>(ctx.device.kernel_address(ctx.error_flag));
   launch_host_code(ctx, "add_loss", read, {&values, 1},
                    [flag](std::span<const Tensor> in, std::span<Tensor> out) {
@@ -78,6 +97,15 @@ void update_all(const Optimizer& rule, UpdateTargets targets, Tensor& values, do
   }
   for (const std::vector<Tensor>& s : targets.states) {
     written.insert(written.end(), s.begin(), s.end());
+  }
+  if (const StepKernels* const kernels = step_kernels(values.device().type())) {
+    const ExecutionContext ctx = current_context(values.device());
+    kernels->update_all(ctx, rule.numbers(), slices_of(targets), values, clip);
+    record_launch(ctx, grads, written);
+    for (Tensor& t : written) {
+      t.bump_version();
+    }
+    return;
   }
   const auto update = [&rule, decays = std::move(decays), clip](std::span<const Tensor> in,
                                                                 std::span<Tensor> out) {

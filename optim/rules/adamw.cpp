@@ -9,8 +9,7 @@ namespace {
 /// p -= lr (m / (1 - b1^n)) / (sqrt(v / (1 - b2^n)) + eps).
 class AdamW final : public Optimizer {
  public:
-  struct Config {
-    double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.01;
+  struct Config : AdamWNumbers {
     template <class F>
     void fields(F& f) {
       f("beta1", beta1, {.help = "decay of the mean gradient", .min = 0, .below = 1});
@@ -23,6 +22,7 @@ class AdamW final : public Optimizer {
   };
   explicit AdamW(const Config& c) : c_(c) {}
   std::vector<std::string> state_names() const override { return {"m", "v"}; }
+  RuleNumbers numbers() const override { return static_cast<const AdamWNumbers&>(c_); }
   void update(ParamSlice& p, std::span<Tensor> state, const StepArgs& a) const override {
     const auto n = static_cast<double>(a.step);
     const double correct1 = 1 / (1 - std::pow(c_.beta1, n)),

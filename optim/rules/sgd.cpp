@@ -7,9 +7,7 @@ namespace {
 /// p -= lr (g + momentum b) with Nesterov.
 class Sgd final : public Optimizer {
  public:
-  struct Config {
-    double momentum = 0, dampening = 0, weight_decay = 0;
-    bool nesterov = false;
+  struct Config : SgdNumbers {
     template <class F>
     void fields(F& f) {
       f("momentum", momentum,
@@ -27,6 +25,7 @@ class Sgd final : public Optimizer {
   std::vector<std::string> state_names() const override {
     return c_.momentum > 0 ? std::vector<std::string>{"momentum"} : std::vector<std::string>{};
   }
+  RuleNumbers numbers() const override { return static_cast<const SgdNumbers&>(c_); }
   void update(ParamSlice& p, std::span<Tensor> state, const StepArgs& a) const override {
     for_elements(p, state, [&]<class T>(T* x, const T* dx, T* const* s, Index begin, Index end) {
       const T wd = p.decay ? static_cast<T>(c_.weight_decay) : T(0),
