@@ -4,6 +4,7 @@
 
 #include "core/base/log.h"
 #include "core/config/compare.h"
+#include "core/tensor/devices.h"
 #include "experiments/checkpoint.h"
 #include "experiments/model_io.h"
 #include "experiments/run.h"
@@ -45,6 +46,7 @@ LoadedModel load_model(const std::string& path, const std::vector<std::string>& 
   const auto index = static_cast<std::size_t>(it - labels.begin());
   out.model = std::make_unique<layers::Model>(out.config.models[index], c.data.interface, out.seed);
   restore_parameters(c.parameters, path, out.model->parameters());
+  out.model->parameters().to(device_named(out.config.device));
   return out;
 }
 

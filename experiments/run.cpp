@@ -10,6 +10,7 @@
 #include "autograd/tape.h"
 #include "core/base/log.h"
 #include "core/io/files.h"
+#include "core/tensor/devices.h"
 #include "experiments/checkpoint.h"
 #include "experiments/evaluate.h"
 #include "experiments/footprint.h"
@@ -219,7 +220,8 @@ class Sitting {
     if (earlier && earlier->steps == config_.steps) {
       return std::move(*earlier);
     }
-    Trainer trainer(config_, part.model, part.seed, part.directory, comm_);
+    Trainer trainer(config_, part.model, part.seed, part.directory, comm_,
+                    device_named(config_.device));
     if (resume) {
       trainer.resume(options_.resume, earlier);
     }

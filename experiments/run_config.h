@@ -7,6 +7,7 @@
 #include "core/config/limits.h"
 #include "core/config/yaml.h"
 #include "core/io/files.h"
+#include "core/tensor/devices.h"
 #include "data/task.h"
 #include "layers/model.h"
 #include "optim/optimizer.h"
@@ -93,6 +94,7 @@ struct ScanConfig {
 struct RunConfig {
   std::string name;
   std::string output = "runs";
+  std::string device = "cpu";
   std::vector<Index> seeds = {0};
   Component<data::Task> task;
   std::vector<RunModel> models;
@@ -120,6 +122,11 @@ struct RunConfig {
             "200 bytes");
     f("output", output,
       {.help = "folder that holds the folders of runs", .min_size = 1, .hashed = false});
+    f("device", device,
+      {.help = "where models run: cpu, cuda (the first GPU, cuda:1 the second), auto (a GPU where "
+               "there is one); results differ in rounding alone",
+       .hashed = false});
+    f.check(is_device_name(device), "device", "is cpu, cuda, cuda:N or auto");
     f("seeds", seeds,
       {.help = "seeds to train with; the table shows mean and spread over them",
        .min = 0,

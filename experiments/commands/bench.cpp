@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/profile.h"
+#include "core/tensor/devices.h"
 #include "experiments/commands/command.h"
 #include "experiments/decode_bench.h"
 #include "experiments/model_io.h"
@@ -90,7 +91,8 @@ void print_profile(const std::vector<profile::Entry>& entries, double seconds, I
 }
 
 void Bench::train(const RunConfig& config, std::size_t model, Communicator& world) {
-  Trainer trainer(config, model, static_cast<std::uint64_t>(config.seeds.front()), "", world);
+  Trainer trainer(config, model, static_cast<std::uint64_t>(config.seeds.front()), "", world,
+                  device_named(config.device));
   trainer.step();
   const double first = seconds_since_launch();
   trainer.steps(warmup_);
@@ -125,6 +127,7 @@ void Bench::decode(const RunConfig& config, std::size_t model, Communicator& wor
   const auto seed = static_cast<std::uint64_t>(config.seeds.front());
   const auto task = data::make_task(config.task, {.seed = seed, .stream = false});
   layers::Model net(config.models[model], model_interface(*task), seed);
+  net.parameters().to(device_named(config.device));
   for (const Index rows : rows_) {
     const DecodeTiming t = time_decoding(net, rows, context_, steps_, ops_);
     nlohmann::ordered_json j{{"model", net.label()},

@@ -1,5 +1,6 @@
 #include <fmt/core.h>
 
+#include "core/tensor/devices.h"
 #include "experiments/commands/command.h"
 #include "experiments/golden/golden.h"
 #include "experiments/progress.h"
@@ -19,19 +20,21 @@ class Check final : public Command {
     o("--chunk", golden_.chunk, {.help = "tokens per chunk of scans", .min = 1, .max = 1 << 20});
     o("--split", golden_.split,
       {.help = "pieces that the sequence is cut into, the state carried", .min = 1, .max = 4096});
+    o("--device", device_, {.help = "where ops run: cpu, cuda, cuda:N or auto"});
     o("-q,--quiet", quiet_, {.help = "print failures only"});
   }
   int run(parallel::RankEnv& env) override;
 
  private:
   std::vector<std::string> files_;
-  std::string dtype_ = "f64";
+  std::string dtype_ = "f64", device_ = "cpu";
   golden::GoldenOptions golden_;
   bool quiet_ = false;
 };
 
 int Check::run(parallel::RankEnv&) {
   golden_.dtype = parse_enum<DType>(dtype_);
+  golden_.device = &device_named(device_);
   Table table({"op", "case", "outputs", "tolerance", "gradients", "tolerance", "result"});
   Index passed = 0, failed = 0;
   for (const std::string& file : files_) {

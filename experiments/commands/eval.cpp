@@ -55,6 +55,8 @@ class Eval final : public Command {
     o("--set", overrides_,
       {.help = "a.b=c: override a field of the stored config; what the tasks are tested on: " +
                test_fields()});
+    o("--device", device_,
+      {.help = "where the model runs: cpu, cuda, cuda:N or auto; empty: as it was trained"});
     o("--json", json_, {.help = "print one line of JSON"});
     o("--figure", figure_, {.help = "draw loss and accuracy by position into this file (.svg)"});
   }
@@ -65,7 +67,7 @@ class Eval final : public Command {
   data::Split split_ = data::Split::kTest;
   std::vector<std::string> overrides_;
   bool json_ = false;
-  std::string figure_;
+  std::string figure_, device_;
 };
 
 /// One row a slice: length, setting, labels, and the union of all metrics, in the terminal's width.
@@ -104,6 +106,9 @@ std::string evaluation_table(const Evaluation& e) {
 }
 
 int Eval::run(parallel::RankEnv& env) {
+  if (!device_.empty()) {
+    overrides_.push_back("device=" + device_);
+  }
   const LoadedModel loaded = load_model(checkpoint_, overrides_);
   const std::unique_ptr<data::Task> task = load_task(loaded);
   const bool none = task->slices(split_).empty();

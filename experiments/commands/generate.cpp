@@ -33,6 +33,8 @@ class Generate final : public Command {
       {.help = "choose among the most likely that reach this probability; 0: the most likely",
        .min = 0,
        .max = 1});
+    o("--device", device_,
+      {.help = "where the model runs: cpu, cuda, cuda:N or auto; empty: as it was trained"});
     o("--seed", seed_, {.help = "of the choices", .min = 0, .max = Index{1} << 62});
     o("-q,--quiet", quiet_, {.help = "no figures on standard error"});
   }
@@ -41,7 +43,7 @@ class Generate final : public Command {
  private:
   std::string read_prompt() const;
 
-  std::string checkpoint_, prompt_, prompt_file_;
+  std::string checkpoint_, prompt_, prompt_file_, device_;
   Index tokens_ = 256, seed_ = 0;
   SamplingOptions sampling_;
   bool quiet_ = false;
@@ -71,7 +73,8 @@ std::string Generate::read_prompt() const {
 int Generate::run(parallel::RankEnv& env) {
   LS_CHECK(env.world().size() == 1, kConfig, "generate runs on one rank, not {}",
            env.world().size());
-  const LoadedModel loaded = load_model(checkpoint_);
+  const LoadedModel loaded =
+      device_.empty() ? load_model(checkpoint_) : load_model(checkpoint_, {"device=" + device_});
   const layers::ModelInterface& io = loaded.model->interface();
   LS_CHECK(io.vocab_in == 256 && io.classes == 256, kUnsupported,
            "{}: generation writes bytes, this model reads {}", checkpoint_,

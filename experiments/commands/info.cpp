@@ -1,5 +1,6 @@
 #include <fmt/core.h>
 
+#include "core/tensor/devices.h"
 #include "experiments/checkpoint.h"
 #include "experiments/commands/command.h"
 #include "experiments/progress.h"
@@ -48,6 +49,9 @@ class Info final : public Command {
     Table t({"fact", "value"});
     for (const auto& [name, value] : provenance(env.world().size())) {
       t.add({name, value});
+    }
+    for (const std::string& line : list_devices()) {
+      t.add({"device", line});
     }
     fmt::print("{}", t.str(terminal_columns()));
     return 0;

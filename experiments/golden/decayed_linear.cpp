@@ -94,10 +94,12 @@ ag::Var activated(const ag::Var& x, ops::Act activation, const ag::Var& bias = {
 /// x limited to [low, high], infinite ones excepted.
 ag::Var clamped(const ag::Var& x, double low, double high) {
   const auto above = [&](double limit) {
-    const Tensor bias = Tensor::full({x.size(-1)}, acc_dtype(x.dtype()), -limit);
+    const Tensor bias =
+        Tensor::full({x.size(-1)}, acc_dtype(x.dtype()), -limit, x.value().device());
     return activated(x, ops::Act::kRelu, ag::Var(bias));
   };
-  ag::Var y = ag::add(ag::Var(Tensor::full(x.shape(), x.dtype(), low)), above(low));
+  ag::Var y =
+      ag::add(ag::Var(Tensor::full(x.shape(), x.dtype(), low, x.value().device())), above(low));
   return high > 1e300 ? y : ag::add(y, ag::scale(above(high), -1));
 }
 
@@ -146,7 +148,8 @@ LS_GOLDEN(LinearAttn, "linear_attn") {
   if (normalize) {
     Shape column = in.v.shape();
     column[3] = 1;
-    in.v = ag::concat({in.v, ag::Var(Tensor::full(column, in.v.dtype(), 1))}, 3);
+    in.v = ag::concat({in.v, ag::Var(Tensor::full(column, in.v.dtype(), 1, in.v.value().device()))},
+                      3);
     if (in.s0.defined()) {
       const ag::Var z = c.acc("initial_z");
       in.s0 = ag::concat({in.s0, ag::reshape(z, {z.size(0), z.size(1), z.size(2), 1})}, 3);

@@ -119,7 +119,8 @@ ag::Var GoldenCall::load(const std::string& name, DType dtype, DType through) {
   if (known != leaves_.end()) {
     return known->second;
   }
-  const Tensor value = is_float(stored.dtype()) ? stored.to(through).to(dtype).clone() : stored;
+  const Tensor value = (is_float(stored.dtype()) ? stored.to(through).to(dtype).clone() : stored)
+                           .to(*options_.device);
   const ag::Var v = case_.grads.count(name) ? ag::Var::leaf(value) : ag::Var(value);
   leaves_.emplace(name, v);
   return v;
@@ -259,11 +260,11 @@ class GoldenRun {
   GoldenCase results() const {
     GoldenCase computed = golden_;
     for (auto& [name, value] : computed.outputs) {
-      value = call_.outputs_.at(name).value();
+      value = call_.outputs_.at(name).value().to(cpu());
     }
     for (auto& [name, value] : computed.grads) {
       const Tensor& grad = call_.leaves_.at(name).grad();
-      value = grad.defined() ? grad : Tensor::zeros(value.shape(), DType::kF64);
+      value = grad.defined() ? grad.to(cpu()) : Tensor::zeros(value.shape(), DType::kF64);
     }
     return computed;
   }
@@ -292,7 +293,7 @@ class GoldenRun {
         report.fault = "output " + name + " is not computed";
         return;
       }
-      const Tensor& value = it->second.value();
+      const Tensor value = it->second.value().to(cpu());
       if (!same_shape("output " + name, value, ref)) {
         return;
       }
@@ -303,7 +304,7 @@ class GoldenRun {
         const Tensor rounded =
             through == seed_types_.end() ? seed->second : seed->second.to(through->second);
         outputs_.push_back(it->second);
-        seeds_.push_back(rounded.to(value.dtype()));
+        seeds_.push_back(rounded.to(value.dtype()).to(*call_.options_.device));
       }
     }
   }
@@ -311,7 +312,8 @@ class GoldenRun {
     for (const auto& [name, ref] : golden_.grads) {
       // What no gradient reached has a gradient of zero.
       const Tensor& grad = call_.leaves_.at(name).grad();
-      const Tensor value = grad.defined() ? grad : Tensor::zeros(ref.shape(), DType::kF64);
+      const Tensor value =
+          grad.defined() ? grad.to(cpu()) : Tensor::zeros(ref.shape(), DType::kF64);
       if (same_shape("gradient of " + name, value, ref)) {
         take(error_of(value, ref), name, report.worst_grad, report.worst_grad_name);
       }
@@ -348,6 +350,7 @@ GoldenReport check_golden(const GoldenCase& golden, const GoldenOptions& options
   }
   GoldenOptions wide = options;
   wide.dtype = DType::kF64;
+  wide.device = &cpu();
   GoldenRun exact(golden, wide), rounded(golden, wide);
   exact.run();
   rounded.round_as(run);

@@ -24,6 +24,7 @@ struct GoldenOptions {
   Form form = Form::kAuto;
   Index chunk = 0;
   Index split = 1;  ///< the sequence is cut into this many pieces, the state carried
+  Device* device = &cpu();
 };
 
 /// One case of a file: inputs, reference outputs, cotangents and gradients, f64 (indices i64).

@@ -15,7 +15,7 @@ LS_GOLDEN(MambaGate, "mamba_gate") {
   const Index heads = x.size(2), channels = by_head ? heads : heads * x.size(3);
   ag::Var a_log = c.acc_or_none("A_log");
   if (!a_log.defined()) {
-    a_log = ag::Var(Tensor::zeros({heads}, acc_dtype(x.dtype())));
+    a_log = ag::Var(Tensor::zeros({heads}, acc_dtype(x.dtype()), x.value().device()));
   }
   const ag::Var g =
       ag::call<ops::MambaGate>({.x = ag::reshape(x, {x.size(0), x.size(1), channels}),

@@ -54,7 +54,7 @@ LS_GOLDEN(Gru, "gru") {
   if (const ag::Var bias_hh = c.acc_or_none("bias_hh"); bias_hh.defined()) {
     const Index d = bias_hh.size(0) / 3;
     bias_n = ag::slice(bias_hh, 0, 2 * d, 3 * d);
-    const ag::Var none(Tensor::zeros({d}, bias_hh.dtype()));
+    const ag::Var none(Tensor::zeros({d}, bias_hh.dtype(), bias_hh.value().device()));
     const ag::Var gates = ag::concat({ag::slice(bias_hh, 0, 0, 2 * d), none}, 0);
     bias = bias.defined() ? ag::add(bias, gates) : gates;
   }

@@ -51,8 +51,8 @@ void run_rule(GoldenCall& c, const std::string& fields) {
   std::vector<ParamSlice> params;
   std::vector<Tensor> all_grads;
   for (std::size_t i = 0; c.has(fmt::format("param{}", i)); ++i) {
-    params.push_back({.value = c.acc(fmt::format("param{}", i)).value().clone()});
-    all_grads.push_back(c.acc(fmt::format("grad{}", i)).value());
+    params.push_back({.value = c.acc(fmt::format("param{}", i)).value().to(cpu()).clone()});
+    all_grads.push_back(c.acc(fmt::format("grad{}", i)).value().to(cpu()));
   }
   LS_CHECK(!params.empty(), kIo, "the case has no input 'param0'");
   const Index steps = all_grads[0].size(0);

@@ -27,7 +27,7 @@ LS_GOLDEN(Rope, "rope") {
     rule.short_factor = c.numbers("short_factor");
     rule.long_factor = c.numbers("long_factor");
   }
-  const Tensor inv_freq = Tensor::from(ops::rope_inv_freq(rule));
+  const Tensor inv_freq = Tensor::from(ops::rope_inv_freq(rule)).to(*c.options().device);
   c.out("inv_freq", inv_freq);
   ops::Rope::Attrs attrs;
   attrs.interleaved = c.choice("layout", {"half", "interleaved"}) == 1;

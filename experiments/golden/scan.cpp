@@ -25,6 +25,7 @@ class Pieces {
     for (std::size_t i = 0; i < in_.size(); ++i) {
       if (in_[i].defined() && is_sequence(op.in[i])) {
         tokens_ = in_[i].size(1);
+        device_ = &in_[i].value().device();
       }
     }
     if (op.input_index("offsets") >= 0 && input_of(op, in_, "offsets").defined()) {
@@ -96,7 +97,7 @@ class Pieces {
         start.push_back(*std::prev(std::upper_bound(offsets_.begin(), offsets_.end(), t)) - a);
       }
       input_of(op_, part, "offsets") = ag::Var();
-      input_of(op_, part, "start") = ag::Var(Tensor::from(start, {1, b - a}));
+      input_of(op_, part, "start") = ag::Var(Tensor::from(start, {1, b - a}).to(*device_));
       return documents;
     }
     std::vector<std::int64_t> local;
@@ -112,7 +113,7 @@ class Pieces {
       }
     }
     local.push_back(b - a);
-    input_of(op_, part, "offsets") = ag::Var(Tensor::from(local));
+    input_of(op_, part, "offsets") = ag::Var(Tensor::from(local).to(*device_));
     return documents;
   }
   /// Rows of documents: those in the piece from `fresh`, the others as they were.
@@ -120,7 +121,7 @@ class Pieces {
     if (!old.defined()) {
       Shape shape = fresh.shape();
       shape[0] = static_cast<Index>(offsets_.size()) - 1;
-      old = ag::Var(Tensor::zeros(shape, fresh.dtype()));
+      old = ag::Var(Tensor::zeros(shape, fresh.dtype(), *device_));
     }
     return ag::concat(
         {ag::take_rows(old, documents.before), fresh, ag::take_rows(old, documents.after)}, 0);
@@ -131,6 +132,7 @@ class Pieces {
   Vars in_;
   std::shared_ptr<const ScanAttrs> attrs_;
   Index tokens_ = 0;
+  Device* device_ = &cpu();
   std::vector<std::int64_t> offsets_;
   bool per_document_ = false;
   Vars states_;                // so far, one row a document, or a batch row
