@@ -32,6 +32,10 @@ namespace ls::test {
 ///   cost        no cost, or one that is not positive and finite
 std::vector<std::string> check_op(const OpInfo& op, const OpCase& op_case);
 
+/// The same of the kernels of another device of this machine, as far as it depends on them: value,
+/// repeat (also from a graph), strides, subset, absent, places.
+std::vector<std::string> check_op_on(Device& device, const OpInfo& op, const OpCase& op_case);
+
 /// Float inputs and outputs that have gradients, none of which any case compares with finite
 /// differences.
 std::vector<std::string> unchecked_gradients(const OpInfo& op, const std::vector<OpCase>& cases);

@@ -79,7 +79,7 @@ std::string bit_difference(const Tensor& got, const Tensor& want) {
   if (got.dtype() != want.dtype()) {
     return fmt::format("{} instead of {}", got.describe(), want.describe());
   }
-  const Tensor x = got.contiguous(), y = want.contiguous();
+  const Tensor x = got.to(cpu()).contiguous(), y = want.to(cpu()).contiguous();
   const Index size = dtype_size(x.dtype());
   for (Index i = 0; i < x.numel(); ++i) {
     if (std::memcmp(static_cast<const char*>(x.raw()) + i * size,

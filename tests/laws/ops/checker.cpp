@@ -71,6 +71,20 @@ std::vector<std::string> Checker::run() {
   return std::move(faults_);
 }
 
+std::vector<std::string> Checker::run_on(Device& device) {
+  device_ = &device;
+  for (const DType t : {DType::kF64, DType::kF32, DType::kBF16}) {
+    if (op_.kernel(device.type(), t)) {
+      values_there(t);
+      strides(t);
+      subsets(t);
+      absent(t);
+      places(t);
+    }
+  }
+  return std::move(faults_);
+}
+
 std::vector<std::string> Checker::differentiated() const {
   std::vector<std::string> ins, outs;
   for (std::size_t i = 0; i < op_.in.size(); ++i) {
@@ -104,6 +118,7 @@ Tensors Checker::inputs(DType t) const {
     if (in[i].defined() && is_float(in[i].dtype())) {
       in[i] = in[i].to(type_of(op_.in[i], in[i], t));
     }
+    in[i] = in[i].defined() ? in[i].to(*device_) : in[i];
   }
   return in;
 }
@@ -112,7 +127,7 @@ Tensors Checker::cotangents(DType t) const {
   Tensors d = cotangent_;
   for (std::size_t i = 0; i < d.size(); ++i) {
     if (d[i].defined()) {
-      d[i] = d[i].to(type_of(op_.out[i], d[i], t));
+      d[i] = d[i].to(type_of(op_.out[i], d[i], t)).to(*device_);
     }
   }
   return d;
@@ -185,6 +200,14 @@ namespace ls::test {
 std::vector<std::string> check_op(const OpInfo& op, const OpCase& c) {
   try {
     return op_laws::Checker(op, c).run();
+  } catch (const std::exception& e) {
+    return {fmt::format("exception: {} [{}]", e.what(), c.name)};
+  }
+}
+
+std::vector<std::string> check_op_on(Device& device, const OpInfo& op, const OpCase& c) {
+  try {
+    return op_laws::Checker(op, c).run_on(device);
   } catch (const std::exception& e) {
     return {fmt::format("exception: {} [{}]", e.what(), c.name)};
   }

@@ -26,6 +26,8 @@ class Checker {
  public:
   Checker(const OpInfo& op, const OpCase& c);
   std::vector<std::string> run();
+  /// What depends on the kernels of a device that this program has, in the types that they are of.
+  std::vector<std::string> run_on(Device& device);
   /// Names of the inputs and outputs whose gradients are compared with finite differences.
   std::vector<std::string> differentiated() const;
 
@@ -65,6 +67,8 @@ class Checker {
   // ---- devices.cpp
   /// The same bits on a device that the host cannot touch, at once and replayed; nothing waits.
   void devices(DType t);
+  /// On device_: the values of the f64 reference, and the same bits from a graph.
+  void values_there(DType t);
 
   // ---- strides.cpp
   void strides(DType t);
@@ -93,6 +97,7 @@ class Checker {
 
   const OpInfo& op_;
   const OpCase& case_;
+  Device* device_ = &cpu();  ///< on which calls are made
   Tensors cotangent_;
   Index terms_ = 1;
   std::vector<std::string> faults_;

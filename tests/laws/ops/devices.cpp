@@ -35,4 +35,28 @@ void Checker::devices(DType t) {
   same("devices: " + type + ", replayed", back(captured), here, 0);
 }
 
+void Checker::values_there(DType t) {
+  const std::string type(enum_name(t));
+  const Tensors in = inputs(t), dout = cotangents(t);
+  const Index waits = device_->counts().host_waits;
+  const Call eager = call(in, dout);
+  Call captured;
+  Stream& stream = device_->default_stream();
+  Graph graph(stream, graph_memory(*device_), [&] { captured = call(in, dout); });
+  graph.replay(stream);
+  if (device_->counts().host_waits != waits) {
+    fault("devices: {}: the host waits for the device during a call", type);
+  }
+  check_error_flag(stream);
+  Call want;
+  {
+    const UseReference reference;
+    const auto here = [](const Tensor& x) { return x.to(cpu()); };
+    want = call(widened(each(in, here)), widened(each(dout, here)));
+  }
+  same("value: " + type + " on " + device_->describe(), eager, want, allowed(t));
+  same("repeat: " + type + ", replayed", captured, eager, 0);
+  same("repeat: " + type, call(in, dout), eager, 0);
+}
+
 }  // namespace ls::test::op_laws

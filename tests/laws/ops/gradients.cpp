@@ -43,7 +43,7 @@ void Checker::absent(DType t) {
   const auto compare = [&](const std::string& what, const Tensors& partly, Tensors zeros) {
     for (std::size_t i = 0; i < zeros.size(); ++i) {
       if (dout[i].defined() && !partly[i].defined()) {
-        zeros[i] = Tensor::zeros(dout[i].shape(), dout[i].dtype());
+        zeros[i] = Tensor::zeros(dout[i].shape(), dout[i].dtype(), *device_);
       }
     }
     Call got = whole, want = whole;

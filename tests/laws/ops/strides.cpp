@@ -21,7 +21,7 @@ Tensor padded(const Tensor& t) {
   for (int a = 0; a < shape.rank(); ++a) {
     shape[a] += 3;
   }
-  Tensor view = Tensor::full(shape, t.dtype(), 77);
+  Tensor view = Tensor::full(shape, t.dtype(), 77, t.device());
   for (int a = 0; a < shape.rank(); ++a) {
     view = view.slice(a, 1, 1 + t.size(a));
   }
@@ -32,7 +32,7 @@ Tensor padded(const Tensor& t) {
 Tensor interleaved(const Tensor& t) {
   Shape shape = t.shape();
   shape.push_back(2);
-  return copied_into(Tensor::full(shape, t.dtype(), 77).select(-1, 1), t);
+  return copied_into(Tensor::full(shape, t.dtype(), 77, t.device()).select(-1, 1), t);
 }
 
 /// Axes stored in the opposite order.
@@ -43,7 +43,8 @@ Tensor transposed(const Tensor& t) {
     shape.push_back(t.size(a));
     axes.push_back(a);
   }
-  return copied_into(Tensor::full(shape, t.dtype(), 77).permute(std::span<const int>(axes)), t);
+  const Tensor all = Tensor::full(shape, t.dtype(), 77, t.device());
+  return copied_into(all.permute(std::span<const int>(axes)), t);
 }
 
 /// The first slice of an axis everywhere, with stride 0. Integers stay as they are.
@@ -99,12 +100,12 @@ Tensor Checker::place_like(const Tensor& t, int axis, Tensor& all) {
     }
   }
   shape.push_back(piece + 5);
-  all = Tensor::full(shape, t.dtype(), 77);
+  all = Tensor::full(shape, t.dtype(), 77, t.device());
   return all.slice(-1, 2, 2 + piece).view(t.shape());
 }
 
 void Checker::places(DType t) {
-  const Kernel* const kernel = op_.kernel(DeviceType::kCpu, t);
+  const Kernel* const kernel = op_.kernel(device_->type(), t);
   if (!has_backward() || !kernel) {
     return;
   }
