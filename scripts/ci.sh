@@ -26,7 +26,7 @@ gpu_kernels() {  # compiles them, and checks their mathematics on the host
 
 # A processor with AVX2 and nothing newer, with a folder of its own.
 avx2_tests() {
-  local options="$LONGSCAN_CMAKE_ARGS -DLONGSCAN_NATIVE=OFF"
+  local options="$LONGSCAN_CMAKE_ARGS -DLONGSCAN_NATIVE=OFF -DLONGSCAN_CUDA=OFF"
   options="$options -DCMAKE_CXX_FLAGS=-march=x86-64-v3"
   LONGSCAN_BUILD=build-avx2 LONGSCAN_CMAKE_ARGS=$options scripts/build.sh longscan_tests
   ctest --test-dir build-avx2 --no-tests=error --output-on-failure -L 'unit|conformance' \
