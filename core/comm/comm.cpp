@@ -190,6 +190,7 @@ class ReversedComm final : public Communicator {
   std::string name() const override { return base_.name() + "/reversed"; }
   double time_limit() const override { return base_.time_limit(); }
   void set_time_limit(double seconds) override { base_.set_time_limit(seconds); }
+  CommQueue& queue() override { return base_.queue(); }
 
  protected:
   void do_all_reduce(const CommCall& call, void* data) override { base_.do_all_reduce(call, data); }
@@ -307,6 +308,7 @@ void Communicator::all_reduce(void* data, Index n, DType dtype, ReduceOp op) {
   const CommCall call{.kind = Kind::kAllReduce, .dtype = dtype, .op = op, .n = n};
   check_buffer(*this, call, data, n);
   check_reducible(*this, call);
+  queue().settle();
   do_all_reduce(call, data);
 }
 
@@ -315,13 +317,32 @@ void Communicator::reduce_scatter(const void* in, void* out, Index n, DType dtyp
   check_buffer(*this, call, in, n);
   check_buffer(*this, call, out, n);
   check_reducible(*this, call);
+  queue().settle();
   do_reduce_scatter(call, in, out);
+}
+
+void Communicator::exclusive_scan(void* data, Index n, DType dtype) {
+  const CommCall call{.kind = Kind::kAllGather, .dtype = dtype, .n = n};
+  check_buffer(*this, call, data, n);
+  check_reducible(*this, call);
+  std::vector<std::byte> all(static_cast<std::size_t>(n * dtype_size(dtype) * size()));
+  all_gather(data, all.data(), n, dtype);
+  std::vector<const void*> earlier;
+  for (int r = 0; r < rank(); ++r) {
+    earlier.push_back(at(all.data(), r * n * dtype_size(dtype)));
+  }
+  if (earlier.empty()) {
+    std::fill_n(static_cast<std::byte*>(data), n * dtype_size(dtype), std::byte{0});
+  } else {
+    reduce_in_order(earlier, {&data, 1}, n, dtype, ReduceOp::kSum);
+  }
 }
 
 void Communicator::broadcast(void* data, Index n, DType dtype, int root) {
   const CommCall call{.kind = Kind::kBroadcast, .dtype = dtype, .n = n, .from = root};
   check_buffer(*this, call, data, n);
   check_rank(*this, call, root);
+  queue().settle();
   do_broadcast(call, data);
 }
 
@@ -336,6 +357,7 @@ void Communicator::all_gather(const void* in, void* out, std::span<const Index> 
   call.n = check_counts(*this, call, counts);
   check_buffer(*this, call, in, counts[rank()]);
   check_buffer(*this, call, out, call.n);
+  queue().settle();
   do_all_gather(call, in, out, bytes_of(counts, dtype));
 }
 
@@ -349,6 +371,7 @@ void Communicator::all_to_all(const void* in, std::span<const Index> in_counts, 
   const CommCall call{.kind = Kind::kAllToAll, .dtype = dtype};
   check_buffer(*this, call, in, check_counts(*this, call, in_counts));
   check_buffer(*this, call, out, check_counts(*this, call, out_counts));
+  queue().settle();
   do_all_to_all(call, in, bytes_of(in_counts, dtype), out, bytes_of(out_counts, dtype));
 }
 
@@ -381,11 +404,13 @@ void Communicator::send_recv(const void* out, Index n_out, int to, void* in, Ind
     check_buffer(*this, call, in, n_in);
   }
   if (to != kNoRank || from != kNoRank) {
+    queue().settle();
     do_send_recv(call, out, n_out * dtype_size(dtype), in, n_in * dtype_size(dtype));
   }
 }
 
 void Communicator::barrier() {
+  queue().settle();
   do_barrier({.kind = Kind::kBarrier});
 }
 
@@ -400,6 +425,24 @@ std::unique_ptr<Communicator> Communicator::split(int color, Index key) {
     group->set_time_limit(time_limit());
   }
   return group;
+}
+
+std::vector<std::unique_ptr<Communicator>> Communicator::split_axes(std::span<const int> extents) {
+  Index ranks = 1;
+  for (const int n : extents) {
+    LS_CHECK(n > 0, kConfig, "split_axes of '{}': an extent is {}; expected 1 or more", name(), n);
+    ranks *= n;
+  }
+  LS_CHECK(ranks == size(), kConfig, "split_axes of '{}': a grid of {} ranks for {}", name(), ranks,
+           size());
+  std::vector<std::unique_ptr<Communicator>> groups;
+  int behind = size();  // ranks that one step along the axis passes
+  for (const int n : extents) {
+    behind /= n;
+    const int along = rank() / behind % n;
+    groups.push_back(split(rank() - along * behind, along));
+  }
+  return groups;
 }
 
 std::unique_ptr<Communicator> Communicator::reversed() {

@@ -7,8 +7,10 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/base/types.h"
+#include "core/comm/pending.h"
 
 namespace ls {
 
@@ -50,8 +52,10 @@ std::string describe(const CommCall& call);
 ///   element, contributions are taken in rank order, whoever arrives first. bf16 and f16 are
 ///   summed in f32 and rounded once; integer sums wrap; a NaN anywhere makes max and min NaN.
 /// - A call returns when its buffers may be used again. A transport bound to a device stream may
-///   order its work on that stream instead.
+///   order its work on that stream instead. core/comm/lists.h has the same operations on lists of
+///   tensors, under way while the caller works; a call waits for those that were begun before it.
 /// - One thread at a time per communicator; different communicators may be used at the same time.
+///   What was begun is waited for before the communicator goes.
 /// - @throws Error(Comm) if another rank failed, ended, called something else, or stayed away
 ///   longer than time_limit(); the group is then broken for good. Error(Shape|DType|Config) for a
 ///   wrong argument, before anything is sent.
@@ -83,6 +87,8 @@ class Communicator {
   /// @shape in [R*n] -> out [n]; out may be in + rank*n, else they do not overlap
   void reduce_scatter(const void* in, void* out, Index n, DType dtype,
                       ReduceOp op = ReduceOp::kSum);
+  /// data[n] becomes the sum over the ranks before this one, in their order; zeros on the first.
+  void exclusive_scan(void* data, Index n, DType dtype);
   /// data[n] of `root` is copied to every rank.
   void broadcast(void* data, Index n, DType dtype, int root = 0);
   /// @shape in [n] -> out [R*n]; in may be out + rank*n, else they do not overlap
@@ -111,10 +117,17 @@ class Communicator {
   /// Ranks of one colour become a group of their own, ordered by (key, rank here). With colour
   /// kNoRank a rank joins none and gets nullptr. Called by every rank.
   std::unique_ptr<Communicator> split(int color, Index key = 0);
+  /// The ranks as a grid of these extents, the last axis running fastest: for each axis the group
+  /// of those that differ from this rank there alone, in its order. Called by every rank.
+  /// @throws Error(Config) where the grid has another number of ranks
+  std::vector<std::unique_ptr<Communicator>> split_axes(std::span<const int> extents);
   /// The same group with rank r renamed size()-1-r, so that a strategy written for the forward
   /// direction serves the backward one. Reductions keep the order, and so the bits, of this group.
   /// A view: this communicator must outlive it.
   std::unique_ptr<Communicator> reversed();
+
+  /// Where operations under way run, in the order in which they were begun.
+  virtual CommQueue& queue() { return queue_; }
 
  protected:
   Communicator();
@@ -137,6 +150,7 @@ class Communicator {
  private:
   friend class ReversedComm;
   double time_limit_;
+  CommQueue queue_;
 };
 
 /// The group of one: everything is a copy or nothing.

@@ -5,6 +5,7 @@
 
 #include "tests/laws/comm/samples.h"
 #include "tests/support/comm_laws.h"
+#include "tests/support/errors.h"
 
 namespace ls::test {
 namespace {
@@ -14,6 +15,7 @@ using namespace comm;
 void check_basics(Communicator& comm) {
   check_reductions<float>(comm);
   check_movement(comm);
+  check_lists(comm);
   check_messages(comm);
 }
 
@@ -38,6 +40,7 @@ void check_communicator(Communicator& comm) {
   CHECK(back->size() == ranks);
   CHECK(back->rank() == ranks - 1 - me);
   check_movement(*back);
+  check_lists(*back);
   check_messages(*back);
   std::vector<float> x = samples<float>(me, 1001);
   back->all_reduce(x.data(), 1001, DType::kF32);
@@ -65,6 +68,18 @@ void check_communicator(Communicator& comm) {
     const auto pairs = rest->split(rest->rank() / 2);
     CHECK(pairs->reduce_value(Index{1}) == pairs->size());
   }
+  // A grid, and one that does not fit.
+  const int fast = ranks % 2 == 0 ? 2 : 1;
+  const std::vector<int> extents{ranks / fast, fast};
+  const auto grid = comm.split_axes(extents);
+  REQUIRE(grid.size() == 2);
+  CHECK(grid[0]->size() == ranks / fast);
+  CHECK(grid[0]->rank() == me / fast);
+  CHECK(grid[1]->size() == fast);
+  CHECK(grid[1]->rank() == me % fast);
+  CHECK(grid[0]->reduce_value(Index{me}, ReduceOp::kMin) == me % fast);
+  CHECK(grid[1]->reduce_value(Index{me}, ReduceOp::kMax) == me - me % fast + fast - 1);
+  CHECK(says(message([&] { comm.split_axes(std::vector<int>{ranks, 2}); }), "a grid of"));
   const auto back_half = back->split(0);
   CHECK(back_half->rank() == back->rank());
   check_basics(*back_half);

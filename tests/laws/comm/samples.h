@@ -89,6 +89,7 @@ template <class T>
 void check_reductions(Communicator& comm);
 void check_special_values(Communicator& comm);
 void check_movement(Communicator& comm);
+void check_lists(Communicator& comm);
 void check_messages(Communicator& comm);
 void check_arguments(Communicator& comm);
 
