@@ -9,6 +9,8 @@ LS_SCAN(ops::DeltaRule, "delta_rule",
     .state("S", "s0", "sT", StatePart::kMatrix)
     .chunked()
     .parallel()
-    .linear("v", transitions::kDense);
+    .heads({"H", "HV"})
+    .columns({"Dv"})
+    .linear("v", "o", transitions::kDense);
 
 }  // namespace ls::layers

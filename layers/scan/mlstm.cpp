@@ -27,6 +27,8 @@ LS_SCAN(Op, "mlstm", "C = exp(f) C + exp(i) k v^T, n alike, both times exp(-m); 
     .state("m", "m0", "mT", StatePart::kVector)
     .chunked()
     .parallel()
+    .heads({"H"})
+    .columns({"Dv"})
     .transition(transitions::kRunningMax, log_decay)
     .nothing([](Op::In<Tensor>& in) {
       in.m0 = Tensor::full({in.v.size(0), in.v.size(2)}, in.f.dtype(), transitions::kNothing,
@@ -40,6 +42,8 @@ LS_SCAN(Op, "mlstm_sigmoid", "C = exp(f) C + exp(i) k v^T, n alike; i <= 0")
     .state("n", "n0", "nT", StatePart::kVector)
     .chunked()
     .parallel()
+    .heads({"H"})
+    .columns({"Dv"})
     .transition(transitions::kElementwise, decay);
 
 }  // namespace

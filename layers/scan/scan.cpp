@@ -1,5 +1,7 @@
 #include "layers/scan/scan.h"
 
+#include <algorithm>
+
 #include "core/base/registration.h"
 #include "layers/scan/check_scan.h"
 
@@ -47,6 +49,21 @@ void check_scan(const ScanInfo& scan, const std::string& name) {
            "scan {}: family {} is {}, so it needs .transition(...) or .linear(...); without one it "
            "is relay",
            name, scan.family, enum_name(scan.kind));
+  for (const std::vector<std::string>* const axes : {&scan.heads, &scan.columns}) {
+    for (const std::string& axis : *axes) {
+      LS_CHECK(std::find(op.symbols.begin(), op.symbols.end(), axis) != op.symbols.end(), kInternal,
+               "scan {}: axis {} is none of op {} ({})", name, axis, op.name, op.contract_in);
+    }
+  }
+  LS_CHECK(scan.merged_by.empty() || op.output_index(scan.merged_by) >= 0, kInternal,
+           "scan {}: outputs are merged by '{}', which is no output of op {} ({})", name,
+           scan.merged_by, op.name, op.contract_out);
+  LS_CHECK(scan.read_by.empty() || op.output_index(scan.read_by) >= 0, kInternal,
+           "scan {}: states are read by '{}', which is no output of op {} ({})", name, scan.read_by,
+           op.name, op.contract_out);
+  LS_CHECK(scan.read_by.empty() || scan.states.size() == 1, kInternal,
+           "scan {}: output {} reads one state as a product, and there are {}", name, scan.read_by,
+           scan.states.size());
   LS_CHECK(!scan.summarize || scan.boundary == Boundary::kStart || scan.forget, kInternal,
            "scan {}: documents are cut by offsets, which transition {} has no forget for", name,
            scan.transition ? scan.transition->name : "");

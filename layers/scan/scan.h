@@ -56,6 +56,13 @@ struct StatePort {
   StatePart part = StatePart::kMatrix;
 };
 
+/// A stretch's tokens run from no state, and what is left to add for one.
+struct LocalPart {
+  Tensors out;      ///< the op's outputs
+  Tensors summary;  ///< of the stretch
+  Tensor reads;     ///< see ScanInfo::reads
+};
+
 /// Everything known of one scan.
 struct ScanInfo {
   const OpInfo* op = nullptr;
@@ -97,7 +104,33 @@ struct ScanInfo {
   // as `start`: what is hidden need not be forgotten.
   std::function<Tensors(std::span<const Tensor> like, const Tensors& fresh, const void* attrs)>
       forget;
+
+  // Traits: what a strategy may do besides handing states on. Symbols of the contract's axes.
+  /// Heads know nothing of one another: each may run on a rank of its own, for all tokens. All
+  /// these axes are cut, each in as many parts.
+  std::vector<std::string> heads;
+  /// The same of value columns: a state may be cut along them.
+  std::vector<std::string> columns;
+  /// The output of log-sums by which outputs over parts of the keys are merged; empty: none.
+  std::string merged_by;
+
+  // Optional, of scans whose output `read_by` is what it would be from no state plus a product with
+  // the one state: o_t += reads_t S.
+  std::string read_by;
+  /// In the acc type, [B,T,HO,Dk]; undefined where these inputs make it no product.
+  std::function<Tensor(std::span<const Tensor> in, const void* attrs)> reads;
+  /// Everything that needs no state, where that costs less than to make the summary and then run
+  /// the op: what is left is `finish`.
+  std::function<LocalPart(std::span<const Tensor> in, const void* attrs)> local;
 };
+
+/// The outputs and states out of a stretch of which `local` was called.
+Tensors finish(const ScanInfo& scan, const LocalPart& local, const Tensors& states,
+               const void* attrs);
+/// What outputs [B,T,HO,Dv] read of states [B,H,Dk,Dv], and the gradient of the states for one of
+/// those outputs. @shape reads [B,T,HO,Dk], HO a multiple of H
+Tensor read_states(const Tensor& reads, const Tensor& states);
+Tensor read_adjoint(const Tensor& reads, const Tensor& dout, Index heads);
 
 /// How a family makes its summaries.
 struct SummaryParts {
@@ -106,6 +139,7 @@ struct SummaryParts {
   /// and the transition is what it makes of the unit state when nothing is written.
   std::function<Tensors(std::span<const Tensor> in, const void* attrs)> moves;
   std::string values;
+  bool wide = false;  ///< columns of the unit state may stand beside those of the values
   /// What a stretch leaves in the states. Null: run the op, from states that `nothing` puts in
   /// where absent ones would count.
   std::function<Tensors(std::span<const Tensor> in, const void* attrs)> writes;
@@ -196,6 +230,18 @@ class ScanBuilder {
     info_.has_parallel = true;
     return *this;
   }
+  ScanBuilder& heads(std::vector<std::string> axes) {
+    info_.heads = std::move(axes);
+    return *this;
+  }
+  ScanBuilder& columns(std::vector<std::string> axes) {
+    info_.columns = std::move(axes);
+    return *this;
+  }
+  ScanBuilder& merged_by(std::string output) {
+    info_.merged_by = std::move(output);
+    return *this;
+  }
   /// The transition of a stretch: its class, and its tensors made of the inputs.
   ScanBuilder& transition(const Transition& t, Tensors (*moves)(const In&, const Attrs&)) {
     parts_.transition = &t;
@@ -207,6 +253,21 @@ class ScanBuilder {
   ScanBuilder& linear(std::string values, const Transition& t) {
     parts_.transition = &t;
     parts_.values = std::move(values);
+    return *this;
+  }
+  /// The same where columns of values, of the state and of `output` know nothing of one another:
+  /// those of the unit state run beside the others, which gives the summary and what the output
+  /// reads of an incoming state at once.
+  ScanBuilder& linear(std::string values, std::string output, const Transition& t) {
+    info_.read_by = std::move(output);
+    parts_.wide = true;
+    return linear(std::move(values), t);
+  }
+  /// What the output reads of the incoming state, o_t += reads_t S, [B,T,HO,Dk] in the acc type;
+  /// undefined where these inputs make it no product.
+  ScanBuilder& reads(std::string output, Tensor (*of)(const In&, const Attrs&)) {
+    info_.read_by = std::move(output);
+    info_.reads = erased(of);
     return *this;
   }
   /// What a stretch leaves of nothing, where that costs less than a run of the op.

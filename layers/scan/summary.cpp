@@ -4,28 +4,64 @@
 namespace ls::layers {
 namespace {
 
+/// Columns of a, then of b.
+Tensor beside(const Tensor& a, const Tensor& b) {
+  const Index n = a.size(-1), all = n + b.size(-1);
+  Tensor out = Tensor::empty(with_columns(a.shape(), all), a.dtype(), a.device());
+  out.slice(-1, 0, n).copy_(a);
+  out.slice(-1, n, all).copy_(b);
+  return out;
+}
+/// Keeps the first n columns and returns the others.
+Tensor cut(Tensor& t, Index n) {
+  const Tensor whole = t;
+  t = whole.slice(-1, 0, n).contiguous();
+  return whole.slice(-1, n, whole.size(-1)).contiguous();
+}
+
 /// Shared by the functions of one scan. Ops register in any order: names are looked up when called.
 class Summaries {
  public:
   Summaries(const ScanInfo& scan, SummaryParts parts)
-      : op_(*scan.op), ports_(scan.states), clone_(scan.clone_attrs), parts_(std::move(parts)) {}
+      : op_(*scan.op),
+        ports_(scan.states),
+        read_by_(scan.read_by),
+        clone_(scan.clone_attrs),
+        parts_(std::move(parts)) {}
 
   Tensors summarize(std::span<const Tensor> in, const void* attrs) const {
+    if (parts_.wide) {
+      return local(in, attrs).summary;
+    }
     Tensors summary = parts_.writes ? parts_.writes(in, attrs) : written(in, attrs);
     for (Tensor& m : parts_.moves ? parts_.moves(in, attrs) : moved_unit(in, summary[0], attrs)) {
       summary.push_back(std::move(m));
     }
     return summary;
   }
+  /// The values' columns from no state, and beside them, nothing being written, those of the unit
+  /// state.
+  LocalPart local(std::span<const Tensor> in, const void* attrs) const {
+    Tensors from(in.begin(), in.end());
+    Tensor& values = input_of(op_, from, parts_.values);
+    const Index columns = values.size(-1);
+    const Tensor none = written(without_tokens(in), attrs)[0];
+    const Tensor zeros = Tensor::zeros(none.shape(), none.dtype(), none.device());
+    const Tensor unit = parts_.transition->unit(none);
+    input_of(op_, from, ports_[0].input) = beside(zeros, unit);
+    values = beside(values, Tensor::zeros(with_columns(values.shape(), unit.size(-1)),
+                                          values.dtype(), values.device()));
+    LocalPart part;
+    part.out = run_forward(op_, from, clone_(attrs));
+    Tensor& written = output_of(op_, part.out, ports_[0].output);
+    Tensor moved = cut(written, columns);
+    part.reads = cut(output_of(op_, part.out, read_by_), columns).to(written.dtype());
+    part.summary = {written, std::move(moved)};
+    return part;
+  }
   /// The summary of no tokens.
   Tensors identity(std::span<const Tensor> like, const void* attrs) const {
-    Tensors none(like.begin(), like.end());
-    for (std::size_t i = 0; i < none.size(); ++i) {
-      if (none[i].defined() && is_sequence(op_.in[i])) {
-        none[i] = none[i].slice(1, 0, 0);
-      }
-    }
-    return summarize(none, attrs);
+    return summarize(without_tokens(like), attrs);
   }
   Tensors compose(const Tensors& earlier, const Tensors& later, const void* attrs) const {
     return layers::compose(*parts_.transition, earlier, later, ports_.size(), window(attrs));
@@ -49,6 +85,15 @@ class Summaries {
   }
 
  private:
+  Tensors without_tokens(std::span<const Tensor> in) const {
+    Tensors none(in.begin(), in.end());
+    for (std::size_t i = 0; i < none.size(); ++i) {
+      if (none[i].defined() && is_sequence(op_.in[i])) {
+        none[i] = none[i].slice(1, 0, 0);
+      }
+    }
+    return none;
+  }
   Index window(const void* attrs) const { return parts_.window ? parts_.window(attrs) : -1; }
   /// What the op leaves of nothing.
   Tensors written(std::span<const Tensor> in, const void* attrs) const {
@@ -64,8 +109,10 @@ class Summaries {
     Tensor& unit = input_of(op_, from, ports_[0].input);
     unit = parts_.transition->unit(state);
     Tensor& values = input_of(op_, from, parts_.values);
-    values =
-        Tensor::zeros(with_columns(values.shape(), unit.size(-1)), values.dtype(), values.device());
+    // Its columns are in place of the values' where it has others.
+    const bool other = unit.size(-1) != state.size(-1);
+    values = Tensor::zeros(other ? with_columns(values.shape(), unit.size(-1)) : values.shape(),
+                           values.dtype(), values.device());
     return run(from, attrs);
   }
   Tensors run(const Tensors& in, const void* attrs) const {
@@ -79,6 +126,7 @@ class Summaries {
 
   const OpInfo& op_;
   std::vector<StatePort> ports_;
+  std::string read_by_;
   std::function<std::shared_ptr<ScanAttrs>(const void* attrs)> clone_;
   SummaryParts parts_;
 };
@@ -89,6 +137,7 @@ void set_summary(ScanInfo& scan, SummaryParts parts) {
   const Transition& t = *parts.transition;
   scan.transition = &t;
   scan.affine = t.affine;
+  const bool wide = parts.wide;
   const auto own = std::make_shared<const Summaries>(scan, std::move(parts));
   scan.summarize = [own](std::span<const Tensor> in, const void* attrs) {
     return own->summarize(in, attrs);
@@ -106,6 +155,11 @@ void set_summary(ScanInfo& scan, SummaryParts parts) {
                            const void* attrs) {
     return own->act_adjoint(summary, states, dstates, attrs);
   };
+  if (wide) {
+    scan.local = [own](std::span<const Tensor> in, const void* attrs) {
+      return own->local(in, attrs);
+    };
+  }
   if (t.forget) {
     scan.forget = [own](std::span<const Tensor> like, const Tensors& fresh, const void* attrs) {
       return own->forget(like, fresh, attrs);

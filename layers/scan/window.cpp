@@ -28,6 +28,7 @@ Tensors moved(const Op::In<Tensor>& in, const Op::Attrs& attrs) {
 LS_SCAN(Op, "short_conv", "the last W-1 inputs of a depthwise convolution")
     .family("window", FamilyKind::kFixed)
     .state("x", "s0", "sT", StatePart::kConv)
+    .heads({"D"})
     .reach(past)
     .transition(transitions::kShift, moved)
     .writes(newest);
@@ -35,6 +36,7 @@ LS_SCAN(Op, "short_conv", "the last W-1 inputs of a depthwise convolution")
 LS_SCAN(ops::TokenShift, "token_shift", "the last token, for mixing neighbours")
     .family("window", FamilyKind::kFixed)
     .state("x", "s0", "sT", StatePart::kConv)
+    .heads({"D"})
     .reach([](const ops::TokenShift::In<Tensor>&, const ops::TokenShift::Attrs&) -> Index {
       return 1;
     })

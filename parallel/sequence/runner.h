@@ -27,7 +27,7 @@ class SplitRunner final : public layers::SeqRunner {
 
  private:
   const Strategy& choose(const layers::ScanInfo& scan, const std::vector<ag::Var>& inputs,
-                         const void* attrs, const layers::Stretch& stretch);
+                         const void* attrs, const layers::Stretch& stretch, Index updates);
 
   Communicator& comm_;
   layers::SeqRunner& local_;

@@ -26,11 +26,13 @@ class RankScan {
   virtual Tensors run(const Tensors& states) = 0;
   /// Number of tensors of a list of states.
   virtual std::size_t states() const = 0;
+  /// On which states and summaries lie.
+  virtual Device& device() const = 0;
 };
 
 /// What `auto` decides by, the same on every rank.
 struct RankExtents {
-  Index fewest = 0;  ///< tokens of the rank that has the fewest
+  Index fewest = 0;  ///< tokens of the scan on the rank that has the fewest
 };
 
 class Strategy {

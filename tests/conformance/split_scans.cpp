@@ -1,5 +1,6 @@
 // Every registered scan, its sequence split over ranks (threads), gives the outputs and gradients
-// of one rank: with documents, carried and fresh states, empty ranks, ranks without a gradient.
+// of one rank: with documents, several updates a token, carried and fresh states, empty ranks,
+// ranks without a gradient.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -51,13 +52,15 @@ struct Called {
 /// One scan case, on one rank and on several.
 class SplitCase {
  public:
-  SplitCase(const ScanInfo& scan, const ScanCase& c, bool documents)
-      : scan_(scan), op_(*scan.op), case_(c), rng_(11, "split/" + c.name) {
+  /// `updates`: tokens of the case for each token of the stretch; those left over are left out.
+  SplitCase(const ScanInfo& scan, const ScanCase& c, bool documents, Index updates)
+      : scan_(scan), op_(*scan.op), case_(c), rng_(11, "split/" + c.name), updates_(updates) {
     for (std::size_t i = 0; i < c.in.size(); ++i) {
       x_.push_back(c.in[i]);
       if (is_sequence(op_.in[i]) && c.in[i].defined()) {
         rows_ = c.in[i].size(0);
-        tokens_ = c.in[i].size(1);
+        tokens_ = c.in[i].size(1) / updates;
+        x_.back() = c.in[i].slice(1, 0, tokens_ * updates).contiguous();
       }
     }
     const StatePort& port = scan.states[0];
@@ -89,7 +92,7 @@ class SplitCase {
       for (std::size_t i = 0; i < dout.size(); ++i) {
         if (dout[i].defined()) {
           dout[i] = dout[i].clone();
-          is_sequence(op_.out[i]) ? dout[i].slice(1, 0, cuts[cuts.size() - 2]).zero_()
+          is_sequence(op_.out[i]) ? tokens(dout[i], 0, cuts[cuts.size() - 2]).zero_()
                                   : dout[i].zero_();
         }
       }
@@ -107,6 +110,9 @@ class SplitCase {
   }
 
  private:
+  Tensor tokens(const Tensor& x, Index a, Index b) const {
+    return x.slice(1, a * updates_, b * updates_);
+  }
   void draw_documents() {
     for (Index r = 0; r < rows_; ++r) {
       std::set<Index> starts;
@@ -134,13 +140,13 @@ class SplitCase {
     for (std::size_t i = 0; i < x_.size(); ++i) {
       Tensor x = x_[i];
       if (x.defined() && is_sequence(op_.in[i])) {
-        x = x.slice(1, a, b).contiguous();
+        x = tokens(x, a, b).contiguous();
       }
       in.push_back(!x.defined()               ? ag::Var()
                    : op_.in[i].differentiable ? ag::Var::leaf(x)
                                               : ag::Var(x));
     }
-    ScanCall how{.slot = "scan", .fresh = {}};
+    ScanCall how{.slot = "scan", .updates = updates_, .fresh = {}};
     for (const Tensor& f : fresh) {
       how.fresh.push_back(f.defined() ? ag::Var::leaf(f) : ag::Var());
     }
@@ -150,7 +156,7 @@ class SplitCase {
     for (std::size_t i = 0; i < out.size(); ++i) {
       const bool sequence = is_sequence(op_.out[i]);
       seeds.push_back(!dout[i].defined() || silent || (!sequence && !states) ? Tensor()
-                      : sequence ? dout[i].slice(1, a, b).contiguous()
+                      : sequence ? tokens(dout[i], a, b).contiguous()
                                  : dout[i]);
     }
     tape.backward(out, seeds);
@@ -246,7 +252,7 @@ class SplitCase {
   const OpInfo& op_;
   const ScanCase& case_;
   Rng rng_;
-  Index rows_ = 0, tokens_ = 0;
+  Index updates_, rows_ = 0, tokens_ = 0;
   StretchPlace place_;
   Tensors x_, plain_, fresh_, cotangent_;
 };
@@ -265,17 +271,24 @@ TEST_SUITE("conformance") {
             strategies.push_back(s);
           }
         }
+        const std::vector<Index> updates =
+            scan.boundary == Boundary::kOffsets ? std::vector<Index>{1, 2} : std::vector<Index>{1};
         for (const ScanCase& c : cases) {
-          for (const bool documents : {false, true}) {
-            SplitCase split(scan, c, documents);
-            for (const std::string& strategy : strategies) {
-              for (const int ranks : {1, 2, 4}) {
-                for (const bool silent : {false, true}) {
-                  const std::string faults = split.differs(ranks, strategy, silent);
-                  CHECK_MESSAGE(faults.empty(), c.name << (documents ? ", documents" : "") << ", "
-                                                       << ranks << " ranks, " << strategy
-                                                       << (silent ? ", silent" : "") << ":"
-                                                       << faults);
+          for (const Index n : updates) {
+            for (const bool documents : {false, true}) {
+              SplitCase split(scan, c, documents, n);
+              for (const std::string& strategy : strategies) {
+                for (const int ranks : {1, 2, 4}) {
+                  for (const bool silent : {false, true}) {
+                    if (n > 1 && (ranks == 1 || silent)) {
+                      continue;
+                    }
+                    const std::string faults = split.differs(ranks, strategy, silent);
+                    CHECK_MESSAGE(faults.empty(), c.name << (documents ? ", documents" : "") << ", "
+                                                         << n << " updates, " << ranks << " ranks, "
+                                                         << strategy << (silent ? ", silent" : "")
+                                                         << ":" << faults);
+                  }
                 }
               }
             }

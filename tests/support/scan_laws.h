@@ -43,8 +43,11 @@ Registry<ScanCaseMaker>& scan_cases();
 ///   summarize   summarize(x ++ y) = compose(summarize(x), summarize(y))
 ///   state       outgoing state = act(summarize(x), s)
 ///   adjoint     act_adjoint is the transpose of act, or of its derivative (by differences, f64)
+///   reads       outputs are those from no state plus the product with the state; local, finish
 ///   devices     summaries are the same bits on another device
 ///   forms       recurrent, chunk (1, 16, 37, 64, T tokens), parallel, auto: with gradients
+///   heads, columns, merged   what strategies may do: half of the heads or value columns gives half
+///               of the outputs; outputs over parts of the keys merge by their log-sums
 ///   split       apply and its derivative piece by piece, empty and one-token pieces included
 ///   decode      token by token
 ///   fold        the derivative over ranks: g_r, the fold of act_adjoint, then the pieces

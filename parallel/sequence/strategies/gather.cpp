@@ -11,7 +11,7 @@ class Gather final : public Strategy {
     return scan.kind != layers::FamilyKind::kRelay;
   }
   Tensors run(RankScan& scan, Communicator& comm) const override {
-    const std::vector<Tensors> all = gather_lists(comm, scan.summary());
+    const std::vector<Tensors> all = gather_lists(comm, scan.summary(), scan.device());
     Tensors state = scan.initial();
     for (int r = 0; r < comm.rank(); ++r) {
       state = scan.act(all[static_cast<std::size_t>(r)], state);

@@ -13,7 +13,8 @@ class Halo final : public Strategy {
   Tensors run(RankScan& scan, Communicator& comm) const override {
     const int r = comm.rank(), next = r + 1 < comm.size() ? r + 1 : kNoRank;
     const Tensors own = scan.summary();
-    const Tensors before = exchange_lists(comm, own, next, r > 0 ? r - 1 : kNoRank, own.size());
+    const Tensors before =
+        exchange_lists(comm, own, next, r > 0 ? r - 1 : kNoRank, own.size(), scan.device());
     return scan.run(r > 0 ? scan.act(before, scan.initial()) : scan.initial());
   }
 };

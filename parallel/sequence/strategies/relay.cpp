@@ -10,10 +10,11 @@ class Relay final : public Strategy {
   Tensors run(RankScan& scan, Communicator& comm) const override {
     const int r = comm.rank(), next = r + 1 < comm.size() ? r + 1 : kNoRank;
     const Tensors state =
-        r == 0 ? scan.initial() : exchange_lists(comm, {}, kNoRank, r - 1, scan.states());
+        r == 0 ? scan.initial()
+               : exchange_lists(comm, {}, kNoRank, r - 1, scan.states(), scan.device());
     Tensors after = scan.run(state);
     if (next != kNoRank) {
-      exchange_lists(comm, after, next, kNoRank, scan.states());
+      exchange_lists(comm, after, next, kNoRank, scan.states(), scan.device());
     }
     return after;
   }

@@ -88,9 +88,11 @@ std::vector<std::string> Checker::run() {
   if (family_.kind != FamilyKind::kRelay) {
     summaries();
     adjoint();
+    products();
     devices();
   }
   forms();
+  traits();
   for (const std::vector<Index>& cuts : cut_lists()) {
     split("split", cuts);
     if (family_.kind != FamilyKind::kRelay) {

@@ -57,6 +57,7 @@ class Checker {
   // ---- summaries.cpp
   void summaries();
   void adjoint();
+  void products();
   void devices();
   void adjoint_of_derivative(const Tensors& summary, const Tensors& s, const Tensors& d,
                              const Tensors& back, Index from);
@@ -71,6 +72,12 @@ class Checker {
   std::vector<Run> run_pieces(const std::vector<Index>& cuts);
   void split(const std::string& law, const std::vector<Index>& cuts);
   void fold(const std::vector<Index>& cuts);
+
+  // ---- traits.cpp
+  void traits();
+  /// Half of these axes gives half of the outputs.
+  void independent(const std::string& trait, const std::vector<std::string>& axes);
+  void merged();
 
   // ---- documents.cpp
   void mask(Index a, Index b);
