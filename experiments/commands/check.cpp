@@ -19,7 +19,7 @@ class Check final : public Command {
     o("--form", golden_.form, {.help = "form of scans"});
     o("--chunk", golden_.chunk, {.help = "tokens per chunk of scans", .min = 1, .max = 1 << 20});
     o("--split", golden_.split,
-      {.help = "pieces that the sequence is cut into, the state carried", .min = 1, .max = 4096});
+      {.help = "ranks, on threads, that the sequence is split over", .min = 1, .max = 64});
     o("--device", device_, {.help = "where ops run: cpu, cuda, cuda:N or auto"});
     o("-q,--quiet", quiet_, {.help = "print failures only"});
   }

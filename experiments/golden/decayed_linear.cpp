@@ -40,27 +40,14 @@ ops::DecayedLinear::Attrs attrs(GoldenCall& c) {
   return a;
 }
 
-/// Queries, under the name given, values, states and documents.
-ops::DecayedLinear::In<ag::Var> common_inputs(GoldenCall& c, const char* query = "q") {
-  return {.q = c.in(query),
-          .v = c.in("v"),
-          .s0 = c.acc_or_none("initial_state"),
-          .offsets = c.in_or_none("offsets")};
-}
-void run(GoldenCall& c, const ops::DecayedLinear::In<ag::Var>& in) {
-  const auto [o, state] = c.scan<ops::DecayedLinear>(in, attrs(c));
-  c.out("o", o);
-  c.out("final_state", state);
-}
+using In = ops::DecayedLinear::In<ag::Var>;
 
 /// Gates per head [H], per token [B,T,H], or per key channel [B,T,H,Dk].
 void gated(GoldenCall& c, const char* query = "q") {
-  ops::DecayedLinear::In<ag::Var> in = common_inputs(c, query);
-  in.k = c.in("k");
-  in.u = c.acc_or_none("u");
-  const ag::Var g = c.acc("g");
-  (g.rank() == 1 ? in.decay : g.rank() == 3 ? in.g : in.gk) = g;
-  run(c, in);
+  const int rank = c.values("g").rank();
+  const char* const gate = rank == 1 ? "decay" : rank == 3 ? "g" : "gk";
+  c.run_scan<ops::DecayedLinear>(c.inputs<ops::DecayedLinear>({{"q", query}, {gate, "g"}}),
+                                 attrs(c));
 }
 
 LS_GOLDEN(SimpleGla, "simple_gla") {
@@ -73,12 +60,12 @@ LS_GOLDEN(Rwkv6, "rwkv6") {
   gated(c, "r");
 }
 LS_GOLDEN(Hgrn2, "hgrn2") {
-  ops::DecayedLinear::In<ag::Var> in = common_inputs(c);
+  In in = c.inputs<ops::DecayedLinear>();
   const auto gate =
       ag::call<ops::SigmoidGate>({.x = c.in("f")}, {.lower_bound = c.number("lower_bound")});
   in.k = gate.k;
   in.gk = gate.g;
-  run(c, in);
+  c.run_scan<ops::DecayedLinear>(in, attrs(c));
 }
 LS_GOLDEN(Retnet, "retnet") {
   gated(c);
@@ -141,9 +128,9 @@ LS_GOLDEN(LinearAttn, "linear_attn") {
   const FeatureMap map = feature_map(c, "feature_map");
   const bool normalize = c.flag("normalize");
   const double eps = c.number("eps");
-  ops::DecayedLinear::In<ag::Var> in = common_inputs(c);
+  In in = c.inputs<ops::DecayedLinear>();
   in.q = mapped(map, in.q);
-  in.k = mapped(map, c.in("k"));
+  in.k = mapped(map, in.k);
   const Index width = in.v.size(3);
   if (normalize) {
     Shape column = in.v.shape();

@@ -23,7 +23,7 @@ struct GoldenOptions {
   DType dtype = DType::kF64;
   Form form = Form::kAuto;
   Index chunk = 0;
-  Index split = 1;  ///< the sequence is cut into this many pieces, the state carried
+  Index split = 1;  ///< so many ranks, on threads, hold stretches of the sequence
   Device* device = &cpu();
 };
 
@@ -72,7 +72,7 @@ class GoldenCall {
   void out(const std::string& name, const ag::Var& value);
   void out(const std::string& name, const Tensor& value) { out(name, ag::Var(value)); }
 
-  /// Runs a scan op in the form, chunk and number of pieces that the check asks for. States given
+  /// Runs a scan op in the form, in chunks and over the ranks that the check asks for. States given
   /// in `in` are the incoming ones of each row, or of each document with `offsets`.
   template <class Op>
   typename Op::template Out<ag::Var> scan(const typename Op::template In<ag::Var>& in,
@@ -83,6 +83,24 @@ class GoldenCall {
         std::span<const ag::Var>(out));
   }
 
+  /// Names in the file of inputs that have others in the contract: {ours, the file's}.
+  using Names = std::vector<std::pair<std::string, std::string>>;
+  /// The inputs of an op that the file has, under the names of its contract or those of `names`; a
+  /// state s0 is `initial_state` there.
+  template <class Op>
+  typename Op::template In<ag::Var> inputs(const Names& names = {}) {
+    const std::vector<ag::Var> in = inputs(op_info<Op>(), names);
+    return ls::detail::gather_members<typename Op::template In<ag::Var>>(
+        std::span<const ag::Var>(in));
+  }
+  /// A whole case: scan, and its outputs under the names of the contract; a state sT is
+  /// `final_state` in the file.
+  template <class Op>
+  void run_scan(const typename Op::template In<ag::Var>& in, const typename Op::Attrs& attrs) {
+    ignore({"final"});
+    run_scan(op_info<Op>(), ls::detail::spread_members<ag::Var>(in), &attrs);
+  }
+
   const GoldenCase& golden() const { return case_; }
   const GoldenOptions& options() const { return options_; }
 
@@ -91,6 +109,8 @@ class GoldenCall {
   ag::Var load(const std::string& name, DType dtype, DType through);
   std::vector<ag::Var> scan(const OpInfo& op, const std::vector<ag::Var>& in, const void* attrs,
                             bool can_split);
+  std::vector<ag::Var> inputs(const OpInfo& op, const Names& names);
+  void run_scan(const OpInfo& op, const std::vector<ag::Var>& in, const void* attrs);
 
   const GoldenCase& case_;
   GoldenOptions options_;

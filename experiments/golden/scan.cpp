@@ -1,10 +1,9 @@
-// Scans of golden cases: in the form and chunk that the check asks for, and cut into pieces.
+// Scans of golden cases: in the form and chunk that the check asks for, and split over ranks.
 #include "layers/scan/scan.h"
-
-#include <algorithm>
 
 #include "autograd/functional.h"
 #include "experiments/golden/golden.h"
+#include "parallel/sequence/thread_ranks.h"
 
 namespace ls::golden {
 namespace {
@@ -16,127 +15,77 @@ using layers::output_of;
 using layers::ScanInfo;
 using Vars = std::vector<ag::Var>;
 
-/// Runs pieces one after the other; states go from each to the next.
-class Pieces {
- public:
-  Pieces(const OpInfo& op, const ScanInfo& info, const Vars& in,
-         std::shared_ptr<const ScanAttrs> attrs)
-      : op_(op), info_(info), in_(in), attrs_(std::move(attrs)), outputs_(op.out.size()) {
-    for (std::size_t i = 0; i < in_.size(); ++i) {
-      if (in_[i].defined() && is_sequence(op.in[i])) {
-        tokens_ = in_[i].size(1);
-        device_ = &in_[i].value().device();
-      }
-    }
-    if (op.input_index("offsets") >= 0 && input_of(op, in_, "offsets").defined()) {
-      offsets_ = input_of(op, in_, "offsets").value().to_vector<std::int64_t>();
-    }
-    per_document_ = !offsets_.empty() && info.boundary == Boundary::kOffsets;
-    for (const layers::StatePort& port : info.states) {
-      states_.push_back(input_of(op, in_, port.input));
+Index tokens_of(const OpInfo& op, const Vars& in) {
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    if (in[i].defined() && is_sequence(op.in[i])) {
+      return in[i].size(1);
     }
   }
-  Index tokens() const { return tokens_; }
+  return 0;
+}
 
-  /// Tokens a .. b - 1.
-  void run(Index a, Index b) {
-    Vars part = in_;
-    for (std::size_t i = 0; i < in_.size(); ++i) {
-      if (in_[i].defined() && is_sequence(op_.in[i])) {
-        part[i] = ag::slice(in_[i], 1, a, b);
-      }
-    }
-    const Documents documents = cut_documents(part, a, b);
-    if (per_document_ && documents.here.empty()) {
-      return;
-    }
-    for (std::size_t s = 0; s < states_.size(); ++s) {
-      const bool rows = per_document_ && states_[s].defined();
-      input_of(op_, part, info_.states[s].input) =
-          rows ? ag::take_rows(states_[s], documents.here) : states_[s];
-    }
-    const Vars out = ag::call(op_, part, attrs_);
-    for (std::size_t i = 0; i < out.size(); ++i) {
-      if (out[i].defined() && is_sequence(op_.out[i])) {
-        outputs_[i].push_back(out[i]);
-      }
-    }
-    for (std::size_t s = 0; s < states_.size(); ++s) {
-      const ag::Var& fresh = output_of(op_, out, info_.states[s].output);
-      states_[s] = per_document_ ? replaced(states_[s], fresh, documents) : fresh;
+/// Each document by itself, a sequence over all ranks, with its own row of the states.
+class Documents {
+ public:
+  Documents(const ScanInfo& scan, const Vars& in, std::shared_ptr<const ScanAttrs> attrs)
+      : scan_(scan), op_(*scan.op), in_(in), attrs_(std::move(attrs)), begins_{0} {
+    const Index tokens = tokens_of(op_, in_);
+    packed_ = op_.input_index("offsets") >= 0 && input_of(op_, in_, "offsets").defined();
+    if (packed_) {
+      begins_ = input_of(op_, in_, "offsets").value().to_vector<std::int64_t>();
+      input_of(op_, in_, "offsets") = ag::Var();
+    } else {
+      begins_.push_back(tokens);
     }
   }
   /// The op's outputs as if it had run once.
-  Vars result() const {
-    Vars out(outputs_.size());
-    for (std::size_t i = 0; i < out.size(); ++i) {
-      if (!outputs_[i].empty()) {
-        out[i] = ag::concat(outputs_[i], 1);
+  Vars run(layers::SeqRunner& runner) const {
+    std::vector<Vars> parts(op_.out.size());
+    for (std::size_t d = 0; d + 1 < begins_.size(); ++d) {
+      const Vars out = run_one(runner, static_cast<Index>(d), begins_[d], begins_[d + 1]);
+      for (std::size_t i = 0; i < out.size(); ++i) {
+        if (out[i].defined()) {
+          parts[i].push_back(out[i]);
+        }
       }
     }
-    for (std::size_t s = 0; s < states_.size(); ++s) {
-      output_of(op_, out, info_.states[s].output) = states_[s];
+    Vars all(parts.size());
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const bool sequence = is_sequence(op_.out[i]);
+      // Of caches of several documents there is no one tensor.
+      if (!parts[i].empty() && (sequence || !packed_ || scan_.boundary == Boundary::kOffsets)) {
+        all[i] = parts[i].size() == 1 ? parts[i][0] : ag::concat(parts[i], sequence ? 1 : 0);
+      }
     }
-    return out;
+    return all;
   }
 
  private:
-  struct Documents {
-    std::vector<Index> before, here, after;  // of the piece
-  };
-
-  /// Boundaries of documents as the op takes them, from the piece's first token on.
-  Documents cut_documents(Vars& part, Index a, Index b) const {
-    Documents documents;
-    if (offsets_.empty()) {
-      return documents;
-    }
-    if (!per_document_) {
-      std::vector<std::int64_t> start;
-      for (Index t = a; t < b; ++t) {
-        start.push_back(*std::prev(std::upper_bound(offsets_.begin(), offsets_.end(), t)) - a);
-      }
-      input_of(op_, part, "offsets") = ag::Var();
-      input_of(op_, part, "start") = ag::Var(Tensor::from(start, {1, b - a}).to(*device_));
-      return documents;
-    }
-    std::vector<std::int64_t> local;
-    for (std::size_t d = 0; d + 1 < offsets_.size(); ++d) {
-      const Index from = offsets_[d], to = offsets_[d + 1];
-      const bool here = from < b && to > a;
-      (here      ? documents.here
-       : to <= a ? documents.before
-                 : documents.after)
-          .push_back(static_cast<Index>(d));
-      if (here) {
-        local.push_back(std::max(from, a) - a);
+  Vars run_one(layers::SeqRunner& runner, Index d, Index from, Index to) const {
+    Vars part = in_;
+    Index rows = 1;
+    layers::StretchPlace place;
+    for (std::size_t i = 0; i < part.size(); ++i) {
+      if (part[i].defined() && is_sequence(op_.in[i])) {
+        rows = part[i].size(0);
+        place.device = &part[i].value().device();
+        part[i] = ag::slice(part[i], 1, from, to);
       }
     }
-    local.push_back(b - a);
-    input_of(op_, part, "offsets") = ag::Var(Tensor::from(local).to(*device_));
-    return documents;
-  }
-  /// Rows of documents: those in the piece from `fresh`, the others as they were.
-  ag::Var replaced(ag::Var old, const ag::Var& fresh, const Documents& documents) const {
-    if (!old.defined()) {
-      Shape shape = fresh.shape();
-      shape[0] = static_cast<Index>(offsets_.size()) - 1;
-      old = ag::Var(Tensor::zeros(shape, fresh.dtype(), *device_));
+    for (const layers::StatePort& port : scan_.states) {
+      ag::Var& s = input_of(op_, part, port.input);
+      s = packed_ && s.defined() ? ag::take_rows(s, {d}) : s;
     }
-    return ag::concat(
-        {ag::take_rows(old, documents.before), fresh, ag::take_rows(old, documents.after)}, 0);
+    return runner.run(scan_, part, attrs_, layers::Stretch(rows, to - from, place),
+                      {.slot = "scan", .fresh = {}});
   }
 
+  const ScanInfo& scan_;
   const OpInfo& op_;
-  const ScanInfo& info_;
   Vars in_;
   std::shared_ptr<const ScanAttrs> attrs_;
-  Index tokens_ = 0;
-  Device* device_ = &cpu();
-  std::vector<std::int64_t> offsets_;
-  bool per_document_ = false;
-  Vars states_;                // so far, one row a document, or a batch row
-  std::vector<Vars> outputs_;  // that are sequences, by piece
+  std::vector<std::int64_t> begins_;  ///< of documents, then the end
+  bool packed_ = false;
 };
 
 }  // namespace
@@ -158,13 +107,38 @@ Vars GoldenCall::scan(const OpInfo& op, const Vars& in, const void* attrs, bool 
     return ag::call(op, in, own);
   }
   split_done_ = true;
-  Pieces pieces(op, info, in, own);
-  // Uneven cuts; with more pieces than tokens some are empty.
-  const Index n = options_.split, tokens = pieces.tokens();
-  for (Index p = 0; p < n; ++p) {
-    pieces.run(tokens * p * (p + 1) / (n * (n + 1)), tokens * (p + 1) * (p + 2) / (n * (n + 1)));
+  parallel::ThreadRanks ranks(static_cast<int>(options_.split));
+  return Documents(info, in, own).run(ranks);
+}
+
+Vars GoldenCall::inputs(const OpInfo& op, const Names& names) {
+  Vars in;
+  for (const ArgSpec& arg : op.in) {
+    std::string theirs = arg.name == "s0" ? "initial_state" : arg.name;
+    bool taken = false;  // by another input
+    for (const auto& [ours, in_file] : names) {
+      taken |= ours != arg.name && in_file == theirs;
+    }
+    for (const auto& [ours, in_file] : names) {
+      if (ours == arg.name) {
+        theirs = in_file;
+        taken = false;
+      }
+    }
+    in.push_back(taken                             ? ag::Var()
+                 : arg.type == ArgSpec::Type::kAcc ? acc_or_none(theirs)
+                                                   : in_or_none(theirs));
   }
-  return pieces.result();
+  return in;
+}
+
+void GoldenCall::run_scan(const OpInfo& op, const Vars& in, const void* attrs) {
+  const Vars out = scan(op, in, attrs, true);
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    if (out[i].defined()) {
+      this->out(op.out[i].name == "sT" ? "final_state" : op.out[i].name, out[i]);
+    }
+  }
 }
 
 }  // namespace ls::golden
