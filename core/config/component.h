@@ -110,7 +110,7 @@ class Component final : public AnyComponent {
 
 /// Products by name; each is made of its own Config and Args.
 template <class Product, class... Args>
-class ComponentRegistry final : public ComponentCatalog {
+class ComponentRegistry : public ComponentCatalog {
  public:
   /// The settings of one component, and what is made of them.
   class Maker : public ComponentConfig {

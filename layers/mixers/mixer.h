@@ -1,7 +1,12 @@
 #pragma once
 // Token mixers: the one contract of everything that looks along the sequence.
+#include <array>
 #include <cmath>
+#include <map>
 #include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
 
 #include "core/config/component.h"
 #include "layers/module.h"
@@ -24,15 +29,50 @@ inline double inverse_root(Index n) {
   return 1.0 / std::sqrt(static_cast<double>(n));
 }
 
+/// What is known of a mixer besides its fields, for the laws that it is checked by. One that
+/// differs has `static constexpr MixerTraits kTraits`.
+struct MixerTraits {
+  bool causal = true;         ///< output t depends on no later input
+  Index learns_within = 150;  ///< updates after which it names what it saw a few tokens ago
+  /// Whole numbers that make it as small as it can be tried, where it has such fields, and the
+  /// width that they ask for.
+  std::array<std::pair<std::string_view, Index>, 2> small{{{"heads", 2}, {"head_dim", 4}}};
+  Index width = 16;
+};
+
+class TokenMixer;
+
+/// Mixers by name, with their traits.
+class MixerRegistry final : public ComponentRegistry<TokenMixer, const MixerArgs&> {
+ public:
+  using ComponentRegistry::ComponentRegistry;
+  template <class T>
+  bool add(const std::string& name, std::string help,
+           std::source_location where = std::source_location::current()) {
+    if constexpr (requires { T::kTraits; }) {
+      traits_.emplace(name, T::kTraits);
+    }
+    return ComponentRegistry::add<T>(name, std::move(help), where);
+  }
+  MixerTraits traits(const std::string& name) const {
+    const auto own = traits_.find(name);
+    return own == traits_.end() ? MixerTraits{} : own->second;
+  }
+
+ private:
+  std::map<std::string, MixerTraits> traits_;
+};
+
 /// `forward` serves training, prefill, decoding (T = 1) and split sequences alike: project, call
 /// `seq.scan`, gate, project back. States live in the slots of `seq`; a mixer has none of its own.
 class TokenMixer {
  public:
-  using Registry = ComponentRegistry<TokenMixer, const MixerArgs&>;
+  using Registry = MixerRegistry;
   static Registry& registry();
   virtual ~TokenMixer() = default;
   /// x [B,T,D] -> [B,T,D] of the same float type, D = MixerArgs::width; B and T as in `seq`, T may
-  /// be 0. Output t depends on inputs up to t of the same row and document, carried ones included.
+  /// be 0. Output t depends on inputs up to t of the same row and document, carried ones included,
+  /// unless its traits say otherwise.
   virtual ag::Var forward(const ag::Var& x, SeqContext& seq) = 0;
 };
 

@@ -65,6 +65,32 @@ class SeesAhead final : public OneHead {
 };
 LS_REGISTER(TokenMixer, SeesAhead, "wrong_sees_ahead", "attention without the causal mask");
 
+/// The same, and says so.
+class LooksAhead final : public OneHead {
+ public:
+  static constexpr MixerTraits kTraits{.causal = false};
+  using OneHead::OneHead;
+  ag::Var forward(const ag::Var& x, SeqContext& seq) override {
+    const auto [q, k, v] = heads(x);
+    ops::Attention::Attrs attrs;
+    attrs.causal = false;
+    return joined(seq.scan<ops::Attention>("kv", {.q = q, .k = k, .v = v}, attrs).o);
+  }
+};
+LS_REGISTER(TokenMixer, LooksAhead, "wrong_only_if_causal", "attention in both directions");
+
+/// Says so, and does not.
+class LooksBack final : public OneHead {
+ public:
+  static constexpr MixerTraits kTraits{.causal = false};
+  using OneHead::OneHead;
+  ag::Var forward(const ag::Var& x, SeqContext& seq) override {
+    const auto [q, k, v] = heads(x);
+    return joined(seq.scan<ops::DecayedLinear>("scan", {.q = q, .k = k, .v = v}, {.scale = 0.1}).o);
+  }
+};
+LS_REGISTER(TokenMixer, LooksBack, "wrong_is_causal", "causal, and says that it is not");
+
 class ForgetsState final : public OneHead {
  public:
   using OneHead::OneHead;
@@ -161,6 +187,10 @@ TEST_SUITE("conformance") {
   }
   TEST_CASE("mixer laws: outputs that see ahead") {
     CHECK(broken("wrong_sees_ahead").rfind("causal ", 0) == 0);
+  }
+  TEST_CASE("mixer laws: traits decide which laws hold") {
+    CHECK(broken("wrong_only_if_causal") == "");
+    CHECK(broken("wrong_is_causal") == "causal ");
   }
   TEST_CASE("mixer laws: a state that is not carried") {
     CHECK(broken("wrong_forgets_state") == "split decode ranks packed ");

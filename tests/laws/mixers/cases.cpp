@@ -65,13 +65,26 @@ class Others final : public FieldVisitor {
 /// Defaults are made for wide models.
 void shrink(ModelConfig& c) {
   for (auto& layer : c.layers) {
-    SetWhole heads("heads", 2), dim("head_dim", 4);
-    layer.config().visit(heads);
-    layer.config().visit(dim);
+    for (const auto& [field, value] : TokenMixer::registry().traits(layer.name()).small) {
+      SetWhole set(field, value);
+      layer.config().visit(set);
+    }
   }
 }
 
 }  // namespace
+
+layers::MixerTraits traits_of(const MixerCase& c) {
+  layers::MixerTraits all;
+  all.learns_within = 0;
+  for (const auto& layer : c.config.layers) {
+    const layers::MixerTraits own = TokenMixer::registry().traits(layer.name());
+    all.causal &= own.causal;
+    all.learns_within = std::max(all.learns_within, own.learns_within);
+    all.width = std::max(all.width, own.width);
+  }
+  return all;
+}
 
 MixerCase mixer_case(std::string name, const std::string& yaml) {
   MixerCase c{std::move(name), {}};
@@ -79,6 +92,7 @@ MixerCase mixer_case(std::string name, const std::string& yaml) {
   c.config.init_std = 0.3;
   c.config.channel.choose("none");
   read_config(ConfigTree::from_text(yaml, c.name), c.config);
+  c.config.width = std::max(c.config.width, traits_of(c).width);
   return c;
 }
 

@@ -51,4 +51,19 @@ void Checker::causal() {
   }
 }
 
+/// Where a mixer says that it is not causal.
+void Checker::sees_ahead() {
+  Tensor changed = main_ids().clone();
+  changed.data<std::int64_t>()[kTokens - 1] = 0;
+  const ag::NoGrad no_grad;
+  SeqContext seq(kRows, kTokens, {.incoming = &history_});
+  const Tensor out = model_->logits(model_->hidden({changed, {}}, seq)).value();
+  const auto first = [](const Tensor& x) {
+    return x.slice(0, 0, 1).slice(1, 0, 1).to_vector<double>();
+  };
+  if (first(out) == first(whole_.out)) {
+    fault("causal", "the last token does not change the first output: causal after all");
+  }
+}
+
 }  // namespace ls::test::mixers

@@ -87,7 +87,8 @@ class Checker {
   void same_runs(const std::string& law, const Run& got, const Run& want);
   void same_runs(const std::string& law, const Run& got, const Run& want, double tolerance);
 
-  void causal();                                                       // causal.cpp
+  void causal();
+  void sees_ahead();                                                   // causal.cpp
   void split(const std::string& law, const std::vector<Index>& cuts);  // split.cpp
   void forms();
   void taken();

@@ -12,7 +12,8 @@ using layers::SeqContext;
 
 double learned_accuracy(const MixerCase& mixer_case) {
   const mixers::OneThread one;
-  constexpr Index kClasses = 5, kBatch = 16, kLength = 12, kSteps = 150;  // class 4: none yet
+  constexpr Index kClasses = 5, kBatch = 16, kLength = 12;  // class 4: none yet
+  const Index steps = traits_of(mixer_case).learns_within;
   ModelConfig config = mixer_case.config;
   config.dtype = DType::kF32;
   config.init_std = 0.1;
@@ -26,7 +27,7 @@ double learned_accuracy(const MixerCase& mixer_case) {
     }
   }
   double accuracy = 0;
-  for (Index step = 1; step <= kSteps + 1; ++step) {
+  for (Index step = 1; step <= steps + 1; ++step) {
     Rng rng(21, "one of four", static_cast<std::uint64_t>(step));
     std::vector<std::int64_t> tokens, labels;
     for (Index row = 0; row < kBatch; ++row) {
@@ -42,7 +43,7 @@ double learned_accuracy(const MixerCase& mixer_case) {
     ag::Tape tape;
     SeqContext seq(kBatch, kLength, {});
     const Model::Loss loss = model.loss(model.hidden({x, {}}, seq), y);
-    if (step > kSteps) {  // fresh samples: only tokens after the one to remember count
+    if (step > steps) {  // fresh samples: only tokens after the one to remember count
       const auto predicted = loss.predicted.to_vector<std::int64_t>();
       Index right = 0, count = 0;
       for (std::size_t i = 0; i < labels.size(); ++i) {
