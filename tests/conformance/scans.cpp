@@ -49,7 +49,8 @@ TEST_SUITE("conformance") {
                                                             {"gru", "nonlinear"},
                                                             {"lstm", "nonlinear"},
                                                             {"mlstm", "mlstm"},
-                                                            {"mlstm_sigmoid", "mlstm"}};
+                                                            {"mlstm_sigmoid", "mlstm"},
+                                                            {"selective_scan", "selective"}};
     for (const auto& [name, family] : promised) {
       CAPTURE(name);
       const ScanInfo& info = *scan_registry().at(name);
