@@ -59,7 +59,10 @@ struct Reference {
       per_token(i) = logit(best) - logit(target(i)) + std::log1p(rest);
       total += per_token(i);
       for (Index c = 0; dx && c < classes; ++c) {
-        const Real g = (std::exp(logit(c) - logit(best)) / z - Real(c == target(i))) / Real(count);
+        // p - 1 of the target, which may be nearly sure.
+        const Real e = std::exp(logit(c) - logit(best));
+        const Real others = target(i) == best ? rest : z - e;
+        const Real g = (c == target(i) ? -others : e) / z / Real(count);
         for (Index k = 0; k < d; ++k) {
           dx(i, k) += g * w(c, k);
           dw(c, k) += g * x(i, k);
