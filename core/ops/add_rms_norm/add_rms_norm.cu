@@ -17,32 +17,47 @@ struct Kernel {
     const RowPattern rows = *rows_of(in.x.layout());
     const Index n = rows.cols;
     const cuda::RowsIn<T> x(in.x), residual(in.residual);
+    const cuda::RowsTo<T> sum(out.sum), y(out.y);
     const A* const weight = in.weight.data<A>();
-    T *const sum = out.sum.data<T>(), *const y = out.y.data<T>();
     A* const rstd = out.rstd.data<A>();
     const A eps = static_cast<A>(a.eps);
-    cuda::for_each_row(rows.count, n, [=] __device__(Index r, bool writes, auto team) {
-      const auto added = [&](Index c) {
-        return cuda::from_acc<T>(cuda::to_acc<A>(residual.row(r)[c]) +
-                                 cuda::to_acc<A>(x.row(r)[c]));
-      };
-      A square = 0;
-      for (Index c = team.rank(); c < n; c += team.kSize) {
-        const T s = added(c);
-        const A v = cuda::to_acc<A>(s);
-        square += v * v;
-        if (writes) {
-          sum[r * n + c] = s;
-        }
-      }
-      const A k = A(1) / sqrt(team.sum(square) / static_cast<A>(n) + eps);
-      if (writes && team.rank() == 0) {
-        rstd[r] = k;
-      }
-      for (Index c = team.rank(); writes && c < n; c += team.kSize) {
-        y[r * n + c] = cuda::from_acc<T>(cuda::to_acc<A>(added(c)) * k * weight[c]);
-      }
-    });
+    cuda::for_each_row<T>(rows.count, n,
+                          [=] __device__(Index r, bool writes, auto team, auto width) {
+                            constexpr int kWidth = decltype(width)::value;
+                            // The rounded sum.
+                            const auto added = [&](Index c, A(&to)[kWidth]) {
+                              A u[kWidth];
+                              cuda::load(x.row(r) + c, u);
+                              cuda::load(residual.row(r) + c, to);
+                              for (int i = 0; i < kWidth; ++i) {
+                                to[i] = cuda::to_acc<A>(cuda::from_acc<T>(to[i] + u[i]));
+                              }
+                            };
+                            A square = 0;
+                            team.template each<kWidth>(n, [&](Index c) {
+                              A v[kWidth];
+                              added(c, v);
+                              for (int i = 0; i < kWidth; ++i) {
+                                square += v[i] * v[i];
+                              }
+                              if (writes) {
+                                cuda::store(sum.row(r) + c, v);
+                              }
+                            });
+                            const A k = A(1) / sqrt(team.sum(square) / static_cast<A>(n) + eps);
+                            if (writes && team.rank() == 0) {
+                              rstd[r] = k;
+                            }
+                            team.template each<kWidth>(writes ? n : 0, [&](Index c) {
+                              A v[kWidth], w[kWidth];
+                              added(c, v);
+                              cuda::load(weight + c, w);
+                              for (int i = 0; i < kWidth; ++i) {
+                                v[i] *= k * w[i];
+                              }
+                              cuda::store(y.row(r) + c, v);
+                            });
+                          });
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
@@ -52,28 +67,51 @@ struct Kernel {
     const A* const rstd = out.rstd.data<A>();
     const cuda::RowsTo<T> gx(din.x.defined() ? din.x : din.residual);
     if (gx) {
-      cuda::for_each_row(count, n, [=] __device__(Index r, bool writes, auto team) {
-        const T* const s = sum.row(r);
+      cuda::for_each_row<T>(count, n, [=] __device__(Index r, bool writes, auto team, auto width) {
+        constexpr int kWidth = decltype(width)::value;
+        const T* const row = sum.row(r);
         const A k = rstd[r];
         A product = 0;
-        for (Index c = team.rank(); gy && c < n; c += team.kSize) {
-          product += cuda::to_acc<A>(gy.row(r)[c]) * weight[c] * cuda::to_acc<A>(s[c]);
-        }
-        const A mean = team.sum(product) / static_cast<A>(n);
-        for (Index c = team.rank(); writes && c < n; c += team.kSize) {
-          const A dy = gy ? cuda::to_acc<A>(gy.row(r)[c]) : A(0);
-          const A ds = gsum ? cuda::to_acc<A>(gsum.row(r)[c]) : A(0);
-          const A g = ds + k * (dy * weight[c] - cuda::to_acc<A>(s[c]) * k * k * mean);
-          gx.row(r)[c] = cuda::from_acc<T>(g);
-        }
+        team.template each<kWidth>(gy ? n : 0, [&](Index c) {
+          A s[kWidth], dy[kWidth], w[kWidth];
+          cuda::load(row + c, s);
+          cuda::load(gy.row(r) + c, dy);
+          cuda::load(weight + c, w);
+          for (int i = 0; i < kWidth; ++i) {
+            product += dy[i] * w[i] * s[i];
+          }
+        });
+        const A along = k * k * k * team.sum(product) / static_cast<A>(n);
+        team.template each<kWidth>(writes ? n : 0, [&](Index c) {
+          A s[kWidth], dy[kWidth] = {}, ds[kWidth] = {}, w[kWidth];
+          cuda::load(row + c, s);
+          cuda::load(weight + c, w);
+          if (gy) {
+            cuda::load(gy.row(r) + c, dy);
+          }
+          if (gsum) {
+            cuda::load(gsum.row(r) + c, ds);
+          }
+          for (int i = 0; i < kWidth; ++i) {
+            ds[i] += k * dy[i] * w[i] - s[i] * along;
+          }
+          cuda::store(gx.row(r) + c, ds);
+        });
       });
     }
     if (din.weight.defined()) {
-      cuda::column_sums<1, A>(count, n, {{din.weight.data<A>()}},
-                              [=] __device__(Index r, Index c, A(&of_row)[1]) {
-                                const A dy = gy ? cuda::to_acc<A>(gy.row(r)[c]) : A(0);
-                                of_row[0] = dy * cuda::to_acc<A>(sum.row(r)[c]) * rstd[r];
-                              });
+      cuda::packed_column_sums<1, A>(count, n, {{din.weight.data<A>()}},
+                                     [=] __device__(Index r, Index c, auto width, auto& of_row) {
+                                       constexpr int kWidth = decltype(width)::value;
+                                       A s[kWidth], dy[kWidth] = {};
+                                       cuda::load(sum.row(r) + c, s);
+                                       if (gy) {
+                                         cuda::load(gy.row(r) + c, dy);
+                                       }
+                                       for (int i = 0; i < kWidth; ++i) {
+                                         of_row[0][i] = dy[i] * s[i] * rstd[r];
+                                       }
+                                     });
     }
   }
 };

@@ -25,13 +25,36 @@ struct MeanNormCall {
         cols(rows_of(in.x.layout())->cols),
         groups(a.num_groups),
         channels(cols / groups) {}
-  __device__ A at_x(Index r, Index c) const { return cuda::to_acc<A>(x.row(r)[c]); }
-  __device__ A at_z(Index r, Index c) const { return cuda::to_acc<A>(z.row(r)[c]); }
-  __device__ A input(Index r, Index c) const {
-    return before ? at_x(r, c) * act::device_silu(at_z(r, c)) : at_x(r, c);
+  /// u, and the gate behind the norm, of neighbours from channel c on.
+  template <int kWidth>
+  __device__ void read(Index r, Index c, A (&u)[kWidth], A (&behind)[kWidth]) const {
+    cuda::load(x.row(r) + c, u);
+    if (before || after) {
+      cuda::load(z.row(r) + c, behind);
+    }
+    for (int i = 0; i < kWidth; ++i) {
+      u[i] *= before ? act::device_silu(behind[i]) : A(1);
+      behind[i] = after ? act::device_silu(behind[i]) : A(1);
+    }
   }
-  __device__ A gain(Index c) const { return weight ? weight[c] : A(1); }
-  __device__ A shift(Index c) const { return bias ? bias[c] : A(0); }
+  template <int kWidth>
+  __device__ static void vector_or(const A* v, A absent, Index c, A (&to)[kWidth]) {
+    if (v) {
+      cuda::load(v + c, to);
+    }
+    for (A& x : to) {
+      x = v ? x : absent;
+    }
+  }
+  template <int kWidth>
+  __device__ void gains(Index c, A (&to)[kWidth]) const {
+    vector_or(weight, A(1), c, to);
+  }
+  template <int kWidth>
+  __device__ void shifts(Index c, A (&to)[kWidth]) const {
+    vector_or(bias, A(0), c, to);
+  }
+  __device__ Index group(Index c) const { return groups == 1 ? 0 : c / channels; }
 
   cuda::RowsIn<T> x, z;
   const A *weight, *bias;
@@ -46,44 +69,58 @@ struct MeanNormKernel {
   using In = typename Op::template In<TensorView>;
   using Out = typename Op::template Out<TensorView>;
   using Attrs = typename Op::Attrs;
+  using Call = MeanNormCall<Op, T>;
 
   static void forward(const In& in, Out& out, const Attrs& a) {
-    const MeanNormCall<Op, T> call(in, a);
-    T* const y = out.y.template data<T>();
+    const Call call(in, a);
+    const cuda::RowsTo<T> y(out.y);
     A* const means = out.mean.template data<A>();
     A* const rstds = out.rstd.template data<A>();
-    cuda::for_each_row(
-        call.rows * call.groups, call.channels, [=] __device__(Index i, bool writes, auto team) {
-          const Index r = i / call.groups, first = i % call.groups * call.channels;
-          const Index end = first + call.channels;
-          const A count = static_cast<A>(call.channels);
-          A sum = 0;
-          for (Index c = first + team.rank(); c < end; c += team.kSize) {
-            sum += call.input(r, c);
-          }
-          const A mean = team.sum(sum) / count;
-          A square = 0;
-          for (Index c = first + team.rank(); c < end; c += team.kSize) {
-            const A u = call.input(r, c) - mean;
-            square += u * u;
-          }
-          const A rstd = A(1) / sqrt(team.sum(square) / count + call.eps);
-          if (writes && team.rank() == 0) {
-            means[i] = mean;
-            rstds[i] = rstd;
-          }
-          for (Index c = first + team.rank(); writes && c < end; c += team.kSize) {
-            const A v = (call.input(r, c) - mean) * rstd * call.gain(c) + call.shift(c);
-            y[r * call.cols + c] =
-                cuda::from_acc<T>(call.after ? v * act::device_silu(call.at_z(r, c)) : v);
-          }
-        });
+    cuda::for_each_row<T>(call.rows * call.groups, call.channels,
+                          [=] __device__(Index i, bool writes, auto team, auto width) {
+                            constexpr int kWidth = decltype(width)::value;
+                            const Index r = i / call.groups,
+                                        first = i % call.groups * call.channels;
+                            const A count = static_cast<A>(call.channels);
+                            A sum = 0;
+                            team.template each<kWidth>(call.channels, [&](Index c) {
+                              A u[kWidth], behind[kWidth];
+                              call.read(r, first + c, u, behind);
+                              for (int j = 0; j < kWidth; ++j) {
+                                sum += u[j];
+                              }
+                            });
+                            const A mean = team.sum(sum) / count;
+                            A square = 0;
+                            team.template each<kWidth>(call.channels, [&](Index c) {
+                              A u[kWidth], behind[kWidth];
+                              call.read(r, first + c, u, behind);
+                              for (int j = 0; j < kWidth; ++j) {
+                                square += (u[j] - mean) * (u[j] - mean);
+                              }
+                            });
+                            const A rstd = A(1) / sqrt(team.sum(square) / count + call.eps);
+                            if (writes && team.rank() == 0) {
+                              means[i] = mean;
+                              rstds[i] = rstd;
+                            }
+                            team.template each<kWidth>(writes ? call.channels : 0, [&](Index c) {
+                              A u[kWidth], behind[kWidth], gain[kWidth], shift[kWidth];
+                              call.read(r, first + c, u, behind);
+                              call.gains(first + c, gain);
+                              call.shifts(first + c, shift);
+                              for (int j = 0; j < kWidth; ++j) {
+                                u[j] = ((u[j] - mean) * rstd * gain[j] + shift[j]) * behind[j];
+                              }
+                              cuda::store(y.row(r) + first + c, u);
+                            });
+                          });
   }
 
   /// du = rstd (dn - mean(dn) - n mean(dn n)) + (dmean - drstd rstd^2 n) / count, where dn is dy
   /// times gain and gate.
   static void backward(const In& in, const Out& out, const Out& dout, In& din, const Attrs& a) {
-    const MeanNormCall<Op, T> call(in, a);
+    const Call call(in, a);
     const A* const means = out.mean.template data<A>();
     const A* const rstds = out.rstd.template data<A>();
     const cuda::RowsIn<T> gy(dout.y);
@@ -91,53 +128,93 @@ struct MeanNormKernel {
     const A* const grstd = dout.rstd.defined() ? dout.rstd.template data<A>() : nullptr;
     const cuda::RowsTo<T> gx(din.x), gz(din.z);
     if (gx || gz) {
-      cuda::for_each_row(
-          call.rows * call.groups, call.channels, [=] __device__(Index i, bool writes, auto team) {
+      cuda::for_each_row<T>(
+          call.rows * call.groups, call.channels,
+          [=] __device__(Index i, bool writes, auto team, auto width) {
+            constexpr int kWidth = decltype(width)::value;
             const Index r = i / call.groups, first = i % call.groups * call.channels;
-            const Index end = first + call.channels;
             const A count = static_cast<A>(call.channels), mean = means[i], rstd = rstds[i];
-            const auto dv = [&](Index c) {
-              const A dy = gy ? cuda::to_acc<A>(gy.row(r)[c]) : A(0);
-              return call.after ? dy * act::device_silu(call.at_z(r, c)) : dy;
+            // n, and dn = dy gain [gate], of neighbours.
+            const auto read = [&](Index c, A(&n)[kWidth], A(&dn)[kWidth], A(&dy)[kWidth]) {
+              A behind[kWidth], gain[kWidth];
+              call.read(r, c, n, behind);
+              call.gains(c, gain);
+              if (gy) {
+                cuda::load(gy.row(r) + c, dy);
+              }
+              for (int j = 0; j < kWidth; ++j) {
+                n[j] = (n[j] - mean) * rstd;
+                dn[j] = dy[j] * behind[j] * gain[j];
+              }
             };
             A sum = 0, product = 0;
-            for (Index c = first + team.rank(); c < end; c += team.kSize) {
-              const A dn = dv(c) * call.gain(c);
-              sum += dn;
-              product += dn * (call.input(r, c) - mean) * rstd;
-            }
+            team.template each<kWidth>(call.channels, [&](Index c) {
+              A n[kWidth], dn[kWidth], dy[kWidth] = {};
+              read(first + c, n, dn, dy);
+              for (int j = 0; j < kWidth; ++j) {
+                sum += dn[j];
+                product += dn[j] * n[j];
+              }
+            });
             const A mean_dn = team.sum(sum) / count, mean_product = team.sum(product) / count;
             const A dmean = gmean ? gmean[i] / count : A(0);
             const A drstd = grstd ? grstd[i] * rstd * rstd / count : A(0);
-            for (Index c = first + team.rank(); writes && c < end; c += team.kSize) {
-              const A n = (call.input(r, c) - mean) * rstd;
-              const A du =
-                  rstd * (dv(c) * call.gain(c) - mean_dn - n * mean_product) + dmean - drstd * n;
-              if (gx) {
-                const A dx = call.before ? du * act::device_silu(call.at_z(r, c)) : du;
-                gx.row(r)[c] = cuda::from_acc<T>(dx);
+            team.template each<kWidth>(writes ? call.channels : 0, [&](Index c) {
+              A n[kWidth], du[kWidth], dy[kWidth] = {}, gain[kWidth], shift[kWidth];
+              read(first + c, n, du, dy);
+              call.gains(first + c, gain);
+              call.shifts(first + c, shift);
+              for (int j = 0; j < kWidth; ++j) {
+                du[j] = rstd * (du[j] - mean_dn - n[j] * mean_product) + dmean - drstd * n[j];
+                dy[j] *= n[j] * gain[j] + shift[j];  // of a gate behind the norm
               }
-              if (gz) {
-                const A dy = gy ? cuda::to_acc<A>(gy.row(r)[c]) : A(0);
-                const A dgate =
-                    call.before ? du * call.at_x(r, c) : dy * (n * call.gain(c) + call.shift(c));
-                gz.row(r)[c] = cuda::from_acc<T>(dgate * act::device_silu_slope(call.at_z(r, c)));
-              }
-            }
+              finish(call, r, first + c, du, dy, gx, gz);
+            });
           });
     }
     A* const gweight = din.weight.defined() ? din.weight.template data<A>() : nullptr;
     A* const gbias = din.bias.defined() ? din.bias.template data<A>() : nullptr;
     if (gweight || gbias) {
-      cuda::column_sums<2, A>(
-          call.rows, call.cols, {{gweight, gbias}}, [=] __device__(Index r, Index c, A(&sum)[2]) {
-            const Index i = r * call.groups + c / call.channels;
-            const A dy = gy ? cuda::to_acc<A>(gy.row(r)[c]) : A(0);
-            const A dv = call.after ? dy * act::device_silu(call.at_z(r, c)) : dy;
-            sum[0] = dv * (call.input(r, c) - means[i]) * rstds[i];
-            sum[1] = dv;
-          });
+      vector_gradients(call, means, rstds, gy, gweight, gbias);
     }
+  }
+  /// Writes dx and dz from du and from the gradient of a gate behind the norm.
+  template <int kWidth>
+  __device__ static void finish(const Call& call, Index r, Index c, A (&du)[kWidth],
+                                A (&dgate)[kWidth], const cuda::RowsTo<T>& gx,
+                                const cuda::RowsTo<T>& gz) {
+    A z[kWidth] = {}, x[kWidth] = {};
+    if (call.before || call.after) {
+      cuda::load(call.z.row(r) + c, z);
+      cuda::load(call.x.row(r) + c, x);
+    }
+    for (int j = 0; j < kWidth; ++j) {
+      dgate[j] = (call.before ? du[j] * x[j] : dgate[j]) * act::device_silu_slope(z[j]);
+      du[j] *= call.before ? act::device_silu(z[j]) : A(1);
+    }
+    if (gx) {
+      cuda::store(gx.row(r) + c, du);
+    }
+    if (gz) {
+      cuda::store(gz.row(r) + c, dgate);
+    }
+  }
+  static void vector_gradients(const Call& call, const A* means, const A* rstds,
+                               const cuda::RowsIn<T>& gy, A* gweight, A* gbias) {
+    cuda::packed_column_sums<2, A>(call.rows, call.cols, {{gweight, gbias}},
+                                   [=] __device__(Index r, Index c, auto width, auto& sum) {
+                                     constexpr int kWidth = decltype(width)::value;
+                                     A u[kWidth], behind[kWidth], dy[kWidth] = {};
+                                     call.read(r, c, u, behind);
+                                     if (gy) {
+                                       cuda::load(gy.row(r) + c, dy);
+                                     }
+                                     for (int j = 0; j < kWidth; ++j) {
+                                       const Index i = r * call.groups + call.group(c + j);
+                                       sum[1][j] = dy[j] * behind[j];
+                                       sum[0][j] = sum[1][j] * (u[j] - means[i]) * rstds[i];
+                                     }
+                                   });
   }
 };
 

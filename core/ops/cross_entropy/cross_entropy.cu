@@ -25,9 +25,17 @@ struct Call {
         z_loss(static_cast<A>(a.z_loss)),
         cap(static_cast<A>(a.softcap)),
         scale(static_cast<A>(a.logit_scale)) {}
-  __device__ A score(Index r, Index c) const {
-    const A u = scale * cuda::to_acc<A>(logits.row(r)[c]);
+  __device__ A score(A logit) const {
+    const A u = scale * logit;
     return cap > A(0) ? cap * tanh(u / cap) : u;
+  }
+  __device__ A score(Index r, Index c) const { return score(cuda::to_acc<A>(logits.row(r)[c])); }
+  template <int kWidth>
+  __device__ void scores(Index r, Index c, A (&to)[kWidth]) const {
+    cuda::load(logits.row(r) + c, to);
+    for (A& x : to) {
+      x = score(x);
+    }
   }
   /// d score / d logit.
   __device__ A slope(A score) const {
@@ -38,18 +46,25 @@ struct Call {
   __device__ A weight(Index r) const {
     return targets[r] == ignored ? A(0) : weights ? weights[r] : A(1);
   }
-  template <class Team>
+  template <int kWidth, class Team>
   __device__ A lse(Index r, Team team) const {
-    A top = -INFINITY;
-    for (Index c = team.rank(); c < classes; c += team.kSize) {
-      top = cuda::Greater()(top, score(r, c));
-    }
-    top = team.max(top);
-    A sum = 0;
-    for (Index c = team.rank(); c < classes; c += team.kSize) {
-      sum += exp(score(r, c) - top);
-    }
-    return top + log(team.sum(sum));
+    // Greatest score of this thread so far, and the sum of exp(score - greatest).
+    A top = -INFINITY, sum = 0;
+    team.template each<kWidth>(classes, [&](Index c) {
+      A x[kWidth], greater = top;
+      scores(r, c, x);
+      for (const A one : x) {
+        greater = cuda::Greater()(greater, one);
+      }
+      sum *= top > -INFINITY ? exp(top - greater) : A(0);
+      top = greater;
+      for (const A one : x) {
+        sum += one > -INFINITY ? exp(one - top) : A(0);
+      }
+    });
+    const A greatest = team.max(top);
+    sum *= top > -INFINITY ? exp(top - greatest) : A(0);
+    return greatest + log(team.sum(sum));
   }
 
   cuda::RowsIn<T> logits;
@@ -96,27 +111,33 @@ struct Kernel {
     static const std::int32_t kBadTarget = error_source("cross_entropy: target");
     ErrorFlag* const flag = cuda::queue().error_flag;
     const std::int32_t bad = kBadTarget;
-    cuda::for_each_row(call.tokens, call.classes, [=] __device__(Index r, bool writes, auto team) {
-      const A lse = call.lse(r, team);
-      A sum = 0;
-      for (Index c = team.rank(); call.smooth > A(0) && c < call.classes; c += team.kSize) {
-        sum += call.score(r, c);
-      }
-      const A mean = team.sum(sum) / static_cast<A>(call.classes);
-      if (!writes || team.rank() != 0) {
-        return;
-      }
-      const Index target = call.targets[r];
-      A cost = 0;
-      if (target != call.ignored && (target < 0 || target >= call.classes)) {
-        raise_error(flag, bad, r, target);
-      } else if (target != call.ignored) {
-        cost = call.weight(r) * (lse - (A(1) - call.smooth) * call.score(r, target) -
-                                 call.smooth * mean + call.z_loss * lse * lse);
-      }
-      costs[r] = cost;
-      lses[r] = lse;
-    });
+    cuda::for_each_row<T>(
+        call.tokens, call.classes, [=] __device__(Index r, bool writes, auto team, auto width) {
+          constexpr int kWidth = decltype(width)::value;
+          const A lse = call.template lse<kWidth>(r, team);
+          A sum = 0;
+          team.template each<kWidth>(call.smooth > A(0) ? call.classes : 0, [&](Index c) {
+            A x[kWidth];
+            call.scores(r, c, x);
+            for (const A one : x) {
+              sum += one;
+            }
+          });
+          const A mean = team.sum(sum) / static_cast<A>(call.classes);
+          if (!writes || team.rank() != 0) {
+            return;
+          }
+          const Index target = call.targets[r];
+          A cost = 0;
+          if (target != call.ignored && (target < 0 || target >= call.classes)) {
+            raise_error(flag, bad, r, target);
+          } else if (target != call.ignored) {
+            cost = call.weight(r) * (lse - (A(1) - call.smooth) * call.score(r, target) -
+                                     call.smooth * mean + call.z_loss * lse * lse);
+          }
+          costs[r] = cost;
+          lses[r] = lse;
+        });
     if (reduces) {
       const cuda::Scratch totals(sizeof(Totals));
       total(call, costs, totals.as<Totals>());
@@ -144,26 +165,31 @@ struct Kernel {
     const A* const gloss = dout.loss.defined() ? dout.loss.data<A>() : nullptr;
     const A* const glosses = dout.losses.defined() ? dout.losses.data<A>() : nullptr;
     const A* const glse = dout.lse.defined() ? dout.lse.data<A>() : nullptr;
-    T* const dlogits = din.logits.data<T>();
-    cuda::for_each_row(call.tokens, call.classes, [=] __device__(Index r, bool writes, auto team) {
-      const A lse = call.lse(r, team), weight = call.weight(r);
-      const Index target = call.targets[r];
-      A dcost = 0;
-      if (gloss) {
-        const double share = !is_mean ? 1 : totals->weight > 0 ? 1 / totals->weight : 0;
-        dcost = *gloss * static_cast<A>(share) * weight;
-      } else if (glosses) {
-        dcost = glosses[r] * weight;
-      }
-      const A dlse = glse ? glse[r] : A(0), even = call.smooth / static_cast<A>(call.classes);
-      for (Index c = team.rank(); writes && c < call.classes; c += team.kSize) {
-        const A x = call.score(r, c), p = exp(x - lse);
-        const A is_target = c == target ? A(1) - call.smooth : A(0);
-        const A slope = p - is_target - even + A(2) * call.z_loss * lse * p;
-        dlogits[r * call.classes + c] =
-            cuda::from_acc<T>((dcost * slope + dlse * p) * call.slope(x));
-      }
-    });
+    const cuda::RowsTo<T> dlogits(din.logits);
+    cuda::for_each_row<T>(
+        call.tokens, call.classes, [=] __device__(Index r, bool writes, auto team, auto width) {
+          constexpr int kWidth = decltype(width)::value;
+          const A lse = call.template lse<kWidth>(r, team), weight = call.weight(r);
+          const Index target = call.targets[r];
+          A dcost = 0;
+          if (gloss) {
+            const double share = !is_mean ? 1 : totals->weight > 0 ? 1 / totals->weight : 0;
+            dcost = *gloss * static_cast<A>(share) * weight;
+          } else if (glosses) {
+            dcost = glosses[r] * weight;
+          }
+          const A dlse = glse ? glse[r] : A(0), even = call.smooth / static_cast<A>(call.classes);
+          team.template each<kWidth>(writes ? call.classes : 0, [&](Index c) {
+            A x[kWidth];
+            call.scores(r, c, x);
+            for (int i = 0; i < kWidth; ++i) {
+              const A p = exp(x[i] - lse), at_target = c + i == target ? A(1) - call.smooth : A(0);
+              const A slope = p - at_target - even + A(2) * call.z_loss * lse * p;
+              x[i] = (dcost * slope + dlse * p) * call.slope(x[i]);
+            }
+            cuda::store(dlogits.row(r) + c, x);
+          });
+        });
   }
 };
 

@@ -43,20 +43,30 @@ struct Kernel {
     const RowPattern rows = *rows_of(in.x.layout());
     const Index n = rows.cols;
     const cuda::RowsIn<T> x(in.x);
-    T* const y = out.y.data<T>();
+    const cuda::RowsTo<T> y(out.y);
     const Divisor<A> divisor{a.mode, static_cast<A>(a.eps)};
-    cuda::for_each_row(rows.count, n, [=] __device__(Index r, bool writes, auto team) {
-      const T* const row = x.row(r);
-      A square = 0;
-      for (Index c = team.rank(); c < n; c += team.kSize) {
-        const A v = cuda::to_acc<A>(row[c]);
-        square += v * v;
-      }
-      const A over = A(1) / divisor.of(sqrt(team.sum(square)));
-      for (Index c = team.rank(); writes && c < n; c += team.kSize) {
-        y[r * n + c] = cuda::from_acc<T>(cuda::to_acc<A>(row[c]) * over);
-      }
-    });
+    cuda::for_each_row<T>(rows.count, n,
+                          [=] __device__(Index r, bool writes, auto team, auto width) {
+                            constexpr int kWidth = decltype(width)::value;
+                            const T* const row = x.row(r);
+                            A square = 0;
+                            team.template each<kWidth>(n, [&](Index c) {
+                              A v[kWidth];
+                              cuda::load(row + c, v);
+                              for (int i = 0; i < kWidth; ++i) {
+                                square += v[i] * v[i];
+                              }
+                            });
+                            const A over = A(1) / divisor.of(sqrt(team.sum(square)));
+                            team.template each<kWidth>(writes ? n : 0, [&](Index c) {
+                              A v[kWidth];
+                              cuda::load(row + c, v);
+                              for (int i = 0; i < kWidth; ++i) {
+                                v[i] *= over;
+                              }
+                              cuda::store(y.row(r) + c, v);
+                            });
+                          });
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
@@ -66,22 +76,33 @@ struct Kernel {
     const cuda::RowsIn<T> x(in.x), gy(dout.y);
     const cuda::RowsTo<T> gx(din.x);
     const Divisor<A> divisor{a.mode, static_cast<A>(a.eps)};
-    cuda::for_each_row(rows.count, n, [=] __device__(Index r, bool writes, auto team) {
-      const T *const row = x.row(r), *const dy = gy.row(r);
-      A square = 0, product = 0;
-      for (Index c = team.rank(); c < n; c += team.kSize) {
-        const A v = cuda::to_acc<A>(row[c]);
-        square += v * v;
-        product += v * cuda::to_acc<A>(dy[c]);
-      }
-      const A length = sqrt(team.sum(square)), by = divisor.of(length);
-      const A dby = -team.sum(product) / (by * by);
-      const A along = length > A(0) ? dby * divisor.slope(length) / length : A(0);
-      T* const dx = gx.row(r);
-      for (Index c = team.rank(); writes && c < n; c += team.kSize) {
-        dx[c] = cuda::from_acc<T>(cuda::to_acc<A>(dy[c]) / by + along * cuda::to_acc<A>(row[c]));
-      }
-    });
+    cuda::for_each_row<T>(
+        rows.count, n, [=] __device__(Index r, bool writes, auto team, auto width) {
+          constexpr int kWidth = decltype(width)::value;
+          const T *const row = x.row(r), *const dy = gy.row(r);
+          A square = 0, product = 0;
+          team.template each<kWidth>(n, [&](Index c) {
+            A v[kWidth], g[kWidth];
+            cuda::load(row + c, v);
+            cuda::load(dy + c, g);
+            for (int i = 0; i < kWidth; ++i) {
+              square += v[i] * v[i];
+              product += v[i] * g[i];
+            }
+          });
+          const A length = sqrt(team.sum(square)), by = divisor.of(length);
+          const A dby = -team.sum(product) / (by * by);
+          const A along = length > A(0) ? dby * divisor.slope(length) / length : A(0);
+          team.template each<kWidth>(writes ? n : 0, [&](Index c) {
+            A v[kWidth], g[kWidth];
+            cuda::load(row + c, v);
+            cuda::load(dy + c, g);
+            for (int i = 0; i < kWidth; ++i) {
+              g[i] = g[i] / by + along * v[i];
+            }
+            cuda::store(gx.row(r) + c, g);
+          });
+        });
   }
 };
 

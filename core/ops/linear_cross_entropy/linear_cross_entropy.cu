@@ -63,39 +63,52 @@ struct Kernel {
   /// Softmax of logits; they become their gradients in `dlogits` where that is given.
   static void softmax(const Chunk& chunk, Index classes, Index ignored, const A* logits, T* dlogits,
                       const double* count) {
-    const auto body = [=] __device__(Index r, bool writes, auto team) {
-      const A* const row = logits + r * classes;
-      common::Place<A> mine;
-      for (Index c = team.rank(); c < classes; c += team.kSize) {
-        const common::Place<A> here{row[c], c};
-        mine = here.before(mine) ? here : mine;
-      }
-      const Index best = common::first_of(mine, team);
-      const A top = row[best];
-      A rest = 0;  // besides the best class
-      for (Index c = team.rank(); c < classes; c += team.kSize) {
-        rest += c == best ? A(0) : exp(row[c] - top);
-      }
-      rest = team.sum(rest);
-      const A sum = A(1) + rest;
-      const Index target = chunk.targets[r];
-      const bool counts = target >= 0 && target < classes && target != ignored;
-      const A at_target = counts ? row[target] : A(0);
-      team.sync();  // all have read it before it is written over
-      if (writes && team.rank() == 0) {
-        chunk.per_token[r] = counts ? top - at_target + log1p(rest) : A(0);
-        chunk.predicted[r] = counts ? best : ignored;
-      }
-      const A share = counts ? static_cast<A>(1 / *count) : A(0);
-      for (Index c = team.rank(); writes && dlogits && c < classes; c += team.kSize) {
-        const A e = exp(row[c] - top);
-        // p - 1 of the target, which may be nearly sure.
-        const A others = target == best ? rest : sum - e;
-        const A g = share / sum * (c == target ? -others : e);
-        dlogits[r * classes + c] = cuda::from_acc<T>(counts ? g : A(0));
-      }
-    };
-    cuda::for_each_row(chunk.rows, classes, body);
+    cuda::for_each_row<A>(
+        chunk.rows, classes, [=] __device__(Index r, bool writes, auto team, auto width) {
+          constexpr int kWidth = decltype(width)::value;
+          const A* const row = logits + r * classes;
+          common::Place<A> mine;
+          team.template each<kWidth>(classes, [&](Index c) {
+            A x[kWidth];
+            cuda::load(row + c, x);
+            for (int i = 0; i < kWidth; ++i) {
+              const common::Place<A> here{x[i], c + i};
+              mine = here.before(mine) ? here : mine;
+            }
+          });
+          const Index best = common::first_of(mine, team);
+          const A top = row[best];
+          A rest = 0;  // besides the best class
+          team.template each<kWidth>(classes, [&](Index c) {
+            A x[kWidth];
+            cuda::load(row + c, x);
+            for (int i = 0; i < kWidth; ++i) {
+              rest += c + i == best ? A(0) : exp(x[i] - top);
+            }
+          });
+          rest = team.sum(rest);
+          const Index target = chunk.targets[r];
+          const bool counts = target >= 0 && target < classes && target != ignored;
+          const A at_target = counts ? row[target] : A(0);
+          team.sync();  // all have read it before it is written over
+          if (writes && team.rank() == 0) {
+            chunk.per_token[r] = counts ? top - at_target + log1p(rest) : A(0);
+            chunk.predicted[r] = counts ? best : ignored;
+          }
+          const A share = counts ? static_cast<A>(1 / *count) : A(0);
+          const A factor = share / (A(1) + rest);
+          team.template each<kWidth>(writes && dlogits ? classes : 0, [&](Index c) {
+            A x[kWidth];
+            cuda::load(row + c, x);
+            for (int i = 0; i < kWidth; ++i) {
+              const A e = exp(x[i] - top);
+              // p - 1 of the target, which may be nearly sure.
+              const A others = target == best ? rest : A(1) + rest - e;
+              x[i] = counts ? factor * (c + i == target ? -others : e) : A(0);
+            }
+            cuda::store(dlogits + r * classes + c, x);
+          });
+        });
   }
   static Index chunk_rows(Index rows, Index classes) {
     constexpr Index kElements = Index{1} << 26, kFewest = 128;

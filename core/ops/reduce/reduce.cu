@@ -66,17 +66,18 @@ struct Kernel {
   static void sum(const Split& split, const T* x, T* y, double by) {
     const Axes kept = split.kept, gone = split.gone;
     if (split.last_goes) {
-      cuda::for_each_row(kept.count, gone.count, [=] __device__(Index i, bool writes, auto team) {
-        const T* const from = x + kept.offset(i);
-        double sum = 0;
-        for (Index k = team.rank(); k < gone.count; k += team.kSize) {
-          sum += cuda::to_acc<double>(from[gone.offset(k)]);
-        }
-        sum = team.sum(sum);
-        if (writes && team.rank() == 0) {
-          y[i] = cuda::from_acc<T>(static_cast<A>(sum / by));
-        }
-      });
+      cuda::for_each_row<1>(kept.count, gone.count,
+                            [=] __device__(Index i, bool writes, auto team, auto) {
+                              const T* const from = x + kept.offset(i);
+                              double sum = 0;
+                              for (Index k = team.rank(); k < gone.count; k += team.kSize) {
+                                sum += cuda::to_acc<double>(from[gone.offset(k)]);
+                              }
+                              sum = team.sum(sum);
+                              if (writes && team.rank() == 0) {
+                                y[i] = cuda::from_acc<T>(static_cast<A>(sum / by));
+                              }
+                            });
       return;
     }
     cuda::for_each<1>(cuda::RowShape(1, kept.count), [=] __device__(Index, Index i, auto) {
@@ -90,19 +91,20 @@ struct Kernel {
   }
   static void greatest(const Split& split, const T* x, T* y, std::int64_t* index) {
     const Axes kept = split.kept, gone = split.gone;
-    cuda::for_each_row(kept.count, gone.count, [=] __device__(Index i, bool writes, auto team) {
-      const T* const from = x + kept.offset(i);
-      common::Place<A> best;
-      for (Index k = team.rank(); k < gone.count; k += team.kSize) {
-        const common::Place<A> here{cuda::to_acc<A>(from[gone.offset(k)]), k};
-        best = here.before(best) ? here : best;
-      }
-      const Index at = common::first_of(best, team);
-      if (writes && team.rank() == 0) {
-        y[i] = from[gone.offset(at)];
-        index[i] = at;
-      }
-    });
+    cuda::for_each_row<1>(kept.count, gone.count,
+                          [=] __device__(Index i, bool writes, auto team, auto) {
+                            const T* const from = x + kept.offset(i);
+                            common::Place<A> best;
+                            for (Index k = team.rank(); k < gone.count; k += team.kSize) {
+                              const common::Place<A> here{cuda::to_acc<A>(from[gone.offset(k)]), k};
+                              best = here.before(best) ? here : best;
+                            }
+                            const Index at = common::first_of(best, team);
+                            if (writes && team.rank() == 0) {
+                              y[i] = from[gone.offset(at)];
+                              index[i] = at;
+                            }
+                          });
   }
   static void backward(const Op::In<TensorView>&, const Op::Out<TensorView>& out,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,

@@ -18,13 +18,14 @@ struct Kernel {
     const cuda::RowsIn<T> x(in.x);
     T* const y = out.y.data<T>();
     const A eps = static_cast<A>(a.eps);
-    cuda::for_each_row(rows.count, rows.cols, [=] __device__(Index r, bool writes, auto team) {
-      const T* const row = x.row(r);
-      const A divisor = cuda::to_acc<A>(row[last]) + eps;
-      for (Index c = team.rank(); writes && c < last; c += team.kSize) {
-        y[r * last + c] = cuda::from_acc<T>(cuda::to_acc<A>(row[c]) / divisor);
-      }
-    });
+    cuda::for_each_row<1>(
+        rows.count, rows.cols, [=] __device__(Index r, bool writes, auto team, auto) {
+          const T* const row = x.row(r);
+          const A divisor = cuda::to_acc<A>(row[last]) + eps;
+          for (Index c = team.rank(); writes && c < last; c += team.kSize) {
+            y[r * last + c] = cuda::from_acc<T>(cuda::to_acc<A>(row[c]) / divisor);
+          }
+        });
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
@@ -34,23 +35,24 @@ struct Kernel {
     const cuda::RowsIn<T> x(in.x), gy(dout.y);
     T* const gx = din.x.data<T>();
     const A eps = static_cast<A>(a.eps);
-    cuda::for_each_row(rows.count, rows.cols, [=] __device__(Index r, bool writes, auto team) {
-      const T *const row = x.row(r), *const dy = gy.row(r);
-      const A divisor = cuda::to_acc<A>(row[last]) + eps;
-      T* const dx = gx + r * (last + 1);
-      A sum = 0;
-      for (Index c = team.rank(); c < last; c += team.kSize) {
-        const A g = cuda::to_acc<A>(dy[c]);
-        sum += g * cuda::to_acc<A>(row[c]);
-        if (writes) {
-          dx[c] = cuda::from_acc<T>(g / divisor);
-        }
-      }
-      sum = team.sum(sum);
-      if (writes && team.rank() == 0) {
-        dx[last] = cuda::from_acc<T>(-sum / (divisor * divisor));
-      }
-    });
+    cuda::for_each_row<1>(rows.count, rows.cols,
+                          [=] __device__(Index r, bool writes, auto team, auto) {
+                            const T *const row = x.row(r), *const dy = gy.row(r);
+                            const A divisor = cuda::to_acc<A>(row[last]) + eps;
+                            T* const dx = gx + r * (last + 1);
+                            A sum = 0;
+                            for (Index c = team.rank(); c < last; c += team.kSize) {
+                              const A g = cuda::to_acc<A>(dy[c]);
+                              sum += g * cuda::to_acc<A>(row[c]);
+                              if (writes) {
+                                dx[c] = cuda::from_acc<T>(g / divisor);
+                              }
+                            }
+                            sum = team.sum(sum);
+                            if (writes && team.rank() == 0) {
+                              dx[last] = cuda::from_acc<T>(-sum / (divisor * divisor));
+                            }
+                          });
   }
 };
 

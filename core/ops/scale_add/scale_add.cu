@@ -89,17 +89,18 @@ struct Kernel {
   static void factor_gradient(const Call<T>& call, const cuda::RowsIn<T>& gy, TensorView& result) {
     A* const gfactor = result.data<A>();
     const Index groups = result.size(-1), n = call.of_factor;
-    cuda::for_each_row(call.rows * groups, n, [=] __device__(Index i, bool writes, auto team) {
-      const Index r = i / groups, first = i % groups * n;
-      A sum = 0;
-      for (Index c = first + team.rank(); c < first + n; c += team.kSize) {
-        sum += cuda::to_acc<A>(gy.row(r)[c]) * cuda::to_acc<A>(call.x.row(r)[c]);
-      }
-      sum = team.sum(sum);
-      if (writes && team.rank() == 0) {
-        gfactor[i] = sum;
-      }
-    });
+    cuda::for_each_row<1>(
+        call.rows * groups, n, [=] __device__(Index i, bool writes, auto team, auto) {
+          const Index r = i / groups, first = i % groups * n;
+          A sum = 0;
+          for (Index c = first + team.rank(); c < first + n; c += team.kSize) {
+            sum += cuda::to_acc<A>(gy.row(r)[c]) * cuda::to_acc<A>(call.x.row(r)[c]);
+          }
+          sum = team.sum(sum);
+          if (writes && team.rank() == 0) {
+            gfactor[i] = sum;
+          }
+        });
   }
 };
 

@@ -1,5 +1,7 @@
-// Elementwise in tokens and channels; taps read the neighbouring tokens from cache. Backward makes
-// the gradient before the activation first, in acc, and what follows reads that.
+// A thread takes some neighbouring channels of a strip of tokens and slides a window of inputs
+// along it, so that each input is read once. Backward makes the gradient before the activation
+// first, in acc, with sums for weight and bias of each strip; a second pass slides along that. More
+// taps than kTaps: elementwise, the taps from cache.
 //   x, y [tokens, D]   weight [D, W]   s0, sT [N, D, W-1]   dpre [tokens, D]
 #include "core/ops/short_conv/short_conv.h"
 
@@ -12,6 +14,8 @@ namespace ls::ops {
 namespace {
 
 using Op = ShortConv;
+
+constexpr int kTaps = 4, kSums = kTaps + 1;
 
 template <class T>
 struct Call {
@@ -26,13 +30,15 @@ struct Call {
         channels(in.weight.size(0)),
         taps(in.weight.size(1)),
         past(taps - 1) {}
-  /// Channel c of the input `back` tokens before token t of sequence n, which begins at `begin`.
+  /// Channel c of the input `back` tokens before token t of sequence n, which begins at `begin`; 0
+  /// further back than the carried ones.
   __device__ A input(Index n, Index begin, Index t, Index back, Index c) const {
     const Index at = t - back;
     if (at >= begin) {
       return cuda::to_acc<A>(x.row(at)[c]);
     }
-    return s0 ? s0[(n * channels + c) * past + at - begin + past] : A(0);
+    const Index u = at - begin + past;
+    return s0 && u >= 0 ? s0[(n * channels + c) * past + u] : A(0);
   }
   __device__ A before_activation(Index n, Index begin, Index t, Index c) const {
     A sum = bias ? bias[c] : A(0);
@@ -48,19 +54,188 @@ struct Call {
   Index rows, channels, taps, past;
 };
 
+/// Tokens of a strip: a function of sizes alone, since sums of weights are cut by it.
+Index strip_of(Index rows, Index channels) {
+  constexpr Index kElements = Index{1} << 19, kShortest = 8, kLongest = 64;
+  return std::clamp(rows * channels / kElements, kShortest, kLongest);
+}
+
+/// What a thread has of its channels: the last kTaps taps, and as many inputs up to its token.
+template <class T, int kWidth>
+struct Window {
+  using A = acc_t<T>;
+  A weight[kTaps][kWidth], bias[kWidth], x[kTaps][kWidth];
+  Index n, end;  ///< sequence, and its end
+
+  __device__ Window(const Call<T>& call, Index t, Index c) {
+    for (int i = 0; i < kWidth; ++i) {
+      bias[i] = call.bias ? call.bias[c + i] : A(0);
+      for (int j = 0; j < kTaps; ++j) {
+        const Index tap = j - kTaps + call.taps;
+        weight[j][i] = tap >= 0 ? call.weight[(c + i) * call.taps + tap] : A(0);
+      }
+    }
+    n = call.seqs.of(t);
+    end = call.seqs.end(n);
+    fill(call, call.seqs.begin(n), t, c);
+  }
+  __device__ void fill(const Call<T>& call, Index begin, Index t, Index c) {
+    for (int j = 0; j + 1 < kTaps; ++j) {
+      for (int i = 0; i < kWidth; ++i) {
+        x[j][i] = call.input(n, begin, t, kTaps - 1 - j, c + i);
+      }
+    }
+  }
+  /// Takes token t in.
+  __device__ void take(const Call<T>& call, Index t, Index c) {
+    if (t >= end) {
+      while (t >= end) {
+        end = call.seqs.end(++n);
+      }
+      fill(call, t, t, c);
+    }
+    cuda::load(call.x.row(t) + c, x[kTaps - 1]);
+  }
+  __device__ A before_activation(int i) const {
+    A sum = bias[i];
+    for (int j = 0; j < kTaps; ++j) {
+      sum += weight[j][i] * x[j][i];
+    }
+    return sum;
+  }
+  __device__ void shift() {
+    for (int j = 0; j + 1 < kTaps; ++j) {
+      for (int i = 0; i < kWidth; ++i) {
+        x[j][i] = x[j + 1][i];
+      }
+    }
+  }
+};
+
+/// First channel and strip of a thread; false where there is none.
+template <int kWidth>
+__device__ bool place_of(Index rows, Index channels, Index strip, Index& c, Index& first,
+                         Index& end) {
+  const Index packs = channels / kWidth, i = Index{blockIdx.x} * blockDim.x + threadIdx.x;
+  c = i % packs * kWidth;
+  first = i / packs * strip;
+  end = first + strip < rows ? first + strip : rows;
+  return first < rows;
+}
+
+template <class T, int kWidth>
+__global__ void __launch_bounds__(256)
+    forward_kernel(Call<T> call, Index strip, bool silu, cuda::RowsTo<T> y) {
+  using A = acc_t<T>;
+  Index c = 0, first = 0, end = 0;
+  if (!place_of<kWidth>(call.rows, call.channels, strip, c, first, end)) {
+    return;
+  }
+  Window<T, kWidth> window(call, first, c);
+  for (Index t = first; t < end; ++t) {
+    window.take(call, t, c);
+    A to[kWidth];
+    for (int i = 0; i < kWidth; ++i) {
+      const A pre = window.before_activation(i);
+      to[i] = silu ? act::device_silu(pre) : pre;
+    }
+    cuda::store(y.row(t) + c, to);
+    window.shift();
+  }
+}
+
+/// dpre, and of each strip the sums [strip, tap or bias, D] for weight and bias.
+template <class T, int kWidth>
+__global__ void __launch_bounds__(256)
+    before_kernel(Call<T> call, Index strip, bool silu, cuda::RowsIn<T> gy, acc_t<T>* dpre,
+                  acc_t<T>* sums) {
+  using A = acc_t<T>;
+  Index c = 0, first = 0, end = 0;
+  if (!place_of<kWidth>(call.rows, call.channels, strip, c, first, end)) {
+    return;
+  }
+  Window<T, kWidth> window(call, first, c);
+  A sum[kSums][kWidth] = {};
+  for (Index t = first; t < end; ++t) {
+    window.take(call, t, c);
+    A g[kWidth] = {};
+    if (gy) {
+      cuda::load(gy.row(t) + c, g);
+    }
+    for (int i = 0; i < kWidth; ++i) {
+      g[i] *= silu ? act::device_silu_slope(window.before_activation(i)) : A(1);
+      for (int j = 0; j < kTaps; ++j) {
+        sum[j][i] += g[i] * window.x[j][i];
+      }
+      sum[kTaps][i] += g[i];
+    }
+    cuda::store(dpre + t * call.channels + c, g);
+    window.shift();
+  }
+  for (int k = 0; k < kSums; ++k) {
+    cuda::store(sums + (first / strip * kSums + k) * call.channels + c, sum[k]);
+  }
+}
+
+/// dx_t = sum over taps of weight_j dpre_{t + W-1-j} within the sequence, and what sT hands back.
+/// The strip is walked from its end.
+template <class T, int kWidth>
+__global__ void __launch_bounds__(256) after_kernel(Call<T> call, Index strip, const acc_t<T>* dpre,
+                                                    const acc_t<T>* gsT, cuda::RowsTo<T> gx) {
+  using A = acc_t<T>;
+  Index c = 0, first = 0, end = 0;
+  if (!place_of<kWidth>(call.rows, call.channels, strip, c, first, end)) {
+    return;
+  }
+  Window<T, kWidth> window(call, end - 1, c);
+  // x is the window of dpre: token t at kTaps - 1, those behind it below.
+  const auto fill = [&](Index t) {
+    for (int j = 0; j + 1 < kTaps; ++j) {
+      const Index at = t + kTaps - 1 - j;
+      for (int i = 0; i < kWidth; ++i) {
+        window.x[j][i] = at < window.end ? dpre[at * call.channels + c + i] : A(0);
+      }
+    }
+  };
+  fill(end - 1);
+  for (Index t = end - 1; t >= first; --t) {
+    while (t < call.seqs.begin(window.n)) {
+      window.end = call.seqs.end(--window.n);
+      fill(t);
+    }
+    cuda::load(dpre + t * call.channels + c, window.x[kTaps - 1]);
+    A to[kWidth];
+    for (int i = 0; i < kWidth; ++i) {
+      const Index u = t - window.end + call.past;
+      to[i] = gsT && u >= 0 ? gsT[(window.n * call.channels + c + i) * call.past + u] : A(0);
+      for (int j = 0; j < kTaps; ++j) {
+        to[i] += window.weight[j][i] * window.x[j][i];
+      }
+    }
+    cuda::store(gx.row(t) + c, to);
+    window.shift();
+  }
+}
+
 template <class T>
 struct Kernel {
   using A = acc_t<T>;
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const Call<T> call(in);
-    T* const y = out.y.data<T>();
+    const cuda::RowsTo<T> y(out.y);
     const bool silu = a.silu;
-    cuda::for_each<1>(
-        cuda::RowShape(call.rows, call.channels).apart(), [=] __device__(Index t, Index c, auto) {
-          const Index n = call.seqs.of(t);
-          const A pre = call.before_activation(n, call.seqs.begin(n), t, c);
-          y[t * call.channels + c] = cuda::from_acc<T>(silu ? act::device_silu(pre) : pre);
-        });
+    if (call.taps > kTaps) {
+      cuda::for_each<1>(cuda::RowShape(call.rows, call.channels).apart(),
+                        [=] __device__(Index t, Index c, auto) {
+                          const Index n = call.seqs.of(t);
+                          const A pre = call.before_activation(n, call.seqs.begin(n), t, c);
+                          y.row(t)[c] = cuda::from_acc<T>(silu ? act::device_silu(pre) : pre);
+                        });
+    } else {
+      on_strips(call, [&]<int kWidth>(dim3 blocks, Index strip) {
+        cuda::launch(&forward_kernel<T, kWidth>, blocks, dim3(256), 0, call, strip, silu, y);
+      });
+    }
     A* const sT = out.sT.data<A>();
     cuda::for_each<1>(cuda::RowShape(call.seqs.count, call.channels * call.past).apart(),
                       [=] __device__(Index n, Index i, auto) {
@@ -70,18 +245,73 @@ struct Kernel {
                             call.input(n, begin, end, call.past - u, c);
                       });
   }
+  /// run.operator()<width>(blocks, strip) with a thread for each strip of each pack of channels.
+  template <class Run>
+  static void on_strips(const Call<T>& call, Run run) {
+    constexpr int kFour = 4;
+    const Index strip = strip_of(call.rows, call.channels);
+    const int width = call.channels % kFour == 0 ? kFour : 1;
+    const Index threads = cuda::blocks_for(call.rows, strip) * (call.channels / width);
+    const dim3 blocks(static_cast<unsigned>(cuda::blocks_for(threads, 256)));
+    if (width == kFour) {
+      run.template operator()<kFour>(blocks, strip);
+    } else {
+      run.template operator()<1>(blocks, strip);
+    }
+  }
 
-  /// Input u of sequence n, the carried ones first, is read by output e through tap u - e, and is
-  /// element u - length of sT.
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
                        const Op::Attrs& a) {
     const Call<T> call(in);
-    const Index d = call.channels;
-    const cuda::Scratch memory(call.rows * d * Index{sizeof(A)});
+    const cuda::Scratch memory(call.rows * call.channels * Index{sizeof(A)});
     A* const dpre = memory.as<A>();
     const cuda::RowsIn<T> gy(dout.y);
-    const bool silu = a.silu;
+    const A* const gsT = dout.sT.defined() ? dout.sT.data<A>() : nullptr;
+    if (call.taps > kTaps) {
+      of_many_taps(call, a.silu, gy, gsT, dpre, din);
+    } else {
+      of_strips(call, a.silu, gy, gsT, dpre, din);
+    }
+    if (din.s0.defined()) {
+      state_gradient(call, dpre, gsT, din.s0.data<A>());
+    }
+  }
+  static void of_strips(const Call<T>& call, bool silu, const cuda::RowsIn<T>& gy, const A* gsT,
+                        A* dpre, Op::In<TensorView>& din) {
+    const Index d = call.channels;
+    const Index strips = cuda::blocks_for(call.rows, strip_of(call.rows, d));
+    const cuda::Scratch memory(strips * kSums * d * Index{sizeof(A)});
+    A* const sums = memory.as<A>();
+    const cuda::RowsTo<T> gx(din.x);
+    on_strips(call, [&]<int kWidth>(dim3 blocks, Index strip) {
+      cuda::launch(&before_kernel<T, kWidth>, blocks, dim3(256), 0, call, strip, silu, gy, dpre,
+                   sums);
+      if (gx) {
+        cuda::launch(&after_kernel<T, kWidth>, blocks, dim3(256), 0, call, strip,
+                     static_cast<const A*>(dpre), gsT, gx);
+      }
+    });
+    A* const gweight = din.weight.defined() ? din.weight.data<A>() : nullptr;
+    A* const gbias = din.bias.defined() ? din.bias.data<A>() : nullptr;
+    const Index taps = call.taps;
+    cuda::for_each<1>(cuda::RowShape(kSums, d).apart(), [=] __device__(Index k, Index c, auto) {
+      const Index tap = k - kTaps + taps;
+      A* const to = k == kTaps            ? (gbias ? gbias + c : nullptr)
+                    : gweight && tap >= 0 ? gweight + c * taps + tap
+                                          : nullptr;
+      A sum = 0;
+      for (Index s = 0; to && s < strips; ++s) {
+        sum += sums[(s * kSums + k) * d + c];
+      }
+      if (to) {
+        *to = sum;
+      }
+    });
+  }
+  static void of_many_taps(const Call<T>& call, bool silu, const cuda::RowsIn<T>& gy, const A* gsT,
+                           A* dpre, Op::In<TensorView>& din) {
+    const Index d = call.channels;
     cuda::for_each<1>(cuda::RowShape(call.rows, d).apart(), [=] __device__(Index t, Index c, auto) {
       A g = gy ? cuda::to_acc<A>(gy.row(t)[c]) : A(0);
       if (silu && gy) {
@@ -90,15 +320,22 @@ struct Kernel {
       }
       dpre[t * d + c] = g;
     });
-    const A* const gsT = dout.sT.defined() ? dout.sT.data<A>() : nullptr;
-    input_gradients(call, dpre, gsT, din);
+    const cuda::RowsTo<T> gx(din.x);
+    if (gx) {
+      cuda::for_each<1>(
+          cuda::RowShape(call.rows, d).apart(), [=] __device__(Index t, Index c, auto) {
+            const Index n = call.seqs.of(t);
+            const Index u = t - call.seqs.begin(n) + call.past;
+            gx.row(t)[c] = cuda::from_acc<T>(input_gradient(call, dpre, gsT, n, u, c));
+          });
+    }
     if (din.weight.defined()) {
       cuda::column_sums<1, A>(call.rows, d * call.taps, {{din.weight.data<A>()}},
                               [=] __device__(Index t, Index i, A(&sum)[1]) {
-                                const Index c = i / call.taps, j = i % call.taps;
+                                const Index c = i / call.taps, back = call.past - i % call.taps;
                                 const Index n = call.seqs.of(t);
-                                sum[0] = dpre[t * d + c] *
-                                         call.input(n, call.seqs.begin(n), t, call.past - j, c);
+                                sum[0] =
+                                    dpre[t * d + c] * call.input(n, call.seqs.begin(n), t, back, c);
                               });
     }
     if (din.bias.defined()) {
@@ -107,35 +344,26 @@ struct Kernel {
           [=] __device__(Index t, Index c, A(&sum)[1]) { sum[0] = dpre[t * d + c]; });
     }
   }
-  static void input_gradients(const Call<T>& call, const A* dpre, const A* gsT,
-                              Op::In<TensorView>& din) {
-    const Index d = call.channels;
-    const auto gradient = [=] __device__(Index n, Index u, Index c) {
-      const Index begin = call.seqs.begin(n), length = call.seqs.end(n) - begin;
-      A sum = gsT && u >= length ? gsT[(n * d + c) * call.past + u - length] : A(0);
-      for (Index j = 0; j < call.taps; ++j) {
-        const Index e = u - j;
-        if (e >= 0 && e < length) {
-          sum += dpre[(begin + e) * d + c] * call.weight[c * call.taps + j];
-        }
+  /// Input u of sequence n, the carried ones first, is read by output e through tap u - e, and is
+  /// element u - length of sT.
+  __device__ static A input_gradient(const Call<T>& call, const A* dpre, const A* gsT, Index n,
+                                     Index u, Index c) {
+    const Index d = call.channels, begin = call.seqs.begin(n), length = call.seqs.end(n) - begin;
+    A sum = gsT && u >= length ? gsT[(n * d + c) * call.past + u - length] : A(0);
+    for (Index j = 0; j < call.taps; ++j) {
+      const Index e = u - j;
+      if (e >= 0 && e < length) {
+        sum += dpre[(begin + e) * d + c] * call.weight[c * call.taps + j];
       }
-      return sum;
-    };
-    const cuda::RowsTo<T> gx(din.x);
-    if (gx) {
-      cuda::for_each<1>(
-          cuda::RowShape(call.rows, d).apart(), [=] __device__(Index t, Index c, auto) {
-            const Index n = call.seqs.of(t);
-            gx.row(t)[c] = cuda::from_acc<T>(gradient(n, t - call.seqs.begin(n) + call.past, c));
-          });
     }
-    if (din.s0.defined()) {
-      A* const gs0 = din.s0.data<A>();
-      cuda::for_each<1>(cuda::RowShape(call.seqs.count, d * call.past).apart(),
-                        [=] __device__(Index n, Index i, auto) {
-                          gs0[n * d * call.past + i] = gradient(n, i % call.past, i / call.past);
-                        });
-    }
+    return sum;
+  }
+  static void state_gradient(const Call<T>& call, const A* dpre, const A* gsT, A* gs0) {
+    const Index each = call.channels * call.past;
+    cuda::for_each<1>(
+        cuda::RowShape(call.seqs.count, each).apart(), [=] __device__(Index n, Index i, auto) {
+          gs0[n * each + i] = input_gradient(call, dpre, gsT, n, i % call.past, i / call.past);
+        });
   }
 };
 

@@ -21,7 +21,7 @@ struct Kernel {
     const cuda::RowsIn<T> x(in.x);
     T* const values = out.values.data<T>();
     std::int64_t* const index = out.index.data<std::int64_t>();
-    cuda::for_each_row(rows.count, n, [=] __device__(Index r, bool writes, auto team) {
+    cuda::for_each_row<1>(rows.count, n, [=] __device__(Index r, bool writes, auto team, auto) {
       const T* const row = x.row(r);
       Place<A> last;
       for (Index i = 0; i < k; ++i) {
@@ -48,7 +48,7 @@ struct Kernel {
     const std::int64_t* const index = out.index.data<std::int64_t>();
     const cuda::RowsIn<T> gvalues(dout.values);
     T* const gx = din.x.data<T>();
-    cuda::for_each_row(rows, n, [=] __device__(Index r, bool writes, auto team) {
+    cuda::for_each_row<1>(rows, n, [=] __device__(Index r, bool writes, auto team, auto) {
       for (Index c = team.rank(); writes && c < n; c += team.kSize) {
         T g = cuda::from_acc<T>(A(0));
         for (Index i = 0; i < k; ++i) {

@@ -34,10 +34,23 @@ struct alignas(sizeof(T) * N) Pack {
 template <class T>
 inline constexpr int kPack = 16 / static_cast<int>(sizeof(T));
 
-/// `from` is a multiple of N elements.
+template <class T, int N>
+__device__ __forceinline__ bool is_aligned(const T* p) {
+  return reinterpret_cast<std::uintptr_t>(p) % (sizeof(T) * N) == 0;
+}
+
+/// N neighbours at once where they lie on a multiple of their size, else one by one.
 template <class A, int N, class T>
 __device__ __forceinline__ void load(const T* from, A (&to)[N]) {
-  const Pack<T, N> p = *reinterpret_cast<const Pack<T, N>*>(from);
+  Pack<T, N> p;
+  if (is_aligned<T, N>(from)) {
+    p = *reinterpret_cast<const Pack<T, N>*>(from);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      p.v[i] = from[i];
+    }
+  }
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     to[i] = to_acc<A>(p.v[i]);
@@ -50,7 +63,14 @@ __device__ __forceinline__ void store(T* to, const A (&from)[N]) {
   for (int i = 0; i < N; ++i) {
     p.v[i] = from_acc<T>(from[i]);
   }
-  *reinterpret_cast<Pack<T, N>*>(to) = p;
+  if (is_aligned<T, N>(to)) {
+    *reinterpret_cast<Pack<T, N>*>(to) = p;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    to[i] = p.v[i];
+  }
 }
 
 }  // namespace ls::cuda

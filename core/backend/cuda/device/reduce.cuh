@@ -26,6 +26,13 @@ struct Team {
   static_assert(kThreads <= 1024 && (kThreads & (kThreads - 1)) == 0);
   static constexpr int kSize = kThreads;
   __device__ static int rank() { return static_cast<int>(threadIdx.x) % kThreads; }
+  /// f(first) for every `kWidth` of n elements; those of one thread are far apart.
+  template <int kWidth, class F>
+  __device__ static void each(Index n, F f) {
+    for (Index c = Index{rank()} * kWidth; c < n; c += Index{kThreads} * kWidth) {
+      f(c);
+    }
+  }
   /// What its threads wrote before, all see afterwards.
   __device__ static void sync() {
     if (kThreads > 32) {

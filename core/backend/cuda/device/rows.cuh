@@ -134,70 +134,89 @@ void for_each(const RowShape& shape, F f) {
   }
 }
 
-template <int kThreads, class F>
+template <int kThreads, int kWidth, class F>
 __global__ void __launch_bounds__(256) team_kernel(Index rows, F f) {
   constexpr int kTeams = 256 / kThreads;
   const Index first = Index{blockIdx.x} * kTeams + threadIdx.x / kThreads;
   for (Index r = first; r - threadIdx.x / kThreads < rows; r += Index{gridDim.x} * kTeams) {
-    f(r < rows ? r : rows - 1, r < rows, Team<kThreads>());
+    f(r < rows ? r : rows - 1, r < rows, Team<kThreads>(), std::integral_constant<int, kWidth>());
   }
 }
 
-/// f(row, writes, team): a team of threads for each row of `cols` elements, whose threads call
-/// the team's sums together. The last block has teams that only join in: writes is false there.
-template <class F>
+/// f(row, writes, team, width): a team of threads for each row, whose threads call the team's sums
+/// together and take `width` neighbours at a time (Team::each). The last block has teams that only
+/// join in: writes is false there.
+template <int kWidth, class F>
 void for_each_row(Index rows, Index cols, F f) {
   if (rows == 0) {
     return;
   }
-  const Index most = Index{queue().processors} * 16;
+  const Index most = Index{queue().processors} * 16, packs = blocks_for(cols, kWidth);
   const auto run = [&]<int kThreads>() {
-    launch(&team_kernel<kThreads, F>,
+    launch(&team_kernel<kThreads, kWidth, F>,
            dim3(static_cast<unsigned>(std::min(most, blocks_for(rows, 256 / kThreads)))), dim3(256),
            0, rows, f);
   };
-  if (cols <= 64) {
+  if (packs <= 32) {
     run.template operator()<8>();
-  } else if (cols <= 1024) {
+  } else if (packs <= 512) {
     run.template operator()<32>();
   } else {
     run.template operator()<256>();
+  }
+}
+/// The same with 16 bytes of T at a time where the columns fall into such; how operands lie changes
+/// no sum.
+template <class T, class F>
+void for_each_row(Index rows, Index cols, F f) {
+  if (cols % kPack<T> == 0) {
+    for_each_row<kPack<T>>(rows, cols, f);
+  } else {
+    for_each_row<1>(rows, cols, f);
   }
 }
 
 inline constexpr int kSumColumns = 32, kSumRows = 8;
 
 /// partial[p, k, c] = sum over the rows of part p of f(r, c)[k].
-template <int kSums, class A, class F>
+template <int kSums, int kWidth, class A, class F>
 __global__ void __launch_bounds__(kSumColumns* kSumRows)
     column_sums_kernel(Index rows, Index cols, Index rows_of_part, F f, A* partial) {
-  const Index c = Index{blockIdx.x} * kSumColumns + threadIdx.x;
+  const Index c = (Index{blockIdx.x} * kSumColumns + threadIdx.x) * kWidth;
   const Index begin = Index{blockIdx.y} * rows_of_part;
   const Index end = begin + rows_of_part < rows ? begin + rows_of_part : rows;
-  A sum[kSums] = {};
+  A sum[kSums][kWidth] = {};
   if (c < cols) {
     for (Index r = begin + threadIdx.y; r < end; r += kSumRows) {
-      A x[kSums];
+      A x[kSums][kWidth];
       f(r, c, x);
 #pragma unroll
       for (int k = 0; k < kSums; ++k) {
-        sum[k] += x[k];
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) {
+          sum[k][i] += x[k][i];
+        }
       }
     }
   }
-  __shared__ A of_row[kSums][kSumRows][kSumColumns];
-#pragma unroll
+  __shared__ A of_row[kSumRows][kSumColumns * kWidth + 1];
   for (int k = 0; k < kSums; ++k) {
-    of_row[k][threadIdx.y][threadIdx.x] = sum[k];
-  }
-  __syncthreads();
-  if (threadIdx.y < kSums && c < cols) {
-    const int k = static_cast<int>(threadIdx.y);
-    A all = 0;
-    for (int y = 0; y < kSumRows; ++y) {
-      all += of_row[k][y][threadIdx.x];
+    __syncthreads();
+    for (int i = 0; i < kWidth; ++i) {
+      of_row[threadIdx.y][threadIdx.x * kWidth + i] = sum[k][i];
     }
-    partial[(Index{blockIdx.y} * kSums + k) * cols + c] = all;
+    __syncthreads();
+    for (int i = threadIdx.y; i < kWidth; i += kSumRows) {
+      const int at = i * kSumColumns + threadIdx.x;
+      const Index to = Index{blockIdx.x} * kSumColumns * kWidth + at;
+      A all = 0;
+      for (int y = 0; y < kSumRows; ++y) {
+        all += of_row[y][at];
+      }
+      if (to < cols) {
+        partial[(Index{blockIdx.y} * kSums + k) * cols + to] = all;
+      }
+    }
   }
 }
 
@@ -225,20 +244,51 @@ __global__ void __launch_bounds__(256)
   out[c] = sum;
 }
 
-/// out[k][c] = sum over rows of what f(r, c, A (&x)[kSums]) puts into x[k]; null ones are left out.
-/// Parts of rows are summed, then the parts, in an order given by the sizes alone.
-template <int kSums, class A, class F>
-void column_sums(Index rows, Index cols, Sums<kSums, A> to, F f) {
-  static_assert(kSums <= kSumRows);
-  constexpr Index kRowsOfPart = 128, kMostParts = 128;
+/// f with its width as an argument.
+template <int kSums, int kWidth, class A, class F>
+struct Widened {
+  F f;
+  __device__ void operator()(Index r, Index c, A (&x)[kSums][kWidth]) const {
+    f(r, c, std::integral_constant<int, kWidth>(), x);
+  }
+};
+
+/// out[k][c] = sum over rows of what f(r, c, A (&x)[kSums][kWidth]) puts into x[k] for kWidth
+/// neighbours from c on; null ones are left out. Parts of rows are summed, then the parts, in an
+/// order given by the sizes alone.
+template <int kSums, int kWidth, class A, class F>
+void wide_column_sums(Index rows, Index cols, Sums<kSums, A> to, F f) {
+  constexpr Index kRowsOfPart = 64, kMostParts = 128;
   const Index parts = std::clamp<Index>(blocks_for(rows, kRowsOfPart), 1, kMostParts);
   const Index rows_of_part = std::max<Index>(1, blocks_for(rows, parts));
   const Scratch partial(parts * kSums * cols * Index{sizeof(A)});
-  launch(&column_sums_kernel<kSums, A, F>,
-         dim3(static_cast<unsigned>(blocks_for(cols, kSumColumns)), static_cast<unsigned>(parts)),
+  launch(&column_sums_kernel<kSums, kWidth, A, F>,
+         dim3(static_cast<unsigned>(blocks_for(cols, kSumColumns * kWidth)),
+              static_cast<unsigned>(parts)),
          dim3(kSumColumns, kSumRows), 0, rows, cols, rows_of_part, f, partial.as<A>());
   launch(&join_sums_kernel<kSums, A>, dim3(static_cast<unsigned>(blocks_for(cols * kSums, 256))),
          dim3(256), 0, parts, cols, static_cast<const A*>(partial.as<A>()), to);
+}
+/// The same of f(r, c, A (&x)[kSums]), one column a thread.
+template <int kSums, class A, class F>
+void column_sums(Index rows, Index cols, Sums<kSums, A> to, F f) {
+  wide_column_sums<kSums, 1, A>(rows, cols, to, [=] __device__(Index r, Index c, A(&x)[kSums][1]) {
+    A one[kSums];
+    f(r, c, one);
+    for (int k = 0; k < kSums; ++k) {
+      x[k][0] = one[k];
+    }
+  });
+}
+/// The same of f(r, c, width, x) with four neighbours a thread where the columns fall into such.
+template <int kSums, class A, class F>
+void packed_column_sums(Index rows, Index cols, Sums<kSums, A> to, F f) {
+  constexpr int kFour = 4;
+  if (cols % kFour == 0) {
+    wide_column_sums<kSums, kFour, A>(rows, cols, to, Widened<kSums, kFour, A, F>{f});
+  } else {
+    wide_column_sums<kSums, 1, A>(rows, cols, to, Widened<kSums, 1, A, F>{f});
+  }
 }
 
 }  // namespace ls::cuda
