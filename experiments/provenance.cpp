@@ -45,7 +45,7 @@ std::string version_line() {
   return "longscan " LS_BUILD_VERSION " (" LS_BUILD_COMMIT ")";
 }
 
-Provenance provenance(int ranks) {
+Provenance provenance(int ranks, const Device& device) {
   char host[256] = "unknown";
   gethostname(host, sizeof host - 1);
   return {{"version", LS_BUILD_VERSION},
@@ -64,6 +64,9 @@ Provenance provenance(int ranks) {
           {"mpi", parallel::mpi_version()},
           {"cpu", cpu_model()},
           {"threads", std::to_string(num_threads())},
+          {"device", device.type() == DeviceType::kCpu
+                         ? device.describe()
+                         : device.describe() + " " + device.properties().model},
           {"ranks", std::to_string(ranks)},
           {"host", host},
           {"started", kStarted}};

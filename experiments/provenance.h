@@ -4,13 +4,15 @@
 #include <utility>
 #include <vector>
 
+#include "core/tensor/device.h"
+
 namespace ls::experiments {
 
 /// Name and value of every fact about build and machine that a figure depends on: version, commit,
-/// compiler, flags, libraries, CPU, threads, ranks, host, start time.
+/// compiler, flags, libraries, CPU, threads, device, ranks, host, start time.
 using Provenance = std::vector<std::pair<std::string, std::string>>;
-/// Of this process, one of `ranks`.
-Provenance provenance(int ranks);
+/// Of this process, one of `ranks`, whose models run on `device`.
+Provenance provenance(int ranks, const Device& device = cpu());
 /// "longscan 0.1.0 (1a2b3c4, modified)".
 std::string version_line();
 

@@ -295,6 +295,7 @@ void validate_run(const RunConfig& config) {
 RunOutcome run_all(const RunConfig& config, const Where& where, const RunOptions& options,
                    Communicator& comm) {
   validate_run(config);
+  device_named(config.device);  // before anything is written
   RunOutcome out;
   out.directory = config.output + "/" + config.name;
   Sitting sitting(config, options, comm, rehearse(config, where, options.existing, comm), out);

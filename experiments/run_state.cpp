@@ -231,7 +231,7 @@ static void save_as(const RunPart& part, const RunState& state, const std::strin
   }
   d.optimizer_states = part.optimizer->state_names();
   d.optimizer = state.optimizer;
-  d.provenance = provenance(part.comm.size());
+  d.provenance = provenance(part.comm.size(), part.model->parameters().device());
   create_directories(part.checkpoints());
   save_checkpoint(path, part.model->parameters(), d);
 }

@@ -190,7 +190,7 @@ RunResult Trainer::result(const Recorder& recorder, bool complete) {
   r.state = part_.model->measure_state(r.state_tokens);
   r.history = state_.history;
   r.data = part_.data;
-  r.provenance = provenance(part_.comm.size());
+  r.provenance = provenance(part_.comm.size(), part_.model->parameters().device());
   r.config = dump_json(part_.config);
   recorder.fill(r);
   return r;

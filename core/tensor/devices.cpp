@@ -80,7 +80,7 @@ std::vector<std::string> list_devices() {
                                   p.processors, p.memory >> 20));
     }
   } catch (const Error& e) {
-    lines.push_back("no GPU: " + e.message());
+    lines.push_back("none: " + e.message());
   }
   return lines;
 }

@@ -51,7 +51,7 @@ class Info final : public Command {
       t.add({name, value});
     }
     for (const std::string& line : list_devices()) {
-      t.add({"device", line});
+      t.add({"GPU", line});
     }
     fmt::print("{}", t.str(terminal_columns()));
     return 0;

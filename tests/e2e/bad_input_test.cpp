@@ -113,6 +113,21 @@ TEST_SUITE("e2e") {
     check_refused("a folder as config", w.run({"train", "."}), {"."});
   }
 
+  TEST_CASE("devices that are not there") {
+    const Workplace w;
+    w.write("run.yaml", kBase);
+    check_refused("unknown device", w.run({"train", "run.yaml", "--set", "device=gpu"}),
+                  {"device", "cpu, cuda, cuda:N or auto"});
+    check_refused("unknown device", w.run({"check", "x.h5", "--device", "gpu"}), {"'gpu'", "auto"});
+    if (w.run({"info"}).text.find("none: ") != std::string::npos) {
+      check_refused("no GPU", w.run({"train", "run.yaml", "--set", "device=cuda"}), {"to cpu"});
+    } else {
+      check_refused("no such GPU", w.run({"train", "run.yaml", "--set", "device=cuda:99"}),
+                    {"cuda:99"});
+    }
+    CHECK_FALSE(fs::exists(w.path("runs")));
+  }
+
   TEST_CASE("wrong command lines") {
     const Workplace w;
     check_refused("no command", w.run({}), {"a command is required", "train"});
