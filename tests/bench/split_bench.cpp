@@ -11,6 +11,7 @@
 
 #include "autograd/tape.h"
 #include "core/base/parallel_for.h"
+#include "core/base/registration.h"
 #include "core/base/rng.h"
 #include "core/comm/thread_comm.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
@@ -155,5 +156,6 @@ int run(int argc, char** argv) {
 }  // namespace ls
 
 int main(int argc, char** argv) {
+  ls::check_registrations();
   return ls::run(argc, argv);
 }

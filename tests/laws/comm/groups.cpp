@@ -40,7 +40,7 @@ void check_communicator(Communicator& comm) {
   CHECK(back->size() == ranks);
   CHECK(back->rank() == ranks - 1 - me);
   check_movement(*back);
-  check_lists(*back);
+  check_moved_lists(*back);
   check_messages(*back);
   std::vector<float> x = samples<float>(me, 1001);
   back->all_reduce(x.data(), 1001, DType::kF32);

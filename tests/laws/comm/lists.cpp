@@ -23,7 +23,9 @@ Tensor strided(const Tensor& x) {
   return out;
 }
 
-void check_moves(Communicator& comm) {
+}  // namespace
+
+void check_moved_lists(Communicator& comm) {
   const int ranks = comm.size(), me = comm.rank();
   const Shape small{2, 3}, large{2 * ranks, 3};
   const auto whole = [&](DType t) {
@@ -69,6 +71,8 @@ void check_moves(Communicator& comm) {
   }
 }
 
+namespace {
+
 void check_sums(Communicator& comm) {
   const int ranks = comm.size(), me = comm.rank();
   const auto sum = [](int from, int to, const Shape& shape) {
@@ -111,7 +115,7 @@ void check_sums(Communicator& comm) {
 }  // namespace
 
 void check_lists(Communicator& comm) {
-  check_moves(comm);
+  check_moved_lists(comm);
   check_sums(comm);
   CHECK(says(
       message([&] {

@@ -90,6 +90,7 @@ void check_reductions(Communicator& comm);
 void check_special_values(Communicator& comm);
 void check_movement(Communicator& comm);
 void check_lists(Communicator& comm);
+void check_moved_lists(Communicator& comm);
 void check_messages(Communicator& comm);
 void check_arguments(Communicator& comm);
 
