@@ -89,7 +89,7 @@ Tensor for_heads(const Tensor& x, Index heads) {
   return n == heads ? x : x.unsqueeze(3).expand({b, t, n, heads / n, d}).reshape({b, t, heads, d});
 }
 Tensor by_head(const Tensor& x) {
-  return x.permute({0, 2, 1, 3}).contiguous();
+  return x.permute({0, 2, 1, 3});
 }
 
 /// Keys and values, each decayed by what comes behind it, in one product.
@@ -114,13 +114,14 @@ Tensor reads(const Op::In<Tensor>& in, const Op::Attrs& attrs) {
     return for_heads(x.reshape({x.size(0), x.size(1), heads, d}), all);
   };
   Tensor q = for_heads(in.q.to(acc_dtype(in.q.dtype())), all);
-  if (const Tensor head = head_decay_over(in, span); head.defined()) {
-    q = times(q, of_outputs(head));
+  Tensor head = head_decay_over(in, span);
+  if (!head.defined() && attrs.scale != 1) {
+    head = Tensor::full({in.v.size(0), in.v.size(1), heads}, q.dtype(), 1, q.device());
   }
-  if (in.gk.defined()) {
-    q = times(q, of_outputs(decay_over(in.gk, span)));
+  if (head.defined()) {
+    q = times(q, of_outputs(head.mul_(attrs.scale)));
   }
-  return attrs.scale == 1 ? q : q.clone().mul_(attrs.scale);
+  return in.gk.defined() ? times(q, of_outputs(decay_over(in.gk, span))) : q;
 }
 
 LS_SCAN(Op, "decayed_linear",

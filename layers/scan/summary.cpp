@@ -12,11 +12,11 @@ Tensor beside(const Tensor& a, const Tensor& b) {
   out.slice(-1, n, all).copy_(b);
   return out;
 }
-/// Keeps the first n columns and returns the others.
+/// Keeps the first n columns and returns the others, as views.
 Tensor cut(Tensor& t, Index n) {
   const Tensor whole = t;
-  t = whole.slice(-1, 0, n).contiguous();
-  return whole.slice(-1, n, whole.size(-1)).contiguous();
+  t = whole.slice(-1, 0, n);
+  return whole.slice(-1, n, whole.size(-1));
 }
 
 /// Shared by the functions of one scan. Ops register in any order: names are looked up when called.
@@ -54,9 +54,10 @@ class Summaries {
     LocalPart part;
     part.out = run_forward(op_, from, clone_(attrs));
     Tensor& written = output_of(op_, part.out, ports_[0].output);
-    Tensor moved = cut(written, columns);
-    part.reads = cut(output_of(op_, part.out, read_by_), columns).to(written.dtype());
-    part.summary = {written, std::move(moved)};
+    const Tensor moved = cut(written, columns).contiguous();
+    part.reads = cut(output_of(op_, part.out, read_by_), columns).contiguous().to(written.dtype());
+    written = written.contiguous();
+    part.summary = {written, moved};
     return part;
   }
   /// The summary of no tokens.
