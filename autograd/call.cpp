@@ -1,6 +1,7 @@
 #include "autograd/call.h"
 
 #include <cmath>
+#include <utility>
 
 #include "autograd/tape.h"
 
@@ -11,11 +12,13 @@ thread_local int check_finite_depth = 0;
 
 class OpNode final : public NodeFn {
  public:
+  /// `done`: an input whose gradient is in its place already, or -1.
   OpNode(const OpInfo& op, std::span<const Tensor> in, std::span<const Tensor> out,
-         Attributes attrs, Kept kept)
+         Attributes attrs, Kept kept, int done)
       : op_(op),
         attrs_(std::move(attrs)),
         kept_(std::move(kept)),
+        done_(done),
         shapes_(shapes_of(in)),
         dtype_(op_dtype(op, shapes_)),
         in_(in.size()),
@@ -32,16 +35,20 @@ class OpNode final : public NodeFn {
     }
   }
   std::string name() const override { return op_.name; }
-  bool takes_place(std::size_t input) const override {
-    return kept_.kernel->in[input].strided_grad;
-  }
-  bool takes_leaf_place(std::size_t) const override { return true; }
+  bool takes_place(std::size_t) const override { return true; }
   void backward(std::span<const Tensor> dout, const std::vector<bool>& wanted,
                 std::span<Tensor> din) override {
     const std::vector<Tensor> in = load(in_);
     const std::vector<Tensor> out = load(out_);
+    std::vector<bool> missing = wanted;
+    if (done_ >= 0) {
+      LS_CHECK(!std::exchange(walked_, true), kInternal,
+               "{}: the gradient of {} was put in its place by the forward pass: one backward pass",
+               op_.name, op_.in[static_cast<std::size_t>(done_)].name);
+      missing[static_cast<std::size_t>(done_)] = false;
+    }
     std::vector<Tensor> grads =
-        run_backward(op_, in, out, dout, wanted, shapes_, dtype_, attrs_, din, kept_);
+        run_backward(op_, in, out, dout, missing, shapes_, dtype_, attrs_, din, kept_);
     std::move(grads.begin(), grads.end(), din.begin());
   }
 
@@ -57,6 +64,8 @@ class OpNode final : public NodeFn {
   const OpInfo& op_;
   Attributes attrs_;
   Kept kept_;
+  int done_;
+  bool walked_ = false;
   std::vector<ShapeOf> shapes_;
   DType dtype_;
   std::vector<Saved> in_, out_;
@@ -92,13 +101,27 @@ std::vector<Var> call_with(const OpInfo& op, std::span<const Var> inputs, Attrib
         op.name, op.in[i].name);
   }
   Kept kept;
-  const std::vector<Tensor> out = run_forward(op, in, attrs, spent, recorded ? &kept : nullptr);
+  Tape::Place place;
+  const auto [input, output] = op.gradient_in_forward;
+  std::vector<Tensor> places;
+  if (recorded && input >= 0) {
+    place = Tape::current()->leaf_place(inputs[static_cast<std::size_t>(input)]);
+    places.resize(op.out.size());
+    places[static_cast<std::size_t>(output)] = place.view;
+  }
+  std::vector<Tensor> out = run_forward(op, in, attrs, spent, recorded ? &kept : nullptr, places);
   if (check_finite_depth > 0) {
     check_outputs(op, out);
   }
+  const bool done = input >= 0 && place.holds(out[static_cast<std::size_t>(output)]);
+  if (done) {
+    place.written();
+    out[static_cast<std::size_t>(output)] = Tensor();
+  }
   if (recorded) {
     return Tape::current()->record(
-        std::make_unique<OpNode>(op, in, out, std::move(attrs), std::move(kept)), inputs, out);
+        std::make_unique<OpNode>(op, in, out, std::move(attrs), std::move(kept), done ? input : -1),
+        inputs, out);
   }
   return std::vector<Var>(out.begin(), out.end());
 }

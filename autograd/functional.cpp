@@ -9,20 +9,6 @@
 namespace ls::ag {
 namespace {
 
-/// Both are the same elements of the same memory.
-bool same_elements(const Tensor& a, const Tensor& b) {
-  if (!a.shares_storage(b) || a.layout().offset() != b.layout().offset() ||
-      a.dtype() != b.dtype() || !(a.shape() == b.shape())) {
-    return false;
-  }
-  for (int axis = 0; axis < a.rank(); ++axis) {
-    if (a.size(axis) > 1 && a.stride(axis) != b.stride(axis)) {
-      return false;
-    }
-  }
-  return true;
-}
-
 /// One-input node whose derivative is a function of the gradient alone.
 class UnaryNode final : public NodeFn {
  public:
@@ -57,7 +43,10 @@ class ReshapeNode final : public NodeFn {
  public:
   ReshapeNode(const Shape& from, const Shape& to) : from_(from), to_(to) {}
   std::string name() const override { return "reshape"; }
-  const Shape* only_reshapes() const override { return &to_; }
+  bool hands_on() const override { return true; }
+  Tensor place_of(int, const Tensor& input_place) override {
+    return input_place.layout().can_view(to_) ? input_place.view(to_) : Tensor();
+  }
   void backward(std::span<const Tensor> dout, const std::vector<bool>&,
                 std::span<Tensor> din) override {
     din[0] = dout[0].reshape(from_);
@@ -74,12 +63,10 @@ class SplitNode final : public NodeFn {
         dtype_(x.dtype()),
         device_(x.device()),
         axis_(axis),
-        extents_(std::move(extents)),
-        given_(extents_.size()) {}
+        extents_(std::move(extents)) {}
   std::string name() const override { return "split"; }
-  Tensor gradient_place(int output) override {
-    const auto i = static_cast<std::size_t>(output);
-    return std::exchange(given_[i], true) ? Tensor() : part(i);
+  Tensor place_of(int output, const Tensor&) override {
+    return part(static_cast<std::size_t>(output));
   }
   void backward(std::span<const Tensor> dout, const std::vector<bool>&,
                 std::span<Tensor> din) override {
@@ -107,8 +94,7 @@ class SplitNode final : public NodeFn {
   Device& device_;
   int axis_;
   std::vector<Index> extents_;
-  std::vector<char> given_;  // places, to the nodes that write gradients of the parts
-  Tensor whole_;             // the gradient, made when the first place is asked for
+  Tensor whole_;  // the gradient, made when the first place is asked for
 };
 
 class ConcatNode final : public NodeFn {
@@ -136,6 +122,9 @@ class CastNode final : public NodeFn {
   explicit CastNode(DType own) : own_(own) {}
   std::string name() const override { return "cast"; }
   bool takes_wider_gradients() const override { return true; }
+  bool hands_on() const override { return true; }
+  /// Of whoever computes it in that type.
+  Tensor place_of(int, const Tensor& input_place) override { return input_place; }
   void backward(std::span<const Tensor> dout, const std::vector<bool>&,
                 std::span<Tensor> din) override {
     din[0] = dout[0].to(own_);

@@ -1,5 +1,6 @@
 #include "autograd/tape.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 
@@ -25,20 +26,15 @@ void accumulate(Tensor& slot, Tensor grad, bool shared = false) {
   slot.add_(grad);
 }
 
+/// Places never overlap in part: they are one if they begin at the same element.
 bool same_place(const Tensor& a, const Tensor& b) {
-  return a.shares_storage(b) && a.layout().offset() == b.layout().offset();
+  return a.defined() && b.defined() && a.shares_storage(b) &&
+         a.layout().offset() == b.layout().offset();
 }
 
-// A leaf's gradient into its place, where it may have been made already.
-void put(VarData& leaf, const Tensor& grad) {
-  if (leaf.grad.defined()) {
-    accumulate(leaf.grad, grad, true);
-    return;
-  }
-  if (!same_place(grad, leaf.grad_place) || !grad.is_contiguous()) {
-    leaf.grad_place.copy_(grad);
-  }
-  leaf.grad = leaf.grad_place;
+/// Nobody else can see it.
+bool own(const Tensor& t) {
+  return t.storage_use_count() == 1 && t.is_contiguous();
 }
 
 bool all_finite(const Tensor& t) {
@@ -56,6 +52,19 @@ bool all_finite(const Tensor& t) {
   return finite;
 }
 }  // namespace
+
+bool same_elements(const Tensor& a, const Tensor& b) {
+  if (!a.shares_storage(b) || a.layout().offset() != b.layout().offset() ||
+      a.dtype() != b.dtype() || !(a.shape() == b.shape())) {
+    return false;
+  }
+  for (int axis = 0; axis < a.rank(); ++axis) {
+    if (a.size(axis) > 1 && a.stride(axis) != b.stride(axis)) {
+      return false;
+    }
+  }
+  return true;
+}
 
 const Tensor& Saved::get(const std::string& node) const {
   LS_CHECK(!tensor_.defined() || tensor_.version() == version_, kInternal,
@@ -152,45 +161,87 @@ std::vector<Var> Tape::record(std::unique_ptr<NodeFn> fn, std::span<const Var> i
   return vars;
 }
 
-void Tape::add_gradient(const InputRef& ref, Tensor grad) {
-  if (ref.leaf && ref.leaf->grad_place.defined()) {
-    put(*ref.leaf, grad);
-  } else if (ref.leaf) {
-    // Leaves own their gradients: sums over ranks are taken in place.
-    if (!ref.leaf->grad.defined() && grad.storage_use_count() != 1) {
-      grad = grad.clone();
-    }
-    accumulate(ref.leaf->grad, std::move(grad));
-  } else {
-    Node& node = nodes_[ref.node];
-    accumulate(node.grads[ref.output], std::move(grad));
-  }
+bool Tape::Place::holds(const Tensor& t) const {
+  return view.defined() && t.defined() && same_elements(t, view);
 }
 
-Tensor Tape::place(const InputRef& ref) {
-  const Shape* shape = nullptr;
-  const InputRef* at = &ref;
-  while (!at->leaf && at->node >= 0) {
-    Node& node = nodes_[at->node];
-    if (node.grads[at->output].defined()) {
-      return {};
+Tape::InputRef Tape::ref_of(const Var& v) {
+  const std::shared_ptr<VarData>& d = v.data();
+  InputRef ref;
+  ref.leaf = d->node < 0 ? d : nullptr;
+  ref.node = d->node;
+  ref.output = d->output;
+  return ref;
+}
+
+Tensor& Tape::gradient_of(const InputRef& ref) {
+  return ref.leaf ? ref.leaf->grad
+                  : nodes_[static_cast<std::size_t>(ref.node)]
+                        .grads[static_cast<std::size_t>(ref.output)];
+}
+
+Tape::Place Tape::place(const InputRef& ref) {
+  if (ref.leaf) {
+    Tensor& grad = ref.leaf->grad;
+    const Tensor& fixed = ref.leaf->grad_place;
+    if (!grad.defined()) {
+      return {fixed, &grad, fixed, fixed.defined(), fixed.defined()};
     }
-    if (const Shape* const reshaped = node.fn->only_reshapes()) {
-      shape = shape ? shape : reshaped;
-      at = node.inputs.data();
-      continue;
-    }
-    const Tensor p = node.fn->gradient_place(at->output);
-    if (!p.defined() || !shape) {
-      return p;
-    }
-    const Tensor view = p.reshape(*shape);
-    return view.shares_storage(p) ? view : Tensor();
+    const bool there = fixed.defined() && same_elements(grad, fixed);
+    return there || own(grad) ? Place{grad.adding(), &grad, grad, there, there} : Place{};
   }
-  if (!at->leaf || at->leaf->grad.defined() || !at->leaf->grad_place.defined()) {
+  if (ref.node < 0) {
     return {};
   }
-  return shape ? at->leaf->grad_place.view(*shape) : at->leaf->grad_place;
+  Node& node = nodes_[static_cast<std::size_t>(ref.node)];
+  const Tensor& slot = node.grads[static_cast<std::size_t>(ref.output)];
+  Place p;
+  if (node.fn->hands_on()) {
+    p = place(node.inputs.front());
+    p.view = p.fixed ? node.fn->place_of(ref.output, p.view) : Tensor();
+  } else {
+    const Tensor view = node.fn->place_of(ref.output, {});
+    p = {view, &gradient_of(ref), view, view.defined(), false};
+  }
+  if (!p.view.defined() || (slot.defined() && !same_elements(slot, p.view))) {
+    return slot.defined() && own(slot) ? Place{slot.adding(), &gradient_of(ref), slot} : Place{};
+  }
+  p.view = p.view.adding(p.view.adds() || slot.defined());
+  return p;
+}
+
+Tape::Place Tape::leaf_place(const Var& v) {
+  const Place p = v.requires_grad() ? place(ref_of(v)) : Place{};
+  return p.of_leaf ? p : Place{};
+}
+
+void Tape::add_gradient(const InputRef& ref, Tensor grad, bool handed_on) {
+  if (handed_on) {
+    const Place p = place(ref);
+    if (p.fixed && p.view.adds() && p.holds(grad)) {
+      return;  // put there by who computed it
+    }
+  }
+  if (!ref.leaf) {
+    Tensor& slot = gradient_of(ref);
+    const bool in_place = slot.defined() && [&] {
+      const Place p = place(ref);
+      return p.fixed && p.holds(slot);
+    }();
+    accumulate(slot, std::move(grad), in_place);
+    return;
+  }
+  VarData& leaf = *ref.leaf;
+  if (!leaf.grad.defined() && leaf.grad_place.defined()) {
+    leaf.grad_place.copy_(grad);
+    leaf.grad = leaf.grad_place;
+    return;
+  }
+  // Leaves own their gradients: sums over ranks are taken in place.
+  if (!leaf.grad.defined() && grad.storage_use_count() != 1) {
+    grad = grad.clone();
+  }
+  accumulate(leaf.grad, std::move(grad), leaf.grad_place.defined());
 }
 
 void Tape::backward(const Var& loss, const Tensor& seed) {
@@ -212,11 +263,7 @@ void Tape::backward(std::span<const Var> outputs, std::span<const Tensor> seeds,
     const std::shared_ptr<VarData>& d = outputs[i].data();
     LS_CHECK(d->node < 0 || d->tape_id == id_, kInternal,
              "backward of a value that another tape recorded");
-    InputRef ref;
-    ref.leaf = d->node < 0 ? d : nullptr;
-    ref.node = d->node;
-    ref.output = d->output;
-    add_gradient(ref, seeds[i]);
+    add_gradient(ref_of(outputs[i]), seeds[i]);
   }
   const NoGrad no_grad;
   for (Index i = size() - 1; i >= 0; --i) {
@@ -248,15 +295,17 @@ void Tape::step_back(Node& node) {
     wanted[i] = node.inputs[i].wanted;
   }
   std::vector<Tensor> din(node.inputs.size());
+  std::vector<Place> places(din.size());
   for (std::size_t i = 0; i < din.size(); ++i) {
-    const bool is_leaf = node.inputs[i].leaf != nullptr;
-    if (wanted[i] && (is_leaf ? node.fn->takes_leaf_place(i) : node.fn->takes_place(i))) {
-      din[i] = place(node.inputs[i]);
+    if (!wanted[i] || !node.fn->takes_place(i)) {
+      continue;
     }
-    for (std::size_t j = 0; din[i].defined() && j < i; ++j) {
-      if (din[j].defined() && same_place(din[i], din[j])) {  // a leaf that is two inputs
-        din[i] = Tensor();
-      }
+    Place p = place(node.inputs[i]);
+    const bool taken =  // by another input that is the same value
+        std::ranges::any_of(places, [&](const Place& q) { return same_place(p.view, q.view); });
+    if (!taken) {
+      din[i] = p.view;
+      places[i] = std::move(p);
     }
   }
   {
@@ -268,10 +317,23 @@ void Tape::step_back(Node& node) {
     if (!din[i].defined() || !wanted[i]) {
       continue;
     }
+    const auto in_place_of_another = [&](const Place& p) {
+      return !places[i].holds(din[i]) && same_place(din[i], p.view);
+    };
+    if (std::ranges::any_of(places, in_place_of_another)) {
+      din[i] = din[i].clone();  // one tensor for two: what is added to one is not the other's
+    }
     LS_CHECK(!check_finite_ || all_finite(din[i]), kNumeric,
              "the gradient of input {} of {} is the first that is not finite{}", i, node.fn->name(),
              node.made_while.empty() ? "" : ", computed while " + node.made_while);
-    add_gradient(node.inputs[i], std::move(din[i]));
+    const InputRef& ref = node.inputs[i];
+    if (places[i].holds(din[i])) {
+      places[i].written();
+      gradient_of(ref) = din[i].adding(false);
+    } else {
+      places[i] = {};  // a handle less on what is added to
+      add_gradient(ref, std::move(din[i]), node.fn->hands_on());
+    }
   }
 }
 

@@ -19,22 +19,24 @@ class NodeFn {
   virtual bool takes_wider_gradients() const { return false; }
   /// `dout` entries may be undefined (zero). `din` has one entry per input; only those with
   /// `wanted[i]` need to be set, an undefined entry means a zero gradient. On entry they are
-  /// undefined, or with takes_place(i) a place that the gradient may be written to.
+  /// undefined, or with takes_place(i) the place where the gradient is wanted.
   virtual void backward(std::span<const Tensor> dout, const std::vector<bool>& wanted,
                         std::span<Tensor> din) = 0;
 
-  // Gradients in place: a node that puts gradients of its outputs together in one tensor offers
-  // their places there to the nodes that compute them.
+  // Gradients in place: of a leaf, of the parts of a split, of a value that is used again. Who
+  // computes one is told its place, a view, and whether to add to what lies there (Tensor::adding).
 
-  /// True: backward makes use of a place for the gradient of this input.
+  /// True: backward leaves the gradient of this input in its place, or puts another tensor there.
   virtual bool takes_place(std::size_t /*input*/) const { return false; }
-  /// The same where the input is a leaf, whose place is contiguous.
-  virtual bool takes_leaf_place(std::size_t input) const { return takes_place(input); }
-  /// Shaped like the output, for one writer: given once and not again. Undefined: there is none.
-  virtual Tensor gradient_place(int /*output*/) { return {}; }
-  /// Not null: the one output is the one input in this shape, and so are the gradients and places.
-  virtual const Shape* only_reshapes() const { return nullptr; }
+  /// The place for the gradient of an output, of its shape; undefined: anywhere. `input_place` is
+  /// that of the first input, of a node that hands gradients on, else undefined.
+  virtual Tensor place_of(int /*output*/, const Tensor& /*input_place*/) { return {}; }
+  /// True: the gradient of the one output, seen in another way, is that of the one input.
+  virtual bool hands_on() const { return false; }
 };
+
+/// Both are the same elements of the same memory.
+bool same_elements(const Tensor& a, const Tensor& b);
 
 /// A tensor kept for the backward pass, with the version it had.
 class Saved {
@@ -79,6 +81,21 @@ class Tape {
   /// stays as it is, to be walked again.
   void backward(std::span<const Var> outputs, std::span<const Tensor> seeds, bool keep = false);
 
+  /// Where a gradient is wanted, and what is told when it is there.
+  struct Place {
+    Tensor view;             ///< undefined: anywhere
+    Tensor* root = nullptr;  ///< becomes `whole`
+    Tensor whole;
+    bool fixed = false;    ///< it lies there whoever computes it
+    bool of_leaf = false;  ///< of one with a place of its own
+    /// Does `t` lie there?
+    bool holds(const Tensor& t) const;
+    /// A gradient was written or added there.
+    void written() const { *root = whole; }
+  };
+  /// The place of a leaf's gradient, by way of nodes that hand it on; undefined of other values.
+  Place leaf_place(const Var& v);
+
   /// Every gradient that a node produces is checked; slow, for finding where a NaN first appeared.
   /// A new tape does what the one around it does: so do recomputed blocks.
   void set_check_finite(bool on) { check_finite_ = on; }
@@ -98,10 +115,13 @@ class Tape {
     std::vector<DType> dtypes;  // of the outputs
     std::string made_while;     // the error context of its forward pass, when gradients are checked
   };
-  void add_gradient(const InputRef& ref, Tensor grad);
+  static InputRef ref_of(const Var& v);
+  /// Of that value, as it accumulates.
+  Tensor& gradient_of(const InputRef& ref);
+  /// `handed_on`: by a node that hands on what may lie there already.
+  void add_gradient(const InputRef& ref, Tensor grad, bool handed_on = false);
   void step_back(Node& node);
-  /// Where the first gradient of that value may be written, or undefined.
-  Tensor place(const InputRef& ref);
+  Place place(const InputRef& ref);
 
   std::vector<Node> nodes_;
   Tape* outer_ = nullptr;

@@ -81,6 +81,12 @@ void read_contract(OpInfo& info, const detail::OpTraits& traits) {
     a.grad_is_acc = true;
   });
   set_same_gradient(info, traits.same_gradient);
+  if (const auto& [input, output] = traits.gradient_in_forward; !input.empty()) {
+    info.gradient_in_forward = {info.input_index(input), info.output_index(output)};
+    LS_CHECK(info.gradient_in_forward[0] >= 0 && info.gradient_in_forward[1] >= 0, kInternal,
+             "op {}: gradient_in_forward names '{}' and '{}', of which the contract lacks one",
+             info.name, input, output);
+  }
   for (const auto& [input, fresh, output] : traits.continued) {
     const int from = info.input_index(input), to = info.output_index(output);
     const int rows = fresh.empty() ? -1 : info.input_index(fresh);
@@ -110,6 +116,7 @@ void read_kernel_traits(const OpInfo& info, const detail::KernelTraits& traits, 
     for_named(info, names, k.in, &k.out, [bytes = bytes](Operand& o) { o.alignment = bytes; });
   }
   for_named(info, traits.strided_grad, k.in, nullptr, [](Operand& o) { o.strided_grad = true; });
+  for_named(info, traits.adds_grad, k.in, &k.out, [](Operand& o) { o.adds_grad = true; });
   for_named(info, traits.given, k.in, nullptr, [](Operand& o) { o.presence = Presence::kGiven; });
   for_named(info, traits.absent, k.in, nullptr, [](Operand& o) { o.presence = Presence::kAbsent; });
   for (std::size_t i = 0; i < k.in.size(); ++i) {

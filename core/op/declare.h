@@ -15,7 +15,7 @@ namespace detail {
 struct OpTraits {
   std::string saves, no_grad, grad_acc;
   std::vector<std::array<std::string, 3>> continued;  ///< input, fresh rows, output
-  std::array<std::string, 2> same_gradient;
+  std::array<std::string, 2> same_gradient, gradient_in_forward;
   std::size_t inputs = 0, outputs = 0;  ///< members of In and Out
   bool all_attrs = true;                ///< `fields` lists every member of Attrs
 };
@@ -26,7 +26,7 @@ void register_op(OpInfo& info, const OpTraits& traits, std::source_location wher
 struct KernelTraits {
   std::vector<std::pair<std::string, Lies>> reads;
   std::vector<std::pair<std::string, Index>> aligned;
-  std::string strided_grad, given, absent;
+  std::string strided_grad, adds_grad, given, absent;
 };
 /// Attaches a kernel, once the op is declared. What does not fit together, and an op that is never
 /// declared, is a registration fault.
@@ -146,6 +146,13 @@ class OpBuilder {
     traits_.same_gradient = {std::move(first), std::move(second)};
     return *this;
   }
+  /// `output` is the gradient of `input` for a gradient 1 of the first output, a sum. Where that of
+  /// `input` has its place already, the forward pass writes or adds it there, and `output` is
+  /// undefined then and in the backward pass, which checks that the gradient that arrives is 1.
+  OpBuilder& gradient_in_forward(std::string input, std::string output) {
+    traits_.gradient_in_forward = {std::move(input), std::move(output)};
+    return *this;
+  }
   /// Kernels may be given `output` in the memory of `input`: a state over the state that it
   /// follows.
   OpBuilder& continues(std::string input, std::string output) {
@@ -243,6 +250,12 @@ class KernelBuilder {
   /// equal length and equally far apart (pieces_of), rows of the last axis never cut.
   KernelBuilder& strided_grad(std::string names) {
     traits_.strided_grad = std::move(names);
+    return *this;
+  }
+  /// Inputs whose gradient it adds to what lies in its place, where TensorView::adds says so, and
+  /// outputs that are gradients (OpBuilder::gradient_in_forward).
+  KernelBuilder& adds_grad(std::string names) {
+    traits_.adds_grad = std::move(names);
     return *this;
   }
   /// Optional inputs without which it cannot run.

@@ -53,6 +53,7 @@ struct Operand {
   Lies lies = &lies::contiguous;
   Index alignment = 1;                 ///< of its first element, in bytes
   bool strided_grad = false;           ///< of an input: its gradient may be a slice (pieces_of)
+  bool adds_grad = false;              ///< it can add the gradient to its place (Tensor::adding)
   Presence presence = Presence::kAny;  ///< of an input
 };
 

@@ -31,6 +31,8 @@ struct OpInfo {
   std::vector<AttrInfo> attrs;
   /// Two inputs with one and the same gradient, or -1: kernels fill the first that is wanted.
   std::array<int, 2> same_gradient{-1, -1};
+  /// An input, and the output that is its gradient, or -1: see OpBuilder::gradient_in_forward.
+  std::array<int, 2> gradient_in_forward{-1, -1};
   bool has_backward = false;
   std::string file;
 

@@ -103,9 +103,10 @@ Shape shape_of(const ArgSpec& arg, const Bindings& b, const std::string& op) {
   return s;
 }
 
-/// A gradient of this shape and type can be written to `place`.
-bool fits(const Tensor& place, const Shape& shape, DType t) {
-  return place.defined() && place.dtype() == t && place.shape() == shape && pieces_of(place);
+/// A gradient of this shape and type can be written to `place` by a kernel that takes `o`.
+bool fits(const Tensor& place, const Operand& o, const Shape& shape, DType t) {
+  return place.defined() && place.dtype() == t && place.shape() == shape && pieces_of(place) &&
+         (o.strided_grad || place.is_contiguous()) && (o.adds_grad || !place.adds());
 }
 
 /// Memory for an output that follows `from`, which nobody else holds: over it where it is a state,
@@ -260,11 +261,12 @@ void narrow(Launch& l) {
 }
 
 std::vector<Tensor> make_outputs(const Launch& l, std::span<const Tensor> in, const Bindings& b,
-                                 const std::vector<bool>& spent) {
+                                 const std::vector<bool>& spent, std::span<const Tensor> places) {
   const OpInfo& op = *l.op;
   std::vector<Tensor> out(op.out.size());
   // References write where they want.
-  const bool in_place = !spent.empty() && l.kernel->dtype == l.dtype && op.has(*l.kernel);
+  const bool own_kernel = l.kernel->dtype == l.dtype && op.has(*l.kernel);
+  const bool in_place = !spent.empty() && own_kernel;
   for (std::size_t i = 0; i < out.size(); ++i) {
     const ArgSpec& arg = op.out[i];
     if (arg.optional && b.dropped(arg.name)) {
@@ -272,7 +274,9 @@ std::vector<Tensor> make_outputs(const Launch& l, std::span<const Tensor> in, co
     }
     const Shape shape = shape_of(arg, b, op.name);
     const DType t = arg.dtype(l.kernel->dtype);
-    if (in_place && arg.continues >= 0 && spent[static_cast<std::size_t>(arg.continues)]) {
+    if (own_kernel && !places.empty() && fits(places[i], l.kernel->out[i], shape, t)) {
+      out[i] = places[i];
+    } else if (in_place && arg.continues >= 0 && spent[static_cast<std::size_t>(arg.continues)]) {
       out[i] =
           following(in[static_cast<std::size_t>(arg.continues)],
                     arg.fresh < 0 ? Tensor() : in[static_cast<std::size_t>(arg.fresh)], shape, t);
@@ -347,7 +351,7 @@ const Kernel& choose_kernel(const OpInfo& op, DeviceType device, int generation,
 }
 
 Launch prepare_forward(const OpInfo& op, std::span<const Tensor> in, Attributes attrs,
-                       const std::vector<bool>& spent, Kept* kept) {
+                       const std::vector<bool>& spent, Kept* kept, std::span<const Tensor> places) {
   const std::vector<ShapeOf> shapes = shapes_of(in);
   Launch l;
   l.op = &op;
@@ -362,7 +366,7 @@ Launch prepare_forward(const OpInfo& op, std::span<const Tensor> in, Attributes 
   l.device = &device_of(op, in);
   l.kernel = &choose_kernel(op, kernels_of(*l.device), l.device->properties().generation, l.dtype,
                             shapes, l.attrs.get(), l.pass);
-  l.out = make_outputs(l, in, b, spent);
+  l.out = make_outputs(l, in, b, spent, places);
   l.in.assign(in.begin(), in.end());
   if (kept) {
     kept->kernel = l.kernel;
@@ -389,13 +393,14 @@ void launch(Launch& l) {
 }
 
 std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, Attributes attrs,
-                                const std::vector<bool>& spent, Kept* kept) {
+                                const std::vector<bool>& spent, Kept* kept,
+                                std::span<const Tensor> places) {
   profile::Scope timed(op.name, "forward");
   if (profile::running() && op.cost) {
     const Cost cost = op.cost(shapes_of(in), attrs.get());
     timed.cost(cost.bytes, cost.flops);
   }
-  Launch l = prepare_forward(op, in, std::move(attrs), spent, kept);
+  Launch l = prepare_forward(op, in, std::move(attrs), spent, kept, places);
   if (OpReports* const listener = OpReports::listener()) {
     listener->note_kernel(op, l.kernel->name);
   }
@@ -431,8 +436,7 @@ Launch prepare_backward(const OpInfo& op, std::span<const Tensor> in, std::span<
     if (wanted[i] && op.in[i].differentiable) {
       const Shape& shape = shapes[i].shape();
       const DType g = op.in[i].grad_dtype(k.dtype);
-      const bool in_place = own_kernel && !places.empty() && fits(places[i], shape, g) &&
-                            (k.in[i].strided_grad || places[i].is_contiguous());
+      const bool in_place = own_kernel && !places.empty() && fits(places[i], k.in[i], shape, g);
       l.din[i] = in_place ? places[i] : Tensor::empty(shape, g, *l.device);
     }
   }

@@ -57,24 +57,27 @@ const Kernel& choose_kernel(const OpInfo& op, DeviceType device, int generation,
                             std::span<const ShapeOf> in, const void* attrs, Launch::Pass pass);
 
 /// Checks the call against the contract, chooses the kernel and makes the outputs, and in `kept`,
-/// where a backward pass will follow, what the kernel keeps. Looks at no element.
+/// where a backward pass will follow, what the kernel keeps. Looks at no element. `places`, when
+/// given, has one entry per output, undefined or memory in which it is made where that can be.
 /// @throws Error(Shape, DType, Unsupported) naming op and argument
 Launch prepare_forward(const OpInfo& op, std::span<const Tensor> in, Attributes attrs,
-                       const std::vector<bool>& spent = {}, Kept* kept = nullptr);
+                       const std::vector<bool>& spent = {}, Kept* kept = nullptr,
+                       std::span<const Tensor> places = {});
 /// Second half: copies operands that the kernel does not take as they lie, runs it, and rounds
 /// results that it computed in a wider type.
 void launch(Launch& l);
 
 /// Both halves; returns the outputs. `spent`, when given, marks inputs that nobody else holds:
 /// outputs that continue one (OpBuilder::continues) are made in its memory where there is room.
-/// `kept` is for run_backward.
+/// `kept` is for run_backward, `places` as for prepare_forward.
 std::vector<Tensor> run_forward(const OpInfo& op, std::span<const Tensor> in, Attributes attrs,
-                                const std::vector<bool>& spent = {}, Kept* kept = nullptr);
+                                const std::vector<bool>& spent = {}, Kept* kept = nullptr,
+                                std::span<const Tensor> places = {});
 /// Gradients of the inputs marked in `wanted`; the others come back undefined. `shapes` are those
 /// of all inputs, saved or not. `places`, when given, has one entry per input, undefined or a
 /// tensor that its gradient is written to where that can be: of the gradient's shape and type, a
-/// slice (pieces_of) of what the caller owns, contiguous or the kernel having strided_grad. Then it
-/// comes back itself.
+/// slice (pieces_of) of what the caller owns, contiguous or the kernel having strided_grad, adding
+/// (Tensor::adding) only where the kernel has adds_grad. Then it comes back itself.
 /// @throws Error(Unsupported) on a gradient of an output that has none
 std::vector<Tensor> run_backward(const OpInfo& op, std::span<const Tensor> in,
                                  std::span<const Tensor> out, std::span<const Tensor> dout,

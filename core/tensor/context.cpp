@@ -45,7 +45,9 @@ ExecutionContext current_context(Device& device) {
 }
 
 TensorView kernel_view(const Device& device, const TensorView& view) {
-  return view.defined() ? TensorView(device.kernel_address(view.buffer()), view.layout()) : view;
+  return view.defined()
+             ? TensorView(device.kernel_address(view.buffer()), view.layout()).set_adds(view.adds())
+             : view;
 }
 
 Access access_of(const TensorView& view, bool write) {

@@ -45,6 +45,7 @@ Tensor Tensor::over(const TensorView& view) {
   if (view.defined()) {
     const Access all = access_of(view, true);
     t.layout_ = view.layout();
+    t.adds_ = view.adds();
     t.storage_ = std::make_shared<Storage>(
         view.buffer(), view.layout().offset() * dtype_size(view.dtype()) + all.bytes);
   }
@@ -76,7 +77,13 @@ void* Tensor::raw() {
   return const_cast<void*>(std::as_const(*this).raw());
 }
 Tensor::operator TensorView() const {
-  return defined() ? TensorView(storage_->data(), layout_) : TensorView();
+  return defined() ? TensorView(storage_->data(), layout_).set_adds(adds_) : TensorView();
+}
+
+Tensor Tensor::adding(bool adds) const {
+  Tensor t = *this;
+  t.adds_ = adds;
+  return t;
 }
 
 Tensor Tensor::reshape(const Shape& shape) const {

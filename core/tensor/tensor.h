@@ -45,6 +45,11 @@ class Tensor : public LaidOut<Tensor> {
   /// The same as kernels see it; does not keep the memory.
   operator TensorView() const;  // NOLINT: a tensor is a view of its memory
 
+  /// The same as a place for a gradient: kernels that can (Operand::adds_grad) add theirs to what
+  /// lies there, in place of writing over it. For nothing else.
+  Tensor adding(bool adds = true) const;
+  bool adds() const { return adds_; }
+
   /// As `view`, by a copy where one is needed.
   Tensor reshape(const Shape& shape) const;
   /// The same elements and, behind them on an axis other than the first, as many more as make
@@ -94,6 +99,7 @@ class Tensor : public LaidOut<Tensor> {
   void copy_between(const Tensor& source);
 
   std::shared_ptr<Storage> storage_;
+  bool adds_ = false;
 };
 
 /// A copy on its way to the host, begun on the current stream of the source's device.

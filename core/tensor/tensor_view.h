@@ -11,6 +11,12 @@ class TensorView : public LaidOut<TensorView> {
   TensorView(void* buffer, const Layout& layout) : LaidOut(layout), buffer_(buffer) {}
 
   bool defined() const { return buffer_ != nullptr; }
+  /// A place for a gradient that is added to what lies there (Tensor::adding).
+  bool adds() const { return adds_; }
+  TensorView& set_adds(bool adds) {
+    adds_ = adds;
+    return *this;
+  }
   void* buffer() const { return buffer_; }
   const void* raw() const {
     return static_cast<const char*>(buffer_) + layout_.offset() * dtype_size(dtype());
@@ -19,6 +25,7 @@ class TensorView : public LaidOut<TensorView> {
 
  private:
   void* buffer_ = nullptr;
+  bool adds_ = false;
 };
 
 }  // namespace ls

@@ -23,6 +23,8 @@ namespace ls::test {
 ///   absent      an absent incoming gradient is not the same as zeros
 ///   places      gradients that KernelBuilder::strided_grad names, written into slices: not there,
 ///               other bits than in a tensor of their own, or something changed between the pieces
+///   adds        gradients that KernelBuilder::adds_grad names, added in places: not there, or not
+///               the sum of what lay there and the gradient
 ///   continues   other bits when an output is made in the memory of the input that it continues
 ///               (OpBuilder::continues), or it is not there
 ///   no gradient one that is wanted of an input that has none, or through an output that has none,

@@ -37,7 +37,7 @@ struct Kernel {
     const T scale = static_cast<T>(a.scale);
     // Each thread owns channels, so that sums over repeated ids keep their order.
     parallel_for(d, 16, [&](Index c0, Index c1) {
-      for (Index r = 0; r < din.weight.size(0); ++r) {
+      for (Index r = 0; r < din.weight.size(0) && !din.weight.adds(); ++r) {
         std::fill(dw + r * d + c0, dw + r * d + c1, T(0));
       }
       for (Index r = 0; r < in.ids.numel(); ++r) {
@@ -51,7 +51,7 @@ struct Kernel {
   }
 };
 
-LS_KERNEL(Embedding).kernel<Kernel, double, float>();
+LS_KERNEL(Embedding).adds_grad("weight").kernel<Kernel, double, float>();
 
 }  // namespace
 }  // namespace ls::ops

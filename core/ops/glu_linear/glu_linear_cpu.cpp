@@ -97,14 +97,15 @@ void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
     });
   });
   if (din.weight.defined()) {
-    gemm<T, acc_t<T>>(true, false, d, f, n.rows, 1.0, dy.row<T>(0), dy.stride, h, f, 0.0,
-                      din.weight.data<acc_t<T>>(), f);
+    gemm<T, acc_t<T>>(true, false, d, f, n.rows, 1.0, dy.row<T>(0), dy.stride, h, f,
+                      din.weight.adds() ? 1.0 : 0.0, din.weight.data<acc_t<T>>(), f);
   }
 }
 
 LS_KERNEL(GluLinear)
     .reads("x", lies::rows)
     .reads("y", lies::rows_apart)
+    .adds_grad("weight")
     .types<double, float, bf16>([]<class T>() { return std::pair(&forward<T>, &backward<T>); });
 
 }  // namespace

@@ -46,7 +46,7 @@ struct Kernel {
     }
     if (din.weight.defined()) {
       multiply(kType, transposed(gy), row_matrix(in.x), outputs, in.x.size(-1), rows, kAcc,
-               din.weight.raw());
+               din.weight.raw(), din.weight.adds() ? 1 : 0);
     }
     if (din.bias.defined()) {
       const cuda::RowsIn<T> from(dout.y);
@@ -61,6 +61,7 @@ struct Kernel {
 LS_KERNEL(Linear)
     .on(DeviceType::kCuda)
     .reads("x y", lies::rows_apart)
+    .adds_grad("weight")
     .kernel<Kernel, double, float, bf16>();
 
 }  // namespace

@@ -44,13 +44,15 @@ void backward(const Linear::In<TensorView>& in, const Linear::Out<TensorView>&,
             din.x.data<T>(), i);
   }
   if (din.weight.defined()) {
-    gemm<T, A>(true, false, o, i, rows, 1.0, g.row<T>(0), g.stride, x.row<T>(0), x.stride, 0.0,
-               din.weight.data<A>(), i);
+    gemm<T, A>(true, false, o, i, rows, 1.0, g.row<T>(0), g.stride, x.row<T>(0), x.stride,
+               din.weight.adds() ? 1.0 : 0.0, din.weight.data<A>(), i);
   }
   if (din.bias.defined()) {
     A* db = din.bias.data<A>();
     parallel_for(o, 64, [&](Index c0, Index c1) {
-      std::fill(db + c0, db + c1, A(0));
+      if (!din.bias.adds()) {
+        std::fill(db + c0, db + c1, A(0));
+      }
       for (Index r = 0; r < rows; ++r) {
         const T* gp = g.row<T>(r);
         for (Index c = c0; c < c1; ++c) {
@@ -61,9 +63,10 @@ void backward(const Linear::In<TensorView>& in, const Linear::Out<TensorView>&,
   }
 }
 
-LS_KERNEL(Linear).reads("x y", lies::rows_apart).types<float, bf16>([]<class T>() {
-  return std::pair(&forward<T>, &backward<T>);
-});
+LS_KERNEL(Linear)
+    .reads("x y", lies::rows_apart)
+    .adds_grad("weight bias")
+    .types<float, bf16>([]<class T>() { return std::pair(&forward<T>, &backward<T>); });
 
 }  // namespace
 }  // namespace ls::ops

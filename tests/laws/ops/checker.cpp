@@ -63,6 +63,7 @@ std::vector<std::string> Checker::run() {
     subsets(t);
     absent(t);
     places(t);
+    adds(t);
     continued(t);
   }
   no_gradients();

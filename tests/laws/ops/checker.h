@@ -75,6 +75,7 @@ class Checker {
   /// Pieces made of the axes from `axis` on, each within a longer one of 77s that `all` is.
   static Tensor place_like(const Tensor& t, int axis, Tensor& all);
   void places(DType t);
+  void adds(DType t);
   static bool dout_given(const Tensors& dout);
 
   // ---- continued.cpp

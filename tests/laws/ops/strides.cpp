@@ -142,6 +142,45 @@ void Checker::places(DType t) {
   }
 }
 
+void Checker::adds(DType t) {
+  const Kernel* const kernel = op_.kernel(DeviceType::kCpu, t);
+  if (!has_backward() || !kernel || !dout_given(cotangents(t))) {
+    return;
+  }
+  constexpr double kBefore = 0.5;
+  const Call whole = call(inputs(t), cotangents(t));
+  Call got = whole, want = whole;
+  const auto place = [&](bool can, const Tensor& gradient, Tensor& sum) {
+    if (!can || !gradient.defined()) {
+      return Tensor();
+    }
+    sum = Tensor::full(gradient.shape(), gradient.dtype(), kBefore);
+    sum.add_(gradient);
+    return Tensor::full(gradient.shape(), gradient.dtype(), kBefore).adding();
+  };
+  const auto there = [&](const Tensor& result, const Tensor& given, const std::string& name) {
+    if (given.defined() && !result.shares_storage(given)) {
+      fault("adds: {}: {} is not in its place", enum_name(t), name);
+    }
+  };
+  Tensors in_places, out_places;
+  for (std::size_t i = 0; i < whole.din.size(); ++i) {
+    in_places.push_back(place(kernel->in[i].adds_grad, whole.din[i], want.din[i]));
+  }
+  for (std::size_t i = 0; i < whole.out.size(); ++i) {
+    out_places.push_back(place(kernel->out[i].adds_grad, whole.out[i], want.out[i]));
+  }
+  got.out = run_forward(op_, whole.in, attrs(), {}, nullptr, out_places);
+  got.din = backward(whole, whole.dout, all_wanted(), in_places);
+  for (std::size_t i = 0; i < whole.din.size(); ++i) {
+    there(got.din[i], in_places[i], "d" + in_name(i));
+  }
+  for (std::size_t i = 0; i < whole.out.size(); ++i) {
+    there(got.out[i], out_places[i], op_.out[i].name);
+  }
+  same(fmt::format("adds: {}", enum_name(t)), got, want, allowed(t));
+}
+
 bool Checker::dout_given(const Tensors& dout) {
   return std::any_of(dout.begin(), dout.end(), [](const Tensor& d) { return d.defined(); });
 }

@@ -94,7 +94,13 @@ class ProbeNode final : public ag::NodeFn {
   void backward(std::span<const Tensor> dout, const std::vector<bool>&,
                 std::span<Tensor> din) override {
     seen_ = {din[0], dout[0]};
-    din[0] = din[0].defined() ? din[0].copy_(dout[0]) : dout[0];
+    if (!din[0].defined()) {
+      din[0] = dout[0];
+    } else if (din[0].adds()) {
+      din[0].add_(dout[0]);
+    } else {
+      din[0].copy_(dout[0]);
+    }
   }
 
  private:
