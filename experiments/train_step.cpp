@@ -220,16 +220,17 @@ void TrainStep::forward_backward(const PieceInputs& piece, layers::SeqContext& s
   const layers::Model::Loss loss = model.loss(model.hidden(piece.input, seq), piece.labels);
   // Gradients of the sum over tokens; the update divides by the tokens of all pieces and ranks. A
   // batch without labels has none, but what other ranks wait for still runs.
-  const ag::Var ends[] = {loss.mean, seq.added_loss()};
+  const ag::Var ends[] = {loss.sum, seq.added_loss()};
   Tensor seeds[2];
-  for (int i = 0; i < 2 && labelled; ++i) {
-    if (ends[i].defined()) {
-      seeds[i] = piece.count.to(ends[i].dtype()).view(ends[i].shape());
+  if (labelled) {
+    seeds[0] = Tensor::full(loss.sum.shape(), loss.sum.dtype(), 1, piece.labels.device());
+    if (ends[1].defined()) {
+      seeds[1] = piece.count.to(ends[1].dtype()).view(ends[1].shape());
     }
   }
   tape.backward(ends, seeds);
   if (labelled) {
-    optim::add_loss(values_, loss.mean.value(), piece.count);
+    optim::add_loss(values_, loss.sum.value(), piece.count);
   }
   if (forms_.empty()) {
     forms_ = reports.forms();

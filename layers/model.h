@@ -76,11 +76,13 @@ class Model {
   /// Logits of hidden states [...,D] -> [...,classes], for generation.
   ag::Var logits(const ag::Var& hidden);
   struct Loss {
-    ag::Var mean;      ///< over labelled positions; 0 if there are none
+    ag::Var sum;       ///< over labelled positions
     Tensor per_token;  ///< f32 [B,T]; 0 where unlabelled
     Tensor predicted;  ///< i64 [B,T]: most likely class; -100 where unlabelled
   };
-  /// Cross-entropy against labels i64 [B,T], -100 ignored; logits are never held whole.
+  /// Cross-entropy against labels i64 [B,T], -100 ignored; logits are never held whole. Of flat
+  /// parameters the gradient of the head's weight is there when this returns: `sum` is given the
+  /// gradient 1.
   Loss loss(const ag::Var& hidden, const Tensor& labels);
 
   ag::ParameterSet& parameters() { return parameters_; }

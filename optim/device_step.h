@@ -28,7 +28,7 @@ struct UpdateSlice {
 
 struct StepKernels {
   /// As optim::add_loss and optim::update_all, on ctx.stream; `values` are kStepValues of f64.
-  void (*add_loss)(const ExecutionContext& ctx, TensorView values, const TensorView& mean,
+  void (*add_loss)(const ExecutionContext& ctx, TensorView values, const TensorView& loss,
                    const TensorView& labels);
   void (*update_all)(const ExecutionContext& ctx, const RuleNumbers& rule,
                      std::span<const UpdateSlice> slices, TensorView values, double clip);

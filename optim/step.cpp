@@ -67,11 +67,11 @@ void set_step_value(Tensor& values, StepValue which, double value) {
   at(values, which) = value;
 }
 
-void add_loss(Tensor& values, const Tensor& mean, const Tensor& labels) {
-  const Tensor read[] = {mean, labels};
+void add_loss(Tensor& values, const Tensor& loss, const Tensor& labels) {
+  const Tensor read[] = {loss, labels};
   const ExecutionContext ctx = current_context(values.device());
   if (const StepKernels* const kernels = step_kernels(values.device().type())) {
-    kernels->add_loss(ctx, values, mean, labels);
+    kernels->add_loss(ctx, values, loss, labels);
     record_launch(ctx, read, {&values, 1});
     values.bump_version();
     return;
@@ -79,10 +79,9 @@ void add_loss(Tensor& values, const Tensor& mean, const Tensor& labels) {
   const auto* const flag = static_cast<const ErrorFlag*>(ctx.device.kernel_address(ctx.error_flag));
   launch_host_code(ctx, "add_loss", read, {&values, 1},
                    [flag](std::span<const Tensor> in, std::span<Tensor> out) {
-                     const double n = in[1].item();
                      at(out[0], StepValue::kLossSum) +=
-                         flag->source == 0 ? in[0].item() * n : std::nan("");
-                     at(out[0], StepValue::kLabels) += n;
+                         flag->source == 0 ? in[0].item() : std::nan("");
+                     at(out[0], StepValue::kLabels) += in[1].item();
                    });
   values.bump_version();
 }

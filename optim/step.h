@@ -37,10 +37,10 @@ struct UpdateTargets {
   std::span<std::vector<Tensor>> states;  ///< of each parameter
 };
 
-/// Adds `mean` (one float) times `labels` (f64, one element) to kLossSum and `labels` to kLabels.
+/// Adds `loss` (one float), a sum over labels, to kLossSum and their number (f64) to kLabels.
 /// Where a kernel of the stream has raised the error flag by now, kLossSum is NaN: so the update
 /// stops on all ranks that share the sum.
-void add_loss(Tensor& values, const Tensor& mean, const Tensor& labels);
+void add_loss(Tensor& values, const Tensor& loss, const Tensor& labels);
 /// Loss, norm, clip factor by `clip` (0: none) and the rule for every parameter; then kLossSum and
 /// kLabels are 0 again. `rule` must stay as long as the device may run this.
 void update_all(const Optimizer& rule, UpdateTargets targets, Tensor& values, double clip);

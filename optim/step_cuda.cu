@@ -175,20 +175,20 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void add_loss_kernel(double* values, const void* mean, bool wide, const double* labels,
+__global__ void add_loss_kernel(double* values, const void* loss, bool wide, const double* labels,
                                 const ErrorFlag* flag) {
-  const double x = wide ? *static_cast<const double*>(mean) : *static_cast<const float*>(mean);
-  at(values, StepValue::kLossSum) += flag->source == 0 ? x * *labels : NAN;
+  const double x = wide ? *static_cast<const double*>(loss) : *static_cast<const float*>(loss);
+  at(values, StepValue::kLossSum) += flag->source == 0 ? x : NAN;
   at(values, StepValue::kLabels) += *labels;
 }
 
-void add_loss(const ExecutionContext& ctx, TensorView values, const TensorView& mean,
+void add_loss(const ExecutionContext& ctx, TensorView values, const TensorView& loss,
               const TensorView& labels) {
   const RunningOn running(ctx);
-  LS_CHECK(mean.dtype() == DType::kF64 || mean.dtype() == DType::kF32, kDType,
-           "a loss is f32 or f64, not {}", mean.describe());
-  cuda::launch(&add_loss_kernel, dim3(1), dim3(1), 0, values.data<double>(), mean.raw(),
-               mean.dtype() == DType::kF64, labels.data<double>(),
+  LS_CHECK(loss.dtype() == DType::kF64 || loss.dtype() == DType::kF32, kDType,
+           "a loss is f32 or f64, not {}", loss.describe());
+  cuda::launch(&add_loss_kernel, dim3(1), dim3(1), 0, values.data<double>(), loss.raw(),
+               loss.dtype() == DType::kF64, labels.data<double>(),
                static_cast<const ErrorFlag*>(ctx.error_flag));
 }
 

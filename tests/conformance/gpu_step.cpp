@@ -39,13 +39,13 @@ struct Problem {
         states.back().push_back(Tensor::zeros(s, t, device));
       }
     }
-    mean = Tensor::full({}, t, 1.25, device);
+    loss = Tensor::full({}, t, 50, device);
     labels = Tensor::full({1}, DType::kF64, 40, device);
   }
   void step() {
     value_slot(values, StepValue::kRate).fill_(0.1);
-    add_loss(values, mean, labels);
-    add_loss(values, mean, labels);
+    add_loss(values, loss, labels);
+    add_loss(values, loss, labels);
     update_all(*rule, {params, states}, values, 1.0);
   }
   std::vector<Tensor> contents() const {
@@ -59,7 +59,7 @@ struct Problem {
     return all;
   }
   std::unique_ptr<Optimizer> rule;
-  Tensor values, mean, labels;
+  Tensor values, loss, labels;
   std::vector<ParamSlice> params;
   std::vector<std::vector<Tensor>> states;
 };
@@ -95,9 +95,9 @@ TEST_SUITE("conformance") {
         }
         // A loss that is not finite stops all later updates.
         const std::vector<Tensor> before = there.contents();
-        there.mean.fill_(std::numeric_limits<double>::quiet_NaN());
+        there.loss.fill_(std::numeric_limits<double>::quiet_NaN());
         there.step();
-        there.mean.fill_(1.0);
+        there.loss.fill_(1.0);
         there.step();
         const std::vector<Tensor> after = there.contents();
         CHECK(step_value(after[0], StepValue::kStopped) == 3);

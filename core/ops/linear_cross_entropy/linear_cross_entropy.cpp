@@ -1,6 +1,5 @@
 #include "core/ops/linear_cross_entropy/linear_cross_entropy.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "core/ops/common/indices.h"
@@ -33,8 +32,6 @@ struct Reference {
       dw = View<Real, 2>(common::zeroed(out.dw));
     }
     const Index d = x.size(1), classes = w.size(0);
-    const std::int64_t* const first = in.targets.data<std::int64_t>();
-    const Index count = x.size(0) - std::count(first, first + x.size(0), a.ignore_index);
     Real total = 0;
     for (Index i = 0; i < x.size(0); ++i) {
       if (target(i) == a.ignore_index) {
@@ -62,14 +59,14 @@ struct Reference {
         // p - 1 of the target, which may be nearly sure.
         const Real e = std::exp(logit(c) - logit(best));
         const Real others = target(i) == best ? rest : z - e;
-        const Real g = (c == target(i) ? -others : e) / z / Real(count);
+        const Real g = (c == target(i) ? -others : e) / z;
         for (Index k = 0; k < d; ++k) {
           dx(i, k) += g * w(c, k);
           dw(c, k) += g * x(i, k);
         }
       }
     }
-    out.loss.data<Real>()[0] = count > 0 ? total / Real(count) : Real(0);
+    out.loss.data<Real>()[0] = total;
   }
   static void backward(const Op::In<TensorView>&, const Op::Out<TensorView>& out,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
@@ -100,6 +97,7 @@ LS_OP(LinearCrossEntropy, "linear_cross_entropy", "cross-entropy fused with the 
     .in("x[N,D] weight[V,D] targets[N]:i64")
     .out("loss[]:acc per_token[N]:acc predicted[N]:i64 dx[N,D]? dw[V,D]:acc?")
     .saves("dx dw")
+    .gradient_in_forward("weight", "dw")
     .no_grad("per_token dx dw")
     .grad_acc("weight")
     .bind(bind)

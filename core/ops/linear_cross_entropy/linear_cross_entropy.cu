@@ -12,34 +12,34 @@ namespace {
 
 using Op = LinearCrossEntropy;
 
-/// Tokens whose targets count.
 __global__ void __launch_bounds__(1024)
-    count_kernel(const std::int64_t* targets, Index n, Index classes, Index ignored,
-                 ErrorFlag* flag, std::int32_t source, double* count) {
-  double mine = 0;
+    check_kernel(const std::int64_t* targets, Index n, Index classes, Index ignored,
+                 ErrorFlag* flag, std::int32_t source) {
   for (Index i = threadIdx.x; i < n; i += blockDim.x) {
     const Index target = targets[i];
-    mine += target != ignored ? 1 : 0;
     if (target != ignored && (target < 0 || target >= classes)) {
       raise_error(flag, source, i, target);
     }
   }
-  mine = cuda::Team<1024>::sum(mine);
-  if (threadIdx.x == 0) {
-    *count = mine;
+}
+
+/// The weight's gradient was put in its place for this one of the loss.
+template <class A>
+__global__ void one_kernel(const A* gradient, ErrorFlag* flag, std::int32_t source) {
+  if (*gradient != A(1)) {
+    raise_error(flag, source, 0, static_cast<Index>(*gradient));
   }
 }
 
 template <class A>
-__global__ void __launch_bounds__(1024)
-    mean_kernel(const A* per_token, Index n, const double* count, A* loss) {
+__global__ void __launch_bounds__(1024) sum_kernel(const A* per_token, Index n, A* loss) {
   double sum = 0;
   for (Index i = threadIdx.x; i < n; i += blockDim.x) {
     sum += static_cast<double>(per_token[i]);
   }
   sum = cuda::Team<1024>::sum(sum);
   if (threadIdx.x == 0) {
-    *loss = static_cast<A>(*count > 0 ? sum / *count : 0);
+    *loss = static_cast<A>(sum);
   }
 }
 
@@ -61,8 +61,8 @@ struct Kernel {
             out.predicted.data<std::int64_t>() + first, rows};
   }
   /// Softmax of logits; they become their gradients in `dlogits` where that is given.
-  static void softmax(const Chunk& chunk, Index classes, Index ignored, const A* logits, T* dlogits,
-                      const double* count) {
+  static void softmax(const Chunk& chunk, Index classes, Index ignored, const A* logits,
+                      T* dlogits) {
     cuda::for_each_row<A>(
         chunk.rows, classes, [=] __device__(Index r, bool writes, auto team, auto width) {
           constexpr int kWidth = decltype(width)::value;
@@ -95,8 +95,7 @@ struct Kernel {
             chunk.per_token[r] = counts ? top - at_target + log1p(rest) : A(0);
             chunk.predicted[r] = counts ? best : ignored;
           }
-          const A share = counts ? static_cast<A>(1 / *count) : A(0);
-          const A factor = share / (A(1) + rest);
+          const A factor = A(1) / (A(1) + rest);
           team.template each<kWidth>(writes && dlogits ? classes : 0, [&](Index c) {
             A x[kWidth];
             cuda::load(row + c, x);
@@ -119,10 +118,8 @@ struct Kernel {
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const Index n = in.x.size(0), d = in.x.size(1), classes = in.weight.size(0);
     static const std::int32_t kBadTarget = error_source("linear_cross_entropy: target");
-    const cuda::Scratch counted(sizeof(double));
-    double* const count = counted.as<double>();
-    cuda::launch(&count_kernel, dim3(1), dim3(1024), 0, in.targets.data<std::int64_t>(), n, classes,
-                 a.ignore_index, cuda::queue().error_flag, kBadTarget, count);
+    cuda::launch(&check_kernel, dim3(1), dim3(1024), 0, in.targets.data<std::int64_t>(), n, classes,
+                 a.ignore_index, cuda::queue().error_flag, kBadTarget);
     const Index most = chunk_rows(n, classes);
     const bool apart = kType != kAcc && a.gradients;
     const cuda::Scratch logits(most * classes * Index{sizeof(A)});
@@ -134,21 +131,21 @@ struct Kernel {
       const cuda::Matrix x = row_matrix(in.x.slice(0, first, first + rows));
       multiply(kType, x, transposed(w), rows, classes, d, kAcc, logits.data());
       softmax(chunk_of(in, out, first, rows), classes, a.ignore_index, logits.as<A>(),
-              a.gradients ? static_cast<T*>(gradient) : nullptr, count);
+              a.gradients ? static_cast<T*>(gradient) : nullptr);
       if (a.gradients) {
         const cuda::Matrix g{gradient, std::max<Index>(1, classes)};
         multiply(kType, g, w, rows, d, classes, kType, out.dx.data<T>() + first * d);
-        multiply(kType, transposed(g), x, classes, d, rows, kAcc, out.dw.raw(), first > 0 ? 1 : 0);
+        multiply(kType, transposed(g), x, classes, d, rows, kAcc, out.dw.raw(),
+                 first > 0 || out.dw.adds() ? 1 : 0);
       }
     }
-    if (n == 0 && a.gradients) {
+    if (n == 0 && a.gradients && !out.dw.adds()) {
       cuda::check(cudaMemsetAsync(out.dw.raw(), 0, static_cast<std::size_t>(out.dw.bytes()),
                                   cuda::queue().stream),
                   "a fill");
     }
-    cuda::launch(&mean_kernel<A>, dim3(1), dim3(1024), 0,
-                 static_cast<const A*>(out.per_token.data<A>()), n,
-                 static_cast<const double*>(count), out.loss.data<A>());
+    cuda::launch(&sum_kernel<A>, dim3(1), dim3(1024), 0,
+                 static_cast<const A*>(out.per_token.data<A>()), n, out.loss.data<A>());
   }
 
   template <class U>
@@ -163,6 +160,11 @@ struct Kernel {
                        const Op::Attrs& a) {
     LS_CHECK(a.gradients, kInternal, "linear_cross_entropy ran without gradients");
     const A* const by = dout.loss.defined() ? dout.loss.data<A>() : nullptr;
+    if (!out.dw.defined() && by) {
+      static const std::int32_t kNotOne =
+          error_source("linear_cross_entropy: gradient of the loss, which must be 1");
+      cuda::launch(&one_kernel<A>, dim3(1), dim3(1), 0, by, cuda::queue().error_flag, kNotOne);
+    }
     if (din.x.defined()) {
       scale(out.dx.data<T>(), by, out.dx.numel(), din.x);
     }
@@ -172,7 +174,10 @@ struct Kernel {
   }
 };
 
-LS_KERNEL(LinearCrossEntropy).on(DeviceType::kCuda).kernel<Kernel, double, float, bf16>();
+LS_KERNEL(LinearCrossEntropy)
+    .on(DeviceType::kCuda)
+    .adds_grad("dw")
+    .kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

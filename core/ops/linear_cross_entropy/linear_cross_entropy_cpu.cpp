@@ -1,8 +1,8 @@
 // Loss and gradients of softmax(x W^T) in one pass; logits are held for a block of tokens at a
 // time. What is kept of them is E = e^(logit - top) without the target's: the gradient of a logit
-// is share E / z, and of the target's logit share (p - 1) = - share others / z, with `others` the
-// sum of E and z with the target's. Formed so, and the loss as log1p(others), nothing is lost where
-// p is near 1 (NOTES.md). Ignored tokens are left out before anything else. Two ways:
+// is E / z, and of the target's logit p - 1 = - others / z, with `others` the sum of E and z with
+// the target's. Formed so, and the loss as log1p(others), nothing is lost where p is near 1
+// (NOTES.md). Ignored tokens are left out before anything else. Two ways:
 //   forward_blocks  logits [block,V] by library products; rows are shared out over threads
 //   ByClasses       f32 and 1024 classes or more: 4 pieces of classes of a block of tokens,
 //     tiles_    [V/64,D,64]          W, transposed by tiles
@@ -52,7 +52,6 @@ struct Call {
   const T *x, *w;
   Index tokens, width, classes;
   const std::int64_t* target;
-  float share;  // of a token in the mean
   float* loss;
   std::int64_t* predicted;
   Call(const Op::In<TensorView>& in, Op::Out<TensorView>& out)
@@ -62,7 +61,6 @@ struct Call {
         width(in.x.size(1)),
         classes(in.weight.size(0)),
         target(in.targets.data<std::int64_t>()),
-        share(tokens > 0 ? 1.0f / float(tokens) : 0.0f),
         loss(out.per_token.data<float>()),
         predicted(out.predicted.data<std::int64_t>()) {}
   const T* row(Index token) const { return x + token * width; }
@@ -86,18 +84,18 @@ struct Call {
   }
 
   /// Writes the loss of a token from its largest logit, its target's and `others`, the sum of
-  /// e^(logit - top) over the other classes; returns share / z.
+  /// e^(logit - top) over the other classes; returns 1 / z.
   float finish(Index token, float top, float at_target, float others) const {
     const float z = others + std::exp(at_target - top);
     loss[token] = at_target == top ? std::log1p(others) : top - at_target + std::log(z);
-    return share / z;
+    return 1.0f / z;
   }
-  void mean(Op::Out<TensorView>& out) const {
+  void sum(Op::Out<TensorView>& out) const {
     double total = 0;
     for (Index i = 0; i < tokens; ++i) {
       total += loss[i];
     }
-    out.loss.data<float>()[0] = float(total * share);
+    out.loss.data<float>()[0] = float(total);
   }
 };
 
@@ -139,14 +137,14 @@ void forward_blocks(const Op::In<TensorView>& in, Op::Out<TensorView>& out, cons
     });
     if (a.gradients) {
       gemm<T>(false, false, m, d, v, 1.0, g, v, call.weight(), d, 0.0, out.dx.data<T>() + b * d, d);
-      gemm<T, float>(true, false, v, d, m, 1.0, g, v, call.row(b), d, b == 0 ? 0.0 : 1.0,
-                     out.dw.data<float>(), d);
+      gemm<T, float>(true, false, v, d, m, 1.0, g, v, call.row(b), d,
+                     b == 0 && !out.dw.adds() ? 0.0 : 1.0, out.dw.data<float>(), d);
     }
   }
-  if (n == 0 && a.gradients) {
+  if (n == 0 && a.gradients && !out.dw.adds()) {
     common::zeroed(out.dw);
   }
-  call.mean(out);
+  call.sum(out);
 }
 
 /// Full tiles of 64 classes of W, transposed: [classes / 64, width, 64].
@@ -226,6 +224,7 @@ class ByClasses {
         stride_((v_ / kTile / kPieces + 2) * kTile + 16),
         dx_(a.gradients ? out.dx.data<float>() : nullptr),
         dw_(a.gradients ? out.dw.data<float>() : nullptr),
+        adds_(out.dw.adds()),
         tiles_(tiles_of(call_)),
         logits_(Tensor::empty({kPieces, block_, stride_}, DType::kF32)),
         parts_(kPieces, block_),
@@ -256,10 +255,10 @@ class ByClasses {
         });
       }
     }
-    if (n_ == 0 && dx_) {
+    if (n_ == 0 && dx_ && !adds_) {
       common::zeroed(out.dw);
     }
-    call_.mean(out);
+    call_.sum(out);
   }
 
  private:
@@ -273,7 +272,7 @@ class ByClasses {
     float top, sum, weight;
     Index best;
   };
-  /// Of one token: the target's logit, the factor share / z of E, and the target's gradient.
+  /// Of one token: the target's logit, the factor 1 / z of E, and the target's gradient.
   struct Token {
     float target, factor, of_target;
   };
@@ -364,7 +363,7 @@ class ByClasses {
         }
       }
       small_gemm<true, false, float>(to - from, d_, m, 1.0f, logits(p, 0) + from - begin(p),
-                                     stride_, scaled.data(), d_, b == 0 ? 0.0f : 1.0f,
+                                     stride_, scaled.data(), d_, b == 0 && !adds_ ? 0.0f : 1.0f,
                                      dw_ + from * d_, d_);
     }
     for (Index i = 0; i < m; ++i) {
@@ -383,6 +382,7 @@ class ByClasses {
   Call<float> call_;
   Index n_, d_, v_, block_, stride_;
   float *dx_, *dw_;
+  bool adds_;  // to dW
   Tensor tiles_, logits_, dx_parts_;
   Buffer<Part, 2> parts_;
   Buffer<Token> tokens_;
@@ -471,6 +471,10 @@ void backward(const Op::In<TensorView>&, const Op::Out<TensorView>& out,
               const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs& a) {
   LS_CHECK(a.gradients, kInternal, "linear_cross_entropy ran without gradients");
   const float s = dout.loss.defined() ? *dout.loss.data<float>() : 0.0f;
+  LS_CHECK(out.dw.defined() || s == 1, kInternal,
+           "linear_cross_entropy: the gradient of the weight was put in its place for a gradient 1 "
+           "of the loss, which is {}",
+           s);
   const auto scaled = [s]<class E>(TensorView& to, const TensorView& from, E) {
     if (!to.defined()) {
       return;
@@ -487,7 +491,7 @@ void backward(const Op::In<TensorView>&, const Op::Out<TensorView>& out,
   scaled(din.weight, out.dw, float());
 }
 
-LS_KERNEL(LinearCrossEntropy).types<float, bf16>([]<class T>() {
+LS_KERNEL(LinearCrossEntropy).adds_grad("dw").types<float, bf16>([]<class T>() {
   return std::pair(&forward<T>, &backward<T>);
 });
 

@@ -55,7 +55,7 @@ double learned_accuracy(const MixerCase& mixer_case) {
       accuracy = static_cast<double>(right) / static_cast<double>(count);
       break;
     }
-    tape.backward(loss.mean);
+    tape.backward(loss.sum, Tensor::full({}, loss.sum.dtype(), 1.0 / (kBatch * kLength)));
     for (std::size_t i = 0; i < states.size(); ++i) {
       ag::Parameter& p = model.parameters().items()[i];
       optim::ParamSlice slice{p.var.value(), p.var.grad(), p.decay};

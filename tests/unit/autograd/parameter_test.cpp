@@ -3,12 +3,18 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <array>
+
 #include "autograd/call.h"
 #include "autograd/functional.h"
 #include "autograd/tape.h"
+#include "core/ops/embedding/embedding.h"
 #include "core/ops/linear/linear.h"
+#include "core/ops/linear_cross_entropy/linear_cross_entropy.h"
 #include "core/ops/mul/mul.h"
 #include "tests/support/draw.h"
+#include "tests/support/errors.h"
 
 using namespace ls;
 
@@ -100,5 +106,94 @@ TEST_SUITE("unit") {
     set.refresh_copies();
     CHECK(a.to_vector<double>() == expected(1));  // where it was
     CHECK(half(1).version() == a.version());
+  }
+
+  TEST_CASE("flat parameters: gradients are added in place, in whatever order they come") {
+    test::Draw draw("gradients in place");
+    const Tensor start = draw.normal({3, 4}), x = draw.normal({5, 4}), y = draw.normal({5, 3});
+    using Use = ag::Var (*)(const ag::Var& w, const Tensor& x, const Tensor& y);
+    const Use uses[] = {
+        [](const ag::Var& w, const Tensor& x, const Tensor&) {
+          return ag::call<ops::Linear>({.x = ag::Var(x), .weight = w}).y;
+        },
+        [](const ag::Var& w, const Tensor&, const Tensor& y) {
+          return ag::call<ops::Linear>(
+                     {.x = ag::Var(y), .weight = ag::reshape(ag::reshape(w, {12}), {4, 3})})
+              .y;
+        },
+        [](const ag::Var& w, const Tensor&, const Tensor&) {
+          return ag::call<ops::Mul>({.a = w, .b = ag::reshape(ag::reshape(w, {2, 6}), {3, 4})}).y;
+        },
+        [](const ag::Var& w, const Tensor&, const Tensor&) { return ag::add(w, ag::scale(w, 3)); },
+        [](const ag::Var& w, const Tensor&, const Tensor&) { return ag::transpose(w, 0, 1); },
+    };
+    std::array<int, 5> order = {0, 1, 2, 3, 4};
+    do {
+      std::vector<std::vector<double>> found;
+      for (const DType type : {DType::kF64, DType::kF32}) {
+        for (const bool flat : {false, true}) {
+          ag::ParameterSet set;
+          ag::Var w = set.add("w", start.to(type), true);
+          if (flat) {
+            set.flatten();
+          }
+          const Tensor place = w.grad_place();
+          for (int pass = 0; pass < 2; ++pass) {
+            ag::Tape tape;
+            const ag::Var again = ag::reshape(w, {3, 4});  // before all others, used last
+            std::vector<ag::Var> ends;
+            std::vector<Tensor> seeds;
+            for (const int use : order) {
+              ends.push_back(uses[use](use % 2 == 0 ? w : again, x.to(type), y.to(type)));
+              seeds.push_back(Tensor::full(ends.back().shape(), type, 0.5 + use));
+            }
+            tape.backward(ends, seeds);
+          }
+          CHECK((!flat || w.grad().shares_storage(place)));
+          found.push_back(w.grad().to_vector<double>());
+        }
+      }
+      for (std::size_t i = 0; i < found[0].size(); ++i) {
+        CHECK(found[1][i] == doctest::Approx(found[0][i]).epsilon(1e-13));
+        CHECK(found[2][i] == doctest::Approx(found[0][i]).epsilon(1e-5));
+        CHECK(found[3][i] == doctest::Approx(found[0][i]).epsilon(1e-5));
+      }
+    } while (std::ranges::next_permutation(order).found);
+  }
+
+  TEST_CASE("flat parameters: the gradient of an output projection is there after the loss") {
+    constexpr Index kTokens = 6, kWidth = 4, kClasses = 9;
+    test::Draw draw("loss in place");
+    const Tensor start = draw.normal({kClasses, kWidth}).to(DType::kF32);
+    const Tensor ids = draw.integers({kTokens}, 0, kClasses);
+    const Tensor targets = draw.integers({kTokens}, 0, kClasses);
+    for (const DType type : {DType::kF32, DType::kBF16}) {
+      const auto run = [&](bool flat, int passes, double seed) {
+        ag::ParameterSet set;
+        ag::Var w = set.add("embedding.weight", start, true);  // tied
+        if (flat) {
+          set.flatten();
+        }
+        const Tensor place = w.grad_place();
+        for (int pass = 0; pass < passes; ++pass) {
+          ag::Tape tape;
+          const ag::Var x =
+              ag::cast(ag::call<ops::Embedding>({.weight = w, .ids = ag::Var(ids)}).y, type);
+          const auto out = ag::call<ops::LinearCrossEntropy>(
+              {.x = x, .weight = ag::cast(w, type), .targets = ag::Var(targets)});
+          CHECK(out.dw.defined() == !flat);
+          CHECK((!flat || w.grad().shares_storage(place)));
+          tape.backward(out.loss, Tensor::full({}, DType::kF32, seed));
+        }
+        return w.grad().to_vector<double>();
+      };
+      for (const int passes : {1, 3}) {
+        const std::vector<double> kept = run(false, passes, 1), put = run(true, passes, 1);
+        for (std::size_t i = 0; i < kept.size(); ++i) {
+          CHECK(put[i] == doctest::Approx(kept[i]).epsilon(1e-5));
+        }
+      }
+      CHECK(test::says(test::message([&] { run(true, 1, 2); }), "for a gradient 1 of the loss"));
+    }
   }
 }

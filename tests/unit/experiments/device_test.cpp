@@ -125,8 +125,8 @@ struct StaticStep {
     ag::Tape tape;
     const layers::Model::Loss loss =
         model.loss(model.hidden({inputs.buffer(tokens), {}}, seq), inputs.buffer(labels));
-    optim::add_loss(values, loss.mean.value(), inputs.buffer(count));
-    tape.backward(loss.mean, inputs.buffer(count).to(loss.mean.dtype()).view(loss.mean.shape()));
+    optim::add_loss(values, loss.sum.value(), inputs.buffer(count));
+    tape.backward(loss.sum);
     optim::UpdateTargets targets{{}, states};
     for (ag::Parameter& p : parameters.items()) {
       targets.params.push_back({p.var.mutable_value(), p.var.grad().contiguous(), p.decay});
@@ -420,7 +420,7 @@ TEST_SUITE("unit") {
                                 .keep_states = true});
         const layers::Model::Loss loss =
             model.loss(model.hidden({tokens.to(device), {}}, seq), labels.to(device));
-        tape.backward(loss.mean);
+        tape.backward(loss.sum);
         add(loss.per_token);
         carried = seq.outgoing().detached();
       }

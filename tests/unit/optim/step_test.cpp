@@ -27,14 +27,14 @@ struct Problem {
       states.push_back(
           {Tensor::zeros(s, DType::kF32, device), Tensor::zeros(s, DType::kF32, device)});
     }
-    mean = Tensor::full({}, DType::kF32, 1.25, device);
+    loss = Tensor::full({}, DType::kF32, 50, device);
     labels = Tensor::full({1}, DType::kF64, 40, device);
   }
   static std::unique_ptr<Optimizer> make() { return Component<Optimizer>("adamw").make(); }
   /// Two pieces and the update.
   void step() {
-    add_loss(values, mean, labels);
-    add_loss(values, mean, labels);
+    add_loss(values, loss, labels);
+    add_loss(values, loss, labels);
     update_all(*rule, {params, states}, values, 1.0);
   }
   double value(StepValue which) const { return step_value(values.to(cpu()), which); }
@@ -53,7 +53,7 @@ struct Problem {
     return all;
   }
   std::unique_ptr<Optimizer> rule;
-  Tensor values, mean, labels;
+  Tensor values, loss, labels;
   std::vector<ParamSlice> params;
   std::vector<std::vector<Tensor>> states;
 };
@@ -118,10 +118,10 @@ TEST_SUITE("unit") {
       Problem p(*d);
       p.set(StepValue::kRate, 0.1);
       p.step();
-      p.mean.fill_(NAN);
+      p.loss.fill_(NAN);
       const auto before = p.contents();
       p.step();
-      p.mean.fill_(1);
+      p.loss.fill_(1);
       p.step();
       p.step();
       CHECK(p.contents() == before);
