@@ -112,8 +112,8 @@ void check_whole(Model& model, const GoldenModel& golden, const h5::File& file) 
   const ag::Var hidden = model.hidden({ids, {}}, seq);
   CHECK(error(model.logits(hidden).value(), file.read("outputs/logits")) < rtol_logits);
   const Tensor labels = labels_of(ids);
-  const auto count = static_cast<double>(labels.numel() - ids.size(0));
-  const ag::Var loss = ag::scale(model.loss(hidden, labels).sum, 1 / count);
+  const auto labelled = static_cast<double>(labels.numel() - ids.size(0));
+  const ag::Var loss = ag::scale(model.loss(hidden, labels).sum, 1 / labelled);
   CHECK(error(loss.value(), file.read("outputs/loss")) < rtol_logits);
   tape.backward(loss);
   std::size_t count = 0;
