@@ -62,6 +62,14 @@ ag::Var log_sigmoid_decay(const ag::Var& logits, double normalizer) {
                    1.0 / normalizer);
 }
 
+// relu(x) + sigmoid(min(x, 0))
+ag::Var positive_candidate(const ag::Var& x) {
+  const ag::Var above = ag::call<ops::Activation>({.x = x}, {.activation = ops::Act::kRelu}).y;
+  const ag::Var below = ag::add(x, ag::scale(above, -1));
+  return ag::add(above,
+                 ag::call<ops::Activation>({.x = below}, {.activation = ops::Act::kSigmoid}).y);
+}
+
 LowRank::LowRank(const Scope& scope, Index in, Index rank, Index out, const Init& init,
                  const Options& options)
     : down_(scope.child("down"), in, rank, init, false, options.weight),

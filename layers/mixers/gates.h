@@ -1,5 +1,6 @@
 #pragma once
-// Gates as mixers share them: the log-decay of Mamba, the log of a sigmoid, low-rank maps.
+// Gates as mixers share them: the log-decay of Mamba, the log of a sigmoid, positive candidates,
+// low-rank maps.
 #include <optional>
 
 #include "core/ops/common/act.h"
@@ -38,6 +39,11 @@ class MambaDecay {
 /// @dtype  logits any float -> acc
 /// @source Yang 2312.06635
 ag::Var log_sigmoid_decay(const ag::Var& logits, double normalizer);
+
+/// What minGRU and minLSTM write, above 0: x + 1/2 for x >= 0, else sigmoid(x).
+/// @dtype  any float
+/// @source Feng 2410.01201
+ag::Var positive_candidate(const ag::Var& x);
 
 /// y = W_up act(W_down x) + b: `down` [rank,in], `up` [out,rank], bias [out] (0 at first).
 class LowRank {
