@@ -1,0 +1,110 @@
+#pragma once
+// What code of blocks of threads (core/backend/cuda/device/block.h) sees of operands and sequences.
+#include <string>
+
+#include "core/backend/cuda/device/block.h"
+#include "core/ops/common/elements.h"
+#include "core/tensor/error_flag.h"
+
+namespace ls::ops::common {
+
+/// Rows of an operand or result [B,T,H,D] by batch row, token and head, the last axis without gaps;
+/// [B,T,H] with D = 1, [B,T,D] with H = 1.
+template <class T>
+struct Rows {
+  T* base = nullptr;
+  Index b = 0, t = 0, h = 0;
+  LS_ON_DEVICE explicit operator bool() const { return base != nullptr; }
+  LS_ON_DEVICE T* at(Index row, Index token, Index head) const {
+    return base + row * b + token * t + head * h;
+  }
+};
+
+template <class T>
+Rows<const T> rows_in(const TensorView& x) {
+  return x.defined() ? Rows<const T>{x.data<T>(), x.stride(0), x.stride(1), x.stride(2)}
+                     : Rows<const T>();
+}
+template <class T>
+Rows<T> rows_to(TensorView& x) {
+  return x.defined() ? Rows<T>{x.data<T>(), x.stride(0), x.stride(1), x.stride(2)} : Rows<T>();
+}
+/// Contiguous rows at `base`.
+template <class T>
+Rows<T> rows_at(T* base, Index tokens, Index heads, Index d) {
+  return {base, tokens * heads * d, heads * d, d};
+}
+
+/// Memory of a machine for n elements each.
+template <class Machine, class... P>
+void take(Machine& machine, Index n, P*&... buffers) {
+  ((buffers = static_cast<P*>(machine.allocate(n * Index{sizeof(P)}))), ...);
+}
+
+inline constexpr int kThreads = cuda::kBlock;
+constexpr Index blocks_of(Index n, Index size) {
+  return (n + size - 1) / size;
+}
+/// f(i) for the block's part of n elements, one a thread: grid blocks_of(n, kThreads).
+template <class F>
+LS_ON_DEVICE void each_of(const cuda::Block& block, Index n, F&& f) {
+  const Index first = block.x * kThreads, rest = n - first;
+  block.each(static_cast<int>(rest < kThreads ? rest : kThreads), [&](int i) { f(first + i); });
+}
+
+/// A stretch of tokens that a state runs through.
+struct Stretch {
+  Index row = 0, token = 0, length = 0;
+  Index start = -1;  ///< entry of the incoming states; -1: zeros
+  Index end = -1;    ///< entry of the outgoing states; -1: none
+};
+
+/// Whether packed documents share the states of their row.
+inline constexpr bool kStatesByRow = false;
+
+/// The sequences of a call, as common::sequences lists them, found where the offsets are.
+struct StretchTable {
+  Index batch = 0, tokens = 0;
+  Index entries = 0;  ///< of the incoming states
+  const std::int64_t* offsets = nullptr;
+  Index count = 0;  ///< at most so many
+  Stretch* at = nullptr;
+
+  StretchTable() = default;
+  StretchTable(Index rows, Index length, const TensorView& given, Index states)
+      : batch(rows),
+        tokens(length),
+        entries(states),
+        offsets(elements<std::int64_t>(given)),
+        count(given.defined() && (length > 0 || !kStatesByRow) ? given.numel() - 1 : rows) {}
+  LS_ON_DEVICE Stretch make(Index i) const {
+    if (!offsets || tokens == 0) {
+      return {i, 0, tokens, i < entries ? i : -1, i};
+    }
+    const Index begin = offsets[i], end = offsets[i + 1];
+    if (!kStatesByRow) {
+      return {0, begin, end - begin, i < entries ? i : -1, i};
+    }
+    if (begin >= end) {
+      return {0, 0, 0, -1, -1};
+    }
+    const Index row = begin / tokens, entry = begin % tokens == 0 ? row : batch;
+    return {row, begin % tokens, end - begin, entry < entries ? entry : -1,
+            end % tokens == 0 ? row : -1};
+  }
+};
+struct MakeStretches {
+  struct Shared {};
+  LS_ON_DEVICE static void run(const cuda::Block& block, const StretchTable& table, Shared*) {
+    each_of(block, table.count, [&](Index i) { table.at[i] = table.make(i); });
+  }
+};
+template <class Machine>
+void make_stretches(Machine& machine, StretchTable& table) {
+  if (!table.at) {
+    take(machine, table.count, table.at);
+    machine.template launch<MakeStretches>({blocks_of(table.count, kThreads), 1, 1}, table);
+  }
+}
+
+}  // namespace ls::ops::common
