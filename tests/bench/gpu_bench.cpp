@@ -9,14 +9,20 @@
 #include "core/op/op.h"
 #include "core/ops/activation/activation.h"
 #include "core/ops/add_rms_norm/add_rms_norm.h"
+#include "core/ops/attention/attention.h"
 #include "core/ops/cross_entropy/cross_entropy.h"
+#include "core/ops/decayed_linear/decayed_linear.h"
+#include "core/ops/delta_rule/delta_rule.h"
 #include "core/ops/embedding/embedding.h"
 #include "core/ops/glu/glu.h"
 #include "core/ops/glu_linear/glu_linear.h"
+#include "core/ops/gru/gru.h"
 #include "core/ops/l2_norm/l2_norm.h"
 #include "core/ops/layer_norm/layer_norm.h"
 #include "core/ops/linear/linear.h"
 #include "core/ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "core/ops/lstm/lstm.h"
+#include "core/ops/mlstm/mlstm.h"
 #include "core/ops/mul/mul.h"
 #include "core/ops/rms_norm/rms_norm.h"
 #include "core/ops/rope/rope.h"
@@ -86,7 +92,8 @@ class Bench {
     const OpInfo& info = op_info<Op>();
     const std::vector<Tensor> inputs = ls::detail::spread_members<Tensor>(in);
     const std::vector<ShapeOf> shapes = shapes_of(inputs);
-    std::vector<Tensor> out = run_forward(info, inputs, &attrs), dout;
+    Kept kept;
+    std::vector<Tensor> out = run_forward(info, inputs, &attrs, {}, &kept), dout;
     for (std::size_t i = 0; i < out.size(); ++i) {
       const bool given = i == 0 && out[i].defined() && info.out[i].differentiable;
       dout.push_back(given ? Tensor::full(out[i].shape(), out[i].dtype(), 0.01, device_)
@@ -99,7 +106,8 @@ class Bench {
     const Cost cost = info.cost(shapes, &attrs);
     const double forward = time_of(device_, [&] { run_forward(info, inputs, &attrs); });
     const double backward = time_of(device_, [&] {
-      run_backward(info, inputs, out, dout, wanted, shapes, op_dtype(info, shapes), &attrs);
+      run_backward(info, inputs, out, dout, wanted, shapes, op_dtype(info, shapes), &attrs, {},
+                   kept);
     });
     std::printf("%-24s %10.4f %10.4f %10.4f %10.1f\n", name.c_str(), forward, cost.bytes / rate_,
                 backward, cost.flops / forward * 1e-9);
@@ -111,6 +119,24 @@ class Bench {
   std::string part_;
   double rate_ = 1;  ///< bytes a millisecond
 };
+
+/// Scans at [B,T,H,D] in type t.
+void scans(Bench& b, Device& device, const std::string& shape, Index rows, Index tokens,
+           Index heads, Index d, DType t) {
+  const Tensor x = b.draw({rows, tokens, heads, d}, t);
+  const auto gate = [&](const Shape& s) { return Tensor::full(s, DType::kF32, -0.1, device); };
+  const Tensor g = gate({rows, tokens, heads}), gk = gate({rows, tokens, heads, d});
+  const Tensor beta = Tensor::full({rows, tokens, heads}, t, 0.5, device);
+  const DeltaRule::Attrs unit{{}, 0.1, true};
+  b.op<DeltaRule>("scan delta " + shape, {.q = x, .k = x, .v = x, .beta = beta}, unit);
+  b.op<DeltaRule>("scan gated delta " + shape, {.q = x, .k = x, .v = x, .beta = beta, .g = g},
+                  unit);
+  b.op<DeltaRule>("scan kda " + shape, {.q = x, .k = x, .v = x, .beta = beta, .gk = gk}, unit);
+  b.op<DecayedLinear>("scan scalar " + shape, {.q = x, .k = x, .v = x, .g = g}, {{}, 0.1});
+  b.op<DecayedLinear>("scan channels " + shape, {.q = x, .k = x, .v = x, .gk = gk}, {{}, 0.1});
+  b.op<Mlstm>("scan mlstm " + shape, {.q = x, .k = x, .v = x, .i = g, .f = g}, {{}, 0.1});
+  b.op<Attention>("scan attention " + shape, {.q = x, .k = x, .v = x}, {{}, 0.1});
+}
 
 }  // namespace
 
@@ -150,5 +176,24 @@ int main(int argc, char** argv) {
   b.op<LinearCrossEntropy>(
       "linear_cross_entropy",
       {.x = x, .weight = b.draw({classes, d}), .targets = ids({rows}, classes)});
+  scans(b, *device, "B4 T2048 H16 D128", 4, 2048, 16, 128, DType::kBF16);
+  scans(b, *device, "B2 T16384 H16 D128", 2, 16384, 16, 128, DType::kBF16);
+  scans(b, *device, "f32 B8 T1024 H8 D64", 8, 1024, 8, 64, DType::kF32);
+  b.op<DeltaRule>("scan gated delta Dk256",
+                  {.q = b.draw({8, 4096, 6, 256}),
+                   .k = b.draw({8, 4096, 6, 256}),
+                   .v = b.draw({8, 4096, 6, 512}),
+                   .beta = Tensor::full({8, 4096, 6}, DType::kBF16, 0.5, *device),
+                   .g = Tensor::full({8, 4096, 6}, DType::kF32, -0.1, *device)},
+                  {{}, 0.1, true});
+  for (const Index width : {Index{64}, Index{512}}) {
+    const std::string name = " B16 T256 D" + std::to_string(width);
+    b.op<Lstm>("scan lstm" + name,
+               {.gx = f32({16, 256, 4 * width}),
+                .r = Tensor::full({1, 4 * width, width}, DType::kF32, 0.01, *device)});
+    b.op<Gru>("scan gru" + name,
+              {.gx = f32({16, 256, 3 * width}),
+               .r = Tensor::full({1, 3 * width, width}, DType::kF32, 0.01, *device)});
+  }
   return 0;
 }

@@ -71,6 +71,23 @@ LS_OP_CASES(DecayedLinear, "decayed_linear") {
     cases.add(kind + "teams of heads", teams, attrs);
     cases.add(kind + "teams of heads, decays per channel", team, attrs);
   }
+
+  // The size that GPUs have kernels of their own for.
+  const auto sized = [&](Index b, Index t, Index h) {
+    return DecayedLinear::In<Tensor>{.q = draw.normal({b, t, h, 128}),
+                                     .k = draw.normal({b, t, h, 128}, 0.1),
+                                     .v = draw.normal({b, t, h, 128}),
+                                     .s0 = draw.normal({b, h, 128, 128}, 0.1)};
+  };
+  DecayedLinear::Attrs attrs;
+  attrs.scale = 0.1;
+  auto by_head = sized(1, 130, 1), fixed = sized(1, 70, 2), by_channel = sized(1, 130, 1);
+  by_head.g = draw.uniform({1, 130, 1}, -0.5, 0);
+  fixed.decay = draw.uniform({2}, -0.3, 0);
+  by_channel.gk = draw.uniform({1, 130, 1, 128}, -0.5, 0);
+  cases.add("128, gate by head", by_head, attrs);
+  cases.add("128, constant decay", fixed, attrs);
+  cases.add("128, gates by channel", by_channel, attrs);
 }
 
 }  // namespace

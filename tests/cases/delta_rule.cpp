@@ -63,6 +63,33 @@ LS_OP_CASES(DeltaRule, "delta_rule") {
     cases.add(kind + "gates by channel, normalised", by_channel(inputs(2, 20, 2)), attrs);
     cases.add(kind + "low rank, normalised", low_rank(by_channel(inputs(2, 20, 2))), attrs);
   }
+
+  // Sizes that GPUs have kernels of their own for.
+  const auto sized = [&](Index b, Index t, Index h, Index hv, Index dk, Index dv) {
+    return DeltaRule::In<Tensor>{.q = draw.normal({b, t, h, dk}),
+                                 .k = draw.unit_rows({b, t, h, dk}),
+                                 .v = draw.normal({b, t, hv, dv}),
+                                 .beta = draw.uniform({b, t, hv}, 0, 1),
+                                 .g = draw.uniform({b, t, hv}, -0.5, 0),
+                                 .s0 = draw.normal({b, hv, dk, dv}, 0.1)};
+  };
+  DeltaRule::Attrs attrs;
+  attrs.scale = 0.1;
+  auto documents = sized(1, 150, 1, 2, 64, 64);
+  documents.offsets = Tensor::from<std::int64_t>({0, 70, 150});
+  documents.s0 = Tensor();
+  cases.add("Dk 32, Dv 40", sized(2, 65, 1, 2, 32, 40), attrs);
+  cases.add("Dk 128, Dv 128", sized(1, 130, 1, 1, 128, 128), attrs);
+  cases.add("Dk 256, Dv 128", sized(1, 70, 1, 1, 256, 128), attrs);
+  cases.add("Dk 64, packed", documents, attrs);
+  cases.add("gates by channel, 128", by_channel(sized(1, 130, 1, 1, 128, 128)), attrs);
+  auto channels = by_channel(sized(1, 66, 1, 1, 128, 128));
+  channels.g = Tensor();
+  cases.add("gates by channel alone, 128", channels, attrs);
+  attrs.qk_l2norm = true;
+  auto raw = sized(2, 66, 1, 2, 64, 64);
+  raw.k = draw.normal(raw.k.shape());
+  cases.add("Dk 64, normalised", raw, attrs);
 }
 
 }  // namespace

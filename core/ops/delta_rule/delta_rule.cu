@@ -2,13 +2,66 @@
 #include "core/backend/cuda/device/machine.cuh"
 #include "core/op/op.h"
 #include "core/ops/delta_rule/delta_rule_blocks.h"
+#include "core/ops/delta_rule/delta_rule_hopper.cuh"
 
 namespace ls::ops {
 namespace {
 
 template <class T>
 using Portable = delta_rule::Blocks<cuda::Machine, T>;
+template <class T>
+using Gated = delta_rule::hopper::Gated;
+template <class T>
+using Kda = delta_rule::hopper::Kda;
+constexpr const char* kAligned = "q k v o";  // of the copy engine
 
+/// Heads apart from one another, and aligned as wholes of 16 bytes.
+bool lies_in_packs(const Layout& x) {
+  bool packs = lies::heads(x);
+  for (int axis = 0; packs && axis + 1 < x.rank(); ++axis) {
+    packs = x.strides()[axis] % 8 == 0;
+  }
+  return packs;
+}
+
+LS_KERNEL(DeltaRule)
+    .on(DeviceType::kCuda)
+    .named("gated sm_90a, normalised")
+    .reads("q k", &lies_in_packs)
+    .aligned(kAligned, 16)
+    .given("beta")
+    .absent("gk")
+    .when(&delta_rule::hopper::Gated::fits_normalized)
+    .keeps(&delta_rule::hopper::Gated::keeps)
+    .kernel<Gated, bf16>();
+LS_KERNEL(DeltaRule)
+    .on(DeviceType::kCuda)
+    .named("gated sm_90a")
+    .aligned(kAligned, 16)
+    .given("beta")
+    .absent("gk")
+    .when(&delta_rule::hopper::Gated::fits)
+    .keeps(&delta_rule::hopper::Gated::keeps)
+    .kernel<Gated, bf16>();
+LS_KERNEL(DeltaRule)
+    .on(DeviceType::kCuda)
+    .named("kda sm_90a, normalised")
+    .reads("q k", &lies_in_packs)
+    .aligned(kAligned, 16)
+    .given("beta gk")
+    .absent("g offsets")
+    .when(&delta_rule::hopper::Kda::fits_normalized)
+    .keeps(&delta_rule::hopper::Kda::keeps)
+    .kernel<Kda, bf16>();
+LS_KERNEL(DeltaRule)
+    .on(DeviceType::kCuda)
+    .named("kda sm_90a")
+    .aligned(kAligned, 16)
+    .given("beta gk")
+    .absent("g offsets")
+    .when(&delta_rule::hopper::Kda::fits)
+    .keeps(&delta_rule::hopper::Kda::keeps)
+    .kernel<Kda, bf16>();
 LS_KERNEL(DeltaRule)
     .on(DeviceType::kCuda)
     .named("portable")

@@ -6,13 +6,14 @@
 #include <memory>
 #include <random>
 
-#include "decayed_linear.h"
+#include "core/ops/decayed_linear/decayed_linear_hopper.h"
 #include "decayed_linear_reference.h"
 #include "harness.h"
 
 namespace {
 
 using namespace ls::kernels;
+using namespace ls::kernels::decayed_linear;
 using namespace ls::bench;
 using bf16 = __nv_bfloat16;
 constexpr int kD = 128;

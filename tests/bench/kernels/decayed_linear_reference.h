@@ -1,6 +1,6 @@
 #pragma once
 // Decayed linear attention in f64 on the host, one chain (sequence and head): token by token, and
-// by the chunk algebra of the kernels (NOTES_decayed_linear.md).
+// by the chunk algebra of the kernels (core/ops/decayed_linear/NOTES_hopper.md).
 #include <vector>
 
 namespace ls::kernels {

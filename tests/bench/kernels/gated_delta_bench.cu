@@ -8,13 +8,14 @@
 #include <memory>
 #include <random>
 
-#include "gated_delta.h"
+#include "core/ops/delta_rule/gated_delta.h"
 #include "gated_delta_reference.h"
 #include "harness.h"
 
 namespace {
 
 using namespace ls::kernels;
+using namespace ls::kernels::gated_delta;
 using namespace ls::bench;
 using bf16 = __nv_bfloat16;
 

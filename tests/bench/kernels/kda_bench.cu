@@ -6,13 +6,14 @@
 #include <memory>
 #include <random>
 
+#include "core/ops/delta_rule/kda.h"
 #include "harness.h"
-#include "kda.h"
 #include "kda_reference.h"
 
 namespace {
 
 using namespace ls::kernels;
+using namespace ls::kernels::kda;
 using namespace ls::bench;
 using bf16 = __nv_bfloat16;
 

@@ -1,6 +1,7 @@
 #pragma once
 // Kimi Delta Attention in f64 on the host, one chain (sequence and head): token by token, and by
-// the chunk algebra of the kernels (NOTES_kda.md). The second gives what each kernel leaves behind.
+// the chunk algebra of the kernels (NOTES_kda_hopper.md). The second gives what each kernel
+// leaves behind.
 #include <vector>
 
 namespace ls::kernels {

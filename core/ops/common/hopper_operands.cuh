@@ -1,0 +1,82 @@
+#pragma once
+// Operands of kernels that take pointers to bf16 and want every gradient.
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "core/backend/cuda/launch.h"
+#include "core/ops/common/elements.h"
+
+namespace ls::ops::common {
+
+using Element = __nv_bfloat16;
+
+inline Element* at(TensorView& x) {
+  return static_cast<Element*>(x.raw());
+}
+inline const Element* at(const TensorView& x) {
+  return static_cast<const Element*>(x.raw());
+}
+/// Null where absent.
+inline const float* floats(const TensorView& x) {
+  return elements<float>(x);
+}
+inline float* floats(TensorView& x) {
+  return elements<float>(x);
+}
+
+/// Where a kernel writes a gradient: in place, or beside it where it is not wanted or does not lie
+/// as the copy engine wants it; then `put` copies it.
+class Wanted {
+ public:
+  Wanted(TensorView& d, Index elements)
+      : place_(d.defined() ? at(d) : nullptr),
+        bytes_(elements * Index{sizeof(Element)}),
+        in_place_(place_ && reinterpret_cast<std::uintptr_t>(place_) % 16 == 0),
+        memory_(in_place_ ? 1 : bytes_),
+        data(in_place_ ? place_ : memory_.as<Element>()) {}
+  void put() const {
+    if (place_ && !in_place_) {
+      cuda::check(cudaMemcpyAsync(place_, data, static_cast<std::size_t>(bytes_),
+                                  cudaMemcpyDeviceToDevice, cuda::queue().stream),
+                  "storing a gradient");
+    }
+  }
+
+ private:
+  Element* const place_;
+  const Index bytes_;
+  const bool in_place_;
+  cuda::Scratch memory_;
+
+ public:
+  Element* const data;
+};
+/// The gradient of o; zeros where none arrives.
+class Arriving {
+ public:
+  Arriving(const TensorView& go, Index elements)
+      : memory_(go.defined() ? 1 : elements * Index{sizeof(Element)}),
+        data(go.defined() ? at(go) : memory_.as<Element>()) {
+    if (!go.defined()) {
+      cuda::check(
+          cudaMemsetAsync(memory_.data(), 0, static_cast<std::size_t>(elements) * sizeof(Element),
+                          cuda::queue().stream),
+          "clearing a gradient");
+    }
+  }
+
+ private:
+  cuda::Scratch memory_;
+
+ public:
+  const Element* const data;
+};
+
+/// Extents that fit what the kernels count with.
+template <class In>
+bool small(const In& in) {
+  constexpr Index kMost = Index{1} << 30;
+  return in.q.size(1) > 0 && in.q.size(0) > 0 && in.q.size(0) * in.q.size(1) < kMost;
+}
+}  // namespace ls::ops::common

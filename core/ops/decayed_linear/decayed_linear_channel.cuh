@@ -1,0 +1,27 @@
+#pragma once
+// Gates for each key channel (device/channel_gates.cuh): segments of a chain.
+#include "core/backend/cuda/device/channel_gates.cuh"
+#include "core/ops/decayed_linear/decayed_linear_hopper.cuh"
+
+namespace ls::kernels::decayed_linear {
+
+/// Summaries of segments as in Segments; the log2 decays are [chain][segment][128].
+struct ChannelSegments {
+  float4* sums;
+  float* decays;
+  int count, length;
+  __host__ __device__ int64_t at(int64_t chain, int segment) const {
+    return chain * count + segment;
+  }
+};
+inline ChannelSegments channel_segments_in(const LinearSizes& sizes, int count, void* memory) {
+  auto* sums = static_cast<float4*>(memory);
+  const std::size_t n = static_cast<std::size_t>(sizes.chains()) * static_cast<std::size_t>(count);
+  return {sums, reinterpret_cast<float*>(sums ? sums + n * Segments::kFloat4 : nullptr), count,
+          (sizes.chunks() + count - 1) / count};
+}
+/// Sums over the chunks of every segment but the last (decayed_linear_channel_states.cu).
+cudaError_t channel_linear_sums(const LinearSizes& sizes, const ChannelInputs& in,
+                                const ChannelSegments& segments, cudaStream_t stream);
+
+}  // namespace ls::kernels::decayed_linear

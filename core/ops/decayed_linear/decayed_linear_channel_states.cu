@@ -1,0 +1,293 @@
+// The two recurrences over chunks with a gate for each key channel, without outputs:
+// S^T = S^T 2^(G_C) + V^T (k 2^(G_C - G)) in order, dS^T = dS^T 2^(G_C) + dO^T (scale q 2^G) in
+// reverse. One CTA a chain (or segment) and direction.
+//   warpgroups 0, 1  64 value rows of the state each, f32 in registers (sums of wgmma)
+//   warpgroups 2, 3  weigh a chunk's keys or queries in place
+//   warpgroup 4      a warp each for loads and for images
+// Images: for backward, the state before each chunk and the gradient of the state after it, bf16.
+// Sums: for forward in segments, what each segment adds to its last state, f32.
+#include "core/ops/decayed_linear/decayed_linear_channel.cuh"
+
+namespace ls::kernels::decayed_linear {
+namespace {
+
+using namespace ls::cuda;
+
+constexpr int kStages = 2;
+
+struct alignas(1024) Stage {
+  unsigned char x[2 * kTile], y[2 * kTile], g[4 * kTile];  // V or dO; K or Q; gates
+};
+template <bool kImages>
+struct Shared {
+  Stage stage[kStages];
+  alignas(1024) unsigned char image[2][kImages ? 2 : 1][2 * kTile];  // turn, values
+  BlockRoots roots[kStages];
+  alignas(16) float all[kStages][kDk];  // 2^G_C
+  Mbarrier full[kStages], ready[kStages], free[kStages];
+  Mbarrier image_full[2], image_free[2];
+};
+
+struct Arguments {
+  const float *s0, *gs_end;  // state before the first chunk, gradient after the last
+  float* ds0;                // or null
+  unsigned char *states, *dstates;
+  ChannelSegments segments;
+  int heads, chunks;
+  float scale;
+};
+
+template <bool kImages>
+struct Place {
+  int reverse, head, b, first, count, segment;
+  int64_t chain;
+  __device__ explicit Place(const Arguments& args) {
+    int64_t i = blockIdx.x;
+    reverse = 0;
+    if constexpr (kImages) {
+      reverse = static_cast<int>(i & 1);
+      i >>= 1;
+    }
+    head = static_cast<int>(i % args.heads);
+    i /= args.heads;
+    segment = 0;
+    first = 0;
+    count = args.chunks;
+    if constexpr (!kImages) {
+      segment = static_cast<int>(i % (args.segments.count - 1));
+      i /= args.segments.count - 1;
+      first = segment * args.segments.length;
+      count = args.segments.length;
+    }
+    b = static_cast<int>(i);
+    chain = static_cast<int64_t>(b) * args.heads + head;
+  }
+  __device__ int chunk(int n) const { return reverse ? first + count - 1 - n : first + n; }
+};
+
+template <bool kImages>
+__device__ __forceinline__ void weigh(Shared<kImages>& s, const Arguments& args, int thread) {
+  const Place<kImages> at(args);
+  const int block = thread / 64, channel = thread % 64 * 2;
+  float2 total = make_float2(0, 0);
+  for (int n = 0; n < at.count; ++n) {
+    Stage& z = s.stage[n % kStages];
+    s.full[n % kStages].wait(this_turn<kStages>(n));
+    BlockSums x;
+    sum_gates<1>(x, z.g, s.roots[n % kStages], s.all[n % kStages], block, channel);
+    total.x += x.all.x;
+    total.y += x.all.y;
+    const float scale = at.reverse ? args.scale : 1.f;
+    const float2 from =
+        at.reverse ? x.before : make_float2(x.all.x - x.before.x, x.all.y - x.before.y);
+    const float sign = at.reverse ? 1.f : -1.f;
+#pragma unroll
+    for (int first = 0; first < 16; first += 8) {
+      uint32_t y[8];
+#pragma unroll
+      for (int r = 0; r < 8; ++r) {
+        y[r] = *value_pair(z.y, 16 * block + first + r, channel);
+      }
+#pragma unroll
+      for (int r = 0; r < 8; ++r) {
+        const float2 sum = x.sum[first + r];
+        *value_pair(z.y, 16 * block + first + r, channel) =
+            pack_bf16(scale * low_bf16(y[r]) * exp2_fast(from.x + sign * sum.x),
+                      scale * high_bf16(y[r]) * exp2_fast(from.y + sign * sum.y));
+      }
+    }
+    fence_proxy_async();
+    __syncwarp();
+    if (thread % 32 == 0) {
+      s.ready[n % kStages].arrive();
+    }
+  }
+  if constexpr (!kImages) {
+    if (block == 0) {
+      float* const to = args.segments.decays + args.segments.at(at.chain, at.segment) * kDk;
+      *reinterpret_cast<float2*>(to + channel) = total;
+    }
+  }
+}
+
+template <bool kImages>
+__device__ __forceinline__ void run_values(Shared<kImages>& s, const Arguments& args, int slice,
+                                           int warp, int lane) {
+  const Place<kImages> at(args);
+  const float* from = nullptr;
+  if constexpr (kImages) {
+    from = at.reverse ? args.gs_end : args.s0;
+  }
+  float state[kDk / 2];
+  load_state(state, from ? from + at.chain * (kDk * kDv) : nullptr, 64 * slice, warp, lane);
+  for (int n = 0; n < at.count; ++n) {
+    Stage& z = s.stage[n % kStages];
+    if constexpr (kImages) {
+      if (n >= 2) {
+        s.image_free[n % 2].wait(last_turn<2>(n));
+      }
+      unsigned char* const image = s.image[n % 2][slice];
+#pragma unroll
+      for (int i = 0; i < kDk / 16; ++i) {
+        const float* d = state + 8 * i;
+        store_matrices(
+            block_address(smem_addr(image) + i / 4 * kTile, 16 * warp, 16 * (i % 4), lane),
+            pack_bf16(d[0], d[1]), pack_bf16(d[2], d[3]), pack_bf16(d[4], d[5]),
+            pack_bf16(d[6], d[7]));
+      }
+      fence_proxy_async();
+      __syncwarp();
+      if (lane == 0) {
+        s.image_full[n % 2].arrive();
+      }
+    }
+    s.full[n % kStages].wait(this_turn<kStages>(n));
+    s.ready[n % kStages].wait(this_turn<kStages>(n));
+    scale_channels(state, s.all[n % kStages], lane);
+    const uint64_t x = wgmma::columns(smem_addr(z.x + slice * kTile));
+    const uint64_t y = wgmma::columns(smem_addr(z.y), kTile);
+    wgmma::hold(state);
+    wgmma::fence_sums();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      wgmma::multiply<kDk, Depth::kColumns, Depth::kColumns>(state, wgmma::step_columns(x, i),
+                                                             wgmma::step_columns(y, i), true);
+    }
+    wgmma::commit();
+    wgmma::wait<0>();
+    wgmma::hold(state);
+    __syncwarp();
+    if (lane == 0) {
+      s.free[n % kStages].arrive();
+    }
+  }
+  if constexpr (kImages) {
+    if (at.reverse && args.ds0) {
+      store_state(args.ds0 + at.chain * (kDk * kDv), state, 64 * slice, warp, lane);
+    }
+  } else {
+    const int64_t record = args.segments.at(at.chain, at.segment);
+    float4* to = args.segments.sums + (record * 2 + slice) * (16 * 128) + 32 * warp + lane;
+#pragma unroll
+    for (int j = 0; j < 16; ++j) {
+      to[j * 128] = make_float4(state[4 * j], state[4 * j + 1], state[4 * j + 2], state[4 * j + 3]);
+    }
+  }
+}
+
+template <bool kImages>
+__global__ void __launch_bounds__(640, 1)
+    channel_states_kernel(const __grid_constant__ CUtensorMap q,
+                          const __grid_constant__ CUtensorMap k,
+                          const __grid_constant__ CUtensorMap v,
+                          const __grid_constant__ CUtensorMap go,
+                          const __grid_constant__ CUtensorMap g, const Arguments args) {
+#if LS_HOPPER_CODE
+  extern __shared__ __align__(1024) unsigned char memory[];
+  auto& s = *reinterpret_cast<Shared<kImages>*>(memory);
+  const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      s.full[i].init(1);
+      s.ready[i].init(8);
+      s.free[i].init(8);
+    }
+    for (int i = 0; i < 2; ++i) {
+      s.image_full[i].init(8);
+      s.image_free[i].init(1);
+    }
+    fence_barrier_init();
+  }
+  __syncthreads();
+  launch_dependents();
+  wait_for_previous_grid();
+  if (warpgroup == 4) {
+    fewer_registers<32>();
+    const Place<kImages> at(args);
+    if (warp == 0 && elect_one()) {
+      const CUtensorMap *const x = at.reverse ? &go : &v, *const y = at.reverse ? &q : &k;
+      for (int n = 0; n < at.count; ++n) {
+        Stage& to = s.stage[n % kStages];
+        Mbarrier& full = s.full[n % kStages];
+        const int token = 64 * at.chunk(n);
+        if (n >= kStages) {
+          wait_idle(s.free[n % kStages], last_turn<kStages>(n));
+        }
+        full.arrive_expect(sizeof(Stage));
+        for (int i = 0; i < 4; ++i) {
+          load_box(to.g + i * kTile, &g, full, 32 * i, at.head, token, at.b);
+        }
+        for (int i = 0; i < 2; ++i) {
+          load_box(to.y + i * kTile, y, full, 64 * i, at.head, token, at.b);
+          load_box(to.x + i * kTile, x, full, 64 * i, at.head, token, at.b);
+        }
+      }
+    } else if (kImages && warp == 1 && elect_one()) {
+      unsigned char* const records = at.reverse ? args.dstates : args.states;
+      for (int n = 0; n < at.count; ++n) {
+        wait_idle(s.image_full[n % 2], this_turn<2>(n));
+        unsigned char* const to = records + (at.chain * args.chunks + at.chunk(n)) * kStateBytes;
+        for (int i = 0; i < 4; ++i) {  // keys i / 2, values i % 2
+          store_bytes(to + i * kTile, s.image[n % 2][kImages ? i % 2 : 0] + i / 2 * kTile, kTile);
+        }
+        commit_stores();
+        wait_stores_read<0>();
+        s.image_free[n % 2].arrive();
+      }
+      wait_stores<0>();
+    }
+  } else if (warpgroup < 2) {
+    more_registers<120>();
+    run_values<kImages>(s, args, warpgroup, warp, lane);
+  } else {
+    weigh<kImages>(s, args, threadIdx.x - 256);
+  }
+#endif
+}
+
+template <bool kImages>
+cudaError_t launch(const LinearSizes& z, const ChannelInputs& in, const bf16* go,
+                   const Arguments& args, int64_t blocks, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(Shared<kImages>);
+  static_assert(kBytes <= 227 * 1024);
+  static const cudaError_t allowed = allow_shared(&channel_states_kernel<kImages>, kBytes);
+  if (allowed != cudaSuccess) {
+    return allowed;
+  }
+  CUtensorMap maps[4], gates;
+  const void* const tensors[] = {in.q, in.k, in.v, go};
+  for (int i = 0; i < 4; ++i) {
+    if (const cudaError_t e = encode_rows(&maps[i], tensors[i], z.batch, z.tokens, z.heads, 128)) {
+      return e;
+    }
+  }
+  if (const cudaError_t e = encode_gates(&gates, in.g, z.batch, z.tokens, z.heads, 128)) {
+    return e;
+  }
+  return launch_behind(&channel_states_kernel<kImages>, blocks, 640, kBytes, stream, maps[0],
+                       maps[1], maps[2], maps[3], gates, args);
+}
+
+}  // namespace
+
+cudaError_t channel_linear_sums(const LinearSizes& z, const ChannelInputs& in,
+                                const ChannelSegments& segments, cudaStream_t stream) {
+  const Arguments args{nullptr,  nullptr, nullptr,    nullptr, nullptr,
+                       segments, z.heads, z.chunks(), z.scale};
+  return launch<false>(z, in, in.v, args, int64_t{1} * z.chains() * (segments.count - 1), stream);
+}
+
+std::size_t channel_linear_backward_workspace(const LinearSizes& sizes) {
+  return 2 * sizes.records() * kStateBytes;
+}
+
+cudaError_t channel_linear_states(const LinearSizes& z, const ChannelInputs& in, const bf16* go,
+                                  const float* gs_end, void* workspace, float* ds0,
+                                  cudaStream_t stream) {
+  auto* images = static_cast<unsigned char*>(workspace);
+  const Arguments args{in.s0, gs_end,  ds0,        images, images + z.records() * kStateBytes,
+                       {},    z.heads, z.chunks(), z.scale};
+  return launch<true>(z, in, go, args, int64_t{2} * z.chains(), stream);
+}
+
+}  // namespace ls::kernels::decayed_linear

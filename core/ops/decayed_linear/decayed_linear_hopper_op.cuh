@@ -1,0 +1,101 @@
+#pragma once
+// The kernels for sm_90a (decayed_linear_hopper.h) as kernels of decayed_linear: bf16, Dk and Dv
+// 128, as many heads of queries and keys as of values.
+#include "core/backend/cuda/switches.h"
+#include "core/op/report.h"
+#include "core/ops/common/hopper_operands.cuh"
+#include "core/ops/decayed_linear/decayed_linear.h"
+#include "core/ops/decayed_linear/decayed_linear_hopper.h"
+
+namespace ls::ops::decayed_linear::hopper {
+
+namespace fast = kernels::decayed_linear;
+using common::Arriving;
+using common::at;
+using common::floats;
+using common::Wanted;
+using Op = DecayedLinear;
+
+inline fast::LinearSizes sizes(const auto& in, const Op::Attrs& attrs) {
+  const auto n = [](Index x) { return static_cast<int>(x); };
+  return {n(in.q.size(0)), n(in.q.size(1)), n(in.v.size(2)), static_cast<float>(attrs.scale)};
+}
+inline bool fits(const Op::In<ShapeOf>& in, const Op::Attrs& attrs, int generation) {
+  const Index heads = in.v.size(2);
+  return cuda::hopper(generation) && common::small(in) && in.k.size(3) == fast::LinearSizes::kDk &&
+         in.v.size(3) == fast::LinearSizes::kDv && heads > 0 && in.q.size(2) == heads &&
+         in.k.size(2) == heads && attrs.form != Form::kRecurrent;
+}
+inline cuda::Scratch scratch(std::size_t bytes) {
+  return cuda::Scratch(static_cast<Index>(bytes > 0 ? bytes : 1));
+}
+
+inline void put(const Wanted& q, const Wanted& k, const Wanted& v) {
+  q.put();
+  k.put();
+  v.put();
+}
+
+/// A gate a token and head, of the head, or none.
+struct Scalar {
+  static fast::LinearInputs inputs(const Op::In<TensorView>& in) {
+    return {at(in.q), at(in.k), at(in.v), floats(in.g), floats(in.decay), floats(in.s0)};
+  }
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out,
+                      const Op::Attrs& attrs) {
+    const fast::LinearSizes z = sizes(in, attrs);
+    report_form<Op>("chunk of {}", z.kChunk);
+    const fast::LinearPlan plan = fast::decayed_linear_plan(z, cuda::queue().processors);
+    const cuda::Scratch memory = scratch(fast::decayed_linear_forward_workspace(z, plan));
+    cuda::check(fast::decayed_linear_forward(z, plan, inputs(in), at(out.o), floats(out.sT),
+                                             memory.data(), cuda::queue().stream),
+                "decayed linear attention");
+  }
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& attrs) {
+    const fast::LinearSizes z = sizes(in, attrs);
+    const cuda::Scratch memory = scratch(fast::decayed_linear_backward_workspace(z));
+    const Arriving go(dout.o, in.v.numel());
+    const Wanted q(din.q, in.q.numel()), k(din.k, in.k.numel()), v(din.v, in.v.numel());
+    const fast::LinearGradients to{q.data, k.data, v.data, floats(din.g), floats(din.s0)};
+    cuda::check(fast::decayed_linear_backward(z, inputs(in), go.data, floats(dout.sT),
+                                              memory.data(), to, cuda::queue().stream),
+                "the gradients of decayed linear attention");
+    put(q, k, v);
+  }
+};
+
+/// A gate a key channel.
+struct Channels {
+  static fast::ChannelInputs inputs(const Op::In<TensorView>& in) {
+    return {at(in.q), at(in.k), at(in.v), floats(in.gk), floats(in.s0)};
+  }
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out,
+                      const Op::Attrs& attrs) {
+    const fast::LinearSizes z = sizes(in, attrs);
+    report_form<Op>("chunk of {}", z.kChunk);
+    const int segments = fast::channel_linear_segments(z, cuda::queue().processors);
+    const cuda::Scratch memory = scratch(fast::channel_linear_forward_workspace(z, segments));
+    cuda::check(fast::channel_linear_forward(z, segments, inputs(in), at(out.o), floats(out.sT),
+                                             memory.data(), cuda::queue().stream),
+                "linear attention with decays by channel");
+  }
+  static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& attrs) {
+    const fast::LinearSizes z = sizes(in, attrs);
+    const cuda::Scratch memory = scratch(fast::channel_linear_backward_workspace(z));
+    const Arriving go(dout.o, in.v.numel());
+    const Wanted q(din.q, in.q.numel()), k(din.k, in.k.numel()), v(din.v, in.v.numel());
+    const cuda::Scratch dg(din.gk.defined() ? 1 : in.gk.bytes());
+    const fast::LinearGradients to{
+        q.data, k.data, v.data, din.gk.defined() ? floats(din.gk) : dg.as<float>(), floats(din.s0)};
+    cuda::check(fast::channel_linear_backward(z, inputs(in), go.data, floats(dout.sT),
+                                              memory.data(), to, cuda::queue().stream),
+                "the gradients of linear attention with decays by channel");
+    put(q, k, v);
+  }
+};
+
+}  // namespace ls::ops::decayed_linear::hopper
