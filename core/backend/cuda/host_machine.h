@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/backend/cuda/device/block.h"
+#include "core/tensor/error_flag.h"
 
 namespace ls::cuda {
 
@@ -17,6 +18,7 @@ class HostMachine {
     memory_.push_back(std::make_unique<std::byte[]>(static_cast<std::size_t>(bytes + 1)));
     return memory_.back().get();
   }
+  ErrorFlag* error_flag() const { return nullptr; }
   /// Code::run(block, call, shared).
   template <class Code, class Call>
   void launch(const Grid& grid, const Call& call) {

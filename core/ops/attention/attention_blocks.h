@@ -313,6 +313,15 @@ struct Keep {
   }
 };
 
+/// A cache that is a buffer with room, of which so many rows are used, is another kernel's.
+template <class In>
+void check_cache(const In& in) {
+  if constexpr (requires { in.used; }) {
+    LS_CHECK(!in.used.defined(), kUnsupported,
+             "attention: this kernel takes caches without room (used); give k0 and v0 as they are");
+  }
+}
+
 template <class Machine, class T>
 struct Blocks {
   using A = acc_t<T>;
@@ -322,7 +331,7 @@ struct Blocks {
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out,
                       const Op::Attrs& attrs) {
     Machine machine;
-    Call<T> c = call_of(in, attrs);
+    Call<T> c = call_of(machine, in, attrs);
     report_form<Op>("blocks of {} x {}", C, kTile);
     c.o = common::rows_to<T>(out.o);
     c.lse = common::elements<A>(out.lse);
@@ -337,7 +346,7 @@ struct Blocks {
                        const Op::Attrs& attrs) {
     using common::rows_in, common::rows_to;
     Machine machine;
-    Call<T> c = call_of(in, attrs);
+    Call<T> c = call_of(machine, in, attrs);
     c.saved_o = rows_in<T>(out.o);
     c.lse_in = common::elements<A>(out.lse);
     c.go = rows_in<T>(dout.o);
@@ -369,8 +378,9 @@ struct Blocks {
   }
 
  private:
-  static Call<T> call_of(const Op::In<TensorView>& in, const Op::Attrs& attrs) {
+  static Call<T> call_of(Machine& machine, const Op::In<TensorView>& in, const Op::Attrs& attrs) {
     using common::rows_in;
+    check_cache(in);
     Call<T> c;
     c.batch = in.q.size(0);
     c.queries = in.q.size(1);
@@ -392,8 +402,10 @@ struct Blocks {
     c.k0 = rows_in<T>(in.k0);
     c.v0 = rows_in<T>(in.v0);
     c.start = common::elements<std::int64_t>(in.start);
-    c.offsets = common::elements<std::int64_t>(in.offsets);
-    c.offset_count = in.offsets.defined() ? in.offsets.numel() : 0;
+    common::StretchTable documents("attention", c.batch, c.queries, in.offsets, 0);
+    common::check_offsets(machine, documents);
+    c.offsets = documents.checked;
+    c.offset_count = documents.count + 1;
     c.sink = common::elements<A>(in.sink);
     c.slopes = common::elements<A>(in.slopes);
     c.bias = common::elements<A>(in.bias);

@@ -1,10 +1,9 @@
 #pragma once
 // What code of blocks of threads (core/backend/cuda/device/block.h) sees of operands and sequences.
-#include <string>
-
 #include "core/backend/cuda/device/block.h"
 #include "core/ops/common/elements.h"
-#include "core/tensor/error_flag.h"
+#include "core/ops/common/sequences.h"
+#include "core/tensor/context.h"
 
 namespace ls::ops::common {
 
@@ -59,8 +58,12 @@ struct Stretch {
   Index end = -1;    ///< entry of the outgoing states; -1: none
 };
 
-/// Whether packed documents share the states of their row.
-inline constexpr bool kStatesByRow = false;
+template <class S>
+concept HasEntries = requires(S s) {
+  s.start;
+};
+/// Whether packed documents share the states of their row, as common::sequences says.
+inline constexpr bool kStatesByRow = HasEntries<Sequence>;
 
 /// The sequences of a call, as common::sequences lists them, found where the offsets are.
 struct StretchTable {
@@ -69,19 +72,35 @@ struct StretchTable {
   const std::int64_t* offsets = nullptr;
   Index count = 0;  ///< at most so many
   Stretch* at = nullptr;
+  std::int32_t source = 0;  ///< of the error of bad offsets
+  ErrorFlag* flag = nullptr;
+  std::int64_t* checked = nullptr;  ///< offsets, or where they are bad, those of whole rows
 
   StretchTable() = default;
-  StretchTable(Index rows, Index length, const TensorView& given, Index states)
+  StretchTable(const char* op, Index rows, Index length, const TensorView& given, Index states)
       : batch(rows),
         tokens(length),
         entries(states),
-        offsets(elements<std::int64_t>(given)),
-        count(given.defined() && (length > 0 || !kStatesByRow) ? given.numel() - 1 : rows) {}
+        offsets(length > 0 || !kStatesByRow ? elements<std::int64_t>(given) : nullptr),
+        count(offsets ? given.numel() - 1 : rows) {
+    if (offsets) {
+      source = error_source(
+          fmt::format("{}: offsets ascend from 0 to {} and hold the end of every row of {} tokens",
+                      op, rows * length, length));
+    }
+  }
+  /// Offset i is none.
+  LS_ON_DEVICE bool wrong(Index i) const {
+    const Index here = offsets[i], last = i > 0 ? offsets[i - 1] : 0;
+    const bool begins = i > 0 || here == 0, ends = i < count || here == batch * tokens;
+    const bool inside = last <= here && here <= batch * tokens;
+    return !begins || !ends || !inside || (here > last && (here - 1) / tokens != last / tokens);
+  }
   LS_ON_DEVICE Stretch make(Index i) const {
-    if (!offsets || tokens == 0) {
+    if (!offsets) {
       return {i, 0, tokens, i < entries ? i : -1, i};
     }
-    const Index begin = offsets[i], end = offsets[i + 1];
+    const Index begin = checked[i], end = checked[i + 1];
     if (!kStatesByRow) {
       return {0, begin, end - begin, i < entries ? i : -1, i};
     }
@@ -93,15 +112,57 @@ struct StretchTable {
             end % tokens == 0 ? row : -1};
   }
 };
+/// One block.
+struct CheckOffsets {
+  struct Shared {
+    Index first[kThreads];  ///< bad one that each thread has found
+    Index bad;
+  };
+  LS_ON_DEVICE static void run(const cuda::Block& block, const StretchTable& table, Shared* m) {
+    block.each(kThreads, [&](int e) {
+      Index i = e;
+      while (i <= table.count && !table.wrong(i)) {
+        i += kThreads;
+      }
+      m->first[e] = i;
+    });
+    block.sync();
+    block.each(1, [&](int) {
+      m->bad = table.count + 1;
+      for (const Index i : m->first) {
+        m->bad = i < m->bad ? i : m->bad;
+      }
+      if (m->bad <= table.count && table.flag) {
+        raise_error(table.flag, table.source, m->bad, table.offsets[m->bad]);
+      }
+    });
+    block.sync();
+    const bool good = m->bad > table.count;
+    block.each(static_cast<int>(table.count) + 1, [&](int i) {
+      table.checked[i] =
+          good ? table.offsets[i] : (i < table.batch ? i : table.batch) * table.tokens;
+    });
+  }
+};
 struct MakeStretches {
   struct Shared {};
   LS_ON_DEVICE static void run(const cuda::Block& block, const StretchTable& table, Shared*) {
     each_of(block, table.count, [&](Index i) { table.at[i] = table.make(i); });
   }
 };
+/// Sets `checked`, where there are offsets.
+template <class Machine>
+void check_offsets(Machine& machine, StretchTable& table) {
+  if (table.offsets && !table.checked) {
+    table.flag = machine.error_flag();
+    take(machine, table.count + 1, table.checked);
+    machine.template launch<CheckOffsets>({1, 1, 1}, table);
+  }
+}
 template <class Machine>
 void make_stretches(Machine& machine, StretchTable& table) {
   if (!table.at) {
+    check_offsets(machine, table);
     take(machine, table.count, table.at);
     machine.template launch<MakeStretches>({blocks_of(table.count, kThreads), 1, 1}, table);
   }

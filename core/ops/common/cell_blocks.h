@@ -19,15 +19,15 @@ struct CellShape {
   StretchTable sequences;
 
   CellShape() = default;
-  CellShape(const TensorView& x, const TensorView& weights, const TensorView& offsets,
-            Index entries)
+  CellShape(const char* op, const TensorView& x, const TensorView& weights,
+            const TensorView& offsets, Index entries)
       : batch(x.size(0)),
         tokens(x.size(1)),
         heads(weights.size(0)),
         d(weights.size(2)),
         gates(d > 0 ? weights.size(1) / d : 0),
         r(elements<A>(weights)),
-        sequences(batch, tokens, offsets, entries) {}
+        sequences(op, batch, tokens, offsets, entries) {}
   LS_ON_DEVICE Index width() const { return heads * d; }
   LS_ON_DEVICE Index rows() const { return gates * d; }
   LS_ON_DEVICE Index all() const { return batch * tokens; }

@@ -46,7 +46,8 @@ struct Blocks {
     using linear_scan::rows_in;
     Call c;
     const Heads heads(in);
-    linear_scan::set_extents(c, in.k, in.v, in.offsets, linear_scan::entries_of(in.s0));
+    linear_scan::set_extents("decayed_linear", c, in.k, in.v, in.offsets,
+                             linear_scan::entries_of(in.s0));
     c.group = heads.group();
     c.key_share = heads.state / heads.key;
     c.query_share = heads.query < heads.state ? heads.state / heads.query : 1;

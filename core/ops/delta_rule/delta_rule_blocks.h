@@ -45,7 +45,8 @@ struct Blocks {
   static Call call_of(const Op::In<TensorView>& in, const Op::Attrs& attrs) {
     using linear_scan::rows_in;
     Call c;
-    linear_scan::set_extents(c, in.k, in.v, in.offsets, linear_scan::entries_of(in.s0));
+    linear_scan::set_extents("delta_rule", c, in.k, in.v, in.offsets,
+                             linear_scan::entries_of(in.s0));
     c.key_share = c.query_share = c.heads / in.k.size(2);
     c.scale = A(attrs.scale);
     c.eps = A(Op::kNormEps);

@@ -2,6 +2,7 @@
 // The kernels for sm_90a as kernels of delta_rule: bf16, gated by head (gated_delta.h) or by
 // channel (kda.h). What the call has and they do not take is made before or after them: rows
 // divided by their lengths, gradients that are not wanted.
+#include "core/backend/cuda/device/machine.cuh"
 #include "core/backend/cuda/switches.h"
 #include "core/op/report.h"
 #include "core/ops/common/block_rows.h"
@@ -206,23 +207,21 @@ struct Gated {
     const auto bytes = static_cast<Index>(sizes(in, attrs).kept_bytes());
     return {ShapeOf({bytes}, DType::kU8)};
   }
-  static kernels::gated_delta::DeltaInputs inputs(const Op::In<TensorView>& in, const Unit& unit) {
-    return {unit.q,
-            unit.k,
-            at(in.v),
-            floats(in.g),
-            at(in.beta),
-            floats(in.s0),
-            common::elements<std::int64_t>(in.offsets)};
+  static kernels::gated_delta::DeltaInputs inputs(cuda::Machine& machine,
+                                                  const Op::In<TensorView>& in, const Unit& unit) {
+    common::StretchTable documents("delta_rule", in.q.size(0), in.q.size(1), in.offsets, 0);
+    common::check_offsets(machine, documents);
+    return {unit.q, unit.k, at(in.v), floats(in.g), at(in.beta), floats(in.s0), documents.checked};
   }
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out,
                       std::span<TensorView> kept, const Op::Attrs& attrs) {
     const auto z = sizes(in, attrs);
     report_form<Op>("chunk of {}", z.kChunk);
+    cuda::Machine machine;
     const Unit unit(in, attrs.qk_l2norm);
     const cuda::Scratch own(kept.empty() ? static_cast<Index>(z.kept_bytes()) : 1);
     cuda::check(kernels::gated_delta::gated_delta_forward(
-                    z, inputs(in, unit), at(out.o), floats(out.sT),
+                    z, inputs(machine, in, unit), at(out.o), floats(out.sT),
                     kept.empty() ? own.data() : kept[0].raw(), nullptr, cuda::queue().stream),
                 "the gated delta rule");
   }
@@ -230,6 +229,7 @@ struct Gated {
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
                        std::span<const TensorView> kept, const Op::Attrs& attrs) {
     const auto z = sizes(in, attrs);
+    cuda::Machine machine;
     const Unit unit(in, attrs.qk_l2norm);
     const cuda::Scratch states(static_cast<Index>(z.states_bytes()));
     const cuda::Scratch gradients(static_cast<Index>(z.gradients_bytes()));
@@ -240,8 +240,8 @@ struct Gated {
     const kernels::gated_delta::DeltaGradients to{q.data,        k.data,    v.data,
                                                   floats(din.g), beta.data, floats(din.s0)};
     cuda::check(kernels::gated_delta::gated_delta_backward(
-                    z, inputs(in, unit), go.data, floats(dout.sT), kept[0].raw(), states.data(),
-                    false, gradients.data(), to, cuda::queue().stream),
+                    z, inputs(machine, in, unit), go.data, floats(dout.sT), kept[0].raw(),
+                    states.data(), false, gradients.data(), to, cuda::queue().stream),
                 "the gradients of the gated delta rule");
     unit.back(in, q.data, k.data);
     for (const Wanted* d : {&q, &k, &v, &beta}) {

@@ -291,7 +291,7 @@ struct Blocks {
   }
   static Call<T> call_of(Machine& machine, const Op::In<TensorView>& in, const Op::Attrs& attrs) {
     Call<T> c;
-    c.shape = {in.gx, in.r, in.offsets, entries_of(in.h0)};
+    c.shape = {"gru", in.gx, in.r, in.offsets, entries_of(in.h0)};
     c.before = attrs.reset == Reset::kBefore;
     c.gx = common::rows_in<T>(in.gx);
     c.bias = common::elements<A>(in.bias);

@@ -192,7 +192,7 @@ struct Blocks {
   static Index entries_of(const TensorView& s) { return s.defined() ? s.size(0) : 0; }
   static Call<T> call_of(Machine& machine, const Op::In<TensorView>& in) {
     Call<T> c;
-    c.shape = {in.gx, in.r, in.offsets, std::max(entries_of(in.h0), entries_of(in.c0))};
+    c.shape = {"lstm", in.gx, in.r, in.offsets, std::max(entries_of(in.h0), entries_of(in.c0))};
     c.gx = common::rows_in<T>(in.gx);
     c.bias = common::elements<A>(in.bias);
     c.h0 = common::elements<A>(in.h0);

@@ -267,7 +267,7 @@ struct Blocks {
     for (const TensorView* s : {&in.c0, &in.n0, &in.m0}) {
       entries = std::max(entries, linear_scan::entries_of(*s));
     }
-    linear_scan::set_extents(c, in.k, in.v, in.offsets, entries);
+    linear_scan::set_extents("mlstm", c, in.k, in.v, in.offsets, entries);
     c.dv = c.value_dv + 1;
     c.scale = A(attrs.scale);
     c.q = rows_in<T>(in.q);

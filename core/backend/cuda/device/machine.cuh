@@ -60,6 +60,7 @@ class Machine {
   using Grid = std::array<Index, 3>;
 
   void* allocate(Index bytes) { return memory_.emplace_back(std::max<Index>(bytes, 1)).data(); }
+  ErrorFlag* error_flag() const { return queue().error_flag; }
   template <class Code, class Call>
   void launch(const Grid& grid, const Call& call) {
     cuda::launch(&machine::run<Code, Call>, blocks(grid), machine::threads<Code>(),
