@@ -168,7 +168,7 @@ std::vector<MixerCase> mixer_cases() {
     cases.push_back(mixer_case(name, "layers: [" + layer + "]"));
   }
   // All mixers, some in a row: rounding grows with each layer.
-  constexpr std::size_t kInARow = 5;
+  constexpr std::size_t kInARow = 4;
   const std::vector<std::string> names = right_mixers();
   for (std::size_t first = 0; first < names.size(); first += kInARow) {
     const std::size_t last = std::min(first + kInARow, names.size());
