@@ -64,7 +64,7 @@ struct TransposeWeights {
 template <class A>
 LS_ON_DEVICE A cell_product(const A* weights, const A* h, Index d, Index rows, Index row) {
   A sum = 0;
-#pragma unroll 8
+  LS_UNROLL(8)
   for (Index from = 0; from < d; ++from) {
     sum += weights[from * rows + row] * h[from];
   }

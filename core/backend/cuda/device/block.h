@@ -11,6 +11,13 @@
 #define LS_ON_DEVICE
 #endif
 
+#ifdef __CUDA_ARCH__
+#define LS_PRAGMA(text) _Pragma(#text)
+#define LS_UNROLL(n) LS_PRAGMA(unroll n)
+#else
+#define LS_UNROLL(n)
+#endif
+
 namespace ls::cuda {
 
 struct Block {
@@ -51,7 +58,7 @@ LS_ON_DEVICE void each(const Block& block, F&& f) {
     return;
   }
   static_assert(N % kBlock == 0);
-#pragma unroll
+  LS_UNROLL()
   for (int n = 0; n < N / kBlock; ++n) {
     f(block.thread + n * kBlock);
   }
@@ -65,12 +72,12 @@ LS_ON_DEVICE void fill(const Block& block, Tile<A, R, W>& tile, F&& f) {
   }
   static_assert(R * W % kBlock == 0);
   A x[R * W / kBlock];
-#pragma unroll
+  LS_UNROLL()
   for (int n = 0; n < R * W / kBlock; ++n) {
     const int e = block.thread + n * kBlock;
     x[n] = f(e / W, e % W);
   }
-#pragma unroll
+  LS_UNROLL()
   for (int n = 0; n < R * W / kBlock; ++n) {
     const int e = block.thread + n * kBlock;
     tile(e / W, e % W) = x[n];
@@ -85,17 +92,17 @@ LS_ON_DEVICE void product(const Block& block, X&& x, Y&& y, Emit&& emit) {
   block.each(kI * kJ, [&](int e) {
     const int i = e % kI, j = e / kI;
     A sum[4][2] = {};
-#pragma unroll 4
+    LS_UNROLL(4)
     for (int k = 0; k < K; ++k) {
       const A y0 = y(k, j), y1 = y(k, j + kJ);
-#pragma unroll
+      LS_UNROLL()
       for (int r = 0; r < 4; ++r) {
         const A xr = x(i + r * kI, k);
         sum[r][0] += xr * y0;
         sum[r][1] += xr * y1;
       }
     }
-#pragma unroll
+    LS_UNROLL()
     for (int r = 0; r < 4; ++r) {
       emit(i + r * kI, j, sum[r][0]);
       emit(i + r * kI, j + kJ, sum[r][1]);
