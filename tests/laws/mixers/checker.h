@@ -43,10 +43,12 @@ struct OneThread {
 
 /// What a run over some pieces gives.
 struct Run {
-  Tensor out;                          // [B,T,V]
-  ModelState state;                    // after the last token
-  std::vector<Tensor> gradients;       // of parameters, undefined where none arrives
-  std::map<std::string, Tensor> into;  // of the incoming states
+  Tensor out;                               // [B,T,V]
+  ModelState state = {};                    // after the last token
+  std::vector<Tensor> gradients = {};       // of parameters, undefined where none arrives
+  std::map<std::string, Tensor> into = {};  // of the incoming states
+  // The same on another model, from the history.
+  std::function<Run(Model&, const ModelState&)> again = {};
 };
 
 struct Way {
@@ -67,8 +69,8 @@ class Checker {
       : case_(c),
         dtype_(std::move(dtype)),
         // Each layer hands its rounding on to the next.
-        tolerance_((dtype_ == "f64" ? 3e-12 : 2e-5) *
-                   static_cast<double>(2 + c.config.layers.size())) {}
+        roundings_(static_cast<double>(2 + c.config.layers.size())),
+        tolerance_((dtype_ == "f64" ? 3e-12 : 2e-5) * roundings_) {}
   std::vector<std::string> run();
 
  private:
@@ -77,13 +79,19 @@ class Checker {
   /// Forward and backward over the pieces that `way.cuts` ends, on one tape.
   static Run pass(Model& m, const Tensor& tokens, const ModelState* incoming, const Way& way,
                   const std::function<Tensor(Tensor)>& seed = {});
-  /// Values of `got` within the tolerance of `want`, relative to its size or to `floor`.
+  /// Values of `got` within the tolerance of `want`, relative to its size or to `floor`, or within
+  /// `move`.
   void same(const std::string& law, const std::string& what, const Tensor& got, const Tensor& want,
-            double tolerance, double floor = 0);
+            double tolerance, double floor = 0, double move = 0);
   void same_states(const std::string& law, const ModelState& got, const ModelState& want,
                    double tolerance);
   static double largest(const std::vector<Tensor>& tensors);
   void same_gradients(const std::string& law, const Run& got, const Run& want, double tolerance);
+  /// How far each gradient of a run may be off in f32 because the problem is badly conditioned, as
+  /// where a norm divides by an output that has almost cancelled: what it moves by in f64 when
+  /// every weight is moved by one rounding of f32, a rounding for each layer; the largest of
+  /// several draws. Those of parameters stand first.
+  std::vector<double> moves(const Run& run) const;
   void same_runs(const std::string& law, const Run& got, const Run& want);
   void same_runs(const std::string& law, const Run& got, const Run& want, double tolerance);
 
@@ -102,7 +110,7 @@ class Checker {
 
   const MixerCase& case_;
   std::string dtype_;
-  double tolerance_;
+  double roundings_, tolerance_;
   std::unique_ptr<Model> model_;
   ModelState history_;
   Run from_zero_, whole_;

@@ -5,43 +5,47 @@
 
 namespace ls::test::mixers {
 
-void Checker::packed() {
-  // Row 0 continues, then documents at 4, 5 and 19; row 1 begins anew and has one more at 12.
-  const DocumentStarts starts = {{4, 5, 19}, {0, 12}};
-  const std::vector<std::vector<Index>> edges = {{0, 4, 5, 19, kTokens}, {0, 12, kTokens}};
-  const Tensor tokens = main_ids(), later = later_ids();
-  const Index total = kTokens + kLater;
-  const Tensor cotangent =
-      normal({kRows, total, kVocab}, model_->dtype(), "packed and what follows");
-  const ag::ParameterSet& parameters = model_->parameters();
+namespace {
 
-  model_->parameters().clear_grads();
-  ModelState incoming = leaves_of(history_);
-  Tensor out;
-  {
-    ag::Tape tape;
-    SeqContext seq(kRows, kTokens,
-                   {.documents = &starts, .incoming = &incoming, .keep_states = true});
-    const ag::Var first = model_->logits(model_->hidden({tokens, {}}, seq));
-    SeqContext next(kRows, kLater, {.incoming = &seq.outgoing()});
-    const ag::Var second = model_->logits(model_->hidden({later, {}}, next));
-    const ag::Var all = ag::concat({first, second}, 1);
-    tape.backward(all, cotangent);
-    out = all.value();
-  }
-  Run got{out, {}, {}, {}};
-  for (const ag::Parameter& p : parameters.items()) {
-    got.gradients.push_back(p.var.grad());
+// Row 0 continues, then documents at 4, 5 and 19; row 1 begins anew and has one more at 12.
+const DocumentStarts kStarts = {{4, 5, 19}, {0, 12}};
+const std::vector<std::vector<Index>> kEdges = {{0, 4, 5, 19, kTokens}, {0, 12, kTokens}};
+
+Tensor cotangent_of(const Model& m) {
+  return normal({kRows, kTokens + kLater, kVocab}, m.dtype(), "packed and what follows");
+}
+
+/// All documents in one batch, and what follows it.
+Run together(Model& m, const ModelState& history) {
+  m.parameters().clear_grads();
+  ModelState incoming = leaves_of(history);
+  ag::Tape tape;
+  SeqContext seq(kRows, kTokens,
+                 {.documents = &kStarts, .incoming = &incoming, .keep_states = true});
+  const ag::Var first = m.logits(m.hidden({main_ids(), {}}, seq));
+  SeqContext next(kRows, kLater, {.incoming = &seq.outgoing()});
+  const ag::Var second = m.logits(m.hidden({later_ids(), {}}, next));
+  const ag::Var all = ag::concat({first, second}, 1);
+  tape.backward(all, cotangent_of(m));
+  Run r{all.value()};
+  for (const ag::Parameter& p : m.parameters().items()) {
+    r.gradients.push_back(p.var.grad());
   }
   for (const auto& [name, slot] : incoming.slots) {
-    got.into[name] = slot.value.grad();
+    r.into[name] = slot.value.grad();
   }
+  return r;
+}
 
-  model_->parameters().clear_grads();
-  Run want{Tensor::empty(out.shape(), out.dtype()), {}, {}, {}};
-  ModelState carried = leaves_of(history_.rows({0}));
+/// Each document alone, the last of each row with what follows.
+Run one_by_one(Model& m, const ModelState& history) {
+  m.parameters().clear_grads();
+  const Tensor tokens = main_ids(), later = later_ids(), cotangent = cotangent_of(m);
+  Run r{Tensor::empty(cotangent.shape(), cotangent.dtype())};
+  r.again = one_by_one;
+  ModelState carried = leaves_of(history.rows({0}));
   for (Index row = 0; row < kRows; ++row) {
-    const auto& e = edges[static_cast<std::size_t>(row)];
+    const auto& e = kEdges[static_cast<std::size_t>(row)];
     for (std::size_t d = 0; d + 1 < e.size(); ++d) {
       const bool last = d + 2 == e.size();
       const Index n = e[d + 1] - e[d] + (last ? kLater : 0);
@@ -53,23 +57,30 @@ void Checker::packed() {
       }
       ag::Tape tape;
       SeqContext seq(1, n, {.incoming = row == 0 && d == 0 ? &carried : nullptr});
-      const ag::Var o = model_->logits(model_->hidden({document, {}}, seq));
+      const ag::Var o = m.logits(m.hidden({document, {}}, seq));
       tape.backward(o, cotangent.slice(0, row, row + 1).slice(1, e[d], e[d] + n).contiguous());
-      want.out.slice(0, row, row + 1).slice(1, e[d], e[d] + n).copy_(o.value());
+      r.out.slice(0, row, row + 1).slice(1, e[d], e[d] + n).copy_(o.value());
     }
   }
-  for (const ag::Parameter& p : parameters.items()) {
-    want.gradients.push_back(p.var.grad());
+  for (const ag::Parameter& p : m.parameters().items()) {
+    r.gradients.push_back(p.var.grad());
   }
   for (const auto& [name, slot] : carried.slots) {  // row 1 forgot its state
     const Tensor& d = slot.value.grad();
     if (d.defined()) {
       Shape shape = d.shape();
       shape[0] = kRows;
-      want.into[name] = Tensor::zeros(shape, d.dtype());
-      want.into[name].slice(0, 0, 1).copy_(d);
+      r.into[name] = Tensor::zeros(shape, d.dtype());
+      r.into[name].slice(0, 0, 1).copy_(d);
     }
   }
+  return r;
+}
+
+}  // namespace
+
+void Checker::packed() {
+  const Run got = together(*model_, history_), want = one_by_one(*model_, history_);
   same("packed", "output", got.out, want.out, tolerance_);
   same_gradients("packed", got, want, tolerance_);
 }
