@@ -168,4 +168,36 @@ void make_stretches(Machine& machine, StretchTable& table) {
   }
 }
 
+/// Gradients of incoming states [entries,D], from those that each sequence leaves [sequences,D].
+template <class A>
+struct StartCall {
+  StretchTable sequences;
+  const A* from = nullptr;
+  A* to = nullptr;
+  Index width = 0;
+};
+template <class A>
+struct SumStarts {
+  struct Shared {};
+  LS_ON_DEVICE static void run(const cuda::Block& block, const StartCall<A>& c, Shared*) {
+    each_of(block, c.width, [&](Index x) {
+      A sum = 0;
+      for (Index n = 0; n < c.sequences.count; ++n) {
+        if (c.sequences.at[n].start == block.y) {
+          sum += c.from[n * c.width + x];
+        }
+      }
+      c.to[block.y * c.width + x] = sum;
+    });
+  }
+};
+template <class A, class Machine>
+void sum_starts(Machine& machine, const StretchTable& sequences, const A* from, Index entries,
+                Index width, A* to) {
+  if (to) {
+    const StartCall<A> c{sequences, from, to, width};
+    machine.template launch<SumStarts<A>>({blocks_of(width, kThreads), entries, 1}, c);
+  }
+}
+
 }  // namespace ls::ops::common

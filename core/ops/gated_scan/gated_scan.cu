@@ -1,0 +1,19 @@
+// The gated scan on the GPU.
+#include "core/backend/cuda/device/machine.cuh"
+#include "core/op/op.h"
+#include "core/ops/gated_scan/gated_scan_blocks.h"
+
+namespace ls::ops {
+namespace {
+
+template <class T>
+using Portable = gated_scan::Blocks<cuda::Machine, T>;
+
+LS_KERNEL(GatedScan)
+    .on(DeviceType::kCuda)
+    .named("portable")
+    .reads("u g y", lies::rows)
+    .kernel<Portable, double, float, bf16>();
+
+}  // namespace
+}  // namespace ls::ops
