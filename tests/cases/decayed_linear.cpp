@@ -79,8 +79,9 @@ LS_OP_CASES(DecayedLinear, "decayed_linear") {
                                      .v = draw.normal({b, t, h, 128}),
                                      .s0 = draw.normal({b, h, 128, 128}, 0.1)};
   };
+  // The gradient of the last state is of size 1, and so are those that queries add.
   DecayedLinear::Attrs attrs;
-  attrs.scale = 0.1;
+  attrs.scale = 0.7;
   auto by_head = sized(1, 130, 1), fixed = sized(1, 70, 2), by_channel = sized(1, 130, 1);
   by_head.g = draw.uniform({1, 130, 1}, -0.5, 0);
   fixed.decay = draw.uniform({2}, -0.3, 0);
