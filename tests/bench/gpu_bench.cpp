@@ -14,6 +14,7 @@
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/delta_rule/delta_rule.h"
 #include "core/ops/embedding/embedding.h"
+#include "core/ops/gated_scan/gated_scan.h"
 #include "core/ops/glu/glu.h"
 #include "core/ops/glu_linear/glu_linear.h"
 #include "core/ops/gru/gru.h"
@@ -26,6 +27,7 @@
 #include "core/ops/mul/mul.h"
 #include "core/ops/rms_norm/rms_norm.h"
 #include "core/ops/rope/rope.h"
+#include "core/ops/selective_scan/selective_scan.h"
 #include "core/ops/short_conv/short_conv.h"
 #include "core/ops/softmax/softmax.h"
 #include "core/ops/token_shift/token_shift.h"
@@ -138,6 +140,44 @@ void scans(Bench& b, Device& device, const std::string& shape, Index rows, Index
   b.op<Attention>("scan attention " + shape, {.q = x, .k = x, .v = x}, {{}, 0.1});
 }
 
+/// Sizes of mixers beside 128 by 128: shared keys, wide and narrow values, documents.
+void other_scans(Bench& b, Device& device) {
+  const auto gate = [&](const Shape& s) { return Tensor::full(s, DType::kF32, -0.1, device); };
+  const DecayedLinear::Attrs attrs{{}, 0.1};
+  const Tensor keys = b.draw({8, 2048, 1, 128});
+  b.op<DecayedLinear>(
+      "scan mamba2 B8 T2048 H24 Dk128 Dv64",
+      {.q = keys, .k = keys, .v = b.draw({8, 2048, 24, 64}), .g = gate({8, 2048, 24})}, attrs);
+  const Tensor narrow = b.draw({4, 2048, 16, 64});
+  b.op<DecayedLinear>("scan channels B4 T2048 H16 D64",
+                      {.q = narrow, .k = narrow, .v = narrow, .gk = gate({4, 2048, 16, 64})},
+                      attrs);
+  const Tensor few = b.draw({4, 2048, 8, 128});
+  b.op<DecayedLinear>("scan constant B4 T2048 H8 Dk128 Dv256",
+                      {.q = few,
+                       .k = few,
+                       .v = b.draw({4, 2048, 8, 256}),
+                       .decay = Tensor::full({8}, DType::kF32, -0.1, device)},
+                      attrs);
+  const Tensor row = b.draw({1, 8192, 16, 128});
+  const Tensor offsets =
+      Tensor::from(std::vector<std::int64_t>{0, 1900, 2048, 5000, 8192}).to(device);
+  b.op<DecayedLinear>("scan scalar, documents",
+                      {.q = row, .k = row, .v = row, .g = gate({1, 8192, 16}), .offsets = offsets},
+                      attrs);
+  b.op<DecayedLinear>(
+      "scan channels, documents",
+      {.q = row, .k = row, .v = row, .gk = gate({1, 8192, 16, 128}), .offsets = offsets}, attrs);
+  b.op<GatedScan>("scan gated B8 T2048 D2048",
+                  {.u = b.draw({8, 2048, 2048}), .g = gate({8, 2048, 2048})});
+  b.op<SelectiveScan>("scan selective B8 T2048 D1536 S16",
+                      {.x = b.draw({8, 2048, 1536}),
+                       .dt = Tensor::full({8, 2048, 1536}, DType::kF32, 0.1, device),
+                       .a = Tensor::full({1536, 16}, DType::kF32, -1, device),
+                       .b = b.draw({8, 2048, 1, 16}),
+                       .c = b.draw({8, 2048, 1, 16})});
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -179,6 +219,7 @@ int main(int argc, char** argv) {
   scans(b, *device, "B4 T2048 H16 D128", 4, 2048, 16, 128, DType::kBF16);
   scans(b, *device, "B2 T16384 H16 D128", 2, 16384, 16, 128, DType::kBF16);
   scans(b, *device, "f32 B8 T1024 H8 D64", 8, 1024, 8, 64, DType::kF32);
+  other_scans(b, *device);
   b.op<DeltaRule>("scan gated delta Dk256",
                   {.q = b.draw({8, 4096, 6, 256}),
                    .k = b.draw({8, 4096, 6, 256}),

@@ -89,6 +89,41 @@ LS_OP_CASES(DecayedLinear, "decayed_linear") {
   cases.add("128, gate by head", by_head, attrs);
   cases.add("128, constant decay", fixed, attrs);
   cases.add("128, gates by channel", by_channel, attrs);
+  // Other sizes that they serve: narrow and wide values, shared keys and queries, documents.
+  struct Sizes {
+    Index b, t, query_heads, key_heads, heads, dk, dv;
+  };
+  const auto other = [&](const Sizes& z) {
+    return DecayedLinear::In<Tensor>{.q = draw.normal({z.b, z.t, z.query_heads, z.dk}),
+                                     .k = draw.normal({z.b, z.t, z.key_heads, z.dk}, 0.1),
+                                     .v = draw.normal({z.b, z.t, z.heads, z.dv})};
+  };
+  const auto gates = [&](const Sizes& z, bool channels) {
+    return channels ? draw.uniform({z.b, z.t, z.heads, z.dk}, -0.5, 0)
+                    : draw.uniform({z.b, z.t, z.heads}, -0.5, 0);
+  };
+  const Tensor documents = Tensor::from<std::int64_t>({0, 70, 70, 71, 150});
+  for (const bool channels : {false, true}) {
+    const std::string kind = channels ? "gates by channel, " : "gate by head, ";
+    const auto add = [&](const char* name, const Sizes& z, bool carried, bool packed) {
+      DecayedLinear::In<Tensor> in = other(z);
+      (channels ? in.gk : in.g) = gates(z, channels);
+      if (carried) {
+        in.s0 = draw.normal({z.b, z.heads, z.dk, z.dv}, 0.1);
+      }
+      if (packed) {
+        in.offsets = documents;
+      }
+      cases.add(kind + name, in, attrs)
+          .slack(channels ? 2 : 1, "gradients of gates are differences of sums that cancel");
+    };
+    add("keys and values of 64", {2, 70, 2, 2, 2, 64, 64}, true, false);
+    add("keys of 128, shared, values of 40", {1, 130, 1, 1, 4, 128, 40}, true, false);
+    add("keys of 24, values of 256", {1, 70, 2, 2, 2, 24, 256}, true, false);
+    add("long, values of 64", {1, 600, 1, 1, 1, 64, 64}, true, false);
+    add("packed, 128", {1, 150, 1, 1, 1, 128, 128}, false, true);
+    add("packed, shared keys", {1, 150, 2, 1, 4, 32, 72}, false, true);
+  }
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/backend/cuda/launch.h"
+#include "core/ops/common/block_rows.h"
 #include "core/ops/common/elements.h"
 
 namespace ls::ops::common {
@@ -78,5 +79,11 @@ template <class In>
 bool small(const In& in) {
   constexpr Index kMost = Index{1} << 30;
   return in.q.size(1) > 0 && in.q.size(0) > 0 && in.q.size(0) * in.q.size(1) < kMost;
+}
+/// Where documents are packed, states are the rows' own, none is shared.
+template <class In>
+bool own_states(const In& in) {
+  return !in.offsets.defined() || !in.s0.defined() || !kStatesByRow ||
+         in.s0.size(0) == in.q.size(0);
 }
 }  // namespace ls::ops::common

@@ -20,6 +20,22 @@ inline ChannelSegments channel_segments_in(const LinearSizes& sizes, int count, 
   return {sums, reinterpret_cast<float*>(sums ? sums + n * Segments::kFloat4 : nullptr), count,
           (sizes.chunks() + count - 1) / count};
 }
+/// Maps of gates [B,T,heads,Dk] in boxes of 32 channels.
+inline cudaError_t encode_lane_gates(CUtensorMap* map, const LinearSizes& z, const float* gates,
+                                     int heads) {
+  return encode_gates(map, gates, z.batch, z.tokens, heads, z.dk);
+}
+/// The first `valid` rows of four boxes of gates, by a warp, to rows `stride` apart.
+__device__ __forceinline__ void copy_gates(float* to, int64_t stride, unsigned char* boxes,
+                                           int valid, int columns, int lane) {
+  for (int i = lane; i < 32 * valid; i += 32) {
+    const int row = i / 32, column = i % 32 * 4;
+    if (column < columns) {
+      *reinterpret_cast<float4*>(to + row * stride + column) =
+          *reinterpret_cast<const float4*>(cuda::gate_pair(boxes, row, column));
+    }
+  }
+}
 /// Sums over the chunks of every segment but the last (decayed_linear_channel_states.cu).
 cudaError_t channel_linear_sums(const LinearSizes& sizes, const ChannelInputs& in,
                                 const ChannelSegments& segments, cudaStream_t stream);

@@ -32,30 +32,19 @@ struct Shared {
 struct Arguments {
   const float* s0;
   float* s_end;
+  bf16* o;
   ChannelSegments segments;
-  int heads, chunks;
+  Lanes lanes;
   float scale;
 };
 
-struct Place {
-  int slice, segment, head, b, first, last;
-  int64_t chain;
-  __device__ explicit Place(const Arguments& args) {
-    int64_t i = blockIdx.x;
-    slice = static_cast<int>(i & 1);
-    i >>= 1;
-    head = static_cast<int>(i % args.heads);
-    i /= args.heads;
-    segment = static_cast<int>(i % args.segments.count);
-    b = static_cast<int>(i / args.segments.count);
-    chain = static_cast<int64_t>(b) * args.heads + head;
-    first = segment * args.segments.length;
-    last = min(args.chunks, first + args.segments.length);
-  }
-};
+__device__ __forceinline__ SegmentPlace place_of(const Arguments& args) {
+  return {args.lanes, args.lanes.slices, args.segments.count, args.segments.length,
+          static_cast<int64_t>(blockIdx.x)};
+}
 
 __device__ __forceinline__ void rewrite(Shared& s, const Arguments& args, int thread) {
-  const Place at(args);
+  const SegmentPlace at = place_of(args);
   const int block = thread / 64, channel = thread % 64 * 2;
   for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
     Stage& z = s.stage[n % kStages];
@@ -72,7 +61,8 @@ __device__ __forceinline__ void rewrite(Shared& s, const Arguments& args, int th
     };
     load(0, 0);
     BlockSums x;
-    sum_gates<1>(x, z.g, s.roots[n % kStages], s.all[n % kStages], block, channel);
+    const int valid = at.end() - at.token(c);
+    sum_gates<1>(x, z.g, s.roots[n % kStages], s.all[n % kStages], block, channel, valid);
     const float2 middle = x.sum[7];
     const float2 read =
         make_float2(exp2_fast(x.before.x + middle.x), exp2_fast(x.before.y + middle.y));
@@ -87,7 +77,8 @@ __device__ __forceinline__ void rewrite(Shared& s, const Arguments& args, int th
       for (int r = 0; r < 4; ++r) {
         const int token = 16 * block + 4 * part + r;
         const float2 sum = x.sum[4 * part + r];
-        const uint32_t qs = q[part % 2][r], ks = k[part % 2][r];
+        const bool there = token < valid;
+        const uint32_t qs = there ? q[part % 2][r] : 0, ks = there ? k[part % 2][r] : 0;
         const float dx = sum.x - middle.x, dy = sum.y - middle.y;
         const float qx = args.scale * low_bf16(qs) * exp2_fast(dx);
         const float qy = args.scale * high_bf16(qs) * exp2_fast(dy);
@@ -122,7 +113,7 @@ __device__ __forceinline__ void score_warp(Stage& z, const BlockRoots& roots, in
 }
 
 __device__ __forceinline__ void make_scores(Shared& s, const Arguments& args, int warp, int lane) {
-  const Place at(args);
+  const SegmentPlace at = place_of(args);
   for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
     Stage& z = s.stage[n % kStages];
     s.ready[n % kStages].wait(this_turn<kStages>(n));
@@ -150,12 +141,12 @@ __device__ __forceinline__ void make_scores(Shared& s, const Arguments& args, in
 }
 
 __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int warp, int lane) {
-  const Place at(args);
+  const SegmentPlace at = place_of(args);
   const int value = 64 * at.slice;
   float state[kDk / 2];
-  load_state(state, args.s0 ? args.s0 + at.chain * (kDk * kDv) : nullptr, value, warp, lane);
+  load_state(state, args.lanes.state(args.s0, at.chain.start), args.lanes, value, warp, lane);
   for (int i = 0; i < at.segment; ++i) {
-    const int64_t record = args.segments.at(at.chain, i);
+    const int64_t record = args.segments.at(at.index, i);
     const float* const decays = args.segments.decays + record * kDk + 2 * (lane & 3);
     const float4* sums =
         args.segments.sums + (record * 2 + at.slice) * (16 * 128) + 32 * warp + lane;
@@ -213,8 +204,8 @@ __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int
       s.out[n % kStages].arrive();
     }
   }
-  if (args.s_end && at.segment == args.segments.count - 1) {
-    store_state(args.s_end + at.chain * (kDk * kDv), state, value, warp, lane);
+  if (at.segment == args.segments.count - 1) {
+    store_state(args.lanes.state(args.s_end, at.chain.end), state, args.lanes, value, warp, lane);
   }
 }
 
@@ -243,7 +234,7 @@ __global__ void __launch_bounds__(640, 1)
   wait_for_previous_grid();
   if (warpgroup == 4) {
     fewer_registers<24>();
-    const Place at(args);
+    const SegmentPlace at = place_of(args);
     if (warp == 0 && elect_one()) {
       for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
         Stage& to = s.stage[n % kStages];
@@ -252,24 +243,32 @@ __global__ void __launch_bounds__(640, 1)
           wait_idle(s.free[n % kStages], last_turn<kStages>(n));
         }
         full.arrive_expect(sizeof(Stage));
+        const int token = at.token(c), head = at.chain.head, row = at.chain.row;
         for (int i = 0; i < 4; ++i) {
-          load_box(to.g + i * kTile, &g, full, 32 * i, at.head, 64 * c, at.b);
+          load_box(to.g + i * kTile, &g, full, 32 * i, args.lanes.gate(head), token, row);
         }
         for (int i = 0; i < 2; ++i) {
-          load_box(to.q + i * kTile, &q, full, 64 * i, at.head, 64 * c, at.b);
-          load_box(to.k + i * kTile, &k, full, 64 * i, at.head, 64 * c, at.b);
+          load_box(to.q + i * kTile, &q, full, 64 * i, args.lanes.query(head), token, row);
+          load_box(to.k + i * kTile, &k, full, 64 * i, args.lanes.key(head), token, row);
         }
-        load_box(to.v, &v, full, 64 * at.slice, at.head, 64 * c, at.b);
+        load_box(to.v, &v, full, 64 * at.slice, head, token, row);
       }
-    } else if (warp == 1 && elect_one()) {
+    } else if (warp == 1) {
       for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
         wait_idle(s.out[n % kStages], this_turn<kStages>(n));
-        store_box(&o, s.stage[n % kStages].v, 64 * at.slice, at.head, 64 * c, at.b);
-        commit_stores();
-        wait_stores_read<0>();
-        s.free[n % kStages].arrive();
+        store_columns(o, args.o, args.lanes, s.stage[n % kStages].v, args.lanes.width,
+                      64 * at.slice, at.chain.head, at.token(c), at.chain.row,
+                      at.end() - at.token(c), at.chain.cut(c), lane);
+        __syncwarp();
+        if (lane == 0) {
+          commit_stores();
+          wait_stores_read<0>();
+          s.free[n % kStages].arrive();
+        }
       }
-      wait_stores<0>();
+      if (lane == 0) {
+        wait_stores<0>();
+      }
     }
   } else if (warpgroup == 0) {
     more_registers<168>();
@@ -285,7 +284,10 @@ __global__ void __launch_bounds__(640, 1)
 }  // namespace
 
 int channel_linear_segments(const LinearSizes& sizes, int processors) {
-  const int ways = 2 * sizes.chains();
+  const int ways = sizes.slices() * sizes.chains();
+  if (sizes.documents > 0) {
+    return 1;
+  }
   int segments = ways >= processors ? 1 : processors / ways;
   segments = min(segments, max(1, sizes.chunks() / 4));
   const int length = (sizes.chunks() + segments - 1) / segments;
@@ -317,18 +319,16 @@ cudaError_t channel_linear_forward(const LinearSizes& z, int count, const Channe
     }
   }
   CUtensorMap maps[4], gates;
-  const void* const tensors[] = {in.q, in.k, in.v, o};
-  for (int i = 0; i < 4; ++i) {
-    if (const cudaError_t e = encode_rows(&maps[i], tensors[i], z.batch, z.tokens, z.heads, 128)) {
-      return e;
-    }
-  }
-  if (const cudaError_t e = encode_gates(&gates, in.g, z.batch, z.tokens, z.heads, 128)) {
+  if (const cudaError_t e =
+          encode_operands(maps, z, {in.q, in.k, in.v, o}, z.queries(), z.keys())) {
     return e;
   }
-  const Arguments args{in.s0, s_end, segments, z.heads, z.chunks(), z.scale};
-  return launch_behind(&channel_forward_kernel, int64_t{2} * z.chains() * count, 640, kBytes,
-                       stream, maps[0], maps[1], maps[2], gates, maps[3], args);
+  if (const cudaError_t e = encode_lane_gates(&gates, z, in.g, z.heads)) {
+    return e;
+  }
+  const Arguments args{in.s0, s_end, o, segments, lanes_in(z, in.offsets, nullptr), z.scale};
+  return launch_behind(&channel_forward_kernel, int64_t{1} * z.slices() * z.chains() * count, 640,
+                       kBytes, stream, maps[0], maps[1], maps[2], gates, maps[3], args);
 }
 
 }  // namespace ls::kernels::decayed_linear

@@ -37,29 +37,18 @@ constexpr int kAll = 1, kQueries = 2, kKeys = 3, kScores = 4, kGates = 5;  // na
 
 struct Arguments {
   const unsigned char *states, *dstates;
-  int heads, chunks;
-  int64_t count;  // chunks of all chains
+  bf16 *dq, *dk, *dv;  // of lanes
+  float* dg;           // [B,T,lanes,Dk]
+  Lanes lanes;
+  int64_t count;  // records of all chains
   float scale;
 };
 
-/// Heads of the same tokens follow each other.
-struct Place {
-  int head, chunk, b;
-  int64_t record;
-  __device__ Place(const Arguments& args, int64_t i) {
-    head = static_cast<int>(i % args.heads);
-    i /= args.heads;
-    chunk = static_cast<int>(i % args.chunks);
-    b = static_cast<int>(i / args.chunks);
-    record = (static_cast<int64_t>(b) * args.heads + head) * args.chunks + chunk;
-  }
-};
-
-/// Eight tokens from `first`, two channels: gates to G - M, q to q', k to k'. Returns the gates'
-/// sum. kBefore: the tokens before the middle of their block.
+/// Eight tokens from `first`, two channels: gates to G - M, q to q', k to k', all 0 from token
+/// `valid` on. Returns the gates' sum. kBefore: the tokens before the middle of their block.
 template <bool kBefore>
 __device__ __forceinline__ float2 rewrite_half(Shared& s, Stage& z, float scale, int first,
-                                               int channel) {
+                                               int channel, int valid) {
   float2 at[8];
   float2 sum = make_float2(0, 0);
 #pragma unroll
@@ -68,7 +57,7 @@ __device__ __forceinline__ float2 rewrite_half(Shared& s, Stage& z, float scale,
   }
 #pragma unroll
   for (int r = 0; r < 8; ++r) {
-    const float2 g = bounded_gates(at[r]);
+    const float2 g = first + r < valid ? bounded_gates(at[r]) : make_float2(0, 0);
     sum.x += g.x;
     sum.y += g.y;
     at[r] = sum;
@@ -79,8 +68,9 @@ __device__ __forceinline__ float2 rewrite_half(Shared& s, Stage& z, float scale,
     uint32_t q[4], k[4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      q[r] = *value_pair(z.q, first + begin + r, channel);
-      k[r] = *value_pair(z.k, first + begin + r, channel);
+      const bool there = first + begin + r < valid;
+      q[r] = there ? *value_pair(z.q, first + begin + r, channel) : 0;
+      k[r] = there ? *value_pair(z.k, first + begin + r, channel) : 0;
     }
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
@@ -102,10 +92,10 @@ __device__ __forceinline__ float2 rewrite_half(Shared& s, Stage& z, float scale,
 
 /// By warpgroups 2 and 3: a thread has two channels from the middle of a block to that of the next
 /// (the first 64 threads: both ends of the chunk), so that nothing is exchanged.
-__device__ __forceinline__ void rewrite(Shared& s, Stage& z, float scale, int thread) {
+__device__ __forceinline__ void rewrite(Shared& s, Stage& z, float scale, int valid, int thread) {
   const int block = thread / 64, channel = thread % 64 * 2;
-  const float2 x = rewrite_half<false>(s, z, scale, block ? 16 * block - 8 : 56, channel);
-  const float2 y = rewrite_half<true>(s, z, scale, 16 * block, channel);
+  const float2 x = rewrite_half<false>(s, z, scale, block ? 16 * block - 8 : 56, channel, valid);
+  const float2 y = rewrite_half<true>(s, z, scale, 16 * block, channel, valid);
   const auto write = [&](int b, float u, float v) {
     *reinterpret_cast<float2*>(&s.roots.root[b][channel]) =
         make_float2(exp2_fast(.5f * u), exp2_fast(.5f * v));
@@ -175,7 +165,7 @@ __device__ __forceinline__ void start_rows(float (&score)[32], float (&d)[64], S
 
 __device__ __forceinline__ void run_queries(Shared& s, const Arguments& args, int warp, int lane) {
   int n = 0;
-  for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+  for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
     Stage& z = s.stage[n % 2];
     float d[64];
     uint32_t p[4][4];
@@ -211,7 +201,7 @@ __device__ __forceinline__ void run_queries(Shared& s, const Arguments& args, in
 __device__ __forceinline__ void run_keys(Shared& s, const Arguments& args, int warp, int lane) {
   int n = 0;
   const int pair = 2 * (lane & 3);
-  for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+  for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
     Stage& z = s.stage[n % 2];
     float d[64], written[4];
     uint32_t p[4][4];
@@ -335,11 +325,11 @@ __device__ __forceinline__ void make_scores(Shared& s, Stage& z, int n, int warp
 __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int thread, int warp,
                                            int lane) {
   int n = 0;
-  for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+  for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
     Stage& z = s.stage[n % 2];
     s.full[n % 2].wait(this_turn<2>(n));
     s.gates_full.wait(n & 1);
-    rewrite(s, z, args.scale, thread);
+    rewrite(s, z, args.scale, turn.at.valid, thread);
     s.ready.wait(n & 1);
     make_scores(s, z, n, warp, lane);
     // Roots of the factors from this warp's block to the end of the chunk.
@@ -408,11 +398,11 @@ __device__ __forceinline__ void run_gates(Shared& s, const Arguments& args, int 
                                           int lane) {
   int n = 0;
   const int channel = thread;  // of 128
-  for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+  for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
     Stage& z = s.stage[n % 2];
     s.full[n % 2].wait(this_turn<2>(n));
     s.gates_full.wait(n & 1);
-    rewrite(s, z, args.scale, 128 + thread);
+    rewrite(s, z, args.scale, turn.at.valid, 128 + thread);
     s.ready.wait(n & 1);
     make_scores(s, z, n, 4 + warp, lane);
     named_arrive(kScores, 256);
@@ -491,6 +481,8 @@ __global__ void __launch_bounds__(640, 1) channel_gradients_kernel(
     s.gates_out.init(4);
     fence_barrier_init();
   }
+  clear_images(s.state, args.lanes, threadIdx.x, 640);
+  clear_images(s.dstate, args.lanes, threadIdx.x, 640);
   __syncthreads();
   launch_dependents();
   wait_for_previous_grid();
@@ -498,60 +490,79 @@ __global__ void __launch_bounds__(640, 1) channel_gradients_kernel(
     fewer_registers<24>();
     int n = 0;
     if (warp == 0 && elect_one()) {
-      for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
-        const Place at(args, i);
+      for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+        const ChunkPlace& at = turn.at;
         Stage& to = s.stage[n % 2];
         Mbarrier& full = s.full[n % 2];
         if (n >= 2) {
           wait_idle(s.free[n % 2], last_turn<2>(n));
         }
         full.arrive_expect(sizeof(Stage));
+        const int query = args.lanes.query(at.head), key = args.lanes.key(at.head);
         for (int half = 0; half < 2; ++half) {
-          const int c = 64 * half, t = 64 * at.chunk, tile = half * kTile;
-          load_box(to.go + tile, &go, full, c, at.head, t, at.b);
-          load_box(to.v + tile, &v, full, c, at.head, t, at.b);
-          load_box(to.q + tile, &q, full, c, at.head, t, at.b);
-          load_box(to.k + tile, &k, full, c, at.head, t, at.b);
+          const int c = 64 * half, t = at.first, tile = half * kTile;
+          load_box(to.go + tile, &go, full, c, at.head, t, at.row);
+          load_box(to.v + tile, &v, full, c, at.head, t, at.row);
+          load_box(to.q + tile, &q, full, c, query, t, at.row);
+          load_box(to.k + tile, &k, full, c, key, t, at.row);
         }
       }
     } else if (warp == 1 && elect_one()) {
-      for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
-        const Place at(args, i);
+      for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+        const ChunkPlace& at = turn.at;
         if (n >= 1) {
           wait_idle(s.state_free, (n - 1) & 1);
         }
-        s.state_full.arrive_expect(2 * kStateBytes);
-        load_bytes(s.state, args.states + at.record * kStateBytes, kStateBytes, s.state_full);
-        load_bytes(s.dstate, args.dstates + at.record * kStateBytes, kStateBytes, s.state_full);
+        const int64_t image = at.record * args.lanes.state_bytes();
+        s.state_full.arrive_expect(static_cast<uint32_t>(2 * args.lanes.state_bytes()));
+        load_image(s.state, args.states + image, args.lanes, s.state_full);
+        load_image(s.dstate, args.dstates + image, args.lanes, s.state_full);
         if (n >= 1) {
           wait_idle(s.gates_free, (n - 1) & 1);
         }
         s.gates_full.arrive_expect(4 * kTile);
         for (int j = 0; j < 4; ++j) {
-          load_box(s.g + j * kTile, &g, s.gates_full, 32 * j, at.head, 64 * at.chunk, at.b);
+          load_box(s.g + j * kTile, &g, s.gates_full, 32 * j, args.lanes.gate(at.head), at.first,
+                   at.row);
         }
       }
-    } else if (warp == 2 && elect_one()) {
-      for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
-        const Place at(args, i);
+    } else if (warp == 2) {
+      const Lanes& lanes = args.lanes;
+      for (ChunkTurns turn(lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+        const ChunkPlace& at = turn.at;
         const Stage& z = s.stage[n % 2];
-        const int t = 64 * at.chunk;
         wait_idle(s.out, n & 1);
-        for (int half = 0; half < 2; ++half) {
-          store_box(&dq, z.q + half * kTile, 64 * half, at.head, t, at.b);
-          store_box(&dk, z.k + half * kTile, 64 * half, at.head, t, at.b);
-          store_box(&dv, z.go + half * kTile, 64 * half, at.head, t, at.b);
-        }
+        const auto store = [&](const CUtensorMap& map, bf16* rows, const unsigned char* tiles,
+                               int columns) {
+          for (int half = 0; half < 2; ++half) {
+            store_columns(map, rows, lanes, tiles + half * kTile, columns, 64 * half, at.head,
+                          at.first, at.row, at.valid, at.cut, lane);
+          }
+        };
+        store(dq, args.dq, z.q, lanes.dk);
+        store(dk, args.dk, z.k, lanes.dk);
+        store(dv, args.dv, z.go, lanes.width);
         wait_idle(s.gates_out, n & 1);
-        for (int j = 0; j < 4; ++j) {
-          store_box(&dg, s.g + j * kTile, 32 * j, at.head, t, at.b);
+        if (at.cut) {
+          const int64_t stride = static_cast<int64_t>(lanes.layout.heads) * lanes.dk;
+          copy_gates(args.dg + at.first * stride + static_cast<int64_t>(at.head) * lanes.dk, stride,
+                     s.g, at.valid, lanes.dk, lane);
+        } else if (lane == 0) {
+          for (int j = 0; j < 4; ++j) {
+            store_box(&dg, s.g + j * kTile, 32 * j, at.head, at.first, at.row);
+          }
         }
-        commit_stores();
-        wait_stores_read<0>();
-        s.gates_free.arrive();
-        s.free[n % 2].arrive();
+        __syncwarp();
+        if (lane == 0) {
+          commit_stores();
+          wait_stores_read<0>();
+          s.gates_free.arrive();
+          s.free[n % 2].arrive();
+        }
       }
-      wait_stores<0>();
+      if (lane == 0) {
+        wait_stores<0>();
+      }
     }
   } else if (warpgroup == 0) {
     more_registers<144>();
@@ -582,27 +593,35 @@ cudaError_t channel_linear_gradients(const LinearSizes& z, const ChannelInputs& 
   if (allowed != cudaSuccess) {
     return allowed;
   }
-  CUtensorMap maps[7], gates[2];
-  const void* const tensors[] = {in.q, in.k, in.v, go, out.q, out.k, out.v};
-  for (int i = 0; i < 7; ++i) {
-    if (const cudaError_t e = encode_rows(&maps[i], tensors[i], z.batch, z.tokens, z.heads, 128)) {
-      return e;
-    }
+  const Workspace w(z, z.dk, const_cast<void*>(workspace));
+  bf16 *const dq = w.dq ? w.dq : out.q, *const dk = w.dk ? w.dk : out.k;
+  float* const dg = w.dg ? w.dg : out.g;
+  CUtensorMap from[4], to[4], gates[2];
+  if (const cudaError_t e =
+          encode_operands(from, z, {in.q, in.k, in.v, go}, z.queries(), z.keys())) {
+    return e;
   }
-  const float* const gate_tensors[] = {in.g, out.g};
-  for (int i = 0; i < 2; ++i) {
-    if (const cudaError_t e =
-            encode_gates(&gates[i], gate_tensors[i], z.batch, z.tokens, z.heads, 128)) {
-      return e;
-    }
+  if (const cudaError_t e =
+          encode_operands(to, z, {dq, dk, out.v, out.v}, w.dq ? z.lanes() : z.queries(),
+                          w.dk ? z.lanes() : z.keys())) {
+    return e;
   }
-  const auto* images = static_cast<const unsigned char*>(workspace);
+  if (const cudaError_t e = encode_lane_gates(&gates[0], z, in.g, z.heads)) {
+    return e;
+  }
+  if (const cudaError_t e = encode_lane_gates(&gates[1], z, dg, z.lanes())) {
+    return e;
+  }
   const auto count = static_cast<int64_t>(z.records());
-  const Arguments args{images, images + z.records() * kStateBytes, z.heads, z.chunks(), count,
-                       z.scale};
+  const Arguments args{w.states, w.dstates, dq, dk, out.v, dg, lanes_in(z, in.offsets, w.places),
+                       count,    z.scale};
   const int64_t blocks = count < processors ? count : processors;
-  return launch_behind(&channel_gradients_kernel, blocks, 640, kBytes, stream, maps[0], maps[1],
-                       maps[2], maps[3], maps[4], maps[5], maps[6], gates[0], gates[1], args);
+  if (const cudaError_t e =
+          launch_behind(&channel_gradients_kernel, blocks, 640, kBytes, stream, from[0], from[1],
+                        from[2], from[3], to[0], to[1], to[2], gates[0], gates[1], args)) {
+    return e;
+  }
+  return sum_lanes(z, w, z.dk, out, stream);
 }
 
 cudaError_t channel_linear_backward(const LinearSizes& sizes, const ChannelInputs& in,
@@ -610,6 +629,9 @@ cudaError_t channel_linear_backward(const LinearSizes& sizes, const ChannelInput
                                     const LinearGradients& out, cudaStream_t stream) {
   if (!sizes.valid()) {
     return cudaErrorInvalidValue;
+  }
+  if (const cudaError_t e = find_chunks(sizes, in.offsets, sizes.dk, workspace, stream)) {
+    return e;
   }
   const cudaError_t e = channel_linear_states(sizes, in, go, gs_end, workspace, out.s0, stream);
   return e ? e : channel_linear_gradients(sizes, in, go, workspace, out, stream);

@@ -33,60 +33,49 @@ struct Arguments {
   float* ds0;                // or null
   unsigned char *states, *dstates;
   ChannelSegments segments;
-  int heads, chunks;
+  Lanes lanes;
   float scale;
 };
 
 template <bool kImages>
 struct Place {
-  int reverse, head, b, first, count, segment;
-  int64_t chain;
-  __device__ explicit Place(const Arguments& args) {
-    int64_t i = blockIdx.x;
-    reverse = 0;
-    if constexpr (kImages) {
-      reverse = static_cast<int>(i & 1);
-      i >>= 1;
-    }
-    head = static_cast<int>(i % args.heads);
-    i /= args.heads;
-    segment = 0;
-    first = 0;
-    count = args.chunks;
-    if constexpr (!kImages) {
-      segment = static_cast<int>(i % (args.segments.count - 1));
-      i /= args.segments.count - 1;
-      first = segment * args.segments.length;
-      count = args.segments.length;
-    }
-    b = static_cast<int>(i);
-    chain = static_cast<int64_t>(b) * args.heads + head;
-  }
+  SegmentPlace at;
+  int reverse, first, count;
+  __device__ explicit Place(const Arguments& args)
+      : at(args.lanes, kImages ? 2 : 1, kImages ? 1 : args.segments.count - 1,
+           kImages ? args.lanes.layout.chunks : args.segments.length,
+           static_cast<int64_t>(blockIdx.x)),
+        reverse(at.slice),
+        first(at.first),
+        count(at.last - at.first) {}
   __device__ int chunk(int n) const { return reverse ? first + count - 1 - n : first + n; }
+  __device__ int token(int n) const { return at.token(chunk(n)); }
 };
 
 template <bool kImages>
 __device__ __forceinline__ void weigh(Shared<kImages>& s, const Arguments& args, int thread) {
-  const Place<kImages> at(args);
+  const Place<kImages> place(args);
   const int block = thread / 64, channel = thread % 64 * 2;
   float2 total = make_float2(0, 0);
-  for (int n = 0; n < at.count; ++n) {
+  for (int n = 0; n < place.count; ++n) {
     Stage& z = s.stage[n % kStages];
     s.full[n % kStages].wait(this_turn<kStages>(n));
     BlockSums x;
-    sum_gates<1>(x, z.g, s.roots[n % kStages], s.all[n % kStages], block, channel);
+    const int valid = place.at.end() - place.token(n);
+    sum_gates<1>(x, z.g, s.roots[n % kStages], s.all[n % kStages], block, channel, valid);
     total.x += x.all.x;
     total.y += x.all.y;
-    const float scale = at.reverse ? args.scale : 1.f;
+    const float scale = place.reverse ? args.scale : 1.f;
     const float2 from =
-        at.reverse ? x.before : make_float2(x.all.x - x.before.x, x.all.y - x.before.y);
-    const float sign = at.reverse ? 1.f : -1.f;
+        place.reverse ? x.before : make_float2(x.all.x - x.before.x, x.all.y - x.before.y);
+    const float sign = place.reverse ? 1.f : -1.f;
 #pragma unroll
     for (int first = 0; first < 16; first += 8) {
       uint32_t y[8];
 #pragma unroll
       for (int r = 0; r < 8; ++r) {
-        y[r] = *value_pair(z.y, 16 * block + first + r, channel);
+        const int token = 16 * block + first + r;
+        y[r] = token < valid ? *value_pair(z.y, token, channel) : 0;
       }
 #pragma unroll
       for (int r = 0; r < 8; ++r) {
@@ -104,7 +93,8 @@ __device__ __forceinline__ void weigh(Shared<kImages>& s, const Arguments& args,
   }
   if constexpr (!kImages) {
     if (block == 0) {
-      float* const to = args.segments.decays + args.segments.at(at.chain, at.segment) * kDk;
+      float* const to =
+          args.segments.decays + args.segments.at(place.at.index, place.at.segment) * kDk;
       *reinterpret_cast<float2*>(to + channel) = total;
     }
   }
@@ -113,14 +103,15 @@ __device__ __forceinline__ void weigh(Shared<kImages>& s, const Arguments& args,
 template <bool kImages>
 __device__ __forceinline__ void run_values(Shared<kImages>& s, const Arguments& args, int slice,
                                            int warp, int lane) {
-  const Place<kImages> at(args);
+  const Place<kImages> place(args);
   const float* from = nullptr;
   if constexpr (kImages) {
-    from = at.reverse ? args.gs_end : args.s0;
+    from = place.reverse ? args.lanes.state(args.gs_end, place.at.chain.end)
+                         : args.lanes.state(args.s0, place.at.chain.start);
   }
   float state[kDk / 2];
-  load_state(state, from ? from + at.chain * (kDk * kDv) : nullptr, 64 * slice, warp, lane);
-  for (int n = 0; n < at.count; ++n) {
+  load_state(state, from, args.lanes, 64 * slice, warp, lane);
+  for (int n = 0; n < place.count; ++n) {
     Stage& z = s.stage[n % kStages];
     if constexpr (kImages) {
       if (n >= 2) {
@@ -162,11 +153,12 @@ __device__ __forceinline__ void run_values(Shared<kImages>& s, const Arguments& 
     }
   }
   if constexpr (kImages) {
-    if (at.reverse && args.ds0) {
-      store_state(args.ds0 + at.chain * (kDk * kDv), state, 64 * slice, warp, lane);
+    if (place.reverse) {
+      store_state(args.lanes.state(args.ds0, place.at.chain.start), state, args.lanes, 64 * slice,
+                  warp, lane);
     }
   } else {
-    const int64_t record = args.segments.at(at.chain, at.segment);
+    const int64_t record = args.segments.at(place.at.index, place.at.segment);
     float4* to = args.segments.sums + (record * 2 + slice) * (16 * 128) + 32 * warp + lane;
 #pragma unroll
     for (int j = 0; j < 16; ++j) {
@@ -203,32 +195,37 @@ __global__ void __launch_bounds__(640, 1)
   wait_for_previous_grid();
   if (warpgroup == 4) {
     fewer_registers<32>();
-    const Place<kImages> at(args);
+    const Place<kImages> place(args);
+    const int head = place.at.chain.head, row = place.at.chain.row;
     if (warp == 0 && elect_one()) {
-      const CUtensorMap *const x = at.reverse ? &go : &v, *const y = at.reverse ? &q : &k;
-      for (int n = 0; n < at.count; ++n) {
+      const CUtensorMap *const x = place.reverse ? &go : &v, *const y = place.reverse ? &q : &k;
+      const int y_head = place.reverse ? args.lanes.query(head) : args.lanes.key(head);
+      for (int n = 0; n < place.count; ++n) {
         Stage& to = s.stage[n % kStages];
         Mbarrier& full = s.full[n % kStages];
-        const int token = 64 * at.chunk(n);
+        const int token = place.token(n);
         if (n >= kStages) {
           wait_idle(s.free[n % kStages], last_turn<kStages>(n));
         }
         full.arrive_expect(sizeof(Stage));
         for (int i = 0; i < 4; ++i) {
-          load_box(to.g + i * kTile, &g, full, 32 * i, at.head, token, at.b);
+          load_box(to.g + i * kTile, &g, full, 32 * i, args.lanes.gate(head), token, row);
         }
         for (int i = 0; i < 2; ++i) {
-          load_box(to.y + i * kTile, y, full, 64 * i, at.head, token, at.b);
-          load_box(to.x + i * kTile, x, full, 64 * i, at.head, token, at.b);
+          load_box(to.y + i * kTile, y, full, 64 * i, y_head, token, row);
+          load_box(to.x + i * kTile, x, full, 64 * i, head, token, row);
         }
       }
     } else if (kImages && warp == 1 && elect_one()) {
-      unsigned char* const records = at.reverse ? args.dstates : args.states;
-      for (int n = 0; n < at.count; ++n) {
+      unsigned char* const records = place.reverse ? args.dstates : args.states;
+      const int slices = args.lanes.slices;
+      for (int n = 0; n < place.count; ++n) {
         wait_idle(s.image_full[n % 2], this_turn<2>(n));
-        unsigned char* const to = records + (at.chain * args.chunks + at.chunk(n)) * kStateBytes;
-        for (int i = 0; i < 4; ++i) {  // keys i / 2, values i % 2
-          store_bytes(to + i * kTile, s.image[n % 2][kImages ? i % 2 : 0] + i / 2 * kTile, kTile);
+        unsigned char* const to =
+            records + (place.at.chain.record + place.chunk(n)) * args.lanes.state_bytes();
+        for (int i = 0; i < args.lanes.key_tiles * slices; ++i) {  // keys i / slices, values
+          store_bytes(to + i * kTile, s.image[n % 2][kImages ? i % slices : 0] + i / slices * kTile,
+                      kTile);
         }
         commit_stores();
         wait_stores_read<0>();
@@ -255,13 +252,11 @@ cudaError_t launch(const LinearSizes& z, const ChannelInputs& in, const bf16* go
     return allowed;
   }
   CUtensorMap maps[4], gates;
-  const void* const tensors[] = {in.q, in.k, in.v, go};
-  for (int i = 0; i < 4; ++i) {
-    if (const cudaError_t e = encode_rows(&maps[i], tensors[i], z.batch, z.tokens, z.heads, 128)) {
-      return e;
-    }
+  if (const cudaError_t e =
+          encode_operands(maps, z, {in.q, in.k, in.v, go}, z.queries(), z.keys())) {
+    return e;
   }
-  if (const cudaError_t e = encode_gates(&gates, in.g, z.batch, z.tokens, z.heads, 128)) {
+  if (const cudaError_t e = encode_lane_gates(&gates, z, in.g, z.heads)) {
     return e;
   }
   return launch_behind(&channel_states_kernel<kImages>, blocks, 640, kBytes, stream, maps[0],
@@ -272,21 +267,22 @@ cudaError_t launch(const LinearSizes& z, const ChannelInputs& in, const bf16* go
 
 cudaError_t channel_linear_sums(const LinearSizes& z, const ChannelInputs& in,
                                 const ChannelSegments& segments, cudaStream_t stream) {
-  const Arguments args{nullptr,  nullptr, nullptr,    nullptr, nullptr,
-                       segments, z.heads, z.chunks(), z.scale};
+  const Arguments args{
+      nullptr, nullptr, nullptr, nullptr, nullptr, segments, lanes_in(z, nullptr, nullptr),
+      z.scale};
   return launch<false>(z, in, in.v, args, int64_t{1} * z.chains() * (segments.count - 1), stream);
 }
 
 std::size_t channel_linear_backward_workspace(const LinearSizes& sizes) {
-  return 2 * sizes.records() * kStateBytes;
+  return Workspace(sizes, sizes.dk, nullptr).bytes;
 }
 
 cudaError_t channel_linear_states(const LinearSizes& z, const ChannelInputs& in, const bf16* go,
                                   const float* gs_end, void* workspace, float* ds0,
                                   cudaStream_t stream) {
-  auto* images = static_cast<unsigned char*>(workspace);
-  const Arguments args{in.s0, gs_end,  ds0,        images, images + z.records() * kStateBytes,
-                       {},    z.heads, z.chunks(), z.scale};
+  const Workspace w(z, z.dk, workspace);
+  const Arguments args{
+      in.s0, gs_end, ds0, w.states, w.dstates, {}, lanes_in(z, in.offsets, w.places), z.scale};
   return launch<true>(z, in, go, args, int64_t{2} * z.chains(), stream);
 }
 

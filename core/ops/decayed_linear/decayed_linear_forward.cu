@@ -1,5 +1,5 @@
-// Forward of decayed linear attention: one pass over q, k, v. A CTA owns a segment of a chain and
-// 64 or 128 value columns; chunks of 64 tokens follow each other.
+// Forward of decayed linear attention: one pass over q, k, v. A CTA owns a segment of a chain (a
+// sequence and lane) and 64 or 128 value columns; chunks of 64 tokens follow each other.
 //   warpgroups 0 (and 1)  64 value columns each. The state stays in registers, transposed (S^T:
 //                         value rows, f32 sums of wgmma); its bf16 copy is the A operand:
 //                           O^T = scale exp(G) S^T Q^T + V^T P^T
@@ -36,37 +36,25 @@ struct Arguments {
   GateSource gates;
   const float* s0;
   float* s_end;
+  bf16* o;
   Segments segments;
-  int heads, chunks;
+  Lanes lanes;
+  int slices;
   float scale;
 };
 
 /// Chain, segment and value columns of this CTA.
-template <int kGroups>
-struct Place {
-  int slice, segment, head, b, first, last;
-  int64_t chain;
-  __device__ explicit Place(const Arguments& args) {
-    constexpr int kSlices = kDv / (64 * kGroups);
-    int64_t i = blockIdx.x;
-    slice = static_cast<int>(i % kSlices);
-    i /= kSlices;
-    head = static_cast<int>(i % args.heads);
-    i /= args.heads;
-    segment = static_cast<int>(i % args.segments.count);
-    b = static_cast<int>(i / args.segments.count);
-    chain = static_cast<int64_t>(b) * args.heads + head;
-    first = segment * args.segments.length;
-    last = min(args.chunks, first + args.segments.length);
-  }
-};
+__device__ __forceinline__ SegmentPlace place_of(const Arguments& args) {
+  return {args.lanes, args.slices, args.segments.count, args.segments.length,
+          static_cast<int64_t>(blockIdx.x)};
+}
 
 template <int kGroups>
 __device__ __forceinline__ void bring_tiles(Shared<kGroups>& s, const CUtensorMap& q,
                                             const CUtensorMap& k, const CUtensorMap& v,
                                             const Arguments& args) {
   constexpr int kStages = Shared<kGroups>::kStages;
-  const Place<kGroups> at(args);
+  const SegmentPlace at = place_of(args);
   for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
     auto& to = s.stage[n % kStages];
     Mbarrier& full = s.full[n % kStages];
@@ -74,12 +62,13 @@ __device__ __forceinline__ void bring_tiles(Shared<kGroups>& s, const CUtensorMa
       s.free[n % kStages].wait(last_turn<kStages>(n));
     }
     full.arrive_expect((4 + kGroups) * kTile);
+    const int token = at.token(c), head = at.chain.head, row = at.chain.row;
     for (int i = 0; i < 2; ++i) {
-      load_box(to.q + i * kTile, &q, full, 64 * i, at.head, 64 * c, at.b);
-      load_box(to.k + i * kTile, &k, full, 64 * i, at.head, 64 * c, at.b);
+      load_box(to.q + i * kTile, &q, full, 64 * i, args.lanes.query(head), token, row);
+      load_box(to.k + i * kTile, &k, full, 64 * i, args.lanes.key(head), token, row);
     }
     for (int i = 0; i < kGroups; ++i) {
-      load_box(to.v + i * kTile, &v, full, 64 * (kGroups * at.slice + i), at.head, 64 * c, at.b);
+      load_box(to.v + i * kTile, &v, full, 64 * (kGroups * at.slice + i), head, token, row);
     }
   }
 }
@@ -87,19 +76,23 @@ __device__ __forceinline__ void bring_tiles(Shared<kGroups>& s, const CUtensorMa
 template <int kGroups>
 __device__ __forceinline__ void bring_gates(Shared<kGroups>& s, const Arguments& args, int lane) {
   constexpr int kStages = Shared<kGroups>::kStages;
-  const Place<kGroups> at(args);
-  float g0 = args.gates.at(at.b, 64 * at.first + 2 * lane, at.head);
-  float g1 = args.gates.at(at.b, 64 * at.first + 2 * lane + 1, at.head);
+  const SegmentPlace at = place_of(args);
+  const int gate = args.lanes.gate(at.chain.head);
+  const auto read = [&](int c, int i) {
+    return args.gates.at(at.chain.row, at.token(c) + 2 * lane + i, gate, at.end());
+  };
+  float g0 = at.first < at.last ? read(at.first, 0) : 0.f;
+  float g1 = at.first < at.last ? read(at.first, 1) : 0.f;
   for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
     const float x0 = g0, x1 = g1;
     if (c + 1 < at.last) {
-      g0 = args.gates.at(at.b, 64 * (c + 1) + 2 * lane, at.head);
-      g1 = args.gates.at(at.b, 64 * (c + 1) + 2 * lane + 1, at.head);
+      g0 = read(c + 1, 0);
+      g1 = read(c + 1, 1);
     }
     if (n >= kStages) {
       s.free[n % kStages].wait(last_turn<kStages>(n));
     }
-    write_gates(s.gates[n % kStages], x0, x1, args.scale, lane);
+    write_gates(s.gates[n % kStages], x0, x1, args.scale, at.end() - at.token(c), lane);
     __syncwarp();
     if (lane == 0) {
       s.full[n % kStages].arrive();
@@ -109,23 +102,30 @@ __device__ __forceinline__ void bring_gates(Shared<kGroups>& s, const Arguments&
 
 template <int kGroups>
 __device__ __forceinline__ void store_output(Shared<kGroups>& s, const CUtensorMap& o,
-                                             const Arguments& args, int group) {
-  const Place<kGroups> at(args);
+                                             const Arguments& args, int group, int lane) {
+  const SegmentPlace at = place_of(args);
+  const int column = 64 * (kGroups * at.slice + group);
   for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
     s.out_full[group].wait(n & 1);
-    store_box(&o, s.o[group], 64 * (kGroups * at.slice + group), at.head, 64 * c, at.b);
-    commit_stores();
-    wait_stores_read<0>();
-    s.out_free[group].arrive();
+    store_columns(o, args.o, args.lanes, s.o[group], args.lanes.width, column, at.chain.head,
+                  at.token(c), at.chain.row, at.end() - at.token(c), at.chain.cut(c), lane);
+    __syncwarp();
+    if (lane == 0) {
+      commit_stores();
+      wait_stores_read<0>();
+      s.out_free[group].arrive();
+    }
   }
-  wait_stores<0>();
+  if (lane == 0) {
+    wait_stores<0>();
+  }
 }
 
 template <int kGroups>
 __device__ __forceinline__ void make_scores(Shared<kGroups>& s, const Arguments& args, int warp,
                                             int lane) {
   constexpr int kStages = Shared<kGroups>::kStages;
-  const Place<kGroups> at(args);
+  const SegmentPlace at = place_of(args);
   for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
     const auto& from = s.stage[n % kStages];
     s.full[n % kStages].wait(this_turn<kStages>(n));
@@ -154,12 +154,12 @@ template <int kGroups>
 __device__ __forceinline__ void run_values(Shared<kGroups>& s, const Arguments& args, int group,
                                            int warp, int lane) {
   constexpr int kStages = Shared<kGroups>::kStages;
-  const Place<kGroups> at(args);
+  const SegmentPlace at = place_of(args);
   const int value = 64 * (kGroups * at.slice + group), pair = 2 * (lane & 3);
   float state[kDk / 2];
-  load_state(state, args.s0 ? args.s0 + at.chain * (kDk * kDv) : nullptr, value, warp, lane);
+  load_state(state, args.lanes.state(args.s0, at.chain.start), args.lanes, value, warp, lane);
   for (int i = 0; i < at.segment; ++i) {
-    const int64_t record = args.segments.at(at.chain, i);
+    const int64_t record = args.segments.at(at.index, i);
     const float decay = exp2_fast(args.segments.decays[record]);
     const float4* sums =
         args.segments.sums + (record * 2 + value / 64) * (16 * 128) + 32 * warp + lane;
@@ -248,8 +248,8 @@ __device__ __forceinline__ void run_values(Shared<kGroups>& s, const Arguments& 
   if (n > 0) {
     stage_output(n - 1);
   }
-  if (args.s_end && at.segment == args.segments.count - 1) {
-    store_state(args.s_end + at.chain * (kDk * kDv), state, value, warp, lane);
+  if (at.segment == args.segments.count - 1) {
+    store_state(args.lanes.state(args.s_end, at.chain.end), state, args.lanes, value, warp, lane);
   }
 }
 
@@ -289,9 +289,7 @@ __global__ void __launch_bounds__(128 * (kGroups + 2), 1)
     } else if (warp == 1) {
       bring_gates<kGroups>(s, args, lane);
     } else if (warp - 2 < kGroups) {
-      if (elect_one()) {
-        store_output<kGroups>(s, o, args, warp - 2);
-      }
+      store_output<kGroups>(s, o, args, warp - 2, lane);
     }
   } else if (warpgroup == kGroups) {
     if constexpr (kGroups == 2) {
@@ -314,7 +312,7 @@ cudaError_t launch(const LinearSizes& z, const CUtensorMap (&maps)[4], const Arg
   if (allowed != cudaSuccess) {
     return allowed;
   }
-  const int64_t blocks = int64_t{1} * z.chains() * args.segments.count * (kDv / (64 * kGroups));
+  const int64_t blocks = int64_t{1} * z.chains() * args.segments.count * args.slices;
   return launch_behind(&forward_kernel<kGroups>, blocks, 128 * (kGroups + 2), kBytes, stream,
                        maps[0], maps[1], maps[2], maps[3], args);
 }
@@ -325,13 +323,17 @@ LinearPlan decayed_linear_plan(const LinearSizes& sizes, int processors) {
   // Two CTAs of 64 values a chain where that fills the machine about once; else 128 values, which
   // read q and k once, in as many segments as there is room for.
   const int chains = sizes.chains();
-  if (chains * 2 <= processors && chains * 3 > processors) {
+  const bool narrow = sizes.slices() == 1;
+  if (!narrow && chains * 2 <= processors && chains * 3 > processors) {
     return {1, 1};
+  }
+  if (sizes.documents > 0) {
+    return {narrow ? 1 : 2, 1};
   }
   int segments = chains >= processors ? 1 : processors / chains;
   segments = min(segments, max(1, sizes.chunks() / 4));
   const int length = (sizes.chunks() + segments - 1) / segments;
-  return {2, (sizes.chunks() + length - 1) / length};
+  return {narrow ? 1 : 2, (sizes.chunks() + length - 1) / length};
 }
 
 std::size_t decayed_linear_forward_workspace(const LinearSizes& sizes, const LinearPlan& plan) {
@@ -354,14 +356,18 @@ cudaError_t decayed_linear_forward(const LinearSizes& z, const LinearPlan& plan,
     }
   }
   CUtensorMap maps[4];
-  const void* const tensors[] = {in.q, in.k, in.v, o};
-  for (int i = 0; i < 4; ++i) {
-    if (const cudaError_t e = encode_rows(&maps[i], tensors[i], z.batch, z.tokens, z.heads, 128)) {
-      return e;
-    }
+  if (const cudaError_t e =
+          encode_operands(maps, z, {in.q, in.k, in.v, o}, z.queries(), z.keys())) {
+    return e;
   }
-  const Arguments args{
-      {in.g, in.decay, z.tokens, z.heads}, in.s0, s_end, segments, z.heads, z.chunks(), z.scale};
+  const Arguments args{{in.g, in.decay, z.tokens, z.heads},
+                       in.s0,
+                       s_end,
+                       o,
+                       segments,
+                       lanes_in(z, in.offsets, nullptr),
+                       (z.slices() + plan.groups - 1) / plan.groups,
+                       z.scale};
   return plan.groups == 1 ? launch<1>(z, maps, args, stream) : launch<2>(z, maps, args, stream);
 }
 

@@ -38,23 +38,11 @@ struct Shared {
 struct Arguments {
   GateSource gates;
   const unsigned char *states, *dstates;
-  float* dg;
-  int heads, chunks;
-  int64_t count;  // chunks of all chains
+  bf16 *dq, *dk, *dv;  // of lanes
+  float* dg;           // [B,T,lanes] or null
+  Lanes lanes;
+  int64_t count;  // records of all chains
   float scale;
-};
-
-/// Heads of the same tokens follow each other.
-struct Place {
-  int head, chunk, b;
-  int64_t record;
-  __device__ Place(const Arguments& args, int64_t i) {
-    head = static_cast<int>(i % args.heads);
-    i /= args.heads;
-    chunk = static_cast<int>(i % args.chunks);
-    b = static_cast<int>(i / args.chunks);
-    record = (static_cast<int64_t>(b) * args.heads + head) * args.chunks + chunk;
-  }
 };
 
 /// Rows 16 warp.. of a tile pair [64][128] times the sums d, by row: sums over a quad of lanes.
@@ -96,7 +84,8 @@ __device__ __forceinline__ void scale_rows(float (&d)[64], const float (&by)[64]
 /// d to a [64][128] box by way of one tile, a half after the other.
 template <int kBarrier>
 __device__ __forceinline__ void store_rows(const float (&d)[64], unsigned char* tile,
-                                           const CUtensorMap& map, const Place& at, int warp,
+                                           const CUtensorMap& map, bf16* rows, int columns,
+                                           const Lanes& lanes, const ChunkPlace& at, int warp,
                                            int lane) {
   const bool issues = warp == 0 && lane == 0;
 #pragma unroll
@@ -113,9 +102,11 @@ __device__ __forceinline__ void store_rows(const float (&d)[64], unsigned char* 
     }
     fence_proxy_async();
     named_sync(kBarrier, 128);
-    if (issues) {
-      store_box(&map, tile, 64 * half, at.head, 64 * at.chunk, at.b);
+    if (warp == 0) {
+      store_columns(map, rows, lanes, tile, columns, 64 * half, at.head, at.first, at.row, at.valid,
+                    at.cut, lane);
       commit_stores();
+      __syncwarp();
     }
   }
 }
@@ -137,10 +128,12 @@ __device__ __forceinline__ void add_scores(float (&d)[64], uint32_t (&a)[4][4],
 template <int kRole>
 __device__ __forceinline__ void run_role(Shared& s, const CUtensorMap& out, const Arguments& args,
                                          int warp, int lane) {
+  bf16* const rows = kRole == 0 ? args.dq : kRole == 1 ? args.dk : args.dv;
+  const int columns = kRole < 2 ? args.lanes.dk : args.lanes.width;
   const int row = 16 * warp + lane / 4;
   int n = 0;
-  for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
-    const Place at(args, i);
+  for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+    const ChunkPlace& at = turn.at;
     const Stage& z = s.stage[n % 2];
     const ScalarGates& gates = s.gates[n % 2];
     GateTerms& terms = s.terms[n % 2];
@@ -242,7 +235,7 @@ __device__ __forceinline__ void run_role(Shared& s, const CUtensorMap& out, cons
       s.terms_full[n % 2].arrive();
       s.free[n % 2].arrive();
     }
-    store_rows<1 + kRole>(d, s.out[kRole], out, at, warp, lane);
+    store_rows<1 + kRole>(d, s.out[kRole], out, rows, columns, args.lanes, at, warp, lane);
   }
   if (warp == 0 && lane == 0) {
     wait_stores<0>();
@@ -269,6 +262,8 @@ __global__ void __launch_bounds__(512, 1)
     s.state_free.init(12);
     fence_barrier_init();
   }
+  clear_images(s.state, args.lanes, threadIdx.x, 512);
+  clear_images(s.dstate, args.lanes, threadIdx.x, 512);
   __syncthreads();
   launch_dependents();
   wait_for_previous_grid();
@@ -277,49 +272,54 @@ __global__ void __launch_bounds__(512, 1)
     if (warp == 0) {
       if (elect_one()) {
         int n = 0;
-        for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
-          const Place at(args, i);
+        for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+          const ChunkPlace& at = turn.at;
           Stage& to = s.stage[n % 2];
           Mbarrier& full = s.full[n % 2];
           if (n >= 2) {
             s.free[n % 2].wait(last_turn<2>(n));
           }
           full.arrive_expect(sizeof(Stage));
+          const int query = args.lanes.query(at.head), key = args.lanes.key(at.head);
           for (int half = 0; half < 2; ++half) {
-            const int c = 64 * half, t = 64 * at.chunk, tile = half * kTile;
-            load_box(to.go + tile, &go, full, c, at.head, t, at.b);
-            load_box(to.v + tile, &v, full, c, at.head, t, at.b);
-            load_box(to.q + tile, &q, full, c, at.head, t, at.b);
-            load_box(to.k + tile, &k, full, c, at.head, t, at.b);
+            const int c = 64 * half, t = at.first, tile = half * kTile;
+            load_box(to.go + tile, &go, full, c, at.head, t, at.row);
+            load_box(to.v + tile, &v, full, c, at.head, t, at.row);
+            load_box(to.q + tile, &q, full, c, query, t, at.row);
+            load_box(to.k + tile, &k, full, c, key, t, at.row);
           }
           if (n >= 1) {
             s.state_free.wait((n - 1) & 1);
           }
-          s.state_full.arrive_expect(2 * kStateBytes);
-          load_bytes(s.state, args.states + at.record * kStateBytes, kStateBytes, s.state_full);
-          load_bytes(s.dstate, args.dstates + at.record * kStateBytes, kStateBytes, s.state_full);
+          const int64_t image = at.record * args.lanes.state_bytes();
+          s.state_full.arrive_expect(static_cast<uint32_t>(2 * args.lanes.state_bytes()));
+          load_image(s.state, args.states + image, args.lanes, s.state_full);
+          load_image(s.dstate, args.dstates + image, args.lanes, s.state_full);
         }
       }
     } else if (warp == 1) {
       int n = 0;
       float g0 = 0, g1 = 0;
-      const auto read = [&](int64_t i) {
-        const Place at(args, i);
-        g0 = args.gates.at(at.b, 64 * at.chunk + 2 * lane, at.head);
-        g1 = args.gates.at(at.b, 64 * at.chunk + 2 * lane + 1, at.head);
+      const auto read = [&](const ChunkPlace& at) {
+        const int gate = args.lanes.gate(at.head), t = at.first + 2 * lane;
+        g0 = args.gates.at(at.row, t, gate, at.first + at.valid);
+        g1 = args.gates.at(at.row, t + 1, gate, at.first + at.valid);
       };
-      if (blockIdx.x < args.count) {
-        read(blockIdx.x);
+      ChunkTurns turn(args.lanes.layout, args.count);
+      if (turn.more()) {
+        read(turn.at);
       }
-      for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+      for (; turn.more(); ++n) {
         const float x0 = g0, x1 = g1;
-        if (i + gridDim.x < args.count) {
-          read(i + gridDim.x);
+        const int valid = turn.at.valid;
+        turn.next();
+        if (turn.more()) {
+          read(turn.at);
         }
         if (n >= 2) {
           s.free[n % 2].wait(last_turn<2>(n));
         }
-        write_gates(s.gates[n % 2], x0, x1, args.scale, lane);
+        write_gates(s.gates[n % 2], x0, x1, args.scale, valid, lane);
         __syncwarp();
         if (lane == 0) {
           s.full[n % 2].arrive();
@@ -327,8 +327,8 @@ __global__ void __launch_bounds__(512, 1)
       }
     } else if (warp == 2) {
       int n = 0;
-      for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
-        const Place at(args, i);
+      for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+        const ChunkPlace& at = turn.at;
         s.terms_full[n % 2].wait(this_turn<2>(n));
         const GateTerms& z = s.terms[n % 2];
         const float2 xq = reinterpret_cast<const float2*>(z.q)[lane];
@@ -341,7 +341,8 @@ __global__ void __launch_bounds__(512, 1)
           s.terms_free[n % 2].arrive();
           s.free[n % 2].arrive();
         }
-        const float x0 = xq.x - xk.x, x1 = xq.y - xk.y;
+        const float x0 = 2 * lane < at.valid ? xq.x - xk.x : 0.f;
+        const float x1 = 2 * lane + 1 < at.valid ? xq.y - xk.y : 0.f;
         float sum = x0 + x1;  // from this lane's first token to the end
 #pragma unroll
         for (int step = 1; step < 32; step *= 2) {
@@ -349,14 +350,16 @@ __global__ void __launch_bounds__(512, 1)
           sum += lane + step < 32 ? after : 0.f;
         }
         if (args.dg) {
-          const int t = 64 * at.chunk + 2 * lane;
+          const int heads = args.lanes.layout.heads;
           float* const to =
-              args.dg + (static_cast<int64_t>(at.b) * args.gates.tokens + t) * args.heads + at.head;
-          if (t < args.gates.tokens) {
+              args.dg +
+              (static_cast<int64_t>(at.row) * args.gates.tokens + at.first + 2 * lane) * heads +
+              at.head;
+          if (2 * lane < at.valid) {
             to[0] = through + sum;
           }
-          if (t + 1 < args.gates.tokens) {
-            to[args.heads] = through + sum - x0;
+          if (2 * lane + 1 < at.valid) {
+            to[heads] = through + sum - x0;
           }
         }
       }
@@ -387,26 +390,35 @@ cudaError_t decayed_linear_gradients(const LinearSizes& z, const LinearInputs& i
   if (allowed != cudaSuccess) {
     return allowed;
   }
-  CUtensorMap maps[7];
-  const void* const tensors[] = {in.q, in.k, in.v, go, out.q, out.k, out.v};
-  for (int i = 0; i < 7; ++i) {
-    if (const cudaError_t e = encode_rows(&maps[i], tensors[i], z.batch, z.tokens, z.heads, 128)) {
-      return e;
-    }
+  const Workspace w(z, 1, const_cast<void*>(workspace));
+  bf16 *const dq = w.dq ? w.dq : out.q, *const dk = w.dk ? w.dk : out.k;
+  CUtensorMap from[4], to[4];
+  if (const cudaError_t e =
+          encode_operands(from, z, {in.q, in.k, in.v, go}, z.queries(), z.keys())) {
+    return e;
   }
-  const auto* images = static_cast<const unsigned char*>(workspace);
+  if (const cudaError_t e =
+          encode_operands(to, z, {dq, dk, out.v, out.v}, w.dq ? z.lanes() : z.queries(),
+                          w.dk ? z.lanes() : z.keys())) {
+    return e;
+  }
   const auto count = static_cast<int64_t>(z.records());
   const Arguments args{{in.g, in.decay, z.tokens, z.heads},
-                       images,
-                       images + z.records() * kStateBytes,
-                       out.g,
-                       z.heads,
-                       z.chunks(),
+                       w.states,
+                       w.dstates,
+                       dq,
+                       dk,
+                       out.v,
+                       w.dg && out.g ? w.dg : out.g,
+                       lanes_in(z, in.offsets, w.places),
                        count,
                        z.scale};
   const int64_t blocks = count < processors ? count : processors;
-  return launch_behind(&gradients_kernel, blocks, 512, kBytes, stream, maps[0], maps[1], maps[2],
-                       maps[3], maps[4], maps[5], maps[6], args);
+  if (const cudaError_t e = launch_behind(&gradients_kernel, blocks, 512, kBytes, stream, from[0],
+                                          from[1], from[2], from[3], to[0], to[1], to[2], args)) {
+    return e;
+  }
+  return sum_lanes(z, w, 1, out, stream);
 }
 
 cudaError_t decayed_linear_backward(const LinearSizes& sizes, const LinearInputs& in,
@@ -414,6 +426,9 @@ cudaError_t decayed_linear_backward(const LinearSizes& sizes, const LinearInputs
                                     const LinearGradients& out, cudaStream_t stream) {
   if (!sizes.valid()) {
     return cudaErrorInvalidValue;
+  }
+  if (const cudaError_t e = find_chunks(sizes, in.offsets, 1, workspace, stream)) {
+    return e;
   }
   const cudaError_t e = decayed_linear_states(sizes, in, go, gs_end, workspace, out.s0, stream);
   return e ? e : decayed_linear_gradients(sizes, in, go, workspace, out, stream);

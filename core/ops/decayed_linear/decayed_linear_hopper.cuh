@@ -1,9 +1,8 @@
 #pragma once
 // What the kernels of decayed linear attention share.
-#include "core/backend/cuda/device/bulk_copy.cuh"
 #include "core/backend/cuda/device/wgmma.cuh"
-#include "core/backend/cuda/kernel_host.h"
 #include "core/backend/cuda/tensor_maps.h"
+#include "core/ops/common/hopper_chunks.cuh"
 #include "core/ops/decayed_linear/decayed_linear_hopper.h"
 
 namespace ls::kernels::decayed_linear {
@@ -16,10 +15,10 @@ using cuda::this_turn;
 namespace wgmma = cuda::wgmma;
 using wgmma::Depth;
 
-inline constexpr int kTile = cuda::kTileBytes<64>;  // 8 KiB
 inline constexpr int kDk = LinearSizes::kDk;
 inline constexpr int kDv = LinearSizes::kDv;
-/// A state of one chunk as bf16, transposed: for each 64 keys [128 values][64 keys] swizzled.
+/// A state of one chunk as bf16, transposed: for each 64 keys [128 values][64 keys] swizzled. Its
+/// image in memory has the tiles that there are, the others are zeros on the chip.
 inline constexpr int kStateBytes = kDk * kDv * 2;
 
 /// Launches a kernel that may start while the one before it in the stream ends: it calls
@@ -40,29 +39,132 @@ cudaError_t launch_behind(void (*kernel)(Parameters...), int64_t blocks, int thr
   return cudaLaunchKernelEx(&config, kernel, values...);
 }
 
-/// Where the scalar gate of (b, t, h) comes from.
+/// What kernels know of the sizes beside where chunks lie; `head` counts lanes.
+struct Lanes {
+  Layout layout;
+  int query_group, key_group, parts;  // lanes that share a query, a key, a gate
+  int dk, dv, width;                  // Dk, Dv, value columns of a lane
+  int slices, key_tiles;              // of 64
+  __device__ int query(int head) const { return head / query_group; }
+  __device__ int key(int head) const { return head / key_group; }
+  __device__ int gate(int head) const { return head / parts; }
+  /// Where the state of a chain begins, rows of Dv.
+  template <class T>
+  __device__ T* state(T* base, int64_t chain) const {
+    return base && chain >= 0 ? base + chain / parts * dk * dv + chain % parts * kDv : nullptr;
+  }
+  __device__ int64_t state_bytes() const { return int64_t{kTile} * (slices * key_tiles); }
+};
+inline Layout layout_in(const LinearSizes& z, const int64_t* offsets, void* places) {
+  return {offsets,
+          offsets ? static_cast<const int2*>(places) : nullptr,
+          z.tokens,
+          z.lanes(),
+          1,
+          z.chunks(),
+          z.batch * z.lanes(),
+          z.state_tokens};
+}
+inline Lanes lanes_in(const LinearSizes& z, const int64_t* offsets, void* places) {
+  return {layout_in(z, offsets, places),
+          z.lanes() / z.queries(),
+          z.lanes() / z.keys(),
+          z.parts(),
+          z.dk,
+          z.dv,
+          z.width(),
+          z.slices(),
+          z.key_tiles()};
+}
+/// Backward's workspace: images of states and of their gradients; where chunks lie; gradients of
+/// queries, keys and gates of every lane, where lanes share them.
+struct Workspace {
+  unsigned char *states, *dstates;
+  void* places;
+  bf16 *dq, *dk;
+  float* dg;
+  std::size_t bytes = 0;
+  /// `gate_columns` of a token and lane.
+  Workspace(const LinearSizes& z, int gate_columns, void* memory) {
+    const std::size_t images = z.records() * z.state_bytes(), each = z.token_lanes();
+    const auto size = [](int n) { return static_cast<std::size_t>(n); };
+    const auto take = [&](std::size_t n) {
+      auto* const p = static_cast<unsigned char*>(memory) + bytes;
+      bytes += (n + 127) / 128 * 128;
+      return n > 0 ? p : nullptr;
+    };
+    states = take(images);
+    dstates = take(images);
+    places = take(z.documents > 0 ? size(z.chunks()) * sizeof(int2) : 0);
+    dq = reinterpret_cast<bf16*>(take(z.queries() < z.lanes() ? each * size(2 * z.dk) : 0));
+    dk = reinterpret_cast<bf16*>(take(z.keys() < z.lanes() ? each * size(2 * z.dk) : 0));
+    dg = reinterpret_cast<float*>(take(z.parts() > 1 ? each * size(4 * gate_columns) : 0));
+  }
+};
+/// Where the chunks of documents lie.
+inline cudaError_t find_chunks(const LinearSizes& z, const int64_t* offsets, int gate_columns,
+                               void* memory, cudaStream_t stream) {
+  return offsets ? find_places(layout_in(z, offsets, Workspace(z, gate_columns, memory).places),
+                               z.documents, stream)
+                 : cudaSuccess;
+}
+/// Sums over the lanes that share.
+inline cudaError_t sum_lanes(const LinearSizes& z, const Workspace& w, int gate_columns,
+                             const LinearGradients& out, cudaStream_t stream) {
+  const auto rows = static_cast<int64_t>(z.token_lanes());
+  const int queries = z.lanes() / z.queries(), keys = z.lanes() / z.keys();
+  if (w.dq) {
+    if (const cudaError_t e = sum_groups(w.dq, out.q, rows / queries, queries, z.dk, stream)) {
+      return e;
+    }
+  }
+  if (w.dk) {
+    if (const cudaError_t e = sum_groups(w.dk, out.k, rows / keys, keys, z.dk, stream)) {
+      return e;
+    }
+  }
+  return w.dg && out.g ? sum_groups(w.dg, out.g, rows / z.parts(), z.parts(), gate_columns, stream)
+                       : cudaSuccess;
+}
+/// Maps of q, k, v, o or those of their gradients; q and k of `lanes` where each lane has its own.
+inline cudaError_t encode_operands(CUtensorMap (&maps)[4], const LinearSizes& z,
+                                   const void* const (&at)[4], int query_heads, int key_heads) {
+  const int heads[] = {query_heads, key_heads, z.lanes(), z.lanes()};
+  const int columns[] = {z.dk, z.dk, z.width(), z.width()};
+  for (int i = 0; i < 4; ++i) {
+    if (const cudaError_t e =
+            encode_rows(&maps[i], at[i], z.batch, z.tokens, heads[i], columns[i])) {
+      return e;
+    }
+  }
+  return cudaSuccess;
+}
+
+/// Where the scalar gate of (b, t, h) comes from: 0 from token `end` on.
 struct GateSource {
   const float* g;
   const float* decay;
   int tokens, heads;
-  __device__ float at(int64_t b, int t, int h) const {
-    return t >= tokens ? 0.f : g ? g[(b * tokens + t) * heads + h] : decay ? decay[h] : 0.f;
+  __device__ float at(int64_t b, int t, int h, int end) const {
+    return t >= end ? 0.f : g ? g[(b * tokens + t) * heads + h] : decay ? decay[h] : 0.f;
   }
 };
 
-/// Scalar gates of one chunk. Tokens past the end have g = 0: they decay nothing.
+/// Scalar gates of one chunk. Tokens past the end decay nothing, read nothing and write nothing;
+/// their sums are such that they see and are seen by no other token.
 struct alignas(16) ScalarGates {
   float sum[64];   // G: running sum of log2 decays, inclusive
   float read[64];  // scale exp(G_t): how token t reads the state before the chunk
   float end[64];   // exp(G_C - G_t): what is left of token t's write after the chunk
   float all;       // exp(G_C)
-  float unused[3];
+  float log_all;   // log2 of it
+  float unused[2];
 };
 
-/// By one warp, two tokens a lane: g0, g1 natural logs.
+/// By one warp, two tokens a lane: g0, g1 natural logs, 0 from token `valid` on.
 __device__ __forceinline__ void write_gates(ScalarGates& to, float g0, float g1, float scale,
-                                            int lane) {
-  constexpr float kLog2e = 1.4426950408889634f;
+                                            int valid, int lane) {
+  constexpr float kLog2e = 1.4426950408889634f, kNoToken = -1e30f;
   g0 *= kLog2e;
   g1 *= kLog2e;
   float sum = g0 + g1;
@@ -74,13 +176,16 @@ __device__ __forceinline__ void write_gates(ScalarGates& to, float g0, float g1,
   const float all = __shfl_sync(0xffffffffu, sum, 31);
   const float before = __shfl_up_sync(0xffffffffu, sum, 1);
   const float first = (lane > 0 ? before : 0.f) + g0;
-  reinterpret_cast<float2*>(to.sum)[lane] = make_float2(first, sum);
-  reinterpret_cast<float2*>(to.read)[lane] =
-      make_float2(scale * cuda::exp2_fast(first), scale * cuda::exp2_fast(sum));
-  reinterpret_cast<float2*>(to.end)[lane] =
-      make_float2(cuda::exp2_fast(all - first), cuda::exp2_fast(all - sum));
+  const bool here = 2 * lane < valid, next = 2 * lane + 1 < valid;
+  reinterpret_cast<float2*>(to.sum)[lane] =
+      make_float2(here ? first : kNoToken, next ? sum : kNoToken);
+  reinterpret_cast<float2*>(to.read)[lane] = make_float2(
+      here ? scale * cuda::exp2_fast(first) : 0.f, next ? scale * cuda::exp2_fast(sum) : 0.f);
+  reinterpret_cast<float2*>(to.end)[lane] = make_float2(here ? cuda::exp2_fast(all - first) : 0.f,
+                                                        next ? cuda::exp2_fast(all - sum) : 0.f);
   if (lane == 0) {
     to.all = cuda::exp2_fast(all);
+    to.log_all = all;
   }
 }
 
@@ -138,21 +243,58 @@ __device__ __forceinline__ void weigh_tokens(uint32_t (&x)[4][4], const float (&
   }
 }
 
-/// A state S [128][128] f32 in device memory to and from the sums of S^T: 64 values from `value`.
-__device__ __forceinline__ void load_state(float (&state)[kDk / 2], const float* from, int value,
-                                           int warp, int lane) {
+/// A state S [Dk][Dv] f32 in device memory (Lanes::state) to and from the sums of S^T: 64 values
+/// from `value`; zeros behind its ends.
+__device__ __forceinline__ void load_state(float (&state)[kDk / 2], const float* from,
+                                           const Lanes& z, int value, int warp, int lane) {
   const int row = value + 16 * warp + (lane >> 2), pair = 2 * (lane & 3);
 #pragma unroll
   for (int i = 0; i < kDk / 2; ++i) {
-    state[i] = from ? from[(8 * (i / 4) + pair + i % 2) * kDv + row + (i & 2) * 4] : 0.f;
+    const int key = 8 * (i / 4) + pair + i % 2, column = row + (i & 2) * 4;
+    const bool there = from && key < z.dk && column < z.width;
+    state[i] = there ? from[static_cast<int64_t>(key) * z.dv + column] : 0.f;
   }
 }
-__device__ __forceinline__ void store_state(float* to, const float (&state)[kDk / 2], int value,
-                                            int warp, int lane) {
+__device__ __forceinline__ void store_state(float* to, const float (&state)[kDk / 2],
+                                            const Lanes& z, int value, int warp, int lane) {
   const int row = value + 16 * warp + (lane >> 2), pair = 2 * (lane & 3);
 #pragma unroll
   for (int i = 0; i < kDk / 2; ++i) {
-    to[(8 * (i / 4) + pair + i % 2) * kDv + row + (i & 2) * 4] = state[i];
+    const int key = 8 * (i / 4) + pair + i % 2, column = row + (i & 2) * 4;
+    if (to && key < z.dk && column < z.width) {
+      to[static_cast<int64_t>(key) * z.dv + column] = state[i];
+    }
+  }
+}
+/// The image of a state into its place on the chip [2][128 values][64 keys].
+__device__ __forceinline__ void load_image(unsigned char* to, const unsigned char* from,
+                                           const Lanes& z, Mbarrier& full) {
+  for (int i = 0; i < z.key_tiles; ++i) {
+    cuda::load_bytes(to + i * 2 * kTile, from + i * z.slices * kTile, z.slices * kTile, full);
+  }
+}
+/// Zeros where no image lies, once, by `threads` threads; a fence and a barrier follow.
+__device__ __forceinline__ void clear_images(unsigned char* states, const Lanes& z, int id,
+                                             int threads) {
+  if (z.slices * z.key_tiles < 4) {
+    for (int i = id; i < kStateBytes / 16; i += threads) {
+      reinterpret_cast<uint4*>(states)[i] = make_uint4(0, 0, 0, 0);
+    }
+    cuda::fence_proxy_async();
+  }
+}
+/// 64 columns of a lane's rows [B,T,lanes,columns], those that there are, from one tile, by a warp:
+/// a whole box by its first thread, or row by row where another document follows.
+__device__ __forceinline__ void store_columns(const CUtensorMap& map, bf16* rows, const Lanes& z,
+                                              const unsigned char* from, int columns, int column,
+                                              int head, int first, int row, int valid, bool cut,
+                                              int lane) {
+  if (cut) {
+    const int64_t stride = static_cast<int64_t>(z.layout.heads) * columns;
+    copy_rows(rows + first * stride + static_cast<int64_t>(head) * columns + column, stride, from,
+              valid, columns - column, lane, 32);
+  } else if (lane == 0) {
+    cuda::store_box(&map, from, column, head, first, row);
   }
 }
 
@@ -173,6 +315,25 @@ struct Segments {
   __host__ __device__ int64_t at(int64_t chain, int segment) const {
     return chain * count + segment;
   }
+};
+/// A CTA's part of a chain: chunks [first, last) of a segment.
+struct SegmentPlace {
+  int slice, segment, first, last;
+  Chain chain;
+  int64_t index;  // of the chain
+  /// Block: slice fastest, then lane, segment, sequence.
+  __device__ SegmentPlace(const Lanes& z, int slices, int count, int length, int64_t block)
+      : slice(static_cast<int>(block % slices)),
+        segment(static_cast<int>(block / slices / z.layout.heads % count)),
+        first(segment * length),
+        chain(z.layout, block / slices / z.layout.heads / count * z.layout.heads +
+                            block / slices % z.layout.heads),
+        index(block / slices / z.layout.heads / count * z.layout.heads +
+              block / slices % z.layout.heads) {
+    last = min(chain.chunks, first + length);
+  }
+  __device__ int token(int chunk) const { return chain.first + 64 * chunk; }
+  __device__ int end() const { return chain.first + chain.length; }
 };
 inline Segments segments_in(const LinearSizes& sizes, int count, void* memory) {
   auto* sums = static_cast<float4*>(memory);

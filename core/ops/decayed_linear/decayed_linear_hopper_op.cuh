@@ -1,8 +1,10 @@
 #pragma once
-// The kernels for sm_90a (decayed_linear_hopper.h) as kernels of decayed_linear: bf16, Dk and Dv
-// 128, as many heads of queries and keys as of values.
+// The kernels for sm_90a (decayed_linear_hopper.h) as kernels of decayed_linear: bf16, sizes as
+// there; queries and keys of their own or shared by heads, rows or packed documents.
+#include "core/backend/cuda/device/machine.cuh"
 #include "core/backend/cuda/switches.h"
 #include "core/op/report.h"
+#include "core/ops/common/block_rows.h"
 #include "core/ops/common/hopper_operands.cuh"
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/decayed_linear/decayed_linear_hopper.h"
@@ -18,14 +20,40 @@ using Op = DecayedLinear;
 
 inline fast::LinearSizes sizes(const auto& in, const Op::Attrs& attrs) {
   const auto n = [](Index x) { return static_cast<int>(x); };
-  return {n(in.q.size(0)), n(in.q.size(1)), n(in.v.size(2)), static_cast<float>(attrs.scale)};
+  fast::LinearSizes z{n(in.q.size(0)), n(in.q.size(1)), n(in.v.size(2)),
+                      static_cast<float>(attrs.scale)};
+  z.query_heads = n(in.q.size(2));
+  z.key_heads = n(in.k.size(2));
+  z.dk = n(in.k.size(3));
+  z.dv = n(in.v.size(3));
+  if (in.offsets.defined()) {
+    z.state_tokens = common::kStatesByRow ? z.tokens : 0;
+    z.tokens *= z.batch;
+    z.batch = 1;
+    z.documents = n(in.offsets.numel() - 1);
+  }
+  return z;
 }
 inline bool fits(const Op::In<ShapeOf>& in, const Op::Attrs& attrs, int generation) {
-  const Index heads = in.v.size(2);
-  return cuda::hopper(generation) && common::small(in) && in.k.size(3) == fast::LinearSizes::kDk &&
-         in.v.size(3) == fast::LinearSizes::kDv && heads > 0 && in.q.size(2) == heads &&
-         in.k.size(2) == heads && attrs.form != Form::kRecurrent;
+  const Index heads = in.v.size(2), queries = in.q.size(2), keys = in.k.size(2);
+  return cuda::hopper(generation) && common::small(in) && heads > 0 && queries > 0 && keys > 0 &&
+         heads % queries == 0 && heads % keys == 0 && sizes(in, attrs).valid() &&
+         in.v.size(3) <= 4 * fast::LinearSizes::kDv && common::own_states(in) &&
+         attrs.form != Form::kRecurrent;
 }
+/// Offsets that have been looked at.
+class Documents {
+ public:
+  explicit Documents(const Op::In<TensorView>& in)
+      : table_("decayed_linear", in.q.size(0), in.q.size(1), in.offsets, 0) {
+    common::check_offsets(machine_, table_);
+  }
+  const std::int64_t* offsets() const { return table_.checked; }
+
+ private:
+  cuda::Machine machine_;
+  common::StretchTable table_;
+};
 inline cuda::Scratch scratch(std::size_t bytes) {
   return cuda::Scratch(static_cast<Index>(bytes > 0 ? bytes : 1));
 }
@@ -38,28 +66,31 @@ inline void put(const Wanted& q, const Wanted& k, const Wanted& v) {
 
 /// A gate a token and head, of the head, or none.
 struct Scalar {
-  static fast::LinearInputs inputs(const Op::In<TensorView>& in) {
-    return {at(in.q), at(in.k), at(in.v), floats(in.g), floats(in.decay), floats(in.s0)};
+  static fast::LinearInputs inputs(const Op::In<TensorView>& in, const Documents& documents) {
+    return {at(in.q),         at(in.k),      at(in.v),           floats(in.g),
+            floats(in.decay), floats(in.s0), documents.offsets()};
   }
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out,
                       const Op::Attrs& attrs) {
     const fast::LinearSizes z = sizes(in, attrs);
+    const Documents documents(in);
     report_form<Op>("chunk of {}", z.kChunk);
     const fast::LinearPlan plan = fast::decayed_linear_plan(z, cuda::queue().processors);
     const cuda::Scratch memory = scratch(fast::decayed_linear_forward_workspace(z, plan));
-    cuda::check(fast::decayed_linear_forward(z, plan, inputs(in), at(out.o), floats(out.sT),
-                                             memory.data(), cuda::queue().stream),
+    cuda::check(fast::decayed_linear_forward(z, plan, inputs(in, documents), at(out.o),
+                                             floats(out.sT), memory.data(), cuda::queue().stream),
                 "decayed linear attention");
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
                        const Op::Attrs& attrs) {
     const fast::LinearSizes z = sizes(in, attrs);
+    const Documents documents(in);
     const cuda::Scratch memory = scratch(fast::decayed_linear_backward_workspace(z));
     const Arriving go(dout.o, in.v.numel());
     const Wanted q(din.q, in.q.numel()), k(din.k, in.k.numel()), v(din.v, in.v.numel());
     const fast::LinearGradients to{q.data, k.data, v.data, floats(din.g), floats(din.s0)};
-    cuda::check(fast::decayed_linear_backward(z, inputs(in), go.data, floats(dout.sT),
+    cuda::check(fast::decayed_linear_backward(z, inputs(in, documents), go.data, floats(dout.sT),
                                               memory.data(), to, cuda::queue().stream),
                 "the gradients of decayed linear attention");
     put(q, k, v);
@@ -68,30 +99,32 @@ struct Scalar {
 
 /// A gate a key channel.
 struct Channels {
-  static fast::ChannelInputs inputs(const Op::In<TensorView>& in) {
-    return {at(in.q), at(in.k), at(in.v), floats(in.gk), floats(in.s0)};
+  static fast::ChannelInputs inputs(const Op::In<TensorView>& in, const Documents& documents) {
+    return {at(in.q), at(in.k), at(in.v), floats(in.gk), floats(in.s0), documents.offsets()};
   }
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out,
                       const Op::Attrs& attrs) {
     const fast::LinearSizes z = sizes(in, attrs);
+    const Documents documents(in);
     report_form<Op>("chunk of {}", z.kChunk);
     const int segments = fast::channel_linear_segments(z, cuda::queue().processors);
     const cuda::Scratch memory = scratch(fast::channel_linear_forward_workspace(z, segments));
-    cuda::check(fast::channel_linear_forward(z, segments, inputs(in), at(out.o), floats(out.sT),
-                                             memory.data(), cuda::queue().stream),
+    cuda::check(fast::channel_linear_forward(z, segments, inputs(in, documents), at(out.o),
+                                             floats(out.sT), memory.data(), cuda::queue().stream),
                 "linear attention with decays by channel");
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
                        const Op::Attrs& attrs) {
     const fast::LinearSizes z = sizes(in, attrs);
+    const Documents documents(in);
     const cuda::Scratch memory = scratch(fast::channel_linear_backward_workspace(z));
     const Arriving go(dout.o, in.v.numel());
     const Wanted q(din.q, in.q.numel()), k(din.k, in.k.numel()), v(din.v, in.v.numel());
     const cuda::Scratch dg(din.gk.defined() ? 1 : in.gk.bytes());
     const fast::LinearGradients to{
         q.data, k.data, v.data, din.gk.defined() ? floats(din.gk) : dg.as<float>(), floats(din.s0)};
-    cuda::check(fast::channel_linear_backward(z, inputs(in), go.data, floats(dout.sT),
+    cuda::check(fast::channel_linear_backward(z, inputs(in, documents), go.data, floats(dout.sT),
                                               memory.data(), to, cuda::queue().stream),
                 "the gradients of linear attention with decays by channel");
     put(q, k, v);

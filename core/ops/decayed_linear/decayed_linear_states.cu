@@ -31,40 +31,27 @@ struct Arguments {
   GateSource gates;
   const float* first[2];     // state before the first chunk, gradient after the last
   float* s0;                 // or null: gradient of the state before the first
-  unsigned char* images[2];  // [chain][chunk] records of kStateBytes
+  unsigned char* images[2];  // [record]
   Segments segments;
-  int heads, chunks;
+  Lanes lanes;
   float scale;
 };
 
 template <bool kImages>
 struct Place {
-  int slice, reverse, head, b, first, count, segment;
-  int64_t chain;
-  __device__ explicit Place(const Arguments& args) {
-    int64_t i = blockIdx.x;
-    slice = static_cast<int>(i & 1);
-    i >>= 1;
-    reverse = 0;
-    if constexpr (kImages) {
-      reverse = static_cast<int>(i & 1);
-      i >>= 1;
-    }
-    head = static_cast<int>(i % args.heads);
-    i /= args.heads;
-    segment = 0;
-    first = 0;
-    count = args.chunks;
-    if constexpr (!kImages) {
-      segment = static_cast<int>(i % (args.segments.count - 1));
-      i /= args.segments.count - 1;
-      first = segment * args.segments.length;
-      count = args.segments.length;
-    }
-    b = static_cast<int>(i);
-    chain = static_cast<int64_t>(b) * args.heads + head;
+  SegmentPlace at;
+  int reverse, first, count;
+  __device__ explicit Place(const Arguments& args)
+      : at(args.lanes, args.lanes.slices * (kImages ? 2 : 1), kImages ? 1 : args.segments.count - 1,
+           kImages ? args.lanes.layout.chunks : args.segments.length,
+           static_cast<int64_t>(blockIdx.x)),
+        reverse(at.slice / args.lanes.slices),
+        first(at.first),
+        count(at.last - at.first) {
+    at.slice %= args.lanes.slices;
   }
   __device__ int chunk(int n) const { return reverse ? first + count - 1 - n : first + n; }
+  __device__ int token(int n) const { return at.token(chunk(n)); }
 };
 
 template <bool kImages>
@@ -90,40 +77,43 @@ __global__ void __launch_bounds__(256, 2)
   __syncthreads();
   launch_dependents();
   wait_for_previous_grid();
-  const Place<kImages> at(args);
+  const Place<kImages> place(args);
+  const SegmentPlace& at = place.at;
+  const int head = at.chain.head, row = at.chain.row;
   if (warpgroup == 1) {
     fewer_registers<40>();
     if (warp == 0) {
       if (elect_one()) {
-        const CUtensorMap *const x = at.reverse ? &go : &v, *const y = at.reverse ? &q : &k;
-        for (int n = 0; n < at.count; ++n) {
+        const CUtensorMap *const x = place.reverse ? &go : &v, *const y = place.reverse ? &q : &k;
+        const int y_head = place.reverse ? args.lanes.query(head) : args.lanes.key(head);
+        for (int n = 0; n < place.count; ++n) {
           Stage& to = s.stage[n % kStages];
           Mbarrier& full = s.full[n % kStages];
-          const int token = 64 * at.chunk(n);
+          const int token = place.token(n);
           if (n >= kStages) {
             s.free[n % kStages].wait(last_turn<kStages>(n));
           }
           full.arrive_expect(sizeof(Stage));
-          load_box(to.x, x, full, 64 * at.slice, at.head, token, at.b);
-          load_box(to.y, y, full, 0, at.head, token, at.b);
-          load_box(to.y + kTile, y, full, 64, at.head, token, at.b);
+          load_box(to.x, x, full, 64 * at.slice, head, token, row);
+          load_box(to.y, y, full, 0, y_head, token, row);
+          load_box(to.y + kTile, y, full, 64, y_head, token, row);
         }
       }
     } else if (warp == 1) {
       const auto read = [&](int n, int i) {
-        return args.gates.at(at.b, 64 * at.chunk(n) + 2 * lane + i, at.head);
+        return args.gates.at(row, place.token(n) + 2 * lane + i, args.lanes.gate(head), at.end());
       };
-      float g0 = read(0, 0), g1 = read(0, 1);
-      for (int n = 0; n < at.count; ++n) {
+      float g0 = place.count > 0 ? read(0, 0) : 0.f, g1 = place.count > 0 ? read(0, 1) : 0.f;
+      for (int n = 0; n < place.count; ++n) {
         const float x0 = g0, x1 = g1;
-        if (n + 1 < at.count) {
+        if (n + 1 < place.count) {
           g0 = read(n + 1, 0);
           g1 = read(n + 1, 1);
         }
         if (n >= kStages) {
           s.free[n % kStages].wait(last_turn<kStages>(n));
         }
-        write_gates(s.gates[n % kStages], x0, x1, args.scale, lane);
+        write_gates(s.gates[n % kStages], x0, x1, args.scale, at.end() - place.token(n), lane);
         __syncwarp();
         if (lane == 0) {
           s.full[n % kStages].arrive();
@@ -132,12 +122,14 @@ __global__ void __launch_bounds__(256, 2)
     } else if (warp == 2) {
       if (kImages && elect_one()) {
         unsigned char* const records =
-            (at.reverse ? args.images[1] : args.images[0]) + at.slice * kTile;
-        for (int n = 0; n < at.count; ++n) {
+            (place.reverse ? args.images[1] : args.images[0]) + at.slice * kTile;
+        for (int n = 0; n < place.count; ++n) {
           s.image_full[n % 2].wait(this_turn<2>(n));
-          unsigned char* const to = records + (at.chain * args.chunks + at.chunk(n)) * kStateBytes;
-          store_bytes(to, s.image[n % 2], kTile);
-          store_bytes(to + 2 * kTile, s.image[n % 2] + kTile, kTile);
+          unsigned char* const to =
+              records + (at.chain.record + place.chunk(n)) * args.lanes.state_bytes();
+          for (int i = 0; i < args.lanes.key_tiles; ++i) {
+            store_bytes(to + i * args.lanes.slices * kTile, s.image[n % 2] + i * kTile, kTile);
+          }
           commit_stores();
           wait_stores_read<0>();
           s.image_free[n % 2].arrive();
@@ -147,12 +139,15 @@ __global__ void __launch_bounds__(256, 2)
     }
   } else {
     more_registers<200>();
-    const float* from = at.reverse ? args.first[1] : args.first[0];
+    const float* from = nullptr;
+    if constexpr (kImages) {
+      from = place.reverse ? args.lanes.state(args.first[1], at.chain.end)
+                           : args.lanes.state(args.first[0], at.chain.start);
+    }
     float state[kDk / 2];
-    load_state(state, from && at.first == 0 && kImages ? from + at.chain * (kDk * kDv) : nullptr,
-               64 * at.slice, warp, lane);
+    load_state(state, from, args.lanes, 64 * at.slice, warp, lane);
     float total = 0;  // log2 decay so far
-    for (int n = 0; n < at.count; ++n) {
+    for (int n = 0; n < place.count; ++n) {
       const Stage& from_stage = s.stage[n % kStages];
       const ScalarGates& gates = s.gates[n % kStages];
       if constexpr (kImages) {
@@ -171,9 +166,9 @@ __global__ void __launch_bounds__(256, 2)
       s.full[n % kStages].wait(this_turn<kStages>(n));
       uint32_t x[4][4];
       load_transposed(x, from_stage.x, warp, lane);
-      weigh_tokens(x, at.reverse ? gates.read : gates.end, lane);
+      weigh_tokens(x, place.reverse ? gates.read : gates.end, lane);
       const float decay = gates.all;
-      total += gates.sum[63];
+      total += gates.log_all;
 #pragma unroll
       for (float& e : state) {
         e *= decay;
@@ -192,11 +187,12 @@ __global__ void __launch_bounds__(256, 2)
       }
     }
     if constexpr (kImages) {
-      if (at.reverse && args.s0) {
-        store_state(args.s0 + at.chain * (kDk * kDv), state, 64 * at.slice, warp, lane);
+      if (place.reverse) {
+        store_state(args.lanes.state(args.s0, at.chain.start), state, args.lanes, 64 * at.slice,
+                    warp, lane);
       }
     } else {
-      const int64_t record = args.segments.at(at.chain, at.segment);
+      const int64_t record = args.segments.at(at.index, at.segment);
       float4* to = args.segments.sums + (record * 2 + at.slice) * (16 * 128) + 32 * warp + lane;
 #pragma unroll
       for (int j = 0; j < 16; ++j) {
@@ -221,11 +217,9 @@ cudaError_t launch(const LinearSizes& z, const LinearInputs& in, const bf16* go,
     return allowed;
   }
   CUtensorMap maps[4];
-  const void* const tensors[] = {in.q, in.k, in.v, go};
-  for (int i = 0; i < 4; ++i) {
-    if (const cudaError_t e = encode_rows(&maps[i], tensors[i], z.batch, z.tokens, z.heads, 128)) {
-      return e;
-    }
+  if (const cudaError_t e =
+          encode_operands(maps, z, {in.q, in.k, in.v, go}, z.queries(), z.keys())) {
+    return e;
   }
   return launch_behind(&states_kernel<kImages>, blocks, 256, kBytes, stream, maps[0], maps[1],
                        maps[2], maps[3], args);
@@ -240,29 +234,24 @@ cudaError_t decayed_linear_sums(const LinearSizes& z, const LinearInputs& in,
                        nullptr,
                        {nullptr, nullptr},
                        segments,
-                       z.heads,
-                       z.chunks(),
+                       lanes_in(z, nullptr, nullptr),
                        z.scale};
-  return launch<false>(z, in, in.v, args, int64_t{2} * z.chains() * (segments.count - 1), stream);
+  return launch<false>(z, in, in.v, args,
+                       int64_t{1} * z.slices() * z.chains() * (segments.count - 1), stream);
 }
 
 std::size_t decayed_linear_backward_workspace(const LinearSizes& sizes) {
-  return 2 * sizes.records() * kStateBytes;
+  return Workspace(sizes, 1, nullptr).bytes;
 }
 
 cudaError_t decayed_linear_states(const LinearSizes& z, const LinearInputs& in, const bf16* go,
                                   const float* gs_end, void* workspace, float* ds0,
                                   cudaStream_t stream) {
-  auto* images = static_cast<unsigned char*>(workspace);
-  const Arguments args{{in.g, in.decay, z.tokens, z.heads},
-                       {in.s0, gs_end},
-                       ds0,
-                       {images, images + z.records() * kStateBytes},
-                       {},
-                       z.heads,
-                       z.chunks(),
-                       z.scale};
-  return launch<true>(z, in, go, args, int64_t{4} * z.chains(), stream);
+  const Workspace w(z, 1, workspace);
+  const Arguments args{
+      {in.g, in.decay, z.tokens, z.heads}, {in.s0, gs_end}, ds0, {w.states, w.dstates}, {},
+      lanes_in(z, in.offsets, w.places),   z.scale};
+  return launch<true>(z, in, go, args, int64_t{2} * z.slices() * z.chains(), stream);
 }
 
 }  // namespace ls::kernels::decayed_linear

@@ -169,13 +169,6 @@ class Unit {
   cuda::Scratch q_memory_, k_memory_;
 };
 
-/// Where documents are packed, states are the rows' own, none is shared.
-template <class In>
-bool own_states(const In& in) {
-  return !in.offsets.defined() || !in.s0.defined() || !common::kStatesByRow ||
-         in.s0.size(0) == in.q.size(0);
-}
-
 struct Gated {
   static kernels::gated_delta::DeltaSizes sizes(const auto& in, const Op::Attrs& attrs) {
     const auto n = [](Index x) { return static_cast<int>(x); };
@@ -197,7 +190,7 @@ struct Gated {
   }
   static bool fits(const Op::In<ShapeOf>& in, const Op::Attrs& attrs, int generation) {
     const Index dk = in.k.size(3), dv = in.v.size(3);
-    return cuda::hopper(generation) && common::small(in) && own_states(in) && dk > 0 &&
+    return cuda::hopper(generation) && common::small(in) && common::own_states(in) && dk > 0 &&
            dk % 8 == 0 && dk <= 256 && dv > 0 && dv % 8 == 0 && attrs.form != Form::kRecurrent;
   }
   static bool fits_normalized(const Op::In<ShapeOf>& in, const Op::Attrs& attrs, int generation) {

@@ -154,7 +154,7 @@ __device__ __forceinline__ void store_tail(Shared<kDk, true, kStates>& s, const 
     copy_rows(args.o + (static_cast<int64_t>(token) * args.layout.heads + at.head) * args.dv +
                   64 * at.slice,
               static_cast<int64_t>(args.layout.heads) * args.dv, s.o[at.chunks % 2].o, at.tail,
-              args.dv - 64 * at.slice, lane);
+              args.dv - 64 * at.slice, lane, 32);
   }
 }
 

@@ -128,7 +128,7 @@ __device__ __forceinline__ void store_out(const CUtensorMap& map, bf16* rows,
     if (at.cut) {
       const int64_t stride = static_cast<int64_t>(args.layout.heads) * args.dk_size;
       copy_rows(rows + at.first * stride + static_cast<int64_t>(at.head) * args.dk_size + column,
-                stride, tiles + i * kTile, at.valid, args.dk_size - column, lane);
+                stride, tiles + i * kTile, at.valid, args.dk_size - column, lane, 32);
     } else if (lane == 0 && column < args.dk_size) {
       store_box(&map, tiles + i * kTile, column, at.head, at.first, at.row);
     }
@@ -629,30 +629,6 @@ __global__ void __launch_bounds__(384, 1)
 #endif
 }
 
-/// Sums over the value heads of a group: of q (blockIdx.y 0) and of k, 8 channels a thread.
-__global__ void __launch_bounds__(256)
-    add_groups_kernel(const uint4* dq_from, const uint4* dk_from, uint4* dq, uint4* dk,
-                      int64_t pieces, int row_pieces, int group) {
-  const uint4* from = blockIdx.y == 0 ? dq_from : dk_from;
-  uint4* to = blockIdx.y == 0 ? dq : dk;
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < pieces;
-       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-    const int64_t row = i / row_pieces;
-    const uint4* at = from + row * group * row_pieces + (i - row * row_pieces);
-    float sums[8] = {};
-    for (int j = 0; j < group; ++j) {
-      const uint4 x = at[j * row_pieces];
-      const uint32_t pairs[] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        sums[2 * n] += low_bf16(pairs[n]);
-        sums[2 * n + 1] += high_bf16(pairs[n]);
-      }
-    }
-    to[i] = make_uint4(pack_bf16(sums[0], sums[1]), pack_bf16(sums[2], sums[3]),
-                       pack_bf16(sums[4], sums[5]), pack_bf16(sums[6], sums[7]));
-  }
-}
 __global__ void __launch_bounds__(256)
     add_halves_kernel(const float* halves, float* to, int64_t n) {
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
@@ -706,13 +682,9 @@ cudaError_t gated_delta_gradients(const DeltaSizes& z, const DeltaInputs& in, co
   });
   if (error) return error;
   if (shared) {
-    const int64_t pieces = elements / z.group() * z.dk / 8;
-    const auto blocks = static_cast<unsigned>(std::min<int64_t>((pieces + 255) / 256, 8192));
-    const auto as_pieces = [](bf16* p) { return reinterpret_cast<uint4*>(p); };
-    add_groups_kernel<<<dim3(blocks, 2), 256, 0, stream>>>(as_pieces(dq_heads), as_pieces(dk_heads),
-                                                           as_pieces(out.q), as_pieces(out.k),
-                                                           pieces, z.dk / 8, z.group());
-    if (const cudaError_t e = cudaGetLastError()) return e;
+    const int64_t rows = elements / z.group();
+    if (const cudaError_t e = sum_groups(dq_heads, out.q, rows, z.group(), z.dk, stream)) return e;
+    if (const cudaError_t e = sum_groups(dk_heads, out.k, rows, z.group(), z.dk, stream)) return e;
   }
   if (halved && out.g) {
     add_halves_kernel<<<static_cast<unsigned>((elements + 255) / 256), 256, 0, stream>>>(

@@ -89,7 +89,7 @@ __device__ __forceinline__ void store_tail(Shared<kDk>& s, const ReverseArgument
     copy_rows(args.dv_rows + (static_cast<int64_t>(token) * args.layout.heads + at.head) * args.dv +
                   64 * at.slice,
               static_cast<int64_t>(args.layout.heads) * args.dv, s.results[0].dv, at.tail,
-              args.dv - 64 * at.slice, lane);
+              args.dv - 64 * at.slice, lane, 32);
   }
 }
 

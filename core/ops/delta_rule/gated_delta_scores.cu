@@ -90,24 +90,6 @@ __global__ void __launch_bounds__(256, kDk > 128 ? 3 : 4)
 #endif
 }
 
-/// A chunk a thread: the last document whose chunks begin at or before it.
-__global__ void places_kernel(const int64_t* offsets, int documents, int2* places, int chunks) {
-  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (i >= chunks) {
-    return;
-  }
-  int low = 0, high = documents;
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (offsets[middle] / 64 + middle <= i ? low : high) = middle;
-  }
-  const int64_t first = offsets[low] + 64 * (i - (offsets[low] / 64 + low));
-  const int64_t left = offsets[low + 1] - first;
-  places[i] = make_int2(static_cast<int>(first), static_cast<int>(left < 0    ? 0
-                                                                  : left < 64 ? left
-                                                                              : 64));
-}
-
 }  // namespace
 
 cudaError_t gated_delta_scores(const DeltaSizes& z, const DeltaInputs& in, void* kept,
@@ -117,9 +99,7 @@ cudaError_t gated_delta_scores(const DeltaSizes& z, const DeltaInputs& in, void*
   if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.key_heads, z.dk)) return e;
   const Layout layout = layout_of(z, in, kept);
   if (in.offsets) {
-    places_kernel<<<static_cast<unsigned>((z.chunks() + 127) / 128), 128, 0, stream>>>(
-        in.offsets, z.documents, const_cast<int2*>(layout.places), z.chunks());
-    if (const cudaError_t e = cudaGetLastError()) return e;
+    if (const cudaError_t e = find_places(layout, z.documents, stream)) return e;
   }
   return with_width(z, [&](auto width) {
     constexpr int kDk = decltype(width)::kValue, kBytes = sizeof(Shared<kDk>);

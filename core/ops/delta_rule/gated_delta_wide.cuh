@@ -134,7 +134,7 @@ __device__ __forceinline__ void store_results(Shared& s, int i, const CUtensorMa
     const bool cut = kLoop != Loop::kStates && at.cut(n);
     if (cut) {
       copy_rows(rows + (static_cast<int64_t>(token) * heads + at.head) * dv + 64 * slice,
-                static_cast<int64_t>(heads) * dv, s.rows[i], at.tail, dv - 64 * slice, lane);
+                static_cast<int64_t>(heads) * dv, s.rows[i], at.tail, dv - 64 * slice, lane, 32);
       __syncwarp();
     }
     if (lane == 0) {

@@ -47,16 +47,20 @@ struct BlockSums {
   float2 all;      // G_C
 };
 
-/// By 256 threads, block thread / 64, channels 2 (thread % 64): reads gates, writes roots and,
-/// unless null, 2^G_C a channel. After it every thread has read its gates and their place may be
-/// written; blocks exchange their sums by way of it and of the roots.
+/// By 256 threads, block thread / 64, channels 2 (thread % 64): reads gates, those of tokens from
+/// `valid` on as 0, writes roots and, unless null, 2^G_C a channel. After it every thread has read
+/// its gates and their place may be written; blocks exchange their sums by way of it and of the
+/// roots.
 template <int kBarrier>
 __device__ __forceinline__ void sum_gates(BlockSums& x, unsigned char* gates, BlockRoots& roots,
-                                          float* all, int block, int channel) {
+                                          float* all, int block, int channel, int valid = 64) {
   float2 sum = make_float2(0, 0);
 #pragma unroll
   for (int r = 0; r < 16; ++r) {
-    const float2 g = bounded_gates(*gate_pair(gates, 16 * block + r, channel));
+    float2 g = bounded_gates(*gate_pair(gates, 16 * block + r, channel));
+    if (16 * block + r >= valid) {
+      g = make_float2(0, 0);
+    }
     sum.x += g.x;
     sum.y += g.y;
     x.sum[r] = sum;
