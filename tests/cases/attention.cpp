@@ -1,10 +1,65 @@
 // What the scan cases (attention_scan.cpp) leave out: everything that is not one causal stretch.
 #include "core/ops/attention/attention.h"
 
+#include <cmath>
+
 #include "tests/support/op_case.h"
 
 namespace ls::test {
 namespace {
+
+const char* const kRounded = "o, from which its gradient is corrected, is rounded";
+
+/// Heads as wide as those that GPUs have kernels for, across tiles of queries and of keys.
+void wide_heads(auto& cases, Draw& draw) {
+  Attention::Attrs attrs;
+  for (const Index d : {16, 32, 64, 128}) {
+    attrs.scale = 1 / std::sqrt(static_cast<double>(d));
+    const auto inputs = [&](Index b, Index t, Index hq, Index h) {
+      return Attention::In<Tensor>{.q = draw.normal({b, t, hq, d}),
+                                   .k = draw.normal({b, t, h, d}),
+                                   .v = draw.normal({b, t, h, d})};
+    };
+    cases.add(fmt::format("heads of {}", d), inputs(1, 150, 2, 2), attrs).slack(2, kRounded);
+    auto window = attrs;
+    window.window = 50;
+    cases.add(fmt::format("heads of {}, grouped, window", d), inputs(1, 130, 4, 2), window)
+        .slack(2, kRounded);
+  }
+  Attention::In<Tensor> in{.q = draw.normal({2, 140, 6, 64}),
+                           .k = draw.normal({2, 140, 2, 64}),
+                           .v = draw.normal({2, 140, 2, 96})};
+  attrs.scale = 0.125;
+  in.k0 = draw.normal({2, 33, 2, 64});
+  in.v0 = draw.normal({2, 33, 2, 96});
+  in.sink = draw.normal({6});
+  in.slopes = draw.uniform({6}, 0.01, 0.1);
+  auto options = attrs;
+  options.softcap = 3;
+  options.window = 75;
+  options.prefix = 20;
+  cases.add("wide heads, options", in, options);
+  options.causal = false;
+  cases.add("wide heads, options, not causal", in, options);
+  Attention::In<Tensor> documents{.q = draw.normal({1, 300, 2, 128}),
+                                  .k = draw.normal({1, 300, 1, 128}),
+                                  .v = draw.normal({1, 300, 1, 64})};
+  documents.offsets = Tensor::from<std::int64_t>({0, 1, 70, 71, 71, 230, 300});
+  attrs.scale = 0.09;
+  cases.add("wide heads, packed", documents, attrs).slack(3, kRounded);
+  // Few queries against many keys: parts of them, whose sums are joined.
+  Attention::In<Tensor> decode{.q = draw.normal({2, 1, 8, 64}),
+                               .k = draw.normal({2, 1, 2, 64}),
+                               .v = draw.normal({2, 1, 2, 64})};
+  decode.k0 = draw.normal({2, 700, 2, 64});
+  decode.v0 = draw.normal({2, 700, 2, 64});
+  attrs.scale = 0.125;
+  cases.add("one token, a long cache", decode, attrs).slack(3, kRounded);
+  decode.sink = draw.normal({8});
+  auto near = attrs;
+  near.window = 90;
+  cases.add("one token, a long cache, window and sink", decode, near).slack(4, kRounded);
+}
 
 LS_OP_CASES(Attention, "attention") {
   Draw draw("attention, options");
@@ -101,14 +156,14 @@ LS_OP_CASES(Attention, "attention") {
   options.scale = 0.2;
   options.softcap = 3;
   options.window = 75;
-  const char* const rounded = "o, from which its gradient is corrected, is rounded";
-  cases.add("large, every option", many, options).slack(2, rounded);
+  cases.add("large, every option", many, options).slack(2, kRounded);
   options.causal = false;
-  cases.add("large, every option, not causal", many, options).slack(2, rounded);
+  cases.add("large, every option, not causal", many, options).slack(2, kRounded);
   auto documents = inputs(1, 200, 200, 2, 1, 9, 17);
   documents.offsets = Tensor::from<std::int64_t>({0, 70, 71, 71, 130, 200});
   cases.add("large, packed", documents, attrs);
   cases.add("large, packed, not causal", documents, all);
+  wide_heads(cases, draw);
 }
 
 }  // namespace

@@ -344,23 +344,9 @@ struct Blocks {
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
                        const Op::Attrs& attrs) {
-    using common::rows_in, common::rows_to;
     Machine machine;
     Call<T> c = call_of(machine, in, attrs);
-    c.saved_o = rows_in<T>(out.o);
-    c.lse_in = common::elements<A>(out.lse);
-    c.go = rows_in<T>(dout.o);
-    c.glse = common::elements<A>(dout.lse);
-    c.gkT = rows_in<T>(dout.kT);
-    c.gvT = rows_in<T>(dout.vT);
-    c.out_rows = attrs.kept(c.cache_rows + c.own);
-    c.dq = rows_to<T>(din.q);
-    c.dk_ = rows_to<T>(din.k);
-    c.dv_ = rows_to<T>(din.v);
-    c.dk0 = rows_to<T>(din.k0);
-    c.dv0 = rows_to<T>(din.v0);
-    c.dbias = common::elements<A>(din.bias);
-    c.dsink = common::elements<A>(din.sink);
+    take_gradients(c, out, dout, din, attrs);
     const Index rows = c.batch * c.queries * c.q_heads;
     common::take(machine, rows, c.delta);
     machine.template launch<Deltas<T>>({blocks_of(rows, kThreads), 1, 1}, c);
@@ -377,7 +363,26 @@ struct Blocks {
     }
   }
 
- private:
+ protected:
+  static void take_gradients(Call<T>& c, const Op::Out<TensorView>& out,
+                             const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                             const Op::Attrs& attrs) {
+    using common::rows_in, common::rows_to;
+    c.saved_o = rows_in<T>(out.o);
+    c.lse_in = common::elements<A>(out.lse);
+    c.go = rows_in<T>(dout.o);
+    c.glse = common::elements<A>(dout.lse);
+    c.gkT = rows_in<T>(dout.kT);
+    c.gvT = rows_in<T>(dout.vT);
+    c.out_rows = attrs.kept(c.cache_rows + c.own);
+    c.dq = rows_to<T>(din.q);
+    c.dk_ = rows_to<T>(din.k);
+    c.dv_ = rows_to<T>(din.v);
+    c.dk0 = rows_to<T>(din.k0);
+    c.dv0 = rows_to<T>(din.v0);
+    c.dbias = common::elements<A>(din.bias);
+    c.dsink = common::elements<A>(din.sink);
+  }
   static Call<T> call_of(Machine& machine, const Op::In<TensorView>& in, const Op::Attrs& attrs) {
     using common::rows_in;
     check_cache(in);

@@ -44,6 +44,23 @@ struct Call {
                            Index h) const {
     return j < cached() ? cache.at(b, j, h) : rows.at(b, j - cached(), h);
   }
+  /// The keys first .. end - 1 that a query may see for its document and start.
+  LS_ON_DEVICE void find_bounds(Index b, Index t, Index& first, Index& end) const {
+    first = 0;
+    end = keys();
+    if (start) {
+      first = cached() + start[b * queries + t];
+    }
+    if (offsets) {
+      Index low = 0, high = offset_count - 1;  // offsets[low] <= t < offsets[high]
+      while (high - low > 1) {
+        const Index middle = (low + high) / 2;
+        (offsets[middle] <= t ? low : high) = middle;
+      }
+      first = offsets[low];
+      end = offsets[high];
+    }
+  }
   LS_ON_DEVICE Index key_tiles() const { return (dk + kTile - 1) / kTile; }
   LS_ON_DEVICE Index value_tiles() const { return (dv + kTile - 1) / kTile; }
 };
@@ -85,21 +102,8 @@ class Pairs {
     const Index t = t0_ + i;
     m_.first[i] = 0;
     m_.end[i] = 0;
-    if (t >= call_.queries) {
-      return;
-    }
-    m_.end[i] = call_.keys();
-    if (call_.start) {
-      m_.first[i] = call_.cached() + call_.start[b_ * call_.queries + t];
-    }
-    if (call_.offsets) {
-      Index low = 0, high = call_.offset_count - 1;  // offsets[low] <= t < offsets[high]
-      while (high - low > 1) {
-        const Index middle = (low + high) / 2;
-        (call_.offsets[middle] <= t ? low : high) = middle;
-      }
-      m_.first[i] = call_.offsets[low];
-      m_.end[i] = call_.offsets[high];
+    if (t < call_.queries) {
+      call_.find_bounds(b_, t, m_.first[i], m_.end[i]);
     }
   }
   LS_ON_DEVICE bool visible(int i, Index j) const {
