@@ -55,13 +55,13 @@ Tensor decay_over(const Tensor& log, Span span) {
   if (span == Span::kUpTo) {
     return exponential(sums(log));
   }
-  Tensor out = Tensor::zeros(log.shape(), log.dtype(), log.device());
-  if (t > 1) {  // those of the neighbour, which are no difference of infinite ones
-    const bool behind = span == Span::kBehind;
-    out.slice(1, behind ? 0 : 1, behind ? t - 1 : t)
-        .copy_(sums(log.slice(1, behind ? 1 : 0, behind ? t : t - 1)));
+  Tensor out = Tensor::empty(log.shape(), log.dtype(), log.device());
+  if (t > 0) {  // those of the neighbour, which are no difference of infinite ones
+    const Index at = span == Span::kBehind ? 0 : 1, others = 1 - at, end = at == 0 ? t - 1 : 0;
+    out.slice(1, at, at + t - 1).copy_(exponential(sums(log.slice(1, others, others + t - 1))));
+    out.slice(1, end, end + 1).fill_(1);
   }
-  return exponential(out);
+  return out;
 }
 /// The same of g and decay, [B,T,H]; undefined without them.
 Tensor head_decay_over(const Op::In<Tensor>& in, Span span) {

@@ -269,12 +269,14 @@ Tensors Part::of_outputs(std::span<const Tensor> dout) {
                       : Tensor::zeros(written.shape(), written.dtype(), written.device())};
 }
 
-void Part::take_gradients(std::span<Tensor> din) const {
+void Part::take_gradients(std::span<Tensor> din) {
   std::size_t i = 0;
-  for (const Vars* const list : {&in_, &call_.fresh}) {
-    for (const Var& v : *list) {
+  for (Vars* const list : {&in_, &call_.fresh}) {
+    for (Var& v : *list) {
       const bool of_op = local_ && i < in_.size() && i != port_in_[0];
-      din[i] = of_op ? din_[i] : v.defined() ? v.grad() : Tensor();
+      din[i] = of_op         ? std::exchange(din_[i], Tensor())
+               : v.defined() ? std::exchange(v.mutable_grad(), Tensor())
+                             : Tensor();
       ++i;
     }
   }

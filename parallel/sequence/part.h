@@ -46,8 +46,9 @@ class Part {
   /// Gradients of the incoming states for those of the outputs alone, as what earlier ranks need to
   /// hear of before later ones are heard.
   Tensors of_outputs(std::span<const Tensor> dout);
-  /// What the last pass gave the inputs, then what documents start from.
-  void take_gradients(std::span<Tensor> din) const;
+  /// What the last pass gave the inputs, then what documents start from; given up, so that leaves
+  /// need not copy them.
+  void take_gradients(std::span<Tensor> din);
 
  private:
   ag::Var own(const ag::Var& v) const;

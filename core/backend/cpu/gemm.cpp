@@ -73,8 +73,21 @@ bool splits_by_depth(const Operands<T, C>& g) {
          g.k >= 2 * kDepthOfPiece && work(g) > kSmallWork;
 }
 
-template <class T>
-void run_by_depth(const Operands<T, float>& g) {
+/// Adds the other pieces' sums to rows [begin, end) of C.
+void add_pieces(const Operands<float, float>& g, const float* others, Index pieces, Index size,
+                Index begin, Index end) {
+  for (Index i = begin; i < end; ++i) {
+    float* __restrict const to = g.c + i * g.ldc;
+    for (Index p = 1; p < pieces; ++p) {
+      const float* __restrict const from = others + (p - 1) * size + i * g.n;
+      for (Index j = 0; j < g.n; ++j) {
+        to[j] += from[j];
+      }
+    }
+  }
+}
+
+void run_by_depth(const Operands<float, float>& g) {
   const Index pieces = std::min(kMostPieces, g.k / kDepthOfPiece), size = g.m * g.n;
   // More threads than pieces share the rows of C.
   const Index blocks = std::clamp<Index>(num_threads() / pieces, 1, std::max<Index>(1, g.m / 32));
@@ -84,7 +97,7 @@ void run_by_depth(const Operands<T, float>& g) {
     for (Index task = first; task < last; ++task) {
       const Index p = task / blocks, block = task % blocks;
       const Index row = g.m * block / blocks, begin = g.k * p / pieces;
-      Operands<T, float> part = g;
+      Operands<float, float> part = g;
       part.m = g.m * (block + 1) / blocks - row;
       part.k = g.k * (p + 1) / pieces - begin;
       part.a += begin * g.lda + row;
@@ -98,15 +111,49 @@ void run_by_depth(const Operands<T, float>& g) {
       packed_gemm(part);
     }
   });
-  parallel_for(g.m, row_grain(g.n, 4096), [&](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) {
-      float* __restrict const to = g.c + i * g.ldc;
-      for (Index p = 1; p < pieces; ++p) {
-        const float* __restrict const from = others + (p - 1) * size + i * g.n;
-        for (Index j = 0; j < g.n; ++j) {
-          to[j] += from[j];
+  parallel_for(g.m, row_grain(g.n, 4096),
+               [&](Index begin, Index end) { add_pieces(g, others, pieces, size, begin, end); });
+}
+
+/// Products of one shape, and the steps from one to the next.
+struct Steps {
+  Index count, a, b, c;
+};
+
+/// The same of small C, which stay in a core's cache: rows of A and B are read as they lie, without
+/// packed operands, some of all products at a time, since heads lie side by side in a row.
+constexpr Index kSmallC = 64 * 64, kRowsAtOnce = 64;
+void small_by_depth(const Operands<float, float>& g, const Steps& steps) {
+  const Index pieces = std::min(kMostPieces, g.k / kDepthOfPiece), size = g.m * g.n;
+  const Index shares = std::max<Index>(1, num_threads() / pieces);
+  const Index groups = std::min(shares, steps.count);
+  const Index blocks = std::clamp<Index>(shares / groups, 1, std::max<Index>(1, g.m / 32));
+  float* const others = static_cast<float*>(
+      detail::thread_scratch(4, (pieces - 1) * steps.count * size * Index{sizeof(float)}));
+  parallel_for(pieces * groups * blocks, 1, [&](Index first, Index last) {
+    for (Index task = first; task < last; ++task) {
+      const Index p = task / (groups * blocks), group = task / blocks % groups;
+      const Index block = task % blocks;
+      const Index top = g.m * block / blocks, bottom = g.m * (block + 1) / blocks;
+      const Index begin = g.k * p / pieces, end = g.k * (p + 1) / pieces;
+      for (Index row = begin; row < end; row += kRowsAtOnce) {
+        for (Index i = steps.count * group / groups; i < steps.count * (group + 1) / groups; ++i) {
+          float* const c = p == 0 ? g.c + i * steps.c + top * g.ldc
+                                  : others + (i * (pieces - 1) + p - 1) * size + top * g.n;
+          const float beta = row > begin ? 1 : p == 0 ? g.beta : 0;
+          small_gemm<true, false, float>(bottom - top, g.n, std::min(kRowsAtOnce, end - row),
+                                         g.alpha, g.a + i * steps.a + row * g.lda + top, g.lda,
+                                         g.b + i * steps.b + row * g.ldb, g.ldb, beta, c,
+                                         p == 0 ? g.ldc : g.n);
         }
       }
+    }
+  });
+  parallel_for(steps.count, row_grain(size, 4096), [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      Operands<float, float> one = g;
+      one.c += i * steps.c;
+      add_pieces(one, others + i * (pieces - 1) * size, pieces, size, 0, g.m);
     }
   });
 }
@@ -128,7 +175,7 @@ void run(const Operands<T, C>& g) {
   }
   if constexpr (std::is_same_v<T, float>) {
     if (splits_by_depth(g)) {
-      run_by_depth(g);
+      g.m* g.n <= kSmallC ? small_by_depth(g, {1, 0, 0, 0}) : run_by_depth(g);
       return;
     }
   }
@@ -192,6 +239,12 @@ void gemm_batched(DType ab, DType c_dtype, bool trans_a, bool trans_b, Index bat
           };
           // Many small products are shared out, few large ones computed one after the other.
           const bool share_out = batch >= num_threads() && work(g) < 64 * kSmallWork;
+          if constexpr (std::is_same_v<std::decay_t<decltype(g)>, Operands<float, float>>) {
+            if (!share_out && batch > 0 && splits_by_depth(g) && g.m * g.n <= kSmallC) {
+              small_by_depth(g, {batch, stride_a, stride_b, stride_c});
+              return;
+            }
+          }
           const Index grain =
               share_out ? std::max<Index>(1, static_cast<Index>(kSmallWork / (work(g) + 1)))
                         : batch;
