@@ -7,6 +7,7 @@
 #include "core/ops/activation/activation.h"
 #include "core/ops/bias_act/bias_act.h"
 #include "core/ops/mamba_gate/mamba_gate.h"
+#include "core/ops/scale_add/scale_add.h"
 
 namespace ls::layers {
 
@@ -43,17 +44,39 @@ MambaDecay MambaDecay::bounded(const Scope& scope, Index heads, double lower_bou
   return out;
 }
 
+void MambaDecay::limit_steps(double low, double high) {
+  low_ = low;
+  high_ = high;
+}
+
 ag::Var MambaDecay::operator()(const ag::Var& logits) const {
+  if (low_ > 0 || high_ > 0) {
+    const ag::Var rates =
+        ag::call<ops::Activation>({.x = a_log_}, {.activation = ops::Act::kExp}).y;
+    return ag::call<ops::ScaleAdd>({.x = step(logits), .gain = ag::scale(rates, -1)}).y;
+  }
   return ag::call<ops::MambaGate>({.x = logits, .a_log = a_log_, .dt_bias = dt_bias_},
                                   {.lower_bound = lower_bound_})
       .g;
 }
 
 ag::Var MambaDecay::step(const ag::Var& logits) const {
-  return ag::call<ops::BiasAct>(
-             {.x = ag::cast(logits, acc_dtype(logits.dtype())), .bias = dt_bias_},
-             {.activation = ops::Act::kSoftplus})
-      .y;
+  const ag::Var x = ag::cast(logits, acc_dtype(logits.dtype()));
+  const auto shifted = [](const ag::Var& s, const ag::Var& by, ops::Act activation) {
+    return ag::call<ops::BiasAct>({.x = s, .bias = by}, {.activation = activation}).y;
+  };
+  const auto all = [&](double value) {
+    return ag::Var(Tensor::full({x.size(-1)}, x.dtype(), value, x.value().device()));
+  };
+  ag::Var s = shifted(x, dt_bias_, ops::Act::kSoftplus);
+  if (low_ > 0) {  // low + relu(s - low)
+    s = shifted(shifted(s, all(-low_), ops::Act::kRelu), all(low_), ops::Act::kIdentity);
+  }
+  if (high_ > 0) {  // high - relu(high - s)
+    const ag::Var room = shifted(ag::scale(s, -1), all(high_), ops::Act::kRelu);
+    s = shifted(ag::scale(room, -1), all(high_), ops::Act::kIdentity);
+  }
+  return s;
 }
 
 ag::Var log_sigmoid_decay(const ag::Var& logits, double normalizer) {

@@ -25,14 +25,17 @@ class MambaDecay {
   MambaDecay(const Scope& scope, Index heads, double low, double high, Index channels = 1);
   /// Never below `lower_bound` < 0; first rates are 1.
   static MambaDecay bounded(const Scope& scope, Index heads, double lower_bound, Index channels);
+  /// Keeps steps within [low, high], high 0 for none above, as dt_limit of state-spaces/mamba; those
+  /// outside have no gradient. Not of bounded ones.
+  void limit_steps(double low, double high);
   /// logits [B,T,heads*channels] of any float -> the same in acc
   ag::Var operator()(const ag::Var& logits) const;
-  /// The step softplus(logits + dt_bias) alone, of the same shape and type.
+  /// The step softplus(logits + dt_bias) alone, within its limits, of the same shape and type.
   ag::Var step(const ag::Var& logits) const;
 
  private:
   ag::Var a_log_, dt_bias_;
-  double lower_bound_ = 0;
+  double lower_bound_ = 0, low_ = 0, high_ = 0;
 };
 
 /// g = log sigmoid(logits) / normalizer, of any shape: gates that begin near 1.

@@ -10,7 +10,7 @@ namespace ls::layers {
 namespace {
 
 /// Mamba-2: S_t = exp(dt_t A) S_{t-1} + B_t (dt_t x_t)^T, y_t = C_t S_t + D x_t, A = -exp(A_log)
-/// and dt = softplus(W_dt u + dt_bias) of a head; B and C are shared by the heads of a group. A
+/// and dt = softplus(W_dt u + dt_bias) of a head, in [dt_min, dt_max]; B and C are shared by the heads of a group. A
 /// short convolution with SiLU on x, B and C; y silu(z) goes through an RMS norm of each group's
 /// channels (Dao & Gu 2405.21060). Wiring and defaults of state-spaces/mamba.
 class Mamba2 final : public TokenMixer {
@@ -20,6 +20,7 @@ class Mamba2 final : public TokenMixer {
     Index head_dim = 64, state_dim = 128, groups = 1;
     Index conv = 4;
     bool conv_bias = true;
+    double dt_min = 0, dt_max = 0;
     template <class F>
     void fields(F& f) {
       f("expand", expand, {.help = "inner width over model width", .max = kMaxExpand, .above = 0});
@@ -33,6 +34,10 @@ class Mamba2 final : public TokenMixer {
          .min = 0,
          .max = kMaxTaps});
       f("conv_bias", conv_bias, {.help = "add a bias in the convolution"});
+      f("dt_min", dt_min, {.help = "the least step dt, clamped", .min = 0});
+      f("dt_max", dt_max, {.help = "the largest step dt, clamped; 0 for none", .min = 0});
+      f.check(dt_max == 0 || dt_max > dt_min, "dt_max",
+              "must be above dt_min, or no step has a gradient; 0 is no limit");
     }
   };
   Mamba2(const Config& c, const MixerArgs& a)
@@ -42,6 +47,7 @@ class Mamba2 final : public TokenMixer {
     in_ = Linear(a.scope.child("in"), a.width, inner_ + channels + heads_, init);
     conv_ = ShortConvLayer(a, channels, c.conv, c.conv_bias);
     decay_ = MambaDecay(a.scope, heads_, 1, 16);
+    decay_.limit_steps(c.dt_min, c.dt_max);
     skip_ = a.scope.param("skip", {heads_}, Init::constant(1), {.decay = false});
     norm_ =
         a.scope.child("out_norm").param("weight", {inner_}, Init::constant(1), {.decay = false});

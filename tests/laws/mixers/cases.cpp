@@ -160,6 +160,8 @@ std::vector<MixerCase> mixer_cases() {
       {"hgrn2, bounded", "{name: hgrn2, head_dim: 8, lower_bound: 0.6}"},
       {"mamba2, groups",
        "{name: mamba2, head_dim: 4, state_dim: 6, groups: 3, expand: 1.5, conv: 2}"},
+      {"mamba2, limited steps",
+       "{name: mamba2, head_dim: 4, state_dim: 6, dt_min: 0.005, dt_max: 0.05}"},
       {"gru, block-diagonal, reset before",
        "{name: gru, heads: 4, reset: before, recurrent_init: orthogonal}"},
       {"lstm, dense", "{name: lstm, heads: 1, forget_bias: -1}"},

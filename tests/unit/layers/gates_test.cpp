@@ -3,8 +3,10 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "autograd/tape.h"
 #include "tests/support/draw.h"
 
 namespace ls::layers {
@@ -41,6 +43,31 @@ TEST_SUITE("unit") {
     CHECK((smallest > 1 - 1e-9 && smallest < 1.2));
     CHECK((largest < 16 + 1e-9 && largest > 15.8));
     CHECK(std::abs(logs + 2) < 0.1);  // log-uniform: the mean of the logs is in the middle
+  }
+
+  TEST_CASE("gates: limited steps are clamped, and those outside have no gradient") {
+    ag::ParameterSet set;
+    const Scope scope(set, 5, DType::kF64, "mixer");
+    constexpr Index kHeads = 5;
+    constexpr double kLow = 0.01, kHigh = 0.5;
+    MambaDecay decay(scope, kHeads, 1, 16);
+    decay.limit_steps(kLow, kHigh);
+    const Tensor a_log = set.find("mixer.a_log")->var.value();
+    Tensor bias = set.find("mixer.dt_bias")->var.value();
+    bias.zero_();
+    const Tensor logits = Tensor::from(std::vector<double>{-40, -5, -2, -0.5, 30}, {1, 1, kHeads});
+    const ag::Var x = ag::Var::leaf(logits);
+    ag::Tape tape;
+    const ag::Var g = decay(x);
+    tape.backward(g, Tensor::full(g.shape(), DType::kF64, 1));
+    for (Index h = 0; h < kHeads; ++h) {
+      const double free = softplus(x.value().slow_at(h)), a = std::exp(a_log.slow_at(h));
+      CHECK(g.value().slow_at(h) == doctest::Approx(-a * std::clamp(free, kLow, kHigh)));
+      const bool inside = free > kLow && free < kHigh;
+      CHECK(inside == (h == 2 || h == 3));
+      CHECK(x.grad().slow_at(h) ==
+            doctest::Approx(inside ? -a / (1 + std::exp(-x.value().slow_at(h))) : 0));
+    }
   }
 
   TEST_CASE("gates: a rate drawn near 0 has a finite log") {
