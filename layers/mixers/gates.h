@@ -25,8 +25,8 @@ class MambaDecay {
   MambaDecay(const Scope& scope, Index heads, double low, double high, Index channels = 1);
   /// Never below `lower_bound` < 0; first rates are 1.
   static MambaDecay bounded(const Scope& scope, Index heads, double lower_bound, Index channels);
-  /// Keeps steps within [low, high], high 0 for none above, as dt_limit of state-spaces/mamba; those
-  /// outside have no gradient. Not of bounded ones.
+  /// Keeps steps within [low, high], high 0 for none above, as dt_limit of state-spaces/mamba;
+  /// those outside have no gradient. Not of bounded ones.
   void limit_steps(double low, double high);
   /// logits [B,T,heads*channels] of any float -> the same in acc
   ag::Var operator()(const ag::Var& logits) const;

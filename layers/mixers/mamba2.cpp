@@ -10,9 +10,9 @@ namespace ls::layers {
 namespace {
 
 /// Mamba-2: S_t = exp(dt_t A) S_{t-1} + B_t (dt_t x_t)^T, y_t = C_t S_t + D x_t, A = -exp(A_log)
-/// and dt = softplus(W_dt u + dt_bias) of a head, in [dt_min, dt_max]; B and C are shared by the heads of a group. A
-/// short convolution with SiLU on x, B and C; y silu(z) goes through an RMS norm of each group's
-/// channels (Dao & Gu 2405.21060). Wiring and defaults of state-spaces/mamba.
+/// and dt = softplus(W_dt u + dt_bias) of a head, in [dt_min, dt_max]; B and C are shared by the
+/// heads of a group. A short convolution with SiLU on x, B and C; y silu(z) goes through an RMS
+/// norm of each group's channels (Dao & Gu 2405.21060). Wiring and defaults of state-spaces/mamba.
 class Mamba2 final : public TokenMixer {
  public:
   struct Config {
