@@ -55,7 +55,6 @@ Provenance provenance(int ranks, const Device& device) {
           {"matrix products", fmt::format("own, bf16 {}", bf16_products())},
           {"fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100,
                               FMT_VERSION % 100)},
-          {"eigen", LS_BUILD_EIGEN},
           {"yaml-cpp", LS_BUILD_YAML},
           {"json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR,
                                NLOHMANN_JSON_VERSION_PATCH)},

@@ -13,7 +13,6 @@ needed=(
   "ninja-build|ninja|runs the build"
   "git|git|tells the commit that every result is stored with"
   "libfmt-dev|-|text formatting"
-  "libeigen3-dev|-|small matrix algebra"
   "libyaml-cpp-dev|-|reads configs"
   "libhdf5-dev|-|checkpoints and reference results"
   "libcli11-dev|-|command line"

@@ -18,7 +18,6 @@ set(text "#pragma once
 #define LS_BUILD_COMMIT \"${commit}\"
 #define LS_BUILD_COMPILER \"${COMPILER}\"
 #define LS_BUILD_FLAGS \"${FLAGS}\"
-#define LS_BUILD_EIGEN \"${EIGEN_VERSION}\"
 #define LS_BUILD_YAML \"${YAML_VERSION}\"
 ")
 set(old "")

@@ -1,7 +1,6 @@
 # Packages, with the names that Debian 12 and Ubuntu 24.04 give their targets.
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
-find_package(Eigen3 REQUIRED NO_MODULE)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
 
