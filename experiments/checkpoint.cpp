@@ -55,14 +55,6 @@ Index read_count(const h5::File& file, const std::string& name) {
   return n;
 }
 
-std::string identity_text(const std::vector<data::DataIdentity>& data) {
-  Json list = Json::array();
-  for (const data::DataIdentity& d : data) {
-    list.push_back(d);
-  }
-  return list.dump();
-}
-
 std::vector<data::DataIdentity> parse_identity(const h5::File& file) {
   try {
     return Json::parse(read_text(file, "data")).get<std::vector<data::DataIdentity>>();
@@ -96,7 +88,7 @@ void write_facts(h5::File& file, const CheckpointData& data) {
     file.set_attribute("/", "provenance." + name, value);
   }
   write_text(file, "config", data.config);
-  write_text(file, "data", identity_text(data.data));
+  write_text(file, "data", Json(data.data).dump());
   write_text(file, "history", data.history);
   write_text(file, "log", data.log);
 }

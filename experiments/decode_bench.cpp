@@ -87,7 +87,6 @@ DecodeTiming time_decoding(layers::Model& model, Index rows, Index context, Inde
   Rng rng(0, "bench.decode");
   Decoder decoder(model, rows);
   Tensor next;
-  constexpr Index kPrefill = 1024;
   for (Index at = 0; at < context; at += kPrefill) {
     const Index n = std::min(kPrefill, context - at);
     std::vector<std::int64_t> tokens(static_cast<std::size_t>(rows * n));

@@ -4,6 +4,9 @@
 
 namespace ls::experiments {
 
+/// Tokens per forward pass over what is there before the first step.
+inline constexpr Index kPrefill = 1024;
+
 /// Rows of equal length, all fed at once. The model must outlive it.
 class Decoder {
  public:

@@ -14,8 +14,6 @@
 namespace ls::experiments {
 namespace {
 
-constexpr Index kPrefill = 1024;  // tokens per forward pass over the prompt
-
 class Generate final : public Command {
  public:
   static constexpr int kPlace = 30;
