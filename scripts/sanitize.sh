@@ -4,7 +4,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export LONGSCAN_BUILD=${LONGSCAN_BUILD:-$root/build-sanitize}
-export LONGSCAN_CMAKE_ARGS="-DLONGSCAN_SANITIZE=ON"
+export LONGSCAN_CMAKE_ARGS="-DLONGSCAN_SANITIZE=ON ${LONGSCAN_SANITIZE_ARGS--DLONGSCAN_TESTS=ON}"
 "$root/scripts/setup.sh"
 "$root/scripts/build.sh" longscan_tests
 

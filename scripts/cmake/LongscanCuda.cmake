@@ -1,6 +1,6 @@
 # CUDA: nvcc and the toolkit, for which GPUs code is made, and how *.cu of the rooms are compiled.
-set(LONGSCAN_CUDA_ARCHITECTURES "80-real;90a-real;90-virtual" CACHE STRING
-    "GPUs that code is made for, as CMAKE_CUDA_ARCHITECTURES; -virtual is code for later ones")
+set(LONGSCAN_CUDA_ARCHITECTURES "80;90a-real" CACHE STRING
+    "GPUs that code is made for, as CMAKE_CUDA_ARCHITECTURES; what is not -real is for later ones too")
 set(LONGSCAN_HAVE_CUDA OFF)
 set(LONGSCAN_HAVE_CUDNN OFF)
 set(LONGSCAN_HAVE_NCCL OFF)

@@ -39,6 +39,27 @@ if(LONGSCAN_ASSERTS)
 endif()
 target_link_libraries(ls_flags INTERFACE Threads::Threads fmt::fmt)
 
+# Every source of a target reads `header` first, where LONGSCAN_PCH is on: what others of the same
+# options read is compiled once. Other builds find includes that are missing.
+function(ls_precompile name header)
+  if(NOT LONGSCAN_PCH)
+    return()
+  endif()
+  get_property(first GLOBAL PROPERTY LS_PRECOMPILED_${header})
+  if(first)
+    target_precompile_headers(${name} REUSE_FROM ${first})
+  else()
+    set_property(GLOBAL PROPERTY LS_PRECOMPILED_${header} ${name})
+    target_precompile_headers(${name} PRIVATE
+                              "$<$<COMPILE_LANGUAGE:CXX>:${CMAKE_SOURCE_DIR}/scripts/cmake/${header}>")
+  endif()
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+    # The first is for ccache; of precompiled system headers GCC warns.
+    target_compile_options(${name} PRIVATE
+                           "$<$<COMPILE_LANGUAGE:CXX>:-fpch-preprocess;-Wno-array-bounds>")
+  endif()
+endfunction()
+
 # Rooms with their direct dependencies, for the check of includes (CheckRooms.cmake).
 set_property(GLOBAL PROPERTY LS_ROOMS "")
 
@@ -78,6 +99,7 @@ function(ls_room path)
   endif()
   add_library(${name} OBJECT ${sources})
   target_link_libraries(${name} PUBLIC ${name}_view)
+  ls_precompile(${name} precompiled.h)
   if(device_sources OR ARG_NEEDS_CUDA)
     target_link_libraries(${name} PRIVATE ls_cuda)
   endif()
