@@ -1,7 +1,7 @@
 #pragma once
 // What the kernels of the gated delta rule share: records of a chunk in device memory, as images
-// of shared memory, each moved by one bulk copy. Of chunk r = (row * HV + head) * chunks + n, widths
-// as on the chip (gated_delta.h):
+// of shared memory, each moved by one bulk copy. Of chunk r = (row * HV + head) * chunks + n,
+// widths as on the chip (gated_delta.h):
 //   kept      N tile, P tile, gates                              (17 KiB)
 //   states    S^T before the chunk: for each 64 value rows, tiles [64 v][64 d] by columns d
 //   values    X: tiles [64 t][64 v] by columns v
