@@ -138,7 +138,25 @@ struct Reverse {
   }
 };
 
-template <class Machine, class T>
+/// The walks over tokens, a block a sequence and head.
+template <class T>
+struct Passes {
+  using A = acc_t<T>;
+  template <class Machine>
+  static void forward(Machine& machine, Call<T>& c) {
+    const Index weights = c.shape.heads * c.shape.rows() * c.shape.d;
+    common::take(machine, weights, c.shape.rt);
+    machine.template launch<common::TransposeWeights<A>>(
+        {common::blocks_of(weights, common::kThreads), 1, 1}, c.shape);
+    machine.template launch_states<Forward<T>>({c.shape.sequences.count, c.shape.heads, 1}, c);
+  }
+  template <class Machine>
+  static void reverse(Machine& machine, const Call<T>& c) {
+    machine.template launch_states<Reverse<T>>({c.shape.sequences.count, c.shape.heads, 1}, c);
+  }
+};
+
+template <class Machine, class T, class Walks = Passes<T>>
 struct Blocks {
   using A = acc_t<T>;
   using Op = Lstm;
@@ -151,11 +169,7 @@ struct Blocks {
     c.cT = common::elements<A>(out.cT);
     c.gates = common::elements<A>(out.gates);
     c.cells = common::elements<A>(out.cells);
-    const Index weights = c.shape.heads * c.shape.rows() * c.shape.d;
-    common::take(machine, weights, c.shape.rt);
-    machine.template launch<common::TransposeWeights<A>>(
-        {common::blocks_of(weights, common::kThreads), 1, 1}, c.shape);
-    machine.template launch_states<Forward<T>>({c.shape.sequences.count, c.shape.heads, 1}, c);
+    Walks::forward(machine, c);
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
@@ -173,7 +187,7 @@ struct Blocks {
     common::take(machine, s.all() * 4 * width, c.dpre);
     common::take(machine, s.all() * width, c.before);
     common::take(machine, s.sequences.count * width, c.dh_first, c.dc_first);
-    machine.template launch_states<Reverse<T>>({s.sequences.count, s.heads, 1}, c);
+    Walks::reverse(machine, c);
     if (din.r.defined()) {
       common::WeightCall<A> w{s, c.dpre, c.before, 4 * width, 0, s.rows()};
       w.dr = common::elements<A>(din.r);

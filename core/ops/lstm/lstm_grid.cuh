@@ -1,0 +1,245 @@
+#pragma once
+// LSTM with dense weights over the whole device (core/ops/common/cell_grid.cuh). A block has some
+// units of a head: forward their four rows of R, by which it multiplies h_{t-1} of all units;
+// backward the columns of R, by which it multiplies the gradients of all gates.
+#include "core/ops/common/cell_grid.cuh"
+#include "core/ops/lstm/lstm_blocks.h"
+
+namespace ls::ops::lstm::grid {
+
+using common::CellGrid;
+using common::kGridRows;
+using common::kGridThreads;
+
+template <class T>
+struct GridCall {
+  Call<T> call;
+  CellGrid grid;
+  float* hidden = nullptr;  ///< [2,B,D]: h of the token before and of this one
+};
+
+/// Shared memory: weights [4,units,depth], what they multiply [16,depth] (forward), results
+/// [4,units,16], then states [units,B] of up to two kinds.
+struct Layout {
+  float *weights, *x, *results, *c, *dh;
+  __device__ Layout(float* memory, const CellGrid& g, bool forward)
+      : weights(memory),
+        x(weights + 4 * g.units * g.depth),
+        results(x + (forward ? kGridRows * g.depth : 0)),
+        c(results + 4 * g.units * kGridRows),
+        dh(c + g.units * g.batch) {}
+  static std::size_t bytes(const CellGrid& g, bool forward) {
+    return sizeof(float) *
+           static_cast<std::size_t>(4 * g.units * g.depth + (forward ? kGridRows * g.depth : 0) +
+                                    4 * g.units * kGridRows + 2 * g.units * g.batch);
+  }
+};
+
+/// f(gate, unit of the block, element of the depth) gives a weight.
+template <class F>
+__device__ __forceinline__ void fill_weights(float* to, const CellGrid& g, F f) {
+  const int first = g.first_unit();
+  for (int e = static_cast<int>(threadIdx.x); e < 4 * g.units * g.depth; e += kGridThreads) {
+    const int k = e % g.depth, unit = e / g.depth % g.units, gate = e / g.depth / g.units;
+    to[e] = k < g.d && first + unit < g.d ? f(gate, first + unit, k) : 0.f;
+  }
+}
+/// results[gate, unit, row] of this warp's gate and 8 of 16 rows.
+template <int kUnits, class Load>
+__device__ __forceinline__ void multiply(const Layout& m, const CellGrid& g, int gate, int half,
+                                         int lane, Load load) {
+  float sums[8 * kUnits] = {};
+  common::add_products<kUnits>(sums, m.weights + gate * kUnits * g.depth, g.depth, g.depth, lane,
+                               load);
+  common::sum_lanes(sums, lane);
+#pragma unroll
+  for (int i = 0; i < common::kSumsOfLane<8 * kUnits>; ++i) {
+    const int n = common::sum_of_lane<8 * kUnits>(lane, i);
+    m.results[(gate * kUnits + n / 8) * kGridRows + 8 * half + n % 8] = sums[i];
+  }
+}
+
+template <class T, int kUnits>
+__global__ void __launch_bounds__(kGridThreads)
+    forward_kernel(const __grid_constant__ GridCall<T> all) {
+  extern __shared__ __align__(16) float memory[];
+  const Call<T>& call = all.call;
+  const CellGrid& g = all.grid;
+  const Layout m(memory, g, true);
+  const int head = g.head(), first = g.first_unit(), width = g.heads * g.d, own = head * g.d;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  fill_weights(m.weights, g, [&](int gate, int unit, int k) {
+    return call.shape.r[(static_cast<int64_t>(head) * 4 * g.d + gate * g.d + unit) * g.d + k];
+  });
+  for (int e = static_cast<int>(threadIdx.x); e < kUnits * g.batch; e += kGridThreads) {
+    const int unit = first + e % kUnits, b = e / kUnits;
+    m.c[e] = call.c0 && unit < g.d ? call.c0[b * width + own + unit] : 0.f;
+  }
+  for (int t = 0; t < g.tokens; ++t) {
+    const float* const before =
+        t > 0 ? all.hidden + static_cast<int64_t>(t % 2) * g.batch * width : call.h0;
+    float* const next = all.hidden + static_cast<int64_t>((t + 1) % 2) * g.batch * width;
+    for (int b0 = 0; b0 < g.batch; b0 += kGridRows) {
+      __syncthreads();
+      for (int e = static_cast<int>(threadIdx.x) * 4; e < kGridRows * g.depth;
+           e += 4 * kGridThreads) {
+        const int b = b0 + e / g.depth, k = e % g.depth;
+        const bool there = before && b < g.batch && k < g.d;
+        *reinterpret_cast<float4*>(m.x + e) =
+            there ? __ldcg(reinterpret_cast<const float4*>(before + b * width + own + k))
+                  : make_float4(0, 0, 0, 0);
+      }
+      __syncthreads();
+      const int half = warp % 2;
+      multiply<kUnits>(m, g, warp / 2, half, lane, [&](int b, int k) {
+        return *reinterpret_cast<const float4*>(m.x + (8 * half + b) * g.depth + k);
+      });
+      __syncthreads();
+      const int unit = static_cast<int>(threadIdx.x) % kUnits;
+      const int row = static_cast<int>(threadIdx.x) / kUnits, b = b0 + row, x = first + unit;
+      if (row < kGridRows && b < g.batch && x < g.d) {
+        const int64_t token = static_cast<int64_t>(b) * g.tokens + t;
+        float gates[4];
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          const int place = n * width + own + x;
+          const float in =
+              convert<float>(call.gx.at(b, t, 0)[place]) + (call.bias ? call.bias[place] : 0.f);
+          const float sum = in + m.results[(n * kUnits + unit) * kGridRows + row];
+          gates[n] = n == kCell ? tanhf(sum) : common::cell_sigmoid(sum);
+          call.gates[token * 4 * width + place] = gates[n];
+        }
+        float& c = m.c[b * kUnits + unit];
+        c = gates[kForget] * c + gates[kInput] * gates[kCell];
+        const float h = gates[kOutput] * tanhf(c);
+        call.cells[token * width + own + x] = c;
+        call.y.at(b, t, 0)[own + x] = convert<T>(h);
+        next[b * width + own + x] = h;
+        if (t == g.tokens - 1) {
+          call.hT[b * width + own + x] = h;
+          call.cT[b * width + own + x] = c;
+        }
+      }
+    }
+    if (t + 1 < g.tokens) {
+      common::meet(g, static_cast<unsigned>(t + 1));
+    }
+  }
+}
+
+/// Gradients of one unit's gates at token t of row b; dc becomes that of the cell before.
+template <class T>
+__device__ __forceinline__ void unit_gradients(const Call<T>& call, const CellGrid& g, int b, int t,
+                                               int x, float dh, float& dc) {
+  const int width = g.heads * g.d;
+  const int64_t token = static_cast<int64_t>(b) * g.tokens + t;
+  const float* const gates = call.gates + token * 4 * width + x;
+  const float i = gates[0], f = gates[width], n = gates[2 * width], o = gates[3 * width];
+  float c = call.c0 ? call.c0[b * width + x] : 0.f, h = call.h0 ? call.h0[b * width + x] : 0.f;
+  if (t > 0) {
+    c = call.cells[(token - 1) * width + x];
+    h = call.gates[((token - 1) * 4 + kOutput) * width + x] * tanhf(c);
+  }
+  call.before[token * width + x] = h;
+  const float tanh_c = tanhf(call.cells[token * width + x]);
+  const float dhidden = dh + (call.gy ? convert<float>(call.gy.at(b, t, 0)[x]) : 0.f);
+  const float dcell = dc + dhidden * o * (1 - tanh_c * tanh_c);
+  dc = dcell * f;
+  const float d[4] = {dcell * n * i * (1 - i), dcell * c * f * (1 - f), dcell * i * (1 - n * n),
+                      dhidden * tanh_c * o * (1 - o)};
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    call.dpre[token * 4 * width + k * width + x] = d[k];
+    if (call.dgx) {
+      call.dgx.at(b, t, 0)[k * width + x] = convert<T>(d[k]);
+    }
+  }
+}
+
+template <class T, int kUnits>
+__global__ void __launch_bounds__(kGridThreads)
+    reverse_kernel(const __grid_constant__ GridCall<T> all) {
+  extern __shared__ __align__(16) float memory[];
+  const Call<T>& call = all.call;
+  const CellGrid& g = all.grid;
+  const Layout m(memory, g, false);
+  const int head = g.head(), first = g.first_unit(), width = g.heads * g.d, own = head * g.d;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  fill_weights(m.weights, g, [&](int gate, int unit, int k) {
+    return call.shape.r[(static_cast<int64_t>(head) * 4 * g.d + gate * g.d + k) * g.d + unit];
+  });
+  for (int e = static_cast<int>(threadIdx.x); e < kUnits * g.batch; e += kGridThreads) {
+    const int unit = first + e % kUnits, at = e / kUnits * width + own + unit;
+    m.c[e] = call.gcT && unit < g.d ? call.gcT[at] : 0.f;
+    m.dh[e] = call.ghT && unit < g.d ? call.ghT[at] : 0.f;
+  }
+  for (int t = g.tokens - 1; t >= 0; --t) {
+    __syncthreads();
+    for (int e = static_cast<int>(threadIdx.x); e < kUnits * g.batch; e += kGridThreads) {
+      if (first + e % kUnits < g.d) {
+        unit_gradients(call, g, e / kUnits, t, own + first + e % kUnits, m.dh[e], m.c[e]);
+      }
+    }
+    common::meet(g, static_cast<unsigned>(g.tokens - t));
+    for (int b0 = 0; b0 < g.batch; b0 += kGridRows) {
+      const int half = warp % 2, gate = warp / 2;
+      multiply<kUnits>(m, g, gate, half, lane, [&](int row, int k) {
+        const int b = b0 + 8 * half + row;
+        const int64_t token = static_cast<int64_t>(b) * g.tokens + t;
+        return b < g.batch && k < g.d ? __ldcg(reinterpret_cast<const float4*>(
+                                            call.dpre + token * 4 * width + gate * width + own + k))
+                                      : make_float4(0, 0, 0, 0);
+      });
+      __syncthreads();
+      const int unit = static_cast<int>(threadIdx.x) % kUnits;
+      const int row = static_cast<int>(threadIdx.x) / kUnits;
+      if (row < kGridRows && b0 + row < g.batch) {
+        float sum = 0;
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          sum += m.results[(n * kUnits + unit) * kGridRows + row];
+        }
+        m.dh[(b0 + row) * kUnits + unit] = sum;
+      }
+      __syncthreads();
+    }
+  }
+  for (int e = static_cast<int>(threadIdx.x); e < kUnits * g.batch; e += kGridThreads) {
+    if (first + e % kUnits < g.d) {
+      const int at = e / kUnits * width + own + first + e % kUnits;
+      call.dh_first[at] = m.dh[e];
+      call.dc_first[at] = m.c[e];
+    }
+  }
+}
+
+/// f.template operator()<units>() with those of the grid.
+template <class F>
+void with_units(const CellGrid& g, F&& f) {
+  switch (g.units) {
+    case 2:
+      return f.template operator()<2>();
+    case 4:
+      return f.template operator()<4>();
+    case 6:
+      return f.template operator()<6>();
+    default:
+      return f.template operator()<8>();
+  }
+}
+template <class T>
+void forward(const GridCall<T>& all) {
+  with_units(all.grid, [&]<int kUnits>() {
+    common::launch_together(&forward_kernel<T, kUnits>, all.grid, Layout::bytes(all.grid, true),
+                            all);
+  });
+}
+template <class T>
+void reverse(const GridCall<T>& all) {
+  with_units(all.grid, [&]<int kUnits>() {
+    common::launch_together(&reverse_kernel<T, kUnits>, all.grid, Layout::bytes(all.grid, false),
+                            all);
+  });
+}
+
+}  // namespace ls::ops::lstm::grid
