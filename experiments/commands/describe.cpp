@@ -5,6 +5,7 @@
 #include "core/config/yaml.h"
 #include "data/task.h"
 #include "experiments/commands/command.h"
+#include "experiments/commands/scan_text.h"
 #include "experiments/progress.h"
 #include "experiments/table.h"
 #include "layers/model.h"
@@ -107,9 +108,8 @@ std::string forms_of(const OpInfo& op) {
   for (const std::string& name : layers::scan_registry().names()) {
     const layers::ScanInfo& scan = *layers::scan_registry().at(name);
     if (scan.op == &op) {
-      all += fmt::format("{}recurrent{}{} (scan {}, family {})", all.empty() ? "" : "\n         ",
-                         scan.has_chunk ? ", chunk" : "", scan.has_parallel ? ", parallel" : "",
-                         name, scan.family);
+      all += fmt::format("{}{} (scan {}, family {})", all.empty() ? "" : "\n         ",
+                         scan_forms(scan), name, scan.family);
     }
   }
   return all;

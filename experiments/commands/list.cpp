@@ -3,11 +3,11 @@
 #include "core/config/yaml.h"
 #include "data/task.h"
 #include "experiments/commands/command.h"
+#include "experiments/commands/scan_text.h"
 #include "experiments/progress.h"
 #include "experiments/table.h"
 #include "layers/channel/channel.h"
 #include "layers/mixers/mixer.h"
-#include "layers/scan/scan.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 
@@ -40,9 +40,7 @@ std::string families() {
       states += (states.empty() ? "" : ", ") + s.name + " (" + std::string(enum_name(s.part)) + ")";
     }
     table.add({name, f.family, std::string(enum_name(f.kind)),
-               std::string(f.transition ? f.transition->name : "-"), states,
-               std::string("recurrent") + (f.has_chunk ? ", chunk" : "") +
-                   (f.has_parallel ? ", parallel" : ""),
+               std::string(f.transition ? f.transition->name : "-"), states, scan_forms(f),
                f.help});
   }
   return table.str(terminal_columns());
