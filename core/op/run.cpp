@@ -6,6 +6,7 @@
 #include "core/op/report.h"
 #include "core/tensor/devices.h"
 #include "core/tensor/host_code.h"
+#include "core/tensor/host_errors.h"
 #include "core/tensor/rows.h"
 
 namespace ls {
@@ -213,12 +214,18 @@ void run_kernel(const Kernel& kernel, Launch::Pass pass, std::span<const Tensor>
   }
 }
 
-/// Puts the kernel on this thread's stream of the device; the processor's runs now.
+/// Puts the kernel on this thread's stream of the device. The processor's runs now, so that a bad
+/// value that it finds is an error of this call.
 void execute(Launch& l) {
   const bool forward = l.pass == Launch::Pass::kForward;
   if (l.device->type() == DeviceType::kCpu) {
-    forward ? l.kernel->forward(l.in, l.out, l.kept, l.attrs.get())
-            : l.kernel->backward(l.in, l.out, l.dout, l.din, l.kept, l.attrs.get());
+    ErrorFlag bad;
+    {
+      const UseErrorFlag use(&bad);
+      forward ? l.kernel->forward(l.in, l.out, l.kept, l.attrs.get())
+              : l.kernel->backward(l.in, l.out, l.dout, l.din, l.kept, l.attrs.get());
+    }
+    check_error_flag(bad);
     return;
   }
   const ExecutionContext ctx = current_context(*l.device);
@@ -264,9 +271,16 @@ std::vector<Tensor> make_outputs(const Launch& l, std::span<const Tensor> in, co
                                  const std::vector<bool>& spent, std::span<const Tensor> places) {
   const OpInfo& op = *l.op;
   std::vector<Tensor> out(op.out.size());
-  // References write where they want.
+  // References write where they want; and of documents in one row the last may end before the first
+  // has read what it starts from.
+  const auto given = [&](std::string_view name) {
+    const int i = op.input_index(name);
+    return i >= 0 && in[static_cast<std::size_t>(i)].defined();
+  };
+  const bool packed = !spent.empty() && given("offsets");
+  const bool appended = !spent.empty() && given("used");  // the cache is a buffer, as a state is
   const bool own_kernel = l.kernel->dtype == l.dtype && op.has(*l.kernel);
-  const bool in_place = !spent.empty() && own_kernel;
+  const bool in_place = !spent.empty() && !packed && own_kernel;
   for (std::size_t i = 0; i < out.size(); ++i) {
     const ArgSpec& arg = op.out[i];
     if (arg.optional && b.dropped(arg.name)) {
@@ -277,9 +291,9 @@ std::vector<Tensor> make_outputs(const Launch& l, std::span<const Tensor> in, co
     if (own_kernel && !places.empty() && fits(places[i], l.kernel->out[i], shape, t)) {
       out[i] = places[i];
     } else if (in_place && arg.continues >= 0 && spent[static_cast<std::size_t>(arg.continues)]) {
-      out[i] =
-          following(in[static_cast<std::size_t>(arg.continues)],
-                    arg.fresh < 0 ? Tensor() : in[static_cast<std::size_t>(arg.fresh)], shape, t);
+      out[i] = following(
+          in[static_cast<std::size_t>(arg.continues)],
+          arg.fresh < 0 || appended ? Tensor() : in[static_cast<std::size_t>(arg.fresh)], shape, t);
     }
     if (!out[i].defined()) {
       out[i] = Tensor::empty(shape, t, *l.device);

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <mutex>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/tensor/graph.h"
+#include "core/tensor/host_errors.h"
 #include "core/tensor/tensor.h"
 #include "core/tensor/tensor_kernels.h"
 
@@ -17,6 +19,8 @@ std::array<const TensorKernels*, kNumDeviceTypes>& kernel_tables() {
   return tables;
 }
 
+thread_local ErrorFlag* raised_here = nullptr;
+
 struct ErrorSources {
   std::mutex mutex;
   std::vector<std::string> names;
@@ -24,6 +28,14 @@ struct ErrorSources {
 ErrorSources& error_sources() {
   static auto* const instance = new ErrorSources;
   return *instance;
+}
+
+std::string what_is_raised(const ErrorFlag& flag) {
+  ErrorSources& sources = error_sources();
+  const std::lock_guard lock(sources.mutex);
+  return fmt::format("{}: the value {} at position {} is not allowed",
+                     sources.names[static_cast<std::size_t>(flag.source - 1)], flag.value,
+                     flag.position);
 }
 
 }  // namespace
@@ -110,15 +122,26 @@ void check_error_flag(Stream& stream) {
     stream.synchronize();
     flag = *static_cast<const ErrorFlag*>(host.data());
   }
-  if (flag.source == 0) {
-    return;
+  if (flag.source != 0) {
+    stream.fill(stream.error_flag(), 0, sizeof(ErrorFlag));
+    throw Error(ErrorKind::kNumeric,
+                what_is_raised(flag) + " (found on " + stream.describe() + ")");
   }
-  stream.fill(stream.error_flag(), 0, sizeof(ErrorFlag));
-  ErrorSources& sources = error_sources();
-  const std::lock_guard lock(sources.mutex);
-  LS_FAIL(kNumeric, "{}: the value {} at position {} is not allowed (found on {})",
-          sources.names[static_cast<std::size_t>(flag.source - 1)], flag.value, flag.position,
-          stream.describe());
+}
+
+void check_error_flag(const ErrorFlag& flag) {
+  if (flag.source != 0) {
+    throw Error(ErrorKind::kShape, what_is_raised(flag));
+  }
+}
+
+UseErrorFlag::UseErrorFlag(ErrorFlag* flag) : before_(std::exchange(raised_here, flag)) {}
+UseErrorFlag::~UseErrorFlag() {
+  raised_here = before_;
+}
+
+ErrorFlag* current_error_flag() {
+  return raised_here ? raised_here : current_stream(cpu()).error_flag();
 }
 
 }  // namespace ls

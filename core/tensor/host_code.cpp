@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/base/error.h"
+#include "core/tensor/host_errors.h"
 
 namespace ls {
 namespace {
@@ -47,9 +48,14 @@ void launch_host_code(const ExecutionContext& ctx, std::string_view what,
   };
   auto inputs = borrowed(read, false), outputs = borrowed(written, true);
   const ErrorContext context{std::string(what)};
-  ctx.stream.launch([code = std::move(code), inputs = std::move(inputs),
-                     outputs = std::move(outputs)]() mutable { code(inputs, outputs); },
-                    uses);
+  auto* const flag = static_cast<ErrorFlag*>(ctx.device.kernel_address(ctx.error_flag));
+  ctx.stream.launch(
+      [code = std::move(code), inputs = std::move(inputs), outputs = std::move(outputs),
+       flag]() mutable {
+        const UseErrorFlag use(flag);
+        code(inputs, outputs);
+      },
+      uses);
   record_launch(ctx, read, written);
 }
 

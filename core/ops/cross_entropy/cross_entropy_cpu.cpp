@@ -22,6 +22,11 @@ using Op = CrossEntropy;
 using Reduction = Op::Reduction;
 constexpr Index kLogits = 4096;  // of a piece of rows, at least
 
+bool targets_fit(const Op::In<TensorView>& in, const Op::Attrs& a) {
+  return check_indices("cross_entropy", "targets", in.targets, 0, in.logits.size(-1),
+                       a.ignore_index);
+}
+
 /// Targets and weights of the tokens; a weight of 0 where the target is ignored.
 template <class A>
 struct Tokens {
@@ -87,7 +92,9 @@ template <class T>
 void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
   using A = acc_t<T>;
   const Rows logits(in.logits);
-  check_indices("cross_entropy", "target", in.targets, 0, in.logits.size(-1), a.ignore_index);
+  if (!targets_fit(in, a)) {
+    return leave_zero(out);
+  }
   const Tokens<A> tokens(in, a);
   const Index classes = logits.cols;
   const A smooth = A(a.label_smoothing), z = A(a.z_loss);
@@ -124,6 +131,9 @@ template <class T>
 void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
               const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs& a) {
   using A = acc_t<T>;
+  if (!targets_fit(in, a)) {
+    return leave_zero(din);
+  }
   const Rows logits(in.logits);
   const Tokens<A> tokens(in, a);
   const Index classes = logits.cols;

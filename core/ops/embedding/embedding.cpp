@@ -12,7 +12,9 @@ template <class Real>
 struct Reference {
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const View<const Real, 2> weight(in.weight);
-    check_indices("embedding", "id", in.ids, 0, weight.size(0));
+    if (!check_indices("embedding", "ids", in.ids, 0, weight.size(0))) {
+      return leave_zero(out);
+    }
     const common::Joined<const std::int64_t, 1> ids(in.ids);
     const common::Joined<Real, 2> y(out.y);
     for (Index r = 0; r < y.size(0); ++r) {
@@ -24,6 +26,9 @@ struct Reference {
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
                        const Op::Attrs& a) {
+    if (!check_indices("embedding", "ids", in.ids, 0, din.weight.size(0))) {
+      return leave_zero(din);
+    }
     const common::Joined<const std::int64_t, 1> ids(in.ids);
     const common::Joined<const Real, 2> gy(dout.y);
     const View<Real, 2> gweight(common::zeroed(din.weight));

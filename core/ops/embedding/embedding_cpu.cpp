@@ -13,7 +13,9 @@ template <class T>
 struct Kernel {
   using Op = Embedding;
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
-    check_indices("embedding", "id", in.ids, 0, in.weight.size(0));
+    if (!check_indices("embedding", "ids", in.ids, 0, in.weight.size(0))) {
+      return leave_zero(out);
+    }
     const Index d = in.weight.size(1);
     const T* wp = in.weight.data<T>();
     const std::int64_t* id = in.ids.data<std::int64_t>();
@@ -30,6 +32,9 @@ struct Kernel {
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
                        const Op::Attrs& a) {
+    if (!check_indices("embedding", "ids", in.ids, 0, din.weight.size(0))) {
+      return leave_zero(din);
+    }
     const Index d = din.weight.size(1);
     const std::int64_t* id = in.ids.data<std::int64_t>();
     const T* gp = dout.y.data<T>();

@@ -12,7 +12,9 @@ template <class Real>
 struct Reference {
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs&) {
     const View<const Real, 2> x(in.x);
-    check_indices("gather_rows", "index", in.index, -1, x.size(0));
+    if (!check_indices("gather_rows", "index", in.index, -1, x.size(0))) {
+      return leave_zero(out);
+    }
     const common::Joined<const std::int64_t, 1> index(in.index);
     const common::Joined<Real, 2> y(out.y);
     for (Index r = 0; r < y.size(0); ++r) {
@@ -23,6 +25,9 @@ struct Reference {
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
+    if (!check_indices("gather_rows", "index", in.index, -1, din.x.size(0))) {
+      return leave_zero(din);
+    }
     const common::Joined<const std::int64_t, 1> index(in.index);
     const common::Joined<const Real, 2> gy(dout.y);
     const View<Real, 2> gx(common::zeroed(din.x));

@@ -13,7 +13,9 @@ template <class T>
 struct Kernel {
   static void forward(const GatherRows::In<TensorView>& in, GatherRows::Out<TensorView>& out,
                       const GatherRows::Attrs&) {
-    check_indices("gather_rows", "index", in.index, -1, in.x.size(0));
+    if (!check_indices("gather_rows", "index", in.index, -1, in.x.size(0))) {
+      return leave_zero(out);
+    }
     gather_rows<T>(in.x, in.index, out.y);
   }
   static void backward(const GatherRows::In<TensorView>& in, const GatherRows::Out<TensorView>&,

@@ -22,7 +22,10 @@ template <class Real>
 struct Reference {
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const View<const Real, 2> x(in.x), w(in.weight);
-    check_indices("linear_cross_entropy", "target", in.targets, 0, w.size(0), a.ignore_index);
+    if (!check_indices("linear_cross_entropy", "targets", in.targets, 0, w.size(0),
+                       a.ignore_index)) {
+      return leave_zero(out);
+    }
     const View<const std::int64_t, 1> target(in.targets);
     const View<Real, 1> per_token(out.per_token);
     const View<std::int64_t, 1> predicted(out.predicted);

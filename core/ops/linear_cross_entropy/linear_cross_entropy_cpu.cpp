@@ -404,7 +404,10 @@ void forward_dense(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const
 template <class T>
 void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
   const Index n = in.targets.numel(), d = in.x.size(1);
-  check_indices("linear_cross_entropy", "target", in.targets, 0, in.weight.size(0), a.ignore_index);
+  if (!check_indices("linear_cross_entropy", "targets", in.targets, 0, in.weight.size(0),
+                     a.ignore_index)) {
+    return leave_zero(out);
+  }
   const std::int64_t* const target = in.targets.data<std::int64_t>();
   std::vector<Index> asked;
   for (Index i = 0; i < n; ++i) {

@@ -16,7 +16,9 @@ void bind(const Op::In<ShapeOf>&, const Op::Attrs& a, Bindings& b) {
 template <class Real>
 struct Reference {
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
-    check_indices("scatter_add_rows", "index", in.index, -1, a.rows);
+    if (!check_indices("scatter_add_rows", "index", in.index, -1, a.rows)) {
+      return leave_zero(out);
+    }
     const common::Joined<const Real, 2> x(in.x);
     const common::Joined<const std::int64_t, 1> index(in.index);
     const View<Real, 2> y(common::zeroed(out.y));
@@ -30,7 +32,11 @@ struct Reference {
     }
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
-                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
+                       const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
+                       const Op::Attrs& a) {
+    if (!check_indices("scatter_add_rows", "index", in.index, -1, a.rows)) {
+      return leave_zero(din);
+    }
     const common::Joined<const std::int64_t, 1> index(in.index);
     const View<const Real, 2> gy(dout.y);
     const common::Joined<Real, 2> gx(din.x);

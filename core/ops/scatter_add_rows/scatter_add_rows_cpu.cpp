@@ -13,13 +13,18 @@ template <class T>
 struct Kernel {
   static void forward(const ScatterAddRows::In<TensorView>& in,
                       ScatterAddRows::Out<TensorView>& out, const ScatterAddRows::Attrs& a) {
-    check_indices("scatter_add_rows", "index", in.index, -1, a.rows);
+    if (!check_indices("scatter_add_rows", "index", in.index, -1, a.rows)) {
+      return leave_zero(out);
+    }
     scatter_add_rows<T>(in.x, in.index, out.y);
   }
   static void backward(const ScatterAddRows::In<TensorView>& in,
                        const ScatterAddRows::Out<TensorView>&,
                        const ScatterAddRows::Out<TensorView>& dout,
-                       ScatterAddRows::In<TensorView>& din, const ScatterAddRows::Attrs&) {
+                       ScatterAddRows::In<TensorView>& din, const ScatterAddRows::Attrs& a) {
+    if (!check_indices("scatter_add_rows", "index", in.index, -1, a.rows)) {
+      return leave_zero(din);
+    }
     gather_rows<T>(dout.y, in.index, din.x);
   }
 };

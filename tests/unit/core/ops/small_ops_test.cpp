@@ -124,11 +124,11 @@ TEST_SUITE("unit") {
     CHECK(says(message([&] { call_op<ops::TopK>({.x = x}, {.k = 5}); }), "k = 5 of rows of 4"));
     const Tensor index = Tensor::from(std::vector<std::int64_t>{0, 3, -2});
     CHECK(says(message([&] { call_op<ops::GatherRows>({.x = x, .index = index}); }),
-               "index 3 at position 1"));
+               "index must lie in -1 .. 2: the value 3 at position 1"));
     CHECK(
         says(message([&] { call_op<ops::ScatterAddRows>({.x = x, .index = index}, {.rows = 4}); }),
-             "index -2 at position 2"));
+             "index must lie in -1 .. 3: the value -2 at position 2"));
     CHECK(says(message([&] { call_op<ops::CrossEntropy>({.logits = x, .targets = index}); }),
-               "target -2 at position 2 is outside 0 .. 3 and is not ignore_index"));
+               "targets must lie in 0 .. 3, or be ignore_index -100: the value -2 at position 2"));
   }
 }
