@@ -10,13 +10,16 @@ SeqOptions settled(SeqOptions o) {
   if (o.taken) {
     o.incoming = o.taken;
   }
-  if (o.incoming && o.incoming->position.empty()) {
+  if (o.incoming && o.incoming->position.empty() && !o.told) {
     o.incoming = nullptr;
   }
   return o;
 }
 
-StretchPlace place_of(const SeqOptions& o) {
+Stretch stretch_of(Index batch, Index tokens, const SeqOptions& o) {
+  if (o.told) {
+    return Stretch(batch, tokens, *o.told);
+  }
   StretchPlace place{.first = o.first};
   if (o.documents) {
     place.documents = *o.documents;
@@ -26,14 +29,17 @@ StretchPlace place_of(const SeqOptions& o) {
   } else if (o.incoming) {
     place.seen = o.incoming->position;
   }
-  return place;
+  return Stretch(batch, tokens, std::move(place));
 }
 
 }  // namespace
 
 SeqContext::SeqContext(Index batch, Index tokens, const SeqOptions& options)
-    : options_(settled(options)), stretch_(batch, tokens, place_of(options_)) {
-  if (options_.keep_states) {
+    : options_(settled(options)), stretch_(stretch_of(batch, tokens, options_)) {
+  if (options_.incoming) {
+    outgoing_.used = options_.incoming->used;
+  }
+  if (options_.keep_states && !stretch_.varies()) {
     outgoing_.position = runner().seen_after(stretch_);
   }
 }
@@ -79,15 +85,20 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
     call.fresh.push_back(std::exchange(s, take_incoming(prefix + port.name)));
   }
   call.updates = updates_of(op, in);
+  const bool buffered = info.kind == FamilyKind::kGrowing && outgoing_.used.defined();
+  if (buffered) {
+    input_of(op, in, "used") = ag::Var(outgoing_.used);
+  }
 
   std::vector<ag::Var> out = runner().run(info, std::move(in), own_attrs, stretch_, call);
 
   for (const StatePort& port : info.states) {
     ag::Var& s = output_of(op, out, port.output);
-    if (call.keep && port.part == StatePart::kKeyValue && s.defined()) {
+    const bool rows_told = !stretch_.varies() && !buffered;
+    if (call.keep && rows_told && port.part == StatePart::kKeyValue && s.defined()) {
       s = seen_rows(s, outgoing_.position);
     }
-    keep(prefix + port.name, port.part, s);
+    keep(prefix + port.name, port.part, info.kind == FamilyKind::kGrowing, s);
   }
   return out;
 }
@@ -106,9 +117,9 @@ Index SeqContext::updates_of(const OpInfo& op, const std::vector<ag::Var>& in) c
   return 1;
 }
 
-void SeqContext::keep(const std::string& path, StatePart part, const ag::Var& state) {
+void SeqContext::keep(const std::string& path, StatePart part, bool grows, const ag::Var& state) {
   if (options_.keep_states && state.defined()) {
-    const bool fresh = outgoing_.slots.emplace(path, StateSlot{state, part}).second;
+    const bool fresh = outgoing_.slots.emplace(path, StateSlot{state, part, grows}).second;
     LS_CHECK(fresh, kInternal, "two scans of a layer use the slot '{}'", path);
   }
 }

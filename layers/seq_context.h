@@ -23,7 +23,10 @@ struct SeqOptions {
   /// By row, where the tokens before are other ranks' or not carried: tokens of its document
   /// before this pass. Null: as `incoming` says.
   const std::vector<Index>* seen = nullptr;
-  Index first = 0;              ///< tokens of each row before this pass, of any document
+  Index first = 0;  ///< tokens of each row before this pass, of any document
+  /// In place of all that is said of documents and positions: tensors that tell it, of a pass that
+  /// is recorded to be done again when they hold something else (Stretch::varies).
+  const StretchTensors* told = nullptr;
   bool keep_states = false;     ///< collect outgoing states
   SeqRunner* runner = nullptr;  ///< null: this process alone
 };
@@ -116,7 +119,7 @@ class SeqContext {
   SeqRunner& runner() { return options_.runner ? *options_.runner : local_; }
   /// Tokens of the scan for each of the context.
   Index updates_of(const OpInfo& op, const std::vector<ag::Var>& in) const;
-  void keep(const std::string& path, StatePart part, const ag::Var& state);
+  void keep(const std::string& path, StatePart part, bool grows, const ag::Var& state);
 
   SeqOptions options_;
   Stretch stretch_;

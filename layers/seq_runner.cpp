@@ -1,33 +1,16 @@
 #include "layers/seq_runner.h"
 
+#include <algorithm>
+
 #include "autograd/functional.h"
+#include "core/ops/gather_rows/gather_rows.h"
 
 namespace ls::layers {
 namespace {
 
-Shape flattened(const Shape& s) {
-  Shape out{1, s[0] * s[1]};
-  for (int i = 2; i < s.rank(); ++i) {
-    out.push_back(s[i]);
-  }
-  return out;
-}
-
-Shape unflattened(const Shape& s, Index rows) {
-  Shape out{rows, s[1] / rows};
-  for (int i = 2; i < s.rank(); ++i) {
-    out.push_back(s[i]);
-  }
-  return out;
-}
-
 /// Row `of[i]` of `carried` where that is a row with a past, else the fresh state of the port.
-ag::Var started(const ag::Var& carried, std::size_t port, const std::vector<Index>& of,
+ag::Var started(const ag::Var& carried, const ag::Var& fresh, const std::vector<Index>& of,
                 const Stretch& stretch, const ScanCall& call) {
-  const ag::Var fresh = port < call.fresh.size() ? call.fresh[port] : ag::Var();
-  if (!fresh.defined()) {
-    return carried.defined() ? ag::take_rows(carried, of) : carried;
-  }
   std::vector<Index> from;
   const Index last = carried.defined() ? carried.size(0) : 0;
   for (const Index r : of) {
@@ -37,11 +20,45 @@ ag::Var started(const ag::Var& carried, std::size_t port, const std::vector<Inde
   return ag::take_rows(carried.defined() ? ag::concat({carried, fresh}, 0) : fresh, from);
 }
 
-Tensor scaled(std::vector<Index> offsets, Index n, Device& device) {
-  for (Index& o : offsets) {
-    o *= n;
+/// Entries of `states` by an index that lies where they do; -1 gives zeros.
+ag::Var entries(const ag::Var& states, const Tensor& index) {
+  Shape shape = states.shape();
+  const ag::Var flat =
+      ag::reshape(states, {shape[0], shape.numel() / std::max<Index>(1, shape[0])});
+  shape[0] = index.numel();
+  return ag::reshape(ag::call<ops::GatherRows>({.x = flat, .index = ag::Var(index)}, {}).y, shape);
+}
+
+/// What documents start from, for an op that takes offsets: the rows' states, and behind them,
+/// where there is one, the fresh state.
+ag::Var packed_states(const ag::Var& carried, const ag::Var& fresh, const Stretch& stretch,
+                      const ScanCall& call) {
+  if (stretch.varies()) {
+    if (!carried.defined()) {
+      return fresh.defined() ? ag::take_rows(fresh, std::vector<Index>(stretch.rows() + 1, 0))
+                             : fresh;
+    }
+    return fresh.defined() ? entries(ag::concat({carried, fresh}, 0), stretch.tensors().fresh)
+                           : entries(carried, stretch.tensors().goes_on);
   }
-  return Tensor::from(offsets).to(device);
+  std::vector<Index> of;
+  for (Index r = 0; r < stretch.rows(); ++r) {
+    const std::span<const Index> starts = stretch.starts(r);
+    of.push_back(!starts.empty() && starts[0] == 0 ? -1 : r);
+  }
+  if (fresh.defined()) {
+    of.push_back(-1);
+    return started(carried, fresh, of, stretch, call);
+  }
+  const bool all_go_on = std::find(of.begin(), of.end(), -1) == of.end();
+  return all_go_on || !carried.defined() ? carried : ag::take_rows(carried, of);
+}
+
+/// Offsets of n updates a token.
+Tensor scaled(const Tensor& offsets, Index n) {
+  Tensor each = offsets.to(DType::kF64);
+  each.mul_(static_cast<double>(n));
+  return each.to(DType::kI64);
 }
 
 }  // namespace
@@ -55,53 +72,38 @@ ag::Var first_states(const ag::Var& carried, std::size_t port, const Stretch& st
   for (Index r = 0; r < stretch.rows(); ++r) {
     rows.push_back(r);
   }
-  return started(carried, port, rows, stretch, call);
+  return started(carried, call.fresh[port], rows, stretch, call);
 }
 
 std::vector<ag::Var> LocalRunner::run(const ScanInfo& scan, std::vector<ag::Var> in,
                                       std::shared_ptr<const void> attrs, const Stretch& stretch,
                                       const ScanCall& call) {
   const OpInfo& op = *scan.op;
-  const bool packed = stretch.has_documents() && scan.boundary == Boundary::kOffsets;
+  const bool varies = stretch.varies(), documents = stretch.has_documents();
+  const bool packed = scan.boundary == Boundary::kOffsets &&
+                      (varies ? stretch.tensors().offsets.defined() : documents);
   Index cached = 0;  // rows of keys and values that come in
   for (std::size_t i = 0; i < scan.states.size(); ++i) {
     const StatePort& port = scan.states[i];
     ag::Var& s = input_of(op, in, port.input);
     cached = port.part == StatePart::kKeyValue && s.defined() ? s.size(1) : cached;
-    s = packed ? started(s, i, stretch.packing().first_of, stretch, call)
-               : first_states(s, i, stretch, call);
+    if (packed) {
+      s = packed_states(s, i < call.fresh.size() ? call.fresh[i] : ag::Var(), stretch, call);
+    } else if (!varies) {
+      s = first_states(s, i, stretch, call);
+    }
   }
   if (packed) {
-    for (std::size_t i = 0; i < in.size(); ++i) {
-      if (in[i].defined() && is_sequence(op.in[i])) {
-        in[i] = ag::reshape(in[i], flattened(in[i].shape()));
-      }
-    }
-    const Tensor& offsets = stretch.packing().offsets;
-    input_of(op, in, "offsets") = ag::Var(
-        call.updates == 1 ? offsets
-                          : scaled(stretch.packing().begins, call.updates, offsets.device()));
+    const Tensor& offsets = stretch.tensors().offsets;
+    input_of(op, in, "offsets") =
+        ag::Var(call.updates == 1 ? offsets : scaled(offsets, call.updates));
   }
   // Of a cache a row sees what its document has seen, which may be less than there is.
   if (scan.boundary == Boundary::kStart &&
-      (stretch.has_documents() || !stretch.all_have_seen(cached))) {
-    input_of(op, in, "start") = ag::Var(stretch.document_start());
+      (varies || documents || !stretch.all_have_seen(cached))) {
+    input_of(op, in, "start") = ag::Var(stretch.tensors().start);
   }
-
-  std::vector<ag::Var> out = ag::call(op, std::move(in), std::move(attrs));
-
-  for (std::size_t i = 0; packed && i < out.size(); ++i) {
-    if (out[i].defined() && is_sequence(op.out[i])) {
-      out[i] = ag::reshape(out[i], unflattened(out[i].shape(), stretch.rows()));
-    }
-  }
-  for (const StatePort& port : scan.states) {
-    ag::Var& s = output_of(op, out, port.output);
-    if (packed && s.defined()) {
-      s = ag::take_rows(s, stretch.packing().last_of);
-    }
-  }
-  return out;
+  return ag::call(op, std::move(in), std::move(attrs));
 }
 
 }  // namespace ls::layers

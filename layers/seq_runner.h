@@ -25,8 +25,8 @@ struct ScanCall {
 class SeqRunner {
  public:
   virtual ~SeqRunner() = default;
-  /// The op's outputs for these inputs, both in contract order. Sequences are [B,T*updates,...],
-  /// documents not packed; states that come in and go out have one entry a row, absent ones are
+  /// The op's outputs for these inputs, both in contract order. Sequences are [B,T*updates,...];
+  /// states that come in and go out have one entry a row, absent ones are
   /// undefined, as boundary inputs are. `attrs` points to the op's Attrs, form and chunk set.
   virtual std::vector<ag::Var> run(const ScanInfo& scan, std::vector<ag::Var> inputs,
                                    std::shared_ptr<const void> attrs, const Stretch& stretch,
@@ -36,7 +36,7 @@ class SeqRunner {
   virtual std::vector<Index> seen_after(const Stretch& stretch) { return stretch.seen_after(); }
 };
 
-/// Calls the op, documents laid end to end where it takes offsets.
+/// Calls the op, and tells it of documents by offsets or by the first tokens that queries see.
 class LocalRunner final : public SeqRunner {
  public:
   std::vector<ag::Var> run(const ScanInfo& scan, std::vector<ag::Var> inputs,

@@ -44,16 +44,17 @@ ModelState ModelState::detached() const {
 
 ModelState ModelState::rows(const std::vector<Index>& index) const {
   ModelState out;
+  out.used = used;
   for (const Index i : index) {
     LS_CHECK(i < std::ssize(position), kShape, "row {} of states that have {}", i, position.size());
     out.position.push_back(i < 0 ? 0 : position[static_cast<std::size_t>(i)]);
   }
   for (const auto& [path, slot] : slots) {
     ag::Var taken = ag::take_rows(slot.value, index);
-    if (slot.part == StatePart::kKeyValue) {
+    if (slot.part == StatePart::kKeyValue && !used.defined()) {
       taken = seen_rows(taken, out.position);
     }
-    out.slots.emplace(path, StateSlot{std::move(taken), slot.part});
+    out.slots.emplace(path, StateSlot{std::move(taken), slot.part, slot.grows});
   }
   return out;
 }
@@ -67,9 +68,10 @@ ModelState ModelState::rows(Index begin, Index end) const {
 ModelState ModelState::mapped(const std::function<Tensor(const Tensor&)>& f) const {
   ModelState out;
   for (const auto& [path, slot] : slots) {
-    out.slots.emplace(path, StateSlot{ag::Var(f(slot.value.value())), slot.part});
+    out.slots.emplace(path, StateSlot{ag::Var(f(slot.value.value())), slot.part, slot.grows});
   }
   out.position = f(Tensor::from(position)).to_vector<Index>();
+  out.used = used;
   return out;
 }
 

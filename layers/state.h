@@ -21,6 +21,7 @@ struct StateBytes {
 struct StateSlot {
   ag::Var value;
   StatePart part = StatePart::kMatrix;
+  bool grows = false;  ///< by a row for each token, on the second axis
 };
 
 /// Keys or values [rows,T,...] without those at the front that no row sees any more: of a row whose
@@ -33,6 +34,9 @@ struct ModelState {
   std::map<std::string, StateSlot> slots;
   /// Tokens of the current document that each row has seen.
   std::vector<Index> position;
+  /// i64 []: rows of growing caches that hold keys and values, which are then buffers with room;
+  /// undefined: all of them. Who runs the model counts it on.
+  Tensor used;
 
   /// Bytes of all buffers, over all rows.
   StateBytes bytes() const;

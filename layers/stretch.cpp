@@ -14,16 +14,28 @@ Stretch::Stretch(Index rows, Index tokens, StretchPlace place)
            "carried states have {} rows, the batch has {}", place_.seen.size(), rows);
 }
 
+Stretch::Stretch(Index rows, Index tokens, StretchTensors tensors)
+    : rows_(rows), tokens_(tokens), varies_(true), tensors_(std::move(tensors)) {
+  place_.device = &tensors_->positions.device();
+}
+
 void Stretch::set_device(Device& device) {
   if (place_.device != &device) {
+    LS_CHECK(!varies_, kDevice, "the stretch is told by tensors on {}, not on {}",
+             place_.device->describe(), device.describe());
     place_.device = &device;
-    positions_ = start_ = host_start_ = {};
-    packing_.reset();
+    tensors_.reset();
   }
 }
 
 std::span<const Index> Stretch::starts(Index row) const {
+  LS_CHECK(!varies_, kInternal, "documents of a stretch that only its tensors tell");
   return has_documents() ? std::span<const Index>(place_.documents[row]) : std::span<const Index>();
+}
+
+Index Stretch::seen(Index row) const {
+  LS_CHECK(!varies_, kInternal, "tokens before a stretch that only its tensors tell");
+  return place_.seen.empty() ? 0 : place_.seen[row];
 }
 
 bool Stretch::all_have_seen(Index tokens) const {
@@ -44,64 +56,57 @@ std::vector<Index> Stretch::seen_after() const {
   return after;
 }
 
-void Stretch::lay_out() const {
-  const auto packing = std::make_shared<Packing>();
-  std::vector<Index> offsets;
-  host_start_ = Tensor::empty({rows_, tokens_}, DType::kI64);
-  View<Index, 2> start(host_start_);
+Index Stretch::documents() const {
+  Index count = 0;
+  for (Index r = 0; r < rows_; ++r) {
+    count += std::ssize(starts(r)) + (continues(r) ? 1 : 0);
+  }
+  return count;
+}
+
+StretchTensors Stretch::lay_out() const {
+  std::vector<Index> offsets, goes_on, fresh;
+  Tensor starts_at = Tensor::empty({rows_, tokens_}, DType::kI64),
+         positions = Tensor::empty({rows_, tokens_}, DType::kI64);
+  View<Index, 2> start(starts_at), position(positions);
   for (Index r = 0; r < rows_; ++r) {
     const std::span<const Index> begins = starts(r);
-    const bool continues = begins.empty() || begins[0] != 0;
+    const bool carried = continues(r);
     std::vector<Index> first(begins.begin(), begins.end());
-    if (continues) {
+    if (carried) {
       first.insert(first.begin(), 0);
     }
+    goes_on.push_back(carried ? r : -1);
+    fresh.push_back(carried && seen(r) > 0 ? r : rows_);
     for (std::size_t d = 0; d < first.size(); ++d) {
       const Index from = first[d], to = d + 1 < first.size() ? first[d + 1] : tokens_;
-      const bool carried = continues && d == 0;
-      LS_CHECK(from < to || (carried && to == tokens_), kShape,
+      LS_CHECK(from < to || (carried && d == 0 && to == tokens_), kShape,
                "document starts of row {} are not ascending within {} tokens", r, tokens_);
       offsets.push_back(r * tokens_ + from);
-      packing->first_of.push_back(carried ? r : -1);
       for (Index t = from; t < to; ++t) {
-        start(r, t) = carried ? -seen(r) : from;
-      }
-    }
-    packing->last_of.push_back(std::ssize(offsets) - 1);
-  }
-  offsets.push_back(rows_ * tokens_);
-  start_ = host_start_.to(*place_.device);
-  packing->offsets = Tensor::from(offsets).to(*place_.device);
-  packing->begins = std::move(offsets);
-  packing_ = packing;
-}
-
-const Stretch::Packing& Stretch::packing() const {
-  if (!packing_) {
-    lay_out();
-  }
-  return *packing_;
-}
-
-const Tensor& Stretch::document_start() const {
-  packing();
-  return start_;
-}
-
-const Tensor& Stretch::positions() const {
-  if (!positions_.defined()) {
-    packing();
-    const View<const Index, 2> start(host_start_);
-    Tensor positions = Tensor::empty({rows_, tokens_}, DType::kI64);
-    View<Index, 2> position(positions);
-    for (Index r = 0; r < rows_; ++r) {
-      for (Index t = 0; t < tokens_; ++t) {
+        start(r, t) = carried && d == 0 ? -seen(r) : from;
         position(r, t) = t - start(r, t);
       }
     }
-    positions_ = positions.to(*place_.device);
   }
-  return positions_;
+  const Index capacity = std::max(place_.capacity, std::ssize(offsets));
+  LS_CHECK(place_.capacity == 0 || capacity == place_.capacity, kShape,
+           "{} documents where there is room for {}", std::ssize(offsets), place_.capacity);
+  offsets.resize(static_cast<std::size_t>(capacity) + 1, rows_ * tokens_);
+  fresh.push_back(rows_);
+  Device& device = *place_.device;
+  return {.positions = positions.to(device),
+          .start = starts_at.to(device),
+          .offsets = Tensor::from(offsets).to(device),
+          .goes_on = Tensor::from(goes_on).to(device),
+          .fresh = Tensor::from(fresh).to(device)};
+}
+
+const StretchTensors& Stretch::tensors() const {
+  if (!tensors_) {
+    tensors_ = lay_out();
+  }
+  return *tensors_;
 }
 
 Stretch Stretch::piece(Index begin, Index end) const {

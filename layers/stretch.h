@@ -1,7 +1,7 @@
 #pragma once
 // Stretch: the consecutive tokens of every row that one forward pass runs over, and where they
 // stand in their documents.
-#include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -20,6 +20,19 @@ struct StretchPlace {
   std::vector<Index> seen;   ///< by row: tokens of its document before the stretch; empty: none
   Index first = 0;           ///< tokens of each row before the stretch, of other documents too
   Device* device = &cpu();   ///< where the tensors lie that tell ops of it
+  Index capacity = 0;        ///< documents that `offsets` have room for; 0: no more than there are
+};
+
+/// What ops are told of a stretch, i64. Without the last three every row goes on with a document
+/// that began before, and none begins inside.
+struct StretchTensors {
+  Tensor positions;  ///< [B,T]: index of each token within its document, those before counted
+  Tensor start;      ///< [B,T]: first token of its document; negative: before the stretch
+  Tensor offsets;    ///< [N+1]: documents of all rows laid end to end; filled up with B*T
+  Tensor goes_on;    ///< [B]: the row, where its first token goes on with a document; else -1
+  /// [B+1]: what each row, and a document that begins inside one, starts from, of states whose last
+  /// entry, B, is the fresh one: the row where tokens of its document came before.
+  Tensor fresh;
 };
 
 /// Immutable, but for what it works out when first asked. Not shared between threads.
@@ -27,43 +40,41 @@ class Stretch {
  public:
   /// @throws Error(Shape) when the place is for another number of rows
   Stretch(Index rows, Index tokens, StretchPlace place = {});
+  /// One of which nothing is known but these tensors, whose elements change: a step that runs on it
+  /// may be recorded, and done again when they hold other documents.
+  Stretch(Index rows, Index tokens, StretchTensors tensors);
 
   Index rows() const { return rows_; }
   Index tokens() const { return tokens_; }
   Index first() const { return place_.first; }
+  /// Only the tensors tell, now and later; nothing below that is not one may be asked.
+  bool varies() const { return varies_; }
   bool has_documents() const { return !place_.documents.empty(); }
   void set_device(Device& device);
   std::span<const Index> starts(Index row) const;
   /// Tokens of its document that the row had before.
-  Index seen(Index row) const { return place_.seen.empty() ? 0 : place_.seen[row]; }
+  Index seen(Index row) const;
   /// Every row's document had at least so many tokens before.
   bool all_have_seen(Index tokens) const;
   /// Tokens of its last document that each row has had when the stretch is over.
   std::vector<Index> seen_after() const;
-  /// i64 [B,T]: index of each token within its document, those before the stretch counted.
-  const Tensor& positions() const;
-  /// i64 [B,T]: the first token of its document; negative where that lies before the stretch.
-  const Tensor& document_start() const;
-
-  /// Documents of all rows laid end to end.
-  struct Packing {
-    Tensor offsets;               ///< i64 [N+1] over the B*T tokens
-    std::vector<Index> begins;    ///< the same, for the host
-    std::vector<Index> first_of;  ///< document -> row whose carried state it continues, or -1
-    std::vector<Index> last_of;   ///< row -> its last document
-  };
-  /// @throws Error(Shape) where starts are not ascending within the stretch
-  const Packing& packing() const;
+  /// Documents, at least one a row.
+  Index documents() const;
+  /// @throws Error(Shape) where starts are not ascending within the stretch, or documents are more
+  /// than the capacity
+  const StretchTensors& tensors() const;
+  const Tensor& positions() const { return tensors().positions; }
   /// Tokens [begin, end) of every row.
   Stretch piece(Index begin, Index end) const;
 
  private:
-  void lay_out() const;
+  StretchTensors lay_out() const;
+  bool continues(Index row) const { return starts(row).empty() || starts(row)[0] != 0; }
 
   Index rows_, tokens_;
   StretchPlace place_;
-  mutable Tensor positions_, start_, host_start_;
-  mutable std::shared_ptr<const Packing> packing_;
+  bool varies_ = false;
+  mutable std::optional<StretchTensors> tensors_;
 };
 
 }  // namespace ls::layers

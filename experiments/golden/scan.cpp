@@ -3,6 +3,7 @@
 
 #include "autograd/functional.h"
 #include "experiments/golden/golden.h"
+#include "layers/seq_runner.h"
 #include "parallel/sequence/thread_ranks.h"
 
 namespace ls::golden {
@@ -88,6 +89,30 @@ class Documents {
   bool packed_ = false;
 };
 
+/// Ops know states of rows, so documents that have states each run by themselves; where none comes
+/// in, the rest is that of a call of all together.
+Vars run_packed(const ScanInfo& scan, const Vars& in, std::shared_ptr<const ScanAttrs> attrs) {
+  const OpInfo& op = *scan.op;
+  const auto given = [&](const std::string& name) {
+    return in[static_cast<std::size_t>(op.input_index(name))].defined();
+  };
+  if (!given("offsets")) {
+    return ag::call(op, in, attrs);
+  }
+  layers::LocalRunner local;
+  Vars out = Documents(scan, in, attrs).run(local);
+  for (const layers::StatePort& port : scan.states) {
+    if (given(port.input)) {
+      return out;
+    }
+  }
+  const Vars together = ag::call(op, in, attrs);
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    out[i] = is_sequence(op.out[i]) ? together[i] : out[i];
+  }
+  return out;
+}
+
 }  // namespace
 
 Vars GoldenCall::scan(const OpInfo& op, const Vars& in, const void* attrs, bool can_split) {
@@ -104,7 +129,7 @@ Vars GoldenCall::scan(const OpInfo& op, const Vars& in, const void* attrs, bool 
     chunk_done_ = true;
   }
   if (options_.split <= 1 || !can_split) {
-    return ag::call(op, in, own);
+    return info.boundary == Boundary::kOffsets ? run_packed(info, in, own) : ag::call(op, in, own);
   }
   split_done_ = true;
   parallel::ThreadRanks ranks(static_cast<int>(options_.split));

@@ -44,7 +44,7 @@ enum class FamilyKind : std::uint8_t {
 enum class StatePart : std::uint8_t { kMatrix, kVector, kConv, kKeyValue };
 /// How document boundaries reach an op.
 enum class Boundary : std::uint8_t {
-  kOffsets,  ///< input `offsets` [N+1], B = 1, states per document
+  kOffsets,  ///< input `offsets` [N+1] over the B*T tokens; states per row
   kStart,    ///< input `start` [B,T]: first visible token of each query; states per row
 };
 

@@ -21,20 +21,22 @@ LS_OP_CASES(DecayedLinear, "decayed_linear") {
                                  .v = draw.normal({2, 37, 1, 85}),
                                  .g = draw.uniform({2, 37, 1}, -0.5, 0),
                                  .s0 = draw.normal({2, 1, 19, 85})};
-  auto packed = inputs(1, 45, 4);
-  packed.offsets = Tensor::from<std::int64_t>({0, 20, 20, 21, 45});
+  auto packed = inputs(2, 45, 3);
+  packed.offsets = Tensor::from<std::int64_t>({0, 20, 20, 21, 45, 70, 90, 90});
   auto constant = packed;
   constant.g = Tensor();
   constant.decay = draw.uniform({2}, -0.3, 0);
+  auto rows = packed;  // nothing but zeros to start from inside a row
+  rows.s0 = rows.s0.slice(0, 0, 2).contiguous();
   auto without = packed;
   without.s0 = Tensor();
   auto channels = packed;
   channels.g = Tensor();
-  channels.gk = draw.uniform({1, 45, 2, 5}, -0.5, 0);
-  channels.gv = draw.uniform({1, 45, 2, 7}, -0.5, 0);
+  channels.gk = draw.uniform({2, 45, 2, 5}, -0.5, 0);
+  channels.gv = draw.uniform({2, 45, 2, 7}, -0.5, 0);
   auto bonus = channels;
   bonus.gv = Tensor();
-  bonus.k = draw.normal({1, 45, 1, 5}, 0.5);
+  bonus.k = draw.normal({2, 45, 1, 5}, 0.5);
   bonus.u = draw.normal({2, 5});
   auto empty = inputs(2, 0, 2);
   empty.gk = Tensor::zeros({2, 0, 2, 5}, DType::kF64);
@@ -62,6 +64,7 @@ LS_OP_CASES(DecayedLinear, "decayed_linear") {
     cases.add(kind + "packed", packed, attrs);
     cases.add(kind + "packed, constant decay", constant, attrs);
     cases.add(kind + "packed, no state", without, attrs);
+    cases.add(kind + "packed, states of rows", rows, attrs);
     cases.add(kind + "no tokens", inputs(2, 0, 2), attrs);
     cases.add(kind + "many rows", inputs(6, 70, 6), attrs);
     cases.add(kind + "packed, decays per channel", channels, attrs);

@@ -23,8 +23,8 @@ LS_OP_CASES(DeltaRule, "delta_rule") {
                              .beta = draw.uniform({2, 37, 2}, 0, 1),
                              .g = draw.uniform({2, 37, 2}, -0.5, 0),
                              .s0 = draw.normal({2, 2, 19, 85})};
-  auto packed = inputs(1, 45, 4);
-  packed.offsets = Tensor::from<std::int64_t>({0, 20, 20, 21, 45});
+  auto packed = inputs(2, 45, 3);
+  packed.offsets = Tensor::from<std::int64_t>({0, 20, 20, 21, 45, 70, 90, 90});
   const auto by_channel = [&](DeltaRule::In<Tensor> in) {  // gates by channel, with and without g
     const Index b = in.v.size(0), t = in.v.size(1), heads = in.v.size(2);
     in.gk = draw.uniform({b, t, heads, in.k.size(3)}, -0.5, 0);
@@ -36,6 +36,8 @@ LS_OP_CASES(DeltaRule, "delta_rule") {
     in.b = draw.normal(in.k.shape(), 0.4);
     return in;
   };
+  auto rows = packed;  // nothing but zeros to start from inside a row
+  rows.s0 = rows.s0.slice(0, 0, 2).contiguous();
   auto without = packed;
   without.s0 = without.g = Tensor();
   for (const Form form : {Form::kAuto, Form::kRecurrent, Form::kChunk, Form::kParallel}) {
@@ -47,6 +49,8 @@ LS_OP_CASES(DeltaRule, "delta_rule") {
     cases.add(kind + "one row", inputs(1, 41, 1), attrs);
     cases.add(kind + "wide", wide, attrs);
     cases.add(kind + "packed", packed, attrs);
+    cases.add(kind + "packed, states of rows", rows, attrs);
+    cases.add(kind + "gates by channel, packed, states of rows", by_channel(rows), attrs);
     cases.add(kind + "gates by channel, wide", by_channel(wide), attrs);
     cases.add(kind + "gates by channel, packed", by_channel(packed), attrs);
     cases.add(kind + "gates by channel, no state, no gate by head", by_channel(without), attrs);

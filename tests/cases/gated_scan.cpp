@@ -38,9 +38,13 @@ LS_OP_CASES(GatedScan, "gated_scan") {
   In packed = random(draw, 1, 15, 6);
   packed.offsets = Tensor::from<std::int64_t>({0, 6, 6, 7, 15});
   cases.add("packed", packed);
-  packed.h0 = draw.normal({4, 6});
+  packed.h0 = draw.normal({1, 6});
   packed.g = draw.extreme_gates({1, 15, 6});
   cases.add("packed, extreme gates, states", packed);
+  In rows = random(draw, 2, 15, 6);
+  rows.h0 = draw.normal({3, 6});
+  rows.offsets = Tensor::from<std::int64_t>({0, 6, 6, 7, 15, 22, 30, 30});
+  cases.add("packed rows, a state for documents inside", rows);
   In none = random(draw, 2, 0, 3);
   none.h0 = draw.normal({2, 3});
   cases.add("no tokens", none);

@@ -7,21 +7,29 @@ namespace ls::test {
 namespace {
 
 LS_OP_CASES(Gru, "gru") {
-  Draw draw("gru, options");
+  Draw draw("gru, options"), documents("gru, documents");
   for (const Reset reset : {Reset::kAfter, Reset::kBefore}) {
     Gru::Attrs attrs;
     attrs.reset = reset;
     const bool after = reset == Reset::kAfter;
-    const auto inputs = [&](Index b, Index t, Index d, Index heads, Index n, double scale = 1) {
+    const auto drawn = [&](Draw& draw, Index b, Index t, Index d, Index heads, Index n,
+                           double scale) {
       return Gru::In<Tensor>{.gx = draw.normal({b, t, 3 * d}, scale),
                              .r = draw.normal({heads, 3 * d / heads, d / heads}, 0.4),
                              .bias = draw.normal({3 * d}),
                              .bias_n = after ? draw.normal({d}) : Tensor(),
                              .h0 = draw.uniform({n, d}, -1, 1)};
     };
+    const auto inputs = [&](Index b, Index t, Index d, Index heads, Index n, double scale = 1) {
+      return drawn(draw, b, t, d, heads, n, scale);
+    };
     const std::string kind = fmt::format("reset {}, ", enum_name(reset));
-    auto packed = inputs(1, 15, 6, 2, 4);
-    packed.offsets = Tensor::from<std::int64_t>({0, 6, 6, 7, 15});
+    auto row = inputs(1, 15, 6, 2, 4);
+    row.h0 = row.h0.slice(0, 0, 2).contiguous();
+    row.offsets = Tensor::from<std::int64_t>({0, 6, 6, 7, 15});
+    cases.add(kind + "packed, one row", row, attrs);
+    auto packed = drawn(documents, 2, 15, 6, 2, 3, 1);
+    packed.offsets = Tensor::from<std::int64_t>({0, 6, 6, 7, 15, 22, 30, 30});
     cases.add(kind + "packed", packed, attrs);
     packed.h0 = packed.bias = packed.bias_n = Tensor();
     cases.add(kind + "packed, no state, no bias", packed, attrs);

@@ -18,8 +18,8 @@ LS_OP_CASES(Lstm, "lstm") {
                             .h0 = draw.uniform({n, d}, -1, 1),
                             .c0 = draw.normal({n, d})};
   };
-  auto packed = inputs(1, 15, 6, 2, 4);
-  packed.offsets = Tensor::from<std::int64_t>({0, 6, 6, 7, 15});
+  auto packed = inputs(2, 15, 6, 2, 3);
+  packed.offsets = Tensor::from<std::int64_t>({0, 6, 6, 7, 15, 22, 30, 30});
   cases.add("packed", packed);
   packed.h0 = packed.c0 = packed.bias = Tensor();
   cases.add("packed, no state, no bias", packed);

@@ -20,18 +20,22 @@ LS_OP_CASES(Mlstm, "mlstm") {
                              .m0 = draw.normal({n, 2})};
   };
   const auto wide = inputs(2, 37, 2, 19, 85);
-  auto packed = inputs(1, 45, 4, 5, 7);
-  packed.offsets = Tensor::from<std::int64_t>({0, 20, 20, 21, 45});
+  auto packed = inputs(2, 45, 3, 5, 7);
+  packed.offsets = Tensor::from<std::int64_t>({0, 20, 20, 21, 45, 70, 90, 90});
+  auto rows = packed;  // nothing but zeros to start from inside a row
+  for (Tensor* const s : {&rows.c0, &rows.n0, &rows.m0}) {
+    *s = s->slice(0, 0, 2).contiguous();
+  }
   auto without = packed;
   without.c0 = without.n0 = without.m0 = Tensor();
   auto closed = packed;  // below and above 1
-  closed.q = draw.normal({1, 45, 2, 5});
-  closed.k = draw.normal({1, 45, 2, 5});
-  closed.i = draw.uniform({1, 45, 2}, -4, -1);
-  closed.n0 = draw.normal({4, 2, 5});
-  closed.m0 = draw.uniform({4, 2}, -3, 0);
+  closed.q = draw.normal({2, 45, 2, 5});
+  closed.k = draw.normal({2, 45, 2, 5});
+  closed.i = draw.uniform({2, 45, 2}, -4, -1);
+  closed.n0 = draw.normal({3, 2, 5});
+  closed.m0 = draw.uniform({3, 2}, -3, 0);
   auto sigmoid = closed;
-  sigmoid.i = draw.uniform({1, 45, 2}, -3, 0);
+  sigmoid.i = draw.uniform({2, 45, 2}, -3, 0);
   sigmoid.m0 = Tensor();
   for (const Form form : {Form::kAuto, Form::kRecurrent, Form::kChunk, Form::kParallel}) {
     Mlstm::Attrs attrs;
@@ -43,6 +47,7 @@ LS_OP_CASES(Mlstm, "mlstm") {
     cases.add(kind + "wide", wide, attrs);
     cases.add(kind + "packed", packed, attrs);
     cases.add(kind + "packed, no state", without, attrs);
+    cases.add(kind + "packed, states of rows", rows, attrs);
     cases.add(kind + "weak gates", closed, attrs);
     cases.add(kind + "no tokens", inputs(2, 0, 2, 5, 7), attrs);
     cases.add(kind + "many rows", inputs(6, 70, 6, 5, 7), attrs);

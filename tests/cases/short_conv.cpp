@@ -18,8 +18,8 @@ LS_OP_CASES(ShortConv, "short_conv") {
     ShortConv::Attrs attrs;
     attrs.silu = silu;
     const std::string kind = silu ? "silu, " : "";
-    auto packed = inputs(1, 15, 6, 4, 4);
-    packed.offsets = Tensor::from<std::int64_t>({0, 6, 6, 7, 15});
+    auto packed = inputs(2, 15, 6, 4, 3);
+    packed.offsets = Tensor::from<std::int64_t>({0, 6, 6, 7, 15, 22, 30, 30});
     cases.add(kind + "packed", packed, attrs);
     packed.s0 = packed.bias = Tensor();
     cases.add(kind + "packed, no state, no bias", packed, attrs);

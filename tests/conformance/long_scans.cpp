@@ -130,16 +130,18 @@ TEST_SUITE("conformance") {
               }),
               "2 value heads are not a multiple of 3 heads of u"));
     CHECK(has(linear([&](Linear& x) { x.gk = z({1, 6, 2, 3}); }), "argument gk[B,T,H,Dk]"));
-    CHECK(has(linear([&](Linear& x) { x.s0 = z({2, 2, 4, 3}); }), "s0 has 2 rows for 1 sequences"));
+    CHECK(has(linear([&](Linear& x) { x.s0 = z({2, 2, 4, 3}); }), "s0 has 2 entries for 1 rows"));
     CHECK(has(linear([&](Linear& x) { x.g = z({1, 5, 2}); }), "argument g[B,T,H]"));
-    CHECK(has(linear([&](Linear& x) {
-                x.offsets = Tensor::from(std::vector<std::int64_t>{0, 4});
-              }),
-              "offsets run from 0 to 4, expected from 0 to 6"));
+    CHECK(
+        has(linear([&](Linear& x) {
+              x.offsets = Tensor::from(std::vector<std::int64_t>{0, 4});
+            }),
+            "offsets ascend from 0 to 6 and hold the end of every row of 6 tokens: the value 4 at "
+            "position 1"));
     CHECK(has(linear([&](Linear& x) {
                 x.offsets = Tensor::from(std::vector<std::int64_t>{0, 4, 3, 6});
               }),
-              "offset 1 is 4 and the next one 3"));
+              "the value 3 at position 2"));
     const Delta d{
         .q = z({2, 6, 2, 4}), .k = z({2, 6, 2, 4}), .v = z({2, 6, 2, 3}), .beta = z({2, 6, 2})};
     const auto delta = [&](auto&& change) {
@@ -160,8 +162,11 @@ TEST_SUITE("conformance") {
               }),
               "3 value heads are not a multiple of 2"));
     CHECK(has(delta([&](Delta& x) {
-                x.offsets = Tensor::from(std::vector<std::int64_t>{0, 6});
+                x.offsets = Tensor::from(std::vector<std::int64_t>{0, 4, 8, 12});
               }),
-              "packed documents need one batch row"));
+              "the value 8 at position 2"));
+    CHECK(delta([&](Delta& x) {
+            x.offsets = Tensor::from(std::vector<std::int64_t>{0, 4, 6, 12, 12});
+          }) == "accepted");
   }
 }

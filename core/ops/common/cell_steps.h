@@ -2,7 +2,6 @@
 // What nonlinear cells (lstm, gru) share: all sequences advance together, longest first, so that
 // those which still run at a step are the first rows of the state, and a step is a matrix product.
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "core/ops/common/sequences.h"
@@ -15,8 +14,7 @@ namespace ls::ops::common {
 template <class A>
 struct CellSteps {
   Index heads, d, width, gates, tokens;
-  std::vector<Index> order;    ///< states of the sequences, longest first
-  std::vector<Sequence> seqs;  ///< in that order
+  std::vector<Sequence> seqs;  ///< longest first
   Index steps = 0;             ///< tokens of the longest
   Index total = 0;             ///< tokens of all
 
@@ -25,15 +23,12 @@ struct CellSteps {
         d(r.size(2)),
         width(heads * d),
         gates(r.size(1) / std::max<Index>(1, d)),
-        tokens(x.size(1)) {
-    const auto given = sequences(x.size(0), tokens, offsets, op);
-    order.resize(given.size());
-    std::iota(order.begin(), order.end(), Index{0});
-    std::stable_sort(order.begin(), order.end(),
-                     [&](Index a, Index b) { return given[a].length > given[b].length; });
-    for (const Index n : order) {
-      seqs.push_back(given[n]);
-      total += given[n].length;
+        tokens(x.size(1)),
+        seqs(sequences(x.size(0), tokens, offsets, op)) {
+    std::stable_sort(seqs.begin(), seqs.end(),
+                     [](const Sequence& a, const Sequence& b) { return a.length > b.length; });
+    for (const Sequence& s : seqs) {
+      total += s.length;
     }
     steps = longest(seqs);
   }
@@ -48,20 +43,37 @@ struct CellSteps {
   /// Where element 0 of a head's gate lies in a row of gates, and in a row of a product.
   Index block(Index gate, Index head) const { return gate * width + head * d; }
   Index in_product(Index gate, Index head) const { return (head * gates + gate) * d; }
-  /// Rows [N,D] in the order of the sequences, zero where absent.
-  Buffer<A, 2> sorted(const TensorView& states) const {
-    Buffer<A, 2> to(count(), width);
-    const States<A> from(states, width);
+  /// Of incoming states: what the sequences start from, in their order.
+  Buffer<A, 2> firsts(const TensorView& states) const {
+    return in_order(FirstStates<A>(states, 1, width, seqs));
+  }
+  /// The same of gradients that arrive for what they end in.
+  Buffer<A, 2> last_gradients(const TensorView& states) const {
+    return in_order(LastGradients<A>(states, 1, width, seqs));
+  }
+  /// Row i of `from` is what the i-th longest ends in.
+  void put_last(const Buffer<A, 2>& from, Index i, TensorView& states) const {
+    if (A* const to = LastStates<A>(states, 1, width, seqs).at(i)) {
+      std::copy_n(from.data() + i * width, width, to);
+    }
+  }
+  /// Rows are gradients of what the sequences start from.
+  void put_first_gradients(const Buffer<A, 2>& from, TensorView& states) const {
+    const FirstGradients<A> all(states, 1, width, seqs);
     for (Index i = 0; i < count(); ++i) {
-      from.copy(order[i], 1, to.data() + i * width);
+      if (A* const to = all.at(i)) {
+        std::copy_n(from.data() + i * width, width, to);
+      }
+    }
+    all.finish();
+  }
+  template <class States>
+  Buffer<A, 2> in_order(const States& from) const {
+    Buffer<A, 2> to(count(), width);
+    for (Index i = 0; i < count(); ++i) {
+      from.copy(i, 1, to.data() + i * width);
     }
     return to;
-  }
-  /// Row i of `from` becomes that of its sequence, where `states` is wanted.
-  void unsort(const Buffer<A, 2>& from, Index i, TensorView& states) const {
-    if (states.defined()) {
-      std::copy_n(from.data() + i * width, width, states.data<A>() + order[i] * width);
-    }
   }
   /// The gradient of a bias [gates*D] from those of all rows of products [total,heads,gates,d].
   void sum_bias(const Buffer<A, 2>& rows, A* db) const {

@@ -44,7 +44,7 @@ void report_scan(const ScanAttrs& a, Index longest) {
 struct Chunk {
   Index b, h, i, t, c;
   bool empty;   ///< the incoming state is zero: no product with it
-  bool unread;  ///< nothing reads the outgoing state: no gradient arrives through it
+  bool unread;  ///< no gradient arrives through the outgoing state, but one through the outputs
 };
 /// The chunks of a task: one sequence and head. Most sequences begin with a state of zeros and end
 /// with one that nothing reads, which is half of the work of a sequence of one chunk.

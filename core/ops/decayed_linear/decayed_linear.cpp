@@ -25,7 +25,7 @@ void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings& b) {
            "decayed_linear: u and v: {} value heads are not a multiple of {} heads of u", h,
            in.u.defined() ? in.u.size(0) : 0);
   b.set("HO", Heads(in).out());
-  common::bind_states("decayed_linear", in.q.size(0), in.offsets, in.s0, b);
+  common::bind_states("decayed_linear", in.q.size(0), in.offsets, in.s0);
 }
 
 /// Token by token, as the equation stands.
@@ -72,11 +72,11 @@ struct Reference {
     }
     /// S_0 .. S_T of sequence n and head h.
     Buffer<Real, 3> states(Index n, Index h) const {
-      const auto& [b, begin, length] = seqs[n];
+      const auto& [b, begin, length, start, end] = seqs[n];
       Buffer<Real, 3> s(length + 1, dk, dv);
       for (Index i = 0; i < dk; ++i) {
         for (Index c = 0; c < dv; ++c) {
-          s(0, i, c) = common::or_zero(s0, n, h, i, c);
+          s(0, i, c) = common::state_or_zero(s0, start, h, i, c);
           for (Index e = 0; e < length; ++e) {
             const Index t = begin + e;
             s(e + 1, i, c) = decay(b, t, h, i, c) * s(e, i, c) + key(b, t, h, i) * v(b, t, h, c);
@@ -98,7 +98,7 @@ struct Reference {
     const Call call(in, a);
     const View<Real, 4> o(common::zeroed(out.o)), sT(out.sT);
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
-      const auto& [b, begin, length] = call.seqs[n];
+      const auto& [b, begin, length, start, end] = call.seqs[n];
       for (Index h = 0; h < call.heads.state; ++h) {
         const Buffer<Real, 3> s = call.states(n, h);
         for (Index i = 0; i < call.dk; ++i) {
@@ -113,7 +113,7 @@ struct Reference {
                     call.scale * call.query(b, t, h, j, i) * read;
               }
             }
-            sT(n, h, i, c) = s(length, i, c);
+            common::put_state(sT, s(length, i, c), end, h, i, c);
           }
         }
       }
@@ -130,13 +130,13 @@ struct Reference {
     const View<Real, 3> gg(d.g);
     const View<Real, 2> gu(d.u);
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
-      const auto& [b, begin, length] = call.seqs[n];
+      const auto& [b, begin, length, start, end] = call.seqs[n];
       for (Index h = 0; h < call.heads.state; ++h) {
         const Buffer<Real, 3> s = call.states(n, h);
         const Index hk = call.heads.key_of(h);
         for (Index i = 0; i < call.dk; ++i) {
           for (Index c = 0; c < call.dv; ++c) {
-            Real ds = common::or_zero(gsT, n, h, i, c);
+            Real ds = common::state_or_zero(gsT, end, h, i, c);
             for (Index e = length - 1; e >= 0; --e) {
               const Index t = begin + e;
               const Real key = call.key(b, t, h, i), value = call.v(b, t, h, c);
@@ -160,9 +160,7 @@ struct Reference {
               add(gcolumn, through, b, t, h, c);
               ds = ds * call.decay(b, t, h, i, c) + (call.u ? read : Real(0));
             }
-            if (gs0) {
-              gs0(n, h, i, c) = ds;
-            }
+            common::add_state(gs0, ds, start, h, i, c);
           }
         }
       }
@@ -183,7 +181,7 @@ Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs& a) {
   const Index dk = in.k.size(3), dv = in.v.size(3);
   const Index c = common::is_recurrent(a, t) ? 0 : common::chunk_of(a, t);
   const Index values = b * t * ((heads.query + heads.key) * dk + (ho + h) * dv);
-  const Index states = common::sequence_count(b, in.offsets) * h * dk * dv;
+  const Index states = b * h * dk * dv;
   const Index decays =
       (in.g.defined() ? 1 : 0) + (in.gk.defined() ? dk : 0) + (in.gv.defined() ? dv : 0);
   const Index accs = (in.s0.defined() ? 2 : 1) * states + b * t * h * decays;
@@ -196,7 +194,7 @@ LS_OP(DecayedLinear, "decayed_linear",
       "linear attention: no decay, or one per head, key or value channel; bonus of the last token")
     .in("q[B,T,HQ,Dk] k[B,T,HK,Dk] v[B,T,H,Dv] g[B,T,H]:acc? gk[B,T,H,Dk]:acc? gv[B,T,H,Dv]:acc? "
         "decay[H]:acc? u[HU,Dk]:acc? s0[N,H,Dk,Dv]:acc? offsets[N1]:i64?")
-    .out("o[B,T,HO,Dv] sT[N,H,Dk,Dv]:acc")
+    .out("o[B,T,HO,Dv] sT[B,H,Dk,Dv]:acc")
     .saves("q k v g gk gv decay u s0 offsets")
     .no_grad("decay")
     .continues("s0", "sT")

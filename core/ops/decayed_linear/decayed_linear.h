@@ -9,11 +9,10 @@ namespace ls::ops {
 ///   o_t = scale (q_t S_{t-1} + (q_t . (u * k_t)) v_t)
 /// @shape  q [B,T,HQ,Dk]  k [B,T,HK,Dk]  v [B,T,H,Dv]  g [B,T,H] or decay [H] or neither
 ///         gk [B,T,H,Dk]  gv [B,T,H,Dv]  u [HU,Dk]  s0 [N,H,Dk,Dv]; each absent or not (decays 0,
-///         state 0)  offsets [N+1] -> o [B,T,HO,Dv]  sT [N,H,Dk,Dv], HO the larger of HQ and H.
+///         state 0)  offsets [N+1] -> o [B,T,HO,Dv]  sT [B,H,Dk,Dv], HO the larger of HQ and H.
 ///         A state head belongs to each of the H value heads. HK and HU divide H: consecutive state
 ///         heads share a key and a bonus. HQ is a multiple of H, then query head h reads state
 ///         h / (HQ / H), or divides it, then state heads share a query.
-///         N = B, or documents with offsets (then B = 1)
 /// @units  g, gk, gv and decay are natural logs of the decay per token, <= 0
 /// @dtype  q, k, v any one float; decays, bonus, states and sums acc
 /// @grad   hand-written for all but decay, which is a constant; sums over heads that share a key,

@@ -50,7 +50,7 @@ class Pass {
     values_.reserve(ws_, most, dv_, group_, call.exclusive(), !by_value);
   }
   common::Chunks chunks_of(Index task, bool end_unread) const {
-    return {call_.form, call_.seqs[task / call_.heads], task % call_.heads, !call_.s0.defined(),
+    return {call_.form, call_.seqs[task / call_.heads], task % call_.heads, !call_.s0.at(task),
             end_unread};
   }
 
@@ -130,13 +130,15 @@ class ForwardPass : Pass<T> {
   using Pass<T>::keys_, Pass<T>::values_;
 
  public:
-  ForwardPass(const Call<T>& call, Index most, const common::Result<T>& o, A* states)
+  ForwardPass(const Call<T>& call, Index most, const common::Result<T>& o,
+              const common::LastStates<A>& states)
       : Pass<T>(call, most), o_(o), states_(states) {
+    ws_.add(call.spare(), spare_);
     ws_.allocate();
   }
   void run(Index task) {
     const common::Chunks chunks = this->chunks_of(task, false);
-    A* const s = states_ + task * size_;
+    A* const s = states_.at(task, spare_);
     call_.s0.copy(task, 1, s);
     for (Index z = 0; z < chunks.count(); ++z) {
       const Chunk x = chunks[z];
@@ -165,7 +167,8 @@ class ForwardPass : Pass<T> {
   }
 
   const common::Result<T>& o_;
-  A* const states_;
+  const common::LastStates<A>& states_;
+  A* spare_;
 };
 
 template <class T>
@@ -177,7 +180,7 @@ class BackwardPass : Pass<T> {
 
  public:
   BackwardPass(const Call<T>& call, Index most, const common::Operand<T>& go,
-               const common::States<A>& dsT, const Gradients<T>& grad)
+               const common::LastGradients<A>& dsT, const Gradients<T>& grad)
       : Pass<T>(call, most), go_(go), dsT_(dsT), grad_(grad) {
     ws_.add((common::pieces(call.longest, most) + 1) * size_, states_);
     ws_.add(size_, ds_);
@@ -192,7 +195,7 @@ class BackwardPass : Pass<T> {
     ws_.allocate();
   }
   void run(Index task) {
-    const common::Chunks chunks = this->chunks_of(task, !dsT_.defined());
+    const common::Chunks chunks = this->chunks_of(task, !dsT_.at(task) && go_.defined());
     call_.s0.copy(task, 1, states_);
     for (Index z = 0; z + 1 < chunks.count(); ++z) {
       A* const next = states_ + (z + 1) * size_;
@@ -204,8 +207,8 @@ class BackwardPass : Pass<T> {
     for (Index z = chunks.count() - 1; z >= 0; --z) {
       gradients(chunks[z], task, states_ + z * size_);
     }
-    if (grad_.s0) {
-      std::copy(ds_, ds_ + size_, grad_.s0 + task * size_);
+    if (A* const to = grad_.s0.at(task)) {
+      std::copy(ds_, ds_ + size_, to);
     }
   }
 
@@ -343,7 +346,7 @@ class BackwardPass : Pass<T> {
   }
 
   const common::Operand<T>& go_;
-  const common::States<A>& dsT_;
+  const common::LastGradients<A>& dsT_;
   const Gradients<T>& grad_;
   A *states_, *ds_, *gq_, *from_q_, *gk_, *to_k_, *row_k_, *gy_, *ys_, *from_y_, *gv_, *to_v_,
       *row_v_, *dp_, *through_k_, *through_v_, *bonus_;
@@ -354,7 +357,7 @@ class BackwardPass : Pass<T> {
 template <class T>
 void ByChannel<T>::forward(const Call<T>& call, DecayedLinear::Out<TensorView>& out) {
   const common::Result<T> o(out.o);
-  acc_t<T>* const states = out.sT.template data<acc_t<T>>();
+  const common::LastStates<acc_t<T>> states(out.sT, call.heads, call.size, call.seqs);
   const Index most = common::chunk_of(call.form, call.longest);
   common::run_passes<ForwardPass<T>>(call, flops_per_token(call, most), most, o, states);
 }
@@ -363,7 +366,7 @@ template <class T>
 void ByChannel<T>::backward(const Call<T>& call, const DecayedLinear::Out<TensorView>& dout,
                             DecayedLinear::In<TensorView>& din) {
   const common::Operand<T> go(dout.o);
-  const common::States<acc_t<T>> dsT(dout.sT, call.size);
+  const common::LastGradients<acc_t<T>> dsT(dout.sT, call.heads, call.size, call.seqs);
   Gradients<T> grad(din, call);
   const Index most = common::chunk_of(call.form, call.longest);
   run_backward<BackwardPass<T>>(call, 3 * flops_per_token(call, most), most, go, dsT, grad);

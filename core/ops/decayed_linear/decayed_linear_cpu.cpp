@@ -42,7 +42,7 @@ class Pass {
     d_.reserve(ws_, most);
   }
   common::Chunks chunks_of(Index task, bool end_unread) const {
-    return {call_.form, call_.seqs[task / call_.heads], task % call_.heads, !call_.s0.defined(),
+    return {call_.form, call_.seqs[task / call_.heads], task % call_.heads, !call_.s0.at(task),
             end_unread};
   }
   /// Decays, keys and values.
@@ -103,13 +103,15 @@ class ForwardPass : Pass<T> {
   using Pass<T>::decay_queries, Pass<T>::mask, Pass<T>::advance;
 
  public:
-  ForwardPass(const Call<T>& call, Index most, const common::Result<T>& o, A* states)
+  ForwardPass(const Call<T>& call, Index most, const common::Result<T>& o,
+              const common::LastStates<A>& states)
       : Pass<T>(call, most), o_(o), states_(states) {
+    ws_.add(call.spare(), spare_);
     ws_.allocate();
   }
   void run(Index task) {
     const common::Chunks chunks = chunks_of(task, false);
-    A* const s = states_ + task * size_;
+    A* const s = states_.at(task, spare_);
     call_.s0.copy(task, 1, s);
     for (Index z = 0; z < chunks.count(); ++z) {
       const Chunk x = chunks[z];
@@ -136,7 +138,8 @@ class ForwardPass : Pass<T> {
   }
 
   const common::Result<T>& o_;
-  A* const states_;
+  const common::LastStates<A>& states_;
+  A* spare_;
 };
 
 template <class T>
@@ -150,7 +153,7 @@ class BackwardPass : Pass<T> {
 
  public:
   BackwardPass(const Call<T>& call, Index most, const common::Operand<T>& go,
-               const common::States<A>& dsT, const Gradients<T>& grad)
+               const common::LastGradients<A>& dsT, const Gradients<T>& grad)
       : Pass<T>(call, most), go_(go), dsT_(dsT), grad_(grad) {
     ws_.add((common::pieces(call.longest, most) + 1) * call.size, states_);
     ws_.add(call.size, ds_);
@@ -163,7 +166,7 @@ class BackwardPass : Pass<T> {
     ws_.allocate();
   }
   void run(Index task) {
-    const common::Chunks chunks = chunks_of(task, !dsT_.defined());
+    const common::Chunks chunks = chunks_of(task, !dsT_.at(task) && go_.defined());
     const Index size = size_;
     call_.s0.copy(task, 1, states_);
     for (Index z = 0; z < chunks.count(); ++z) {
@@ -180,10 +183,10 @@ class BackwardPass : Pass<T> {
     }
     dsT_.copy(task, 1, ds_);
     for (Index z = chunks.count() - 1; z >= 0; --z) {
-      gradients(chunks[z], states_ + z * size, z > 0 || grad_.s0);
+      gradients(chunks[z], states_ + z * size, z > 0 || grad_.s0.at(task));
     }
-    if (grad_.s0) {
-      std::copy(ds_, ds_ + size, grad_.s0 + task * size);
+    if (A* const to = grad_.s0.at(task)) {
+      std::copy(ds_, ds_ + size, to);
     }
   }
 
@@ -275,7 +278,7 @@ class BackwardPass : Pass<T> {
   }
 
   const common::Operand<T>& go_;
-  const common::States<A>& dsT_;
+  const common::LastGradients<A>& dsT_;
   const Gradients<T>& grad_;
   A *states_, *ds_, *gq_, *gk_, *gv_, *dp_, *w_, *past_, *carried_;
 };
@@ -294,7 +297,7 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
     return;
   }
   const common::Result<T> o(out.o);
-  A* const states = out.sT.data<A>();
+  const common::LastStates<A> states(out.sT, call.heads, call.size, call.seqs);
   const Index most = common::chunk_of(attrs, call.longest);
   common::run_passes<ForwardPass<T>>(call, flops_per_token(call, most), most, o, states);
 }
@@ -313,7 +316,7 @@ void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
     return;
   }
   const common::Operand<T> go(dout.o);
-  const common::States<A> dsT(dout.sT, call.size);
+  const common::LastGradients<A> dsT(dout.sT, call.heads, call.size, call.seqs);
   Gradients<T> grad(din, call);
   const Index most = common::chunk_of(attrs, call.longest);
   run_backward<BackwardPass<T>>(call, 3 * flops_per_token(call, most), most, go, dsT, grad);

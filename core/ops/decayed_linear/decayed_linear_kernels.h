@@ -1,6 +1,6 @@
 #pragma once
 // What the kernels of decayed_linear share. A task is one sequence and state head, task = sequence
-// * heads + head; state [Dk,Dv] `task` of s0, sT and their gradients is its own.
+// * heads + head; what it starts from and ends in is a state [Dk,Dv] of s0 and sT.
 #include <numeric>
 #include <type_traits>
 
@@ -38,7 +38,7 @@ struct Call {
   common::Operand<A> g, gk, gv;
   std::vector<A> constant;  ///< log-decay of each head, or empty
   std::vector<A> bonus;     ///< [HU,Dk], or empty: the read comes after the write
-  common::States<A> s0;
+  common::FirstStates<A> s0;
   Index team;  ///< consecutive state heads that one thread takes in turn in the pass backward
 
   Call(const DecayedLinear::In<TensorView>& in, const DecayedLinear::Attrs& a)
@@ -58,7 +58,7 @@ struct Call {
         g(in.g),
         gk(in.gk),
         gv(in.gv),
-        s0(in.s0, size),
+        s0(in.s0, heads, size, seqs),
         team(team_of(map, std::ssize(seqs))) {
     if (in.decay.defined()) {
       constant.assign(in.decay.template data<A>(), in.decay.template data<A>() + heads);
@@ -67,6 +67,10 @@ struct Call {
       bonus.assign(in.u.template data<A>(), in.u.template data<A>() + in.u.numel());
     }
   }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+  /// Elements of a thread's buffer for states that nobody wants.
+  Index spare() const { return common::spare_of(seqs, size); }
   bool exclusive() const { return !bonus.empty(); }
   const A* bonus_of(Index h) const { return bonus.data() + map.bonus_of(h) * dk; }
   /// Whether the chunk form needs decays per channel, or a read before the write.
@@ -172,7 +176,7 @@ struct Gradients {
   HeadResult<T> q, k;
   common::Result<T> v;
   common::Result<A> g, gk, gv;
-  A* s0;
+  common::FirstGradients<A> s0;
   Gradients(DecayedLinear::In<TensorView>& din, const Call<T>& call)
       : q(din.q, call.heads, call.team),
         k(din.k, call.heads, call.team),
@@ -180,7 +184,7 @@ struct Gradients {
         g(din.g),
         gk(din.gk),
         gv(din.gv),
-        s0(common::elements<A>(din.s0)),
+        s0(din.s0, call.heads, call.size, call.seqs),
         u_(din.u),
         heads_(call.heads) {
     if (din.u.defined()) {
@@ -200,6 +204,7 @@ struct Gradients {
   void finish() {
     q.finish();
     k.finish();
+    s0.finish();
     if (!bonus_.defined()) {
       return;
     }

@@ -119,14 +119,16 @@ class ForwardWalk : Walk<T> {
   using Walk<T>::call_, Walk<T>::dk_, Walk<T>::dv_, Walk<T>::group_, Walk<T>::x_;
 
  public:
-  ForwardWalk(const Call<T>& call, Index, const common::Result<T>& o, A* states)
+  ForwardWalk(const Call<T>& call, Index, const common::Result<T>& o,
+              const common::LastStates<A>& states)
       : Walk<T>(call), o_(o), states_(states) {
+    this->ws_.add(call.spare(), spare_);
     this->ws_.allocate();
   }
   void run(Index task) {
     const Index h = task % call_.heads;
     const common::Sequence& seq = call_.seqs[task / call_.heads];
-    A* const s = states_ + task * this->size_;
+    A* const s = states_.at(task, spare_);
     for (Index i = 0; i < seq.length; ++i) {
       const A* const from = i > 0 ? s : call_.s0.at(task);
       this->load(seq.row, seq.begin + i, h);
@@ -173,7 +175,8 @@ class ForwardWalk : Walk<T> {
   }
 
   const common::Result<T>& o_;
-  A* const states_;
+  const common::LastStates<A>& states_;
+  A* spare_;
 };
 
 template <class T>
@@ -184,7 +187,7 @@ class BackwardWalk : Walk<T> {
 
  public:
   BackwardWalk(const Call<T>& call, Index, const common::Operand<T>& go,
-               const common::States<A>& dsT, const Gradients<T>& grad)
+               const common::LastGradients<A>& dsT, const Gradients<T>& grad)
       : Walk<T>(call),
         kept_(this->ws_, call.longest, size_, true),
         go_(go),
@@ -208,8 +211,8 @@ class BackwardWalk : Walk<T> {
           step(dk_, dv_, x_, from, to);
         },
         [&](Index i, const A* before) { gradients(seq.row, seq.begin + i, h, task, before); });
-    if (grad_.s0) {
-      std::copy(ds_, ds_ + size_, grad_.s0 + task * size_);
+    if (A* const to = grad_.s0.at(task)) {
+      std::copy(ds_, ds_ + size_, to);
     }
   }
 
@@ -314,7 +317,7 @@ class BackwardWalk : Walk<T> {
 
   const common::Stretches<A> kept_;
   const common::Operand<T>& go_;
-  const common::States<A>& dsT_;
+  const common::LastGradients<A>& dsT_;
   const Gradients<T>& grad_;
   A *ds_, *gq_, *gk_, *grows_, *gv_, *gcolumns_;
 };
@@ -324,7 +327,7 @@ class BackwardWalk : Walk<T> {
 template <class T>
 void Recurrent<T>::forward(const Call<T>& call, DecayedLinear::Out<TensorView>& out) {
   const common::Result<T> o(out.o);
-  acc_t<T>* const states = out.sT.template data<acc_t<T>>();
+  const common::LastStates<acc_t<T>> states(out.sT, call.heads, call.size, call.seqs);
   common::run_passes<ForwardWalk<T>>(call, 2 * (call.group + 1) * call.size, 1, o, states);
 }
 
@@ -332,7 +335,7 @@ template <class T>
 void Recurrent<T>::backward(const Call<T>& call, const DecayedLinear::Out<TensorView>& dout,
                             DecayedLinear::In<TensorView>& din) {
   const common::Operand<T> go(dout.o);
-  const common::States<acc_t<T>> dsT(dout.sT, call.size);
+  const common::LastGradients<acc_t<T>> dsT(dout.sT, call.heads, call.size, call.seqs);
   Gradients<T> grad(din, call);
   run_backward<BackwardWalk<T>>(call, 6 * (call.group + 1) * call.size, 1, go, dsT, grad);
   grad.finish();

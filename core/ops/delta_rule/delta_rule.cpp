@@ -8,7 +8,7 @@ namespace {
 
 using Op = DeltaRule;
 
-void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings&) {
   LS_CHECK(in.a.defined() == in.b.defined() && in.beta.defined() != in.a.defined(), kShape,
            "delta_rule: {}{}{}given; give either beta, or a and b",
            in.beta.defined() ? "beta " : "", in.a.defined() ? "a " : "",
@@ -16,7 +16,7 @@ void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings& b) {
   LS_CHECK(in.k.size(2) > 0 && in.v.size(2) % in.k.size(2) == 0, kShape,
            "delta_rule: v and k: {} value heads are not a multiple of {} key heads", in.v.size(2),
            in.k.size(2));
-  common::bind_states("delta_rule", in.q.size(0), in.offsets, in.s0, b);
+  common::bind_states("delta_rule", in.q.size(0), in.offsets, in.s0);
 }
 
 /// Token by token, as the equation stands.
@@ -73,11 +73,11 @@ struct Reference {
     }
     /// S_0 .. S_T of sequence n and value head h.
     Buffer<Real, 3> states(Index n, Index h) const {
-      const auto& [row, begin, length] = seqs[n];
+      const auto& [row, begin, length, start, end] = seqs[n];
       Buffer<Real, 3> s(length + 1, dk, dv);
       for (Index i = 0; i < dk; ++i) {
         for (Index c = 0; c < dv; ++c) {
-          s(0, i, c) = common::or_zero(s0, n, h, i, c);
+          s(0, i, c) = common::state_or_zero(s0, start, h, i, c);
         }
       }
       for (Index e = 0; e < length; ++e) {
@@ -107,7 +107,7 @@ struct Reference {
     const Call call(in, a);
     const View<Real, 4> o(common::zeroed(out.o)), sT(out.sT);
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
-      const auto& [b, begin, length] = call.seqs[n];
+      const auto& [b, begin, length, start, end] = call.seqs[n];
       for (Index h = 0; h < call.heads; ++h) {
         const Buffer<Real, 3> s = call.states(n, h);
         for (Index e = 0; e < length; ++e) {
@@ -120,7 +120,7 @@ struct Reference {
         }
         for (Index i = 0; i < call.dk; ++i) {
           for (Index c = 0; c < call.dv; ++c) {
-            sT(n, h, i, c) = s(length, i, c);
+            common::put_state(sT, s(length, i, c), end, h, i, c);
           }
         }
       }
@@ -195,13 +195,13 @@ struct Reference {
     auto d = common::zero_gradients(in, din);
     const Gradients grad(d);
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
-      const auto& [b, begin, length] = call.seqs[n];
+      const auto& [b, begin, length, start, end] = call.seqs[n];
       for (Index h = 0; h < call.heads; ++h) {
         const Buffer<Real, 3> s = call.states(n, h);
         Buffer<Real, 2> ds(call.dk, call.dv);
         for (Index i = 0; i < call.dk; ++i) {
           for (Index c = 0; c < call.dv; ++c) {
-            ds(i, c) = common::or_zero(gsT, n, h, i, c);
+            ds(i, c) = common::state_or_zero(gsT, end, h, i, c);
           }
         }
         for (Index e = length - 1; e >= 0; --e) {
@@ -221,7 +221,7 @@ struct Reference {
         }
         for (Index i = 0; grad.s0 && i < call.dk; ++i) {
           for (Index c = 0; c < call.dv; ++c) {
-            grad.s0(n, h, i, c) = ds(i, c);
+            common::add_state(grad.s0, ds(i, c), start, h, i, c);
           }
         }
       }
@@ -237,7 +237,7 @@ Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs& a) {
   const Index low_rank = in.a.defined() ? 2 : 1;  // products with what is written
   const Index extra = in.a.defined() ? 2 * h * dk : hv;
   const Index values = b * t * (2 * h * dk + 2 * hv * dv + extra);
-  const Index states = common::sequence_count(b, in.offsets) * hv * dk * dv;
+  const Index states = b * hv * dk * dv;
   const Index accs = (in.s0.defined() ? 2 : 1) * states + (in.g.defined() ? b * t * hv : 0) +
                      (in.gk.defined() ? b * t * hv * dk : 0);
   const Index scores =
@@ -252,7 +252,7 @@ Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs& a) {
 LS_OP(DeltaRule, "delta_rule", "delta rule, gated by head or channel; diagonal plus low rank")
     .in("q[B,T,H,Dk] k[B,T,H,Dk] v[B,T,HV,Dv] beta[B,T,HV]? a[B,T,H,Dk]? b[B,T,H,Dk]? "
         "g[B,T,HV]:acc? gk[B,T,HV,Dk]:acc? s0[N,HV,Dk,Dv]:acc? offsets[N1]:i64?")
-    .out("o[B,T,HV,Dv] sT[N,HV,Dk,Dv]:acc")
+    .out("o[B,T,HV,Dv] sT[B,HV,Dk,Dv]:acc")
     .saves("q k v beta a b g gk s0 offsets")
     .continues("s0", "sT")
     .bind(bind)

@@ -12,7 +12,7 @@ namespace ls::ops {
 /// reads the decayed one is a = exp(g + gk) times it.
 /// @shape  q, k [B,T,H,Dk]  v [B,T,HV,Dv]  beta [B,T,HV], or a, b [B,T,H,Dk]: erase and write
 ///         g [B,T,HV], gk [B,T,HV,Dk], each or absent  s0 [N,HV,Dk,Dv] or absent
-///         offsets [N+1] -> o [B,T,HV,Dv]  sT [N,HV,Dk,Dv]; value head h uses the vectors of key
+///         offsets [N+1] -> o [B,T,HV,Dv]  sT [B,HV,Dk,Dv]; value head h uses the vectors of key
 ///         head h / (HV / H)
 /// @units  g, gk are natural logs of decays per token, <= 0; stable for beta |k|^2 <= 2
 /// @dtype  q, k, v, beta, a, b any one float; g, gk, states and sums acc

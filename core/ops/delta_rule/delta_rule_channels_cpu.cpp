@@ -146,16 +146,18 @@ class ForwardPass : Pass<T> {
   using P::readers_, P::writers_, P::side_, P::scores_, P::read_;
 
  public:
-  ForwardPass(const Call<T>& call, Index most, const common::Result<T>& o, A* states)
+  ForwardPass(const Call<T>& call, Index most, const common::Result<T>& o,
+              const common::LastStates<A>& states)
       : P(call, most), o_(o), states_(states) {
     ws_.add(most * dv_, x_);
     ws_.add(n_ * most * dv_, written_);
+    ws_.add(call.spare(), spare_);
     ws_.allocate();
   }
   void run(Index task) {
     const common::Chunks chunks(call_.form, call_.seqs[task / call_.heads], task % call_.heads,
-                                !call_.s0.defined(), false);
-    A* const states = states_ + task * group_ * size_;
+                                !call_.s0.at(task * call_.group), false);
+    A* const states = states_.at(task * group_, spare_);
     call_.s0.copy(task * group_, group_, states);
     for (Index i = 0; i < chunks.count(); ++i) {
       P::load(chunks[i]);
@@ -184,7 +186,8 @@ class ForwardPass : Pass<T> {
   }
 
   const common::Result<T>& o_;
-  A *states_, *x_, *written_;
+  const common::LastStates<A>& states_;
+  A *x_, *written_, *spare_;
 };
 
 template <class T>
@@ -196,7 +199,7 @@ class BackwardPass : Pass<T> {
 
  public:
   BackwardPass(const Call<T>& call, Index most, const common::Operand<T>& go,
-               const common::States<A>& dsT, const Gradients<T>& grad)
+               const common::LastGradients<A>& dsT, const Gradients<T>& grad)
       : P(call, most),
         go_(go),
         dsT_(dsT),
@@ -217,7 +220,8 @@ class BackwardPass : Pass<T> {
   }
   void run(Index task) {
     const common::Chunks chunks(call_.form, call_.seqs[task / call_.heads], task % call_.heads,
-                                !call_.s0.defined(), !dsT_.defined());
+                                !call_.s0.at(task * group_),
+                                !dsT_.at(task * group_) && go_.defined());
     for (Index r = 0; r < group_; ++r) {
       call_.s0.copy(task * group_ + r, 1, states_ + r * starts_ * size_);
     }
@@ -229,10 +233,10 @@ class BackwardPass : Pass<T> {
       }
     }
     for (Index i = chunks.count() - 1; i >= 0; --i) {
-      gradients(chunks[i], i);
+      gradients(chunks[i], i, i > 0 || grad_.s0.at(task * group_));
     }
-    if (grad_.s0) {
-      std::copy(ds_all_, ds_all_ + group_ * size_, grad_.s0 + task * group_ * size_);
+    if (A* const to = grad_.s0.at(task * group_)) {
+      std::copy(ds_all_, ds_all_ + group_ * size_, to);
     }
   }
 
@@ -275,8 +279,9 @@ class BackwardPass : Pass<T> {
     P::advance(c, !a.before, a.written, a.after);
   }
 
-  /// The pass backward: all gradients of a chunk, and ds_all before it.
-  void gradients(const Chunk& z, Index chunk) {
+  /// The pass backward: all gradients of a chunk, and ds_all before it where something
+  /// `goes_on`.
+  void gradients(const Chunk& z, Index chunk, bool goes_on) {
     const Index c = z.c;
     P::load(z);
     std::fill(dreaders_, dreaders_ + 2 * c * dk_, A(0));
@@ -289,7 +294,7 @@ class BackwardPass : Pass<T> {
       of_written(z, a);
       of_errors(z, a);
       of_scores(z, a);
-      through_incoming(z, a, chunk > 0 || grad_.s0);
+      through_incoming(z, a, goes_on);
       store_decays(z, a.hv);
     }
     store_vectors(z);
@@ -432,7 +437,7 @@ class BackwardPass : Pass<T> {
   }
 
   const common::Operand<T>& go_;
-  const common::States<A>& dsT_;
+  const common::LastGradients<A>& dsT_;
   const Gradients<T>& grad_;
   const bool gated_;
   const Index most_, starts_ = common::pieces(call_.longest, most_) + 1;
@@ -445,7 +450,7 @@ class BackwardPass : Pass<T> {
 template <class T>
 void Channels<T>::forward(const Call<T>& call, DeltaRule::Out<TensorView>& out) {
   const common::Result<T> o(out.o);
-  acc_t<T>* const states = out.sT.data<acc_t<T>>();
+  const common::LastStates<acc_t<T>> states(out.sT, call.heads * call.group, call.size, call.seqs);
   const Index most = common::chunk_of(call.form, call.longest);
   common::run_passes<ForwardPass<T>>(call, flops_per_token(call, most), most, o, states);
 }
@@ -454,10 +459,11 @@ template <class T>
 void Channels<T>::backward(const Call<T>& call, const DeltaRule::Out<TensorView>& dout,
                            DeltaRule::In<TensorView>& din) {
   const common::Operand<T> go(dout.o);
-  const common::States<acc_t<T>> dsT(dout.sT, call.size);
-  const Gradients<T> grad(din);
+  const common::LastGradients<acc_t<T>> dsT(dout.sT, call.heads * call.group, call.size, call.seqs);
+  const Gradients<T> grad(din, call);
   const Index most = common::chunk_of(call.form, call.longest);
   common::run_passes<BackwardPass<T>>(call, 3 * flops_per_token(call, most), most, go, dsT, grad);
+  grad.s0.finish();
 }
 
 template struct Channels<double>;

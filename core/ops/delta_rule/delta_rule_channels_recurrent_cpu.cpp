@@ -88,14 +88,15 @@ class ForwardPass : Step<T> {
   using S::call_, S::dk_, S::dv_, S::size_, S::group_, S::q_, S::y_;
 
  public:
-  ForwardPass(const Call<T>& call, const common::Result<T>& o, A* states)
+  ForwardPass(const Call<T>& call, const common::Result<T>& o, const common::LastStates<A>& states)
       : S(call), o_(o), states_(states) {
+    S::ws_.add(call.spare(), spare_);
     S::ws_.allocate();
   }
   void run(Index task) {
     const common::Sequence& seq = call_.seqs[task / call_.heads];
     const Index b = seq.row, h = task % call_.heads, first_head = task * group_;
-    A* const states = states_ + first_head * size_;
+    A* const states = states_.at(first_head, spare_);
     for (Index i = 0; i < seq.length; ++i) {
       const Index t = seq.begin + i;
       S::load(b, t, h);
@@ -117,7 +118,8 @@ class ForwardPass : Step<T> {
 
  private:
   const common::Result<T>& o_;
-  A* states_;
+  const common::LastStates<A>& states_;
+  A* spare_;
 };
 
 template <class T>
@@ -128,8 +130,8 @@ class BackwardPass : Step<T> {
   using S::q_, S::k_, S::a_, S::b_, S::decay_, S::v_, S::y_, S::r_, S::w_, S::nq_, S::nk_;
 
  public:
-  BackwardPass(const Call<T>& call, const common::Operand<T>& go, const common::States<A>& dsT,
-               const Gradients<T>& grad)
+  BackwardPass(const Call<T>& call, const common::Operand<T>& go,
+               const common::LastGradients<A>& dsT, const Gradients<T>& grad)
       : S(call), go_(go), dsT_(dsT), grad_(grad), kept_(ws_, call.longest, group_ * size_) {
     ws_.add(group_ * size_, ds_all_);
     ws_.add(dk_, gq_, gk_, ga_, gb_, dlog_);
@@ -151,8 +153,8 @@ class BackwardPass : Step<T> {
           }
         },
         [&](Index i, const A* before) { gradients(b, seq.begin + i, h, before); });
-    if (grad_.s0) {
-      std::copy(ds_all_, ds_all_ + group_ * size_, grad_.s0 + first_head * size_);
+    if (A* const to = grad_.s0.at(first_head)) {
+      std::copy(ds_all_, ds_all_ + group_ * size_, to);
     }
   }
 
@@ -251,7 +253,7 @@ class BackwardPass : Step<T> {
   }
 
   const common::Operand<T>& go_;
-  const common::States<A>& dsT_;
+  const common::LastGradients<A>& dsT_;
   const Gradients<T>& grad_;
   common::Stretches<A> kept_;
   A *ds_all_, *gq_, *gk_, *ga_, *gb_, *dlog_, *dr_, *dw_;
@@ -273,16 +275,18 @@ void run_tasks(const Call& call, Index flops_per_token, const Args&... args) {
 template <class T>
 void ChannelsRecurrent<T>::forward(const Call<T>& call, DeltaRule::Out<TensorView>& out) {
   const common::Result<T> o(out.o);
-  run_tasks<ForwardPass<T>>(call, call.group * 8 * call.size, o, out.sT.data<acc_t<T>>());
+  const common::LastStates<acc_t<T>> states(out.sT, call.heads * call.group, call.size, call.seqs);
+  run_tasks<ForwardPass<T>>(call, call.group * 8 * call.size, o, states);
 }
 
 template <class T>
 void ChannelsRecurrent<T>::backward(const Call<T>& call, const DeltaRule::Out<TensorView>& dout,
                                     DeltaRule::In<TensorView>& din) {
   const common::Operand<T> go(dout.o);
-  const Gradients<T> grad(din);
-  const common::States<acc_t<T>> dsT(dout.sT, call.size);
+  const Gradients<T> grad(din, call);
+  const common::LastGradients<acc_t<T>> dsT(dout.sT, call.heads * call.group, call.size, call.seqs);
   run_tasks<BackwardPass<T>>(call, 3 * call.group * 8 * call.size, go, dsT, grad);
+  grad.s0.finish();
 }
 
 template struct ChannelsRecurrent<double>;

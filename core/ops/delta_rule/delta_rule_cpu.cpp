@@ -64,7 +64,8 @@ class ForwardPass {
   using A = acc_t<T>;
 
  public:
-  ForwardPass(const Call<T>& call, Index most, const common::Result<T>& o, A* states)
+  ForwardPass(const Call<T>& call, Index most, const common::Result<T>& o,
+              const common::LastStates<A>& states)
       : call_(call), o_(o), states_(states) {
     ws_.add(2 * most * dk_, qk_, side_);
     ws_.add(2 * most * dv_, read_);
@@ -72,13 +73,14 @@ class ForwardPass {
     ws_.add(2 * most * most, scores_);
     ws_.add(most * most, m_);
     ws_.add(most, factor_);
+    ws_.add(call.spare(), spare_);
     d_.reserve(ws_, most);
     ws_.allocate();
   }
   void run(Index task) {
     const common::Chunks chunks(call_.form, call_.seqs[task / call_.heads], task % call_.heads,
-                                !call_.s0.defined(), false);
-    A* const states = states_ + task * call_.group * call_.size;
+                                !call_.s0.at(task * call_.group), false);
+    A* const states = states_.at(task * call_.group, spare_);
     call_.s0.copy(task * call_.group, call_.group, states);
     for (Index i = 0; i < chunks.count(); ++i) {
       const Chunk z = chunks[i];
@@ -120,11 +122,11 @@ class ForwardPass {
 
   const Call<T>& call_;
   const common::Result<T>& o_;
-  A* states_;
+  const common::LastStates<A>& states_;
   const Index dk_ = call_.dk, dv_ = call_.dv;
   common::Workspace<A> ws_;
   common::Decays<A> d_;
-  A *qk_, *side_, *read_, *x_, *w_, *scores_, *m_, *factor_;
+  A *qk_, *side_, *read_, *x_, *w_, *scores_, *m_, *factor_, *spare_;
 };
 
 template <class T>
@@ -133,7 +135,7 @@ class BackwardPass {
 
  public:
   BackwardPass(const Call<T>& call, Index most, const common::Operand<T>& go,
-               const common::States<A>& dsT, const Gradients<T>& grad)
+               const common::LastGradients<A>& dsT, const Gradients<T>& grad)
       : call_(call), go_(go), dsT_(dsT), grad_(grad), most_(most) {
     ws_.add(group_ * starts_ * size_, states_);
     ws_.add(group_ * length_ * dv_, x_all_, w_all_);
@@ -152,7 +154,8 @@ class BackwardPass {
   }
   void run(Index task) {
     const common::Chunks chunks(call_.form, call_.seqs[task / call_.heads], task % call_.heads,
-                                !call_.s0.defined(), !dsT_.defined());
+                                !call_.s0.at(task * group_),
+                                !dsT_.at(task * group_) && go_.defined());
     for (Index r = 0; r < group_; ++r) {
       call_.s0.copy(task * group_ + r, 1, states_ + r * starts_ * size_);
     }
@@ -166,10 +169,10 @@ class BackwardPass {
       }
     }
     for (Index i = chunks.count() - 1; i >= 0; --i) {
-      gradients(chunks[i], i);
+      gradients(chunks[i], i, i > 0 || grad_.s0.at(task * group_));
     }
-    if (grad_.s0) {
-      std::copy(ds_all_, ds_all_ + group_ * size_, grad_.s0 + task * group_ * size_);
+    if (A* const to = grad_.s0.at(task * group_)) {
+      std::copy(ds_all_, ds_all_ + group_ * size_, to);
     }
   }
 
@@ -215,8 +218,9 @@ class BackwardPass {
                                a.after, dv_);
   }
 
-  /// The pass backward: all gradients of a chunk, and ds_all before it.
-  void gradients(const Chunk& z, Index chunk) {
+  /// The pass backward: all gradients of a chunk, and ds_all before it where something
+  /// `goes_on`.
+  void gradients(const Chunk& z, Index chunk, bool goes_on) {
     const Index c = z.c;
     A *q = qk_, *k = qk_ + c * dk_;
     call_.load_keys(call_.q, z.b, z.t, z.h, c, q, nq_);
@@ -230,7 +234,7 @@ class BackwardPass {
       of_writes(z, a);
       solve_transposed(call_, z, a.hv, a.m, c, dw_, yx_ + c * dv_);
       of_readers_and_writers(z, a);
-      if (chunk > 0 || grad_.s0) {
+      if (goes_on) {
         common::scale_rows(c, dk_, call_.scale, d_.in, q, side_);
         common::scale_rows(c, dk_, A(-1), d_.in, k, side_ + c * dk_);
         small_gemm<true, false, A>(dk_, dv_, 2 * c, A(1), side_, dk_, yx_, dv_, d_.all, a.ds, dv_);
@@ -338,7 +342,7 @@ class BackwardPass {
 
   const Call<T>& call_;
   const common::Operand<T>& go_;
-  const common::States<A>& dsT_;
+  const common::LastGradients<A>& dsT_;
   const Gradients<T>& grad_;
   const Index most_, length_ = call_.longest, starts_ = common::pieces(length_, most_) + 1;
   const Index dk_ = call_.dk, dv_ = call_.dv, size_ = call_.size, group_ = call_.group;
@@ -363,7 +367,7 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
     return;
   }
   const common::Result<T> o(out.o);
-  A* const states = out.sT.data<A>();
+  const common::LastStates<A> states(out.sT, call.heads * call.group, call.size, call.seqs);
   const Index most = common::chunk_of(attrs, call.longest);
   common::run_passes<ForwardPass<T>>(call, flops_per_token(call, most), most, o, states);
 }
@@ -383,10 +387,11 @@ void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
     return;
   }
   const common::Operand<T> go(dout.o);
-  const common::States<A> dsT(dout.sT, call.size);
-  const Gradients<T> grad(din);
+  const common::LastGradients<A> dsT(dout.sT, call.heads * call.group, call.size, call.seqs);
+  const Gradients<T> grad(din, call);
   const Index most = common::chunk_of(attrs, call.longest);
   common::run_passes<BackwardPass<T>>(call, 3 * flops_per_token(call, most), most, go, dsT, grad);
+  grad.s0.finish();
 }
 
 LS_KERNEL(DeltaRule)

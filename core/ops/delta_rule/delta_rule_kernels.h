@@ -1,7 +1,7 @@
 #pragma once
 // What the kernels of delta_rule share. A task is one sequence and key head, task = sequence *
 // heads + head, with its `group` value heads: their states [group,Dk,Dv] of s0, sT and the
-// gradients lie next to one another, from state task * group on.
+// gradients lie next to one another, those of task * group first.
 #include "core/backend/cpu/small_gemm.h"
 #include "core/ops/common/chunks.h"
 #include "core/ops/delta_rule/delta_rule.h"
@@ -20,7 +20,7 @@ struct Call {
   Index longest;
   common::Operand<T> q, k, v, beta, a, b;
   common::Operand<A> g, gk;
-  common::States<A> s0;
+  common::FirstStates<A> s0;
 
   Call(const DeltaRule::In<TensorView>& in, const DeltaRule::Attrs& a)
       : heads(in.k.size(2)),
@@ -42,7 +42,11 @@ struct Call {
         b(in.b),
         g(in.g),
         gk(in.gk),
-        s0(in.s0, size) {}
+        s0(in.s0, heads * group, size, seqs) {}
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+  /// Elements of a thread's buffer for states that nobody wants.
+  Index spare() const { return common::spare_of(seqs, group * size); }
   /// Decays by key channel, or erase and write vectors: see Channels.
   bool by_channels() const { return gk.defined() || a.defined(); }
 
@@ -118,8 +122,8 @@ template <class T>
 struct Gradients {
   common::Result<T> q, k, v, beta, a, b;
   common::Result<acc_t<T>> g, gk;
-  acc_t<T>* s0;
-  explicit Gradients(DeltaRule::In<TensorView>& din)
+  common::FirstGradients<acc_t<T>> s0;
+  Gradients(DeltaRule::In<TensorView>& din, const Call<T>& call)
       : q(din.q),
         k(din.k),
         v(din.v),
@@ -128,7 +132,7 @@ struct Gradients {
         b(din.b),
         g(din.g),
         gk(din.gk),
-        s0(common::elements<acc_t<T>>(din.s0)) {}
+        s0(din.s0, call.heads * call.group, call.size, call.seqs) {}
 
   /// d beta = d w * x, where w = beta * x.
   void store_beta(Index b, Index t, Index hv, Index dv, const acc_t<T>* dw,

@@ -71,20 +71,22 @@ template <class T>
 void Recurrent<T>::forward(const Call<T>& call, DeltaRule::Out<TensorView>& out) {
   using A = acc_t<T>;
   const common::Result<T> o(out.o);
-  A* const states = out.sT.data<A>();
+  const common::LastStates<A> states(out.sT, call.heads * call.group, call.size, call.seqs);
   const Index dk = call.dk, dv = call.dv;
   common::for_tasks(call.seqs, call.heads, call.group * 8 * call.size,
                     [&](Index first, Index last) {
                       common::Workspace<A> ws;
                       Token<A> token;
-                      A* factor;
+                      A *factor, *spare;
                       token.reserve(ws, dk, dv);
                       ws.add(1, factor);
+                      ws.add(call.spare(), spare);
                       ws.allocate();
                       for (Index task = first; task < last; ++task) {
                         const Index n = task / call.heads, h = task % call.heads;
                         const common::Sequence& seq = call.seqs[n];
                         const Index b = seq.row, first_head = task * call.group;
+                        A* const own = states.at(first_head, spare);
                         for (Index i = 0; i < seq.length; ++i) {
                           const Index t = seq.begin + i;
                           call.load_keys(call.q, b, t, h, 1, token.q, factor);
@@ -94,14 +96,14 @@ void Recurrent<T>::forward(const Call<T>& call, DeltaRule::Out<TensorView>& out)
                           }
                           for (Index r = 0; r < call.group; ++r) {
                             const Index hv = h * call.group + r;
-                            A* s = states + (first_head + r) * call.size;
+                            A* const s = own + r * call.size;
                             step(call, b, t, hv, decay_of<T, A>(call, b, t, hv),
                                  i > 0 ? s : call.s0.at(first_head + r), s, token);
                             o.store(b, t, hv, 1, dv, token.y);
                           }
                         }
                         if (seq.length == 0) {
-                          call.s0.copy(first_head, call.group, states + first_head * call.size);
+                          call.s0.copy(first_head, call.group, own);
                         }
                       }
                     });
@@ -115,8 +117,8 @@ class BackwardPass {
   using A = acc_t<T>;
 
  public:
-  BackwardPass(const Call<T>& call, const common::Operand<T>& go, const common::States<A>& dsT,
-               const Gradients<T>& grad)
+  BackwardPass(const Call<T>& call, const common::Operand<T>& go,
+               const common::LastGradients<A>& dsT, const Gradients<T>& grad)
       : call_(call), go_(go), dsT_(dsT), grad_(grad), kept_(ws_, call.longest, group_ * size_) {
     token_.reserve(ws_, dk_, dv_);
     ws_.add(group_ * size_, ds_all_);
@@ -142,8 +144,8 @@ class BackwardPass {
           }
         },
         [&](Index i, const A* before) { gradients(b, seq.begin + i, h, before); });
-    if (grad_.s0) {
-      std::copy(ds_all_, ds_all_ + group_ * size_, grad_.s0 + first_head * size_);
+    if (A* const to = grad_.s0.at(first_head)) {
+      std::copy(ds_all_, ds_all_ + group_ * size_, to);
     }
   }
 
@@ -243,7 +245,7 @@ class BackwardPass {
 
   const Call<T>& call_;
   const common::Operand<T>& go_;
-  const common::States<A>& dsT_;
+  const common::LastGradients<A>& dsT_;
   const Gradients<T>& grad_;
   const Index dk_ = call_.dk, dv_ = call_.dv, size_ = call_.size, group_ = call_.group;
   common::Workspace<A> ws_;
@@ -258,8 +260,8 @@ template <class T>
 void Recurrent<T>::backward(const Call<T>& call, const DeltaRule::Out<TensorView>& dout,
                             DeltaRule::In<TensorView>& din) {
   const common::Operand<T> go(dout.o);
-  const Gradients<T> grad(din);
-  const common::States<acc_t<T>> dsT(dout.sT, call.size);
+  const Gradients<T> grad(din, call);
+  const common::LastGradients<acc_t<T>> dsT(dout.sT, call.heads * call.group, call.size, call.seqs);
   common::for_tasks(call.seqs, call.heads, 3 * call.group * 8 * call.size,
                     [&](Index first, Index last) {
                       BackwardPass<T> pass(call, go, dsT, grad);
@@ -267,6 +269,7 @@ void Recurrent<T>::backward(const Call<T>& call, const DeltaRule::Out<TensorView
                         pass.run(task);
                       }
                     });
+  grad.s0.finish();
 }
 
 template struct Recurrent<double>;

@@ -10,8 +10,8 @@ namespace {
 
 using Op = GatedScan;
 
-void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings& b) {
-  common::bind_states("gated_scan", in.u.size(0), in.offsets, in.h0, b, "h0");
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings&) {
+  common::bind_states("gated_scan", in.u.size(0), in.offsets, in.h0, "h0");
 }
 
 template <class Real>
@@ -22,15 +22,14 @@ struct Reference {
     const View<const Real, 2> h0(in.h0);
     const View<Real, 3> y(out.y);
     const View<Real, 2> hT(out.hT);
-    for (Index n = 0; n < std::ssize(seqs); ++n) {
-      const auto& [b, begin, length] = seqs[n];
+    for (const auto& [b, begin, length, start, end] : seqs) {
       for (Index c = 0; c < in.u.size(2); ++c) {
-        Real h = common::or_zero(h0, n, c);
+        Real h = common::state_or_zero(h0, start, c);
         for (Index t = begin; t < begin + length; ++t) {
           h = std::exp(g(b, t, c)) * h + u(b, t, c);
           y(b, t, c) = h;
         }
-        hT(n, c) = h;
+        common::put_state(hT, h, end, c);
       }
     }
   }
@@ -42,12 +41,11 @@ struct Reference {
     auto d = common::zero_gradients(in, din);
     const View<Real, 3> gu(d.u), gg(d.g);
     const View<Real, 2> gh0(d.h0);
-    for (Index n = 0; n < std::ssize(seqs); ++n) {
-      const auto& [b, begin, length] = seqs[n];
+    for (const auto& [b, begin, length, start, end] : seqs) {
       for (Index c = 0; c < in.g.size(2); ++c) {
-        Real dh = common::or_zero(ghT, n, c);
+        Real dh = common::state_or_zero(ghT, end, c);
         for (Index t = begin + length - 1; t >= begin; --t) {
-          const Real before = t > begin ? y(b, t - 1, c) : common::or_zero(h0, n, c);
+          const Real before = t > begin ? y(b, t - 1, c) : common::state_or_zero(h0, start, c);
           dh += common::or_zero(gy, b, t, c);
           if (gu) {
             gu(b, t, c) = dh;
@@ -55,9 +53,7 @@ struct Reference {
           gg(b, t, c) = dh * std::exp(g(b, t, c)) * before;
           dh *= std::exp(g(b, t, c));
         }
-        if (gh0) {
-          gh0(n, c) = dh;
-        }
+        common::add_state(gh0, dh, start, c);
       }
     }
   }
@@ -65,7 +61,7 @@ struct Reference {
 
 LS_OP(GatedScan, "gated_scan", "h = exp(g) h + u, channel by channel")
     .in("u[B,T,D] g[B,T,D]:acc h0[N,D]:acc? offsets[N1]:i64?")
-    .out("y[B,T,D] hT[N,D]:acc")
+    .out("y[B,T,D] hT[B,D]:acc")
     .saves("g y h0 offsets")
     .continues("h0", "hT")
     .bind(bind)

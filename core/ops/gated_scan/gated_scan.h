@@ -4,8 +4,8 @@
 namespace ls::ops {
 
 /// Gated linear recurrence, channel by channel: h_t = exp(g_t) h_{t-1} + u_t.
-/// @shape  u, g [B,T,D]  h0 [N,D] or absent (0)  offsets [N+1] -> y [B,T,D], all h_t
-///         hT [N,D], the last; N = B, or documents with offsets (then B = 1)
+/// @shape  u, g [B,T,D]  h0 [N,D] or absent (0)  offsets [N1] (common/sequences.h says what these
+///         are) -> y [B,T,D], all h_t  hT [B,D], the last
 /// @units  g is the natural log of the decay per token, <= 0
 /// @dtype  u, y any one float; g, states and sums acc
 /// @grad   exact for u, g, h0; that of g reads h_{t-1} from y, as it was rounded there

@@ -43,8 +43,8 @@ struct Call {
 };
 
 /// Block of a state; zeros where absent.
-template <class A>
-void load(const common::States<A>& states, const Task& task, A* to) {
+template <class States, class A>
+void load(const States& states, const Task& task, A* to) {
   if (const A* from = states.at(task.n)) {
     std::copy_n(from + task.c0, task.w, to);
   } else {
@@ -60,9 +60,12 @@ struct Kernel {
     report_form<Op>("recurrent");
     const Call call(in);
     const Rows u(in.u), g(in.g);
-    const common::States<A> h0(in.h0, call.width);
+    const common::FirstStates<A> h0(in.h0, 1, call.width, call.seqs);
+    const common::LastStates<A> hT(out.hT, 1, call.width, call.seqs);
     call.for_tasks([&](const Task& task) {
-      A* __restrict h = out.hT.data<A>() + task.n * call.width + task.c0;
+      std::array<A, kChannels> unwanted;
+      A* const last = hT.at(task.n);
+      A* __restrict h = last ? last + task.c0 : &unwanted[0];
       load(h0, task, h);
       for (Index t = task.first; t < task.first + task.length; ++t) {
         const T* ut = u.row<T>(t) + task.c0;
@@ -93,14 +96,16 @@ struct Kernel {
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
     const Call call(in);
     const Rows g(in.g), dy(dout.y.defined() ? dout.y : out.y);
-    const common::States<A> h0(in.h0, call.width), dhT(dout.hT, call.width);
+    const common::FirstStates<A> h0(in.h0, 1, call.width, call.seqs);
+    const common::LastGradients<A> dhT(dout.hT, 1, call.width, call.seqs);
+    const common::FirstGradients<A> dh0(din.h0, 1, call.width, call.seqs);
     const std::array<T, kChannels> no_dy{};
     call.for_tasks([&](const Task& task) {
       // Where gradients go that are not wanted, and what precedes the first token.
       std::array<A, kChannels> dg_row, dh_row, before;
       std::array<T, kChannels> du_row;
-      A* const dh =
-          din.h0.defined() ? din.h0.data<A>() + task.n * call.width + task.c0 : &dh_row[0];
+      A* const first = dh0.at(task.n);
+      A* const dh = first ? first + task.c0 : &dh_row[0];
       load(dhT, task, dh);
       load(h0, task, &before[0]);
       for (Index t = task.first + task.length - 1; t >= task.first; --t) {
@@ -116,6 +121,7 @@ struct Kernel {
         }
       }
     });
+    dh0.finish();
   }
 };
 

@@ -22,7 +22,7 @@ void bind(const Op::In<ShapeOf>& in, const Op::Attrs& a, Bindings& b) {
            "gru: bias_n is inside the product that a reset gate after it multiplies; with reset "
            "before, add it to bias");
   b.set("D", heads * d);
-  common::bind_states("gru", in.gx.size(0), in.offsets, in.h0, b, "h0");
+  common::bind_states("gru", in.gx.size(0), in.offsets, in.h0, "h0");
 }
 
 /// Sequence by sequence, token by token.
@@ -46,10 +46,10 @@ struct Reference {
     }
     /// The hidden vector before token e of sequence n.
     Buffer<Real> state(Index n, Index e) const {
-      const auto& [b, begin, length] = seqs[n];
+      const auto& [b, begin, length, start, end] = seqs[n];
       Buffer<Real> h(width);
       for (Index x = 0; x < width; ++x) {
-        h(x) = e > 0 ? hidden(b, begin + e - 1, x) : common::or_zero(h0, n, x);
+        h(x) = e > 0 ? hidden(b, begin + e - 1, x) : common::state_or_zero(h0, start, x);
       }
       return h;
     }
@@ -86,7 +86,7 @@ struct Reference {
     const View<Real, 2> hT(out.hT);
     const Index w = call.width;
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
-      const auto& [b, begin, length] = call.seqs[n];
+      const auto& [b, begin, length, start, end] = call.seqs[n];
       for (Index e = 0; e < length; ++e) {
         const Index t = begin + e;
         const Buffer<Real> h = call.state(n, e);
@@ -114,7 +114,7 @@ struct Reference {
       }
       const Buffer<Real> last = call.state(n, length);
       for (Index x = 0; x < w; ++x) {
-        hT(n, x) = last(x);
+        common::put_state(hT, last(x), end, x);
       }
     }
   }
@@ -131,10 +131,10 @@ struct Reference {
     const View<Real, 1> gbias(grad.bias), gbias_n(grad.bias_n);
     const Index w = call.width;
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
-      const auto& [b, begin, length] = call.seqs[n];
+      const auto& [b, begin, length, start, end] = call.seqs[n];
       Buffer<Real> dh(w);
       for (Index x = 0; x < w; ++x) {
-        dh(x) = common::or_zero(ghT, n, x);
+        dh(x) = common::state_or_zero(ghT, end, x);
       }
       for (Index e = length - 1; e >= 0; --e) {
         const Index t = begin + e;
@@ -180,8 +180,8 @@ struct Reference {
         }
         dh = std::move(before_dh);
       }
-      for (Index x = 0; gh0 && x < w; ++x) {
-        gh0(n, x) = dh(x);
+      for (Index x = 0; x < w; ++x) {
+        common::add_state(gh0, dh(x), start, x);
       }
     }
   }
@@ -194,7 +194,7 @@ Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs&) {
 
 LS_OP(Gru, "gru", "GRU with a dense or block-diagonal recurrent matrix")
     .in("gx[B,T,D3] r[E,R3,R]:acc bias[D3]:acc? bias_n[D]:acc? h0[N,D]:acc? offsets[N1]:i64?")
-    .out("y[B,T,D] hT[N,D]:acc gates[B,T,D3]:acc hidden[B,T,D]:acc inner[B,T,D]:acc")
+    .out("y[B,T,D] hT[B,D]:acc gates[B,T,D3]:acc hidden[B,T,D]:acc inner[B,T,D]:acc")
     .saves("gx r bias bias_n h0 offsets gates hidden inner")
     .no_grad("gates hidden inner")
     .bind(bind)

@@ -16,8 +16,7 @@ enum class Reset : std::uint8_t {
 ///   h_t = z h_{t-1} + (1 - z) n
 /// @shape  gx [B,T,3D]: input part of the gates, blocks r, z, n of D channels
 ///         r [heads,3d,d], D = heads d  bias [3D], bias_n [D] (reset after only), h0 [N,D], each or
-///         absent (0)  offsets [N+1] -> y [B,T,D]  hT [N,D]; N = B, or documents with offsets (then
-///         B = 1)
+///         absent (0)  offsets [N+1] -> y [B,T,D]  hT [B,D]
 /// @dtype  gx, y any one float; r, biases, states and sums acc
 /// @grad   hand-written for all float inputs; none through gates, hidden (all h_t) and inner (what
 ///         the reset gate multiplies, or what it makes of it), which are kept

@@ -59,7 +59,7 @@ class Forward {
  public:
   Forward(const Call<T>& call, const Op::In<TensorView>& in, Op::Out<TensorView>& out)
       : call_(call),
-        h_(call.sorted(in.h0)),
+        h_(call.firsts(in.h0)),
         pre_(call.count(), 3 * w_),
         reset_(call.before ? call.count() : Index{0}, w_),
         gates_(out.gates.template data<A>()),
@@ -71,7 +71,7 @@ class Forward {
     for (Index t = 0; t <= call_.steps; ++t) {
       const Index m = t < call_.steps ? call_.active(t) : 0;
       for (; running > m; --running) {
-        call_.unsort(h_, running - 1, hT);
+        call_.put_last(h_, running - 1, hT);
       }
       if (m > 0) {
         step(t, m);
@@ -178,8 +178,8 @@ class Backward {
   Backward(const Call<T>& call, const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
            const Op::Out<TensorView>& dout, Op::In<TensorView>& din)
       : call_(call),
-        dh_(call.sorted(dout.hT)),
-        h0_(call.sorted(in.h0)),
+        dh_(call.last_gradients(dout.hT)),
+        h0_(call.firsts(in.h0)),
         all_gates_(call.total, 3 * w_),
         all_before_(call.total, w_),
         all_new_(call.total, w_),
@@ -204,9 +204,7 @@ class Backward {
     if (din.bias.defined() || din.bias_n.defined()) {
       of_biases(din);
     }
-    for (Index i = 0; i < call_.count(); ++i) {
-      call_.unsort(dh_, i, din.h0);
-    }
+    call_.put_first_gradients(dh_, din.h0);
   }
 
  private:

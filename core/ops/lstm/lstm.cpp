@@ -20,8 +20,8 @@ void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings& b) {
            "[heads,4*d,d]",
            in.gx.shape().str(), in.r.shape().str());
   b.set("D", heads * d);
-  common::bind_states("lstm", in.gx.size(0), in.offsets, in.h0, b, "h0");
-  common::bind_states("lstm", in.gx.size(0), in.offsets, in.c0, b, "c0");
+  common::bind_states("lstm", in.gx.size(0), in.offsets, in.h0, "h0");
+  common::bind_states("lstm", in.gx.size(0), in.offsets, in.c0, "c0");
 }
 
 /// Sequence by sequence, token by token.
@@ -48,11 +48,12 @@ struct Reference {
       Buffer<Real> h, c;
     };
     Before before(Index n, Index e) const {
-      const Index b = seqs[n].row, last = seqs[n].begin + e - 1;
+      const Index b = seqs[n].row, last = seqs[n].begin + e - 1, start = seqs[n].start;
       Before s{Buffer<Real>(width), Buffer<Real>(width)};
       for (Index x = 0; x < width; ++x) {
-        s.c(x) = e > 0 ? cells(b, last, x) : common::or_zero(c0, n, x);
-        s.h(x) = e > 0 ? gate(b, last, kOutput, x) * std::tanh(s.c(x)) : common::or_zero(h0, n, x);
+        s.c(x) = e > 0 ? cells(b, last, x) : common::state_or_zero(c0, start, x);
+        s.h(x) = e > 0 ? gate(b, last, kOutput, x) * std::tanh(s.c(x))
+                       : common::state_or_zero(h0, start, x);
       }
       return s;
     }
@@ -70,7 +71,7 @@ struct Reference {
     const View<Real, 2> hT(out.hT), cT(out.cT);
     const Index d = call.d;
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
-      const auto& [b, begin, length] = call.seqs[n];
+      const auto& [b, begin, length, start, end] = call.seqs[n];
       for (Index e = 0; e < length; ++e) {
         const Index t = begin + e;
         const auto [h, c] = call.before(n, e);
@@ -91,8 +92,8 @@ struct Reference {
       }
       const auto [h, c] = call.before(n, length);
       for (Index x = 0; x < call.width; ++x) {
-        hT(n, x) = h(x);
-        cT(n, x) = c(x);
+        common::put_state(hT, h(x), end, x);
+        common::put_state(cT, c(x), end, x);
       }
     }
   }
@@ -108,11 +109,11 @@ struct Reference {
     const View<Real, 1> gbias(grad.bias);
     const Index d = call.d;
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
-      const auto& [b, begin, length] = call.seqs[n];
+      const auto& [b, begin, length, start, end] = call.seqs[n];
       Buffer<Real> dh(call.width), dc(call.width);
       for (Index x = 0; x < call.width; ++x) {
-        dh(x) = common::or_zero(ghT, n, x);
-        dc(x) = common::or_zero(gcT, n, x);
+        dh(x) = common::state_or_zero(ghT, end, x);
+        dc(x) = common::state_or_zero(gcT, end, x);
       }
       for (Index e = length - 1; e >= 0; --e) {
         const Index t = begin + e;
@@ -146,12 +147,8 @@ struct Reference {
         dh = std::move(before_dh);
       }
       for (Index x = 0; x < call.width; ++x) {
-        if (gh0) {
-          gh0(n, x) = dh(x);
-        }
-        if (gc0) {
-          gc0(n, x) = dc(x);
-        }
+        common::add_state(gh0, dh(x), start, x);
+        common::add_state(gc0, dc(x), start, x);
       }
     }
   }
@@ -164,7 +161,7 @@ Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs&) {
 
 LS_OP(Lstm, "lstm", "LSTM with a dense or block-diagonal recurrent matrix")
     .in("gx[B,T,D4] r[E,R4,R]:acc bias[D4]:acc? h0[N,D]:acc? c0[N,D]:acc? offsets[N1]:i64?")
-    .out("y[B,T,D] hT[N,D]:acc cT[N,D]:acc gates[B,T,D4]:acc cells[B,T,D]:acc")
+    .out("y[B,T,D] hT[B,D]:acc cT[B,D]:acc gates[B,T,D4]:acc cells[B,T,D]:acc")
     .saves("gx r bias h0 c0 offsets gates cells")
     .no_grad("gates cells")
     .bind(bind)

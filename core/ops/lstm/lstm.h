@@ -7,7 +7,7 @@ namespace ls::ops {
 /// a sigmoid and g through tanh; c_t = f c_{t-1} + i g, h_t = o tanh(c_t).
 /// @shape  gx [B,T,4D]: input part of the gates, blocks i, f, g, o of D channels
 ///         r [heads,4d,d], D = heads d  bias [4D] or absent  h0, c0 [N,D] or absent (0)
-///         offsets [N+1] -> y [B,T,D]  hT, cT [N,D]; N = B, or documents with offsets (then B = 1)
+///         offsets [N+1] -> y [B,T,D]  hT, cT [B,D]
 /// @dtype  gx, y any one float; r, bias, states and sums acc
 /// @grad   hand-written for all float inputs; none through gates and cells, which are kept
 /// @source Hochreiter & Schmidhuber 1997; Gers 2000; block-diagonal R as Poeppel 2412.07752

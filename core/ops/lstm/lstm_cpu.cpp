@@ -41,7 +41,7 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
   using A = acc_t<T>;
   const Call<T> call(in);
   const Index w = call.width, d = call.d;
-  Buffer<A, 2> h = call.sorted(in.h0), c = call.sorted(in.c0), pre(call.count(), 4 * w);
+  Buffer<A, 2> h = call.firsts(in.h0), c = call.firsts(in.c0), pre(call.count(), 4 * w);
   A* const gates = out.gates.data<A>();
   A* const cells = out.cells.data<A>();
   T* const y = out.y.data<T>();
@@ -49,8 +49,8 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
   Index running = call.count();
   const auto finish = [&](Index still) {
     for (; running > still; --running) {
-      call.unsort(h, running - 1, out.hT);
-      call.unsort(c, running - 1, out.cT);
+      call.put_last(h, running - 1, out.hT);
+      call.put_last(c, running - 1, out.cT);
     }
   };
   for (Index t = 0; t < call.steps; ++t) {
@@ -98,8 +98,8 @@ void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
   const Call<T> call(in);
   const Index w = call.width, d = call.d;
   // Gradients of the last states wait until their sequence begins to run backwards.
-  Buffer<A, 2> dh = call.sorted(dout.hT), dc = call.sorted(dout.cT);
-  const Buffer<A, 2> h0 = call.sorted(in.h0), c0 = call.sorted(in.c0);
+  Buffer<A, 2> dh = call.last_gradients(dout.hT), dc = call.last_gradients(dout.cT);
+  const Buffer<A, 2> h0 = call.firsts(in.h0), c0 = call.firsts(in.c0);
   const A* const gates = out.gates.data<A>();
   const A* const cells = out.cells.data<A>();
   const A* const r = call.r;
@@ -164,10 +164,8 @@ void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
   if (din.bias.defined()) {
     call.sum_bias(all_gates, din.bias.data<A>());
   }
-  for (Index i = 0; i < call.count(); ++i) {
-    call.unsort(dh, i, din.h0);
-    call.unsort(dc, i, din.c0);
-  }
+  call.put_first_gradients(dh, din.h0);
+  call.put_first_gradients(dc, din.c0);
 }
 
 LS_KERNEL(Lstm).reads("gx y", lies::rows).types<double, float, bf16>([]<class T>() {

@@ -15,9 +15,9 @@ void bind(const Op::In<ShapeOf>& in, const Op::Attrs& a, Bindings& b) {
   if (!a.stabilize) {
     b.drop_output("mT");
   }
-  common::bind_states("mlstm", in.q.size(0), in.offsets, in.c0, b, "c0");
-  common::bind_states("mlstm", in.q.size(0), in.offsets, in.n0, b, "n0");
-  common::bind_states("mlstm", in.q.size(0), in.offsets, in.m0, b, "m0");
+  common::bind_states("mlstm", in.q.size(0), in.offsets, in.c0, "c0");
+  common::bind_states("mlstm", in.q.size(0), in.offsets, in.n0, "n0");
+  common::bind_states("mlstm", in.q.size(0), in.offsets, in.m0, "m0");
 }
 
 /// Token by token, as the equations stand.
@@ -51,14 +51,14 @@ struct Reference {
           seqs(common::sequences(q.size(0), q.size(1), in.offsets, "mlstm")) {}
     /// The states before and after each token of sequence s.
     std::vector<Step> states(Index s, Index h) const {
-      const auto& [b, begin, length] = seqs[s];
+      const auto& [b, begin, length, start, end] = seqs[s];
       std::vector<Step> steps;
       Step& first = steps.emplace_back(dk, dv);
-      first.m = common::or_zero(m0, s, h);
+      first.m = common::state_or_zero(m0, start, h);
       for (Index x = 0; x < dk; ++x) {
-        first.n(x) = common::or_zero(n0, s, h, x);
+        first.n(x) = common::state_or_zero(n0, start, h, x);
         for (Index c = 0; c < dv; ++c) {
-          first.c(x, c) = common::or_zero(c0, s, h, x, c);
+          first.c(x, c) = common::state_or_zero(c0, start, h, x, c);
         }
       }
       for (Index t = begin; t < begin + length; ++t) {
@@ -114,7 +114,7 @@ struct Reference {
     const View<Real, 3> nT(out.nT);
     const View<Real, 2> mT(out.mT);
     for (Index s = 0; s < std::ssize(call.seqs); ++s) {
-      const auto& [b, begin, length] = call.seqs[s];
+      const auto& [b, begin, length, start, end] = call.seqs[s];
       for (Index h = 0; h < call.heads; ++h) {
         const std::vector<Step> steps = call.states(s, h);
         for (Index e = 0; e < length; ++e) {
@@ -124,13 +124,11 @@ struct Reference {
           }
         }
         const Step& last = steps.back();
-        if (mT) {
-          mT(s, h) = last.m;
-        }
+        common::put_state(mT, last.m, end, h);
         for (Index x = 0; x < call.dk; ++x) {
-          nT(s, h, x) = last.n(x);
+          common::put_state(nT, last.n(x), end, h, x);
           for (Index c = 0; c < call.dv; ++c) {
-            cT(s, h, x, c) = last.c(x, c);
+            common::put_state(cT, last.c(x, c), end, h, x, c);
           }
         }
       }
@@ -215,30 +213,26 @@ struct Reference {
     auto g = common::zero_gradients(in, din);
     const Gradients grad(g);
     for (Index s = 0; s < std::ssize(call.seqs); ++s) {
-      const auto& [b, begin, length] = call.seqs[s];
+      const auto& [b, begin, length, start, end] = call.seqs[s];
       for (Index h = 0; h < call.heads; ++h) {
         const std::vector<Step> steps = call.states(s, h);
         Carried d(call.dk, call.dv);
-        d.m = common::or_zero(gmT, s, h);
+        d.m = common::state_or_zero(gmT, end, h);
         for (Index x = 0; x < call.dk; ++x) {
-          d.n(x) = common::or_zero(gnT, s, h, x);
+          d.n(x) = common::state_or_zero(gnT, end, h, x);
           for (Index c = 0; c < call.dv; ++c) {
-            d.c(x, c) = common::or_zero(gcT, s, h, x, c);
+            d.c(x, c) = common::state_or_zero(gcT, end, h, x, c);
           }
         }
         for (Index e = length - 1; e >= 0; --e) {
           through_output(call, steps[e + 1], go, b, begin + e, h, d, grad);
           through_step(call, steps[e], steps[e + 1], b, begin + e, h, d, grad);
         }
-        if (grad.m0) {
-          grad.m0(s, h) = d.m;
-        }
+        common::add_state(grad.m0, d.m, start, h);
         for (Index x = 0; x < call.dk; ++x) {
-          if (grad.n0) {
-            grad.n0(s, h, x) = d.n(x);
-          }
-          for (Index c = 0; grad.c0 && c < call.dv; ++c) {
-            grad.c0(s, h, x, c) = d.c(x, c);
+          common::add_state(grad.n0, d.n(x), start, h, x);
+          for (Index c = 0; c < call.dv; ++c) {
+            common::add_state(grad.c0, d.c(x, c), start, h, x, c);
           }
         }
       }
@@ -252,7 +246,7 @@ Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs& a) {
   const Index dk = in.k.size(3), dv = in.v.size(3);
   const Index c = common::is_recurrent(a, t) ? 0 : common::chunk_of(a, t);
   const Index values = 2 * b * t * h * (dk + dv);
-  const Index states = common::sequence_count(b, in.offsets) * h * (dk * dv + dk + 1);
+  const Index states = b * h * (dk * dv + dk + 1);
   return {.bytes = 1.0 * values * dtype_size(in.q.dtype()) +
                    1.0 * ((in.c0.defined() ? 2 : 1) * states + 2 * b * t * h) *
                        dtype_size(acc_dtype(in.q.dtype())),
@@ -262,7 +256,7 @@ Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs& a) {
 LS_OP(Mlstm, "mlstm", "matrix LSTM: additive memory with gates, a normaliser and a running maximum")
     .in("q[B,T,H,Dk] k[B,T,H,Dk] v[B,T,H,Dv] i[B,T,H]:acc f[B,T,H]:acc c0[N,H,Dk,Dv]:acc? "
         "n0[N,H,Dk]:acc? m0[N,H]:acc? offsets[N1]:i64?")
-    .out("o[B,T,H,Dv] cT[N,H,Dk,Dv]:acc nT[N,H,Dk]:acc mT[N,H]:acc?")
+    .out("o[B,T,H,Dv] cT[B,H,Dk,Dv]:acc nT[B,H,Dk]:acc mT[B,H]:acc?")
     .saves("q k v i f c0 n0 m0 offsets")
     .continues("c0", "cT")
     .continues("n0", "nT")

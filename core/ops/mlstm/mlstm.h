@@ -10,8 +10,8 @@ namespace ls::ops {
 /// unless given: m enters the result through eps alone. With `stabilize` false m is 0, for gates
 /// i <= 0; with `normalize` false o_t = scale q_t C_t.
 /// @shape  q, k [B,T,H,Dk]  v [B,T,H,Dv]  i, f [B,T,H]  c0 [N,H,Dk,Dv], n0 [N,H,Dk], m0 [N,H], each
-///         or absent (0), m0 only with stabilize  offsets [N+1] -> o [B,T,H,Dv]  cT [N,H,Dk,Dv]
-///         nT [N,H,Dk]  mT [N,H] with stabilize: c and n are the true states times exp(-m)
+///         or absent (0), m0 only with stabilize  offsets [N+1] -> o [B,T,H,Dv]  cT [B,H,Dk,Dv]
+///         nT [B,H,Dk]  mT [B,H] with stabilize: c and n are the true states times exp(-m)
 /// @units  i, f are natural logs of the gates, f <= 0
 /// @dtype  q, k, v any one float; gates, states and sums acc
 /// @grad   hand-written for all float inputs, through m too where eps or mT lets it count

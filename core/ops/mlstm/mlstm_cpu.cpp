@@ -92,8 +92,8 @@ class Pass {
     gates_.reserve(ws_, most);
   }
   common::Chunks chunks_of(Index task, bool end_unread) const {
-    return {call_.form, call_.seqs[task / call_.heads], task % call_.heads, call_.starts_empty(),
-            end_unread};
+    return {call_.form, call_.seqs[task / call_.heads], task % call_.heads,
+            call_.starts_empty(task), end_unread};
   }
   /// Gates, keys and values.
   void load(const Chunk& z, A m) {
@@ -160,13 +160,14 @@ class ForwardPass : Pass<T> {
   using P::call_, P::dk_, P::dv_, P::size_, P::p_, P::v_, P::y_, P::side_, P::below_;
 
  public:
-  ForwardPass(const Call<T>& call, Index most, const common::Result<T>& o, const State<A>& states)
+  ForwardPass(const Call<T>& call, Index most, const common::Result<T>& o,
+              const LastStates<T>& states)
       : P(call, most), o_(o), states_(states) {
+    P::ws_.add(states.spare, spare_);
     P::ws_.allocate();
   }
   void run(Index task) {
-    const State<A> s{states_.c + task * size_, states_.n + task * dk_,
-                     states_.m ? states_.m + task : &zero_};
+    const State<A> s = states_.at(task, spare_, size_, dk_);
     s.load(call_.c0, call_.n0, call_.m0, task);
     const common::Chunks chunks = P::chunks_of(task, false);
     for (Index i = 0; i < chunks.count(); ++i) {
@@ -197,8 +198,8 @@ class ForwardPass : Pass<T> {
   }
 
   const common::Result<T>& o_;
-  State<A> states_;
-  A zero_ = 0;  // m where there is none
+  const LastStates<T>& states_;
+  A* spare_;
 };
 
 template <class T>
@@ -210,9 +211,8 @@ class BackwardPass : Pass<T> {
 
  public:
   BackwardPass(const Call<T>& call, Index most, const common::Operand<T>& go,
-               const common::States<A>& dcT, const common::States<A>& dnT,
-               const common::States<A>& dmT, const Gradients<T>& grad)
-      : P(call, most), go_(go), dcT_(dcT), dnT_(dnT), dmT_(dmT), grad_(grad) {
+               const LastGradients<T>& dsT, const Gradients<T>& grad)
+      : P(call, most), go_(go), dsT_(dsT), grad_(grad) {
     const Index starts = common::pieces(call.longest, most) + 1;
     ws_.add(starts * size_, c_all_);
     ws_.add(starts * dk_, n_all_);
@@ -227,7 +227,7 @@ class BackwardPass : Pass<T> {
     ws_.allocate();
   }
   void run(Index task) {
-    const bool unread = !dcT_.defined() && !dnT_.defined();
+    const bool unread = !dsT_.c.at(task) && !dsT_.n.at(task) && go_.defined();
     const common::Chunks chunks = P::chunks_of(task, unread);
     state(0).load(call_.c0, call_.n0, call_.m0, task);
     const Index count = chunks.count();
@@ -238,21 +238,14 @@ class BackwardPass : Pass<T> {
       P::load(chunks[i], *from.m);
       P::advance(chunks[i], to);
     }
-    State<A>{dc_, dn_, dm_}.load(dcT_, dnT_, dmT_, task);
+    State<A>{dc_, dn_, dm_}.load(dsT_.c, dsT_.n, dsT_.m, task);
     // From here on dm_ is the gradient of m where the true states stay.
     *dm_ -= call_.stabilize && !unread ? within(state(count)) : A(0);
     for (Index i = count - 1; i >= 0; --i) {
-      gradients(chunks[i], state(i), i > 0 || grad_.c0 || grad_.n0 || grad_.m0);
+      gradients(chunks[i], state(i), i > 0 || grad_.of_states(task));
     }
-    if (grad_.c0) {
-      std::copy(dc_, dc_ + size_, grad_.c0 + task * size_);
-    }
-    if (grad_.n0) {
-      std::copy(dn_, dn_ + dk_, grad_.n0 + task * dk_);
-    }
-    if (grad_.m0) {
-      grad_.m0[task] = *dm_ + within(state(0));
-    }
+    *dm_ += within(state(0));
+    grad_.store_states({dc_, dn_, dm_}, size_, dk_, task);
   }
 
  private:
@@ -407,7 +400,7 @@ class BackwardPass : Pass<T> {
   }
 
   const common::Operand<T>& go_;
-  const common::States<A>&dcT_, &dnT_, &dmT_;
+  const LastGradients<T>& dsT_;
   const Gradients<T>& grad_;
   A *c_all_, *n_all_, *m_all_, *dc_, *dn_, *dm_, *gq_, *gk_, *cg_, *gv_, *g_, *w_, *direct_, *dsum_,
       *past_, *carried_, *di_, *df_;
@@ -415,7 +408,6 @@ class BackwardPass : Pass<T> {
 
 template <class T>
 void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& attrs) {
-  using A = acc_t<T>;
   const Call<T> call(in, attrs);
   common::report_scan<Op>(attrs, call.longest);
   if (common::is_recurrent(attrs, call.longest)) {
@@ -423,7 +415,7 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
     return;
   }
   const common::Result<T> o(out.o);
-  const State<A> states{out.cT.data<A>(), out.nT.data<A>(), common::elements<A>(out.mT)};
+  const LastStates<T> states(out, call);
   const Index most = common::chunk_of(attrs, call.longest);
   common::run_passes<ForwardPass<T>>(call, flops_per_token(call, most), most, o, states);
 }
@@ -431,18 +423,17 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
 template <class T>
 void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
               const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs& attrs) {
-  using A = acc_t<T>;
   const Call<T> call(in, attrs);
   if (common::is_recurrent(attrs, call.longest)) {
     Recurrent<T>::backward(call, dout, din);
     return;
   }
   const common::Operand<T> go(dout.o);
-  const common::States<A> dcT(dout.cT, call.size), dnT(dout.nT, call.dk), dmT(dout.mT, 1);
-  const Gradients<T> grad(din);
+  const LastGradients<T> dsT(dout, call);
+  const Gradients<T> grad(din, call);
   const Index most = common::chunk_of(attrs, call.longest);
-  common::run_passes<BackwardPass<T>>(call, 3 * flops_per_token(call, most), most, go, dcT, dnT,
-                                      dmT, grad);
+  common::run_passes<BackwardPass<T>>(call, 3 * flops_per_token(call, most), most, go, dsT, grad);
+  grad.finish();
 }
 
 LS_KERNEL(Mlstm)

@@ -1,6 +1,6 @@
 #pragma once
 // What the kernels of mlstm share. A task is one sequence and head, task = sequence * heads + head;
-// its state is a number of rows of s0, sT and the gradients: c [Dk,Dv], n [Dk], m.
+// its state is c [Dk,Dv], n [Dk] and m.
 #include "core/ops/common/chunks.h"
 #include "core/ops/mlstm/mlstm.h"
 
@@ -18,7 +18,7 @@ struct Call {
   Index longest;
   common::Operand<T> q, k, v;
   common::Operand<A> i, f;
-  common::States<A> c0, n0, m0;
+  common::FirstStates<A> c0, n0, m0;
 
   Call(const Mlstm::In<TensorView>& in, const Mlstm::Attrs& a)
       : heads(in.k.size(2)),
@@ -37,24 +37,52 @@ struct Call {
         v(in.v),
         i(in.i),
         f(in.f),
-        c0(in.c0, size),
-        n0(in.n0, dk),
-        m0(in.m0, 1) {}
-  bool starts_empty() const { return !c0.defined() && !n0.defined(); }
+        c0(in.c0, heads, size, seqs),
+        n0(in.n0, heads, dk, seqs),
+        m0(in.m0, heads, 1, seqs) {}
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+  bool starts_empty(Index task) const { return !c0.at(task) && !n0.at(task); }
   /// m after a token with these gates.
   A next(A m, A input, A forget) const { return stabilize ? std::max(forget + m, input) : A(0); }
 };
 
-/// The state of a task; `c`, `n` may be null: zero.
+/// The state of a task.
 template <class A>
 struct State {
   A *c, *n, *m;
-  void load(const common::States<A>& c0, const common::States<A>& n0, const common::States<A>& m0,
-            Index task) const {
+  template <class From>
+  void load(const From& c0, const From& n0, const From& m0, Index task) const {
     c0.copy(task, 1, c);
     n0.copy(task, 1, n);
     m0.copy(task, 1, m);
   }
+};
+
+/// Where the states go that sequences end in, and a thread's buffer for those that nobody wants.
+template <class T>
+struct LastStates {
+  using A = acc_t<T>;
+  LastStates(Mlstm::Out<TensorView>& out, const Call<T>& call)
+      : c(out.cT, call.heads, call.size, call.seqs),
+        n(out.nT, call.heads, call.dk, call.seqs),
+        m(out.mT, call.heads, 1, call.seqs),
+        spare(call.size + call.dk + 1) {}
+  State<A> at(Index task, A* otherwise, Index size, Index dk) const {
+    return {c.at(task, otherwise), n.at(task, otherwise + size), m.at(task, otherwise + size + dk)};
+  }
+  common::LastStates<A> c, n, m;
+  Index spare;  ///< elements of that buffer
+};
+/// The gradients that arrive for them.
+template <class T>
+struct LastGradients {
+  using A = acc_t<T>;
+  LastGradients(const Mlstm::Out<TensorView>& dout, const Call<T>& call)
+      : c(dout.cT, call.heads, call.size, call.seqs),
+        n(dout.nT, call.heads, call.dk, call.seqs),
+        m(dout.mT, call.heads, 1, call.seqs) {}
+  common::LastGradients<A> c, n, m;
 };
 
 /// Token by token (mlstm_recurrent_cpu.cpp); float, double, bf16.
@@ -71,16 +99,33 @@ struct Gradients {
   using A = acc_t<T>;
   common::Result<T> q, k, v;
   common::Result<A> i, f;
-  A *c0, *n0, *m0;
-  explicit Gradients(Mlstm::In<TensorView>& din)
+  common::FirstGradients<A> c0, n0, m0;
+  Gradients(Mlstm::In<TensorView>& din, const Call<T>& call)
       : q(din.q),
         k(din.k),
         v(din.v),
         i(din.i),
         f(din.f),
-        c0(common::elements<A>(din.c0)),
-        n0(common::elements<A>(din.n0)),
-        m0(common::elements<A>(din.m0)) {}
+        c0(din.c0, call.heads, call.size, call.seqs),
+        n0(din.n0, call.heads, call.dk, call.seqs),
+        m0(din.m0, call.heads, 1, call.seqs) {}
+  bool of_states(Index task) const { return c0.at(task) || n0.at(task) || m0.at(task); }
+  /// Of the state that a task starts from.
+  void store_states(const State<A>& d, Index size, Index dk, Index task) const {
+    const auto store = [&](const common::FirstGradients<A>& to, const A* from, Index n) {
+      if (A* const at = to.at(task)) {
+        std::copy(from, from + n, at);
+      }
+    };
+    store(c0, d.c, size);
+    store(n0, d.n, dk);
+    store(m0, d.m, 1);
+  }
+  void finish() const {
+    c0.finish();
+    n0.finish();
+    m0.finish();
+  }
 };
 
 }  // namespace ls::ops::mlstm

@@ -76,15 +76,15 @@ class ForwardPass : Step<T> {
   using S::call_, S::dk_, S::dv_, S::size_, S::y_;
 
  public:
-  ForwardPass(const Call<T>& call, const common::Result<T>& o, const State<A>& states)
+  ForwardPass(const Call<T>& call, const common::Result<T>& o, const LastStates<T>& states)
       : S(call), o_(o), states_(states) {
+    S::ws_.add(states.spare, spare_);
     S::ws_.allocate();
   }
   void run(Index task) {
     const common::Sequence& seq = call_.seqs[task / call_.heads];
     const Index b = seq.row, h = task % call_.heads;
-    const State<A> s{states_.c + task * size_, states_.n + task * dk_,
-                     states_.m ? states_.m + task : &zero_};
+    const State<A> s = states_.at(task, spare_, size_, dk_);
     s.load(call_.c0, call_.n0, call_.m0, task);
     for (Index t = seq.begin; t < seq.begin + seq.length; ++t) {
       S::load(b, t, h);
@@ -100,8 +100,8 @@ class ForwardPass : Step<T> {
 
  private:
   const common::Result<T>& o_;
-  State<A> states_;
-  A zero_ = 0;  // m where there is none
+  const LastStates<T>& states_;
+  A* spare_;
 };
 
 template <class T>
@@ -112,15 +112,9 @@ class BackwardPass : Step<T> {
   using S::kept_, S::written_, S::sum_;
 
  public:
-  BackwardPass(const Call<T>& call, const common::Operand<T>& go, const common::States<A>& dcT,
-               const common::States<A>& dnT, const common::States<A>& dmT, const Gradients<T>& grad)
-      : S(call),
-        go_(go),
-        dcT_(dcT),
-        dnT_(dnT),
-        dmT_(dmT),
-        grad_(grad),
-        kept_states_(ws_, call.longest, size_ + dk_ + 1) {
+  BackwardPass(const Call<T>& call, const common::Operand<T>& go, const LastGradients<T>& dsT,
+               const Gradients<T>& grad)
+      : S(call), go_(go), dsT_(dsT), grad_(grad), kept_states_(ws_, call.longest, size_ + dk_ + 1) {
     ws_.add(size_ + dk_ + 1, now_, d_);
     ws_.add(dk_, gq_, gk_);
     ws_.add(dv_, go_row_, gv_);
@@ -131,7 +125,7 @@ class BackwardPass : Step<T> {
     const Index b = seq.row, h = task % call_.heads;
     const State<A> start = state(kept_states_.start()), d = state(d_);
     start.load(call_.c0, call_.n0, call_.m0, task);
-    d.load(dcT_, dnT_, dmT_, task);
+    d.load(dsT_.c, dsT_.n, dsT_.m, task);
     bool last = true;
     kept_states_.backwards(
         seq.length, [&](Index i, const A* from, A* to) { step(b, seq.begin + i, h, from, to); },
@@ -146,9 +140,7 @@ class BackwardPass : Step<T> {
     if (call_.stabilize && !last) {
       *d.m += within(state(kept_states_.start()));
     }
-    store(grad_.c0, d.c, size_, task);
-    store(grad_.n0, d.n, dk_, task);
-    store(grad_.m0, d.m, 1, task);
+    grad_.store_states(d, size_, dk_, task);
   }
 
  private:
@@ -161,11 +153,6 @@ class BackwardPass : Step<T> {
   }
   /// <c, dc> + <n, dn>.
   A within(const State<A>& s) const { return common::dot(size_ + dk_, s.c, d_); }
-  void store(A* to, const A* from, Index n, Index task) const {
-    if (to) {
-      std::copy(from, from + n, to + task * n);
-    }
-  }
   /// Gradients of a token from d, that of the state after it (now_), which becomes that of
   /// `before`.
   void gradients(Index b, Index t, Index h, const State<A>& before) {
@@ -231,7 +218,7 @@ class BackwardPass : Step<T> {
   }
 
   const common::Operand<T>& go_;
-  const common::States<A>&dcT_, &dnT_, &dmT_;
+  const LastGradients<T>& dsT_;
   const Gradients<T>& grad_;
   common::Stretches<A> kept_states_;
   A *now_, *d_, *gq_, *gk_, *go_row_, *gv_;
@@ -252,20 +239,19 @@ void run_tasks(const Call& call, Index flops_per_token, const Args&... args) {
 
 template <class T>
 void Recurrent<T>::forward(const Call<T>& call, Mlstm::Out<TensorView>& out) {
-  using A = acc_t<T>;
   const common::Result<T> o(out.o);
-  const State<A> states{out.cT.data<A>(), out.nT.data<A>(), common::elements<A>(out.mT)};
+  const LastStates<T> states(out, call);
   run_tasks<ForwardPass<T>>(call, 4 * call.size, o, states);
 }
 
 template <class T>
 void Recurrent<T>::backward(const Call<T>& call, const Mlstm::Out<TensorView>& dout,
                             Mlstm::In<TensorView>& din) {
-  using A = acc_t<T>;
   const common::Operand<T> go(dout.o);
-  const common::States<A> dcT(dout.cT, call.size), dnT(dout.nT, call.dk), dmT(dout.mT, 1);
-  const Gradients<T> grad(din);
-  run_tasks<BackwardPass<T>>(call, 14 * call.size, go, dcT, dnT, dmT, grad);
+  const LastGradients<T> dsT(dout, call);
+  const Gradients<T> grad(din, call);
+  run_tasks<BackwardPass<T>>(call, 14 * call.size, go, dsT, grad);
+  grad.finish();
 }
 
 template struct Recurrent<double>;

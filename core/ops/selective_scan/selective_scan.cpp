@@ -10,11 +10,11 @@ namespace {
 
 using Op = SelectiveScan;
 
-void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings&) {
   const Index d = in.x.size(2), groups = in.b.size(2);
   LS_CHECK(groups > 0 && d % groups == 0, kShape,
            "selective_scan: {} channels of x are not a multiple of {} groups of b", d, groups);
-  common::bind_states("selective_scan", in.x.size(0), in.offsets, in.s0, b);
+  common::bind_states("selective_scan", in.x.size(0), in.offsets, in.s0);
 }
 
 template <class Real>
@@ -31,9 +31,9 @@ struct Reference {
     Real decay(Index r, Index t, Index d, Index s) const { return std::exp(dt(r, t, d) * a(d, s)); }
     /// h_0 .. h_T of an element of sequence n.
     Buffer<Real, 1> states(Index n, Index d, Index s) const {
-      const auto& [r, begin, length] = seqs[n];
+      const auto& [r, begin, length, start, end] = seqs[n];
       Buffer<Real, 1> h(length + 1);
-      h(0) = common::or_zero(s0, n, d, s);
+      h(0) = common::state_or_zero(s0, start, d, s);
       for (Index e = 0; e < length; ++e) {
         const Index t = begin + e;
         h(e + 1) = decay(r, t, d, s) * h(e) + dt(r, t, d) * x(r, t, d) * b(r, t, group(d), s);
@@ -57,12 +57,12 @@ struct Reference {
     const Call call{in};
     const View<Real, 3> y(common::zeroed(out.y)), sT(out.sT);
     call.for_elements([&](Index n, Index d, Index s) {
-      const auto& [r, begin, length] = call.seqs[n];
+      const auto& [r, begin, length, start, end] = call.seqs[n];
       const Buffer<Real, 1> h = call.states(n, d, s);
       for (Index e = 0; e < length; ++e) {
         y(r, begin + e, d) += call.c(r, begin + e, call.group(d), s) * h(e + 1);
       }
-      sT(n, d, s) = h(length);
+      common::put_state(sT, h(length), end, d, s);
     });
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
@@ -74,10 +74,10 @@ struct Reference {
     const View<Real, 2> ga(grad.a);
     const View<Real, 4> gb(grad.b), gc(grad.c);
     call.for_elements([&](Index n, Index d, Index s) {
-      const auto& [r, begin, length] = call.seqs[n];
+      const auto& [r, begin, length, start, end] = call.seqs[n];
       const Buffer<Real, 1> h = call.states(n, d, s);
       const Index g = call.group(d);
-      Real dh = common::or_zero(gsT, n, d, s);
+      Real dh = common::state_or_zero(gsT, end, d, s);
       for (Index e = length - 1; e >= 0; --e) {
         const Index t = begin + e;
         const Real x = call.x(r, t, d), dt = call.dt(r, t, d), b = call.b(r, t, g, s);
@@ -91,15 +91,13 @@ struct Reference {
         gb(r, t, g, s) += dh * dt * x;
         dh *= call.decay(r, t, d, s);
       }
-      if (gs0) {
-        gs0(n, d, s) = dh;
-      }
+      common::add_state(gs0, dh, start, d, s);
     });
   }
 };
 
 Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs&) {
-  const double states = 1.0 * common::sequence_count(in.x.size(0), in.offsets) * in.a.numel();
+  const double states = 1.0 * in.x.size(0) * in.a.numel();
   return {.bytes = 2 * in.x.bytes() + in.dt.bytes() + in.b.bytes() + in.c.bytes() +
                    (in.s0.defined() ? 2 : 1) * states * dtype_size(acc_dtype(in.x.dtype())),
           .flops = 6.0 * in.x.numel() * in.a.size(1)};
@@ -107,7 +105,7 @@ Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs&) {
 
 LS_OP(SelectiveScan, "selective_scan", "states of single channels, a decay for every element")
     .in("x[B,T,D] dt[B,T,D]:acc a[D,S]:acc b[B,T,G,S] c[B,T,G,S] s0[N,D,S]:acc? offsets[N1]:i64?")
-    .out("y[B,T,D] sT[N,D,S]:acc")
+    .out("y[B,T,D] sT[B,D,S]:acc")
     .saves("x dt a b c s0 offsets")
     .bind(bind)
     .reference<Reference>()

@@ -8,7 +8,7 @@ namespace ls::ops {
 ///   h_t[d,s] = exp(dt_t[d] a[d,s]) h_{t-1}[d,s] + dt_t[d] x_t[d] b_t[s]
 ///   y_t[d] = sum_s c_t[s] h_t[d,s]
 /// @shape  x [B,T,D]  dt [B,T,D]  a [D,S]  b, c [B,T,G,S], G a divisor of D: channel d reads group
-///         d / (D / G)  s0 [N,D,S] or absent (0)  offsets [N+1] -> y [B,T,D]  sT [N,D,S]
+///         d / (D / G)  s0 [N,D,S] or absent (0)  offsets [N+1] -> y [B,T,D]  sT [B,D,S]
 /// @units  dt a are natural logs of decays, <= 0
 /// @dtype  x, b, c any one float; steps dt, rates a, states and sums acc
 /// @grad   hand-written for all float inputs; sums over channels in a fixed order

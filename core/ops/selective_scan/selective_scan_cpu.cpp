@@ -23,7 +23,7 @@ struct Call {
       common::sequences(in.x.size(0), tokens, in.offsets, "selective_scan");
   const T *x = in.x.data<T>(), *b = in.b.data<T>(), *c = in.c.data<T>();
   const A *dt = in.dt.data<A>(), *a = in.a.data<A>();
-  common::States<A> s0{in.s0, s};  ///< of channels
+  common::FirstStates<A> s0{in.s0, d, s, seqs};  ///< of channels
 
   /// f(sequence, part, first channel, channels)
   template <class F>
@@ -81,10 +81,11 @@ struct Kernel {
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs&) {
     const Call<T> call{in};
     T* const y = out.y.data<T>();
-    A* const sT = out.sT.data<A>();
+    const common::LastStates<A> sT(out.sT, call.d, call.s, call.seqs);
     call.for_parts([&](Index n, Index, Index first, Index count) {
       const common::Sequence& seq = call.seqs[static_cast<std::size_t>(n)];
-      A* const h = sT + (n * call.d + first) * call.s;
+      std::vector<A> spare(static_cast<std::size_t>(seq.end < 0 ? count * call.s : 0));
+      A* const h = sT.at(n * call.d + first, spare.data());
       call.s0.copy(n * call.d + first, count, h);
       for (Index i = 0; i < seq.length; ++i) {
         const Index row = call.row(seq, i);
@@ -98,7 +99,8 @@ struct Kernel {
     const T* const dy = common::elements<T>(dout.y);
     T* const dx = common::elements<T>(din.x);
     A* const ddt = common::elements<A>(din.dt);
-    A* const ds0 = common::elements<A>(din.s0);
+    const common::FirstGradients<A> ds0(din.s0, call.d, call.s, call.seqs);
+    const common::LastGradients<A> dsT(dout.sT, call.d, call.s, call.seqs);
     const Index s = call.s, shared = in.b.numel(), rates = call.d * s;
     const auto buffer = [](Index n) { return std::vector<A>(static_cast<std::size_t>(n)); };
     std::vector<A> db = buffer(kParts * shared), dc = db,
@@ -111,7 +113,7 @@ struct Kernel {
       const common::Stretches<A> kept(ws, seq.length, count * s, true);
       ws.allocate();
       call.s0.copy(n * call.d + first, count, kept.start());
-      common::States<A>(dout.sT, s).copy(n * call.d + first, count, dh);
+      dsT.copy(n * call.d + first, count, dh);
       const auto back = [&](Index i, const A* before) {
         const Index row = call.row(seq, i);
         for (Index k = 0; k < count; ++k) {
@@ -147,10 +149,11 @@ struct Kernel {
         call.step(call.row(seq, i), first, count, from, to, nullptr);
       };
       kept.backwards(seq.length, run, back);
-      if (ds0) {
-        std::copy(dh, dh + count * s, ds0 + (n * call.d + first) * s);
+      if (A* const to = ds0.at(n * call.d + first)) {
+        std::copy(dh, dh + count * s, to);
       }
     });
+    ds0.finish();
     add_parts(db, shared, common::elements<T>(din.b));
     add_parts(dc, shared, common::elements<T>(din.c));
     add_parts(da, rates, common::elements<A>(din.a));

@@ -9,9 +9,9 @@ namespace {
 
 using Op = ShortConv;
 
-void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings& b) {
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings&) {
   LS_CHECK(in.weight.size(1) >= 1, kShape, "short_conv: no taps");
-  common::bind_states("short_conv", in.x.size(0), in.offsets, in.s0, b);
+  common::bind_states("short_conv", in.x.size(0), in.offsets, in.s0);
 }
 
 /// Tap j of output t reads the extended input t + j: W-1 carried inputs, then the sequence's own.
@@ -29,7 +29,8 @@ struct Reference {
           seqs(common::sequences(x.size(0), x.size(1), in.offsets, "short_conv")) {}
     /// Extended input u of channel c of sequence n.
     Real input(Index n, Index u, Index c) const {
-      return u < past ? common::or_zero(s0, n, c, u) : x(seqs[n].row, seqs[n].begin + u - past, c);
+      return u < past ? common::state_or_zero(s0, seqs[n].start, c, u)
+                      : x(seqs[n].row, seqs[n].begin + u - past, c);
     }
     Real before_activation(Index n, Index e, Index c) const {
       Real sum = common::or_zero(bias, c);
@@ -49,14 +50,14 @@ struct Reference {
     const Call call(in);
     const View<Real, 3> y(out.y), sT(out.sT);
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
-      const auto& [b, begin, length] = call.seqs[n];
+      const auto& [b, begin, length, start, end] = call.seqs[n];
       for (Index c = 0; c < call.channels; ++c) {
         for (Index e = 0; e < length; ++e) {
           const Real pre = call.before_activation(n, e, c);
           y(b, begin + e, c) = a.silu ? simd::silu(pre) : pre;
         }
         for (Index u = 0; u < call.past; ++u) {
-          sT(n, c, u) = call.input(n, length + u, c);
+          common::put_state(sT, call.input(n, length + u, c), end, c, u);
         }
       }
     }
@@ -72,12 +73,13 @@ struct Reference {
     const View<Real, 2> gweight(d.weight);
     const View<Real, 1> gbias(d.bias);
     for (Index n = 0; n < std::ssize(call.seqs); ++n) {
-      const auto& [b, begin, length] = call.seqs[n];
-      const auto add_to_input = [&, b = b, begin = begin](Index u, Index c, Real dx) {
+      const auto& [b, begin, length, start, end] = call.seqs[n];
+      const auto add_to_input = [&, b = b, begin = begin, start = start](Index u, Index c,
+                                                                         Real dx) {
         if (u >= call.past) {
           gx(b, begin + u - call.past, c) += dx;
-        } else if (gs0) {
-          gs0(n, c, u) += dx;
+        } else {
+          common::add_state(gs0, dx, start, c, u);
         }
       };
       for (Index c = 0; c < call.channels; ++c) {
@@ -95,7 +97,7 @@ struct Reference {
           }
         }
         for (Index u = 0; u < call.past; ++u) {
-          add_to_input(length + u, c, common::or_zero(gsT, n, c, u));
+          add_to_input(length + u, c, common::state_or_zero(gsT, end, c, u));
         }
       }
     }
@@ -108,7 +110,7 @@ Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs&) {
 
 LS_OP(ShortConv, "short_conv", "depthwise causal convolution")
     .in("x[B,T,D] weight[D,W]:acc bias[D]:acc? s0[N,D,W-1]:acc? offsets[N1]:i64?")
-    .out("y[B,T,D] sT[N,D,W-1]:acc")
+    .out("y[B,T,D] sT[B,D,W-1]:acc")
     .saves("x weight bias s0 offsets")
     .bind(bind)
     .reference<Reference>()

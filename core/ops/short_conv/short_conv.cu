@@ -2,7 +2,8 @@
 // along it, so that each input is read once. Backward makes the gradient before the activation
 // first, in acc, with sums for weight and bias of each strip; a second pass slides along that. More
 // taps than kTaps: elementwise, the taps from cache.
-//   x, y [tokens, D]   weight [D, W]   s0, sT [N, D, W-1]   dpre [tokens, D]
+//   x, y [tokens, D]   weight [D, W]   s0 [N, D, W-1]   sT [B, D, W-1]
+//   dpre [tokens, D]
 #include "core/ops/short_conv/short_conv.h"
 
 #include "core/backend/cuda/device/rows.cuh"
@@ -25,11 +26,15 @@ struct Call {
         weight(in.weight.data<A>()),
         bias(in.bias.defined() ? in.bias.data<A>() : nullptr),
         s0(in.s0.defined() ? in.s0.data<A>() : nullptr),
+        entries(s0 ? in.s0.size(0) : 0),
         seqs(in.x.size(0), in.x.size(1), in.offsets),
         rows(in.x.size(0) * in.x.size(1)),
         channels(in.weight.size(0)),
         taps(in.weight.size(1)),
-        past(taps - 1) {}
+        past(taps - 1) {
+    static const std::int32_t kBadOffset = error_source("short_conv: offsets");
+    seqs.check(kBadOffset);
+  }
   /// Channel c of the input `back` tokens before token t of sequence n, which begins at `begin`; 0
   /// further back than the carried ones.
   __device__ A input(Index n, Index begin, Index t, Index back, Index c) const {
@@ -37,8 +42,8 @@ struct Call {
     if (at >= begin) {
       return cuda::to_acc<A>(x.row(at)[c]);
     }
-    const Index u = at - begin + past;
-    return s0 && u >= 0 ? s0[(n * channels + c) * past + u] : A(0);
+    const Index entry = seqs.start(n), u = at - begin + past;
+    return entry < entries && u >= 0 ? s0[(entry * channels + c) * past + u] : A(0);
   }
   __device__ A before_activation(Index n, Index begin, Index t, Index c) const {
     A sum = bias ? bias[c] : A(0);
@@ -50,6 +55,7 @@ struct Call {
 
   cuda::RowsIn<T> x;
   const A *weight, *bias, *s0;
+  Index entries;  ///< of s0
   common::DeviceSequences seqs;
   Index rows, channels, taps, past;
 };
@@ -89,7 +95,7 @@ struct Window {
   /// Takes token t in.
   __device__ void take(const Call<T>& call, Index t, Index c) {
     if (t >= end) {
-      while (t >= end) {
+      while (t >= end && n + 1 < call.seqs.count) {
         end = call.seqs.end(++n);
       }
       fill(call, t, t, c);
@@ -199,15 +205,16 @@ __global__ void __launch_bounds__(256) after_kernel(Call<T> call, Index strip, c
   };
   fill(end - 1);
   for (Index t = end - 1; t >= first; --t) {
-    while (t < call.seqs.begin(window.n)) {
+    while (window.n > 0 && t < call.seqs.begin(window.n)) {
       window.end = call.seqs.end(--window.n);
       fill(t);
     }
     cuda::load(dpre + t * call.channels + c, window.x[kTaps - 1]);
     A to[kWidth];
+    const Index entry = call.seqs.stop(window.n), u = t - window.end + call.past;
+    const bool read = gsT && entry >= 0 && u >= 0 && u < call.past;
     for (int i = 0; i < kWidth; ++i) {
-      const Index u = t - window.end + call.past;
-      to[i] = gsT && u >= 0 ? gsT[(window.n * call.channels + c + i) * call.past + u] : A(0);
+      to[i] = read ? gsT[(entry * call.channels + c + i) * call.past + u] : A(0);
       for (int j = 0; j < kTaps; ++j) {
         to[i] += window.weight[j][i] * window.x[j][i];
       }
@@ -237,11 +244,12 @@ struct Kernel {
       });
     }
     A* const sT = out.sT.data<A>();
-    cuda::for_each<1>(cuda::RowShape(call.seqs.count, call.channels * call.past).apart(),
-                      [=] __device__(Index n, Index i, auto) {
+    cuda::for_each<1>(cuda::RowShape(call.seqs.batch, call.channels * call.past).apart(),
+                      [=] __device__(Index row, Index i, auto) {
                         const Index c = i / call.past, u = i % call.past;
+                        const Index n = call.seqs.last_of(row);
                         const Index begin = call.seqs.begin(n), end = call.seqs.end(n);
-                        sT[n * call.channels * call.past + i] =
+                        sT[row * call.channels * call.past + i] =
                             call.input(n, begin, end, call.past - u, c);
                       });
   }
@@ -274,7 +282,7 @@ struct Kernel {
       of_strips(call, a.silu, gy, gsT, dpre, din);
     }
     if (din.s0.defined()) {
-      state_gradient(call, dpre, gsT, din.s0.data<A>());
+      state_gradient(call, dpre, gsT, din.s0);
     }
   }
   static void of_strips(const Call<T>& call, bool silu, const cuda::RowsIn<T>& gy, const A* gsT,
@@ -349,7 +357,9 @@ struct Kernel {
   __device__ static A input_gradient(const Call<T>& call, const A* dpre, const A* gsT, Index n,
                                      Index u, Index c) {
     const Index d = call.channels, begin = call.seqs.begin(n), length = call.seqs.end(n) - begin;
-    A sum = gsT && u >= length ? gsT[(n * d + c) * call.past + u - length] : A(0);
+    const Index entry = call.seqs.stop(n), last = u - length;
+    const bool read = gsT && entry >= 0 && last >= 0 && last < call.past;
+    A sum = read ? gsT[(entry * d + c) * call.past + last] : A(0);
     for (Index j = 0; j < call.taps; ++j) {
       const Index e = u - j;
       if (e >= 0 && e < length) {
@@ -358,11 +368,14 @@ struct Kernel {
     }
     return sum;
   }
-  static void state_gradient(const Call<T>& call, const A* dpre, const A* gsT, A* gs0) {
+  static void state_gradient(const Call<T>& call, const A* dpre, const A* gsT, TensorView& to) {
     const Index each = call.channels * call.past;
+    A* const gs0 = to.data<A>();
     cuda::for_each<1>(
-        cuda::RowShape(call.seqs.count, each).apart(), [=] __device__(Index n, Index i, auto) {
-          gs0[n * each + i] = input_gradient(call, dpre, gsT, n, i % call.past, i / call.past);
+        cuda::RowShape(to.size(0), each).apart(), [=] __device__(Index entry, Index i, auto) {
+          gs0[entry * each + i] = call.seqs.template over_starts<A>(entry, [&](Index n) {
+            return input_gradient(call, dpre, gsT, n, i % call.past, i / call.past);
+          });
         });
   }
 };

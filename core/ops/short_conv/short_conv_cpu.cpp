@@ -75,8 +75,8 @@ struct Call {
   std::vector<common::Sequence> seqs;
   Rows x;
   Index tokens;
-  const A *weight, *bias;  ///< null: none
-  common::States<A> s0;    ///< [N, D (W-1)]
+  const A *weight, *bias;     ///< null: none
+  common::FirstStates<A> s0;  ///< [N, D (W-1)]
   explicit Call(const Op::In<TensorView>& in)
       : channels(in.weight.size(0)),
         taps(in.weight.size(1)),
@@ -86,7 +86,9 @@ struct Call {
         tokens(in.x.size(1)),
         weight(in.weight.template data<A>()),
         bias(common::elements<A>(in.bias)),
-        s0(in.s0, channels * past) {}
+        s0(in.s0, 1, channels * past, seqs) {}
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
 
   Index count() const { return std::ssize(seqs); }
   Index blocks() const { return common::pieces(channels, kChannels); }
@@ -174,12 +176,11 @@ class Window {
 /// a single token rows of channels would cost more to make than they save.
 template <class Taps, class T, class A>
 void single_token(const Call<T>& call, Taps taps, Index n, Index c0, Index w, A* __restrict pre,
-                  A* sT) {
+                  A* to) {
   const A* const f = call.weight + c0 * taps;
   const A* const carried = call.s0.at(n);
   const T* __restrict x = call.x.template row<T>(call.flat(call.seqs[n], 0)) + c0;
   const Index past = taps - 1;
-  A* const to = sT + (n * call.channels + c0) * past;
   for (Index c = 0; c < w; ++c) {
     const A* const before = carried ? carried + (c0 + c) * past : nullptr;
     const auto input = [&](Index j) {
@@ -213,7 +214,7 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
   const Call<T> call(in);
   const Index blocks = call.blocks();
   T* y = out.y.data<T>();
-  A* sT = out.sT.data<A>();
+  const common::LastStates<A> states(out.sT, 1, call.channels * call.past, call.seqs);
   // A block of a few tokens is no work for a thread of its own.
   const Index grain = row_grain(kChannels * std::max<Index>(1, common::longest(call.seqs)), 2048);
   parallel_for(blocks * call.count(), grain, [&](Index first, Index last) {
@@ -237,8 +238,9 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
             }
           }
         };
+        A* const sT = states.at(n);
         if (s.length == 1) {
-          single_token(call, taps, n, c0, w, pre, sT);
+          single_token(call, taps, n, c0, w, pre, sT ? sT + c0 * call.past : buffer);
           activate(0);
           return;
         }
@@ -251,10 +253,10 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
           weigh(w, taps, rows, step, f, bias, pre);
           activate(t);
         }
-        for (Index p = 0; p < call.past; ++p) {
+        for (Index p = 0; sT && p < call.past; ++p) {
           const A* const row = x.at(s.length + p);
           for (Index c = 0; c < w; ++c) {
-            sT[(n * call.channels + c0 + c) * call.past + p] = row[c];
+            sT[(c0 + c) * call.past + p] = row[c];
           }
         }
       });
@@ -268,14 +270,14 @@ void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
   using A = acc_t<T>;
   const Call<T> call(in);
   const Index blocks = call.blocks(), count = call.count(), past = call.past;
-  const common::States<A> dsT(dout.sT, call.channels * past);
+  const common::LastGradients<A> dsT(dout.sT, 1, call.channels * past, call.seqs);
   const Rows dy(dout.y.defined() ? dout.y : in.x);
   // Gradients of taps and bias are summed over fixed pieces of the sequences, then over pieces: the
   // same for any number of threads. [pieces, taps + bias, channels]
   const Index pieces = std::min<Index>(count, 4), width = blocks * kChannels;
   Buffer<A, 3> partial(pieces, call.taps + 1, width);
   const RowsOut<T> dx(din.x);
-  A* const ds0 = common::elements<A>(din.s0);
+  const common::FirstGradients<A> starts(din.s0, 1, call.channels * past, call.seqs);
   parallel_for(blocks * pieces, 1, [&](Index first, Index last) {
     const Index most = 2 * past + common::longest(call.seqs);
     common::Scratch<A> scratch((most + call.buffered() + call.taps + 3) * kChannels);
@@ -354,11 +356,11 @@ void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
               }
             }
           }
-          if (ds0) {
+          if (A* const ds0 = starts.at(n)) {
             for (Index p = 0; p < past; ++p) {
               gradient(p, pre);
               for (Index c = 0; c < w; ++c) {
-                ds0[(n * call.channels + c0 + c) * past + p] = pre[c];
+                ds0[(c0 + c) * past + p] = pre[c];
               }
             }
           }
@@ -366,6 +368,7 @@ void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
       });
     }
   });
+  starts.finish();
   for (Index channel = 0; channel < call.channels; ++channel) {
     for (Index j = 0; j <= call.taps; ++j) {
       A sum = 0;

@@ -8,8 +8,8 @@ namespace {
 
 using Op = TokenShift;
 
-void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings& b) {
-  common::bind_states("token_shift", in.x.size(0), in.offsets, in.s0, b);
+void bind(const Op::In<ShapeOf>& in, const Op::Attrs&, Bindings&) {
+  common::bind_states("token_shift", in.x.size(0), in.offsets, in.s0);
 }
 
 template <class Real>
@@ -21,14 +21,14 @@ struct Reference {
     const View<Real, 3> y(out.y);
     const View<Real, 2> sT(out.sT);
     for (Index n = 0; n < std::ssize(seqs); ++n) {
-      const auto& [b, begin, length] = seqs[n];
+      const auto& [b, begin, length, start, end] = seqs[n];
       for (Index c = 0; c < x.size(2); ++c) {
-        Real previous = common::or_zero(s0, n, c);
+        Real previous = common::state_or_zero(s0, start, c);
         for (Index t = begin; t < begin + length; ++t) {
           y(b, t, c) = previous - x(b, t, c);
           previous = x(b, t, c);
         }
-        sT(n, c) = previous;
+        common::put_state(sT, previous, end, c);
       }
     }
   }
@@ -38,11 +38,14 @@ struct Reference {
     const View<const Real, 3> gy(dout.y);
     const View<const Real, 2> gsT(dout.sT);
     const View<Real, 3> gx(din.x);
-    const View<Real, 2> gs0(din.s0);
+    View<Real, 2> gs0;
+    if (din.s0.defined()) {
+      gs0 = View<Real, 2>(common::zeroed(din.s0));
+    }
     for (Index n = 0; n < std::ssize(seqs); ++n) {
-      const auto& [b, begin, length] = seqs[n];
+      const auto& [b, begin, length, start, end] = seqs[n];
       for (Index c = 0; c < in.x.size(2); ++c) {
-        Real next = common::or_zero(gsT, n, c);  // as the token before the next one
+        Real next = common::state_or_zero(gsT, end, c);  // as the token before the next one
         for (Index t = begin + length - 1; t >= begin; --t) {
           const Real dy = common::or_zero(gy, b, t, c);
           if (gx) {
@@ -50,9 +53,7 @@ struct Reference {
           }
           next = dy;
         }
-        if (gs0) {
-          gs0(n, c) = next;
-        }
+        common::add_state(gs0, next, start, c);
       }
     }
   }
@@ -60,7 +61,7 @@ struct Reference {
 
 LS_OP(TokenShift, "token_shift", "difference to the previous token")
     .in("x[B,T,D] s0[N,D]:acc? offsets[N1]:i64?")
-    .out("y[B,T,D] sT[N,D]:acc")
+    .out("y[B,T,D] sT[B,D]:acc")
     .saves("x offsets")
     .bind(bind)
     .reference<Reference>()

@@ -19,9 +19,11 @@ constexpr Index kGrain = 64;  // tokens of one thread at least
 /// Rows of tokens, and where their sequences begin and end among them.
 struct Call {
   explicit Call(const Op::In<TensorView>& in)
-      : d(in.x.size(2)), count(in.x.size(0) * in.x.size(1)), owner(count) {
-    for (const common::Sequence& s :
-         common::sequences(in.x.size(0), in.x.size(1), in.offsets, "token_shift")) {
+      : d(in.x.size(2)),
+        count(in.x.size(0) * in.x.size(1)),
+        seqs(common::sequences(in.x.size(0), in.x.size(1), in.offsets, "token_shift")),
+        owner(count) {
+    for (const common::Sequence& s : seqs) {
       const Index first = s.row * in.x.size(1) + s.begin;
       std::fill_n(owner.begin() + first, s.length, std::ssize(begin));
       begin.push_back(first);
@@ -29,6 +31,7 @@ struct Call {
     }
   }
   Index d, count;
+  std::vector<common::Sequence> seqs;
   std::vector<Index> owner;       ///< the sequence of each token
   std::vector<Index> begin, end;  ///< of each sequence
 };
@@ -47,7 +50,8 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
   using A = acc_t<T>;
   const Call call(in);
   const Index d = call.d;
-  const common::States<A> s0(in.s0, d);
+  const common::FirstStates<A> s0(in.s0, 1, d, call.seqs);
+  const common::LastStates<A> sT(out.sT, 1, d, call.seqs);
   const Rows x(in.x);
   T* const y = out.y.data<T>();
   parallel_for(call.count, kGrain, [&](Index first, Index last) {
@@ -61,10 +65,10 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
     }
   });
   for (Index n = 0; n < std::ssize(call.begin); ++n) {
-    A* const to = out.sT.data<A>() + n * d;
-    if (call.end[n] > call.begin[n]) {
+    A* const to = sT.at(n);
+    if (to && call.end[n] > call.begin[n]) {
       subtract<A, T, T>(d, x.row<T>(call.end[n] - 1), nullptr, to);
-    } else {
+    } else if (to) {
       s0.copy(n, 1, to);
     }
   }
@@ -76,7 +80,7 @@ void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
   using A = acc_t<T>;
   const Call call(in);
   const Index d = call.d;
-  const common::States<A> dsT(dout.sT, d);
+  const common::LastGradients<A> dsT(dout.sT, 1, d, call.seqs);
   const bool has_dy = dout.y.defined();
   const Rows rows(has_dy ? dout.y : in.x);
   const auto dy = [&](Index t) { return has_dy ? rows.row<T>(t) : nullptr; };
@@ -93,16 +97,16 @@ void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
       }
     });
   }
-  if (din.s0.defined()) {
-    for (Index n = 0; n < std::ssize(call.begin); ++n) {
-      A* const to = din.s0.data<A>() + n * d;
-      if (call.end[n] > call.begin[n]) {
-        subtract<A, T, T>(d, dy(call.begin[n]), nullptr, to);
-      } else {
-        dsT.copy(n, 1, to);
-      }
+  const common::FirstGradients<A> ds0(din.s0, 1, d, call.seqs);
+  for (Index n = 0; n < std::ssize(call.begin); ++n) {
+    A* const to = ds0.at(n);
+    if (to && call.end[n] > call.begin[n]) {
+      subtract<A, T, T>(d, dy(call.begin[n]), nullptr, to);
+    } else if (to) {
+      dsT.copy(n, 1, to);
     }
   }
+  ds0.finish();
 }
 
 LS_KERNEL(TokenShift).reads("x y", lies::rows).types<double, float, bf16>([]<class T>() {
