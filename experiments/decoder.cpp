@@ -1,16 +1,172 @@
 #include "experiments/decoder.h"
 
+#include <optional>
+
 #include "autograd/tape.h"
+#include "core/base/log.h"
+#include "core/tensor/graph.h"
+#include "core/tensor/step_inputs.h"
 
 namespace ls::experiments {
 
-Tensor Decoder::feed(const Tensor& tokens) {
+/// Steps of one token on a device, from buffers at fixed places. The first one runs as it is and
+/// shows which states are written over the ones before; the next one is recorded.
+class RecordedDecoding {
+ public:
+  RecordedDecoding(Decoder& decoder, Device& device)
+      : decoder_(decoder),
+        device_(device),
+        memory_(graph_memory(device)),
+        inputs_(device, 2),
+        sent_(inputs_.add({decoder.rows_, 1}, DType::kI64)),
+        token_(Tensor::zeros({decoder.rows_, 1}, DType::kI64, device)),
+        count_(Tensor::full({decoder.rows_, 1}, DType::kF64, static_cast<double>(decoder.fed_),
+                            device)),
+        one_(Tensor::full({decoder.rows_, 1}, DType::kF64, 1, device)) {
+    for (Tensor* const t : {&told_.positions, &told_.start}) {
+      *t = Tensor::zeros({decoder.rows_, 1}, DType::kI64, device);
+    }
+    decoder_.state_.used = Tensor::zeros({}, DType::kI64, device);
+    decoder_.state_.position.clear();
+  }
+
+  Tensor feed(const Tensor& token) {
+    make_room();
+    if (&token.device() == &device_) {
+      token_.copy_(token);
+    } else {
+      inputs_.next(sent_).copy_(token);
+      inputs_.send();
+      token_.copy_(inputs_.buffer(sent_));
+    }
+    Stream& stream = current_stream(device_);
+    if (graph_) {
+      graph_->replay(stream);
+      return scores_;
+    }
+    if (!warm_) {
+      const auto before = places();
+      scores_ = step();
+      const auto after = places();
+      for (const auto& [path, place] : after) {
+        if (before.at(path) != place) {
+          kept_.emplace(path, decoder_.state_.slots.at(path).value.value());
+        }
+      }
+      warm_ = true;
+      return scores_;
+    }
+    const auto before = places();
+    graph_.emplace(stream, memory_, [this] { scores_ = step(); });
+    LS_CHECK(places() == before, kInternal, "a recorded step leaves a state at another place");
+    graph_->replay(stream);
+    return scores_;
+  }
+
+ private:
+  /// Where kernels find each state.
+  std::map<std::string, const void*> places() const {
+    std::map<std::string, const void*> out;
+    for (const auto& [path, slot] : decoder_.state_.slots) {
+      out.emplace(path, TensorView(slot.value.value()).raw());
+    }
+    return out;
+  }
+  /// The room that growing caches need for one more token.
+  void make_room() {
+    const Index needed = decoder_.fed_ + 1;
+    if (needed <= capacity_) {
+      return;
+    }
+    constexpr Index kFewest = 64;
+    if (capacity_ > 0) {
+      log(LogLevel::kInfo, "decoding: caches are full; they are enlarged, the step recorded anew",
+          {{"tokens", std::to_string(capacity_)}});
+    }
+    capacity_ = std::max({decoder_.expected_, needed + kFewest, capacity_ * 2});
+    graph_.reset();
+    for (auto& [path, slot] : decoder_.state_.slots) {
+      if (slot.grows) {
+        Shape shape = slot.value.shape();
+        const Index held = decoder_.fed_;
+        shape[1] = capacity_;
+        Tensor room = Tensor::zeros(shape, slot.value.dtype(), device_);
+        room.slice(1, 0, held).copy_(slot.value.value().slice(1, 0, held));
+        slot.value = ag::Var(std::move(room));
+      }
+    }
+  }
+  /// One token, from the buffers and back to them.
+  Tensor step() {
+    told_.positions.copy_(count_);
+    Tensor before = count_.clone();
+    decoder_.state_.used.copy_(before.select(0, 0).view(Shape{}));
+    before.mul_(-1);
+    told_.start.copy_(before);
+    Tensor scores =
+        decoder_.run(token_, {.taken = &decoder_.state_, .told = &told_, .keep_states = true});
+    for (auto& [path, place] : kept_) {
+      ag::Var& value = decoder_.state_.slots.at(path).value;
+      place.copy_(value.value());
+      value = ag::Var(place);
+    }
+    count_.add_(one_);
+    return scores;
+  }
+
+  Decoder& decoder_;
+  Device& device_;
+  std::shared_ptr<BlockPool> memory_;
+  StepInputs inputs_;
+  std::size_t sent_;
+  Tensor token_;
+  Tensor count_, one_;  // f64, since devices add floats
+  layers::StretchTensors told_;
+  Index capacity_ = 0;
+  bool warm_ = false;
+  std::map<std::string, Tensor> kept_;  // buffers of states that a step makes elsewhere
+  std::optional<Graph> graph_;
+  Tensor scores_;
+};
+
+Decoder::Decoder(layers::Model& model, Index rows) : model_(model), rows_(rows) {}
+Decoder::~Decoder() = default;
+
+Tensor Decoder::run(const Tensor& tokens, const layers::SeqOptions& options) {
   const ag::NoGrad no_grad;
   const Index n = tokens.size(1);
-  layers::SeqContext seq(rows_, n, {.taken = &state_, .keep_states = true});
-  const Tensor h = model_.hidden({tokens.to(model_.parameters().device()), {}}, seq).value();
+  layers::SeqContext seq(rows_, n, options);
+  const Tensor h = model_.hidden({tokens, {}}, seq).value();
   state_ = std::move(seq.outgoing());
   return model_.logits(ag::Var(h.select(1, n - 1).contiguous())).value();
+}
+
+Tensor Decoder::feed(const Tensor& tokens) {
+  Device& device = model_.parameters().device();
+  const bool single = tokens.size(1) == 1;
+  if (recorded_) {
+    LS_CHECK(single, kUnsupported, "{} tokens at once after steps of one were recorded",
+             tokens.size(1));
+    Tensor scores = recorded_->feed(tokens);
+    ++fed_;
+    return scores;
+  }
+  std::map<std::string, Shape> before;
+  for (const auto& [path, slot] : state_.slots) {
+    before.emplace(path, slot.value.shape());
+  }
+  Tensor scores = run(tokens.to(device), {.taken = &state_, .keep_states = true});
+  fed_ += tokens.size(1);
+  // A window that is not full yet still grows.
+  bool settled = single && &device != &cpu();
+  for (const auto& [path, slot] : state_.slots) {
+    const auto was = before.find(path);
+    settled = settled && was != before.end() && (slot.grows || was->second == slot.value.shape());
+  }
+  if (settled) {
+    recorded_ = std::make_unique<RecordedDecoding>(*this, device);
+  }
+  return scores;
 }
 
 }  // namespace ls::experiments

@@ -81,6 +81,7 @@ int Generate::run(parallel::RankEnv& env) {
   const std::string asked = read_prompt();
   const std::string prompt = asked.empty() ? "\n" : asked;
   Decoder decoder(*loaded.model);
+  decoder.reserve(std::ssize(prompt) + tokens_);
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
   std::vector<float> logits;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/ops/attention/attention_cache.h"
 #include "core/ops/common/reference.h"
 #include "core/ops/common/sequences.h"
 
@@ -20,34 +21,41 @@ void bind(const Op::In<ShapeOf>& in, const Op::Attrs& a, Bindings& b) {
   LS_CHECK(!in.offsets.defined() ||
                (in.q.size(0) == 1 && in.q.size(1) == in.k.size(1) && !in.k0.defined()),
            kShape, "attention: offsets need one batch row, as many queries as keys, and no cache");
+  const bool appended = in.used.defined();
+  LS_CHECK(!appended || (in.k0.defined() && !in.bias.defined() && in.k0.size(1) >= in.k.size(1)),
+           kShape, "attention: used needs k0 and v0 with room for {} keys, and no bias",
+           in.k.size(1));
   const Index keys = in.k.size(1) + (in.k0.defined() ? in.k0.size(1) : 0);
   LS_CHECK(!in.bias.defined() || in.bias.size(2) == keys, kShape,
            "attention: bias {} is for {} keys, k0 and k have {}", in.bias.describe(),
            in.bias.defined() ? in.bias.size(2) : 0, keys);
-  b.set("T1", a.kept(keys));
+  b.set("T1", appended ? in.k0.size(1) : a.kept(keys));
 }
 
 /// Every query over every key.
 template <class Real>
 struct Reference {
-  /// Keys or values, those of the cache first, by (row, key, head, channel).
+  /// Keys or values, those of the cache first, by (row, key, head, channel); behind them the room
+  /// of the cache.
   template <class T>
   struct Joined {
     template <class Given>
-    Joined(Given& first, Given& own) : cache(first), own(own), cached(cache.size(1)) {}
+    Joined(Given& first, Given& own, Index cached)
+        : cache(first), own(own), cached(cached), keys(cached + own.size(1)) {}
     T& operator()(Index b, Index j, Index h, Index c) const {
-      return j < cached ? cache(b, j, h, c) : own(b, j - cached, h, c);
+      return j < cached || j >= keys ? cache(b, j, h, c) : own(b, j - cached, h, c);
     }
     View<T, 4> cache, own;
-    Index cached;
+    Index cached, keys;
   };
 
   struct Call {
     Call(const Op::In<TensorView>& in, const Op::Attrs& attrs)
         : a(attrs),
           q(in.q),
-          k(in.k0, in.k),
-          v(in.v0, in.v),
+          appended(in.used.defined()),
+          k(in.k0, in.k, common::cached_keys(in)),
+          v(in.v0, in.v, k.cached),
           sink(in.sink),
           slopes(in.slopes),
           bias(in.bias),
@@ -57,10 +65,10 @@ struct Reference {
           group(q_heads / in.k.size(2)),
           dk(q.size(3)),
           dv(in.v.size(3)),
-          keys(k.cached + in.k.size(1)),
+          keys(k.keys),
           first(batch, queries),
           end(batch, queries) {
-      const View<const std::int64_t, 2> start(in.start);
+      const View<const std::int64_t, 2> start(checked_starts("attention", in.start, in.k.size(1)));
       for (Index b = 0; b < batch; ++b) {
         for (Index t = 0; t < queries; ++t) {
           first(b, t) = start ? k.cached + start(b, t) : 0;
@@ -75,6 +83,8 @@ struct Reference {
         }
       }
     }
+    /// Where element i of an outgoing cache of n rows stands among the keys.
+    Index kept(Index i, Index n) const { return appended ? i : keys - n + i; }
     Index position(Index t) const { return t + k.cached + a.q_offset; }
     bool visible(Index b, Index t, Index j) const {
       const bool not_later = !a.causal || j <= position(t);
@@ -126,6 +136,7 @@ struct Reference {
     }
     const Op::Attrs& a;
     View<const Real, 4> q;
+    bool appended;
     Joined<const Real> k, v;
     View<const Real, 1> sink, slopes;
     View<const Real, 3> bias;
@@ -134,12 +145,12 @@ struct Reference {
   };
   /// f(b, i, j, h, c): element of the outgoing cache at i, and its place j among the keys.
   template <class F>
-  static void for_kept(const View<const Real, 4>& cache, Index keys, F&& f) {
+  static void for_kept(const View<const Real, 4>& cache, const Call& call, F&& f) {
     for (Index b = 0; b < cache.size(0); ++b) {
       for (Index i = 0; i < cache.size(1); ++i) {
         for (Index h = 0; h < cache.size(2); ++h) {
           for (Index c = 0; c < cache.size(3); ++c) {
-            f(b, i, keys - cache.size(1) + i, h, c);
+            f(b, i, call.kept(i, cache.size(1)), h, c);
           }
         }
       }
@@ -163,12 +174,12 @@ struct Reference {
         }
       }
     }
-    for_kept(
-        View<const Real, 4>(out.kT), call.keys,
-        [&](Index b, Index i, Index j, Index h, Index c) { kT(b, i, h, c) = call.k(b, j, h, c); });
-    for_kept(
-        View<const Real, 4>(out.vT), call.keys,
-        [&](Index b, Index i, Index j, Index h, Index c) { vT(b, i, h, c) = call.v(b, j, h, c); });
+    for_kept(View<const Real, 4>(out.kT), call, [&](Index b, Index i, Index j, Index h, Index c) {
+      kT(b, i, h, c) = call.k(b, j, h, c);
+    });
+    for_kept(View<const Real, 4>(out.vT), call, [&](Index b, Index i, Index j, Index h, Index c) {
+      vT(b, i, h, c) = call.v(b, j, h, c);
+    });
   }
 
   // With p = softmax(s): ds_j = p_j (dp_j - sum_i p_i dp_i + dlse), dp_j = do v_j; the sink is one
@@ -181,7 +192,7 @@ struct Reference {
     const View<const Real, 3> glse(dout.lse);
     auto d = common::zero_gradients(in, din);
     const View<Real, 4> gq(d.q);
-    const Joined<Real> gk(d.k0, d.k), gv(d.v0, d.v);
+    const Joined<Real> gk(d.k0, d.k, call.k.cached), gv(d.v0, d.v, call.k.cached);
     const View<Real, 3> gbias(d.bias);
     const View<Real, 1> gsink(d.sink);
     for (Index b = 0; b < call.batch; ++b) {
@@ -217,10 +228,10 @@ struct Reference {
         }
       }
     }
-    for_kept(gkT, call.keys, [&](Index b, Index i, Index j, Index h, Index c) {
+    for_kept(gkT, call, [&](Index b, Index i, Index j, Index h, Index c) {
       gk(b, j, h, c) += gkT(b, i, h, c);
     });
-    for_kept(gvT, call.keys, [&](Index b, Index i, Index j, Index h, Index c) {
+    for_kept(gvT, call, [&](Index b, Index i, Index j, Index h, Index c) {
       gv(b, j, h, c) += gvT(b, i, h, c);
     });
   }
@@ -236,9 +247,10 @@ Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs& a) {
 LS_OP(Attention, "attention",
       "softmax attention in blocks: grouped queries, window, cap, sink, packed documents, cache")
     .in("q[B,T,HQ,Dk] k[B,Tk,H,Dk] v[B,Tk,H,Dv] k0[B,T0,H,Dk]? v0[B,T0,H,Dv]? start[B,T]:i64? "
-        "sink[HQ]:acc? slopes[HQ]:acc? bias[HQ,T,Ta]:acc? offsets[N1]:i64?")
+        "sink[HQ]:acc? slopes[HQ]:acc? bias[HQ,T,Ta]:acc? offsets[N1]:i64? "
+        "used[]:i64?")
     .out("o[B,T,HQ,Dv] lse[B,T,HQ]:acc kT[B,T1,H,Dk] vT[B,T1,H,Dv]")
-    .saves("q k v k0 v0 start sink slopes bias offsets o lse")
+    .saves("q k v k0 v0 start sink slopes bias offsets used o lse")
     .no_grad("slopes")
     .continues("k0", "k", "kT")
     .continues("v0", "v", "vT")

@@ -10,15 +10,17 @@ namespace ls::ops {
 ///   o_i = sum_j p_ij v_j
 ///   p_ij = softmax over visible j of cap(scale q_i k_j) - slope (i - j) + bias_ij
 /// Keys are the carried k0 followed by k. Query t has position i = T0 + t + q_offset among them.
+/// With `used`, k0 is a buffer of which so many rows hold keys, which then stand for T0; k is put
+/// behind them.
 /// Key j is visible to it when j < prefix, or (not causal or j <= i) and (window = 0 or
 /// i - j < window); never when j is before the query's start or in another packed document. Query
 /// head h reads head h / (HQ / H).
 /// @shape  q [B,Tq,HQ,Dk]  k [B,Tk,H,Dk]  v [B,Tk,H,Dv]  k0 [B,T0,H,Dk], v0 [B,T0,H,Dv] or absent
 ///         start [B,Tq] or absent: first visible key, in coordinates where k is 0.. and k0 is
 ///         negative  sink [HQ]: one more logit in the denominator  slopes [HQ]: linear bias
-///         bias [HQ,Tq,T0+Tk]  offsets [N+1]: packed documents, B = 1
+///         bias [HQ,Tq,T0+Tk]  offsets [N+1]: packed documents, B = 1  used []: 0 .. T0-Tk
 ///         -> o [B,Tq,HQ,Dv]  lse [B,Tq,HQ]  kT, vT: k0 and k, v0 and v, or their last window-1
-///         rows
+///         rows; with `used` all rows of the buffers
 /// @dtype  q, k, v, caches any one float; lse, sink, slopes, bias and sums acc
 /// @grad   hand-written for q, k, v, k0, v0, sink, bias; keeps lse; a query that sees nothing
 ///         gives 0
@@ -27,7 +29,7 @@ namespace ls::ops {
 struct Attention {
   template <class T>
   struct In {
-    T q, k, v, k0, v0, start, sink, slopes, bias, offsets;
+    T q, k, v, k0, v0, start, sink, slopes, bias, offsets, used;
   };
   template <class T>
   struct Out {

@@ -28,6 +28,7 @@
 #include "core/backend/cpu/small_gemm.h"
 #include "core/op/declare.h"
 #include "core/op/report.h"
+#include "core/ops/attention/attention_cache.h"
 #include "core/ops/common/sequences.h"
 #include "core/tensor/rows.h"
 #include "core/tensor/view.h"
@@ -70,7 +71,8 @@ template <class T>
 struct Call {
   using A = acc_t<T>;
   const Op::Attrs& a;
-  Index batch, queries, keys, cached, q_heads, heads, group, dk, dv;
+  bool appended;
+  Index batch, queries, cached, rows, keys, q_heads, heads, group, dk, dv;  ///< rows: of the cache
   common::Operand<T> q, k, v, k0, v0;
   View<const std::int64_t, 2> start;
   View<const A, 1> sink, slopes;
@@ -79,10 +81,12 @@ struct Call {
 
   Call(const Op::In<TensorView>& in, const Op::Attrs& attrs)
       : a(attrs),
+        appended(in.used.defined()),
         batch(in.q.size(0)),
         queries(in.q.size(1)),
-        keys(in.k.size(1) + (in.k0.defined() ? in.k0.size(1) : 0)),
-        cached(keys - in.k.size(1)),
+        cached(common::cached_keys(in)),
+        rows(in.k0.defined() ? in.k0.size(1) : 0),
+        keys(cached + in.k.size(1)),
         q_heads(in.q.size(2)),
         heads(in.k.size(2)),
         group(q_heads / heads),
@@ -93,7 +97,7 @@ struct Call {
         v(in.v),
         k0(in.k0),
         v0(in.v0),
-        start(in.start),
+        start(checked_starts("attention", in.start, in.k.size(1))),
         sink(in.sink),
         slopes(in.slopes),
         bias(common::elements<A>(in.bias)) {
@@ -215,6 +219,20 @@ void keep_cache(const TensorView& old, const TensorView& fresh, TensorView& out)
       }
     }
   });
+}
+
+/// The outgoing cache: the last keys (or values), or with `used` the buffer `old` with `fresh` put
+/// in.
+template <class T>
+void keep_cache(const Op::In<TensorView>& in, Index cached, const TensorView& old,
+                const TensorView& fresh, TensorView& out) {
+  if (!in.used.defined()) {
+    return keep_cache<T>(old, fresh, out);
+  }
+  const Index rows = out.size(1), keys = cached + fresh.size(1);
+  TensorView keep = out.slice(1, 0, keys), room = out.slice(1, keys, rows);
+  keep_cache<T>(old.slice(1, 0, cached), fresh, keep);
+  keep_cache<T>(old.slice(1, keys, rows), fresh.slice(1, 0, 0), room);
 }
 
 /// One row of n scores joins a running softmax: it becomes e^(score - top), and y, the output so
@@ -411,9 +429,9 @@ template <class T>
 void forward_few_queries(const Op::In<TensorView>& in, Op::Out<TensorView>& out,
                          const Op::Attrs& a) {
   report_form<Op>("blocks");
-  keep_cache<T>(in.k0, in.k, out.kT);
-  keep_cache<T>(in.v0, in.v, out.vT);
   const Call<T> call(in, a);
+  keep_cache<T>(in, call.cached, in.k0, in.k, out.kT);
+  keep_cache<T>(in, call.cached, in.v0, in.v, out.vT);
   FewQueries<T>(call, out).run();
 }
 
@@ -427,8 +445,8 @@ void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::A
   A* const lse = out.lse.data<A>();
   const Index dk = call.dk, dv = call.dv, blocks = call.blocks();
   constexpr A kInf = std::numeric_limits<A>::infinity();
-  keep_cache<T>(in.k0, in.k, out.kT);
-  keep_cache<T>(in.v0, in.v, out.vT);
+  keep_cache<T>(in, call.cached, in.k0, in.k, out.kT);
+  keep_cache<T>(in, call.cached, in.v0, in.v, out.vT);
   parallel_for(call.batch * call.q_heads * blocks, 1, [&](Index first, Index last) {
     common::Scratch<O> operands(kBlock * (2 * dk + dv + kBlock));
     O *q = operands.take(kBlock * dk), *k = operands.take(kBlock * dk),
@@ -490,7 +508,7 @@ struct Gradients {
         gvT(dout.vT),
         glse(dout.lse),
         lse(out.lse.data<A>()),
-        kept(call.a.kept(call.keys)),
+        kept(call.appended ? call.keys : call.a.kept(call.keys)),
         q(din.q),
         k(din.k),
         v(din.v),
@@ -501,7 +519,7 @@ struct Gradients {
   common::Operand<T> go, o, gkT, gvT;
   common::Operand<A> glse;
   const A* lse;
-  Index kept;  ///< keys in the outgoing cache
+  Index kept;  ///< keys in the outgoing cache, with `used` those that it holds
   common::Result<T> q, k, v, k0, v0;
   A *sink, *bias;
 };
@@ -638,6 +656,14 @@ class KeyHead {
       }
     }
     cache.store(b, 0, h, call_.cached, d, sum);
+    for (Index i = call_.cached; cache.defined() && i < call_.rows; ++i) {
+      T* const to = cache.at(b, i, h);
+      if (through.defined() && i >= call_.keys) {
+        std::copy_n(through.at(b, i, h), d, to);
+      } else {
+        std::fill_n(to, d, T(0.0f));
+      }
+    }
     own.store(b, 0, h, call_.keys - call_.cached, d, sum + call_.cached * d);
   }
 
