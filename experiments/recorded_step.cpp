@@ -2,9 +2,9 @@
 
 namespace ls::experiments {
 
-RecordedStep::RecordedStep(std::span<const data::Batch> like, const layers::SeqOptions& options,
-                           Device& device, int ahead, std::shared_ptr<BlockPool> memory,
-                           const Step& step)
+RecordedStep::RecordedStep(std::span<const data::Batch> like, Index documents,
+                           const layers::SeqOptions& options, Device& device, int ahead,
+                           std::shared_ptr<BlockPool> memory, const Step& step)
     : device_(device), inputs_(device, ahead), rate_(inputs_.add({}, DType::kF64)) {
   const auto place = [&](const Tensor& t) {
     return t.defined() ? inputs_.add(t.shape(), t.dtype()) : kNone;
@@ -15,8 +15,14 @@ RecordedStep::RecordedStep(std::span<const data::Batch> like, const layers::SeqO
                        .vectors = place(piece.vectors),
                        .labels = place(piece.labels),
                        .count = inputs_.add({}, DType::kF64)});
+    layers::SeqOptions told = options;
+    if (documents > 0) {
+      stretches_.push_back(
+          std::make_unique<layers::StretchInputs>(inputs_, piece.rows, piece.length, documents));
+      told.told = &stretches_.back()->tensors();
+    }
     // What it copies to the device is there before the recording.
-    contexts_.push_back(std::make_unique<layers::SeqContext>(piece.rows, piece.length, options));
+    contexts_.push_back(std::make_unique<layers::SeqContext>(piece.rows, piece.length, told));
     contexts_.back()->set_device(device);
     contexts_.back()->positions();
   }
@@ -40,6 +46,9 @@ void RecordedStep::replay(std::span<const data::Batch> pieces, double rate) {
     give(places_[i].vectors, pieces[i].vectors);
     give(places_[i].labels, pieces[i].labels);
     inputs_.next(places_[i].count).fill_(static_cast<double>(pieces[i].labelled));
+    if (!stretches_.empty()) {
+      stretches_[i]->give({.documents = pieces[i].documents});
+    }
   }
   inputs_.next(rate_).fill_(rate);
   inputs_.send();

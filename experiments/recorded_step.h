@@ -9,6 +9,7 @@
 #include "core/tensor/step_inputs.h"
 #include "data/batcher.h"
 #include "layers/model.h"
+#include "layers/stretch_inputs.h"
 
 namespace ls::experiments {
 
@@ -22,6 +23,7 @@ struct PieceInputs {
 /// All that its recording depends on, besides the config.
 struct StepShape {
   Index rows = 0, length = 0;
+  Index documents = 0;  ///< room for them in each piece; 0: none begins inside a row
   auto operator<=>(const StepShape&) const = default;
 };
 
@@ -31,11 +33,13 @@ class RecordedStep {
   using Step = std::function<void(std::span<const PieceInputs> pieces,
                                   std::span<const std::unique_ptr<layers::SeqContext>> contexts,
                                   const Tensor& rate)>;
-  /// Records it for batches that are cut as `like` is, all without documents. `memory`: of all
-  /// steps of the run. `ahead`: steps that the host may be ahead of the device.
+  /// Records it for batches that are cut as `like` is, with at most so many documents a piece, or
+  /// (0) none that begins inside a row. `memory`: of all steps of the run. `ahead`: steps that the
+  /// host may be ahead of the device.
   /// @throws Error(Device) where the step cannot be recorded
-  RecordedStep(std::span<const data::Batch> like, const layers::SeqOptions& options, Device& device,
-               int ahead, std::shared_ptr<BlockPool> memory, const Step& step);
+  RecordedStep(std::span<const data::Batch> like, Index documents,
+               const layers::SeqOptions& options, Device& device, int ahead,
+               std::shared_ptr<BlockPool> memory, const Step& step);
 
   void replay(std::span<const data::Batch> pieces, double rate);
 
@@ -48,6 +52,7 @@ class RecordedStep {
   StepInputs inputs_;
   std::size_t rate_;
   std::vector<Places> places_;
+  std::vector<std::unique_ptr<layers::StretchInputs>> stretches_;  // of pieces with documents
   std::vector<std::unique_ptr<layers::SeqContext>> contexts_;
   std::unique_ptr<Graph> graph_;
 };

@@ -1,6 +1,8 @@
 #include "experiments/train_step.h"
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "autograd/tape.h"
 #include "core/base/log.h"
@@ -85,13 +87,14 @@ StepReport TrainStep::finish(RunState& state) {
 }
 
 RecordedStep* TrainStep::recorded(const std::vector<data::Batch>& pieces, RunState& state) {
-  StepShape key{.rows = 0, .length = pieces.front().length};
+  StepShape key{.length = pieces.front().length};
   for (const data::Batch& piece : pieces) {
-    if (!recordable_ || !piece.documents.empty() || piece.rows == 0) {
+    if (!recordable_ || piece.rows == 0) {
       return nullptr;
     }
     key.rows += piece.rows;
   }
+  key.documents = room_for_documents(pieces);
   const auto it = shapes_.find(key);
   if (it == shapes_.end()) {
     // The first of a shape is run as it comes: a shape may not come again, and what is made once
@@ -102,20 +105,40 @@ RecordedStep* TrainStep::recorded(const std::vector<data::Batch>& pieces, RunSta
     return nullptr;
   }
   if (!it->second) {
-    it->second = record(pieces, state);
+    it->second = record(pieces, key.documents, state);
   }
   return it->second.get();
 }
 
+Index TrainStep::room_for_documents(const std::vector<data::Batch>& pieces) {
+  Index most = 0;
+  for (const data::Batch& piece : pieces) {
+    if (!piece.documents.empty()) {
+      const layers::Stretch stretch(piece.rows, piece.length, {.documents = piece.documents});
+      most = std::max(most, stretch.documents());
+    }
+  }
+  if (most > documents_) {
+    const Index before = std::exchange(documents_, most + most / 2);
+    if (before > 0) {
+      // Those with less room are not used again.
+      std::erase_if(shapes_, [](const auto& s) { return s.first.documents > 0; });
+      log(LogLevel::kInfo, "a batch has more documents than there was room for: recorded anew",
+          {{"documents", std::to_string(most)}, {"room", std::to_string(documents_)}});
+    }
+  }
+  return most > 0 ? documents_ : 0;
+}
+
 std::unique_ptr<RecordedStep> TrainStep::record(const std::vector<data::Batch>& pieces,
-                                                RunState& state) {
+                                                Index documents, RunState& state) {
   Device& device = part_.model->parameters().device();
   if (!graph_memory_) {
     graph_memory_ = graph_memory(device);
   }
   try {
     return std::make_unique<RecordedStep>(
-        pieces, sequence_options(part_.config.scan), device, kAhead + 1, graph_memory_,
+        pieces, documents, sequence_options(part_.config.scan), device, kAhead + 1, graph_memory_,
         [&](std::span<const PieceInputs> inputs,
             std::span<const std::unique_ptr<layers::SeqContext>> contexts, const Tensor& rate) {
           for (std::size_t i = 0; i < inputs.size(); ++i) {

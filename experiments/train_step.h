@@ -61,7 +61,10 @@ class TrainStep {
   };
   /// To replay for this batch, or null.
   RecordedStep* recorded(const std::vector<data::Batch>& pieces, RunState& state);
-  std::unique_ptr<RecordedStep> record(const std::vector<data::Batch>& pieces, RunState& state);
+  std::unique_ptr<RecordedStep> record(const std::vector<data::Batch>& pieces, Index documents,
+                                       RunState& state);
+  /// Room for documents in a piece, for these and the batches to come.
+  Index room_for_documents(const std::vector<data::Batch>& pieces);
   /// Adds gradients of the sum of losses, and that sum and its labels to the step's values.
   /// `labelled`: may have labels.
   void forward_backward(const PieceInputs& piece, layers::SeqContext& seq, bool labelled);
@@ -87,6 +90,7 @@ class TrainStep {
   std::shared_ptr<BlockPool> graph_memory_;
   std::map<StepShape, std::unique_ptr<RecordedStep>> shapes_;  // seen; null: once
   Index replays_ = 0;
+  Index documents_ = 0;  // that recordings have room for in a piece
   bool recordable_;
 };
 
