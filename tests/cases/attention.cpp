@@ -61,12 +61,40 @@ void wide_heads(auto& cases, Draw& draw) {
   cases.add("one token, a long cache, window and sink", decode, near).slack(4, kRounded);
 }
 
+Attention::In<Tensor> drawn(Draw& draw, Index b, Index tq, Index tk, Index hq, Index h, Index dk,
+                            Index dv) {
+  return {.q = draw.normal({b, tq, hq, dk}),
+          .k = draw.normal({b, tk, h, dk}),
+          .v = draw.normal({b, tk, h, dv})};
+}
+
+/// A cache that is a buffer with room: for one block of queries, and for several.
+void add_used_caches(CaseList<Attention>& cases, const Attention::Attrs& attrs) {
+  Draw draw("attention, caches with room");
+  auto appended = drawn(draw, 2, 3, 3, 4, 2, 5, 3);
+  appended.k0 = draw.normal({2, 12, 2, 5});
+  appended.v0 = draw.normal({2, 12, 2, 3});
+  appended.used = Tensor::from<std::int64_t>({7}, {});
+  cases.add("used cache", appended, attrs);
+  appended.start = Tensor::from<std::int64_t>({-7, -1, 0, -2, -2, 1}, {2, 3});
+  cases.add("used cache and starts", appended, attrs)
+      .slack(2, "o, from which its gradient is corrected, is rounded");
+  appended.used = Tensor::from<std::int64_t>({9}, {});
+  appended.start = Tensor();
+  auto last = attrs;
+  last.window = 4;
+  cases.add("used cache, full, window", appended, last);
+  auto long_cache = drawn(draw, 1, 70, 70, 2, 1, 9, 17);
+  long_cache.k0 = draw.normal({1, 200, 1, 9});
+  long_cache.v0 = draw.normal({1, 200, 1, 17});
+  long_cache.used = Tensor::from<std::int64_t>({90}, {});
+  cases.add("large, used cache", long_cache, attrs);
+}
+
 LS_OP_CASES(Attention, "attention") {
   Draw draw("attention, options");
   const auto inputs = [&](Index b, Index tq, Index tk, Index hq, Index h, Index dk, Index dv) {
-    return Attention::In<Tensor>{.q = draw.normal({b, tq, hq, dk}),
-                                 .k = draw.normal({b, tk, h, dk}),
-                                 .v = draw.normal({b, tk, h, dv})};
+    return drawn(draw, b, tq, tk, hq, h, dk, dv);
   };
   Attention::Attrs attrs;
   attrs.scale = 0.5;
@@ -111,26 +139,7 @@ LS_OP_CASES(Attention, "attention") {
   cached.v0 = draw.normal({2, 4, 1, 3});
   cached.start = Tensor::from<std::int64_t>({-4, -1, 0, 1, 4, -2, -2, -2, 3, 3}, {2, 5});
   cases.add("cache and starts", cached, attrs);
-
-  // A cache that is a buffer with room: for one block of queries, and for several.
-  auto appended = inputs(2, 3, 3, 4, 2, 5, 3);
-  appended.k0 = draw.normal({2, 12, 2, 5});
-  appended.v0 = draw.normal({2, 12, 2, 3});
-  appended.used = Tensor::from<std::int64_t>({7}, {});
-  cases.add("used cache", appended, attrs);
-  appended.start = Tensor::from<std::int64_t>({-7, -1, 0, -2, -2, 1}, {2, 3});
-  cases.add("used cache and starts", appended, attrs)
-      .slack(2, "o, from which its gradient is corrected, is rounded");
-  appended.used = Tensor::from<std::int64_t>({9}, {});
-  appended.start = Tensor();
-  auto last = attrs;
-  last.window = 4;
-  cases.add("used cache, full, window", appended, last);
-  auto long_cache = inputs(1, 70, 70, 2, 1, 9, 17);
-  long_cache.k0 = draw.normal({1, 200, 1, 9});
-  long_cache.v0 = draw.normal({1, 200, 1, 17});
-  long_cache.used = Tensor::from<std::int64_t>({90}, {});
-  cases.add("large, used cache", long_cache, attrs);
+  add_used_caches(cases, attrs);
 
   auto packed = inputs(1, 12, 12, 2, 2, 3, 3);
   packed.offsets = Tensor::from<std::int64_t>({0, 5, 5, 6, 12});

@@ -51,14 +51,14 @@ struct Flash : attention::Blocks<cuda::Machine, T> {
       }
       attention::flash::forward(c, extra);
     }
-    if (has_room(in) || !attention::flash::keep(c)) {
-      machine.template launch<attention::Keep<T>>({c.out_rows, c.batch, 1}, c);
+    if (c.used || !attention::flash::keep(c)) {
+      attention::Keep<T>::launch(machine, c);
     }
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
                        const Op::Attrs& attrs) {
-    if (has_room(in)) {
+    if (in.used.defined()) {  // the room of the cache has a gradient too
       Base::backward(in, out, dout, din, attrs);
       return;
     }
@@ -166,13 +166,6 @@ struct Flash : attention::Blocks<cuda::Machine, T> {
     cuda::Machine& machine_;
     std::vector<Copy> copies_;
   };
-  /// The cache is a buffer of which a part is used.
-  static bool has_room(const auto& in) {
-    if constexpr (requires { in.used; }) {
-      return in.used.defined();
-    }
-    return false;
-  }
   static attention::flash::Extra extra_of(cuda::Machine& machine, const attention::Call<T>& c) {
     using attention::flash::in_pieces;
     attention::flash::Extra extra;

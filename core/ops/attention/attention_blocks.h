@@ -2,6 +2,7 @@
 // Softmax attention in blocks of threads, any sizes and operands. Sums of outputs and gradients lie
 // behind the shared tiles (attention_pairs.h).
 #include "core/op/report.h"
+#include "core/ops/attention/attention_cache.h"
 #include "core/ops/attention/attention_pairs.h"
 
 namespace ls::ops::attention {
@@ -228,11 +229,18 @@ class KeyGradients : public Pairs<T> {
   /// With what comes through the outgoing cache.
   LS_ON_DEVICE void store(Index tiles, Index first, Index d, const Rows<const T>& kept,
                           const Rows<T>& cache, const Rows<T>& rows) {
-    const Index b = block_.z, h = block_.y, dropped = call_.keys() - call_.out_rows;
+    const Index b = block_.z, h = block_.y, dropped = call_.dropped();
     block_.each(static_cast<int>(tiles) * kTile * kTile, [&](int e) {
       const Index n = e / (kTile * kTile), j = j0_ + e / kTile % kTile;
       const int c = e % kTile;
-      if (j >= call_.keys() || n * kTile + c >= d) {
+      if (n * kTile + c >= d) {
+        return;
+      }
+      if (cache && call_.used && call_.cached() <= j && j < call_.cache_rows) {  // its room
+        const bool through = kept && j >= call_.keys();
+        cache.at(b, j, h)[n * kTile + c] = through ? kept.at(b, j, h)[n * kTile + c] : T(0.0f);
+      }
+      if (j >= call_.keys()) {
         return;
       }
       A sum = this->sums(first + n, kTile, e / kTile % kTile, c);
@@ -294,14 +302,24 @@ struct SinkGradient {
     });
   }
 };
-/// Outgoing caches: the last rows of the incoming ones and of what comes to them. A block is a row
-/// of one, with all its heads.
+/// Outgoing caches: the last rows of the incoming ones and of what comes to them; with `used` all
+/// rows of the buffers, or in place those alone that come. A block is a row of one, with all its
+/// heads.
 template <class T>
 struct Keep {
   struct Shared {};
+  template <class Machine>
+  static void launch(Machine& machine, const Call<T>& call) {
+    machine.template launch<Keep>({call.in_place() ? call.own : call.out_rows, call.batch, 1},
+                                  call);
+  }
   LS_ON_DEVICE static void run(const Block& block, const Call<T>& call, Shared*) {
-    const Index i = block.x, b = block.y, j = call.keys() - call.out_rows + i;
+    const Index i = block.x + (call.in_place() ? call.cached() : 0), b = block.y;
+    const Index j = call.dropped() + i;
     const Index heads = call.q_heads / call.group;
+    if (block.x == 0 && b == 0 && call.bad_used() && call.flag) {
+      block.each(1, [&](int) { raise_error(call.flag, call.bad_use, 0, *call.used); });
+    }
     const auto copy = [&](const Rows<const T>& cache, const Rows<const T>& rows, const Rows<T>& to,
                           Index d) {
       block.each(static_cast<int>(heads * d), [&](int e) {
@@ -312,15 +330,6 @@ struct Keep {
     copy(call.v0, call.v, call.vT, call.dv);
   }
 };
-
-/// A cache that is a buffer with room, of which so many rows are used, is another kernel's.
-template <class In>
-void check_cache(const In& in) {
-  if constexpr (requires { in.used; }) {
-    LS_CHECK(!in.used.defined(), kUnsupported,
-             "attention: this kernel takes caches without room (used); give k0 and v0 as they are");
-  }
-}
 
 template <class Machine, class T>
 struct Blocks {
@@ -339,7 +348,7 @@ struct Blocks {
     c.vT = common::rows_to<T>(out.vT);
     c.out_rows = out.kT.size(1);
     machine.template launch_states<Forward<T>>({blocks_of(c.queries, C), c.q_heads, c.batch}, c);
-    machine.template launch<Keep<T>>({c.out_rows, c.batch, 1}, c);
+    Keep<T>::launch(machine, c);
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
@@ -374,7 +383,7 @@ struct Blocks {
     c.glse = common::elements<A>(dout.lse);
     c.gkT = rows_in<T>(dout.kT);
     c.gvT = rows_in<T>(dout.vT);
-    c.out_rows = attrs.kept(c.cache_rows + c.own);
+    c.out_rows = c.used ? c.cache_rows : attrs.kept(c.cache_rows + c.own);
     c.dq = rows_to<T>(din.q);
     c.dk_ = rows_to<T>(din.k);
     c.dv_ = rows_to<T>(din.v);
@@ -385,7 +394,6 @@ struct Blocks {
   }
   static Call<T> call_of(Machine& machine, const Op::In<TensorView>& in, const Op::Attrs& attrs) {
     using common::rows_in;
-    check_cache(in);
     Call<T> c;
     c.batch = in.q.size(0);
     c.queries = in.q.size(1);
@@ -407,6 +415,14 @@ struct Blocks {
     c.k0 = rows_in<T>(in.k0);
     c.v0 = rows_in<T>(in.v0);
     c.start = common::elements<std::int64_t>(in.start);
+    c.used = common::elements<std::int64_t>(in.used);
+    c.flag = machine.error_flag();
+    if (c.used) {
+      c.bad_use = error_source(common::wrong_use(c.cache_rows, c.own));
+    }
+    if (c.start) {
+      c.bad_start = error_source(wrong_start("attention", c.own));
+    }
     common::StretchTable documents("attention", c.batch, c.queries, in.offsets, 0);
     common::check_offsets(machine, documents);
     c.offsets = documents.checked;

@@ -28,28 +28,42 @@ struct Call {
   Rows<const T> q, k, v, k0, v0, go, saved_o, gkT, gvT;
   Rows<T> o, kT, vT, dq, dk_, dv_, dk0, dv0;
   const std::int64_t *start = nullptr, *offsets = nullptr;
+  const std::int64_t* used = nullptr;  ///< rows of the cache that hold keys, k behind them
   Index offset_count = 0;
   const A *sink = nullptr, *slopes = nullptr, *bias = nullptr, *lse_in = nullptr, *glse = nullptr;
   A *lse = nullptr, *dbias = nullptr, *dsink = nullptr;
   A* delta = nullptr;  ///< [B,Tq,HQ]: dO . O
+  ErrorFlag* flag = nullptr;
+  std::int32_t bad_use = 0, bad_start = 0;  ///< sources of its errors
 
-  LS_ON_DEVICE Index cached() const { return cache_rows; }
+  LS_ON_DEVICE bool bad_used() const { return used && (*used < 0 || *used > cache_rows - own); }
+  LS_ON_DEVICE Index cached() const {
+    return !used ? cache_rows : bad_used() ? 0 : static_cast<Index>(*used);
+  }
   LS_ON_DEVICE Index keys() const { return cached() + own; }
+  /// Keys before those of the outgoing cache.
+  LS_ON_DEVICE Index dropped() const { return used ? 0 : keys() - out_rows; }
+  /// The outgoing caches are the incoming ones: keys and values are put behind what they hold.
+  LS_ON_DEVICE bool in_place() const { return used && kT.base == k0.base && vT.base == v0.base; }
   LS_ON_DEVICE Index position(Index t) const { return t + cached() + q_offset; }
   LS_ON_DEVICE Index row(Index b, Index t, Index h) const {
     return (b * queries + t) * q_heads + h;
   }
-  /// Key j of all, those of the cache first.
+  /// Key j of all, those of the cache first; behind them the room of the cache.
   LS_ON_DEVICE const T* at(const Rows<const T>& cache, const Rows<const T>& rows, Index b, Index j,
                            Index h) const {
-    return j < cached() ? cache.at(b, j, h) : rows.at(b, j - cached(), h);
+    return j < cached() || j >= keys() ? cache.at(b, j, h) : rows.at(b, j - cached(), h);
   }
   /// The keys first .. end - 1 that a query may see for its document and start.
   LS_ON_DEVICE void find_bounds(Index b, Index t, Index& first, Index& end) const {
     first = 0;
     end = keys();
     if (start) {
-      first = cached() + start[b * queries + t];
+      const Index at = b * queries + t;
+      if (start[at] > own && flag) {
+        raise_error(flag, bad_start, at, start[at]);
+      }
+      first = cached() + start[at];
     }
     if (offsets) {
       Index low = 0, high = offset_count - 1;  // offsets[low] <= t < offsets[high]

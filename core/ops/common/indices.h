@@ -34,13 +34,16 @@ inline bool check_indices(const char* op, const char* what, const TensorView& in
   return true;
 }
 
+inline std::string wrong_start(const char* op, Index keys) {
+  return fmt::format("{}: start is at most {}", op, keys);
+}
 /// First visible keys [B,Tq], at most `keys`; empty where they are absent, or one is bad.
 inline View<const std::int64_t, 2> checked_starts(const char* op, const TensorView& start,
                                                   Index keys) {
   const std::int64_t* const at = common::elements<std::int64_t>(start);
   for (Index i = 0; at && i < start.numel(); ++i) {
     if (at[i] > keys) {
-      bad_value(fmt::format("{}: start is at most {}", op, keys), i, at[i]);
+      bad_value(wrong_start(op, keys), i, at[i]);
       return {};
     }
   }
