@@ -6,6 +6,12 @@ RecordedStep::RecordedStep(std::span<const data::Batch> like, Index documents,
                            const layers::SeqOptions& options, Device& device, int ahead,
                            std::shared_ptr<BlockPool> memory, const Step& step)
     : device_(device), inputs_(device, ahead), rate_(inputs_.add({}, DType::kF64)) {
+  if (options.incoming) {
+    for (const auto& [path, slot] : options.incoming->slots) {
+      carried_.slots.emplace(
+          path, layers::StateSlot{ag::Var(slot.value.value().clone()), slot.part, slot.grows});
+    }
+  }
   const auto place = [&](const Tensor& t) {
     return t.defined() ? inputs_.add(t.shape(), t.dtype()) : kNone;
   };
@@ -16,6 +22,7 @@ RecordedStep::RecordedStep(std::span<const data::Batch> like, Index documents,
                        .labels = place(piece.labels),
                        .count = inputs_.add({}, DType::kF64)});
     layers::SeqOptions told = options;
+    told.incoming = options.incoming ? &carried_ : nullptr;
     if (documents > 0) {
       stretches_.push_back(
           std::make_unique<layers::StretchInputs>(inputs_, piece.rows, piece.length, documents));
@@ -35,7 +42,8 @@ RecordedStep::RecordedStep(std::span<const data::Batch> like, Index documents,
                                    [&] { step(pieces, contexts_, inputs_.buffer(rate_)); });
 }
 
-void RecordedStep::replay(std::span<const data::Batch> pieces, double rate) {
+void RecordedStep::replay(std::span<const data::Batch> pieces, double rate,
+                          const std::vector<Index>& seen) {
   const auto give = [&](std::size_t input, const Tensor& t) {
     if (input != kNone) {
       inputs_.next(input).copy_(t);
@@ -47,7 +55,7 @@ void RecordedStep::replay(std::span<const data::Batch> pieces, double rate) {
     give(places_[i].labels, pieces[i].labels);
     inputs_.next(places_[i].count).fill_(static_cast<double>(pieces[i].labelled));
     if (!stretches_.empty()) {
-      stretches_[i]->give({.documents = pieces[i].documents});
+      stretches_[i]->give({.documents = pieces[i].documents, .seen = seen});
     }
   }
   inputs_.next(rate_).fill_(rate);

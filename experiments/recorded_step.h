@@ -23,7 +23,8 @@ struct PieceInputs {
 /// All that its recording depends on, besides the config.
 struct StepShape {
   Index rows = 0, length = 0;
-  Index documents = 0;  ///< room for them in each piece; 0: none begins inside a row
+  Index documents = 0;   ///< room for them in each piece; 0: none begins inside a row
+  bool carried = false;  ///< rows go on from carried states
   auto operator<=>(const StepShape&) const = default;
 };
 
@@ -34,14 +35,18 @@ class RecordedStep {
                                   std::span<const std::unique_ptr<layers::SeqContext>> contexts,
                                   const Tensor& rate)>;
   /// Records it for batches that are cut as `like` is, with at most so many documents a piece, or
-  /// (0) none that begins inside a row. `memory`: of all steps of the run. `ahead`: steps that the
-  /// host may be ahead of the device.
+  /// (0) none that begins inside a row. With options.incoming the states that rows go on from lie
+  /// in buffers of its own, of the same sizes; `step` keeps there what they end in. `memory`: of
+  /// all steps of the run. `ahead`: steps that the host may be ahead of the device.
   /// @throws Error(Device) where the step cannot be recorded
   RecordedStep(std::span<const data::Batch> like, Index documents,
                const layers::SeqOptions& options, Device& device, int ahead,
                std::shared_ptr<BlockPool> memory, const Step& step);
 
-  void replay(std::span<const data::Batch> pieces, double rate);
+  /// `seen`: by row, of carried states.
+  void replay(std::span<const data::Batch> pieces, double rate, const std::vector<Index>& seen);
+  /// Its buffers of carried states; positions are the host's.
+  const layers::ModelState& carried() const { return carried_; }
 
  private:
   static constexpr std::size_t kNone = ~std::size_t{0};
@@ -52,6 +57,7 @@ class RecordedStep {
   StepInputs inputs_;
   std::size_t rate_;
   std::vector<Places> places_;
+  layers::ModelState carried_;
   std::vector<std::unique_ptr<layers::StretchInputs>> stretches_;  // of pieces with documents
   std::vector<std::unique_ptr<layers::SeqContext>> contexts_;
   std::unique_ptr<Graph> graph_;

@@ -20,14 +20,23 @@ constexpr int kAhead = 2;
 /// Shapes of batches with a recording; more are run as they come.
 constexpr std::size_t kMostRecorded = 32;
 
+layers::Stretch stretch_of(const data::Batch& batch, std::vector<Index> seen = {}) {
+  return {batch.rows, batch.length, {.documents = batch.documents, .seen = std::move(seen)}};
+}
+
+/// A cache has the rows that are still seen, as many as documents leave it.
+bool has_fixed_size(const layers::ModelState& carried) {
+  return std::none_of(carried.slots.begin(), carried.slots.end(),
+                      [](const auto& s) { return s.second.part == layers::StatePart::kKeyValue; });
+}
+
 }  // namespace
 
 TrainStep::TrainStep(const RunPart& part)
     : part_(part),
       schedule_(make_schedule(part.config, part.model_config)),
       most_under_way_(part.model->parameters().device().host_accessible() ? 0 : kAhead),
-      recordable_(part.config.graphs && most_under_way_ > 0 && part.comm.size() == 1 &&
-                  !part.carries()) {
+      recordable_(part.config.graphs && most_under_way_ > 0 && part.comm.size() == 1) {
   if (part.comm.size() > 1) {
     grad_sync_.emplace(part.comm);
   }
@@ -53,7 +62,12 @@ void TrainStep::begin(const data::Batch& batch, RunState& state) {
   parameters.clear_grads();
   parameters.refresh_copies();  // others may have written, e.g. by loading
   if (RecordedStep* const recording = recorded(u.pieces, state)) {
-    recording->replay(u.pieces, u.lr);
+    go_on_from(*recording, state.carried);
+    u.before = state.carried;
+    recording->replay(u.pieces, u.lr, u.before.position);
+    if (part_.carries()) {
+      state.carried.position = stretch_of(batch, u.before.position).seen_after();
+    }
     parameters.note_fresh_copies();
     ++replays_;
   } else {
@@ -95,6 +109,14 @@ RecordedStep* TrainStep::recorded(const std::vector<data::Batch>& pieces, RunSta
     key.rows += piece.rows;
   }
   key.documents = room_for_documents(pieces);
+  if (part_.carries()) {
+    const bool one = pieces.size() == 1 && pieces[0].continues;
+    if (!one || !has_fixed_size(state.carried)) {
+      return nullptr;
+    }
+    key.carried = true;
+    key.documents = std::max(key.documents, key.rows);  // positions vary as documents do
+  }
   const auto it = shapes_.find(key);
   if (it == shapes_.end()) {
     // The first of a shape is run as it comes: a shape may not come again, and what is made once
@@ -114,8 +136,7 @@ Index TrainStep::room_for_documents(const std::vector<data::Batch>& pieces) {
   Index most = 0;
   for (const data::Batch& piece : pieces) {
     if (!piece.documents.empty()) {
-      const layers::Stretch stretch(piece.rows, piece.length, {.documents = piece.documents});
-      most = std::max(most, stretch.documents());
+      most = std::max(most, stretch_of(piece).documents());
     }
   }
   if (most > documents_) {
@@ -130,21 +151,45 @@ Index TrainStep::room_for_documents(const std::vector<data::Batch>& pieces) {
   return most > 0 ? documents_ : 0;
 }
 
+void TrainStep::go_on_from(const RecordedStep& recording, layers::ModelState& carried) {
+  const layers::ModelState& buffers = recording.carried();
+  if (buffers.slots.empty()) {
+    return;
+  }
+  // Unless an update that is under way has stopped: it may have begun from these buffers.
+  std::vector<Tensor> to, from;
+  for (const auto& [path, slot] : carried.slots) {
+    const Tensor& buffer = buffers.slots.at(path).value.value();
+    if (!slot.value.value().shares_storage(buffer)) {
+      to.push_back(buffer);
+      from.push_back(slot.value.value());
+    }
+  }
+  optim::copy_unless_stopped(to, from, values_);
+  const std::vector<Index> position = std::move(carried.position);
+  carried = buffers;
+  carried.position = position;
+}
+
 std::unique_ptr<RecordedStep> TrainStep::record(const std::vector<data::Batch>& pieces,
                                                 Index documents, RunState& state) {
   Device& device = part_.model->parameters().device();
   if (!graph_memory_) {
     graph_memory_ = graph_memory(device);
   }
+  layers::SeqOptions options = sequence_options(part_.config.scan);
+  options.incoming = part_.carries() ? &state.carried : nullptr;
+  options.keep_states = part_.carries();
   try {
     return std::make_unique<RecordedStep>(
-        pieces, documents, sequence_options(part_.config.scan), device, kAhead + 1, graph_memory_,
+        pieces, documents, options, device, kAhead + 1, graph_memory_,
         [&](std::span<const PieceInputs> inputs,
             std::span<const std::unique_ptr<layers::SeqContext>> contexts, const Tensor& rate) {
           for (std::size_t i = 0; i < inputs.size(); ++i) {
             forward_backward(inputs[i], *contexts[i], true);
           }
           update(rate, state);
+          keep_carried(contexts);
         });
   } catch (const Error& e) {
     if (e.kind() != ErrorKind::kDevice) {
@@ -157,6 +202,20 @@ std::unique_ptr<RecordedStep> TrainStep::record(const std::vector<data::Batch>& 
              "; graphs: false keeps it from trying");
     return nullptr;
   }
+}
+
+void TrainStep::keep_carried(std::span<const std::unique_ptr<layers::SeqContext>> contexts) {
+  std::vector<Tensor> to, from;
+  for (const auto& context : contexts) {
+    if (!context->incoming()) {
+      continue;
+    }
+    for (const auto& [path, slot] : context->outgoing().slots) {
+      to.push_back(context->incoming()->slots.at(path).value.value());
+      from.push_back(slot.value.value());
+    }
+  }
+  optim::copy_unless_stopped(to, from, values_);
 }
 
 void TrainStep::sum_over_ranks() {

@@ -65,6 +65,10 @@ class TrainStep {
                                        RunState& state);
   /// Room for documents in a piece, for these and the batches to come.
   Index room_for_documents(const std::vector<data::Batch>& pieces);
+  /// Carried states move to the recording's buffers.
+  void go_on_from(const RecordedStep& recording, layers::ModelState& carried);
+  /// States that pieces end in become those that they began from, unless the update has stopped.
+  void keep_carried(std::span<const std::unique_ptr<layers::SeqContext>> contexts);
   /// Adds gradients of the sum of losses, and that sum and its labels to the step's values.
   /// `labelled`: may have labels.
   void forward_backward(const PieceInputs& piece, layers::SeqContext& seq, bool labelled);

@@ -48,6 +48,8 @@ class SeqContext {
   bool states_need_grad() const;
   /// States after the last token; filled when `keep_states` is set.
   ModelState& outgoing() { return outgoing_; }
+  /// Null where rows start afresh.
+  const ModelState* incoming() const { return options_.incoming; }
 
   /// Runs the scan that `Op` is on inputs [B,T,...], or [B,nT,...] for n updates a token; fills
   /// state and boundary inputs, keeps the outgoing states under `slot`, a name unique within the

@@ -27,11 +27,14 @@ struct UpdateSlice {
 };
 
 struct StepKernels {
-  /// As optim::add_loss and optim::update_all, on ctx.stream; `values` are kStepValues of f64.
+  /// As the functions of optim, on ctx.stream; `values` are kStepValues of f64.
   void (*add_loss)(const ExecutionContext& ctx, TensorView values, const TensorView& loss,
                    const TensorView& labels);
   void (*update_all)(const ExecutionContext& ctx, const RuleNumbers& rule,
                      std::span<const UpdateSlice> slices, TensorView values, double clip);
+  /// Contiguous bytes, as optim::copy_unless_stopped.
+  void (*copy_unless_stopped)(const ExecutionContext& ctx, const TensorView& to,
+                              const TensorView& from, const TensorView& values);
 };
 
 /// Null where the device runs the processor's code.

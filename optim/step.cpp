@@ -1,6 +1,7 @@
 #include "optim/step.h"
 
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "core/base/profile.h"
@@ -129,6 +130,29 @@ void update_all(const Optimizer& rule, UpdateTargets targets, Tensor& values, do
                    update);
   for (std::size_t i = 0; values.device().type() != DeviceType::kCpu && i < written.size(); ++i) {
     written[i].bump_version();
+  }
+}
+
+void copy_unless_stopped(std::span<Tensor> to, std::span<const Tensor> from, const Tensor& values) {
+  const ExecutionContext ctx = current_context(values.device());
+  const StepKernels* const kernels = step_kernels(values.device().type());
+  for (std::size_t i = 0; i < to.size(); ++i) {
+    const Tensor read[] = {values, from[i].contiguous()};
+    LS_ASSERT(to[i].is_contiguous() && to[i].shape() == from[i].shape() &&
+              to[i].dtype() == from[i].dtype());
+    if (kernels) {
+      kernels->copy_unless_stopped(ctx, to[i], read[1], values);
+      record_launch(ctx, read, {&to[i], 1});
+    } else {
+      launch_host_code(ctx, "copy_unless_stopped", read, {&to[i], 1},
+                       [](std::span<const Tensor> in, std::span<Tensor> out) {
+                         if (step_value(in[0], StepValue::kStopped) == 0) {
+                           std::memcpy(out[0].raw(), in[1].raw(),
+                                       static_cast<std::size_t>(in[1].bytes()));
+                         }
+                       });
+    }
+    to[i].bump_version();
   }
 }
 

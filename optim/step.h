@@ -44,5 +44,8 @@ void add_loss(Tensor& values, const Tensor& loss, const Tensor& labels);
 /// Loss, norm, clip factor by `clip` (0: none) and the rule for every parameter; then kLossSum and
 /// kLabels are 0 again. `rule` must stay as long as the device may run this.
 void update_all(const Optimizer& rule, UpdateTargets targets, Tensor& values, double clip);
+/// Each of `from` to its place in `to`, of the same shape and type and contiguous there, unless
+/// kStopped is set: what steps carry on besides parameters.
+void copy_unless_stopped(std::span<Tensor> to, std::span<const Tensor> from, const Tensor& values);
 
 }  // namespace ls::optim

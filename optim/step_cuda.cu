@@ -256,7 +256,44 @@ void update_all(const ExecutionContext& ctx, const RuleNumbers& rule,
   apply(wide, rule, decided.as<Decision>());
 }
 
-constexpr StepKernels kKernels = {add_loss, update_all};
+template <class Word>
+__global__ void __launch_bounds__(kThreads)
+    copy_kernel(const double* values, const Word* from, Word* to, Index count) {
+  if (values[static_cast<int>(StepValue::kStopped)] != 0) {
+    return;
+  }
+  for (Index i = Index{blockIdx.x} * kThreads + threadIdx.x; i < count;
+       i += Index{gridDim.x} * kThreads) {
+    to[i] = from[i];
+  }
+}
+
+template <class Word>
+void copy_words(TensorView to, const TensorView& from, const TensorView& values) {
+  constexpr Index kMostBlocks = 2048;
+  const Index count = to.bytes() / Index{sizeof(Word)};
+  if (count > 0) {
+    cuda::launch(&copy_kernel<Word>,
+                 blocks(std::min(cuda::blocks_for(count, kThreads), kMostBlocks)), dim3(kThreads),
+                 0, values.data<double>(), static_cast<const Word*>(from.raw()),
+                 static_cast<Word*>(to.raw()), count);
+  }
+}
+
+void copy_unless_stopped(const ExecutionContext& ctx, const TensorView& to, const TensorView& from,
+                         const TensorView& values) {
+  const RunningOn running(ctx);
+  const auto aligned = [](const TensorView& t) {
+    return reinterpret_cast<std::uintptr_t>(t.raw()) % sizeof(uint4) == 0;
+  };
+  if (aligned(to) && aligned(from) && to.bytes() % Index{sizeof(uint4)} == 0) {
+    copy_words<uint4>(to, from, values);
+  } else {
+    copy_words<std::uint16_t>(to, from, values);
+  }
+}
+
+constexpr StepKernels kKernels = {add_loss, update_all, copy_unless_stopped};
 const bool kernels_set = [] {
   set_step_kernels(DeviceType::kCuda, kKernels);
   return true;

@@ -198,18 +198,23 @@ TEST_SUITE("unit") {
 
   TEST_CASE("a trainer replays steps of packed documents with the processor's bits") {
     const test::TextFolder texts(4000);
-    const RunConfig config = read_config_text<RunConfig>(
-        "name: run\nsteps: 20\nbatch: 4\nlr: 0.05\ntask: {name: bytes, path: " + texts.path +
-        "/text, length: 1000, test_windows: 2}\nmodels: [{width: 16, name: m, layers: [{name: "
-        "gated_deltanet, heads: 1, head_dim: 8}, {name: lstm}]}]\n");
-    const auto solo = solo_communicator();
-    StandIn device(90);
-    Trainer here(config, 0, 3, "", *solo), there(config, 0, 3, "", *solo, device);
-    CHECK(there.steps(14) == here.steps(14));
-    CHECK(there.train_step().replays() > 6);
-    for (std::size_t i = 0; i < here.model().parameters().items().size(); ++i) {
-      CHECK(there.model().parameters().items()[i].var.value().to_vector<double>() ==
-            here.model().parameters().items()[i].var.value().to_vector<double>());
+    std::uint64_t seed = 90;
+    for (const char* const more : {"", "state: carry\n"}) {
+      CAPTURE(more);
+      const RunConfig config = read_config_text<RunConfig>(
+          std::string("name: run\nsteps: 20\nbatch: 4\nlr: 0.05\n") + more +
+          "task: {name: bytes, path: " + texts.path +
+          "/text, length: 1000, test_windows: 2}\nmodels: [{width: 16, name: m, layers: [{name: "
+          "gated_deltanet, heads: 1, head_dim: 8}, {name: lstm}]}]\n");
+      const auto solo = solo_communicator();
+      StandIn device(++seed);
+      Trainer here(config, 0, 3, "", *solo), there(config, 0, 3, "", *solo, device);
+      CHECK(there.steps(14) == here.steps(14));
+      CHECK(there.train_step().replays() > 6);
+      for (std::size_t i = 0; i < here.model().parameters().items().size(); ++i) {
+        CHECK(there.model().parameters().items()[i].var.value().to_vector<double>() ==
+              here.model().parameters().items()[i].var.value().to_vector<double>());
+      }
     }
   }
 
