@@ -1,14 +1,14 @@
 #pragma once
 // The gated scan as code of blocks of threads: a thread walks one channel of one sequence, side by
-// side with those of the next channels, and asks for the numbers of kAhead tokens together. Forward
-// moves u, g in and y out once, backward g, y, dy in and du, dg out.
+// side with those of the next channels, and asks for the numbers of kAhead tokens together while it
+// works on those before. Forward moves u, g in and y out once, backward g, y, dy in and du, dg out.
 #include "core/op/report.h"
 #include "core/ops/common/block_rows.h"
 #include "core/ops/gated_scan/gated_scan.h"
 
 namespace ls::ops::gated_scan {
 
-inline constexpr int kAhead = 16;
+inline constexpr int kAhead = 8;
 
 template <class T>
 struct Call {
@@ -35,24 +35,35 @@ struct Forward {
   }
 
  private:
+  struct Batch {
+    A u[kAhead], g[kAhead];
+  };
   LS_ON_DEVICE static void walk(const Call<T>& call, Index n, Index c) {
     const common::Stretch s = call.sequences.at[n];
     A h = call.h0 && s.start >= 0 ? call.h0[s.start * call.width + c] : A(0);
-    for (Index first = 0; first < s.length; first += kAhead) {
-      const Index t = s.token + first, rest = s.length - first;
-      A u[kAhead], g[kAhead];
-      LS_UNROLL()
-      for (int i = 0; i < kAhead; ++i) {
-        if (i < rest) {
-          u[i] = convert<A>(call.u.at(s.row, t + i, 0)[c]);
-          g[i] = call.g.at(s.row, t + i, 0)[c];
+    if (s.length > 0) {
+      const T* const u = call.u.at(s.row, s.token, 0) + c;
+      const A* const g = call.g.at(s.row, s.token, 0) + c;
+      T* const y = call.out.at(s.row, s.token, 0) + c;
+      const auto load = [&](Index first, Batch& to) {  // the last token again behind the end
+        LS_UNROLL()
+        for (int i = 0; i < kAhead; ++i) {
+          const Index t = first + i < s.length ? first + i : s.length - 1;
+          to.u[i] = convert<A>(u[t * call.u.t]);
+          to.g[i] = g[t * call.g.t];
         }
-      }
-      LS_UNROLL()
-      for (int i = 0; i < kAhead; ++i) {
-        if (i < rest) {
-          h = std::exp(g[i]) * h + u[i];
-          call.out.at(s.row, t + i, 0)[c] = convert<T>(h);
+      };
+      Batch next;
+      load(0, next);
+      for (Index first = 0; first < s.length; first += kAhead) {
+        const Batch now = next;
+        load(first + kAhead, next);
+        LS_UNROLL()
+        for (int i = 0; i < kAhead; ++i) {
+          if (first + i < s.length) {
+            h = std::exp(now.g[i]) * h + now.u[i];
+            y[(first + i) * call.out.t] = convert<T>(h);
+          }
         }
       }
     }
@@ -72,32 +83,46 @@ struct Backward {
   }
 
  private:
+  struct Batch {
+    A g[kAhead], before[kAhead], dy[kAhead];
+  };
   LS_ON_DEVICE static void walk(const Call<T>& call, Index n, Index c) {
     const common::Stretch s = call.sequences.at[n];
-    const A first = call.h0 && s.start >= 0 ? call.h0[s.start * call.width + c] : A(0);
     A dh = call.ghT && s.end >= 0 ? call.ghT[s.end * call.width + c] : A(0);
-    for (Index left = s.length; left > 0; left -= kAhead) {
-      A g[kAhead], before[kAhead], dy[kAhead];
-      LS_UNROLL()
-      for (int i = 0; i < kAhead; ++i) {
-        const Index at = left - 1 - i, t = s.token + at;
-        if (at >= 0) {
-          g[i] = call.g.at(s.row, t, 0)[c];
-          before[i] = at > 0 ? convert<A>(call.y.at(s.row, t - 1, 0)[c]) : first;
-          dy[i] = call.gy ? convert<A>(call.gy.at(s.row, t, 0)[c]) : A(0);
+    if (s.length > 0) {
+      const A h0 = call.h0 && s.start >= 0 ? call.h0[s.start * call.width + c] : A(0);
+      const A* const g = call.g.at(s.row, s.token, 0) + c;
+      const T* const y = call.y.at(s.row, s.token, 0) + c;
+      const T* const gy = call.gy ? call.gy.at(s.row, s.token, 0) + c : nullptr;
+      T* const du = call.du ? call.du.at(s.row, s.token, 0) + c : nullptr;
+      A* const dg = call.dg ? call.dg.at(s.row, s.token, 0) + c : nullptr;
+      // Token last - i and those before it; the first one again in front of the beginning.
+      const auto load = [&](Index last, Batch& to) {
+        LS_UNROLL()
+        for (int i = 0; i < kAhead; ++i) {
+          const Index t = last - i > 0 ? last - i : 0;
+          to.g[i] = g[t * call.g.t];
+          to.before[i] = t > 0 ? convert<A>(y[(t - 1) * call.y.t]) : h0;
+          to.dy[i] = gy ? convert<A>(gy[t * call.gy.t]) : A(0);
         }
-      }
-      LS_UNROLL()
-      for (int i = 0; i < kAhead; ++i) {
-        const Index at = left - 1 - i, t = s.token + at;
-        if (at >= 0) {
-          const A here = dh + dy[i];
-          dh = std::exp(g[i]) * here;
-          if (call.du) {
-            call.du.at(s.row, t, 0)[c] = convert<T>(here);
-          }
-          if (call.dg) {
-            call.dg.at(s.row, t, 0)[c] = dh * before[i];
+      };
+      Batch next;
+      load(s.length - 1, next);
+      for (Index last = s.length - 1; last >= 0; last -= kAhead) {
+        const Batch now = next;
+        load(last - kAhead, next);
+        LS_UNROLL()
+        for (int i = 0; i < kAhead; ++i) {
+          const Index t = last - i;
+          if (t >= 0) {
+            const A here = dh + now.dy[i];
+            dh = std::exp(now.g[i]) * here;
+            if (du) {
+              du[t * call.du.t] = convert<T>(here);
+            }
+            if (dg) {
+              dg[t * call.dg.t] = dh * now.before[i];
+            }
           }
         }
       }

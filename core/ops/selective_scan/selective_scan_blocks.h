@@ -74,15 +74,16 @@ struct Place {
   LS_ON_DEVICE A run(Index t, int e, A h, F&& f) const {
     const int count = tokens_from(t);
     const A rate = call.a[own(e)];
+    const T* const xs = call.x + row(t) * call.d + channel(e);
+    const A* const steps = call.dt + row(t) * call.d + channel(e);
+    const T* const bs = call.b + in_group(row(t), element(e));
     A step[kTokens], x[kTokens], b[kTokens];
     LS_UNROLL()
-    for (int i = 0; i < kTokens; ++i) {
-      if (i < count) {
-        const Index r = row(t + i), at_channel = r * call.d + channel(e);
-        step[i] = call.dt[at_channel];
-        x[i] = convert<A>(call.x[at_channel]);
-        b[i] = convert<A>(call.b[in_group(r, element(e))]);
-      }
+    for (int i = 0; i < kTokens; ++i) {  // the last token again behind the end
+      const Index at_token = i < count ? i : count - 1;
+      step[i] = steps[at_token * call.d];
+      x[i] = convert<A>(xs[at_token * call.d]);
+      b[i] = convert<A>(bs[at_token * call.groups * call.s]);
     }
     LS_UNROLL()
     for (int i = 0; i < kTokens; ++i) {
@@ -116,10 +117,10 @@ struct Forward {
         if (!call.y && t > 0) {
           *place.before(t, e) = m->h[e];
         }
+        const T* const c = call.c + place.in_group(place.row(t), place.element(e));
         m->h[e] = place.run(t, e, m->h[e], [&](int i, A h) {
           if (call.y) {
-            m->read[i][e] =
-                h * convert<A>(call.c[place.in_group(place.row(t + i), place.element(e))]);
+            m->read[i][e] = h * convert<A>(c[i * call.groups * call.s]);
           }
         });
       });
