@@ -152,6 +152,13 @@ void other_scans(Bench& b, Device& device) {
   b.op<DecayedLinear>("scan channels B4 T2048 H16 D64",
                       {.q = narrow, .k = narrow, .v = narrow, .gk = gate({4, 2048, 16, 64})},
                       attrs);
+  b.op<DecayedLinear>("scan bonus B4 T2048 H16 D64",
+                      {.q = narrow,
+                       .k = narrow,
+                       .v = narrow,
+                       .gk = gate({4, 2048, 16, 64}),
+                       .u = b.draw({16, 64}, DType::kF32)},
+                      attrs);
   const Tensor few = b.draw({4, 2048, 8, 128});
   b.op<DecayedLinear>("scan constant B4 T2048 H8 Dk128 Dv256",
                       {.q = few,

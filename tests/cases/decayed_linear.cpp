@@ -92,6 +92,16 @@ LS_OP_CASES(DecayedLinear, "decayed_linear") {
   cases.add("128, gate by head", by_head, attrs);
   cases.add("128, constant decay", fixed, attrs);
   cases.add("128, gates by channel", by_channel, attrs);
+  for (const Index bonuses : {1, 2}) {
+    DecayedLinear::In<Tensor> in{.q = draw.normal({2, 128, 2, 64}),
+                                 .k = draw.normal({2, 128, 2, 64}, 0.1),
+                                 .v = draw.normal({2, 128, 2, 40}),
+                                 .gk = draw.uniform({2, 128, 2, 64}, -0.5, 0),
+                                 .u = draw.normal({bonuses, 64}),
+                                 .s0 = draw.normal({2, 2, 64, 40}, 0.1)};
+    cases.add(fmt::format("64, gates by channel, {} bonuses", bonuses), in, attrs)
+        .slack(2, "gradients of gates are differences of sums that cancel");
+  }
   // Other sizes that they serve: narrow and wide values, shared keys and queries, documents.
   struct Sizes {
     Index b, t, query_heads, key_heads, heads, dk, dv;

@@ -59,9 +59,12 @@ struct ChunkPlace {
   int64_t record;
   int head, key_head, row, first, valid;  // valid 0: an unused record
   bool cut;
+  ChunkPlace() = default;
+  /// There are fewer than 2^31 records: each has kilobytes.
   __device__ ChunkPlace(const Layout& l, int64_t index) {
-    const int turn = static_cast<int>(index / l.chains);
-    const int chain = static_cast<int>(index - static_cast<int64_t>(turn) * l.chains);
+    const auto i = static_cast<unsigned>(index);
+    const int turn = static_cast<int>(i / static_cast<unsigned>(l.chains));
+    const int chain = static_cast<int>(i) - turn * l.chains;
     const int chunk = l.chunks - 1 - turn;
     record = static_cast<int64_t>(chain) * l.chunks + chunk;
     row = chain / l.heads;
@@ -79,29 +82,32 @@ struct ChunkPlace {
   }
 };
 
-/// The chunks that a persistent block takes, one after the other; unused records are left out.
+/// The chunks that a persistent block takes, one after the other; kPacked: unused records of
+/// documents are left out. Where a chunk lies costs divisions, which only those pay that ask.
+template <bool kPacked>
 struct ChunkTurns {
   const Layout& layout;
-  int64_t index, count;
-  ChunkPlace at;
+  int index, count;
   __device__ ChunkTurns(const Layout& l, int64_t records)
-      : layout(l), index(blockIdx.x), count(records), at(l, index) {
+      : layout(l), index(static_cast<int>(blockIdx.x)), count(static_cast<int>(records)) {
     skip();
   }
   __device__ bool more() const { return index < count; }
   __device__ void next() {
-    index += gridDim.x;
+    index += static_cast<int>(gridDim.x);
     skip();
   }
+  __device__ ChunkPlace at() const { return ChunkPlace(layout, index); }
+  /// Tokens of the chunk where others follow them, else 64.
+  __device__ int tail() const { return kPacked && layout.places ? used() : 64; }
 
  private:
+  __device__ int used() const { return layout.places[layout.chunks - 1 - index / layout.chains].y; }
   __device__ void skip() {
-    while (index < count) {
-      at = ChunkPlace(layout, index);
-      if (at.valid > 0) {
-        return;
+    if constexpr (kPacked) {
+      while (layout.places && index < count && used() == 0) {
+        index += static_cast<int>(gridDim.x);
       }
-      index += gridDim.x;
     }
   }
 };
@@ -119,11 +125,12 @@ __device__ __forceinline__ void clear_rows(unsigned char* tiles, int count, int 
   }
 }
 
-/// The first `valid` rows of a tile, by `threads` threads, to rows `stride` elements apart;
-/// `columns` of 64.
+/// Rows [begin, valid) of a tile and `columns` of its 64, by `threads` threads, to rows `stride`
+/// elements apart.
 __device__ __forceinline__ void copy_rows(cuda::bf16* to, int64_t stride, const unsigned char* tile,
-                                          int valid, int columns, int id, int threads) {
-  for (int i = id; i < 8 * valid; i += threads) {
+                                          int valid, int columns, int id, int threads,
+                                          int begin = 0) {
+  for (int i = 8 * begin + id; i < 8 * valid; i += threads) {
     const int row = i / 8, column = 8 * (i % 8);
     if (column < columns) {
       *reinterpret_cast<uint4*>(to + row * stride + column) =

@@ -25,10 +25,10 @@ inline cudaError_t encode_lane_gates(CUtensorMap* map, const LinearSizes& z, con
                                      int heads) {
   return encode_gates(map, gates, z.batch, z.tokens, heads, z.dk);
 }
-/// The first `valid` rows of four boxes of gates, by a warp, to rows `stride` apart.
+/// Rows [begin, valid) of four boxes of gates, by a warp, to rows `stride` apart.
 __device__ __forceinline__ void copy_gates(float* to, int64_t stride, unsigned char* boxes,
-                                           int valid, int columns, int lane) {
-  for (int i = lane; i < 32 * valid; i += 32) {
+                                           int begin, int valid, int columns, int lane) {
+  for (int i = 32 * begin + lane; i < 32 * valid; i += 32) {
     const int row = i / 32, column = i % 32 * 4;
     if (column < columns) {
       *reinterpret_cast<float4*>(to + row * stride + column) =

@@ -43,12 +43,16 @@ __device__ __forceinline__ SegmentPlace place_of(const Arguments& args) {
           static_cast<int64_t>(blockIdx.x)};
 }
 
+template <bool kCuts>
 __device__ __forceinline__ void rewrite(Shared& s, const Arguments& args, int thread) {
   const SegmentPlace at = place_of(args);
   const int block = thread / 64, channel = thread % 64 * 2;
   for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
     Stage& z = s.stage[n % kStages];
     s.full[n % kStages].wait(this_turn<kStages>(n));
+    if (kCuts && at.chain.cut(c)) {
+      clear_tokens(z.g, z.q, z.k, 16 * block, 16, channel, at.chain.tail);
+    }
     // Four tokens are loaded ahead of the stores of those before: the compiler cannot tell their
     // places apart.
     uint32_t q[2][4], k[2][4];
@@ -61,8 +65,7 @@ __device__ __forceinline__ void rewrite(Shared& s, const Arguments& args, int th
     };
     load(0, 0);
     BlockSums x;
-    const int valid = at.end() - at.token(c);
-    sum_gates<1>(x, z.g, s.roots[n % kStages], s.all[n % kStages], block, channel, valid);
+    sum_gates<1>(x, z.g, s.roots[n % kStages], s.all[n % kStages], block, channel);
     const float2 middle = x.sum[7];
     const float2 read =
         make_float2(exp2_fast(x.before.x + middle.x), exp2_fast(x.before.y + middle.y));
@@ -77,8 +80,7 @@ __device__ __forceinline__ void rewrite(Shared& s, const Arguments& args, int th
       for (int r = 0; r < 4; ++r) {
         const int token = 16 * block + 4 * part + r;
         const float2 sum = x.sum[4 * part + r];
-        const bool there = token < valid;
-        const uint32_t qs = there ? q[part % 2][r] : 0, ks = there ? k[part % 2][r] : 0;
+        const uint32_t qs = q[part % 2][r], ks = k[part % 2][r];
         const float dx = sum.x - middle.x, dy = sum.y - middle.y;
         const float qx = args.scale * low_bf16(qs) * exp2_fast(dx);
         const float qy = args.scale * high_bf16(qs) * exp2_fast(dy);
@@ -209,6 +211,7 @@ __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int
   }
 }
 
+template <bool kCuts>
 __global__ void __launch_bounds__(640, 1)
     channel_forward_kernel(const __grid_constant__ CUtensorMap q,
                            const __grid_constant__ CUtensorMap k,
@@ -235,7 +238,10 @@ __global__ void __launch_bounds__(640, 1)
   if (warpgroup == 4) {
     fewer_registers<24>();
     const SegmentPlace at = place_of(args);
+    const int head = at.chain.head, row = at.chain.row;
     if (warp == 0 && elect_one()) {
+      const int query = args.lanes.query(head), key = args.lanes.key(head);
+      const int gate = args.lanes.gate(head);
       for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
         Stage& to = s.stage[n % kStages];
         Mbarrier& full = s.full[n % kStages];
@@ -243,30 +249,34 @@ __global__ void __launch_bounds__(640, 1)
           wait_idle(s.free[n % kStages], last_turn<kStages>(n));
         }
         full.arrive_expect(sizeof(Stage));
-        const int token = at.token(c), head = at.chain.head, row = at.chain.row;
+        const int token = at.token(c);
+        const int write = token - args.lanes.shift;
         for (int i = 0; i < 4; ++i) {
-          load_box(to.g + i * kTile, &g, full, 32 * i, args.lanes.gate(head), token, row);
+          load_box(to.g + i * kTile, &g, full, 32 * i, gate, write, row);
         }
         for (int i = 0; i < 2; ++i) {
-          load_box(to.q + i * kTile, &q, full, 64 * i, args.lanes.query(head), token, row);
-          load_box(to.k + i * kTile, &k, full, 64 * i, args.lanes.key(head), token, row);
+          load_box(to.q + i * kTile, &q, full, 64 * i, query, token, row);
+          load_box(to.k + i * kTile, &k, full, 64 * i, key, write, row);
         }
-        load_box(to.v, &v, full, 64 * at.slice, head, token, row);
+        load_box(to.v, &v, full, 64 * at.slice, head, write, row);
       }
-    } else if (warp == 1) {
+    } else if (warp == 1 && (kCuts || elect_one())) {
+      const bool issues = !kCuts || lane == 0;
       for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
         wait_idle(s.out[n % kStages], this_turn<kStages>(n));
-        store_columns(o, args.o, args.lanes, s.stage[n % kStages].v, args.lanes.width,
-                      64 * at.slice, at.chain.head, at.token(c), at.chain.row,
-                      at.end() - at.token(c), at.chain.cut(c), lane);
-        __syncwarp();
-        if (lane == 0) {
+        store_columns<kCuts>(o, args.o, args.lanes, s.stage[n % kStages].v, args.lanes.width,
+                             64 * at.slice, head, at.token(c), row, at.end() - at.token(c),
+                             at.chain.cut(c), lane);
+        if constexpr (kCuts) {
+          __syncwarp();
+        }
+        if (issues) {
           commit_stores();
           wait_stores_read<0>();
           s.free[n % kStages].arrive();
         }
       }
-      if (lane == 0) {
+      if (issues) {
         wait_stores<0>();
       }
     }
@@ -276,7 +286,7 @@ __global__ void __launch_bounds__(640, 1)
   } else if (warpgroup == 1) {
     make_scores(s, args, warp, lane);
   } else {
-    rewrite(s, args, threadIdx.x - 256);
+    rewrite<kCuts>(s, args, threadIdx.x - 256);
   }
 #endif
 }
@@ -305,7 +315,8 @@ cudaError_t channel_linear_forward(const LinearSizes& z, int count, const Channe
                                    bf16* o, float* s_end, void* workspace, cudaStream_t stream) {
   constexpr int kBytes = sizeof(Shared);
   static_assert(kBytes <= 227 * 1024);
-  static const cudaError_t allowed = allow_shared(&channel_forward_kernel, kBytes);
+  const auto kernel = has_cuts(z) ? &channel_forward_kernel<true> : &channel_forward_kernel<false>;
+  const cudaError_t allowed = allow_shared(kernel, kBytes);
   if (allowed != cudaSuccess) {
     return allowed;
   }
@@ -327,8 +338,8 @@ cudaError_t channel_linear_forward(const LinearSizes& z, int count, const Channe
     return e;
   }
   const Arguments args{in.s0, s_end, o, segments, lanes_in(z, in.offsets, nullptr), z.scale};
-  return launch_behind(&channel_forward_kernel, int64_t{1} * z.slices() * z.chains() * count, 640,
-                       kBytes, stream, maps[0], maps[1], maps[2], gates, maps[3], args);
+  return launch_behind(kernel, int64_t{1} * z.slices() * z.chains() * count, 640, kBytes, stream,
+                       maps[0], maps[1], maps[2], gates, maps[3], args);
 }
 
 }  // namespace ls::kernels::decayed_linear

@@ -44,11 +44,11 @@ struct Arguments {
   float scale;
 };
 
-/// Eight tokens from `first`, two channels: gates to G - M, q to q', k to k', all 0 from token
-/// `valid` on. Returns the gates' sum. kBefore: the tokens before the middle of their block.
+/// Eight tokens from `first`, two channels: gates to G - M, q to q', k to k'. Returns the gates'
+/// sum. kBefore: the tokens before the middle of their block.
 template <bool kBefore>
 __device__ __forceinline__ float2 rewrite_half(Shared& s, Stage& z, float scale, int first,
-                                               int channel, int valid) {
+                                               int channel) {
   float2 at[8];
   float2 sum = make_float2(0, 0);
 #pragma unroll
@@ -57,7 +57,7 @@ __device__ __forceinline__ float2 rewrite_half(Shared& s, Stage& z, float scale,
   }
 #pragma unroll
   for (int r = 0; r < 8; ++r) {
-    const float2 g = first + r < valid ? bounded_gates(at[r]) : make_float2(0, 0);
+    const float2 g = bounded_gates(at[r]);
     sum.x += g.x;
     sum.y += g.y;
     at[r] = sum;
@@ -68,9 +68,8 @@ __device__ __forceinline__ float2 rewrite_half(Shared& s, Stage& z, float scale,
     uint32_t q[4], k[4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      const bool there = first + begin + r < valid;
-      q[r] = there ? *value_pair(z.q, first + begin + r, channel) : 0;
-      k[r] = there ? *value_pair(z.k, first + begin + r, channel) : 0;
+      q[r] = *value_pair(z.q, first + begin + r, channel);
+      k[r] = *value_pair(z.k, first + begin + r, channel);
     }
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
@@ -92,10 +91,15 @@ __device__ __forceinline__ float2 rewrite_half(Shared& s, Stage& z, float scale,
 
 /// By warpgroups 2 and 3: a thread has two channels from the middle of a block to that of the next
 /// (the first 64 threads: both ends of the chunk), so that nothing is exchanged.
-__device__ __forceinline__ void rewrite(Shared& s, Stage& z, float scale, int valid, int thread) {
+__device__ __forceinline__ void rewrite(Shared& s, Stage& z, int tail, float scale, int thread) {
   const int block = thread / 64, channel = thread % 64 * 2;
-  const float2 x = rewrite_half<false>(s, z, scale, block ? 16 * block - 8 : 56, channel, valid);
-  const float2 y = rewrite_half<true>(s, z, scale, 16 * block, channel, valid);
+  const int before = block ? 16 * block - 8 : 56;
+  if (tail < 64) {
+    clear_tokens(s.g, z.q, z.k, before, 8, channel, tail);
+    clear_tokens(s.g, z.q, z.k, 16 * block, 8, channel, tail);
+  }
+  const float2 x = rewrite_half<false>(s, z, scale, before, channel);
+  const float2 y = rewrite_half<true>(s, z, scale, 16 * block, channel);
   const auto write = [&](int b, float u, float v) {
     *reinterpret_cast<float2*>(&s.roots.root[b][channel]) =
         make_float2(exp2_fast(.5f * u), exp2_fast(.5f * v));
@@ -163,9 +167,10 @@ __device__ __forceinline__ void start_rows(float (&score)[32], float (&d)[64], S
   }
 }
 
+template <bool kCuts>
 __device__ __forceinline__ void run_queries(Shared& s, const Arguments& args, int warp, int lane) {
   int n = 0;
-  for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+  for (ChunkTurns<kCuts> turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
     Stage& z = s.stage[n % 2];
     float d[64];
     uint32_t p[4][4];
@@ -198,10 +203,11 @@ __device__ __forceinline__ void run_queries(Shared& s, const Arguments& args, in
   }
 }
 
+template <bool kCuts>
 __device__ __forceinline__ void run_keys(Shared& s, const Arguments& args, int warp, int lane) {
   int n = 0;
   const int pair = 2 * (lane & 3);
-  for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+  for (ChunkTurns<kCuts> turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
     Stage& z = s.stage[n % 2];
     float d[64], written[4];
     uint32_t p[4][4];
@@ -322,14 +328,15 @@ __device__ __forceinline__ void make_scores(Shared& s, Stage& z, int n, int warp
   fence_proxy_async();
 }
 
+template <bool kCuts>
 __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int thread, int warp,
                                            int lane) {
   int n = 0;
-  for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+  for (ChunkTurns<kCuts> turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
     Stage& z = s.stage[n % 2];
     s.full[n % 2].wait(this_turn<2>(n));
     s.gates_full.wait(n & 1);
-    rewrite(s, z, args.scale, turn.at.valid, thread);
+    rewrite(s, z, turn.tail(), args.scale, thread);
     s.ready.wait(n & 1);
     make_scores(s, z, n, warp, lane);
     // Roots of the factors from this warp's block to the end of the chunk.
@@ -394,15 +401,16 @@ __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int
   }
 }
 
+template <bool kCuts>
 __device__ __forceinline__ void run_gates(Shared& s, const Arguments& args, int thread, int warp,
                                           int lane) {
   int n = 0;
   const int channel = thread;  // of 128
-  for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+  for (ChunkTurns<kCuts> turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
     Stage& z = s.stage[n % 2];
     s.full[n % 2].wait(this_turn<2>(n));
     s.gates_full.wait(n & 1);
-    rewrite(s, z, args.scale, turn.at.valid, 128 + thread);
+    rewrite(s, z, turn.tail(), args.scale, 128 + thread);
     s.ready.wait(n & 1);
     make_scores(s, z, n, 4 + warp, lane);
     named_arrive(kScores, 256);
@@ -456,6 +464,7 @@ __device__ __forceinline__ void run_gates(Shared& s, const Arguments& args, int 
   }
 }
 
+template <bool kCuts>
 __global__ void __launch_bounds__(640, 1) channel_gradients_kernel(
     const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
     const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap go,
@@ -490,8 +499,8 @@ __global__ void __launch_bounds__(640, 1) channel_gradients_kernel(
     fewer_registers<24>();
     int n = 0;
     if (warp == 0 && elect_one()) {
-      for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
-        const ChunkPlace& at = turn.at;
+      for (ChunkTurns<kCuts> turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+        const ChunkPlace at = turn.at();
         Stage& to = s.stage[n % 2];
         Mbarrier& full = s.full[n % 2];
         if (n >= 2) {
@@ -501,15 +510,16 @@ __global__ void __launch_bounds__(640, 1) channel_gradients_kernel(
         const int query = args.lanes.query(at.head), key = args.lanes.key(at.head);
         for (int half = 0; half < 2; ++half) {
           const int c = 64 * half, t = at.first, tile = half * kTile;
+          const int write = t - args.lanes.shift;
           load_box(to.go + tile, &go, full, c, at.head, t, at.row);
-          load_box(to.v + tile, &v, full, c, at.head, t, at.row);
+          load_box(to.v + tile, &v, full, c, at.head, write, at.row);
           load_box(to.q + tile, &q, full, c, query, t, at.row);
-          load_box(to.k + tile, &k, full, c, key, t, at.row);
+          load_box(to.k + tile, &k, full, c, key, write, at.row);
         }
       }
     } else if (warp == 1 && elect_one()) {
-      for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
-        const ChunkPlace& at = turn.at;
+      for (ChunkTurns<kCuts> turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+        const ChunkPlace at = turn.at();
         if (n >= 1) {
           wait_idle(s.state_free, (n - 1) & 1);
         }
@@ -522,60 +532,66 @@ __global__ void __launch_bounds__(640, 1) channel_gradients_kernel(
         }
         s.gates_full.arrive_expect(4 * kTile);
         for (int j = 0; j < 4; ++j) {
-          load_box(s.g + j * kTile, &g, s.gates_full, 32 * j, args.lanes.gate(at.head), at.first,
-                   at.row);
+          load_box(s.g + j * kTile, &g, s.gates_full, 32 * j, args.lanes.gate(at.head),
+                   at.first - args.lanes.shift, at.row);
         }
       }
-    } else if (warp == 2) {
+    } else if (warp == 2 && (kCuts || elect_one())) {
+      const bool issues = !kCuts || lane == 0;
       const Lanes& lanes = args.lanes;
-      for (ChunkTurns turn(lanes.layout, args.count); turn.more(); turn.next(), ++n) {
-        const ChunkPlace& at = turn.at;
+      for (ChunkTurns<kCuts> turn(lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+        const ChunkPlace at = turn.at();
         const Stage& z = s.stage[n % 2];
         wait_idle(s.out, n & 1);
         const auto store = [&](const CUtensorMap& map, bf16* rows, const unsigned char* tiles,
-                               int columns) {
+                               int columns, int first) {
           for (int half = 0; half < 2; ++half) {
-            store_columns(map, rows, lanes, tiles + half * kTile, columns, 64 * half, at.head,
-                          at.first, at.row, at.valid, at.cut, lane);
+            store_columns<kCuts>(map, rows, lanes, tiles + half * kTile, columns, 64 * half,
+                                 at.head, first, at.row, at.valid, at.cut, lane);
           }
         };
-        store(dq, args.dq, z.q, lanes.dk);
-        store(dk, args.dk, z.k, lanes.dk);
-        store(dv, args.dv, z.go, lanes.width);
+        const int write = at.first - lanes.shift;
+        store(dq, args.dq, z.q, lanes.dk, at.first);
+        store(dk, args.dk, z.k, lanes.dk, write);
+        store(dv, args.dv, z.go, lanes.width, write);
         wait_idle(s.gates_out, n & 1);
-        if (at.cut) {
+        if (kCuts && (at.cut || write < 0)) {
           const int64_t stride = static_cast<int64_t>(lanes.layout.heads) * lanes.dk;
-          copy_gates(args.dg + at.first * stride + static_cast<int64_t>(at.head) * lanes.dk, stride,
-                     s.g, at.valid, lanes.dk, lane);
-        } else if (lane == 0) {
+          const int64_t token =
+              static_cast<int64_t>(at.row) * (lanes.layout.tokens - lanes.shift) + write;
+          copy_gates(args.dg + token * stride + static_cast<int64_t>(at.head) * lanes.dk, stride,
+                     s.g, write < 0 ? -write : 0, at.valid, lanes.dk, lane);
+        } else if (issues) {
           for (int j = 0; j < 4; ++j) {
-            store_box(&dg, s.g + j * kTile, 32 * j, at.head, at.first, at.row);
+            store_box(&dg, s.g + j * kTile, 32 * j, at.head, write, at.row);
           }
         }
-        __syncwarp();
-        if (lane == 0) {
+        if constexpr (kCuts) {
+          __syncwarp();
+        }
+        if (issues) {
           commit_stores();
           wait_stores_read<0>();
           s.gates_free.arrive();
           s.free[n % 2].arrive();
         }
       }
-      if (lane == 0) {
+      if (issues) {
         wait_stores<0>();
       }
     }
   } else if (warpgroup == 0) {
     more_registers<144>();
-    run_queries(s, args, warp, lane);
+    run_queries<kCuts>(s, args, warp, lane);
   } else if (warpgroup == 1) {
     more_registers<144>();
-    run_keys(s, args, warp, lane);
+    run_keys<kCuts>(s, args, warp, lane);
   } else if (warpgroup == 2) {
     more_registers<104>();
-    run_values(s, args, threadIdx.x % 128, warp, lane);
+    run_values<kCuts>(s, args, threadIdx.x % 128, warp, lane);
   } else {
     fewer_registers<64>();
-    run_gates(s, args, threadIdx.x % 128, warp, lane);
+    run_gates<kCuts>(s, args, threadIdx.x % 128, warp, lane);
   }
 #endif
 }
@@ -587,7 +603,9 @@ cudaError_t channel_linear_gradients(const LinearSizes& z, const ChannelInputs& 
                                      cudaStream_t stream) {
   constexpr int kBytes = sizeof(Shared);
   static_assert(kBytes <= 227 * 1024);
-  static const cudaError_t allowed = allow_shared(&channel_gradients_kernel, kBytes);
+  const auto kernel =
+      has_cuts(z) ? &channel_gradients_kernel<true> : &channel_gradients_kernel<false>;
+  const cudaError_t allowed = allow_shared(kernel, kBytes);
   int processors = 0;
   if (const cudaError_t e = processor_count(&processors)) return e;
   if (allowed != cudaSuccess) {
@@ -617,8 +635,8 @@ cudaError_t channel_linear_gradients(const LinearSizes& z, const ChannelInputs& 
                        count,    z.scale};
   const int64_t blocks = count < processors ? count : processors;
   if (const cudaError_t e =
-          launch_behind(&channel_gradients_kernel, blocks, 640, kBytes, stream, from[0], from[1],
-                        from[2], from[3], to[0], to[1], to[2], gates[0], gates[1], args)) {
+          launch_behind(kernel, blocks, 640, kBytes, stream, from[0], from[1], from[2], from[3],
+                        to[0], to[1], to[2], gates[0], gates[1], args)) {
     return e;
   }
   return sum_lanes(z, w, z.dk, out, stream);

@@ -61,8 +61,10 @@ __device__ __forceinline__ void weigh(Shared<kImages>& s, const Arguments& args,
     Stage& z = s.stage[n % kStages];
     s.full[n % kStages].wait(this_turn<kStages>(n));
     BlockSums x;
-    const int valid = place.at.end() - place.token(n);
-    sum_gates<1>(x, z.g, s.roots[n % kStages], s.all[n % kStages], block, channel, valid);
+    if (place.at.chain.cut(place.chunk(n))) {
+      clear_tokens(z.g, z.y, z.y, 16 * block, 16, channel, place.at.chain.tail);
+    }
+    sum_gates<1>(x, z.g, s.roots[n % kStages], s.all[n % kStages], block, channel);
     total.x += x.all.x;
     total.y += x.all.y;
     const float scale = place.reverse ? args.scale : 1.f;
@@ -74,8 +76,7 @@ __device__ __forceinline__ void weigh(Shared<kImages>& s, const Arguments& args,
       uint32_t y[8];
 #pragma unroll
       for (int r = 0; r < 8; ++r) {
-        const int token = 16 * block + first + r;
-        y[r] = token < valid ? *value_pair(z.y, token, channel) : 0;
+        y[r] = *value_pair(z.y, 16 * block + first + r, channel);
       }
 #pragma unroll
       for (int r = 0; r < 8; ++r) {
@@ -199,17 +200,19 @@ __global__ void __launch_bounds__(640, 1)
     const int head = place.at.chain.head, row = place.at.chain.row;
     if (warp == 0 && elect_one()) {
       const CUtensorMap *const x = place.reverse ? &go : &v, *const y = place.reverse ? &q : &k;
+      const int gate = args.lanes.gate(head);
       const int y_head = place.reverse ? args.lanes.query(head) : args.lanes.key(head);
       for (int n = 0; n < place.count; ++n) {
         Stage& to = s.stage[n % kStages];
         Mbarrier& full = s.full[n % kStages];
-        const int token = place.token(n);
+        const int write = place.token(n) - args.lanes.shift;
+        const int token = place.reverse ? place.token(n) : write;
         if (n >= kStages) {
           wait_idle(s.free[n % kStages], last_turn<kStages>(n));
         }
         full.arrive_expect(sizeof(Stage));
         for (int i = 0; i < 4; ++i) {
-          load_box(to.g + i * kTile, &g, full, 32 * i, args.lanes.gate(head), token, row);
+          load_box(to.g + i * kTile, &g, full, 32 * i, gate, write, row);
         }
         for (int i = 0; i < 2; ++i) {
           load_box(to.y + i * kTile, y, full, 64 * i, y_head, token, row);

@@ -55,6 +55,8 @@ __device__ __forceinline__ void bring_tiles(Shared<kGroups>& s, const CUtensorMa
                                             const Arguments& args) {
   constexpr int kStages = Shared<kGroups>::kStages;
   const SegmentPlace at = place_of(args);
+  const int head = at.chain.head, row = at.chain.row;
+  const int query = args.lanes.query(head), key = args.lanes.key(head);
   for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
     auto& to = s.stage[n % kStages];
     Mbarrier& full = s.full[n % kStages];
@@ -62,10 +64,10 @@ __device__ __forceinline__ void bring_tiles(Shared<kGroups>& s, const CUtensorMa
       s.free[n % kStages].wait(last_turn<kStages>(n));
     }
     full.arrive_expect((4 + kGroups) * kTile);
-    const int token = at.token(c), head = at.chain.head, row = at.chain.row;
+    const int token = at.token(c);
     for (int i = 0; i < 2; ++i) {
-      load_box(to.q + i * kTile, &q, full, 64 * i, args.lanes.query(head), token, row);
-      load_box(to.k + i * kTile, &k, full, 64 * i, args.lanes.key(head), token, row);
+      load_box(to.q + i * kTile, &q, full, 64 * i, query, token, row);
+      load_box(to.k + i * kTile, &k, full, 64 * i, key, token, row);
     }
     for (int i = 0; i < kGroups; ++i) {
       load_box(to.v + i * kTile, &v, full, 64 * (kGroups * at.slice + i), head, token, row);
@@ -100,23 +102,26 @@ __device__ __forceinline__ void bring_gates(Shared<kGroups>& s, const Arguments&
   }
 }
 
-template <int kGroups>
+template <int kGroups, bool kCuts>
 __device__ __forceinline__ void store_output(Shared<kGroups>& s, const CUtensorMap& o,
                                              const Arguments& args, int group, int lane) {
   const SegmentPlace at = place_of(args);
   const int column = 64 * (kGroups * at.slice + group);
+  const bool issues = !kCuts || lane == 0;
   for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
     s.out_full[group].wait(n & 1);
-    store_columns(o, args.o, args.lanes, s.o[group], args.lanes.width, column, at.chain.head,
-                  at.token(c), at.chain.row, at.end() - at.token(c), at.chain.cut(c), lane);
-    __syncwarp();
-    if (lane == 0) {
+    store_columns<kCuts>(o, args.o, args.lanes, s.o[group], args.lanes.width, column, at.chain.head,
+                         at.token(c), at.chain.row, at.end() - at.token(c), at.chain.cut(c), lane);
+    if constexpr (kCuts) {
+      __syncwarp();
+    }
+    if (issues) {
       commit_stores();
       wait_stores_read<0>();
       s.out_free[group].arrive();
     }
   }
-  if (lane == 0) {
+  if (issues) {
     wait_stores<0>();
   }
 }
@@ -253,7 +258,7 @@ __device__ __forceinline__ void run_values(Shared<kGroups>& s, const Arguments& 
   }
 }
 
-template <int kGroups>
+template <int kGroups, bool kCuts>
 __global__ void __launch_bounds__(128 * (kGroups + 2), 1)
     forward_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
                    const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap o,
@@ -289,7 +294,9 @@ __global__ void __launch_bounds__(128 * (kGroups + 2), 1)
     } else if (warp == 1) {
       bring_gates<kGroups>(s, args, lane);
     } else if (warp - 2 < kGroups) {
-      store_output<kGroups>(s, o, args, warp - 2, lane);
+      if (kCuts || elect_one()) {
+        store_output<kGroups, kCuts>(s, o, args, warp - 2, lane);
+      }
     }
   } else if (warpgroup == kGroups) {
     if constexpr (kGroups == 2) {
@@ -303,17 +310,17 @@ __global__ void __launch_bounds__(128 * (kGroups + 2), 1)
 #endif
 }
 
-template <int kGroups>
+template <int kGroups, bool kCuts>
 cudaError_t launch(const LinearSizes& z, const CUtensorMap (&maps)[4], const Arguments& args,
                    cudaStream_t stream) {
   constexpr int kBytes = sizeof(Shared<kGroups>);
   static_assert(kBytes <= 227 * 1024);
-  static const cudaError_t allowed = allow_shared(&forward_kernel<kGroups>, kBytes);
+  static const cudaError_t allowed = allow_shared(&forward_kernel<kGroups, kCuts>, kBytes);
   if (allowed != cudaSuccess) {
     return allowed;
   }
   const int64_t blocks = int64_t{1} * z.chains() * args.segments.count * args.slices;
-  return launch_behind(&forward_kernel<kGroups>, blocks, 128 * (kGroups + 2), kBytes, stream,
+  return launch_behind(&forward_kernel<kGroups, kCuts>, blocks, 128 * (kGroups + 2), kBytes, stream,
                        maps[0], maps[1], maps[2], maps[3], args);
 }
 
@@ -368,7 +375,9 @@ cudaError_t decayed_linear_forward(const LinearSizes& z, const LinearPlan& plan,
                        lanes_in(z, in.offsets, nullptr),
                        (z.slices() + plan.groups - 1) / plan.groups,
                        z.scale};
-  return plan.groups == 1 ? launch<1>(z, maps, args, stream) : launch<2>(z, maps, args, stream);
+  const auto launcher = has_cuts(z) ? (plan.groups == 1 ? &launch<1, true> : &launch<2, true>)
+                                    : (plan.groups == 1 ? &launch<1, false> : &launch<2, false>);
+  return launcher(z, maps, args, stream);
 }
 
 }  // namespace ls::kernels::decayed_linear

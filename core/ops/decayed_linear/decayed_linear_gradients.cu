@@ -82,7 +82,7 @@ __device__ __forceinline__ void scale_rows(float (&d)[64], const float (&by)[64]
 }
 
 /// d to a [64][128] box by way of one tile, a half after the other.
-template <int kBarrier>
+template <int kBarrier, bool kCuts>
 __device__ __forceinline__ void store_rows(const float (&d)[64], unsigned char* tile,
                                            const CUtensorMap& map, bf16* rows, int columns,
                                            const Lanes& lanes, const ChunkPlace& at, int warp,
@@ -102,11 +102,13 @@ __device__ __forceinline__ void store_rows(const float (&d)[64], unsigned char* 
     }
     fence_proxy_async();
     named_sync(kBarrier, 128);
-    if (warp == 0) {
-      store_columns(map, rows, lanes, tile, columns, 64 * half, at.head, at.first, at.row, at.valid,
-                    at.cut, lane);
+    if (kCuts ? warp == 0 : issues) {
+      store_columns<kCuts>(map, rows, lanes, tile, columns, 64 * half, at.head, at.first, at.row,
+                           at.valid, at.cut, lane);
       commit_stores();
-      __syncwarp();
+      if constexpr (kCuts) {
+        __syncwarp();
+      }
     }
   }
 }
@@ -125,15 +127,18 @@ __device__ __forceinline__ void add_scores(float (&d)[64], uint32_t (&a)[4][4],
 }
 
 /// 0: dQ, 1: dK, 2: dV.
-template <int kRole>
+template <int kRole, bool kCuts>
 __device__ __forceinline__ void run_role(Shared& s, const CUtensorMap& out, const Arguments& args,
                                          int warp, int lane) {
   bf16* const rows = kRole == 0 ? args.dq : kRole == 1 ? args.dk : args.dv;
   const int columns = kRole < 2 ? args.lanes.dk : args.lanes.width;
   const int row = 16 * warp + lane / 4;
   int n = 0;
-  for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
-    const ChunkPlace& at = turn.at;
+  for (ChunkTurns<kCuts> turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+    ChunkPlace at;  // of the warp that stores
+    if (warp == 0) {
+      at = turn.at();
+    }
     const Stage& z = s.stage[n % 2];
     const ScalarGates& gates = s.gates[n % 2];
     GateTerms& terms = s.terms[n % 2];
@@ -235,13 +240,14 @@ __device__ __forceinline__ void run_role(Shared& s, const CUtensorMap& out, cons
       s.terms_full[n % 2].arrive();
       s.free[n % 2].arrive();
     }
-    store_rows<1 + kRole>(d, s.out[kRole], out, rows, columns, args.lanes, at, warp, lane);
+    store_rows<1 + kRole, kCuts>(d, s.out[kRole], out, rows, columns, args.lanes, at, warp, lane);
   }
   if (warp == 0 && lane == 0) {
     wait_stores<0>();
   }
 }
 
+template <bool kCuts>
 __global__ void __launch_bounds__(512, 1)
     gradients_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
                      const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap go,
@@ -272,8 +278,8 @@ __global__ void __launch_bounds__(512, 1)
     if (warp == 0) {
       if (elect_one()) {
         int n = 0;
-        for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
-          const ChunkPlace& at = turn.at;
+        for (ChunkTurns<kCuts> turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+          const ChunkPlace at = turn.at();
           Stage& to = s.stage[n % 2];
           Mbarrier& full = s.full[n % 2];
           if (n >= 2) {
@@ -305,16 +311,16 @@ __global__ void __launch_bounds__(512, 1)
         g0 = args.gates.at(at.row, t, gate, at.first + at.valid);
         g1 = args.gates.at(at.row, t + 1, gate, at.first + at.valid);
       };
-      ChunkTurns turn(args.lanes.layout, args.count);
+      ChunkTurns<kCuts> turn(args.lanes.layout, args.count);
       if (turn.more()) {
-        read(turn.at);
+        read(turn.at());
       }
       for (; turn.more(); ++n) {
         const float x0 = g0, x1 = g1;
-        const int valid = turn.at.valid;
+        const int valid = turn.at().valid;
         turn.next();
         if (turn.more()) {
-          read(turn.at);
+          read(turn.at());
         }
         if (n >= 2) {
           s.free[n % 2].wait(last_turn<2>(n));
@@ -327,8 +333,8 @@ __global__ void __launch_bounds__(512, 1)
       }
     } else if (warp == 2) {
       int n = 0;
-      for (ChunkTurns turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
-        const ChunkPlace& at = turn.at;
+      for (ChunkTurns<kCuts> turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
+        const ChunkPlace at = turn.at();
         s.terms_full[n % 2].wait(this_turn<2>(n));
         const GateTerms& z = s.terms[n % 2];
         const float2 xq = reinterpret_cast<const float2*>(z.q)[lane];
@@ -366,13 +372,13 @@ __global__ void __launch_bounds__(512, 1)
     }
   } else if (warpgroup == 0) {
     more_registers<160>();
-    run_role<0>(s, dq, args, warp, lane);
+    run_role<0, kCuts>(s, dq, args, warp, lane);
   } else if (warpgroup == 1) {
     more_registers<160>();
-    run_role<1>(s, dk, args, warp, lane);
+    run_role<1, kCuts>(s, dk, args, warp, lane);
   } else {
     more_registers<160>();
-    run_role<2>(s, dv, args, warp, lane);
+    run_role<2, kCuts>(s, dv, args, warp, lane);
   }
 #endif
 }
@@ -384,7 +390,8 @@ cudaError_t decayed_linear_gradients(const LinearSizes& z, const LinearInputs& i
                                      cudaStream_t stream) {
   constexpr int kBytes = sizeof(Shared);
   static_assert(kBytes <= 227 * 1024);
-  static const cudaError_t allowed = allow_shared(&gradients_kernel, kBytes);
+  const auto kernel = has_cuts(z) ? &gradients_kernel<true> : &gradients_kernel<false>;
+  const cudaError_t allowed = allow_shared(kernel, kBytes);
   int processors = 0;
   if (const cudaError_t e = processor_count(&processors)) return e;
   if (allowed != cudaSuccess) {
@@ -414,8 +421,8 @@ cudaError_t decayed_linear_gradients(const LinearSizes& z, const LinearInputs& i
                        count,
                        z.scale};
   const int64_t blocks = count < processors ? count : processors;
-  if (const cudaError_t e = launch_behind(&gradients_kernel, blocks, 512, kBytes, stream, from[0],
-                                          from[1], from[2], from[3], to[0], to[1], to[2], args)) {
+  if (const cudaError_t e = launch_behind(kernel, blocks, 512, kBytes, stream, from[0], from[1],
+                                          from[2], from[3], to[0], to[1], to[2], args)) {
     return e;
   }
   return sum_lanes(z, w, 1, out, stream);

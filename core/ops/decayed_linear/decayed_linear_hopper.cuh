@@ -45,9 +45,10 @@ struct Lanes {
   int query_group, key_group, parts;  // lanes that share a query, a key, a gate
   int dk, dv, width;                  // Dk, Dv, value columns of a lane
   int slices, key_tiles;              // of 64
-  __device__ int query(int head) const { return head / query_group; }
-  __device__ int key(int head) const { return head / key_group; }
-  __device__ int gate(int head) const { return head / parts; }
+  int shift;                          // of keys, values and gates
+  __device__ int query(int head) const { return query_group == 1 ? head : head / query_group; }
+  __device__ int key(int head) const { return key_group == 1 ? head : head / key_group; }
+  __device__ int gate(int head) const { return parts == 1 ? head : head / parts; }
   /// Where the state of a chain begins, rows of Dv.
   template <class T>
   __device__ T* state(T* base, int64_t chain) const {
@@ -58,7 +59,7 @@ struct Lanes {
 inline Layout layout_in(const LinearSizes& z, const int64_t* offsets, void* places) {
   return {offsets,
           offsets ? static_cast<const int2*>(places) : nullptr,
-          z.tokens,
+          z.steps(),
           z.lanes(),
           1,
           z.chunks(),
@@ -74,7 +75,8 @@ inline Lanes lanes_in(const LinearSizes& z, const int64_t* offsets, void* places
           z.dv,
           z.width(),
           z.slices(),
-          z.key_tiles()};
+          z.key_tiles(),
+          z.shift};
 }
 /// Backward's workspace: images of states and of their gradients; where chunks lie; gradients of
 /// queries, keys and gates of every lane, where lanes share them.
@@ -283,17 +285,25 @@ __device__ __forceinline__ void clear_images(unsigned char* states, const Lanes&
     cuda::fence_proxy_async();
   }
 }
-/// 64 columns of a lane's rows [B,T,lanes,columns], those that there are, from one tile, by a warp:
-/// a whole box by its first thread, or row by row where another document follows.
+/// Whether a call has chunks whose rows are stored one by one: where another document follows, or
+/// the first token is -1, at which no box is stored. Kernels have an instance for either, since the
+/// warps that bring and store have few registers.
+inline bool has_cuts(const LinearSizes& z) {
+  return z.documents > 0 || z.shift > 0;
+}
+/// 64 columns of a lane's rows [B,T,lanes,columns], those that there are, from one tile: a box by
+/// one thread, or with kCuts by a warp, row by row where it must be.
+template <bool kCuts>
 __device__ __forceinline__ void store_columns(const CUtensorMap& map, bf16* rows, const Lanes& z,
                                               const unsigned char* from, int columns, int column,
                                               int head, int first, int row, int valid, bool cut,
                                               int lane) {
-  if (cut) {
+  if (kCuts && (cut || first < 0)) {
     const int64_t stride = static_cast<int64_t>(z.layout.heads) * columns;
-    copy_rows(rows + first * stride + static_cast<int64_t>(head) * columns + column, stride, from,
-              valid, columns - column, lane, 32);
-  } else if (lane == 0) {
+    const int64_t token = static_cast<int64_t>(row) * (z.layout.tokens - z.shift) + first;
+    copy_rows(rows + token * stride + static_cast<int64_t>(head) * columns + column, stride, from,
+              valid, columns - column, lane, 32, first < 0 ? -first : 0);
+  } else if (!kCuts || lane == 0) {
     cuda::store_box(&map, from, column, head, first, row);
   }
 }

@@ -24,14 +24,18 @@ struct LinearSizes {
   int dk = kDk, dv = kDv;
   int documents = 0;     // packed in the one row of the batch, or 0: rows are the sequences
   int state_tokens = 0;  // with documents: tokens of a row with states; 0: documents have states
+  /// 1: reads before writes, so keys, values and gates are those of the token before, and one more
+  /// step writes the last of them; gates by channel only, without documents.
+  int shift = 0;
   static constexpr int kDk = 128;
   static constexpr int kDv = 128;
   static constexpr int kChunk = 64;
   bool valid() const {
     return batch > 0 && tokens > 0 && heads > 0 && dk > 0 && dk <= kDk && dk % 8 == 0 && dv > 0 &&
            dv % (dv > kDv ? kDv : 8) == 0 && heads % queries() == 0 && heads % keys() == 0 &&
-           (documents == 0 || batch == 1);
+           (documents == 0 || (batch == 1 && shift == 0));
   }
+  int steps() const { return tokens + shift; }
   int queries() const { return query_heads > 0 ? query_heads : heads; }
   int keys() const { return key_heads > 0 ? key_heads : heads; }
   /// Lanes: heads of at most 128 value columns each.
@@ -44,7 +48,7 @@ struct LinearSizes {
   int chains() const { return sequences() * lanes(); }
   /// Of a row, or a bound of those of all its documents: document n's begin at offsets[n] / 64 + n.
   int chunks() const {
-    return documents > 0 ? tokens / kChunk + documents : (tokens + kChunk - 1) / kChunk;
+    return documents > 0 ? tokens / kChunk + documents : (steps() + kChunk - 1) / kChunk;
   }
   std::size_t records() const {
     return static_cast<std::size_t>(batch) * static_cast<std::size_t>(lanes()) *
@@ -122,5 +126,19 @@ cudaError_t channel_linear_states(const LinearSizes& sizes, const ChannelInputs&
 cudaError_t channel_linear_gradients(const LinearSizes& sizes, const ChannelInputs& in,
                                      const __nv_bfloat16* go, const void* workspace,
                                      const LinearGradients& out, cudaStream_t stream);
+
+/// The bonus u [UH,Dk], UH a divisor of H: o_t += scale (q_t . (u k_t)) v_t, with heads of queries
+/// and keys as of values and Dv at most 128.
+struct Bonus {
+  const float* u;
+  int heads;
+};
+cudaError_t add_bonus(const LinearSizes& sizes, const ChannelInputs& in, const Bonus& bonus,
+                      __nv_bfloat16* o, cudaStream_t stream);
+std::size_t bonus_workspace(const LinearSizes& sizes);
+/// Adds its parts of the gradients of q, k, v; du, or null.
+cudaError_t add_bonus_gradients(const LinearSizes& sizes, const ChannelInputs& in,
+                                const Bonus& bonus, const __nv_bfloat16* go, void* workspace,
+                                const LinearGradients& out, float* du, cudaStream_t stream);
 
 }  // namespace ls::kernels::decayed_linear

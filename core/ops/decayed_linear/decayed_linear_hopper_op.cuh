@@ -32,6 +32,7 @@ inline fast::LinearSizes sizes(const auto& in, const Op::Attrs& attrs) {
     z.batch = 1;
     z.documents = n(in.offsets.numel() - 1);
   }
+  z.shift = in.u.defined() ? 1 : 0;
   return z;
 }
 inline bool fits(const Op::In<ShapeOf>& in, const Op::Attrs& attrs, int generation) {
@@ -40,6 +41,13 @@ inline bool fits(const Op::In<ShapeOf>& in, const Op::Attrs& attrs, int generati
          heads % queries == 0 && heads % keys == 0 && sizes(in, attrs).valid() &&
          in.v.size(3) <= 4 * fast::LinearSizes::kDv && common::own_states(in) &&
          attrs.form != Form::kRecurrent;
+}
+/// A bonus is added token by token, for heads of their own.
+inline bool fits_channels(const Op::In<ShapeOf>& in, const Op::Attrs& attrs, int generation) {
+  const Index heads = in.v.size(2);
+  const bool plain =
+      in.q.size(2) == heads && in.k.size(2) == heads && in.v.size(3) <= fast::LinearSizes::kDv;
+  return fits(in, attrs, generation) && (!in.u.defined() || plain);
 }
 /// Offsets that have been looked at.
 class Documents {
@@ -112,6 +120,14 @@ struct Channels {
     cuda::check(fast::channel_linear_forward(z, segments, inputs(in, documents), at(out.o),
                                              floats(out.sT), memory.data(), cuda::queue().stream),
                 "linear attention with decays by channel");
+    if (in.u.defined()) {
+      cuda::check(
+          fast::add_bonus(z, inputs(in, documents), bonus(in), at(out.o), cuda::queue().stream),
+          "the bonus of linear attention");
+    }
+  }
+  static fast::Bonus bonus(const Op::In<TensorView>& in) {
+    return {floats(in.u), static_cast<int>(in.u.size(0))};
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
@@ -127,6 +143,12 @@ struct Channels {
     cuda::check(fast::channel_linear_backward(z, inputs(in, documents), go.data, floats(dout.sT),
                                               memory.data(), to, cuda::queue().stream),
                 "the gradients of linear attention with decays by channel");
+    if (in.u.defined()) {
+      const cuda::Scratch sums = scratch(fast::bonus_workspace(z));
+      cuda::check(fast::add_bonus_gradients(z, inputs(in, documents), bonus(in), go.data,
+                                            sums.data(), to, floats(din.u), cuda::queue().stream),
+                  "the gradients of the bonus of linear attention");
+    }
     put(q, k, v);
   }
 };

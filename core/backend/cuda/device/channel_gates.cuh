@@ -47,20 +47,28 @@ struct BlockSums {
   float2 all;      // G_C
 };
 
-/// By 256 threads, block thread / 64, channels 2 (thread % 64): reads gates, those of tokens from
-/// `valid` on as 0, writes roots and, unless null, 2^G_C a channel. After it every thread has read
-/// its gates and their place may be written; blocks exchange their sums by way of it and of the
-/// roots.
+/// Zeros in two channels of tokens from `valid` on of [first, first + count): gates, and two
+/// matrices. By the thread that goes on with these tokens and channels.
+__device__ __forceinline__ void clear_tokens(unsigned char* gates, unsigned char* x,
+                                             unsigned char* y, int first, int count, int channel,
+                                             int valid) {
+  for (int t = max(first, valid); t < first + count; ++t) {
+    *gate_pair(gates, t, channel) = make_float2(0, 0);
+    *value_pair(x, t, channel) = 0;
+    *value_pair(y, t, channel) = 0;
+  }
+}
+
+/// By 256 threads, block thread / 64, channels 2 (thread % 64): reads gates, writes roots and,
+/// unless null, 2^G_C a channel. After it every thread has read its gates and their place may be
+/// written; blocks exchange their sums by way of it and of the roots.
 template <int kBarrier>
 __device__ __forceinline__ void sum_gates(BlockSums& x, unsigned char* gates, BlockRoots& roots,
-                                          float* all, int block, int channel, int valid = 64) {
+                                          float* all, int block, int channel) {
   float2 sum = make_float2(0, 0);
 #pragma unroll
   for (int r = 0; r < 16; ++r) {
-    float2 g = bounded_gates(*gate_pair(gates, 16 * block + r, channel));
-    if (16 * block + r >= valid) {
-      g = make_float2(0, 0);
-    }
+    const float2 g = bounded_gates(*gate_pair(gates, 16 * block + r, channel));
     sum.x += g.x;
     sum.y += g.y;
     x.sum[r] = sum;
