@@ -58,13 +58,6 @@ struct Stretch {
   Index end = -1;    ///< entry of the outgoing states; -1: none
 };
 
-template <class S>
-concept HasEntries = requires(S s) {
-  s.start;
-};
-/// Whether packed documents share the states of their row, as common::sequences says.
-inline constexpr bool kStatesByRow = HasEntries<Sequence>;
-
 /// The sequences of a call, as common::sequences lists them, found where the offsets are.
 struct StretchTable {
   Index batch = 0, tokens = 0;
@@ -81,7 +74,7 @@ struct StretchTable {
       : batch(rows),
         tokens(length),
         entries(states),
-        offsets(length > 0 || !kStatesByRow ? elements<std::int64_t>(given) : nullptr),
+        offsets(length > 0 ? elements<std::int64_t>(given) : nullptr),
         count(offsets ? given.numel() - 1 : rows) {
     if (offsets) {
       source = error_source(
@@ -101,9 +94,6 @@ struct StretchTable {
       return {i, 0, tokens, i < entries ? i : -1, i};
     }
     const Index begin = checked[i], end = checked[i + 1];
-    if (!kStatesByRow) {
-      return {0, begin, end - begin, i < entries ? i : -1, i};
-    }
     if (begin >= end) {
       return {0, 0, 0, -1, -1};
     }

@@ -83,7 +83,6 @@ bool small(const In& in) {
 /// Where documents are packed, states are the rows' own, none is shared.
 template <class In>
 bool own_states(const In& in) {
-  return !in.offsets.defined() || !in.s0.defined() || !kStatesByRow ||
-         in.s0.size(0) == in.q.size(0);
+  return !in.offsets.defined() || !in.s0.defined() || in.s0.size(0) == in.q.size(0);
 }
 }  // namespace ls::ops::common

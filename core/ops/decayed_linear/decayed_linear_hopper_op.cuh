@@ -27,7 +27,7 @@ inline fast::LinearSizes sizes(const auto& in, const Op::Attrs& attrs) {
   z.dk = n(in.k.size(3));
   z.dv = n(in.v.size(3));
   if (in.offsets.defined()) {
-    z.state_tokens = common::kStatesByRow ? z.tokens : 0;
+    z.state_tokens = z.tokens;
     z.tokens *= z.batch;
     z.batch = 1;
     z.documents = n(in.offsets.numel() - 1);

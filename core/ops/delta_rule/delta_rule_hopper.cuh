@@ -181,7 +181,7 @@ struct Gated {
                                        0,
                                        static_cast<float>(attrs.scale)};
     if (in.offsets.defined()) {
-      z.state_tokens = common::kStatesByRow ? z.tokens : 0;
+      z.state_tokens = z.tokens;
       z.tokens *= z.batch;
       z.batch = 1;
       z.documents = n(in.offsets.numel() - 1);
