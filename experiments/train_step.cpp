@@ -285,8 +285,13 @@ void TrainStep::forward_backward(const data::Batch& batch, layers::ModelState& c
   layers::SeqOptions options = sequence_options(part_.config.scan, batch);
   options.incoming = part_.carries() && batch.continues ? &carried : nullptr;
   options.keep_states = part_.carries();
-  layers::SeqContext seq(batch.rows, batch.length, options);
   Device& device = part_.model->parameters().device();
+  // A recorded step is always told of documents; kernels may round otherwise where they are not.
+  const layers::DocumentStarts none(static_cast<std::size_t>(batch.rows));
+  if (options.incoming && most_under_way_ > 0 && !options.documents) {
+    options.documents = &none;
+  }
+  layers::SeqContext seq(batch.rows, batch.length, options);
   forward_backward({model_input(batch, device), batch.labels.to(device),
                     Tensor::full({}, DType::kF64, static_cast<double>(batch.labelled), device)},
                    seq, batch.labelled > 0);
