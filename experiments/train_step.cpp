@@ -115,7 +115,7 @@ RecordedStep* TrainStep::recorded(const std::vector<data::Batch>& pieces, RunSta
       return nullptr;
     }
     key.carried = true;
-    key.documents = std::max(key.documents, key.rows);  // positions vary as documents do
+    key.documents = std::max(documents_, key.rows);  // positions vary as documents do
   }
   const auto it = shapes_.find(key);
   if (it == shapes_.end()) {
@@ -142,7 +142,8 @@ Index TrainStep::room_for_documents(const std::vector<data::Batch>& pieces) {
   if (most > documents_) {
     const Index before = std::exchange(documents_, most + most / 2);
     if (before > 0) {
-      // Those with less room are not used again.
+      // Those with less room are not used again, and go when no step reads their inputs.
+      current_stream(part_.model->parameters().device()).synchronize();
       std::erase_if(shapes_, [](const auto& s) { return s.first.documents > 0; });
       log(LogLevel::kInfo, "a batch has more documents than there was room for: recorded anew",
           {{"documents", std::to_string(most)}, {"room", std::to_string(documents_)}});

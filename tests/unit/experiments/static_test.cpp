@@ -2,6 +2,8 @@
 // recorded and replayed, have the bits of the processor.
 #include <doctest/doctest.h>
 
+#include <fstream>
+
 #include "autograd/tape.h"
 #include "core/comm/comm.h"
 #include "core/config/yaml.h"
@@ -197,15 +199,20 @@ TEST_SUITE("unit") {
   }
 
   TEST_CASE("a trainer replays steps of packed documents with the processor's bits") {
+    // Short texts between long ones: some batches have more documents than those before.
     const test::TextFolder texts(4000);
+    for (int d = 100; d < 160; ++d) {
+      std::ofstream(texts.path + "/text/1a" + std::to_string(d) + ".txt") << std::string(90, 'x');
+    }
     std::uint64_t seed = 90;
     for (const char* const more : {"", "state: carry\n"}) {
       CAPTURE(more);
       const RunConfig config = read_config_text<RunConfig>(
           std::string("name: run\nsteps: 20\nbatch: 4\nlr: 0.05\n") + more +
           "task: {name: bytes, path: " + texts.path +
-          "/text, length: 1000, test_windows: 2}\nmodels: [{width: 16, name: m, layers: [{name: "
-          "gated_deltanet, heads: 1, head_dim: 8}, {name: lstm}]}]\n");
+          "/text, length: 700, test_windows: 1, split: tail, valid_share: 0.2}\n"
+          "models: [{width: 16, name: m, layers: [{name: gated_deltanet, heads: 1, "
+          "head_dim: 8}, {name: lstm}]}]\n");
       const auto solo = solo_communicator();
       StandIn device(++seed);
       Trainer here(config, 0, 3, "", *solo), there(config, 0, 3, "", *solo, device);
