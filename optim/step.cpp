@@ -22,6 +22,10 @@ bool measure(std::span<const Tensor> grads, Tensor& values) {
   const double labels = std::exchange(at(values, StepValue::kLabels), 0);
   at(values, StepValue::kCounted) = labels;
   if (labels == 0) {
+    if (!std::isfinite(loss_sum)) {  // a raised error: what is carried must not be kept
+      at(values, StepValue::kLoss) = loss_sum;
+      at(values, StepValue::kStopped) = at(values, StepValue::kSteps);
+    }
     return false;
   }
   const profile::Scope timed("gradient norm");

@@ -95,6 +95,10 @@ __global__ void __launch_bounds__(1024)
   at(values, StepValue::kCounted) = labels;
   at(values, StepValue::kLossSum) = 0;
   if (labels == 0) {
+    if (!isfinite(loss_sum)) {  // a raised error: what is carried must not be kept
+      at(values, StepValue::kLoss) = loss_sum;
+      at(values, StepValue::kStopped) = at(values, StepValue::kSteps);
+    }
     return;
   }
   const double loss = loss_sum / labels, norm = sqrt(square) / labels;

@@ -87,6 +87,25 @@ TEST_SUITE("unit") {
     CHECK(p.value(StepValue::kLabels) == 0);
   }
 
+  TEST_CASE("what is carried stays as it is from an update on that was not finite") {
+    for (const double labels : {40, 0}) {  // the loss of a raised error is NaN, labels or not
+      CAPTURE(labels);
+      Problem p(cpu());
+      const Tensor next = Tensor::full({3}, DType::kF32, 2);
+      Tensor carried = Tensor::zeros({3}, DType::kF32);
+      p.labels.fill_(labels);
+      p.step();
+      copy_unless_stopped({&carried, 1}, {&next, 1}, p.values);
+      CHECK(carried.to_vector<float>() == std::vector<float>(3, 2));
+      p.loss.fill_(std::nan(""));
+      p.step();
+      const Tensor bad = Tensor::full({3}, DType::kF32, 7);
+      copy_unless_stopped({&carried, 1}, {&bad, 1}, p.values);
+      CHECK(carried.to_vector<float>() == std::vector<float>(3, 2));
+      CHECK(p.value(StepValue::kStopped) == 2);
+    }
+  }
+
   TEST_CASE("updates on another device have the processor's bits, at once and replayed") {
     for (const std::uint64_t seed : {1, 2, 3}) {
       StandIn device(seed);
