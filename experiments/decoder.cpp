@@ -1,5 +1,6 @@
 #include "experiments/decoder.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "autograd/tape.h"
@@ -79,6 +80,10 @@ class RecordedDecoding {
       return;
     }
     constexpr Index kFewest = 64;
+    const auto& slots = decoder_.state_.slots;
+    if (std::none_of(slots.begin(), slots.end(), [](const auto& s) { return s.second.grows; })) {
+      return;
+    }
     if (capacity_ > 0) {
       log(LogLevel::kInfo, "decoding: caches are full; they are enlarged, the step recorded anew",
           {{"tokens", std::to_string(capacity_)}});

@@ -320,6 +320,9 @@ struct Keep {
     if (block.x == 0 && b == 0 && call.bad_used() && call.flag) {
       block.each(1, [&](int) { raise_error(call.flag, call.bad_use, 0, *call.used); });
     }
+    if (call.in_place() && call.bad_used()) {
+      return;  // the cache stays as it is
+    }
     const auto copy = [&](const Rows<const T>& cache, const Rows<const T>& rows, const Rows<T>& to,
                           Index d) {
       block.each(static_cast<int>(heads * d), [&](int e) {

@@ -229,6 +229,9 @@ void keep_cache(const Op::In<TensorView>& in, Index cached, const TensorView& ol
   if (!in.used.defined()) {
     return keep_cache<T>(old, fresh, out);
   }
+  if (*in.used.data<std::int64_t>() != cached && old.raw() == out.raw()) {
+    return;  // a bad number: the cache stays as it is
+  }
   const Index rows = out.size(1), keys = cached + fresh.size(1);
   TensorView keep = out.slice(1, 0, keys), room = out.slice(1, keys, rows);
   keep_cache<T>(old.slice(1, 0, cached), fresh, keep);

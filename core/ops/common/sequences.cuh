@@ -24,9 +24,8 @@ struct DeviceSequences {
     const DeviceSequences s = *this;
     cuda::for_each<1>(cuda::RowShape(count + 1, 1).apart(), [=] __device__(Index i, Index, auto) {
       const Index here = s.offsets[i], last = i > 0 ? s.offsets[i - 1] : 0;
-      const bool ends = i > 0 && i < s.count;
-      const bool right = ends ? last <= here && here <= s.batch * s.tokens
-                              : here == (i > 0 ? s.batch * s.tokens : 0);
+      const bool right = last <= here && here <= s.batch * s.tokens && (i > 0 || here == 0) &&
+                         (i < s.count || here == s.batch * s.tokens);
       if (!right || (here > last && (here - 1) / s.tokens != last / s.tokens)) {
         raise_error(flag, source, i, here);
       }
