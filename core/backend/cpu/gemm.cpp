@@ -121,8 +121,9 @@ struct Steps {
 };
 
 /// The same of small C, which stay in a core's cache: rows of A and B are read as they lie, without
-/// packed operands, some of all products at a time, since heads lie side by side in a row.
-constexpr Index kSmallC = 64 * 64, kRowsAtOnce = 64;
+/// packed operands, some of all products at a time, since heads lie side by side in a row: at least
+/// kRowsAtOnce, and so many that C is added to kMostSums times at most, as each time rounds it.
+constexpr Index kSmallC = 64 * 64, kRowsAtOnce = 64, kMostSums = 32;
 void small_by_depth(const Operands<float, float>& g, const Steps& steps) {
   const Index pieces = std::min(kMostPieces, g.k / kDepthOfPiece), size = g.m * g.n;
   const Index shares = std::max<Index>(1, num_threads() / pieces);
@@ -136,13 +137,14 @@ void small_by_depth(const Operands<float, float>& g, const Steps& steps) {
       const Index block = task % blocks;
       const Index top = g.m * block / blocks, bottom = g.m * (block + 1) / blocks;
       const Index begin = g.k * p / pieces, end = g.k * (p + 1) / pieces;
-      for (Index row = begin; row < end; row += kRowsAtOnce) {
+      const Index rows = std::max(kRowsAtOnce, (end - begin) / kMostSums);
+      for (Index row = begin; row < end; row += rows) {
         for (Index i = steps.count * group / groups; i < steps.count * (group + 1) / groups; ++i) {
           float* const c = p == 0 ? g.c + i * steps.c + top * g.ldc
                                   : others + (i * (pieces - 1) + p - 1) * size + top * g.n;
           const float beta = row > begin ? 1 : p == 0 ? g.beta : 0;
-          small_gemm<true, false, float>(bottom - top, g.n, std::min(kRowsAtOnce, end - row),
-                                         g.alpha, g.a + i * steps.a + row * g.lda + top, g.lda,
+          small_gemm<true, false, float>(bottom - top, g.n, std::min(rows, end - row), g.alpha,
+                                         g.a + i * steps.a + row * g.lda + top, g.lda,
                                          g.b + i * steps.b + row * g.ldb, g.ldb, beta, c,
                                          p == 0 ? g.ldc : g.n);
         }

@@ -457,6 +457,26 @@ TEST_SUITE("unit") {
     set_num_threads(0);
   }
 
+  TEST_CASE("gemm over very long columns: the error does not grow with their length") {
+    const Index n = 16, k = 1 << 18;
+    auto a = random_matrix<float>(k, n, 1), b = random_matrix<float>(k, n, 2);
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      a[i] += 1, b[i] += 1;  // a sum that grows, so that each addition rounds more than the last
+    }
+    std::vector<float> c(static_cast<std::size_t>(n * n));
+    gemm(true, false, n, n, k, 1, a.data(), n, b.data(), n, 0, c.data(), n);
+    double square = 0, scale = 0;
+    for (std::size_t i = 0; i < c.size(); ++i) {
+      double want = 0;
+      for (std::size_t p = 0; p < static_cast<std::size_t>(k); ++p) {
+        want += static_cast<double>(a[p * n + i / n]) * b[p * n + i % n];
+      }
+      square += (c[i] - want) * (c[i] - want);
+      scale += want * want;
+    }
+    CHECK(std::sqrt(square / scale) < 2e-7);
+  }
+
   TEST_CASE("gemm refuses wrong strides and types") {
     float x[16] = {};
     CHECK_THROWS_AS(gemm(false, false, 2, 2, 4, 1, x, 3, x, 2, 0, x + 8, 2), Error);
