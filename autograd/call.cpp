@@ -86,7 +86,7 @@ void check_outputs(const OpInfo& op, std::span<const Tensor> out) {
 }
 
 std::vector<Var> call_with(const OpInfo& op, std::span<const Var> inputs, Attributes attrs,
-                           const std::vector<bool>& spent) {
+                           const std::vector<bool>& spent, std::vector<Tensor> places = {}) {
   std::vector<Tensor> in;
   in.reserve(inputs.size());
   for (const Var& v : inputs) {
@@ -103,7 +103,6 @@ std::vector<Var> call_with(const OpInfo& op, std::span<const Var> inputs, Attrib
   Kept kept;
   Tape::Place place;
   const auto [input, output] = op.gradient_in_forward;
-  std::vector<Tensor> places;
   if (recorded && input >= 0) {
     place = Tape::current()->leaf_place(inputs[static_cast<std::size_t>(input)]);
     places.resize(op.out.size());
@@ -131,6 +130,11 @@ std::vector<Var> call_with(const OpInfo& op, std::span<const Var> inputs, Attrib
 std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
                       std::shared_ptr<const void> attrs) {
   return call_with(op, inputs, std::move(attrs), {});
+}
+
+std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
+                      std::shared_ptr<const void> attrs, std::vector<Tensor> places) {
+  return call_with(op, inputs, std::move(attrs), {}, std::move(places));
 }
 
 std::vector<Var> call(const OpInfo& op, std::vector<Var>&& inputs,

@@ -11,6 +11,10 @@ namespace ls::ag {
 /// that has none
 std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
                       std::shared_ptr<const void> attrs);
+/// The same; `places` has one entry per output, undefined or memory where it is made if that can
+/// be.
+std::vector<Var> call(const OpInfo& op, std::span<const Var> inputs,
+                      std::shared_ptr<const void> attrs, std::vector<Tensor> places);
 /// The same, with inputs that are given up: where nothing is recorded, the memory of a state or
 /// cache that nobody else holds goes on as the output that continues it (OpBuilder::continues).
 std::vector<Var> call(const OpInfo& op, std::vector<Var>&& inputs,

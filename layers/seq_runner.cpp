@@ -103,6 +103,9 @@ std::vector<ag::Var> LocalRunner::run(const ScanInfo& scan, std::vector<ag::Var>
       (varies || documents || !stretch.all_have_seen(cached))) {
     input_of(op, in, "start") = ag::Var(stretch.tensors().start);
   }
+  if (!call.places.empty()) {
+    return ag::call(op, in, std::move(attrs), call.places);
+  }
   return ag::call(op, std::move(in), std::move(attrs));
 }
 

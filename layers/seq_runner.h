@@ -19,6 +19,9 @@ struct ScanCall {
   bool begun = false;
   /// By port, [1,...]: the state that a document starts from; undefined, or none at all: zeros.
   std::vector<ag::Var> fresh;
+  /// By output, or none at all: memory where it is wanted, undefined or a slice. It may come
+  /// elsewhere all the same.
+  std::vector<Tensor> places = {};
 };
 
 /// How scans of one forward pass are run; chosen in SeqOptions.

@@ -36,13 +36,19 @@ void HostMessage::pack() {
 }
 
 void HostMessage::unpack() {
-  const auto* from = static_cast<const std::byte*>(std::as_const(buffer_).raw());
+  unpack(std::as_const(buffer_).raw());
+}
+
+void HostMessage::unpack(const void* bytes) {
+  const auto* from = static_cast<const std::byte*>(bytes);
   for (Tensor& t : list_) {
     if (!in_place_) {
       Tensor host = Tensor::empty(t.shape(), t.dtype());
       std::memcpy(host.raw(), from, static_cast<std::size_t>(t.bytes()));
       t.copy_(host.to(t.device()));
       from += t.bytes();
+    } else if (from != static_cast<const std::byte*>(t.raw())) {
+      std::memcpy(t.raw(), from, static_cast<std::size_t>(t.bytes()));
     }
     t.bump_version();
   }

@@ -17,6 +17,8 @@ class HostMessage {
   void pack();
   /// Bytes to tensors.
   void unpack();
+  /// The same of bytes that lie elsewhere.
+  void unpack(const void* bytes);
 
  private:
   std::vector<Tensor> list_;

@@ -115,7 +115,7 @@ void read_kernel_traits(const OpInfo& info, const detail::KernelTraits& traits, 
   for (const auto& [names, bytes] : traits.aligned) {
     for_named(info, names, k.in, &k.out, [bytes = bytes](Operand& o) { o.alignment = bytes; });
   }
-  for_named(info, traits.strided_grad, k.in, nullptr, [](Operand& o) { o.strided_grad = true; });
+  for_named(info, traits.strided_grad, k.in, &k.out, [](Operand& o) { o.strided_grad = true; });
   for_named(info, traits.adds_grad, k.in, &k.out, [](Operand& o) { o.adds_grad = true; });
   for_named(info, traits.given, k.in, nullptr, [](Operand& o) { o.presence = Presence::kGiven; });
   for_named(info, traits.absent, k.in, nullptr, [](Operand& o) { o.presence = Presence::kAbsent; });

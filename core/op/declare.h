@@ -246,7 +246,7 @@ class KernelBuilder {
     traits_.aligned.emplace_back(std::move(names), bytes);
     return *this;
   }
-  /// Inputs whose gradient it writes wherever it lies as slices of contiguous tensors do: pieces of
+  /// Inputs whose gradient, and outputs that, it writes wherever they lie as slices do: pieces of
   /// equal length and equally far apart (pieces_of), rows of the last axis never cut.
   KernelBuilder& strided_grad(std::string names) {
     traits_.strided_grad = std::move(names);

@@ -25,7 +25,7 @@ using ForwardKernel = std::function<void(std::span<const Tensor> in, std::span<T
 /// `dout` entries may be undefined (zero), but never all of them. Every defined entry of `din`, of
 /// which there is one, must be filled; the others are not wanted. Entries of `in` and `out` that
 /// are not saved are undefined, with the exception that the caller may always read shapes through
-/// `din`. Outputs and gradients are contiguous, but for gradients with Operand::strided_grad.
+/// `din`. Outputs and gradients are contiguous, but for those with Operand::strided_grad.
 using BackwardKernel = std::function<void(std::span<const Tensor> in, std::span<const Tensor> out,
                                           std::span<const Tensor> dout, std::span<Tensor> din,
                                           std::span<const Tensor> kept, const void* attrs)>;
@@ -52,7 +52,7 @@ struct Operand {
   /// was made.
   Lies lies = &lies::contiguous;
   Index alignment = 1;                 ///< of its first element, in bytes
-  bool strided_grad = false;           ///< of an input: its gradient may be a slice (pieces_of)
+  bool strided_grad = false;           ///< its gradient, or the output, may be a slice (pieces_of)
   bool adds_grad = false;              ///< it can add the gradient to its place (Tensor::adding)
   Presence presence = Presence::kAny;  ///< of an input
 };

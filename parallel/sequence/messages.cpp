@@ -1,6 +1,8 @@
 #include "parallel/sequence/messages.h"
 
+#include <functional>
 #include <numeric>
+#include <utility>
 
 #include "core/comm/host_message.h"
 
@@ -25,78 +27,132 @@ std::vector<Index> header(const Tensors& list, std::size_t count) {
   return out;
 }
 
+Shape shape_of(const Index* at) {
+  return Shape(std::span(at + 2, static_cast<std::size_t>(at[1])));
+}
+
 /// Tensors that look like that, to be filled.
 Tensors shaped(const Index* header, std::size_t count, Device& device) {
   Tensors out(count);
   for (std::size_t i = 0; i < count; ++i) {
     const Index* const at = header + static_cast<Index>(i) * kFields;
     if (at[0] >= 0) {
-      out[i] = Tensor::empty(Shape(std::span(at + 2, static_cast<std::size_t>(at[1]))),
-                             static_cast<DType>(at[0]), device);
+      out[i] = Tensor::empty(shape_of(at), static_cast<DType>(at[0]), device);
     }
   }
   return out;
 }
 
-Index bytes_of(const Tensors& list) {
-  return std::accumulate(list.begin(), list.end(), Index{0}, [](Index n, const Tensor& t) {
-    return n + (t.defined() ? t.bytes() : 0);
-  });
+Index bytes_of(const Index* header, std::size_t count) {
+  Index bytes = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const Index* const at = header + static_cast<Index>(i) * kFields;
+    bytes += at[0] < 0 ? 0 : shape_of(at).numel() * dtype_size(static_cast<DType>(at[0]));
+  }
+  return bytes;
 }
 
 }  // namespace
 
-std::vector<Tensors> gather_lists(Communicator& comm, const Tensors& list, Device& device) {
-  const std::size_t count = list.size();
-  const std::vector<Index> own = header(list, count);
-  std::vector<Index> headers(own.size() * static_cast<std::size_t>(comm.size()));
-  comm.all_gather(own.data(), headers.data(), std::ssize(own), DType::kI64);
+/// Headers first, which say how many bytes follow.
+struct PendingLists::State {
+  State(const Tensors& list, std::size_t n, std::size_t senders, Device& on)
+      : count(n),
+        device(on),
+        own(header(list, n)),
+        sent(list),
+        headers(senders * n * static_cast<std::size_t>(kFields)) {
+    sent.pack();
+  }
+  const Index* header_of(std::size_t sender) const {
+    return headers.data() + static_cast<Index>(sender * count) * kFields;
+  }
+  /// Of each sender.
+  std::vector<Index> sizes() const {
+    std::vector<Index> bytes;
+    for (std::size_t s = 0; s < senders(); ++s) {
+      bytes.push_back(bytes_of(header_of(s), count));
+    }
+    return bytes;
+  }
+  std::size_t senders() const {
+    return count == 0 ? 0 : headers.size() / (count * static_cast<std::size_t>(kFields));
+  }
+  std::byte* make_room(Index bytes) {
+    received = std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(bytes));
+    return received.get();
+  }
+
+  std::size_t count;
+  Device& device;
+  std::vector<Index> own;
+  HostMessage sent;
+  std::vector<Index> headers;  // of the senders
+  std::unique_ptr<std::byte[]> received;
+};
+
+class ListMessage {
+ public:
+  using State = PendingLists::State;
+  static PendingLists begin(Communicator& comm, const Tensors& list, std::size_t count,
+                            std::size_t senders, Device& device,
+                            std::function<void(State&)> operation) {
+    auto state = std::make_shared<State>(list, count, senders, device);
+    Pending pending =
+        comm.queue().begin([state, run = std::move(operation)] { run(*state); }, nullptr);
+    return {std::move(state), std::move(pending)};
+  }
+};
+
+std::vector<Tensors> PendingLists::wait() {
+  pending_.wait();
+  const std::shared_ptr<State> state = std::exchange(state_, nullptr);
   std::vector<Tensors> all;
-  std::vector<Index> bytes;
   Tensors together;
-  for (int r = 0; r < comm.size(); ++r) {
-    all.push_back(shaped(headers.data() + r * std::ssize(own), count, device));
-    bytes.push_back(bytes_of(all.back()));
+  for (std::size_t s = 0; s < state->senders(); ++s) {
+    all.push_back(shaped(state->header_of(s), state->count, state->device));
     together.insert(together.end(), all.back().begin(), all.back().end());
   }
-  HostMessage mine(list), theirs(together);
-  mine.pack();
-  comm.all_gather(mine.data(), theirs.data(), bytes, DType::kU8);
-  theirs.unpack();
+  HostMessage(together).unpack(state->received.get());
   return all;
 }
 
-Tensors exchange_lists(Communicator& comm, const Tensors& list, int to, int from, std::size_t count,
-                       Device& device) {
-  const std::vector<Index> own = header(list, count);
-  std::vector<Index> theirs(own.size());
-  comm.send_recv(own.data(), std::ssize(own), to, theirs.data(), std::ssize(theirs), from,
-                 DType::kI64);
-  Tensors out = from == kNoRank ? Tensors(count) : shaped(theirs.data(), count, device);
-  HostMessage sent(list), received(out);
-  sent.pack();
-  comm.send_recv(sent.data(), sent.bytes(), to, received.data(), received.bytes(), from,
-                 DType::kU8);
-  received.unpack();
-  return out;
+PendingLists begin_gather(Communicator& comm, const Tensors& list, Device& device) {
+  return ListMessage::begin(
+      comm, list, list.size(), static_cast<std::size_t>(comm.size()), device,
+      [&comm](ListMessage::State& s) {
+        comm.all_gather(s.own.data(), s.headers.data(), std::ssize(s.own), DType::kI64);
+        const std::vector<Index> bytes = s.sizes();
+        const Index all = std::accumulate(bytes.begin(), bytes.end(), Index{0});
+        comm.all_gather(s.sent.data(), s.make_room(all), bytes, DType::kU8);
+      });
 }
 
-Tensors broadcast_list(Communicator& comm, const Tensors& list, int root, std::size_t count,
-                       Device& device) {
-  std::vector<Index> head = header(list, count);
-  comm.broadcast(head.data(), std::ssize(head), DType::kI64, root);
-  const bool here = comm.rank() == root;
-  Tensors out = shaped(head.data(), count, device);
-  HostMessage message(here ? list : out);
-  if (here) {
-    message.pack();
-  }
-  comm.broadcast(message.data(), message.bytes(), DType::kU8, root);
-  if (here) {
-    return list;
-  }
-  message.unpack();
-  return out;
+PendingLists begin_exchange(Communicator& comm, const Tensors& list, int to, int from,
+                            std::size_t count, Device& device) {
+  return ListMessage::begin(comm, list, count, 1, device, [&comm, to, from](ListMessage::State& s) {
+    const Index fields = std::ssize(s.own);
+    if (from == kNoRank) {
+      s.headers = header({}, s.count);
+    }
+    comm.send_recv(s.own.data(), fields, to, s.headers.data(), fields, from, DType::kI64);
+    const Index bytes = s.sizes().front();
+    comm.send_recv(s.sent.data(), s.sent.bytes(), to, s.make_room(bytes), bytes, from, DType::kU8);
+  });
+}
+
+PendingLists begin_broadcast(Communicator& comm, const Tensors& list, int root, std::size_t count,
+                             Device& device) {
+  return ListMessage::begin(comm, list, count, 1, device, [&comm, root](ListMessage::State& s) {
+    s.headers = s.own;
+    comm.broadcast(s.headers.data(), std::ssize(s.headers), DType::kI64, root);
+    const Index bytes = s.sizes().front();
+    std::byte* const room = s.make_room(bytes);
+    if (comm.rank() == root) {
+      std::copy_n(static_cast<const std::byte*>(s.sent.data()), bytes, room);
+    }
+    comm.broadcast(room, bytes, DType::kU8, root);
+  });
 }
 
 }  // namespace ls::parallel

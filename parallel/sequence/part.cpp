@@ -231,8 +231,12 @@ Tensors Part::derive_locally(std::span<const Tensor> seeds) {
       in[i] = Tensor();
     }
   }
+  Tensors places(places_.begin(), places_.begin() + std::min(std::ssize(places_), std::ssize(in)));
+  if (!places.empty()) {
+    places[port_in_[0]] = Tensor();
+  }
   din_ = run_backward(op, in, Tensors(op.out.size()), seeds, wanted, shapes, op_dtype(op, shapes),
-                      attrs_);
+                      attrs_, places);
   const Tensor ds = std::exchange(din_[port_in_[0]], Tensor());
   if (states_[0].defined() && states_[0].requires_grad()) {
     tape_->open();
@@ -269,17 +273,35 @@ Tensors Part::of_outputs(std::span<const Tensor> dout) {
                       : Tensor::zeros(written.shape(), written.dtype(), written.device())};
 }
 
-void Part::take_gradients(std::span<Tensor> din) {
+void Part::place_gradients(Tensors places) {
+  places_ = std::move(places);
   std::size_t i = 0;
   for (Vars* const list : {&in_, &call_.fresh}) {
     for (Var& v : *list) {
-      const bool of_op = local_ && i < in_.size() && i != port_in_[0];
-      din[i] = of_op         ? std::exchange(din_[i], Tensor())
-               : v.defined() ? std::exchange(v.mutable_grad(), Tensor())
-                             : Tensor();
+      if (v.requires_grad()) {
+        v.set_grad_place(places_[i]);
+      }
       ++i;
     }
   }
+}
+
+Tensors Part::take_gradients() {
+  Tensors din;
+  for (Vars* const list : {&in_, &call_.fresh}) {
+    for (Var& v : *list) {
+      const std::size_t i = din.size();
+      const bool of_op = local_ && i < in_.size() && i != port_in_[0];
+      din.push_back(of_op         ? std::exchange(din_[i], Tensor())
+                    : v.defined() ? std::exchange(v.mutable_grad(), Tensor())
+                                  : Tensor());
+      if (v.defined()) {
+        v.set_grad_place({});
+      }
+    }
+  }
+  places_.clear();  // what lies there is the caller's alone
+  return din;
 }
 
 }  // namespace ls::parallel

@@ -20,6 +20,8 @@ class Part {
   Part(const layers::ScanInfo& scan, const Vars& inputs, std::shared_ptr<const void> attrs,
        const layers::Stretch& stretch, const layers::ScanCall& call, layers::SeqRunner& runner,
        bool recorded);
+  Part(const Part&) = delete;
+  Part& operator=(const Part&) = delete;
 
   const layers::ScanInfo& scan() const { return scan_; }
   const void* attrs() const { return attrs_.get(); }
@@ -46,9 +48,11 @@ class Part {
   /// Gradients of the incoming states for those of the outputs alone, as what earlier ranks need to
   /// hear of before later ones are heard.
   Tensors of_outputs(std::span<const Tensor> dout);
-  /// What the last pass gave the inputs, then what documents start from; given up, so that leaves
-  /// need not copy them.
-  void take_gradients(std::span<Tensor> din);
+  /// Where gradients of the inputs, then of what documents start from, are wanted; undefined:
+  /// anywhere.
+  void place_gradients(Tensors places);
+  /// What the last pass gave them, there or elsewhere; given up, so that leaves need not copy them.
+  Tensors take_gradients();
 
  private:
   ag::Var own(const ag::Var& v) const;
@@ -72,6 +76,7 @@ class Part {
   std::vector<std::size_t> port_in_, port_out_;
   Tensors summary_;
   std::optional<layers::LocalPart> local_;
+  Tensors places_;
   Tensors din_;  ///< of the inputs, where the part ran locally
   std::unique_ptr<ag::Tape> tape_;
 };

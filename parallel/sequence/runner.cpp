@@ -2,6 +2,7 @@
 
 #include "autograd/tape.h"
 #include "core/comm/lists.h"
+#include "parallel/sequence/heads.h"
 #include "parallel/sequence/part.h"
 
 namespace ls::parallel {
@@ -16,6 +17,9 @@ namespace {
 using ag::Var;
 using layers::ScanInfo;
 using Vars = std::vector<Var>;
+
+/// While what one part of the heads waits for is under way, another is worked on.
+constexpr int kParts = 2;
 
 bool all_undefined(const Tensors& list) {
   return std::none_of(list.begin(), list.end(), [](const Tensor& t) { return t.defined(); });
@@ -38,16 +42,20 @@ Tensor padded(const Tensor& t, const Tensor& like) {
 
 class Forward final : public RankScan {
  public:
-  Forward(Part& part, Communicator& comm) : part_(part), first_(comm.rank() == 0) {
+  Forward(Part& part, Communicator& comm)
+      : part_(part), first_(comm.rank() == 0), told_(part.has_fresh()) {
     initial_ = part.given();
-    if (part.has_fresh()) {  // which rows have a past is what the first rank knows
-      initial_ =
-          broadcast_list(comm, first_ ? initial_ : Tensors(), 0, part.states(), part.device());
+    if (told_) {  // which rows have a past is what the first rank knows
+      given_ =
+          begin_broadcast(comm, first_ ? initial_ : Tensors(), 0, part.states(), part.device());
     }
   }
   std::size_t states() const override { return part_.states(); }
   Device& device() const override { return part_.device(); }
   Tensors initial() override {
+    if (std::exchange(told_, false)) {
+      initial_ = given_.wait_one();
+    }
     Tensors states = initial_;
     if (!all_defined(states)) {
       const Tensors none = part_.empty_states();
@@ -65,19 +73,24 @@ class Forward final : public RankScan {
 
  private:
   Part& part_;
-  bool first_;
+  bool first_, told_;
   Tensors initial_;
+  PendingLists given_;
 };
 
 /// States are gradients of states; a summary is that of the tokens, their incoming states where act
 /// is not affine, and the gradient of those as far as the rank's own outputs make it.
 class Backward final : public RankScan {
  public:
-  Backward(Part& part, std::span<const Tensor> dout, Tensors last)
-      : part_(part), dout_(dout), last_(std::move(last)) {}
+  /// `last`, once `summed` is done: gradients of what goes out of the last rank.
+  Backward(Part& part, Tensors dout, Tensors last, Pending& summed)
+      : part_(part), dout_(std::move(dout)), last_(std::move(last)), summed_(summed) {}
   std::size_t states() const override { return part_.states(); }
   Device& device() const override { return part_.device(); }
-  Tensors initial() override { return last_; }
+  Tensors initial() override {
+    summed_.wait();
+    return last_;
+  }
   Tensors summary() override {
     Tensors list = part_.summary();
     if (!part_.scan().affine) {
@@ -111,41 +124,183 @@ class Backward final : public RankScan {
 
  private:
   Part& part_;
-  std::span<const Tensor> dout_;
-  Tensors last_;
+  Tensors dout_, last_;
+  Pending& summed_;
 };
+
+/// Begins the exchanges of all parts before it finishes the first; what each left.
+std::vector<Tensors> run_parts(const Strategy& strategy, Communicator& comm,
+                               std::span<const std::unique_ptr<RankScan>> parts) {
+  std::vector<std::unique_ptr<Exchange>> exchanges;
+  for (const std::unique_ptr<RankScan>& part : parts) {
+    exchanges.push_back(strategy.begin(*part, comm));
+  }
+  std::vector<Tensors> after;
+  for (const std::unique_ptr<Exchange>& exchange : exchanges) {
+    after.push_back(exchange->finish());
+  }
+  for (const std::unique_ptr<Exchange>& exchange : exchanges) {
+    exchange->settle();
+  }
+  return after;
+}
 
 class SplitNode final : public ag::NodeFn {
  public:
-  SplitNode(std::shared_ptr<Part> part, const Strategy& strategy, Communicator& comm,
-            Tensors outgoing)
-      : part_(std::move(part)), strategy_(strategy), comm_(comm), outgoing_(std::move(outgoing)) {}
-  std::string name() const override { return part_->scan().op->name + " over ranks"; }
+  using Parts = std::vector<std::unique_ptr<Part>>;
+  SplitNode(HeadParts heads, Parts parts, const Strategy& strategy, Communicator& comm,
+            Tensors outgoing, std::vector<ShapeOf> inputs)
+      : heads_(std::move(heads)),
+        parts_(std::move(parts)),
+        strategy_(strategy),
+        comm_(comm),
+        outgoing_(std::move(outgoing)),
+        inputs_(std::move(inputs)) {}
+  std::string name() const override { return first().scan().op->name + " over ranks"; }
   bool must_run() const override { return true; }
-  void backward(std::span<const Tensor> dout, const std::vector<bool>&,
+  void backward(std::span<const Tensor> dout, const std::vector<bool>& wanted,
                 std::span<Tensor> din) override {
-    Tensors last(part_->states());
-    for (std::size_t p = 0; p < last.size() && part_->call().keep; ++p) {
-      const Tensor& own = dout[part_->port_out(p)];
+    const Tensors last = of_last(dout);
+    Pending summed;
+    if (first().call().keep) {
+      summed = begin_all_reduce(comm_, last);
+    }
+    place_gradients(wanted, din);
+    std::vector<std::unique_ptr<RankScan>> scans;
+    for (int g = 0; g < heads_.count(); ++g) {
+      Tensors some, ends;
+      for (std::size_t i = 0; i < dout.size(); ++i) {
+        some.push_back(heads_.of_output(dout[i], i, g));
+      }
+      for (std::size_t p = 0; p < last.size(); ++p) {
+        ends.push_back(heads_.of_output(last[p], first().port_out(p), g));
+      }
+      scans.push_back(std::make_unique<Backward>(*parts_[static_cast<std::size_t>(g)],
+                                                 std::move(some), std::move(ends), summed));
+    }
+    const std::unique_ptr<Communicator> from_the_last = comm_.reversed();
+    run_parts(strategy_, *from_the_last, scans);
+    for (int g = 0; g < heads_.count(); ++g) {
+      collect(parts_[static_cast<std::size_t>(g)]->take_gradients(), g, din);
+    }
+  }
+
+ private:
+  const Part& first() const { return *parts_.front(); }
+  /// This rank's gradients of outgoing states, to be summed over ranks.
+  Tensors of_last(std::span<const Tensor> dout) const {
+    Tensors last(first().states());
+    for (std::size_t p = 0; p < last.size() && first().call().keep; ++p) {
+      const Tensor& own = dout[first().port_out(p)];
       last[p] = own.defined() ? own.clone()
                               : Tensor::zeros(outgoing_[p].shape(), outgoing_[p].dtype(),
                                               outgoing_[p].device());
     }
-    if (part_->call().keep) {
-      begin_all_reduce(comm_, last).wait();
+    return last;
+  }
+  /// One tensor for the gradient of an input, of which parts write slices.
+  void place_gradients(const std::vector<bool>& wanted, std::span<Tensor> din) {
+    for (std::size_t i = 0; i < din.size(); ++i) {
+      din[i] = wanted[i] && heads_.cuts_input(i)
+                   ? Tensor::empty(inputs_[i].shape(), inputs_[i].dtype(), first().device())
+                   : Tensor();
     }
-    Backward scan(*part_, dout, std::move(last));
-    const std::unique_ptr<Communicator> from_the_last = comm_.reversed();
-    strategy_.run(scan, *from_the_last);
-    part_->take_gradients(din);
+    for (int g = 0; g < heads_.count() && heads_.count() > 1; ++g) {
+      Tensors places;
+      for (std::size_t i = 0; i < din.size(); ++i) {
+        places.push_back(heads_.of_input(din[i], i, g));
+      }
+      parts_[static_cast<std::size_t>(g)]->place_gradients(std::move(places));
+    }
+  }
+  /// Slices that lie elsewhere go to their places; shared inputs are summed.
+  void collect(const Tensors& some, int part, std::span<Tensor> din) const {
+    for (std::size_t i = 0; i < din.size(); ++i) {
+      if (heads_.cuts_input(i) && din[i].defined()) {
+        Tensor place = heads_.of_input(din[i], i, part);
+        if (!some[i].defined()) {
+          place.zero_();
+        } else if (!ag::same_elements(some[i], place)) {
+          place.copy_(some[i]);
+        }
+      } else if (some[i].defined()) {
+        din[i] = din[i].defined() ? din[i].add_(some[i]) : some[i];
+      }
+    }
   }
 
- private:
-  std::shared_ptr<Part> part_;
+  HeadParts heads_;
+  Parts parts_;
   const Strategy& strategy_;
   Communicator& comm_;
   Tensors outgoing_;
+  std::vector<ShapeOf> inputs_;
 };
+
+/// Tensors for outputs that kernels may write in slices; none of others.
+Tensors places_of(const ScanInfo& scan, const Vars& inputs,
+                  const std::shared_ptr<const void>& attrs) {
+  const OpInfo& op = *scan.op;
+  Tensors in;
+  for (const Var& v : inputs) {
+    in.push_back(value_of(v));
+  }
+  const auto strided = [&](std::size_t i) {
+    return std::any_of(op.kernels.begin(), op.kernels.end(),
+                       [i](const Kernel& k) { return k.out[i].strided_grad; });
+  };
+  Tensors places(op.out.size());
+  bool some = false;
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    some = some || strided(i);
+  }
+  if (!some) {
+    return {};
+  }
+  const Launch whole = prepare_forward(op, in, attrs);
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    places[i] = strided(i) ? whole.out[i] : Tensor();
+  }
+  return places;
+}
+
+/// Outputs of the parts as those of one scan.
+Tensors joined(const HeadParts& heads, const SplitNode::Parts& parts, const Tensors& places) {
+  Tensors out;
+  for (std::size_t i = 0; i < parts.front()->out().size(); ++i) {
+    Tensors some;
+    for (const std::unique_ptr<Part>& part : parts) {
+      some.push_back(value_of(part->out()[i]));
+    }
+    out.push_back(heads.joined(some, i, places.empty() ? Tensor() : places[i]));
+  }
+  return out;
+}
+
+/// What the last rank has of `after`, by part, on all: of one scan.
+Tensors of_last(Communicator& comm, const HeadParts& heads, const SplitNode::Parts& parts,
+                const std::vector<Tensors>& after) {
+  const Part& first = *parts.front();
+  const int last = comm.size() - 1;
+  std::vector<PendingLists> told;
+  for (const Tensors& states : after) {
+    told.push_back(begin_broadcast(comm, comm.rank() == last ? states : Tensors(), last,
+                                   first.states(), first.device()));
+  }
+  std::vector<Tensors> by_part;
+  for (PendingLists& list : told) {
+    by_part.push_back(list.wait_one());
+  }
+  Tensors all;
+  for (std::size_t p = 0; p < first.states(); ++p) {
+    Tensors some;
+    for (const Tensors& states : by_part) {
+      some.push_back(states[p]);
+    }
+    all.push_back(heads.joined(some, first.port_out(p)));
+  }
+  return all;
+}
 
 }  // namespace
 
@@ -187,26 +342,34 @@ Vars SplitRunner::run(const ScanInfo& scan, Vars inputs, std::shared_ptr<const v
   Vars all = inputs;
   all.insert(all.end(), call.fresh.begin(), call.fresh.end());
   const bool recorded = ag::Tape::records(all);
-  const auto part =
-      std::make_shared<Part>(scan, inputs, std::move(attrs), stretch, call, local_, recorded);
-  Forward forward(*part, comm_);
-  Tensors after = strategy.run(forward, comm_);
-  const int last = comm_.size() - 1;
-  after = call.keep ? broadcast_list(comm_, comm_.rank() == last ? after : Tensors(), last,
-                                     part->states(), part->device())
-                    : Tensors(part->states());
-  Tensors out;
-  for (const Var& v : part->out()) {
-    out.push_back(value_of(v));
+  HeadParts heads(scan, inputs, comm_.size() > 1 ? kParts : 1);
+  const Tensors places = heads.count() > 1 ? places_of(scan, inputs, attrs) : Tensors();
+  SplitNode::Parts parts;
+  std::vector<std::unique_ptr<RankScan>> scans;
+  for (int g = 0; g < heads.count(); ++g) {
+    parts.push_back(std::make_unique<Part>(scan, heads.inputs(inputs, g), attrs, stretch,
+                                           heads.call(call, places, g), local_, recorded));
+    scans.push_back(std::make_unique<Forward>(*parts.back(), comm_));
   }
-  for (std::size_t p = 0; p < after.size(); ++p) {
-    out[part->port_out(p)] = after[p];
+  const std::vector<Tensors> after = run_parts(strategy, comm_, scans);
+  Tensors out = joined(heads, parts, places), last(scan.states.size());
+  if (call.keep) {
+    last = of_last(comm_, heads, parts, after);
+  }
+  for (std::size_t p = 0; p < last.size(); ++p) {
+    out[parts.front()->port_out(p)] = last[p];
   }
   if (!recorded) {
     return Vars(out.begin(), out.end());
   }
+  Tensors values;
+  for (const Var& v : all) {
+    values.push_back(value_of(v));
+  }
   return ag::Tape::current()->record(
-      std::make_unique<SplitNode>(part, strategy, comm_, std::move(after)), all, out);
+      std::make_unique<SplitNode>(std::move(heads), std::move(parts), strategy, comm_,
+                                  std::move(last), shapes_of(values)),
+      all, out);
 }
 
 std::vector<Index> SplitRunner::seen_after(const layers::Stretch& stretch) {

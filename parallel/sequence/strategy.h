@@ -35,14 +35,26 @@ struct RankExtents {
   Index fewest = 0;  ///< tokens of the scan on the rank that has the fewest
 };
 
+/// What one scan waits for, under way.
+class Exchange {
+ public:
+  virtual ~Exchange() = default;
+  /// Waits for this rank's incoming states, calls scan.run exactly once, on them, and puts under
+  /// way what it leaves. Returns what run returned.
+  virtual Tensors finish() = 0;
+  /// Until what finish put under way is done. @throws what went wrong
+  virtual void settle() {}
+};
+
 class Strategy {
  public:
   virtual ~Strategy() = default;
   /// Can it run this scan, under these attributes and extents?
   virtual bool serves(const layers::ScanInfo& scan, Index reach,
                       const RankExtents& extents) const = 0;
-  /// Calls scan.run exactly once, on this rank's incoming states. Returns what run returned.
-  virtual Tensors run(RankScan& scan, Communicator& comm) const = 0;
+  /// Works out what other ranks wait for and puts it under way; waits for none of them, since more
+  /// scans are begun before the first is finished. Both outlive the exchange.
+  virtual std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const = 0;
 };
 
 /// By name: "halo", "gather", "relay".

@@ -2,7 +2,7 @@
 // on one rank, where they have a state before them and a gradient behind them as well: processor
 // time of the rank's own thread, forward and backward, in turns. Waiting for other ranks is not
 // counted.
-//   split_bench [TOKENS [ROUNDS]]
+//   split_bench [TOKENS [ROUNDS [NAME]]]     NAME: of the cases, those whose names begin so
 #include <fmt/core.h>
 #include <time.h>
 
@@ -36,8 +36,9 @@ double cpu_seconds() {
 /// Numbers in [lo, hi).
 ag::Var uniform(Rng& rng, const Shape& shape, double lo, double hi) {
   Tensor x = Tensor::empty(shape, DType::kF32);
+  float* const to = x.data<float>();
   for (Index i = 0; i < x.numel(); ++i) {
-    x.data<float>()[i] = static_cast<float>(lo + (hi - lo) * rng.uniform());
+    to[i] = static_cast<float>(lo + (hi - lo) * rng.uniform());
   }
   return ag::Var::leaf(x);
 }
@@ -141,12 +142,16 @@ double median(std::vector<double> x) {
 int run(int argc, char** argv) {
   const Index tokens = argc > 1 ? std::atoll(argv[1]) : 2048;
   const int rounds = argc > 2 ? std::atoi(argv[2]) : 7;
+  const std::string_view only = argc > 3 ? argv[3] : "";
   set_num_threads(1);
   fmt::print("{} tokens a rank, {} heads of {} channels, f32, {} rounds\n", tokens, kHeads, kWidth,
              rounds);
   fmt::print("{:<28}{:>10}{:>14}{:>8}{:>6}\n", "scan", "on one, ms", "of three, ms", "ratio",
              "bar");
   for (const Case& c : cases()) {
+    if (!c.name.starts_with(only)) {
+      continue;
+    }
     std::vector<double> alone, split, ratio;
     for (int i = 0; i <= rounds; ++i) {
       layers::LocalRunner local;

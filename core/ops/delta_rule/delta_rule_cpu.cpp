@@ -397,7 +397,7 @@ void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
 LS_KERNEL(DeltaRule)
     .reads("q k v a b gk o", lies::heads)
     .reads("g beta", lies::anyhow)
-    .strided_grad("q k v a b")
+    .strided_grad("q k v a b o")
     .types<double, float, bf16>([]<class T>() { return std::pair(&forward<T>, &backward<T>); });
 
 }  // namespace

@@ -5,18 +5,32 @@
 namespace ls::parallel {
 namespace {
 
+class Summaries final : public Exchange {
+ public:
+  Summaries(RankScan& scan, Communicator& comm)
+      : scan_(scan), rank_(comm.rank()), all_(begin_gather(comm, scan.summary(), scan.device())) {}
+  Tensors finish() override {
+    const std::vector<Tensors> all = all_.wait();
+    Tensors state = scan_.initial();
+    for (int r = 0; r < rank_; ++r) {
+      state = scan_.act(all[static_cast<std::size_t>(r)], state);
+    }
+    return scan_.run(state);
+  }
+
+ private:
+  RankScan& scan_;
+  int rank_;
+  PendingLists all_;
+};
+
 class Gather final : public Strategy {
  public:
   bool serves(const layers::ScanInfo& scan, Index, const RankExtents&) const override {
     return scan.kind != layers::FamilyKind::kRelay;
   }
-  Tensors run(RankScan& scan, Communicator& comm) const override {
-    const std::vector<Tensors> all = gather_lists(comm, scan.summary(), scan.device());
-    Tensors state = scan.initial();
-    for (int r = 0; r < comm.rank(); ++r) {
-      state = scan.act(all[static_cast<std::size_t>(r)], state);
-    }
-    return scan.run(state);
+  std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
+    return std::make_unique<Summaries>(scan, comm);
   }
 };
 LS_STRATEGY(Gather, "gather");

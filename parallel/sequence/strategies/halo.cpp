@@ -5,17 +5,31 @@
 namespace ls::parallel {
 namespace {
 
+class Neighbour final : public Exchange {
+ public:
+  Neighbour(RankScan& scan, Communicator& comm) : scan_(scan), first_(comm.rank() == 0) {
+    const int r = comm.rank(), next = r + 1 < comm.size() ? r + 1 : kNoRank;
+    const Tensors own = scan.summary();
+    before_ = begin_exchange(comm, own, next, first_ ? kNoRank : r - 1, own.size(), scan.device());
+  }
+  Tensors finish() override {
+    const Tensors before = before_.wait_one();
+    return scan_.run(first_ ? scan_.initial() : scan_.act(before, scan_.initial()));
+  }
+
+ private:
+  RankScan& scan_;
+  bool first_;
+  PendingLists before_;
+};
+
 class Halo final : public Strategy {
  public:
   bool serves(const layers::ScanInfo& scan, Index reach, const RankExtents& e) const override {
     return scan.kind != layers::FamilyKind::kRelay && reach > 0 && e.fewest >= reach;
   }
-  Tensors run(RankScan& scan, Communicator& comm) const override {
-    const int r = comm.rank(), next = r + 1 < comm.size() ? r + 1 : kNoRank;
-    const Tensors own = scan.summary();
-    const Tensors before =
-        exchange_lists(comm, own, next, r > 0 ? r - 1 : kNoRank, own.size(), scan.device());
-    return scan.run(r > 0 ? scan.act(before, scan.initial()) : scan.initial());
+  std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
+    return std::make_unique<Neighbour>(scan, comm);
   }
 };
 LS_STRATEGY(Halo, "halo");
