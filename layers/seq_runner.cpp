@@ -54,6 +54,19 @@ ag::Var packed_states(const ag::Var& carried, const ag::Var& fresh, const Stretc
   return all_go_on || !carried.defined() ? carried : ag::take_rows(carried, of);
 }
 
+/// The fresh state of a port; zeros where only other ports of the scan have one, since what
+/// documents start from has one size for all.
+ag::Var fresh_of(const ScanCall& call, std::size_t port, const ag::Var& carried) {
+  const ag::Var fresh = port < call.fresh.size() ? call.fresh[port] : ag::Var();
+  const auto has = [](const ag::Var& v) { return v.defined(); };
+  if (fresh.defined() || !carried.defined() || std::ranges::none_of(call.fresh, has)) {
+    return fresh;
+  }
+  Shape shape = carried.shape();
+  shape[0] = 1;
+  return ag::Var(Tensor::zeros(shape, carried.dtype(), carried.value().device()));
+}
+
 /// Offsets of n updates a token.
 Tensor scaled(const Tensor& offsets, Index n) {
   Tensor each = offsets.to(DType::kF64);
@@ -88,7 +101,7 @@ std::vector<ag::Var> LocalRunner::run(const ScanInfo& scan, std::vector<ag::Var>
     ag::Var& s = input_of(op, in, port.input);
     cached = port.part == StatePart::kKeyValue && s.defined() ? s.size(1) : cached;
     if (packed) {
-      s = packed_states(s, i < call.fresh.size() ? call.fresh[i] : ag::Var(), stretch, call);
+      s = packed_states(s, fresh_of(call, i, s), stretch, call);
     } else if (!varies) {
       s = first_states(s, i, stretch, call);
     }

@@ -156,9 +156,20 @@ void Checker::forget() {
     call.fresh.emplace_back(fresh[p]);
   }
   layers::LocalRunner local;
-  Tensors left;
-  for (const ag::Var& v : local.run(family_, in, case_.attrs, whole, call)) {
-    left.push_back(v.defined() ? v.value() : Tensor());
+  const auto last_states = [&](const layers::ScanCall& how) {
+    Tensors out;
+    for (const ag::Var& v : local.run(family_, in, case_.attrs, whole, how)) {
+      out.push_back(v.defined() ? v.value() : Tensor());
+    }
+    return states_of(out);
+  };
+  const Tensors left = last_states(call);
+  // A port without a fresh state starts from zeros, whether another has one or not.
+  for (std::size_t p = 1; p < port_in_.size(); ++p) {
+    layers::ScanCall some = call, zeros = call;
+    some.fresh[p] = ag::Var();
+    zeros.fresh[p] = ag::Var(Tensor::zeros(fresh[p].shape(), fresh[p].dtype()));
+    same("forget (one port of several)", last_states(some), last_states(zeros));
   }
   const auto summary = [&](Index a, Index b) {
     const layers::Stretch part = whole.piece(a, b);
@@ -171,7 +182,7 @@ void Checker::forget() {
   for (const Index cut : {Index{0}, tokens_ / 3, rng_.below(tokens_ + 1), tokens_}) {
     const Tensors m = compose(summary(0, cut), summary(cut, tokens_));
     same(fmt::format("forget (rows with boundaries, cut {})", cut), family_.act(m, start_, attrs()),
-         states_of(left));
+         left);
   }
 }
 
