@@ -77,15 +77,15 @@ Tensor greedy(const Tensor& logits) {
 
 }  // namespace
 
-DecodeTiming time_decoding(layers::Model& model, Index rows, Index context, Index steps,
-                           bool by_op) {
+DecodeTiming time_decoding(layers::Model& model, Index rows, Index context, Index steps, bool by_op,
+                           bool graphs) {
   const Index vocab = model.interface().vocab_in;
   LS_CHECK(vocab > 0 && model.interface().classes == vocab, kUnsupported,
            "bench --decode feeds a model what it wrote; {} reads {} and writes {} classes",
            model.label(), vocab > 0 ? std::to_string(vocab) + " tokens" : "vectors",
            model.interface().classes);
   Rng rng(0, "bench.decode");
-  Decoder decoder(model, rows);
+  Decoder decoder(model, rows, graphs);
   Tensor next;
   for (Index at = 0; at < context; at += kPrefill) {
     const Index n = std::min(kPrefill, context - at);

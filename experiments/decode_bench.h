@@ -20,6 +20,6 @@ struct DecodeTiming {
 /// where the time of the tokens goes.
 /// @throws Error(Unsupported) for a model that reads vectors
 DecodeTiming time_decoding(layers::Model& model, Index rows, Index context, Index steps,
-                           bool by_op = false);
+                           bool by_op = false, bool graphs = true);
 
 }  // namespace ls::experiments

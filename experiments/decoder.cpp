@@ -41,11 +41,7 @@ class RecordedDecoding {
       token_.copy_(inputs_.buffer(sent_));
     }
     Stream& stream = current_stream(device_);
-    if (graph_) {
-      graph_->replay(stream);
-      return scores_;
-    }
-    if (!warm_) {
+    if (!graph_ && !warm_) {
       const auto before = places();
       scores_ = step();
       const auto after = places();
@@ -57,14 +53,40 @@ class RecordedDecoding {
       warm_ = true;
       return scores_;
     }
-    const auto before = places();
-    graph_.emplace(stream, memory_, [this] { scores_ = step(); });
-    LS_CHECK(places() == before, kInternal, "a recorded step leaves a state at another place");
-    graph_->replay(stream);
+    if (graph_ || (decoder_.graphs_ && record(stream))) {
+      graph_->replay(stream);
+      ++decoder_.replays_;
+    } else {
+      scores_ = step();
+    }
     return scores_;
   }
 
  private:
+  /// A step writes over the states that it takes and that nobody else holds: they are lent to it,
+  /// so that they are still there if it cannot be recorded.
+  bool record(Stream& stream) {
+    const layers::ModelState before = decoder_.state_;
+    for (auto& [path, slot] : decoder_.state_.slots) {
+      slot.value = ag::Var(slot.value.value().lent());
+    }
+    const auto where = places();
+    try {
+      graph_.emplace(stream, memory_, [this] { scores_ = step(); });
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::kDevice) {
+        throw;
+      }
+      decoder_.state_ = before;
+      decoder_.graphs_ = false;
+      log_warn("decoding is not recorded on " + device_.describe() +
+               " and runs slower than it could: " + e.message() +
+               "; graphs: false keeps it from trying");
+      return false;
+    }
+    LS_CHECK(places() == where, kInternal, "a recorded step leaves a state at another place");
+    return true;
+  }
   /// Where kernels find each state.
   std::map<std::string, const void*> places() const {
     std::map<std::string, const void*> out;
@@ -134,7 +156,8 @@ class RecordedDecoding {
   Tensor scores_;
 };
 
-Decoder::Decoder(layers::Model& model, Index rows) : model_(model), rows_(rows) {}
+Decoder::Decoder(layers::Model& model, Index rows, bool graphs)
+    : model_(model), rows_(rows), graphs_(graphs) {}
 Decoder::~Decoder() = default;
 
 Tensor Decoder::run(const Tensor& tokens, const layers::SeqOptions& options) {

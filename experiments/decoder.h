@@ -14,9 +14,11 @@ class RecordedDecoding;
 /// Rows of equal length, all fed at once. The model must outlive it. On a device that records
 /// graphs a step of one token is recorded when the state has come to its size, and replayed from
 /// then on: caches that grow are buffers with room, and position and states stay on the device.
+/// Where it cannot be recorded, which a warning says, or `graphs` is false, kernels are launched
+/// one by one, with the same digits.
 class Decoder {
  public:
-  explicit Decoder(layers::Model& model, Index rows = 1);
+  explicit Decoder(layers::Model& model, Index rows = 1, bool graphs = true);
   ~Decoder();
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
@@ -28,13 +30,16 @@ class Decoder {
   /// after the last, [rows,classes] in the model's type, to be used before the next call.
   Tensor feed(const Tensor& tokens);
   const layers::ModelState& state() const { return state_; }
+  /// Tokens whose step was a recorded one.
+  Index replays() const { return replays_; }
 
  private:
   Tensor run(const Tensor& tokens, const layers::SeqOptions& options);
   friend class RecordedDecoding;
 
   layers::Model& model_;
-  Index rows_, fed_ = 0, expected_ = 0;
+  Index rows_, fed_ = 0, expected_ = 0, replays_ = 0;
+  bool graphs_;
   layers::ModelState state_;  // without rows before the first token
   std::unique_ptr<RecordedDecoding> recorded_;
 };

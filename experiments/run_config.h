@@ -163,8 +163,9 @@ struct RunConfig {
             "best needs evaluations to choose from: set eval.every");
     f("scan", scan, {.help = "how scans are computed; changes no result beyond rounding"});
     f("graphs", graphs,
-      {.help = "on a GPU, record the training step of each shape of batch once and replay it; "
-               "changes no result",
+      {.help =
+           "on a GPU, record a step of each shape, of training and decoding, once and replay it; "
+           "changes no result",
        .hashed = false});
     f("log_every", log_every,
       {.help = "updates between lines of metrics.jsonl", .min = 1, .hashed = false});

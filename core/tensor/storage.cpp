@@ -22,6 +22,12 @@ Storage::Storage(void* data, Index bytes) : device_(&cpu()) {
   block_.bytes = bytes;
 }
 
+Storage::Storage(std::shared_ptr<Storage> lender)
+    : block_(lender->block_),
+      device_(lender->device_),
+      lender_(std::move(lender)),
+      host_accessible_(lender_->host_accessible_) {}
+
 Storage::~Storage() {
   if (allocator_) {
     allocator_->free(block_);
@@ -29,7 +35,9 @@ Storage::~Storage() {
 }
 
 void Storage::record_use(Stream& user) {
-  if (allocator_) {
+  if (lender_) {
+    lender_->record_use(user);
+  } else if (allocator_) {
     allocator_->record_use(block_, user);
   }
 }

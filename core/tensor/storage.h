@@ -33,6 +33,9 @@ class Storage {
   Storage(Index bytes, Allocator& allocator, Stream& home);
   /// Memory of the processor that somebody else owns.
   Storage(void* data, Index bytes);
+  /// The whole of another buffer, which it keeps: whoever owns this one alone may write it, though
+  /// the other is still in somebody's hands.
+  explicit Storage(std::shared_ptr<Storage> lender);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -53,6 +56,7 @@ class Storage {
   Allocation block_;
   Allocator* allocator_ = nullptr;  // null: not ours
   Device* device_ = nullptr;
+  std::shared_ptr<Storage> lender_;
   std::shared_ptr<BlockPool> graphs_;  // outlives what lies in it
   std::uint64_t version_ = 0;
   bool host_accessible_ = true;

@@ -86,6 +86,12 @@ Tensor Tensor::adding(bool adds) const {
   return t;
 }
 
+Tensor Tensor::lent() const {
+  Tensor t = *this;
+  t.storage_ = std::make_shared<Storage>(storage_);
+  return t;
+}
+
 Tensor Tensor::reshape(const Shape& shape) const {
   const bool infers = std::find(shape.begin(), shape.end(), -1) != shape.end();
   return (!infers && layout_.can_view(shape) ? *this : contiguous()).view(shape);

@@ -89,6 +89,8 @@ class Tensor : public LaidOut<Tensor> {
 
   std::uint64_t version() const { return storage_ ? storage_->version() : 0; }
   void bump_version() { storage_->bump_version(); }
+  /// The same elements by a storage of its own (Storage(lender)): to lend what one wants back.
+  Tensor lent() const;
   /// How many handles share the storage; 1 allows changing it in place unseen.
   long storage_use_count() const { return storage_.use_count(); }
   bool shares_storage(const Tensor& other) const { return storage_ == other.storage_; }

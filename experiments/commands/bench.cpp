@@ -129,7 +129,7 @@ void Bench::decode(const RunConfig& config, std::size_t model, Communicator& wor
   layers::Model net(config.models[model], model_interface(*task), seed);
   net.parameters().to(device_named(config.device));
   for (const Index rows : rows_) {
-    const DecodeTiming t = time_decoding(net, rows, context_, steps_, ops_);
+    const DecodeTiming t = time_decoding(net, rows, context_, steps_, ops_, config.graphs);
     nlohmann::ordered_json j{{"model", net.label()},
                              {"params", net.parameters().count()},
                              {"rows", rows},

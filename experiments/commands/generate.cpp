@@ -80,7 +80,7 @@ int Generate::run(parallel::RankEnv& env) {
                            : std::string("vectors"));
   const std::string asked = read_prompt();
   const std::string prompt = asked.empty() ? "\n" : asked;
-  Decoder decoder(*loaded.model);
+  Decoder decoder(*loaded.model, 1, loaded.config.graphs);
   decoder.reserve(std::ssize(prompt) + tokens_);
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();

@@ -107,6 +107,9 @@ void StandInStream::fill(void* to, unsigned char value, Index bytes) {
 }
 
 void StandInStream::launch(std::function<void()> kernel, std::span<const Access> uses) {
+  LS_CHECK(!recording_ || owner_.fails_at_ < 0 || recorded_kernels_ != owner_.fails_at_, kDevice,
+           "{} records no more than {} kernels", describe(), owner_.fails_at_);
+  ++recorded_kernels_;
   work("a kernel", std::move(kernel), {uses.begin(), uses.end()});
 }
 
@@ -142,6 +145,7 @@ void StandInStream::do_synchronize() {
 }
 
 void StandInStream::do_begin_capture() {
+  recorded_kernels_ = 0;
   own_recording_ = std::make_unique<Recording>(owner_);
   recording_ = own_recording_.get();
   recording_->branch_of(*this);

@@ -29,6 +29,8 @@ class StandIn final : public Device {
   void synchronize() override;
 
   const std::shared_ptr<StandInMachine>& machine() const { return machine_; }
+  /// From now on a capture fails at its kernel of this number (0: the first), -1: none does.
+  void fail_captures_at(int kernel) { fails_at_ = kernel; }
   /// Of the device's own memory.
   Index reserved_bytes() const { return memory_->reserved_bytes(); }
 
@@ -39,6 +41,8 @@ class StandIn final : public Device {
   void note_freed(const BlockPool& pool, void* data, Index bytes, Stream* home) override;
 
  private:
+  friend class StandInStream;
+  int fails_at_ = -1;
   std::shared_ptr<StandInMachine> machine_;
   std::shared_ptr<BlockPool> memory_, pinned_;
   std::vector<std::unique_ptr<StandInStream>> streams_;

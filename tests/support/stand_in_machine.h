@@ -107,6 +107,7 @@ class StandInStream final : public Stream {
   StandIn& owner_;
   int id_ = 0;  // in the machine's clocks
   Clock clock_;
+  int recorded_kernels_ = 0;                  // since a recording began here
   Recording* recording_ = nullptr;            // that it is part of
   std::unique_ptr<Recording> own_recording_;  // that began here
   std::deque<Item> queue_;

@@ -253,6 +253,9 @@ TEST_SUITE("unit") {
       plain.graphs = false;
       StandIn other(++seed);
       CHECK(after(plain, other, 12) == expected);
+      StandIn refusing(++seed);
+      refusing.fail_captures_at(40);
+      CHECK(after(config, refusing, 12) == expected);
     }
   }
 

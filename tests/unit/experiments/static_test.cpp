@@ -280,6 +280,30 @@ TEST_SUITE("unit") {
         const Tensor one = tokens.slice(1, t, t + 1).contiguous();
         CHECK(on_device.feed(one).to_vector<double>() == on_host.feed(one).to_vector<double>());
       }
+      CHECK(on_device.replays() > kTokens / 2);
+    }
+  }
+
+  TEST_CASE("decoding that cannot be recorded goes on with single launches and the same bits") {
+    constexpr Index kTokens = 30, kClasses = 11, kPrompt = 5;
+    test::Draw draw("decoding without graphs");
+    const Tensor tokens = draw.integers({1, kTokens}, 0, kClasses);
+    const auto config = read_config_text<layers::ModelConfig>(
+        "{width: 16, layers: [{name: gated_deltanet, heads: 1, head_dim: 8},"
+        " {name: attention, heads: 2}, {name: lstm}]}");
+    const layers::ModelInterface io{.vocab_in = kClasses, .classes = kClasses};
+    for (const int fails_at : {-1, 0, 25}) {
+      CAPTURE(fails_at);
+      StandIn device(90);
+      device.fail_captures_at(fails_at);
+      layers::Model here(config, io, 5), there(config, io, 5);
+      there.parameters().to(device);
+      Decoder on_host(here), on_device(there, 1, fails_at >= 0);
+      for (Index t = 0; t < kTokens; t = std::max(kPrompt, t + 1)) {
+        const Tensor piece = tokens.slice(1, t, std::max(kPrompt, t + 1)).contiguous();
+        CHECK(on_device.feed(piece).to_vector<double>() == on_host.feed(piece).to_vector<double>());
+      }
+      CHECK(on_device.replays() == 0);
     }
   }
 }
