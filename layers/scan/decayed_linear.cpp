@@ -5,10 +5,9 @@
 #include <algorithm>
 
 #include "core/ops/activation/activation.h"
-#include "core/ops/cumsum/cumsum.h"
 #include "core/ops/matmul/matmul.h"
 #include "core/ops/reduce/reduce.h"
-#include "core/ops/scale_add/scale_add.h"
+#include "core/ops/row_decay/row_decay.h"
 #include "layers/scan/scan.h"
 
 namespace ls::layers {
@@ -43,50 +42,28 @@ Tensors decays(const Op::In<Tensor>& in, const Op::Attrs&) {
   return {exponential(log)};
 }
 
-/// Which tokens count in a sum by token: those behind it, those up to it, those before it.
-enum class Span { kBehind, kUpTo, kBefore };
-
-/// exp of sums of log-decays [B,T,H,...], by token; 1 where there is none.
-Tensor decay_over(const Tensor& log, Span span) {
-  const Index t = log.size(1);
-  const auto sums = [&](const Tensor& x) {
-    return call_op<ops::Cumsum>({.x = x}, {.axis = 1, .reverse = span == Span::kBehind}).y;
-  };
-  if (span == Span::kUpTo) {
-    return exponential(sums(log));
-  }
-  Tensor out = Tensor::empty(log.shape(), log.dtype(), log.device());
-  if (t > 0) {  // those of the neighbour, which are no difference of infinite ones
-    const Index at = span == Span::kBehind ? 0 : 1, others = 1 - at, end = at == 0 ? t - 1 : 0;
-    out.slice(1, at, at + t - 1).copy_(exponential(sums(log.slice(1, others, others + t - 1))));
-    out.slice(1, end, end + 1).fill_(1);
-  }
-  return out;
-}
-/// The same of g and decay, [B,T,H]; undefined without them.
-Tensor head_decay_over(const Op::In<Tensor>& in, Span span) {
+/// Log-decays by head, [B,T,H]; undefined without.
+Tensor head_decays(const Op::In<Tensor>& in) {
   if (!in.decay.defined()) {
-    return in.g.defined() ? decay_over(in.g, span) : Tensor();
+    return in.g;
   }
   const Shape shape{in.v.size(0), in.v.size(1), in.v.size(2)};
-  return decay_over(in.decay.unsqueeze(0).unsqueeze(0).expand(shape).clone(), span);
-}
-
-/// x [B,T,H,D] times a factor [B,T,H,...] of its leading axes; itself where that is undefined.
-Tensor times(const Tensor& x, const Tensor& factor) {
-  if (!factor.defined() || x.numel() == 0) {
-    return x;
-  }
-  const Index rows = x.size(0) * x.size(1);
-  const Tensor y = call_op<ops::ScaleAdd>({.x = x.reshape({rows, x.numel() / rows}),
-                                           .factor = factor.reshape({rows, factor.numel() / rows})})
-                       .y;
-  return y.reshape(x.shape());
+  Tensor log = in.decay.unsqueeze(0).unsqueeze(0).expand(shape).clone();
+  return in.g.defined() ? log.add_(in.g) : log;
 }
 /// x [B,T,N,D] for `heads` heads, of which neighbours share one.
 Tensor for_heads(const Tensor& x, Index heads) {
   const Index b = x.size(0), t = x.size(1), n = x.size(2), d = x.size(3);
   return n == heads ? x : x.unsqueeze(3).expand({b, t, n, heads / n, d}).reshape({b, t, heads, d});
+}
+/// Tokens times `scale` and what decays leave of them, for at least `heads` heads.
+Tensor decayed(const Tensor& x, const Tensor& g, const Tensor& gk, ops::DecaySpan span,
+               double scale, Index heads) {
+  Tensor y = x.to(acc_dtype(x.dtype()));
+  if (g.defined() || gk.defined() || scale != 1) {
+    y = call_op<ops::RowDecay>({.x = x, .g = g, .gk = gk}, {.span = span, .scale = scale}).y;
+  }
+  return for_heads(y, std::max(heads, y.size(2)));
 }
 Tensor by_head(const Tensor& x) {
   return x.permute({0, 2, 1, 3});
@@ -94,11 +71,10 @@ Tensor by_head(const Tensor& x) {
 
 /// Keys and values, each decayed by what comes behind it, in one product.
 Tensors written(const Op::In<Tensor>& in, const Op::Attrs&) {
-  const DType acc = acc_dtype(in.v.dtype());
-  Tensor k = for_heads(in.k.to(acc), in.v.size(2));
-  Tensor v = times(in.v.to(acc), head_decay_over(in, Span::kBehind));
-  k = in.gk.defined() ? times(k, decay_over(in.gk, Span::kBehind)) : k;
-  v = in.gv.defined() ? times(v, decay_over(in.gv, Span::kBehind)) : v;
+  constexpr auto kBehind = ops::DecaySpan::kBehind;
+  const Index heads = in.v.size(2);
+  const Tensor k = decayed(in.k, head_decays(in), in.gk, kBehind, 1, heads);
+  const Tensor v = decayed(in.v, {}, in.gv, kBehind, 1, heads);
   return {call_op<ops::Matmul>({.a = by_head(k), .b = by_head(v)}, {.trans_a = true}).c};
 }
 
@@ -107,21 +83,8 @@ Tensor reads(const Op::In<Tensor>& in, const Op::Attrs& attrs) {
   if (in.gv.defined()) {
     return {};  // decays of value columns stand behind the state
   }
-  const Span span = in.u.defined() ? Span::kBefore : Span::kUpTo;
-  const Index heads = in.v.size(2), all = std::max(heads, in.q.size(2));
-  const auto of_outputs = [&](const Tensor& x) {  // [B,T,H,...] for the outputs of each head
-    const Index d = x.rank() > 3 ? x.size(3) : 1;
-    return for_heads(x.reshape({x.size(0), x.size(1), heads, d}), all);
-  };
-  Tensor q = for_heads(in.q.to(acc_dtype(in.q.dtype())), all);
-  Tensor head = head_decay_over(in, span);
-  if (!head.defined() && attrs.scale != 1) {
-    head = Tensor::full({in.v.size(0), in.v.size(1), heads}, q.dtype(), 1, q.device());
-  }
-  if (head.defined()) {
-    q = times(q, of_outputs(head.mul_(attrs.scale)));
-  }
-  return in.gk.defined() ? times(q, of_outputs(decay_over(in.gk, span))) : q;
+  const ops::DecaySpan span = in.u.defined() ? ops::DecaySpan::kBefore : ops::DecaySpan::kUpTo;
+  return decayed(in.q, head_decays(in), in.gk, span, attrs.scale, in.v.size(2));
 }
 
 LS_SCAN(Op, "decayed_linear",

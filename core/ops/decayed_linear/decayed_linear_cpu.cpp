@@ -326,7 +326,7 @@ void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
 LS_KERNEL(DecayedLinear)
     .reads("q k v gk gv o", lies::heads)
     .reads("g", lies::anyhow)
-    .strided_grad("q k v o")
+    .strided_grad("q k v gk gv o")
     .types<double, float, bf16>([]<class T>() { return std::pair(&forward<T>, &backward<T>); });
 
 }  // namespace
