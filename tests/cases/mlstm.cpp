@@ -59,6 +59,41 @@ LS_OP_CASES(Mlstm, "mlstm") {
     attrs.normalize = false;
     cases.add(kind + "sigmoid gate, not normalised", sigmoid, attrs);
   }
+  // Sizes of kernels in chunks of 64, gates of three strengths.
+  Mlstm::Attrs attrs;
+  attrs.scale = 0.1;
+  const auto sized = [&](Index b, Index t, Index dk, Index dv, double least) {
+    auto in = inputs(b, t, b, dk, dv);
+    in.f = draw.uniform({b, t, 2}, least, 0);
+    return in;
+  };
+  const auto fresh = [](Mlstm::In<Tensor> in) {
+    in.c0 = in.n0 = in.m0 = Tensor();
+    return in;
+  };
+  for (const double least : {-0.02, -0.5, -6.0}) {
+    const std::string gates = fmt::format(", gates to {}", least);
+    cases.add("128" + gates, sized(1, 193, 128, 128, least), attrs);
+    cases.add("128, no state" + gates, fresh(sized(1, 150, 128, 128, least)), attrs);
+    cases.add("64" + gates, sized(2, 130, 64, 64, least), attrs);
+    auto documents = sized(2, 133, 72, 40, least);
+    documents.offsets = Tensor::from<std::int64_t>({0, 70, 70, 71, 133, 197, 266, 266});
+    cases.add("72 by 40, packed" + gates, documents, attrs);
+    cases.add("72 by 40, packed, no state" + gates, fresh(documents), attrs);
+  }
+  auto signs = sized(2, 140, 32, 64, -0.5);
+  signs.q = draw.normal({2, 140, 2, 32});
+  signs.k = draw.normal({2, 140, 2, 32});
+  signs.i = draw.uniform({2, 140, 2}, -4, -1);
+  signs.m0 = draw.uniform({2, 2}, -3, 0);
+  cases.add("32 by 64, weak gates", signs, attrs);
+  attrs.eps = 0.1;
+  cases.add("32 by 64, weak gates, eps", signs, attrs);
+  attrs.stabilize = false;
+  signs.m0 = Tensor();
+  cases.add("32 by 64, sigmoid gate", signs, attrs);
+  attrs.normalize = false;
+  cases.add("32 by 64, sigmoid gate, not normalised", signs, attrs);
 }
 
 }  // namespace

@@ -74,6 +74,31 @@ class Arriving {
   const Element* const data;
 };
 
+/// Where last states go. A block of the last segment writes them while those of others may still
+/// read the first: where both are one memory (a call that goes on in place) they are put there
+/// behind the kernels.
+class OutgoingStates {
+ public:
+  /// segments: whether others may still read.
+  OutgoingStates(const TensorView& first, TensorView& to, bool segments)
+      : to_(to),
+        apart_(segments && first.defined() && to.defined() && first.raw() == to.raw()),
+        beside_(apart_ ? to.bytes() : 1) {}
+  float* data() { return apart_ ? beside_.as<float>() : floats(to_); }
+  void put() {
+    if (apart_) {
+      cuda::check(cudaMemcpyAsync(to_.raw(), beside_.data(), static_cast<std::size_t>(to_.bytes()),
+                                  cudaMemcpyDeviceToDevice, cuda::queue().stream),
+                  "the last states of a scan");
+    }
+  }
+
+ private:
+  TensorView& to_;
+  bool apart_;
+  cuda::Scratch beside_;
+};
+
 /// Extents that fit what the kernels count with.
 template <class In>
 bool small(const In& in) {

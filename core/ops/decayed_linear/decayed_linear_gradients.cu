@@ -10,7 +10,7 @@
 //   dg_t = exp(G_C) <S, dS> + sum_s k_s (V dS^T)_s exp(G_C - G_s) + sum_{t' >= t} x_t'
 // where pairs within the chunk cancel exactly, since both warpgroups round dP alike.
 // Moves q, k, v, dO and both states in and dq, dk, dv out once: 2816 bytes a token and head.
-#include "core/ops/decayed_linear/decayed_linear_hopper.cuh"
+#include "core/ops/decayed_linear/decayed_linear_normaliser.cuh"
 
 namespace ls::kernels::decayed_linear {
 namespace {
@@ -24,13 +24,18 @@ struct GateTerms {
   float q[64], k[64];           // q_t dq_t, k_t dk_t
   float written[4], passed[4];  // a warp each: k_s dk_s from dS; <S, dS>
 };
+/// kNormal: with a normaliser; operands that were rounded are in two parts, states too, which leave
+/// room for one stage.
+template <bool kNormal>
 struct Shared {
-  Stage stage[2];
-  alignas(1024) unsigned char state[kStateBytes], dstate[kStateBytes];
+  static constexpr int kStages = kNormal ? 1 : 2, kParts = kNormal ? 2 : 1;
+  Stage stage[kStages];
+  alignas(1024) unsigned char state[kParts * kStateBytes], dstate[kParts * kStateBytes];
   alignas(1024) unsigned char out[3][kTile];
-  ScalarGates gates[2];
+  Gates<kNormal> gates[kStages];
+  alignas(16) float n[kNormal ? kDk : 4], dn[kNormal ? kDk : 4];
   GateTerms terms[2];
-  Mbarrier full[2], free[2];
+  Mbarrier full[kStages], free[kStages];
   Mbarrier state_full, state_free;
   Mbarrier terms_full[2], terms_free[2];
 };
@@ -40,6 +45,7 @@ struct Arguments {
   const unsigned char *states, *dstates;
   bf16 *dq, *dk, *dv;  // of lanes
   float* dg;           // [B,T,lanes] or null
+  Normaliser normal;
   Lanes lanes;
   int64_t count;  // records of all chains
   float scale;
@@ -113,23 +119,76 @@ __device__ __forceinline__ void store_rows(const float (&d)[64], unsigned char* 
   }
 }
 
-/// d += a b: a operands of 64 tokens, b [64 tokens][128] in two tiles.
+/// d += a b: a operands of 64 tokens, kNormal: and what they left, b [64 tokens][128] in two tiles.
+template <bool kNormal>
 __device__ __forceinline__ void add_scores(float (&d)[64], uint32_t (&a)[4][4],
-                                           const unsigned char* b) {
+                                           uint32_t (&rest)[4][4], const unsigned char* b) {
   const uint64_t y = wgmma::columns(smem_addr(b), kTile);
   wgmma::hold(d);
   wgmma::hold(a);
+  if constexpr (kNormal) {
+    wgmma::hold(rest);
+  }
   wgmma::fence_sums();
   wgmma::multiply_steps<Depth::kColumns>(d, a, y, true);
+  if constexpr (kNormal) {
+    wgmma::multiply_steps<Depth::kColumns>(d, rest, y, true);
+  }
   wgmma::commit();
   wgmma::wait<0>();
   wgmma::hold(d);
 }
 
+/// d (+= vector, by columns, where by_row is null) or row by row by_row times it.
+__device__ __forceinline__ void add_vector(float (&d)[64], const float (&vector)[kDk],
+                                           const float* by_row, int warp, int lane) {
+  const int row = 16 * warp + lane / 4;
+  const float x = by_row ? by_row[row] : 1.f, y = by_row ? by_row[row + 8] : 1.f;
+#pragma unroll
+  for (int j = 0; j < 16; ++j) {
+    const float2 e = *reinterpret_cast<const float2*>(vector + 8 * j + 2 * (lane & 3));
+    d[4 * j] += x * e.x;
+    d[4 * j + 1] += x * e.y;
+    d[4 * j + 2] += y * e.x;
+    d[4 * j + 3] += y * e.y;
+  }
+}
+
+/// <S, dS> of this thread's part of the images.
+template <bool kNormal>
+__device__ __forceinline__ float dot_images(const unsigned char* state,
+                                            const unsigned char* dstate) {
+  const auto* x = reinterpret_cast<const uint4*>(state) + threadIdx.x % 128;
+  const auto* y = reinterpret_cast<const uint4*>(dstate) + threadIdx.x % 128;
+  float sum = 0;
+#pragma unroll(kNormal ? 2 : 4)
+  for (int j = 0; j < kStateBytes / 16; j += 128) {
+    const uint4 e = x[j], f = y[j];
+    if constexpr (kNormal) {
+      const uint4 e_rest = x[j + kStateBytes / 16], f_rest = y[j + kStateBytes / 16];
+      const auto add = [&](uint32_t a, uint32_t a_rest, uint32_t b, uint32_t b_rest) {
+        sum += (low_bf16(a) + low_bf16(a_rest)) * (low_bf16(b) + low_bf16(b_rest)) +
+               (high_bf16(a) + high_bf16(a_rest)) * (high_bf16(b) + high_bf16(b_rest));
+      };
+      add(e.x, e_rest.x, f.x, f_rest.x);
+      add(e.y, e_rest.y, f.y, f_rest.y);
+      add(e.z, e_rest.z, f.z, f_rest.z);
+      add(e.w, e_rest.w, f.w, f_rest.w);
+    } else {
+      sum += low_bf16(e.x) * low_bf16(f.x) + high_bf16(e.x) * high_bf16(f.x) +
+             low_bf16(e.y) * low_bf16(f.y) + high_bf16(e.y) * high_bf16(f.y) +
+             low_bf16(e.z) * low_bf16(f.z) + high_bf16(e.z) * high_bf16(f.z) +
+             low_bf16(e.w) * low_bf16(f.w) + high_bf16(e.w) * high_bf16(f.w);
+    }
+  }
+  return sum;
+}
+
 /// 0: dQ, 1: dK, 2: dV.
-template <int kRole, bool kCuts>
-__device__ __forceinline__ void run_role(Shared& s, const CUtensorMap& out, const Arguments& args,
-                                         int warp, int lane) {
+template <int kRole, bool kCuts, bool kNormal>
+__device__ __forceinline__ void run_role(Shared<kNormal>& s, const CUtensorMap& out,
+                                         const Arguments& args, int warp, int lane) {
+  constexpr int kStages = Shared<kNormal>::kStages, kParts = Shared<kNormal>::kParts;
   bf16* const rows = kRole == 0 ? args.dq : kRole == 1 ? args.dk : args.dv;
   const int columns = kRole < 2 ? args.lanes.dk : args.lanes.width;
   const int row = 16 * warp + lane / 4;
@@ -139,12 +198,12 @@ __device__ __forceinline__ void run_role(Shared& s, const CUtensorMap& out, cons
     if (warp == 0) {
       at = turn.at();
     }
-    const Stage& z = s.stage[n % 2];
-    const ScalarGates& gates = s.gates[n % 2];
+    const Stage& z = s.stage[n % kStages];
+    const Gates<kNormal>& gates = s.gates[n % kStages];
     GateTerms& terms = s.terms[n % 2];
     float score[32], d[64];
-    uint32_t p[4][4];
-    s.full[n % 2].wait(this_turn<2>(n));
+    uint32_t p[4][4], p_rest[4][4];
+    s.full[n % kStages].wait(this_turn<kStages>(n));
     const unsigned char* const a = kRole == 0 ? z.go : kRole == 1 ? z.v : z.k;
     const unsigned char* const b = kRole == 0 ? z.v : kRole == 1 ? z.go : z.q;
     wgmma::fence_sums();
@@ -156,58 +215,69 @@ __device__ __forceinline__ void run_role(Shared& s, const CUtensorMap& out, cons
       const uint64_t x = wgmma::rows(smem_addr(a));
       wgmma::fence_sums();
       if constexpr (kRole < 2) {
-        const uint64_t y = wgmma::columns(smem_addr(kRole == 0 ? s.state : s.dstate), 2 * kTile);
+        const unsigned char* const image = kRole == 0 ? s.state : s.dstate;
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          wgmma::multiply<128, Depth::kRows, Depth::kColumns>(d, wgmma::step_rows(x, j),
-                                                              wgmma::step_columns(y, j), j > 0);
+        for (int j = 0; j < 8 * kParts; ++j) {
+          const uint64_t y = wgmma::columns(smem_addr(image + j / 8 * kStateBytes), 2 * kTile);
+          wgmma::multiply<128, Depth::kRows, Depth::kColumns>(d, wgmma::step_rows(x, j % 8),
+                                                              wgmma::step_columns(y, j % 8), j > 0);
         }
       } else {
-        const uint64_t y = wgmma::rows(smem_addr(s.dstate));
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          wgmma::multiply<128, Depth::kRows, Depth::kRows>(d, wgmma::step_rows(x, j),
-                                                           wgmma::step_rows<128>(y, j), j > 0);
+        for (int j = 0; j < 8 * kParts; ++j) {
+          const uint64_t y = wgmma::rows(smem_addr(s.dstate + j / 8 * kStateBytes));
+          wgmma::multiply<128, Depth::kRows, Depth::kRows>(d, wgmma::step_rows(x, j % 8),
+                                                           wgmma::step_rows<128>(y, j % 8), j > 0);
         }
       }
       wgmma::commit();
     }
     float passed = 0;
     if constexpr (kRole == 2) {
-      const auto* x = reinterpret_cast<const uint4*>(s.state) + threadIdx.x % 128;
-      const auto* y = reinterpret_cast<const uint4*>(s.dstate) + threadIdx.x % 128;
-#pragma unroll 4
-      for (int j = 0; j < kStateBytes / 16; j += 128) {
-        const uint4 e = x[j], f = y[j];
-        passed += low_bf16(e.x) * low_bf16(f.x) + high_bf16(e.x) * high_bf16(f.x) +
-                  low_bf16(e.y) * low_bf16(f.y) + high_bf16(e.y) * high_bf16(f.y) +
-                  low_bf16(e.z) * low_bf16(f.z) + high_bf16(e.z) * high_bf16(f.z) +
-                  low_bf16(e.w) * low_bf16(f.w) + high_bf16(e.w) * high_bf16(f.w);
+      passed = dot_images<kNormal>(s.state, s.dstate);
+      if constexpr (kNormal) {
+        passed += s.n[threadIdx.x % 128] * s.dn[threadIdx.x % 128];
       }
 #pragma unroll
       for (int step = 1; step < 32; step *= 2) {
         passed += __shfl_xor_sync(0xffffffffu, passed, step);
       }
     }
-    wgmma::wait<1>();
+    wgmma::wait<kNormal ? 0 : 1>();  // with a normaliser registers are too few for both
     wgmma::hold(score);
-    if constexpr (kRole == 0) {
-      gate_scores<false>(p, score, gates, args.scale, warp, lane);
+    if constexpr (kNormal) {
+      wgmma::hold(d);
+      float weighed[32];
+      weigh_scores<kRole != 0, true, kRole != 2>(weighed, score, gates, args.scale, warp, lane);
+      as_operands<4>(p, p_rest, weighed);
     } else {
-      gate_scores<true>(p, score, gates, args.scale, warp, lane);
+      gate_scores<kRole != 0>(p, score, gates, args.scale, warp, lane);
     }
     wgmma::wait<0>();
     wgmma::hold(d);
+    if constexpr (kNormal) {
+      if constexpr (kRole == 0) {
+        scale_rows(d, gates.value_read, warp, lane);
+        add_vector(d, s.n, gates.sum_read, warp, lane);
+      } else {
+        if constexpr (kRole == 1) {
+          add_vector(d, s.dn, nullptr, warp, lane);
+        }
+        scale_rows(d, gates.end, warp, lane);
+      }
+    }
     __syncwarp();
     if (lane == 0) {
       s.state_free.arrive();
     }
-    scale_rows(d, kRole == 0 ? gates.read : gates.end, warp, lane);
+    if constexpr (!kNormal) {
+      scale_rows(d, kRole == 0 ? gates.read : gates.end, warp, lane);
+    }
     if (n >= 2) {
       s.terms_free[n % 2].wait(last_turn<2>(n));
     }
     if constexpr (kRole == 0) {
-      add_scores(d, p, z.k);
+      add_scores<kNormal>(d, p, p_rest, z.k);
       const float2 x = dot_rows(d, z.q, warp, lane);
       if (lane % 4 == 0) {
         terms.q[row] = x.x;
@@ -220,7 +290,7 @@ __device__ __forceinline__ void run_role(Shared& s, const CUtensorMap& out, cons
       for (int step = 4; step < 32; step *= 2) {
         written += __shfl_xor_sync(0xffffffffu, written, step);
       }
-      add_scores(d, p, z.q);
+      add_scores<kNormal>(d, p, p_rest, z.q);
       const float2 x = dot_rows(d, z.k, warp, lane);
       if (lane % 4 == 0) {
         terms.k[row] = x.x;
@@ -230,7 +300,7 @@ __device__ __forceinline__ void run_role(Shared& s, const CUtensorMap& out, cons
         terms.written[warp] = written;
       }
     } else {
-      add_scores(d, p, z.go);
+      add_scores<kNormal>(d, p, p_rest, z.go);
       if (lane == 0) {
         terms.passed[warp] = passed;
       }
@@ -238,7 +308,7 @@ __device__ __forceinline__ void run_role(Shared& s, const CUtensorMap& out, cons
     __syncwarp();
     if (lane == 0) {
       s.terms_full[n % 2].arrive();
-      s.free[n % 2].arrive();
+      s.free[n % kStages].arrive();
     }
     store_rows<1 + kRole, kCuts>(d, s.out[kRole], out, rows, columns, args.lanes, at, warp, lane);
   }
@@ -247,20 +317,23 @@ __device__ __forceinline__ void run_role(Shared& s, const CUtensorMap& out, cons
   }
 }
 
-template <bool kCuts>
+template <bool kCuts, bool kNormal>
 __global__ void __launch_bounds__(512, 1)
     gradients_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
                      const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap go,
                      const __grid_constant__ CUtensorMap dq, const __grid_constant__ CUtensorMap dk,
                      const __grid_constant__ CUtensorMap dv, const Arguments args) {
 #if LS_HOPPER_CODE
+  constexpr int kStages = Shared<kNormal>::kStages, kParts = Shared<kNormal>::kParts;
   extern __shared__ __align__(1024) unsigned char memory[];
-  auto& s = *reinterpret_cast<Shared*>(memory);
+  auto& s = *reinterpret_cast<Shared<kNormal>*>(memory);
   const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kStages; ++i) {
       s.full[i].init(2);
       s.free[i].init(13);
+    }
+    for (int i = 0; i < 2; ++i) {
       s.terms_full[i].init(12);
       s.terms_free[i].init(1);
     }
@@ -268,8 +341,10 @@ __global__ void __launch_bounds__(512, 1)
     s.state_free.init(12);
     fence_barrier_init();
   }
-  clear_images(s.state, args.lanes, threadIdx.x, 512);
-  clear_images(s.dstate, args.lanes, threadIdx.x, 512);
+  for (int part = 0; part < kParts; ++part) {
+    clear_images(s.state + part * kStateBytes, args.lanes, threadIdx.x, 512);
+    clear_images(s.dstate + part * kStateBytes, args.lanes, threadIdx.x, 512);
+  }
   __syncthreads();
   launch_dependents();
   wait_for_previous_grid();
@@ -280,10 +355,10 @@ __global__ void __launch_bounds__(512, 1)
         int n = 0;
         for (ChunkTurns<kCuts> turn(args.lanes.layout, args.count); turn.more(); turn.next(), ++n) {
           const ChunkPlace at = turn.at();
-          Stage& to = s.stage[n % 2];
-          Mbarrier& full = s.full[n % 2];
-          if (n >= 2) {
-            s.free[n % 2].wait(last_turn<2>(n));
+          Stage& to = s.stage[n % kStages];
+          Mbarrier& full = s.full[n % kStages];
+          if (n >= kStages) {
+            s.free[n % kStages].wait(last_turn<kStages>(n));
           }
           full.arrive_expect(sizeof(Stage));
           const int query = args.lanes.query(at.head), key = args.lanes.key(at.head);
@@ -297,38 +372,45 @@ __global__ void __launch_bounds__(512, 1)
           if (n >= 1) {
             s.state_free.wait((n - 1) & 1);
           }
-          const int64_t image = at.record * args.lanes.state_bytes();
-          s.state_full.arrive_expect(static_cast<uint32_t>(2 * args.lanes.state_bytes()));
-          load_image(s.state, args.states + image, args.lanes, s.state_full);
-          load_image(s.dstate, args.dstates + image, args.lanes, s.state_full);
+          const int64_t bytes = args.lanes.state_bytes(), image = at.record * kParts * bytes;
+          const int64_t sums = kNormal ? 2 * kDk * sizeof(float) : 0;
+          s.state_full.arrive_expect(static_cast<uint32_t>(2 * kParts * bytes + sums));
+          for (int part = 0; part < kParts; ++part) {
+            const int64_t from = image + part * bytes, place = part * kStateBytes;
+            load_image(s.state + place, args.states + from, args.lanes, s.state_full);
+            load_image(s.dstate + place, args.dstates + from, args.lanes, s.state_full);
+          }
+          if constexpr (kNormal) {
+            load_bytes(s.n, args.normal.sums + at.record * kDk, sizeof(s.n), s.state_full);
+            load_bytes(s.dn, args.normal.dsums + at.record * kDk, sizeof(s.dn), s.state_full);
+          }
         }
       }
     } else if (warp == 1) {
       int n = 0;
-      float g0 = 0, g1 = 0;
+      GateInputs<kNormal> next;
       const auto read = [&](const ChunkPlace& at) {
-        const int gate = args.lanes.gate(at.head), t = at.first + 2 * lane;
-        g0 = args.gates.at(at.row, t, gate, at.first + at.valid);
-        g1 = args.gates.at(at.row, t + 1, gate, at.first + at.valid);
+        next.read(args.gates, at.row, at.first + 2 * lane, args.lanes.gate(at.head),
+                  at.first + at.valid);
       };
       ChunkTurns<kCuts> turn(args.lanes.layout, args.count);
       if (turn.more()) {
         read(turn.at());
       }
       for (; turn.more(); ++n) {
-        const float x0 = g0, x1 = g1;
+        const GateInputs<kNormal> now = next;
         const int valid = turn.at().valid;
         turn.next();
         if (turn.more()) {
           read(turn.at());
         }
-        if (n >= 2) {
-          s.free[n % 2].wait(last_turn<2>(n));
+        if (n >= kStages) {
+          s.free[n % kStages].wait(last_turn<kStages>(n));
         }
-        write_gates(s.gates[n % 2], x0, x1, args.scale, valid, lane);
+        write_gates<kNormal>(s.gates[n % kStages], now, args.scale, valid, lane);
         __syncwarp();
         if (lane == 0) {
-          s.full[n % 2].arrive();
+          s.full[n % kStages].arrive();
         }
       }
     } else if (warp == 2) {
@@ -341,11 +423,11 @@ __global__ void __launch_bounds__(512, 1)
         const float2 xk = reinterpret_cast<const float2*>(z.k)[lane];
         const float written = z.written[0] + z.written[1] + z.written[2] + z.written[3];
         const float passed = z.passed[0] + z.passed[1] + z.passed[2] + z.passed[3];
-        const float through = s.gates[n % 2].all * passed + written;
+        const float through = s.gates[n % kStages].all * passed + written;
         __syncwarp();
         if (lane == 0) {
           s.terms_free[n % 2].arrive();
-          s.free[n % 2].arrive();
+          s.free[n % kStages].arrive();
         }
         const float x0 = 2 * lane < at.valid ? xq.x - xk.x : 0.f;
         const float x1 = 2 * lane + 1 < at.valid ? xq.y - xk.y : 0.f;
@@ -354,6 +436,21 @@ __global__ void __launch_bounds__(512, 1)
         for (int step = 1; step < 32; step *= 2) {
           const float after = __shfl_down_sync(0xffffffffu, sum, step);
           sum += lane + step < 32 ? after : 0.f;
+        }
+        if constexpr (kNormal) {
+          if (args.normal.dwritten) {
+            float* const to =
+                args.normal.dwritten +
+                (static_cast<int64_t>(at.row) * args.gates.tokens + at.first + 2 * lane) *
+                    args.gates.heads +
+                at.head;
+            if (2 * lane < at.valid) {
+              to[0] = xk.x;
+            }
+            if (2 * lane + 1 < at.valid) {
+              to[args.gates.heads] = xk.y;
+            }
+          }
         }
         if (args.dg) {
           const int heads = args.lanes.layout.heads;
@@ -388,16 +485,19 @@ __global__ void __launch_bounds__(512, 1)
 cudaError_t decayed_linear_gradients(const LinearSizes& z, const LinearInputs& in, const bf16* go,
                                      const void* workspace, const LinearGradients& out,
                                      cudaStream_t stream) {
-  constexpr int kBytes = sizeof(Shared);
-  static_assert(kBytes <= 227 * 1024);
-  const auto kernel = has_cuts(z) ? &gradients_kernel<true> : &gradients_kernel<false>;
-  const cudaError_t allowed = allow_shared(kernel, kBytes);
+  static_assert(sizeof(Shared<false>) <= 227 * 1024 && sizeof(Shared<true>) <= 227 * 1024);
+  const bool normalised = in.normaliser != nullptr, cuts = has_cuts(z);
+  const int bytes = normalised ? sizeof(Shared<true>) : sizeof(Shared<false>);
+  const auto kernel =
+      normalised ? (cuts ? &gradients_kernel<true, true> : &gradients_kernel<false, true>)
+                 : (cuts ? &gradients_kernel<true, false> : &gradients_kernel<false, false>);
+  const cudaError_t allowed = allow_shared(kernel, bytes);
   int processors = 0;
   if (const cudaError_t e = processor_count(&processors)) return e;
   if (allowed != cudaSuccess) {
     return allowed;
   }
-  const Workspace w(z, 1, const_cast<void*>(workspace));
+  const Workspace w(z, 1, const_cast<void*>(workspace), normalised);
   bf16 *const dq = w.dq ? w.dq : out.q, *const dk = w.dk ? w.dk : out.k;
   CUtensorMap from[4], to[4];
   if (const cudaError_t e =
@@ -410,18 +510,19 @@ cudaError_t decayed_linear_gradients(const LinearSizes& z, const LinearInputs& i
     return e;
   }
   const auto count = static_cast<int64_t>(z.records());
-  const Arguments args{{in.g, in.decay, z.tokens, z.heads},
+  const Arguments args{gates_of(z, in),
                        w.states,
                        w.dstates,
                        dq,
                        dk,
                        out.v,
                        w.dg && out.g ? w.dg : out.g,
+                       normalised ? *in.normaliser : Normaliser(),
                        lanes_in(z, in.offsets, w.places),
                        count,
                        z.scale};
   const int64_t blocks = count < processors ? count : processors;
-  if (const cudaError_t e = launch_behind(kernel, blocks, 512, kBytes, stream, from[0], from[1],
+  if (const cudaError_t e = launch_behind(kernel, blocks, 512, bytes, stream, from[0], from[1],
                                           from[2], from[3], to[0], to[1], to[2], args)) {
     return e;
   }
@@ -434,7 +535,12 @@ cudaError_t decayed_linear_backward(const LinearSizes& sizes, const LinearInputs
   if (!sizes.valid()) {
     return cudaErrorInvalidValue;
   }
-  if (const cudaError_t e = find_chunks(sizes, in.offsets, 1, workspace, stream)) {
+  if (in.normaliser) {  // finds chunks too
+    const Workspace w(sizes, 1, workspace, true);
+    if (const cudaError_t e = normaliser_sums(sizes, in, true, w.places, w.decays, stream)) {
+      return e;
+    }
+  } else if (const cudaError_t e = find_chunks(sizes, in.offsets, 1, workspace, stream)) {
     return e;
   }
   const cudaError_t e = decayed_linear_states(sizes, in, go, gs_end, workspace, out.s0, stream);

@@ -85,10 +85,12 @@ struct Workspace {
   void* places;
   bf16 *dq, *dk;
   float* dg;
+  float* decays;  // with a normaliser: of a chunk
   std::size_t bytes = 0;
   /// `gate_columns` of a token and lane.
-  Workspace(const LinearSizes& z, int gate_columns, void* memory) {
-    const std::size_t images = z.records() * z.state_bytes(), each = z.token_lanes();
+  Workspace(const LinearSizes& z, int gate_columns, void* memory, bool normalised = false) {
+    const std::size_t each = z.token_lanes();
+    const std::size_t images = z.records() * z.state_bytes() * (normalised ? 2 : 1);
     const auto size = [](int n) { return static_cast<std::size_t>(n); };
     const auto take = [&](std::size_t n) {
       auto* const p = static_cast<unsigned char*>(memory) + bytes;
@@ -101,6 +103,7 @@ struct Workspace {
     dq = reinterpret_cast<bf16*>(take(z.queries() < z.lanes() ? each * size(2 * z.dk) : 0));
     dk = reinterpret_cast<bf16*>(take(z.keys() < z.lanes() ? each * size(2 * z.dk) : 0));
     dg = reinterpret_cast<float*>(take(z.parts() > 1 ? each * size(4 * gate_columns) : 0));
+    decays = reinterpret_cast<float*>(take(normalised ? z.records() * sizeof(float) : 0));
   }
 };
 /// Where the chunks of documents lie.
@@ -142,33 +145,80 @@ inline cudaError_t encode_operands(CUtensorMap (&maps)[4], const LinearSizes& z,
   return cudaSuccess;
 }
 
-/// Where the scalar gate of (b, t, h) comes from: 0 from token `end` on.
+/// Where the scalar gate of (b, t, h) comes from, 0 from token `end` on; with a normaliser also
+/// numbers of the token.
 struct GateSource {
   const float* g;
   const float* decay;
   int tokens, heads;
+  const float *written = nullptr, *over = nullptr, *below = nullptr;
   __device__ float at(int64_t b, int t, int h, int end) const {
     return t >= end ? 0.f : g ? g[(b * tokens + t) * heads + h] : decay ? decay[h] : 0.f;
   }
+  __device__ float number(const float* of, int64_t b, int t, int h, int end) const {
+    return of && t < end ? of[(b * tokens + t) * heads + h] : 0.f;
+  }
 };
+inline GateSource gates_of(const LinearSizes& z, const LinearInputs& in) {
+  GateSource gates{in.g, in.decay, z.tokens, z.heads};
+  if (in.normaliser) {
+    gates.written = in.normaliser->written;
+    gates.over = in.normaliser->over;
+    gates.below = in.normaliser->below;
+  }
+  return gates;
+}
 
 /// Scalar gates of one chunk. Tokens past the end decay nothing, read nothing and write nothing;
 /// their sums are such that they see and are seen by no other token.
 struct alignas(16) ScalarGates {
   float sum[64];   // G: running sum of log2 decays, inclusive
   float read[64];  // scale exp(G_t): how token t reads the state before the chunk
-  float end[64];   // exp(G_C - G_t): what is left of token t's write after the chunk
+  float end[64];   // w_t exp(G_C - G_t): what is left of token t's write after the chunk
   float all;       // exp(G_C)
   float log_all;   // log2 of it
   float unused[2];
 };
+struct NormalGates : ScalarGates {
+  float seen[64];             // G_t - log2 w_t: what a reader's sum is compared with
+  float over[64], below[64];  // Normaliser
+  float value_read[64];       // read over: of gradients of outputs
+  float sum_read[64];         // read below: of gradients of d
+};
+template <bool kNormal>
+struct GatesOf {
+  using Type = ScalarGates;
+};
+template <>
+struct GatesOf<true> {
+  using Type = NormalGates;
+};
+template <bool kNormal>
+using Gates = typename GatesOf<kNormal>::Type;
 
-/// By one warp, two tokens a lane: g0, g1 natural logs, 0 from token `valid` on.
-__device__ __forceinline__ void write_gates(ScalarGates& to, float g0, float g1, float scale,
-                                            int valid, int lane) {
+/// What the gates of two tokens of a lane of one warp are made of.
+template <bool kNormal>
+struct GateInputs {
+  float g[2] = {}, written[2] = {}, over[2] = {}, below[2] = {};
+  __device__ __forceinline__ void read(const GateSource& from, int64_t b, int t, int h, int end) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      g[i] = from.at(b, t + i, h, end);
+      if constexpr (kNormal) {
+        written[i] = from.number(from.written, b, t + i, h, end);
+        over[i] = from.number(from.over, b, t + i, h, end);
+        below[i] = from.number(from.below, b, t + i, h, end);
+      }
+    }
+  }
+};
+
+/// By one warp, two tokens a lane: natural logs, 0 from token `valid` on.
+template <bool kNormal>
+__device__ __forceinline__ void write_gates(Gates<kNormal>& to, const GateInputs<kNormal>& in,
+                                            float scale, int valid, int lane) {
   constexpr float kLog2e = 1.4426950408889634f, kNoToken = -1e30f;
-  g0 *= kLog2e;
-  g1 *= kLog2e;
+  const float g0 = in.g[0] * kLog2e, g1 = in.g[1] * kLog2e;
   float sum = g0 + g1;
 #pragma unroll
   for (int step = 1; step < 32; step *= 2) {
@@ -179,12 +229,24 @@ __device__ __forceinline__ void write_gates(ScalarGates& to, float g0, float g1,
   const float before = __shfl_up_sync(0xffffffffu, sum, 1);
   const float first = (lane > 0 ? before : 0.f) + g0;
   const bool here = 2 * lane < valid, next = 2 * lane + 1 < valid;
-  reinterpret_cast<float2*>(to.sum)[lane] =
-      make_float2(here ? first : kNoToken, next ? sum : kNoToken);
-  reinterpret_cast<float2*>(to.read)[lane] = make_float2(
-      here ? scale * cuda::exp2_fast(first) : 0.f, next ? scale * cuda::exp2_fast(sum) : 0.f);
-  reinterpret_cast<float2*>(to.end)[lane] = make_float2(here ? cuda::exp2_fast(all - first) : 0.f,
-                                                        next ? cuda::exp2_fast(all - sum) : 0.f);
+  const auto put = [&](float(&array)[64], float x, float y) {
+    reinterpret_cast<float2*>(array)[lane] = make_float2(x, y);
+  };
+  const float read0 = here ? scale * cuda::exp2_fast(first) : 0.f;
+  const float read1 = next ? scale * cuda::exp2_fast(sum) : 0.f;
+  const float w0 = kNormal ? in.written[0] * kLog2e : 0.f;
+  const float w1 = kNormal ? in.written[1] * kLog2e : 0.f;
+  put(to.sum, here ? first : kNoToken, next ? sum : kNoToken);
+  put(to.read, read0, read1);
+  put(to.end, here ? cuda::exp2_fast(all - first + w0) : 0.f,
+      next ? cuda::exp2_fast(all - sum + w1) : 0.f);
+  if constexpr (kNormal) {
+    put(to.seen, here ? first - w0 : kNoToken, next ? sum - w1 : kNoToken);
+    put(to.over, in.over[0], in.over[1]);
+    put(to.below, in.below[0], in.below[1]);
+    put(to.value_read, read0 * in.over[0], read1 * in.over[1]);
+    put(to.sum_read, read0 * in.below[0], read1 * in.below[1]);
+  }
   if (lane == 0) {
     to.all = cuda::exp2_fast(all);
     to.log_all = all;
@@ -351,6 +413,10 @@ inline Segments segments_in(const LinearSizes& sizes, int count, void* memory) {
   return {sums, reinterpret_cast<float*>(sums ? sums + n * Segments::kFloat4 : nullptr), count,
           (sizes.chunks() + count - 1) / count};
 }
+/// Sets in.normaliser's sums, the last n, and decays of chunks; the same of the way back: dsums and
+/// dn0 (decayed_linear_normaliser.cu). `places` as found where there are documents.
+cudaError_t normaliser_sums(const LinearSizes& sizes, const LinearInputs& in, bool reverse,
+                            void* places, float* decays, cudaStream_t stream);
 /// Sums over the chunks of every segment but the last (decayed_linear_states.cu).
 cudaError_t decayed_linear_sums(const LinearSizes& sizes, const LinearInputs& in,
                                 const Segments& segments, cudaStream_t stream);

@@ -72,31 +72,6 @@ inline void put(const Wanted& q, const Wanted& k, const Wanted& v) {
   v.put();
 }
 
-/// Where last states go. A block of the last segment writes them while those of others may still
-/// read the first: where both are one memory (a call that goes on in place) they are put there
-/// behind the kernels.
-class LastStates {
- public:
-  LastStates(const Op::In<TensorView>& in, TensorView& to)
-      : to_(to),
-        apart_(in.q.size(1) > fast::LinearSizes::kChunk && in.s0.defined() && to.defined() &&
-               in.s0.raw() == to.raw()),
-        beside_(apart_ ? to.bytes() : 1) {}
-  float* data() { return apart_ ? beside_.as<float>() : floats(to_); }
-  void put() {
-    if (apart_) {
-      cuda::check(cudaMemcpyAsync(to_.raw(), beside_.data(), static_cast<std::size_t>(to_.bytes()),
-                                  cudaMemcpyDeviceToDevice, cuda::queue().stream),
-                  "the last states of decayed linear attention");
-    }
-  }
-
- private:
-  TensorView& to_;
-  bool apart_;
-  cuda::Scratch beside_;
-};
-
 /// A gate a token and head, of the head, or none.
 struct Scalar {
   static fast::LinearInputs inputs(const Op::In<TensorView>& in, const Documents& documents) {
@@ -110,7 +85,7 @@ struct Scalar {
     report_form<Op>("chunk of {}", z.kChunk);
     const fast::LinearPlan plan = fast::decayed_linear_plan(z, cuda::queue().processors);
     const cuda::Scratch memory = scratch(fast::decayed_linear_forward_workspace(z, plan));
-    LastStates last(in, out.sT);
+    common::OutgoingStates last(in.s0, out.sT, in.q.size(1) > z.kChunk);
     cuda::check(fast::decayed_linear_forward(z, plan, inputs(in, documents), at(out.o), last.data(),
                                              memory.data(), cuda::queue().stream),
                 "decayed linear attention");
@@ -144,7 +119,7 @@ struct Channels {
     report_form<Op>("chunk of {}", z.kChunk);
     const int segments = fast::channel_linear_segments(z, cuda::queue().processors);
     const cuda::Scratch memory = scratch(fast::channel_linear_forward_workspace(z, segments));
-    LastStates last(in, out.sT);
+    common::OutgoingStates last(in.s0, out.sT, in.q.size(1) > z.kChunk);
     cuda::check(fast::channel_linear_forward(z, segments, inputs(in, documents), at(out.o),
                                              last.data(), memory.data(), cuda::queue().stream),
                 "linear attention with decays by channel");

@@ -6,7 +6,7 @@
 // Images: for backward, the state before each chunk and the gradient of the state after it, as
 // bf16. Moves k, v, q, dO in once and 512 bytes a token and head out for each direction.
 // Sums: for forward in segments, what each segment adds to its last state, f32.
-#include "core/ops/decayed_linear/decayed_linear_hopper.cuh"
+#include "core/ops/decayed_linear/decayed_linear_normaliser.cuh"
 
 namespace ls::kernels::decayed_linear {
 namespace {
@@ -18,11 +18,13 @@ constexpr int kStages = 3;
 struct alignas(1024) Stage {
   unsigned char x[kTile], y[2 * kTile];  // V or dO: 64 columns; K or Q
 };
-template <bool kImages>
+/// kNormal: with a normaliser; images and operands that were rounded are in two parts, an image's
+/// parts one behind the other in memory.
+template <bool kImages, bool kNormal>
 struct Shared {
   Stage stage[kStages];
-  alignas(1024) unsigned char image[kImages ? 2 : 0][2 * kTile];
-  ScalarGates gates[kStages];
+  alignas(1024) unsigned char image[kImages ? 2 : 0][2 * kTile];  // of chunks in turn, or parts
+  Gates<kNormal> gates[kStages];
   Mbarrier full[kStages], free[kStages];
   Mbarrier image_full[2], image_free[2];
 };
@@ -31,6 +33,7 @@ struct Arguments {
   GateSource gates;
   const float* first[2];     // state before the first chunk, gradient after the last
   float* s0;                 // or null: gradient of the state before the first
+  float* s_end;              // or null: state after the last
   unsigned char* images[2];  // [record]
   Segments segments;
   Lanes lanes;
@@ -54,14 +57,15 @@ struct Place {
   __device__ int token(int n) const { return at.token(chunk(n)); }
 };
 
-template <bool kImages>
+template <bool kImages, bool kNormal>
 __global__ void __launch_bounds__(256, 2)
     states_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
                   const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap go,
                   const Arguments args) {
 #if LS_HOPPER_CODE
+  constexpr int kParts = kNormal ? 2 : 1;
   extern __shared__ __align__(1024) unsigned char memory[];
-  auto& s = *reinterpret_cast<Shared<kImages>*>(memory);
+  auto& s = *reinterpret_cast<Shared<kImages, kNormal>*>(memory);
   const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
@@ -100,20 +104,22 @@ __global__ void __launch_bounds__(256, 2)
         }
       }
     } else if (warp == 1) {
-      const auto read = [&](int n, int i) {
-        return args.gates.at(row, place.token(n) + 2 * lane + i, args.lanes.gate(head), at.end());
-      };
-      float g0 = place.count > 0 ? read(0, 0) : 0.f, g1 = place.count > 0 ? read(0, 1) : 0.f;
-      for (int n = 0; n < place.count; ++n) {
-        const float x0 = g0, x1 = g1;
-        if (n + 1 < place.count) {
-          g0 = read(n + 1, 0);
-          g1 = read(n + 1, 1);
+      const auto read = [&](int n) {
+        GateInputs<kNormal> x;
+        if (n < place.count) {
+          x.read(args.gates, row, place.token(n) + 2 * lane, args.lanes.gate(head), at.end());
         }
+        return x;
+      };
+      GateInputs<kNormal> next = read(0);
+      for (int n = 0; n < place.count; ++n) {
+        const GateInputs<kNormal> now = next;
+        next = read(n + 1);
         if (n >= kStages) {
           s.free[n % kStages].wait(last_turn<kStages>(n));
         }
-        write_gates(s.gates[n % kStages], x0, x1, args.scale, at.end() - place.token(n), lane);
+        write_gates<kNormal>(s.gates[n % kStages], now, args.scale, at.end() - place.token(n),
+                             lane);
         __syncwarp();
         if (lane == 0) {
           s.full[n % kStages].arrive();
@@ -123,10 +129,11 @@ __global__ void __launch_bounds__(256, 2)
       if (kImages && elect_one()) {
         unsigned char* const records =
             (place.reverse ? args.images[1] : args.images[0]) + at.slice * kTile;
-        for (int n = 0; n < place.count; ++n) {
+        const int64_t part_bytes = args.lanes.state_bytes();
+        for (int n = 0; n < kParts * place.count; ++n) {
           s.image_full[n % 2].wait(this_turn<2>(n));
-          unsigned char* const to =
-              records + (at.chain.record + place.chunk(n)) * args.lanes.state_bytes();
+          const int64_t record = at.chain.record + place.chunk(n / kParts);
+          unsigned char* const to = records + (record * kParts + n % kParts) * part_bytes;
           for (int i = 0; i < args.lanes.key_tiles; ++i) {
             store_bytes(to + i * args.lanes.slices * kTile, s.image[n % 2] + i * kTile, kTile);
           }
@@ -149,24 +156,39 @@ __global__ void __launch_bounds__(256, 2)
     float total = 0;  // log2 decay so far
     for (int n = 0; n < place.count; ++n) {
       const Stage& from_stage = s.stage[n % kStages];
-      const ScalarGates& gates = s.gates[n % kStages];
+      const Gates<kNormal>& gates = s.gates[n % kStages];
       if constexpr (kImages) {
-        if (n >= 2) {
-          s.image_free[n % 2].wait(last_turn<2>(n));
-        }
+        const auto put = [&](int image, const uint32_t(&copy)[kDk / 16][4]) {
+          if (image >= 2) {
+            s.image_free[image % 2].wait(last_turn<2>(image));
+          }
+          store_operands(s.image[image % 2], copy, warp, lane);
+          fence_proxy_async();
+          __syncwarp();
+          if (lane == 0) {
+            s.image_full[image % 2].arrive();
+          }
+        };
         uint32_t copy[kDk / 16][4];
-        as_operand<kDk / 16>(copy, state);
-        store_operands(s.image[n % 2], copy, warp, lane);
-        fence_proxy_async();
-        __syncwarp();
-        if (lane == 0) {
-          s.image_full[n % 2].arrive();
+        if constexpr (kNormal) {
+          uint32_t rest[kDk / 16][4];
+          as_operands<kDk / 16>(copy, rest, state);
+          put(2 * n, copy);
+          put(2 * n + 1, rest);
+        } else {
+          as_operand<kDk / 16>(copy, state);
+          put(n, copy);
         }
       }
       s.full[n % kStages].wait(this_turn<kStages>(n));
-      uint32_t x[4][4];
+      uint32_t x[4][4], x_rest[4][4];
       load_transposed(x, from_stage.x, warp, lane);
-      weigh_tokens(x, place.reverse ? gates.read : gates.end, lane);
+      if constexpr (kNormal) {
+        weigh_tokens(x, x_rest, place.reverse ? gates.value_read : gates.end, lane);
+        wgmma::hold(x_rest);
+      } else {
+        weigh_tokens(x, place.reverse ? gates.read : gates.end, lane);
+      }
       const float decay = gates.all;
       total += gates.log_all;
 #pragma unroll
@@ -178,6 +200,9 @@ __global__ void __launch_bounds__(256, 2)
       wgmma::hold(x);
       wgmma::fence_sums();
       wgmma::multiply_steps<Depth::kColumns>(state, x, y, true);
+      if constexpr (kNormal) {
+        wgmma::multiply_steps<Depth::kColumns>(state, x_rest, y, true);
+      }
       wgmma::commit();
       wgmma::wait<0>();
       wgmma::hold(state);
@@ -189,6 +214,9 @@ __global__ void __launch_bounds__(256, 2)
     if constexpr (kImages) {
       if (place.reverse) {
         store_state(args.lanes.state(args.s0, at.chain.start), state, args.lanes, 64 * at.slice,
+                    warp, lane);
+      } else if (args.s_end) {
+        store_state(args.lanes.state(args.s_end, at.chain.end), state, args.lanes, 64 * at.slice,
                     warp, lane);
       }
     } else {
@@ -207,30 +235,37 @@ __global__ void __launch_bounds__(256, 2)
 #endif
 }
 
-template <bool kImages>
-cudaError_t launch(const LinearSizes& z, const LinearInputs& in, const bf16* go,
-                   const Arguments& args, int64_t blocks, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(Shared<kImages>);
+template <bool kImages, bool kNormal>
+cudaError_t launch_one(const CUtensorMap (&maps)[4], const Arguments& args, int64_t blocks,
+                       cudaStream_t stream) {
+  constexpr int kBytes = sizeof(Shared<kImages, kNormal>);
   static_assert(kBytes <= 113 * 1024);
-  static const cudaError_t allowed = allow_shared(&states_kernel<kImages>, kBytes);
+  static const cudaError_t allowed = allow_shared(&states_kernel<kImages, kNormal>, kBytes);
   if (allowed != cudaSuccess) {
     return allowed;
   }
+  return launch_behind(&states_kernel<kImages, kNormal>, blocks, 256, kBytes, stream, maps[0],
+                       maps[1], maps[2], maps[3], args);
+}
+template <bool kImages>
+cudaError_t launch(const LinearSizes& z, const LinearInputs& in, const bf16* go,
+                   const Arguments& args, int64_t blocks, cudaStream_t stream) {
   CUtensorMap maps[4];
   if (const cudaError_t e =
           encode_operands(maps, z, {in.q, in.k, in.v, go}, z.queries(), z.keys())) {
     return e;
   }
-  return launch_behind(&states_kernel<kImages>, blocks, 256, kBytes, stream, maps[0], maps[1],
-                       maps[2], maps[3], args);
+  return in.normaliser ? launch_one<kImages, true>(maps, args, blocks, stream)
+                       : launch_one<kImages, false>(maps, args, blocks, stream);
 }
 
 }  // namespace
 
 cudaError_t decayed_linear_sums(const LinearSizes& z, const LinearInputs& in,
                                 const Segments& segments, cudaStream_t stream) {
-  const Arguments args{{in.g, in.decay, z.tokens, z.heads},
+  const Arguments args{gates_of(z, in),
                        {nullptr, nullptr},
+                       nullptr,
                        nullptr,
                        {nullptr, nullptr},
                        segments,
@@ -240,17 +275,22 @@ cudaError_t decayed_linear_sums(const LinearSizes& z, const LinearInputs& in,
                        int64_t{1} * z.slices() * z.chains() * (segments.count - 1), stream);
 }
 
-std::size_t decayed_linear_backward_workspace(const LinearSizes& sizes) {
-  return Workspace(sizes, 1, nullptr).bytes;
+std::size_t decayed_linear_backward_workspace(const LinearSizes& sizes, bool normalised) {
+  return Workspace(sizes, 1, nullptr, normalised).bytes;
 }
 
 cudaError_t decayed_linear_states(const LinearSizes& z, const LinearInputs& in, const bf16* go,
                                   const float* gs_end, void* workspace, float* ds0,
                                   cudaStream_t stream) {
-  const Workspace w(z, 1, workspace);
-  const Arguments args{
-      {in.g, in.decay, z.tokens, z.heads}, {in.s0, gs_end}, ds0, {w.states, w.dstates}, {},
-      lanes_in(z, in.offsets, w.places),   z.scale};
+  const Workspace w(z, 1, workspace, in.normaliser);
+  const Arguments args{gates_of(z, in),
+                       {in.s0, gs_end},
+                       ds0,
+                       in.normaliser ? in.normaliser->s_end : nullptr,
+                       {w.states, w.dstates},
+                       {},
+                       lanes_in(z, in.offsets, w.places),
+                       z.scale};
   return launch<true>(z, in, go, args, int64_t{2} * z.slices() * z.chains(), stream);
 }
 

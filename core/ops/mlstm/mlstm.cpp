@@ -257,7 +257,7 @@ LS_OP(Mlstm, "mlstm", "matrix LSTM: additive memory with gates, a normaliser and
     .in("q[B,T,H,Dk] k[B,T,H,Dk] v[B,T,H,Dv] i[B,T,H]:acc f[B,T,H]:acc c0[N,H,Dk,Dv]:acc? "
         "n0[N,H,Dk]:acc? m0[N,H]:acc? offsets[N1]:i64?")
     .out("o[B,T,H,Dv] cT[B,H,Dk,Dv]:acc nT[B,H,Dk]:acc mT[B,H]:acc?")
-    .saves("q k v i f c0 n0 m0 offsets")
+    .saves("q k v i f c0 n0 m0 offsets o")
     .continues("c0", "cT")
     .continues("n0", "nT")
     .continues("m0", "mT")
