@@ -85,10 +85,15 @@ class Bench {
         .slice(0, 0, n)
         .view(shape);
   }
+  bool wants(const std::string& name) const { return name.find(part_) != std::string::npos; }
+  void print(const std::string& name, double ms, double bytes) const {
+    std::printf("%-24s %10.4f %10.4f\n", name.c_str(), ms, bytes / rate_);
+    std::fflush(stdout);
+  }
   template <class Op>
   void op(const std::string& name, const typename Op::template In<Tensor>& in,
           const typename Op::Attrs& attrs = {}) {
-    if (name.find(part_) == std::string::npos) {
+    if (!wants(name)) {
       return;
     }
     const OpInfo& info = op_info<Op>();
@@ -138,6 +143,27 @@ void scans(Bench& b, Device& device, const std::string& shape, Index rows, Index
   b.op<DecayedLinear>("scan channels " + shape, {.q = x, .k = x, .v = x, .gk = gk}, {{}, 0.1});
   b.op<Mlstm>("scan mlstm " + shape, {.q = x, .k = x, .v = x, .i = g, .f = g}, {{}, 0.1});
   b.op<Attention>("scan attention " + shape, {.q = x, .k = x, .v = x}, {{}, 0.1});
+}
+
+/// A token behind `keys` of them, as in writing: the cache is a buffer with room for one more.
+void writing(Bench& b, Device& device, Index keys) {
+  const std::string name = "write attention " + std::to_string(keys) + " keys";
+  if (!b.wants(name)) {
+    return;
+  }
+  const Tensor x = b.draw({1, 1, 16, 128});
+  const Tensor k = b.draw({1, keys + 1, 16, 128}), v = b.draw({1, keys + 1, 16, 128});
+  const Tensor used = Tensor::full({}, DType::kI64, static_cast<double>(keys), device);
+  const OpInfo& info = op_info<Attention>();
+  const Attention::In<Tensor> in{.q = x, .k = x, .v = x, .k0 = k, .v0 = v, .used = used};
+  const std::vector<Tensor> inputs = ls::detail::spread_members<Tensor>(in);
+  std::vector<bool> spent(inputs.size());
+  for (const char* cache : {"k0", "v0"}) {
+    spent[static_cast<std::size_t>(info.input_index(cache))] = true;
+  }
+  const Attention::Attrs attrs{{}, 0.1};
+  b.print(name, time_of(device, [&] { run_forward(info, inputs, &attrs, spent); }),
+          static_cast<double>(k.bytes() + v.bytes()));
 }
 
 /// Sizes of mixers beside 128 by 128: shared keys, wide and narrow values, documents.
@@ -227,6 +253,9 @@ int main(int argc, char** argv) {
   scans(b, *device, "B2 T16384 H16 D128", 2, 16384, 16, 128, DType::kBF16);
   scans(b, *device, "f32 B8 T1024 H8 D64", 8, 1024, 8, 64, DType::kF32);
   other_scans(b, *device);
+  for (const Index keys : {Index{1} << 10, Index{1} << 16, Index{1} << 20}) {
+    writing(b, *device, keys);
+  }
   b.op<DeltaRule>("scan gated delta Dk256",
                   {.q = b.draw({8, 4096, 6, 256}),
                    .k = b.draw({8, 4096, 6, 256}),
