@@ -52,6 +52,12 @@ LS_OP_CASES(GatedScan, "gated_scan") {
   kept.g = draw.uniform({1, 200, 3}, -1e-4, 0);
   cases.add("gates near 1", kept);
   cases.add("large", random(draw, 5, 300, 200));
+  In segments = random(draw, 2, 700, 66);  // tiles of tokens, several segments of them
+  segments.g = draw.uniform({2, 700, 66}, -0.05, 0);
+  segments.h0 = draw.normal({2, 66});
+  cases.add("long", segments);
+  segments.offsets = Tensor::from<std::int64_t>({0, 1, 64, 64, 385, 700, 1100, 1399, 1400});
+  cases.add("long, packed, states", segments);
 }
 
 }  // namespace

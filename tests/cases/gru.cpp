@@ -41,6 +41,12 @@ LS_OP_CASES(Gru, "gru") {
     cases.add(kind + "saturated", inputs(2, 9, 4, 1, 2, 30), attrs)
         .slack(4, "1 - z of a z near 1 has few digits left");
     cases.add(kind + "large", inputs(8, 60, 64, 2, 8), attrs);
+    // Weights that no processor of a GPU holds: shared out over all.
+    auto dense = inputs(19, 7, 264, 2, 19);
+    dense.r = draw.normal({2, 396, 132}, 0.08);
+    cases.add(kind + "dense", dense, attrs);
+    dense.h0 = dense.bias = dense.bias_n = Tensor();
+    cases.add(kind + "dense, no state, no bias", dense, attrs);
   }
   Gru::In<Tensor> inside{
       .gx = draw.normal({2, 9, 12}), .r = draw.normal({1, 12, 4}, 0.4), .bias_n = draw.normal({4})};

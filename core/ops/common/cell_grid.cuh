@@ -127,6 +127,72 @@ __device__ __forceinline__ void add_products(float (&sums)[8 * kN], const float*
   }
 }
 
+/// Shared memory of a block: weights [kGates,units,depth], what they multiply [16,depth] (forward),
+/// results [kGates,units,16], then states [units,B] of up to two kinds.
+template <int kGates>
+struct GridLayout {
+  float *weights, *x, *results, *c, *dh;
+  __device__ GridLayout(float* memory, const CellGrid& g, bool forward)
+      : weights(memory),
+        x(weights + kGates * g.units * g.depth),
+        results(x + (forward ? kGridRows * g.depth : 0)),
+        c(results + kGates * g.units * kGridRows),
+        dh(c + g.units * g.batch) {}
+  static std::size_t bytes(const CellGrid& g, bool forward) {
+    return sizeof(float) * static_cast<std::size_t>(
+                               kGates * g.units * g.depth + (forward ? kGridRows * g.depth : 0) +
+                               kGates * g.units * kGridRows + 2 * g.units * g.batch);
+  }
+};
+/// f(gate, unit of the head, element of the depth) gives a weight.
+template <int kGates, class F>
+__device__ __forceinline__ void fill_weights(float* to, const CellGrid& g, F f) {
+  const int first = g.first_unit();
+  for (int e = static_cast<int>(threadIdx.x); e < kGates * g.units * g.depth; e += kGridThreads) {
+    const int k = e % g.depth, unit = e / g.depth % g.units, gate = e / g.depth / g.units;
+    to[e] = k < g.d && first + unit < g.d ? f(gate, first + unit, k) : 0.f;
+  }
+}
+/// results[gate, unit, row] of this warp's gate and 8 of 16 rows.
+template <int kUnits, class Load>
+__device__ __forceinline__ void multiply(const float* weights, float* results, const CellGrid& g,
+                                         int gate, int half, int lane, Load load) {
+  float sums[8 * kUnits] = {};
+  add_products<kUnits>(sums, weights + gate * kUnits * g.depth, g.depth, g.depth, lane, load);
+  sum_lanes(sums, lane);
+#pragma unroll
+  for (int i = 0; i < kSumsOfLane<8 * kUnits>; ++i) {
+    const int n = sum_of_lane<8 * kUnits>(lane, i);
+    results[(gate * kUnits + n / 8) * kGridRows + 8 * half + n % 8] = sums[i];
+  }
+}
+/// To shared memory [16,depth]: rows b0 and on of `from` [B,width], or zeros where null.
+__device__ __forceinline__ void load_rows(float* to, const float* from, const CellGrid& g, int b0) {
+  const int width = g.heads * g.d, own = g.head() * g.d;
+  for (int e = static_cast<int>(threadIdx.x) * 4; e < kGridRows * g.depth; e += 4 * kGridThreads) {
+    const int b = b0 + e / g.depth, k = e % g.depth;
+    const bool there = from && b < g.batch && k < g.d;
+    *reinterpret_cast<float4*>(to + e) =
+        there ? __ldcg(reinterpret_cast<const float4*>(from + b * width + own + k))
+              : make_float4(0, 0, 0, 0);
+  }
+}
+
+/// f.template operator()<units>() with those of the grid.
+template <class F>
+void with_units(const CellGrid& g, F&& f) {
+  switch (g.units) {
+    case 2:
+      return f.template operator()<2>();
+    case 4:
+      return f.template operator()<4>();
+    case 6:
+      return f.template operator()<6>();
+    default:
+      return f.template operator()<8>();
+  }
+}
+
 /// Launches kernel<<<heads * blocks>>> so that all blocks are there at once.
 template <class... Params, class... Args>
 void launch_together(void (*kernel)(Params...), const CellGrid& g, std::size_t shared,

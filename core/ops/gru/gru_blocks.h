@@ -221,7 +221,25 @@ class Reverse : public Walk<T> {
   const A* const weights_;
 };
 
-template <class Machine, class T>
+/// The walks over the tokens, a block a sequence and head; a device may have others.
+template <class T>
+struct Passes {
+  using A = acc_t<T>;
+  template <class Machine>
+  static void forward(Machine& machine, Call<T>& c) {
+    const Index weights = c.shape.heads * c.shape.rows() * c.shape.d;
+    common::take(machine, weights, c.shape.rt);
+    machine.template launch<common::TransposeWeights<A>>(
+        {common::blocks_of(weights, common::kThreads), 1, 1}, c.shape);
+    machine.template launch_states<Forward<T>>({c.shape.sequences.count, c.shape.heads, 1}, c);
+  }
+  template <class Machine>
+  static void reverse(Machine& machine, const Call<T>& c) {
+    machine.template launch_states<Reverse<T>>({c.shape.sequences.count, c.shape.heads, 1}, c);
+  }
+};
+
+template <class Machine, class T, class Walks = Passes<T>>
 struct Blocks {
   using A = acc_t<T>;
   using Op = Gru;
@@ -235,11 +253,7 @@ struct Blocks {
     c.gates = common::elements<A>(out.gates);
     c.hidden = common::elements<A>(out.hidden);
     c.inner = common::elements<A>(out.inner);
-    const Index weights = c.shape.heads * c.shape.rows() * c.shape.d;
-    common::take(machine, weights, c.shape.rt);
-    machine.template launch<common::TransposeWeights<A>>(
-        {common::blocks_of(weights, common::kThreads), 1, 1}, c.shape);
-    machine.template launch_states<Forward<T>>({c.shape.sequences.count, c.shape.heads, 1}, c);
+    Walks::forward(machine, c);
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
@@ -258,7 +272,7 @@ struct Blocks {
     common::take(machine, s.all() * 3 * width, c.dpre);
     common::take(machine, s.all() * width, c.dproduct, c.last);
     common::take(machine, s.sequences.count * width, c.dh_first);
-    machine.template launch_states<Reverse<T>>({s.sequences.count, s.heads, 1}, c);
+    Walks::reverse(machine, c);
     if (din.r.defined()) {
       weights(machine, c, common::elements<A>(din.r));
     }

@@ -18,46 +18,7 @@ struct GridCall {
   float* hidden = nullptr;  ///< [2,B,D]: h of the token before and of this one
 };
 
-/// Shared memory: weights [4,units,depth], what they multiply [16,depth] (forward), results
-/// [4,units,16], then states [units,B] of up to two kinds.
-struct Layout {
-  float *weights, *x, *results, *c, *dh;
-  __device__ Layout(float* memory, const CellGrid& g, bool forward)
-      : weights(memory),
-        x(weights + 4 * g.units * g.depth),
-        results(x + (forward ? kGridRows * g.depth : 0)),
-        c(results + 4 * g.units * kGridRows),
-        dh(c + g.units * g.batch) {}
-  static std::size_t bytes(const CellGrid& g, bool forward) {
-    return sizeof(float) *
-           static_cast<std::size_t>(4 * g.units * g.depth + (forward ? kGridRows * g.depth : 0) +
-                                    4 * g.units * kGridRows + 2 * g.units * g.batch);
-  }
-};
-
-/// f(gate, unit of the block, element of the depth) gives a weight.
-template <class F>
-__device__ __forceinline__ void fill_weights(float* to, const CellGrid& g, F f) {
-  const int first = g.first_unit();
-  for (int e = static_cast<int>(threadIdx.x); e < 4 * g.units * g.depth; e += kGridThreads) {
-    const int k = e % g.depth, unit = e / g.depth % g.units, gate = e / g.depth / g.units;
-    to[e] = k < g.d && first + unit < g.d ? f(gate, first + unit, k) : 0.f;
-  }
-}
-/// results[gate, unit, row] of this warp's gate and 8 of 16 rows.
-template <int kUnits, class Load>
-__device__ __forceinline__ void multiply(const Layout& m, const CellGrid& g, int gate, int half,
-                                         int lane, Load load) {
-  float sums[8 * kUnits] = {};
-  common::add_products<kUnits>(sums, m.weights + gate * kUnits * g.depth, g.depth, g.depth, lane,
-                               load);
-  common::sum_lanes(sums, lane);
-#pragma unroll
-  for (int i = 0; i < common::kSumsOfLane<8 * kUnits>; ++i) {
-    const int n = common::sum_of_lane<8 * kUnits>(lane, i);
-    m.results[(gate * kUnits + n / 8) * kGridRows + 8 * half + n % 8] = sums[i];
-  }
-}
+using Layout = common::GridLayout<4>;
 
 template <class T, int kUnits>
 __global__ void __launch_bounds__(kGridThreads)
@@ -68,7 +29,7 @@ __global__ void __launch_bounds__(kGridThreads)
   const Layout m(memory, g, true);
   const int head = g.head(), first = g.first_unit(), width = g.heads * g.d, own = head * g.d;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  fill_weights(m.weights, g, [&](int gate, int unit, int k) {
+  common::fill_weights<4>(m.weights, g, [&](int gate, int unit, int k) {
     return call.shape.r[(static_cast<int64_t>(head) * 4 * g.d + gate * g.d + unit) * g.d + k];
   });
   for (int e = static_cast<int>(threadIdx.x); e < kUnits * g.batch; e += kGridThreads) {
@@ -81,17 +42,10 @@ __global__ void __launch_bounds__(kGridThreads)
     float* const next = all.hidden + static_cast<int64_t>((t + 1) % 2) * g.batch * width;
     for (int b0 = 0; b0 < g.batch; b0 += kGridRows) {
       __syncthreads();
-      for (int e = static_cast<int>(threadIdx.x) * 4; e < kGridRows * g.depth;
-           e += 4 * kGridThreads) {
-        const int b = b0 + e / g.depth, k = e % g.depth;
-        const bool there = before && b < g.batch && k < g.d;
-        *reinterpret_cast<float4*>(m.x + e) =
-            there ? __ldcg(reinterpret_cast<const float4*>(before + b * width + own + k))
-                  : make_float4(0, 0, 0, 0);
-      }
+      common::load_rows(m.x, before, g, b0);
       __syncthreads();
       const int half = warp % 2;
-      multiply<kUnits>(m, g, warp / 2, half, lane, [&](int b, int k) {
+      common::multiply<kUnits>(m.weights, m.results, g, warp / 2, half, lane, [&](int b, int k) {
         return *reinterpret_cast<const float4*>(m.x + (8 * half + b) * g.depth + k);
       });
       __syncthreads();
@@ -165,7 +119,7 @@ __global__ void __launch_bounds__(kGridThreads)
   const Layout m(memory, g, false);
   const int head = g.head(), first = g.first_unit(), width = g.heads * g.d, own = head * g.d;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  fill_weights(m.weights, g, [&](int gate, int unit, int k) {
+  common::fill_weights<4>(m.weights, g, [&](int gate, int unit, int k) {
     return call.shape.r[(static_cast<int64_t>(head) * 4 * g.d + gate * g.d + k) * g.d + unit];
   });
   for (int e = static_cast<int>(threadIdx.x); e < kUnits * g.batch; e += kGridThreads) {
@@ -183,7 +137,7 @@ __global__ void __launch_bounds__(kGridThreads)
     common::meet(g, static_cast<unsigned>(g.tokens - t));
     for (int b0 = 0; b0 < g.batch; b0 += kGridRows) {
       const int half = warp % 2, gate = warp / 2;
-      multiply<kUnits>(m, g, gate, half, lane, [&](int row, int k) {
+      common::multiply<kUnits>(m.weights, m.results, g, gate, half, lane, [&](int row, int k) {
         const int b = b0 + 8 * half + row;
         const int64_t token = static_cast<int64_t>(b) * g.tokens + t;
         return b < g.batch && k < g.d ? __ldcg(reinterpret_cast<const float4*>(
@@ -213,30 +167,16 @@ __global__ void __launch_bounds__(kGridThreads)
   }
 }
 
-/// f.template operator()<units>() with those of the grid.
-template <class F>
-void with_units(const CellGrid& g, F&& f) {
-  switch (g.units) {
-    case 2:
-      return f.template operator()<2>();
-    case 4:
-      return f.template operator()<4>();
-    case 6:
-      return f.template operator()<6>();
-    default:
-      return f.template operator()<8>();
-  }
-}
 template <class T>
 void forward(const GridCall<T>& all) {
-  with_units(all.grid, [&]<int kUnits>() {
+  common::with_units(all.grid, [&]<int kUnits>() {
     common::launch_together(&forward_kernel<T, kUnits>, all.grid, Layout::bytes(all.grid, true),
                             all);
   });
 }
 template <class T>
 void reverse(const GridCall<T>& all) {
-  with_units(all.grid, [&]<int kUnits>() {
+  common::with_units(all.grid, [&]<int kUnits>() {
     common::launch_together(&reverse_kernel<T, kUnits>, all.grid, Layout::bytes(all.grid, false),
                             all);
   });

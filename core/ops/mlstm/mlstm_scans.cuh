@@ -76,16 +76,6 @@ __device__ Map all_before(Map own) {
   return all.then(before);
 }
 
-/// Where documents begin; one thread a document. `begins` is zeros before.
-static __global__ void __launch_bounds__(256)
-    begins_kernel(const std::int64_t* offsets, int documents, int64_t tokens,
-                  unsigned char* begins) {
-  const int n = static_cast<int>(blockIdx.x * 256 + threadIdx.x);
-  if (n < documents && offsets[n] < tokens) {
-    begins[offsets[n]] = 1;
-  }
-}
-
 /// Running maxima and gates; a block is a chain, a thread some neighbouring tokens.
 static __global__ void __launch_bounds__(kWalkThreads) walk_kernel(const Walk w) {
   const int h = static_cast<int>(blockIdx.x) % w.heads, b = static_cast<int>(blockIdx.x) / w.heads;

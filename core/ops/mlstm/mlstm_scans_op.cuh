@@ -6,7 +6,7 @@
 #include "core/backend/cuda/device/machine.cuh"
 #include "core/backend/cuda/switches.h"
 #include "core/op/report.h"
-#include "core/ops/common/block_rows.h"
+#include "core/ops/common/document_marks.cuh"
 #include "core/ops/common/hopper_operands.cuh"
 #include "core/ops/common/scalar_gate_scan.h"
 #include "core/ops/mlstm/mlstm.h"
@@ -96,7 +96,6 @@ class Scans {
         chains_(in.q.size(0) * in.k.size(2)),
         table_("mlstm", in.q.size(0), in.q.size(1), in.offsets, 0),
         kept_(sizes_, chains_, kept) {
-    common::check_offsets(memory_, table_);
     normal_.written = kept_.written;
     normal_.m = kept_.m;
     normal_.divides = attrs.normalize;
@@ -116,7 +115,7 @@ class Scans {
     walk_.m = kept_.m;
     walk_.kept = kept_.gates;
     walk_.written = kept_.written;
-    mark_documents();
+    walk_.begins = common::mark_documents(memory_, table_);
   }
 
   template <class P>
@@ -126,18 +125,6 @@ class Scans {
     return to;
   }
   static dim3 blocks(Index n) { return dim3(static_cast<unsigned>(n)); }
-  void mark_documents() {
-    if (!table_.offsets) {
-      return;
-    }
-    const Index all = in_.q.size(0) * in_.q.size(1);
-    auto* const begins = take<unsigned char>(all);
-    cuda::check(cudaMemsetAsync(begins, 0, static_cast<std::size_t>(all), cuda::queue().stream),
-                "clearing marks of documents");
-    cuda::launch(&begins_kernel, blocks(cuda::blocks_for(table_.count, 256)), dim3(256), 0,
-                 table_.checked, static_cast<int>(table_.count), all, begins);
-    walk_.begins = begins;
-  }
   scan::LinearInputs inputs() const {
     return {at(in_.q), at(in_.k),      at(in_.v),      kept_.gates,
             nullptr,   floats(in_.c0), table_.checked, &normal_};
