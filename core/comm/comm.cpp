@@ -191,6 +191,12 @@ class ReversedComm final : public Communicator {
   double time_limit() const override { return base_.time_limit(); }
   void set_time_limit(double seconds) override { base_.set_time_limit(seconds); }
   CommQueue& queue() override { return base_.queue(); }
+  Communicator& on_streams() override {
+    if (!streams_) {
+      streams_ = base_.on_streams().reversed();
+    }
+    return *streams_;
+  }
 
  protected:
   void do_all_reduce(const CommCall& call, void* data) override { base_.do_all_reduce(call, data); }
@@ -255,6 +261,7 @@ class ReversedComm final : public Communicator {
   }
 
   Communicator& base_;
+  std::unique_ptr<Communicator> streams_;
 };
 
 std::string_view reduce_op_name(ReduceOp op) {
@@ -443,6 +450,13 @@ std::vector<std::unique_ptr<Communicator>> Communicator::split_axes(std::span<co
     groups.push_back(split(rank() - along * behind, along));
   }
   return groups;
+}
+
+Communicator& Communicator::on_streams() {
+  if (!streams_) {
+    streams_ = split(0, rank());
+  }
+  return *streams_;
 }
 
 std::unique_ptr<Communicator> Communicator::reversed() {

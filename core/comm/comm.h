@@ -126,6 +126,10 @@ class Communicator {
   /// A view: this communicator must outlive it.
   std::unique_ptr<Communicator> reversed();
 
+  /// The same group for what is put on streams of devices, which goes on beside what the host asks
+  /// for. Made when first asked for, by every rank.
+  virtual Communicator& on_streams();
+
   /// Where operations under way run, in the order in which they were begun.
   virtual CommQueue& queue() { return queue_; }
 
@@ -151,6 +155,7 @@ class Communicator {
   friend class ReversedComm;
   double time_limit_;
   CommQueue queue_;
+  std::unique_ptr<Communicator> streams_;
 };
 
 /// The group of one: everything is a copy or nothing.

@@ -4,6 +4,8 @@
 
 #include "core/base/error.h"
 #include "core/comm/host_message.h"
+#include "core/tensor/context.h"
+#include "core/tensor/host_code.h"
 
 namespace ls {
 namespace {
@@ -32,18 +34,47 @@ TensorList blocks(const char* what, const TensorList& list, int ranks) {
   return out;
 }
 
-using Operation = std::function<void(HostMessage& in, HostMessage& out)>;
+using Operation = std::function<void(Communicator& comm, HostMessage& in, HostMessage& out)>;
 
-/// Sends `in` and receives `out`, which may be the same.
-Pending begin(Communicator& comm, std::shared_ptr<HostMessage> in, std::shared_ptr<HostMessage> out,
-              Operation operation) {
-  in->pack();
-  return comm.queue().begin([in, out, run = std::move(operation)] { run(*in, *out); },
-                            [out] { out->unpack(); });
+/// The device on which all of them lie, where its streams run code of the host; else null.
+Device* device_of_streams(const TensorList& in, const TensorList& out) {
+  Device* device = nullptr;
+  for (const TensorList* const list : {&in, &out}) {
+    for (const Tensor& t : *list) {
+      if (!t.defined() || (device && device != &t.device()) || t.device().host_accessible() ||
+          !t.device().properties().runs_host_code) {
+        return nullptr;
+      }
+      device = &t.device();
+    }
+  }
+  return device;
 }
-Pending begin(Communicator& comm, TensorList list, Operation operation) {
-  const auto message = std::make_shared<HostMessage>(std::move(list));
-  return begin(comm, message, message, std::move(operation));
+
+/// Sends `in` and receives `out`; with `in` empty sends what lies in `out`.
+Pending begin(Communicator& comm, const char* what, TensorList in, TensorList out, bool in_place,
+              Operation operation) {
+  if (Device* const device = device_of_streams(in, out)) {
+    const auto run = [&streams = comm.on_streams(), operation = std::move(operation), in_place](
+                         std::span<const Tensor> read, std::span<Tensor> written) {
+      HostMessage to({written.begin(), written.end()}), from({read.begin(), read.end()});
+      HostMessage& sent = in_place ? to : from;
+      sent.pack();
+      operation(streams, sent, to);
+      to.unpack();
+    };
+    launch_host_code(current_context(*device), what, in, out, run);
+    for (Tensor& t : out) {
+      t.bump_version();
+    }
+    return {};
+  }
+  const auto to = std::make_shared<HostMessage>(std::move(out));
+  const auto from = in_place ? to : std::make_shared<HostMessage>(std::move(in));
+  from->pack();
+  return comm.queue().begin(
+      [&comm, from, to, run = std::move(operation)] { run(comm, *from, *to); },
+      [to] { to->unpack(); });
 }
 
 void check_blocks(const char* what, const TensorList& small, const TensorList& large, int ranks) {
@@ -60,61 +91,60 @@ void check_blocks(const char* what, const TensorList& small, const TensorList& l
 
 Pending begin_all_reduce(Communicator& comm, TensorList list, ReduceOp op) {
   const DType type = type_of("all_reduce", list);
-  return begin(comm, std::move(list), [&comm, type, op](HostMessage& m, HostMessage&) {
-    comm.all_reduce(m.data(), m.bytes() / dtype_size(type), type, op);
-  });
+  return begin(comm, "all_reduce", {}, std::move(list), true,
+               [type, op](Communicator& c, HostMessage& m, HostMessage&) {
+                 c.all_reduce(m.data(), m.bytes() / dtype_size(type), type, op);
+               });
 }
 
 Pending begin_exclusive_scan(Communicator& comm, TensorList list) {
   const DType type = type_of("exclusive_scan", list);
-  return begin(comm, std::move(list), [&comm, type](HostMessage& m, HostMessage&) {
-    comm.exclusive_scan(m.data(), m.bytes() / dtype_size(type), type);
-  });
+  return begin(comm, "exclusive_scan", {}, std::move(list), true,
+               [type](Communicator& c, HostMessage& m, HostMessage&) {
+                 c.exclusive_scan(m.data(), m.bytes() / dtype_size(type), type);
+               });
 }
 
 Pending begin_reduce_scatter(Communicator& comm, TensorList in, TensorList out, ReduceOp op) {
   const DType type = type_of("reduce_scatter", in);
   check_blocks("reduce_scatter", out, in, comm.size());
-  return begin(comm, std::make_shared<HostMessage>(blocks("reduce_scatter", in, comm.size())),
-               std::make_shared<HostMessage>(std::move(out)),
-               [&comm, type, op](HostMessage& from, HostMessage& to) {
-                 comm.reduce_scatter(from.data(), to.data(), to.bytes() / dtype_size(type), type,
-                                     op);
+  return begin(comm, "reduce_scatter", blocks("reduce_scatter", in, comm.size()), std::move(out),
+               false, [type, op](Communicator& c, HostMessage& from, HostMessage& to) {
+                 c.reduce_scatter(from.data(), to.data(), to.bytes() / dtype_size(type), type, op);
                });
 }
 
 Pending begin_all_gather(Communicator& comm, TensorList in, TensorList out) {
   check_blocks("all_gather", in, out, comm.size());
-  return begin(comm, std::make_shared<HostMessage>(std::move(in)),
-               std::make_shared<HostMessage>(blocks("all_gather", out, comm.size())),
-               [&comm](HostMessage& from, HostMessage& to) {
-                 comm.all_gather(from.data(), to.data(), from.bytes(), DType::kU8);
+  return begin(comm, "all_gather", std::move(in), blocks("all_gather", out, comm.size()), false,
+               [](Communicator& c, HostMessage& from, HostMessage& to) {
+                 c.all_gather(from.data(), to.data(), from.bytes(), DType::kU8);
                });
 }
 
 Pending begin_all_to_all(Communicator& comm, TensorList in, TensorList out) {
-  return begin(comm, std::make_shared<HostMessage>(blocks("all_to_all", in, comm.size())),
-               std::make_shared<HostMessage>(blocks("all_to_all", out, comm.size())),
-               [&comm](HostMessage& from, HostMessage& to) {
+  return begin(comm, "all_to_all", blocks("all_to_all", in, comm.size()),
+               blocks("all_to_all", out, comm.size()), false,
+               [](Communicator& c, HostMessage& from, HostMessage& to) {
                  LS_CHECK(from.bytes() == to.bytes(), kShape, "all_to_all: {} bytes go and {} come",
                           from.bytes(), to.bytes());
-                 comm.all_to_all(from.data(), to.data(), from.bytes() / comm.size(), DType::kU8);
+                 c.all_to_all(from.data(), to.data(), from.bytes() / c.size(), DType::kU8);
                });
 }
 
 Pending begin_broadcast(Communicator& comm, TensorList list, int root) {
-  return begin(comm, std::move(list), [&comm, root](HostMessage& m, HostMessage&) {
-    comm.broadcast(m.data(), m.bytes(), DType::kU8, root);
-  });
+  return begin(comm, "broadcast", {}, std::move(list), true,
+               [root](Communicator& c, HostMessage& m, HostMessage&) {
+                 c.broadcast(m.data(), m.bytes(), DType::kU8, root);
+               });
 }
 
 Pending begin_send_recv(Communicator& comm, TensorList out, int to, TensorList in, int from,
                         int tag) {
-  return begin(comm, std::make_shared<HostMessage>(std::move(out)),
-               std::make_shared<HostMessage>(std::move(in)),
-               [&comm, to, from, tag](HostMessage& sent, HostMessage& received) {
-                 comm.send_recv(sent.data(), to == kNoRank ? 0 : sent.bytes(), to, received.data(),
-                                from == kNoRank ? 0 : received.bytes(), from, DType::kU8, tag);
+  return begin(comm, "send_recv", std::move(out), std::move(in), false,
+               [to, from, tag](Communicator& c, HostMessage& sent, HostMessage& received) {
+                 c.send_recv(sent.data(), to == kNoRank ? 0 : sent.bytes(), to, received.data(),
+                             from == kNoRank ? 0 : received.bytes(), from, DType::kU8, tag);
                });
 }
 

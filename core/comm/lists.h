@@ -2,9 +2,11 @@
 // Lists of tensors between ranks: a list is one message, whatever its tensors are, and goes on
 // while the caller works.
 //
-// Tensors may lie anywhere, as slices too. A transport that does not reach their device (today
-// every one) gets the elements through host memory: the host waits for them when an operation
-// begins, and copies the results back when it is waited for. Until then nobody touches the tensors.
+// Tensors may lie anywhere, as slices too. On a device whose streams run code of the host an
+// operation is put on the current stream, as NCCL's will be: in order with the work before and
+// behind it, and never waited for by the host. A transport that does not reach their device (MPI a
+// GPU) gets the elements through host memory: the host waits for them when an operation begins, and
+// copies the results back when it is waited for. Until then nobody touches the tensors.
 #include <vector>
 
 #include "core/comm/comm.h"

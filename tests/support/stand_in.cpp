@@ -237,8 +237,13 @@ StandIn::StandIn(std::uint64_t seed, std::shared_ptr<StandInMachine> machine)
   new_stream();
 }
 
+void StandIn::run_by_itself() {
+  machine_->run_by_itself();
+}
+
 StandIn::~StandIn() {
   machine_->drain();
+  machine_->come_to_rest();
   streams_.clear();
   memory_.reset();
   pinned_.reset();

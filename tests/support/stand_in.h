@@ -29,6 +29,9 @@ class StandIn final : public Device {
   void synchronize() override;
 
   const std::shared_ptr<StandInMachine>& machine() const { return machine_; }
+  /// From now on queues are worked on beside the host too, as those of ranks must be: they wait for
+  /// one another.
+  void run_by_itself();
   /// From now on a capture fails at its kernel of this number (0: the first), -1: none does.
   void fail_captures_at(int kernel) { fails_at_ = kernel; }
   /// Of the device's own memory.

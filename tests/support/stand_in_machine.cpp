@@ -71,7 +71,34 @@ void StandInEvent::wait_on_host() {
 StandInMachine::StandInMachine(std::uint64_t seed) : rng_(seed, "stand-in") {
   log.watch(memory.begin(), TwiceMapped::kBytes);
 }
-StandInMachine::~StandInMachine() = default;
+StandInMachine::~StandInMachine() {
+  come_to_rest();
+}
+
+void StandInMachine::run_by_itself() {
+  if (drives_.exchange(true)) {
+    return;
+  }
+  driver_ = std::thread([this] {
+    while (drives_) {
+      bool went_on = false;
+      {
+        const std::lock_guard lock(host);
+        went_on = step();
+      }
+      if (!went_on) {
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+      }
+    }
+  });
+}
+
+void StandInMachine::come_to_rest() {
+  drives_ = false;
+  if (driver_.joinable()) {
+    driver_.join();
+  }
+}
 
 int StandInMachine::add(StandInStream& stream) {
   const std::lock_guard lock(host);

@@ -1,5 +1,6 @@
 #pragma once
 // What the stand-in devices of one machine share: memory, queues and the order in which they run.
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -132,6 +133,9 @@ class StandInMachine {
 
   int add(StandInStream& stream);
   void remove(StandInStream& stream);
+  /// As StandIn::run_by_itself; until `come_to_rest`.
+  void run_by_itself();
+  void come_to_rest();
   /// Does all that is left; faults stay for the next call.
   void drain();
   int devices = 0;
@@ -149,6 +153,8 @@ class StandInMachine {
   static bool ready(const StandInStream& stream);
 
   Rng rng_;
+  std::thread driver_;
+  std::atomic<bool> drives_ = false;
   Clock host_clock_;
   std::vector<StandInStream*> streams_;  // by id; null where one has gone
   std::exception_ptr fault_;             // of work that was done late
