@@ -19,8 +19,28 @@ Tensor ConvertedCopy::of(const Tensor& leaf, DType dtype) {
   return to_.view({to_.numel()}).slice(0, begin, begin + leaf.numel()).view(leaf.shape());
 }
 
+Tensor ConvertedCopy::drop() {
+  if (to_.defined() && !to_.storage()->dropped()) {
+    to_.storage()->drop();
+  }
+  return to_;
+}
+
+Tensor ConvertedCopy::restore() {
+  if (to_.defined()) {
+    const std::uint64_t version = to_.version();
+    to_.storage()->restore(current_stream(to_.device()));
+    to_.copy_(from_);
+    if (!stale()) {
+      to_.storage()->set_version(version);
+    }
+    note_fresh();
+  }
+  return to_;
+}
+
 void ConvertedCopy::refresh() {
-  if (to_.defined() && stale()) {
+  if (to_.defined() && !to_.storage()->dropped() && stale()) {
     to_.copy_(from_);
     note_fresh();
   }

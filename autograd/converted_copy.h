@@ -19,6 +19,11 @@ class ConvertedCopy {
   Tensor of(const Tensor& leaf, DType dtype);
   /// Converts again where the buffer was written since; nothing where nobody has asked yet.
   void refresh();
+  /// Gives the copy's memory back, and has it again as the buffer is now, for whoever saved a part
+  /// of it: the buffer was dropped and has its elements again. The copy, undefined where nobody has
+  /// asked for one.
+  Tensor drop();
+  Tensor restore();
   /// A graph that refreshes the copy was replayed.
   void note_fresh() { version_ = from_.version(); }
 

@@ -5,8 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "autograd/var.h"
-#include "core/tensor/flat.h"
+#include "autograd/held_block.h"
 
 namespace ls::ag {
 
@@ -48,6 +47,9 @@ class ParameterSet {
     for (Parameter& p : items_) {
       p.var.clear_grad();
     }
+    for (const std::shared_ptr<HeldBlock>& block : held_) {
+      block->clear_gradients();
+    }
   }
   /// Where the first parameter is.
   Device& device() const { return items_.empty() ? cpu() : items_.front().var.value().device(); }
@@ -60,6 +62,26 @@ class ParameterSet {
   void flatten(Index shards = 1);
   /// Views of one buffer of zeros, as those of the values of a block are, in its order.
   FlatBuffer flat_like(const std::pair<std::size_t, std::size_t>& block) const;
+  /// Of the flat blocks this rank keeps its shard alone; what is whole lies under a Hold. Moving
+  /// them or making them flat again is over.
+  void keep_shards(std::shared_ptr<ShardExchange> exchange);
+  bool keeps_shards() const { return !held_.empty(); }
+  /// In the order of `blocks`, where shards are kept.
+  const std::vector<std::shared_ptr<HeldBlock>>& held() const { return held_; }
+  /// While the Hold is alive the block of that name ("blocks.3") is whole.
+  Hold hold(std::string_view block, GradientHold gradients = GradientHold::kBackward) const;
+  Hold hold_all() const;
+  /// Values that were written under `hold_all`, the same on every rank, are kept.
+  void keep_values();
+  HeldBytes held_bytes() const { return held_bytes_ ? *held_bytes_ : HeldBytes{}; }
+  /// What lies in a rank's shard of a block.
+  std::vector<ShardPart> parts_of_shard(const std::pair<std::size_t, std::size_t>& block,
+                                        int rank) const;
+  Index shard_size(const std::pair<std::size_t, std::size_t>& block) const;
+  /// A flat block of values, or of gradients; not where shards are kept.
+  const FlatBuffer& flat_values(std::size_t block) const { return flat_[block].values; }
+  const FlatBuffer& flat_gradients(std::size_t block) const { return flat_[block].grads; }
+  Index shards() const { return shards_; }
   /// Copies of blocks in another type (see ag::cast), where there are, are made again where values
   /// were written since.
   void refresh_copies();
@@ -67,9 +89,17 @@ class ParameterSet {
   void note_fresh_copies();
 
  private:
+  struct Flat {
+    FlatBuffer values, grads;
+  };
+  std::vector<Shape> shapes_of(const std::pair<std::size_t, std::size_t>& block) const;
+
   std::vector<Parameter> items_;
   std::vector<Var> constants_;
   std::vector<std::shared_ptr<ConvertedCopy>> copies_;  // of flat blocks
+  std::vector<Flat> flat_;
+  std::vector<std::shared_ptr<HeldBlock>> held_;
+  std::shared_ptr<HeldBytes> held_bytes_;
   Index shards_ = 1;
 };
 

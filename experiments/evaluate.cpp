@@ -135,6 +135,7 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
                                    const RunConfig& config, std::uint64_t seed, Communicator& comm,
                                    const std::function<bool()>& stop) {
   const ag::NoGrad no_grad;
+  const ag::Hold hold = model.parameters().hold_all();  // ranks run as many batches as they have
   const data::TaskInfo& info = task.info();
   const std::vector<data::Slice>& slices = task.slices(split);
   const data::Batcher batcher(task, {.split = split,

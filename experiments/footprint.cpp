@@ -16,9 +16,12 @@ void check_memory(const RunConfig& config, const RunModel& model, const data::Ta
     return layers::Model(model, model_interface(task), 0).parameters().count();
   }();
   const DType dtype = model.dtype;
-  const auto copies = 2 + std::ssize(config.optimizer.make()->state_names());
-  const double weights = static_cast<double>(parameters) * static_cast<double>(copies) *
-                         static_cast<double>(dtype_size(acc_dtype(dtype)));
+  const Shard shard = config.mesh.shard;
+  const auto states = static_cast<double>(std::ssize(config.optimizer.make()->state_names()));
+  const double copies = 2.0 / (shard == Shard::kParameters ? ranks : 1) +
+                        states / (shard == Shard::kNone ? 1 : ranks);
+  const double weights =
+      static_cast<double>(parameters) * copies * static_cast<double>(dtype_size(acc_dtype(dtype)));
   Index length = 0;
   for (const data::Slice& s : task.slices(data::Split::kTrain)) {
     length = std::max({length, s.length, s.max_length});

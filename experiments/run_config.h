@@ -21,8 +21,16 @@ enum class StateMode : std::uint8_t {
   kCarry,  ///< what they were at the end of the batch before
 };
 
+/// What each rank has a shard of.
+enum class Shard : std::uint8_t { kNone, kOptimizer, kParameters };
+
 }  // namespace ls::experiments
 
+template <>
+struct ls::EnumNames<ls::experiments::Shard> {
+  static constexpr std::string_view kKind = "shard";
+  static constexpr std::array<std::string_view, 3> kNames = {"none", "optimizer", "parameters"};
+};
 template <>
 struct ls::EnumNames<ls::experiments::StateMode> {
   static constexpr std::string_view kKind = "state mode";
@@ -91,6 +99,18 @@ struct ScanConfig {
   }
 };
 
+struct MeshConfig {
+  Shard shard = Shard::kNone;
+  template <class F>
+  void fields(F& f) {
+    f("shard", shard,
+      {.help = "what lies on one rank alone and not on all: none, the optimizer's states and the "
+               "sums of gradients (each rank updates its share), or parameters and gradients too, "
+               "of which a block is whole while it is computed; changes the norm of the gradient "
+               "by rounding, nothing else"});
+  }
+};
+
 struct RunConfig {
   std::string name;
   std::string output = "runs";
@@ -110,6 +130,7 @@ struct RunConfig {
   EvalConfig eval;
   CheckpointConfig checkpoint;
   ScanConfig scan;
+  MeshConfig mesh;
   bool graphs = true;
   Index log_every = 10;
   Index prefetch = 4;
@@ -162,6 +183,7 @@ struct RunConfig {
     f.check(checkpoint.best.empty() || eval.every > 0, "checkpoint",
             "best needs evaluations to choose from: set eval.every");
     f("scan", scan, {.help = "how scans are computed; changes no result beyond rounding"});
+    f("mesh", mesh, {.help = "what the ranks of a run share", .hashed = false});
     f("graphs", graphs,
       {.help =
            "on a GPU, record a step of each shape, of training and decoding, once and replay it; "

@@ -17,6 +17,7 @@
 #include "experiments/part.h"
 #include "optim/clip.h"
 #include "parallel/grad_sync.h"
+#include "parallel/shards.h"
 
 namespace ls::experiments {
 namespace {
@@ -64,7 +65,8 @@ layers::ModelState carried_of_all_ranks(const RunPart& part, const layers::Model
 }
 
 /// Every rank finds the same, since all hold the same parameters.
-void check_finite(const RunPart& part, const RunState& state) {
+void check_finite(const RunPart& part, const RunState& state,
+                  const std::vector<std::vector<Tensor>>& optimizer) {
   const auto check = [&](const Tensor& t, const std::string& what) {
     LS_CHECK(all_finite(t), kNumeric,
              "update {} of model {}, seed {}, left a value that is not finite in {}; nothing was "
@@ -72,13 +74,34 @@ void check_finite(const RunPart& part, const RunState& state) {
              state.step, part.model->label(), part.seed, what, part.last_good_checkpoint());
   };
   const std::vector<std::string> names = part.optimizer->state_names();
-  for (std::size_t i = 0; i < state.optimizer.size(); ++i) {
+  for (std::size_t i = 0; i < optimizer.size(); ++i) {
     const ag::Parameter& p = part.model->parameters().items()[i];
     check(p.var.value(), "parameter " + p.name);
     for (std::size_t k = 0; k < names.size(); ++k) {
-      check(state.optimizer[i][k], "the optimizer's " + names[k] + " of " + p.name);
+      check(optimizer[i][k], "the optimizer's " + names[k] + " of " + p.name);
     }
   }
+}
+
+/// States of whole parameters, put together of the shards of all ranks where there are such.
+std::vector<std::vector<Tensor>> whole_optimizer(const RunPart& part, const RunState& state) {
+  if (!part.shards) {
+    return state.optimizer;
+  }
+  const ag::ParameterSet& parameters = part.model->parameters();
+  const auto blocks = parameters.blocks();
+  std::vector<std::vector<Tensor>> whole(parameters.items().size());
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    for (const Tensor& shard : state.optimizer_shards[b]) {
+      const FlatBuffer flat = parameters.flat_like(blocks[b]);
+      Tensor all = flat.whole();
+      part.shards->gather(shard, all);
+      for (std::size_t i = blocks[b].first; i < blocks[b].second; ++i) {
+        whole[i].push_back(flat.views()[i - blocks[b].first]);
+      }
+    }
+  }
+  return whole;
 }
 
 /// The newest that is whole, "" where there is none; damaged ones that are newer are renamed.
@@ -125,7 +148,20 @@ void restore_optimizer(const RunPart& part, const LoadedCheckpoint& loaded, RunS
     const auto& stored = loaded.data.optimizer[place.at(part.model->parameters().items()[i].name)];
     for (std::size_t s = 0; s < stored.size(); ++s) {
       Tensor& to = state.optimizer[i][s];
-      to.copy_(stored[s].to(to.device()));
+      if (!part.shards) {
+        to.copy_(stored[s].to(to.device()));
+      }
+    }
+  }
+  const ag::ParameterSet& parameters = part.model->parameters();
+  for (const auto& block : part.shards ? parameters.blocks() : decltype(parameters.blocks())()) {
+    for (const ag::ShardPart& p : parameters.parts_of_shard(block, part.comm.rank())) {
+      const auto& stored = loaded.data.optimizer[place.at(parameters.items()[p.parameter].name)];
+      for (std::size_t s = 0; s < stored.size(); ++s) {
+        Tensor& to = state.optimizer[p.parameter][s];
+        const Tensor all = stored[s].reshape({stored[s].numel()});
+        to.copy_(all.slice(0, p.begin, p.begin + p.count).to(to.device()));
+      }
     }
   }
 }
@@ -166,6 +202,7 @@ RunPart::RunPart(const RunConfig& run, std::size_t number, std::uint64_t part_se
     restore_parameters(load_parameters(model_config.init.from), model_config.init.from,
                        model->parameters());
   }
+  shard();
   if (writes()) {
     data = part_data(*task, model_config);
   }
@@ -184,6 +221,23 @@ RunPart::RunPart(const RunConfig& run, std::size_t number, std::uint64_t part_se
            config.batch, comm.size());
 }
 
+void RunPart::shard() {
+  if (config.mesh.shard == Shard::kNone || comm.size() == 1) {
+    return;
+  }
+  LS_CHECK(!optim::step_kernels(model->parameters().device().type()), kUnsupported,
+           "mesh.shard is {}: no update of shards is there for {}; use none",
+           enum_name(config.mesh.shard), model->parameters().device().describe());
+  shards = std::make_shared<parallel::CommShards>(comm);
+  if (config.mesh.shard == Shard::kParameters) {
+    LS_CHECK(config.batch >= comm.size() * config.accumulate, kConfig,
+             "mesh.shard: parameters needs a row of every piece for every rank: batch is {}, there "
+             "are {} ranks and {} pieces",
+             config.batch, comm.size(), config.accumulate);
+    model->parameters().keep_shards(shards);
+  }
+}
+
 std::string RunPart::last_good_checkpoint() const {
   const std::vector<std::string> saved = list_checkpoints(checkpoints());
   return saved.empty() ? "no checkpoint was written yet"
@@ -194,6 +248,19 @@ RunState::RunState(const RunPart& part) {
   const ag::ParameterSet& parameters = part.model->parameters();
   optimizer.resize(parameters.items().size());
   for (const auto& block : parameters.blocks()) {
+    if (part.shards) {
+      std::vector<Tensor>& of_block = optimizer_shards.emplace_back();
+      const auto parts = parameters.parts_of_shard(block, part.comm.rank());
+      const Index size = parameters.shard_size(block);
+      for (std::size_t s = 0; s < part.optimizer->state_names().size(); ++s) {
+        of_block.push_back(Tensor::zeros({size}, parameters.items()[block.first].var.dtype(),
+                                         parameters.device()));
+        for (const ag::ShardPart& p : parts) {
+          optimizer[p.parameter].push_back(of_block.back().slice(0, p.at, p.at + p.count));
+        }
+      }
+      continue;
+    }
     for (std::size_t s = 0; s < part.optimizer->state_names().size(); ++s) {
       const FlatBuffer flat = parameters.flat_like(block);
       for (std::size_t i = block.first; i < block.second; ++i) {
@@ -204,7 +271,9 @@ RunState::RunState(const RunPart& part) {
 }
 
 static void save_as(const RunPart& part, const RunState& state, const std::string& path) {
-  check_finite(part, state);
+  const ag::Hold hold = part.model->parameters().hold_all();
+  const std::vector<std::vector<Tensor>> optimizer = whole_optimizer(part, state);
+  check_finite(part, state, optimizer);
   CheckpointData d;
   if (part.carries() && state.step > 0) {
     d.carried = carried_of_all_ranks(part, state.carried);
@@ -230,7 +299,7 @@ static void save_as(const RunPart& part, const RunState& state, const std::strin
     d.history += line + "\n";
   }
   d.optimizer_states = part.optimizer->state_names();
-  d.optimizer = state.optimizer;
+  d.optimizer = optimizer;
   d.provenance = provenance(part.comm.size(), part.model->parameters().device());
   create_directories(part.checkpoints());
   save_checkpoint(path, part.model->parameters(), d);
@@ -271,7 +340,11 @@ bool restore_state(RunPart& part, RunState& state, const ResumeOptions& options)
   }
   LS_CHECK(d.optimizer_states == part.optimizer->state_names(), kIo,
            "{}: holds states of another optimizer", path);
-  restore_parameters(loaded.parameters, path, part.model->parameters());
+  {
+    const ag::Hold hold = part.model->parameters().hold_all();
+    restore_parameters(loaded.parameters, path, part.model->parameters());
+    part.model->parameters().keep_values();
+  }
   restore_optimizer(part, loaded, state);
   restore_history(d.history, path, state);
   state.step = d.step;

@@ -18,6 +18,8 @@ struct RunPart {
   RunPart(const RunConfig& config, std::size_t model, std::uint64_t seed, std::string directory,
           Communicator& comm, Device& device = cpu());
 
+  /// From now on ranks have shards, as mesh.shard says. @throws Error(Config, Unsupported)
+  void shard();
   bool carries() const { return config.state == StateMode::kCarry; }
   /// Does this process write files?
   bool writes() const { return comm.rank() == 0 && !directory.empty(); }
@@ -33,6 +35,8 @@ struct RunPart {
   std::unique_ptr<data::Task> task;
   std::unique_ptr<layers::Model> model;
   std::unique_ptr<optim::Optimizer> optimizer;
+  /// Null where every rank has everything (mesh.shard).
+  std::shared_ptr<ag::ShardExchange> shards;
   std::vector<data::DataIdentity> data;  ///< that it is trained on; of the process that writes
 };
 
@@ -43,9 +47,11 @@ struct RunState {
   Index step = 0, tokens = 0;
   Index updates = 0;  ///< steps whose batch had a target
   double train_seconds = 0;
-  double wall_seconds = 0;                     ///< with evaluation and saving
-  std::vector<std::vector<Tensor>> optimizer;  ///< per parameter, per state
-  layers::ModelState carried;                  ///< of this rank's rows
+  double wall_seconds = 0;  ///< with evaluation and saving
+  /// Per parameter, per state; with shards what lies in this rank's, of one axis.
+  std::vector<std::vector<Tensor>> optimizer;
+  std::vector<std::vector<Tensor>> optimizer_shards;  ///< per block, per state; or none
+  layers::ModelState carried;                         ///< of this rank's rows
   TrainingLog log;
   std::vector<Evaluation> history;
   std::vector<std::string> history_lines;  ///< of metrics.jsonl, one for each in `history`

@@ -6,6 +6,7 @@
 
 #include "autograd/tape.h"
 #include "core/base/log.h"
+#include "core/comm/lists.h"
 #include "core/op/report.h"
 #include "core/tensor/context.h"
 #include "experiments/model_io.h"
@@ -24,6 +25,12 @@ layers::Stretch stretch_of(const data::Batch& batch, std::vector<Index> seen = {
   return {batch.rows, batch.length, {.documents = batch.documents, .seen = std::move(seen)}};
 }
 
+/// Ranks exchange what lies on their devices in the order of streams.
+bool sums_on_stream(const RunPart& part) {
+  const Device& device = part.model->parameters().device();
+  return !device.host_accessible() && device.properties().runs_host_code;
+}
+
 /// A cache has the rows that are still seen, as many as documents leave it.
 bool has_fixed_size(const layers::ModelState& carried) {
   return std::none_of(carried.slots.begin(), carried.slots.end(),
@@ -36,7 +43,8 @@ TrainStep::TrainStep(const RunPart& part)
     : part_(part),
       schedule_(make_schedule(part.config, part.model_config)),
       most_under_way_(part.model->parameters().device().host_accessible() ? 0 : kAhead),
-      recordable_(part.config.graphs && most_under_way_ > 0 && part.comm.size() == 1) {
+      recordable_(part.config.graphs && most_under_way_ > 0 &&
+                  (part.comm.size() == 1 || (sums_on_stream(part) && !part.shards))) {
   if (part.comm.size() > 1) {
     grad_sync_.emplace(part.comm);
   }
@@ -189,6 +197,7 @@ std::unique_ptr<RecordedStep> TrainStep::record(const std::vector<data::Batch>& 
           for (std::size_t i = 0; i < inputs.size(); ++i) {
             forward_backward(inputs[i], *contexts[i], true);
           }
+          sum_over_ranks();
           update(rate, state);
           keep_carried(contexts);
         });
@@ -223,6 +232,10 @@ void TrainStep::sum_over_ranks() {
   if (!grad_sync_) {
     return;
   }
+  if (sums_on_stream(part_)) {
+    sum_on_stream();
+    return;
+  }
   Tensor values = values_.to(cpu());
   double totals[2] = {optim::step_value(values, optim::StepValue::kLossSum),
                       optim::step_value(values, optim::StepValue::kLabels)};
@@ -236,7 +249,14 @@ void TrainStep::sum_over_ranks() {
   if (totals[1] == 0) {
     return;
   }
+  if (part_.model->parameters().keeps_shards()) {
+    return;  // summed when their blocks were left
+  }
   std::vector<Tensor> grads = gathered_gradients(), here;
+  if (part_.shards) {
+    sum_into_shards();
+    return;
+  }
   std::vector<parallel::RawBuffer> buffers;
   for (const Tensor& grad : grads) {
     here.push_back(grad.to(cpu()));
@@ -248,14 +268,77 @@ void TrainStep::sum_over_ranks() {
   }
 }
 
+void TrainStep::sum_into_shards() {
+  const ag::ParameterSet& parameters = part_.model->parameters();
+  for (std::size_t b = 0; b < parameters.blocks().size(); ++b) {
+    const FlatBuffer& flat = parameters.flat_gradients(b);
+    Tensor shard = flat.shard(part_.comm.rank());
+    part_.shards->sum(flat.whole(), shard);
+  }
+}
+
+void TrainStep::sum_on_stream() {
+  static_assert(static_cast<int>(optim::StepValue::kLossSum) == 0 &&
+                static_cast<int>(optim::StepValue::kLabels) == 1);
+  begin_all_reduce(part_.comm, {values_.slice(0, 0, 2)}).wait();
+  if (part_.model->parameters().keeps_shards()) {
+    return;  // summed when their blocks were left
+  }
+  const std::vector<Tensor> grads = gathered_gradients();
+  if (part_.shards) {
+    sum_into_shards();
+  } else {
+    begin_all_reduce(part_.comm, grads).wait();
+  }
+}
+
+void TrainStep::update_shards(RunState& state) {
+  ag::ParameterSet& parameters = part_.model->parameters();
+  const bool kept = parameters.keeps_shards();
+  const auto blocks = parameters.blocks();
+  optim::UpdateTargets targets{{}, state.optimizer};
+  std::vector<Tensor> grads;
+  const int rank = part_.comm.rank();
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    const Tensor value =
+        kept ? parameters.held()[b]->value_shard() : parameters.flat_values(b).shard(rank);
+    const Tensor grad =
+        kept ? parameters.held()[b]->gradient_shard() : parameters.flat_gradients(b).shard(rank);
+    for (const ag::ShardPart& p : parameters.parts_of_shard(blocks[b], rank)) {
+      targets.params.push_back({value.slice(0, p.at, p.at + p.count),
+                                grad.slice(0, p.at, p.at + p.count),
+                                parameters.items()[p.parameter].decay});
+      grads.push_back(targets.params.back().grad);
+    }
+  }
+  optim::put_squares(values_, grads);
+  begin_all_reduce(part_.comm, {optim::value_slot(values_, optim::StepValue::kNorm)}).wait();
+  optim::take_root(values_);
+  optim::update_all(*part_.optimizer, std::move(targets), values_, part_.config.clip, true);
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    if (kept) {
+      parameters.held()[b]->note_written();
+    } else {
+      Tensor whole = parameters.flat_values(b).whole();
+      part_.shards->gather(parameters.flat_values(b).shard(rank), whole);
+      whole.bump_version();
+    }
+  }
+  parameters.refresh_copies();
+}
+
 void TrainStep::update(const Tensor& rate, RunState& state) {
+  optim::value_slot(values_, optim::StepValue::kRate).copy_(rate);
+  if (part_.shards) {
+    update_shards(state);
+    return;
+  }
   const std::vector<Tensor> grads = gathered_gradients();
   optim::UpdateTargets targets{{}, state.optimizer};
   for (std::size_t i = 0; i < grads.size(); ++i) {
     ag::Parameter& p = part_.model->parameters().items()[i];
     targets.params.push_back({p.var.mutable_value(), grads[i], p.decay});
   }
-  optim::value_slot(values_, optim::StepValue::kRate).copy_(rate);
   optim::update_all(*part_.optimizer, std::move(targets), values_, part_.config.clip);
   part_.model->parameters().refresh_copies();
 }
@@ -345,6 +428,11 @@ std::vector<Tensor> TrainStep::gathered_gradients() {
 
 std::string TrainStep::origin_of_non_finite(const UnderWay& u) {
   ag::ParameterSet& parameters = part_.model->parameters();
+  // Ranks may come to different ends: nothing is exchanged from here on.
+  const ag::Hold hold = parameters.hold_all();
+  for (const std::shared_ptr<ag::HeldBlock>& block : parameters.held()) {
+    block->hold_gradients();
+  }
   for (const ag::Parameter& p : parameters.items()) {
     if (!all_finite(p.var.value())) {
       return "parameter " + p.name + " holds a value that is not finite";

@@ -76,9 +76,14 @@ class TrainStep {
   void forward_backward(const data::Batch& batch, layers::ModelState& carried);
   /// Loss, labels and gradients become those of all ranks.
   void sum_over_ranks();
+  /// The same in the order of the device's stream, without a look at them.
+  void sum_on_stream();
   /// Gradients by parameter, contiguous; zero where none arrives.
   std::vector<Tensor> gathered_gradients();
+  void sum_into_shards();
   void update(const Tensor& rate, RunState& state);
+  /// The same of this rank's shards; all ranks' come to lie on all where parameters are whole.
+  void update_shards(RunState& state);
   [[noreturn]] void fail(const UnderWay& u, bool loss_is_finite, const RunState& state);
   /// Where a value that is not finite appears first on this rank when the update is computed again;
   /// "" when nowhere.

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/base/log.h"
 #include "core/base/profile.h"
 #include "core/io/files.h"
 #include "experiments/evaluate.h"
@@ -171,6 +172,16 @@ RunResult Trainer::run() {
   return r;
 }
 
+Index Trainer::optimizer_bytes() const {
+  Index bytes = 0;
+  for (const std::vector<Tensor>& states : state_.optimizer) {
+    for (const Tensor& t : states) {
+      bytes += t.bytes();
+    }
+  }
+  return bytes;
+}
+
 RunResult Trainer::result(const Recorder& recorder, bool complete) {
   take_time();
   RunResult r;
@@ -193,6 +204,13 @@ RunResult Trainer::result(const Recorder& recorder, bool complete) {
   r.provenance = provenance(part_.comm.size(), part_.model->parameters().device());
   r.config = dump_json(part_.config);
   recorder.fill(r);
+  if (part_.shards) {
+    const ag::HeldBytes bytes = part_.model->parameters().held_bytes();
+    log(LogLevel::kInfo, "memory of this rank's shards",
+        {{"parameters and gradients", std::to_string(bytes.shards)},
+         {"of blocks while whole, at most", std::to_string(bytes.most)},
+         {"optimizer", std::to_string(optimizer_bytes())}});
+  }
   return r;
 }
 

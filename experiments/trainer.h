@@ -42,6 +42,8 @@ class Trainer {
   layers::Model& model() { return *part_.model; }
   Index tokens_done() const { return state_.tokens; }
   const TrainStep& train_step() const { return step_; }
+  /// Of the optimizer's states on this rank.
+  Index optimizer_bytes() const;
 
  private:
   /// Puts the next update on the device.

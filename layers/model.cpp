@@ -153,13 +153,16 @@ ag::Var Model::hidden(const ModelInput& input, SeqContext& seq) {
   BlockParts::Stream stream;
   if (io_.vocab_in > 0) {
     LS_CHECK(input.tokens.defined(), kShape, "this model takes tokens");
+    const ag::Hold hold = parameters_.hold("embedding");
     stream.residual = ag::cast(
         ag::call<ops::Embedding>({.weight = embedding_, .ids = ag::Var(input.tokens)}).y, dtype_);
   } else {
     LS_CHECK(input.vectors.defined(), kShape, "this model takes vectors");
+    const ag::Hold hold = parameters_.hold("input");
     stream.residual = input_(ag::Var(input.vectors.to(dtype_)));
   }
   for (const std::shared_ptr<BlockParts>& block : blocks_) {
+    const ag::Hold hold = parameters_.hold(block->path);
     if (!config_.recompute || !ag::grad_enabled()) {
       stream = block->forward(stream, seq);
       continue;
@@ -171,16 +174,29 @@ ag::Var Model::hidden(const ModelInput& input, SeqContext& seq) {
              "recompute: false");
     stream = BlockParts::run_again(block, stream, seq);
   }
-  const ag::Var h = final_norm_.add(stream.residual, stream.update).normed;
+  const ag::Var h = [&] {
+    const ag::Hold hold = parameters_.hold("norm");
+    return final_norm_.add(stream.residual, stream.update).normed;
+  }();
+  const ag::Hold hold = parameters_.hold("output");
   return io_.class_embeddings.defined() ? output_(h) : h;
 }
 
+ag::Hold Model::hold_head(ag::GradientHold gradients) const {
+  return head_.defined() ? parameters_.hold("head", gradients)
+                         : parameters_.hold("embedding", gradients);
+}
+
 ag::Var Model::logits(const ag::Var& hidden) {
+  const ag::Hold hold = hold_head(ag::GradientHold::kBackward);
   return ag::call<ops::Linear>({.x = hidden, .weight = head_weight()}).y;
 }
 
 Model::Loss Model::loss(const ag::Var& hidden, const Tensor& labels) {
   const Index b = hidden.size(0), t = hidden.size(1);
+  // Its gradient is put in its place now, and that of tied weights is added to behind it.
+  const ag::Hold hold =
+      hold_head(head_.defined() ? ag::GradientHold::kForward : ag::GradientHold::kOn);
   const auto out = ag::call<ops::LinearCrossEntropy>(
       {.x = ag::reshape(hidden, {b * t, hidden.size(2)}),
        .weight = head_weight(),

@@ -100,6 +100,7 @@ class Model {
  private:
   struct BlockParts;
   ag::Var head_weight() const;
+  ag::Hold hold_head(ag::GradientHold gradients) const;
 
   ModelConfig config_;
   ModelInterface io_;

@@ -16,7 +16,7 @@ double& at(Tensor& values, StepValue which) {
 }
 
 /// Mean loss and norm; false where there is nothing to update.
-bool measure(std::span<const Tensor> grads, Tensor& values) {
+bool measure(std::span<const Tensor> grads, Tensor& values, bool norm_given) {
   at(values, StepValue::kSteps) += 1;
   const double loss_sum = std::exchange(at(values, StepValue::kLossSum), 0);
   const double labels = std::exchange(at(values, StepValue::kLabels), 0);
@@ -30,7 +30,8 @@ bool measure(std::span<const Tensor> grads, Tensor& values) {
   }
   const profile::Scope timed("gradient norm");
   const double scale = 1.0 / labels;
-  const double loss = loss_sum * scale, norm = gradient_norm(grads) * scale;
+  const double loss = loss_sum * scale,
+               norm = (norm_given ? at(values, StepValue::kNorm) : gradient_norm(grads)) * scale;
   at(values, StepValue::kLoss) = loss;
   at(values, StepValue::kNorm) = norm;
   if (!std::isfinite(loss) || !std::isfinite(norm)) {
@@ -91,7 +92,8 @@ void add_loss(Tensor& values, const Tensor& loss, const Tensor& labels) {
   values.bump_version();
 }
 
-void update_all(const Optimizer& rule, UpdateTargets targets, Tensor& values, double clip) {
+void update_all(const Optimizer& rule, UpdateTargets targets, Tensor& values, double clip,
+                bool norm_given) {
   std::vector<Tensor> grads, written = {values};
   std::vector<bool> decays;
   for (const ParamSlice& p : targets.params) {
@@ -103,6 +105,8 @@ void update_all(const Optimizer& rule, UpdateTargets targets, Tensor& values, do
     written.insert(written.end(), s.begin(), s.end());
   }
   if (const StepKernels* const kernels = step_kernels(values.device().type())) {
+    LS_CHECK(!norm_given, kUnsupported, "an update on {} takes its own norm",
+             values.device().describe());
     const ExecutionContext ctx = current_context(values.device());
     kernels->update_all(ctx, rule.numbers(), slices_of(targets), values, clip);
     record_launch(ctx, grads, written);
@@ -111,11 +115,11 @@ void update_all(const Optimizer& rule, UpdateTargets targets, Tensor& values, do
     }
     return;
   }
-  const auto update = [&rule, decays = std::move(decays), clip](std::span<const Tensor> in,
-                                                                std::span<Tensor> out) {
+  const auto update = [&rule, decays = std::move(decays), clip, norm_given](
+                          std::span<const Tensor> in, std::span<Tensor> out) {
     Tensor& v = out[0];
     const double labels = at(v, StepValue::kLabels);
-    if (at(v, StepValue::kStopped) != 0 || !measure(in, v)) {
+    if (at(v, StepValue::kStopped) != 0 || !measure(in, v, norm_given)) {
       return;
     }
     const profile::Scope timed("optimizer");
@@ -135,6 +139,23 @@ void update_all(const Optimizer& rule, UpdateTargets targets, Tensor& values, do
   for (std::size_t i = 0; values.device().type() != DeviceType::kCpu && i < written.size(); ++i) {
     written[i].bump_version();
   }
+}
+
+void put_squares(Tensor& values, std::span<const Tensor> grads) {
+  launch_host_code(current_context(values.device()), "norm of shards", grads, {&values, 1},
+                   [](std::span<const Tensor> in, std::span<Tensor> out) {
+                     const double norm = gradient_norm(in);
+                     at(out[0], StepValue::kNorm) = norm * norm;
+                   });
+  values.bump_version();
+}
+
+void take_root(Tensor& values) {
+  launch_host_code(current_context(values.device()), "norm of all shards", {}, {&values, 1},
+                   [](std::span<const Tensor>, std::span<Tensor> out) {
+                     at(out[0], StepValue::kNorm) = std::sqrt(at(out[0], StepValue::kNorm));
+                   });
+  values.bump_version();
 }
 
 void copy_unless_stopped(std::span<Tensor> to, std::span<const Tensor> from, const Tensor& values) {

@@ -14,7 +14,7 @@ enum class StepValue : std::uint8_t {
   kLabels,   ///< in: how many there are; without any there is no update
   kRate,     ///< in: learning rate
   kLoss,     ///< out: mean over the labels
-  kNorm,     ///< out: of the mean gradient, before clipping
+  kNorm,     ///< out: of the mean gradient, before clipping; in: see update_all
   kCounted,  ///< out: labels of the last call; 0: it made no update
   kUpdates,  ///< updates done, this one too when it is
   kSteps,    ///< calls, with those that made no update
@@ -42,8 +42,14 @@ struct UpdateTargets {
 /// stops on all ranks that share the sum.
 void add_loss(Tensor& values, const Tensor& loss, const Tensor& labels);
 /// Loss, norm, clip factor by `clip` (0: none) and the rule for every parameter; then kLossSum and
-/// kLabels are 0 again. `rule` must stay as long as the device may run this.
-void update_all(const Optimizer& rule, UpdateTargets targets, Tensor& values, double clip);
+/// kLabels are 0 again. `rule` must stay as long as the device may run this. `norm_given`: kNorm is
+/// that of the sums of gradients, those of other ranks' shards too.
+void update_all(const Optimizer& rule, UpdateTargets targets, Tensor& values, double clip,
+                bool norm_given = false);
+/// kNorm of gradients that lie on several ranks, in two halves, between which it is summed over
+/// them: the sum of squares of this rank's, then its root.
+void put_squares(Tensor& values, std::span<const Tensor> grads);
+void take_root(Tensor& values);
 /// Each of `from` to its place in `to`, of the same shape and type and contiguous there, unless
 /// kStopped is set: what steps carry on besides parameters.
 void copy_unless_stopped(std::span<Tensor> to, std::span<const Tensor> from, const Tensor& values);

@@ -11,19 +11,24 @@ Index rounded_up(Index n, Index unit) {
 
 }  // namespace
 
-FlatBuffer::FlatBuffer(std::span<const Shape> shapes, DType dtype, Device& device, Index shards)
-    : shards_(shards) {
+FlatPlaces::FlatPlaces(std::span<const Shape> shapes, Index shards) {
   LS_CHECK(shards > 0, kInternal, "a buffer in {} parts", shards);
-  const Index unit = kAlign / dtype_size(DType::kBF16);  // the smallest type of parameters
-  std::vector<Index> begins;
+  const Index unit = FlatBuffer::kAlign / dtype_size(DType::kBF16);  // the smallest parameters
   Index end = 0;
   for (const Shape& shape : shapes) {
     begins.push_back(end);
     end = rounded_up(checked_add(end, shape.numel()), unit);
   }
-  whole_ = Tensor::zeros({rounded_up(end, checked_mul(unit, shards))}, dtype, device);
+  total = rounded_up(end, checked_mul(unit, shards));
+}
+
+FlatBuffer::FlatBuffer(std::span<const Shape> shapes, DType dtype, Device& device, Index shards)
+    : shards_(shards) {
+  const FlatPlaces places(shapes, shards);
+  whole_ = Tensor::zeros({places.total}, dtype, device);
   for (std::size_t i = 0; i < shapes.size(); ++i) {
-    views_.push_back(whole_.slice(0, begins[i], begins[i] + shapes[i].numel()).view(shapes[i]));
+    const Index begin = places.begins[i];
+    views_.push_back(whole_.slice(0, begin, begin + shapes[i].numel()).view(shapes[i]));
   }
 }
 

@@ -7,6 +7,13 @@
 
 namespace ls {
 
+/// Where the tensors of a FlatBuffer begin, in elements, and how many it has.
+struct FlatPlaces {
+  FlatPlaces(std::span<const Shape> shapes, Index shards);
+  std::vector<Index> begins;
+  Index total = 0;
+};
+
 /// Zeros at first. Each tensor is contiguous and begins at a multiple of kAlign bytes; the buffer
 /// is padded so that it falls into `shards` parts that are equal and aligned too. Places are the
 /// same elements in every type, so that one copy converts all of it.

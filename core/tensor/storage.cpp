@@ -1,5 +1,6 @@
 #include "core/tensor/storage.h"
 
+#include "core/base/error.h"
 #include "core/tensor/graph.h"
 
 namespace ls {
@@ -28,8 +29,29 @@ Storage::Storage(std::shared_ptr<Storage> lender)
       lender_(std::move(lender)),
       host_accessible_(lender_->host_accessible_) {}
 
+void Storage::drop() {
+  LS_CHECK(allocator_ && !dropped_, kInternal, "a buffer of {} bytes cannot be dropped",
+           block_.bytes);
+  allocator_->free(block_);
+  dropped_ = true;
+}
+
+void Storage::restore(Stream& home) {
+  LS_CHECK(dropped_, kInternal, "a buffer of {} bytes is there already", block_.bytes);
+  allocator_ = &home.allocator();
+  block_ = allocator_->allocate(block_.bytes, home);
+  graphs_ = home.capturing() ? home.current_capture()->memory : nullptr;
+  dropped_ = false;
+}
+
+void Storage::fail_dropped() {
+  LS_FAIL(kInternal, "{}",
+          "elements are used whose memory was given back: of a block of parameters, outside of its "
+          "hold (ag::Hold)");
+}
+
 Storage::~Storage() {
-  if (allocator_) {
+  if (allocator_ && !dropped_) {
     allocator_->free(block_);
   }
 }

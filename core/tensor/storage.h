@@ -41,25 +41,40 @@ class Storage {
   Storage& operator=(const Storage&) = delete;
 
   /// Where host_accessible() is false, an address to hand on and not to read.
-  void* data() const { return block_.data; }
+  /// @throws Error(Internal) while it is dropped
+  void* data() const {
+    if (dropped_) {
+      fail_dropped();
+    }
+    return block_.data;
+  }
   Index bytes() const { return block_.bytes; }
   Device& device() const { return *device_; }
   const Allocator* allocator() const { return allocator_; }
   bool host_accessible() const { return host_accessible_; }
   /// Work in `user` by now reads or writes it: its memory goes to nobody before that is done.
   void record_use(Stream& user);
+  /// Gives the memory back until `restore`, which gets memory again, not initialised and perhaps
+  /// elsewhere, for work on `home`. Of what an allocator gave.
+  void drop();
+  void restore(Stream& home);
+  bool dropped() const { return dropped_; }
+  /// The elements are again those that they were at that version.
+  void set_version(std::uint64_t version) { version_ = version; }
   /// Counts in-place changes; the tape compares it with the value at saving time.
   std::uint64_t version() const { return version_; }
   void bump_version() { ++version_; }
 
  private:
+  [[noreturn]] static void fail_dropped();
+
   Allocation block_;
   Allocator* allocator_ = nullptr;  // null: not ours
   Device* device_ = nullptr;
   std::shared_ptr<Storage> lender_;
   std::shared_ptr<BlockPool> graphs_;  // outlives what lies in it
   std::uint64_t version_ = 0;
-  bool host_accessible_ = true;
+  bool host_accessible_ = true, dropped_ = false;
 };
 
 }  // namespace ls

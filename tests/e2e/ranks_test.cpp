@@ -82,18 +82,23 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
     const Workplace w;
     write_text(w);
     w.write("run.yaml", kRun);
-    for (const char* state : {"reset", "carry"}) {
+    for (const auto& [state, shard] :
+         {std::pair("reset", "none"), std::pair("carry", "none"), std::pair("reset", "optimizer"),
+          std::pair("carry", "parameters")}) {
       const std::string set = std::string("state=") + state;
+      const std::string folder = state + std::string(shard);
+      const std::string mesh = std::string("mesh.shard=") + shard;
       const auto train = [&](int ranks) {
-        const std::string out = std::string("output=") + state + std::to_string(ranks);
-        return w.run({"train", "run.yaml", "--set", out, "--set", set}, {.ranks = ranks});
+        const std::string out = "output=" + folder + std::to_string(ranks);
+        return w.run({"train", "run.yaml", "--set", out, "--set", set, "--set", mesh},
+                     {.ranks = ranks});
       };
       const auto metrics = [&](int ranks) {
-        return w.read(state + std::to_string(ranks) + "/run/m/seed0/metrics.jsonl");
+        return w.read(folder + std::to_string(ranks) + "/run/m/seed0/metrics.jsonl");
       };
       for (const int ranks : {0, 1, 2, 3}) {
         const Outcome out = train(ranks);
-        INFO(state << " " << ranks << "\n" << out.text);
+        INFO(folder << " " << ranks << "\n" << out.text);
         REQUIRE(out.status == 0);
         CHECK(count(out.text, "checkpoint  ") == 1);  // one rank speaks
         CHECK(count(out.text, "12/12") == 1);
@@ -134,14 +139,15 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
       const std::string part = state + "/run/m/seed0/";
       REQUIRE(w.run({"train", "run.yaml", "--set", "output=whole_" + state, "--set", set}).status ==
               0);
-      const auto go_on = [&](int ranks, const Workplace::Options& options = {}) {
-        Workplace::Options o = options;
+      const auto go_on = [&](int ranks, const std::string& shard = "none") {
+        Workplace::Options o;
         o.ranks = ranks;
-        return w.run({"train", "run.yaml", "--set", "output=" + state, "--set", set, "--resume"},
+        return w.run({"train", "run.yaml", "--set", "output=" + state, "--set", set, "--resume",
+                      "--set", "mesh.shard=" + shard},
                      o);
       };
       // As if killed just after update 4 by three ranks and just after update 8 by two.
-      REQUIRE(go_on(3).status == 0);
+      REQUIRE(go_on(3, "parameters").status == 0);
       const auto forget = [&](int step) {
         fs::remove(w.path(part + "result.json"));
         for (int s = step + 4; s <= 12; s += 4) {
@@ -149,7 +155,7 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
         }
       };
       forget(4);
-      REQUIRE(go_on(2).status == 0);
+      REQUIRE(go_on(2, "optimizer").status == 0);
       forget(8);
       const Outcome last = go_on(0);
       INFO(last.text);

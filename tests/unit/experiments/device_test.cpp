@@ -368,7 +368,37 @@ TEST_SUITE("unit") {
       run_ranks(2, [&](Communicator& comm) { train(here, comm, cpu()); });
       run_ranks(2, [&](Communicator& comm) {
         StandIn device(110 + static_cast<std::uint64_t>(comm.rank()));
+        device.run_by_itself();
         train(there, comm, device);
+      });
+      CHECK(here[0] == here[1]);
+      CHECK(there == here);
+    }
+  }
+
+  TEST_CASE("ranks on devices sum in the order of streams: the host waits for nothing") {
+    const Scratch s;
+    for (const char* const more : {"", "graphs: false\n", "accumulate: 2\n"}) {
+      CAPTURE(more);
+      const RunConfig config = config_of(
+          s, "layers: [{name: gated_deltanet, heads: 1, head_dim: 8}]", more, {"steps=20"});
+      std::vector<std::vector<double>> here(2), there(2);
+      run_ranks(2, [&](Communicator& comm) {
+        Trainer t(config, 0, 3, "", comm);
+        t.steps(12);
+        here[static_cast<std::size_t>(comm.rank())] = values_of(t);
+      });
+      run_ranks(2, [&](Communicator& comm) {
+        StandIn device(130 + static_cast<std::uint64_t>(comm.rank()));
+        device.run_by_itself();
+        Trainer t(config, 0, 3, "", comm, device);
+        t.steps(6);
+        const DeviceCounts warm = device.counts();
+        t.steps(6);
+        CHECK(device.counts().host_waits == warm.host_waits);
+        CHECK(device.counts().growths == warm.growths);
+        CHECK((t.train_step().replays() > 0) == config.graphs);
+        there[static_cast<std::size_t>(comm.rank())] = values_of(t);
       });
       CHECK(here[0] == here[1]);
       CHECK(there == here);
