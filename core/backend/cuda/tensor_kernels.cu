@@ -36,22 +36,22 @@ Strided<1> one(const TensorView& to) {
   return Strided<1>(to.shape(), {&to.strides()});
 }
 
-/// y = f(y, x) elementwise in the acc type of A, 16 bytes at once where all lies without gaps.
+/// y = f(y, x) elementwise in the acc type of A, up to 16 bytes at once where so many lie one
+/// behind the other in both.
 template <class A, class T, class U, class F>
 void combine(T* to, const U* from, const Strided<2>& where, F f) {
   constexpr int kWidth = kPack<T> < kPack<U> ? kPack<T> : kPack<U>;
-  const auto aligned = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
-  if (where.dense() && where.count % kWidth == 0 && aligned(to) && aligned(from)) {
-    for_each<kWidth>(RowShape(1, where.count), [=] __device__(Index, Index c, auto) {
+  if (where.packs(kWidth)) {
+    for_each_strided(where.in_packs(kWidth), [=] __device__(const Index(&pack)[2]) {
       A x[kWidth], y[kWidth] = {};
-      load(from + c, x);
+      load(from + pack[1] * kWidth, x);
       if (F::kReads) {
-        load(to + c, y);
+        load(to + pack[0] * kWidth, y);
       }
       for (int i = 0; i < kWidth; ++i) {
         y[i] = f(y[i], x[i]);
       }
-      store(to + c, y);
+      store(to + pack[0] * kWidth, y);
     });
     return;
   }
@@ -76,13 +76,39 @@ struct AddTimes {
   __device__ A operator()(A y, A x) const { return y + alpha * x; }
 };
 
-/// Elements of one type are copied by their size alone.
+/// Elements of one type are copied by their size alone, and as many at once as lie one behind the
+/// other in both, up to 16 bytes.
 template <class Bits>
-void move(const TensorView& from, TensorView& to) {
-  const auto* const x = static_cast<const Bits*>(from.raw());
-  auto* const y = static_cast<Bits*>(to.raw());
-  const Strided<2> where = both(to, from);
+void move_elements(const void* from, void* to, const Strided<2>& where) {
+  const auto* const x = static_cast<const Bits*>(from);
+  auto* const y = static_cast<Bits*>(to);
   for_each_strided(where, [=] __device__(const Index(&at)[2]) { y[at[0]] = x[at[1]]; });
+}
+void move(const TensorView& from, TensorView& to) {
+  const Strided<2> where = both(to, from);
+  const auto lies = [](const void* p, std::size_t size) {
+    return reinterpret_cast<std::uintptr_t>(p) % size == 0;
+  };
+  std::size_t size = dtype_size(to.dtype());
+  int joined = 1;
+  while (size < 16 && where.packs(2 * joined) && lies(from.raw(), 2 * size) &&
+         lies(to.raw(), 2 * size)) {
+    size *= 2;
+    joined *= 2;
+  }
+  const Strided<2> packs = where.in_packs(joined);
+  switch (size) {
+    case 16:
+      return move_elements<uint4>(from.raw(), to.raw(), packs);
+    case 8:
+      return move_elements<std::uint64_t>(from.raw(), to.raw(), packs);
+    case 4:
+      return move_elements<std::uint32_t>(from.raw(), to.raw(), packs);
+    case 2:
+      return move_elements<std::uint16_t>(from.raw(), to.raw(), packs);
+    default:
+      return move_elements<std::uint8_t>(from.raw(), to.raw(), packs);
+  }
 }
 
 /// Any element, in the wider of two forms: what is no float stays an integer.
@@ -147,16 +173,7 @@ void copy(const ExecutionContext& ctx, TensorView to, const TensorView& from) {
       ctx.stream.copy(to.raw(), from.raw(), to.bytes());
       return;
     }
-    switch (dtype_size(to.dtype())) {
-      case 8:
-        return move<std::uint64_t>(from, to);
-      case 4:
-        return move<std::uint32_t>(from, to);
-      case 2:
-        return move<std::uint16_t>(from, to);
-      default:
-        return move<std::uint8_t>(from, to);
-    }
+    return move(from, to);
   }
   bool done = false;
   dispatch_kernel_float(to.dtype(), [&]<class T>() {

@@ -29,23 +29,41 @@ struct Strided {
       rank = 1;
     }
   }
-  /// All elements of all operands without gaps.
-  bool dense() const {
-    bool all = rank == 1;
-    for (int k = 0; k < N; ++k) {
-      all = all && step[0][k] == 1;
+  /// `n` neighbours lie one behind the other everywhere, and packs of so many a whole number of
+  /// packs apart.
+  bool packs(Index n) const {
+    bool all = extent[0] % n == 0;
+    for (int a = 0; a < rank; ++a) {
+      for (int k = 0; k < N; ++k) {
+        all = all && (a == 0 ? step[0][k] == 1 : step[a][k] % n == 0);
+      }
     }
     return all;
   }
-  __device__ void offsets(Index i, Index (&at)[N]) const {
+  /// The same by packs: extents and offsets count these.
+  Strided in_packs(Index n) const {
+    Strided p = *this;
+    p.count /= n;
+    p.extent[0] /= n;
+    for (int a = 1; a < rank; ++a) {
+      for (int k = 0; k < N; ++k) {
+        p.step[a][k] /= n;
+      }
+    }
+    return p;
+  }
+  /// Of element i. Int holds the number of all elements.
+  template <class Int>
+  __device__ void offsets(Int i, Index (&at)[N]) const {
     for (int k = 0; k < N; ++k) {
       at[k] = 0;
     }
     for (int a = 0; a < rank; ++a) {
-      const Index j = a + 1 < rank ? i % extent[a] : i;
-      i /= extent[a];
+      const Int n = static_cast<Int>(extent[a]);
+      const Int j = a + 1 < rank ? i % n : i;
+      i = a + 1 < rank ? i / n : 0;
       for (int k = 0; k < N; ++k) {
-        at[k] += j * step[a][k];
+        at[k] += static_cast<Index>(j) * step[a][k];
       }
     }
   }
@@ -73,7 +91,11 @@ __global__ void __launch_bounds__(256) strided_kernel(Strided<N> where, F f) {
   const Index all = Index{gridDim.x} * blockDim.x;
   for (Index i = Index{blockIdx.x} * blockDim.x + threadIdx.x; i < where.count; i += all) {
     Index at[N];
-    where.offsets(i, at);
+    if (where.count <= 0xffffffff) {
+      where.offsets(static_cast<unsigned>(i), at);
+    } else {
+      where.offsets(i, at);
+    }
     f(at);
   }
 }
