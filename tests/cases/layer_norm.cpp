@@ -12,6 +12,13 @@ LS_OP_CASES(LayerNorm, "layer_norm") {
               {.x = draw.normal({2, 3, d}), .weight = draw.normal({d}), .bias = draw.normal({d})},
               {.eps = 1e-2});
   }
+  // Rows that threads of a GPU hold, by the teams that do.
+  for (const Index d : {72, 128, 384, 512, 1024, 2048, 4096}) {
+    cases.add(fmt::format("{} channels", d),
+              {.x = draw.normal({9, d}), .weight = draw.normal({d}), .bias = draw.normal({d})});
+  }
+  cases.add("many rows",
+            {.x = draw.normal({4300, 64}), .weight = draw.normal({64}), .bias = draw.normal({64})});
   cases.add("neither weight nor bias", {.x = draw.normal({4, 9})});
   cases.add("bias alone", {.x = draw.normal({4, 9}), .bias = draw.normal({9})});
   for (const bool before : {true, false}) {

@@ -17,6 +17,9 @@ LS_OP_CASES(Linear, "linear") {
       add(fmt::format("{} rows, {} to {}", n, i, 34 - i), {n, i}, 34 - i, (n + i) % 2 == 0);
     }
   }
+  for (const Index n : {1, 2, 3, 4}) {
+    add(fmt::format("{} rows, long", n), {n, 1032}, 33, n % 2 == 0);
+  }
   add("leading axes", {2, 3, 5}, 4, true);
   add("one row", {5}, 4, true);
   add("no rows", {0, 5}, 4, true);

@@ -14,6 +14,14 @@ LS_OP_CASES(RmsNorm, "rms_norm") {
   for (const Index d : {2, 7, 8, 9, 33, 64}) {
     add(fmt::format("{} channels", d), {.x = draw.normal({2, 3, d}), .weight = draw.normal({d})});
   }
+  // Rows that threads of a GPU hold, by the teams that do.
+  for (const Index d : {72, 128, 384, 512, 1024, 2048, 4096}) {
+    add(fmt::format("{} channels", d), {.x = draw.normal({9, d}), .weight = draw.normal({d})});
+    add(fmt::format("{} channels, gated", d),
+        {.x = draw.normal({3, 3, d}), .weight = draw.normal({d}), .z = draw.normal({3, 3, d})},
+        {.norm_before_gate = true});
+  }
+  add("many rows", {.x = draw.normal({4300, 128}), .weight = draw.normal({128})});
   add("no weight", {.x = draw.normal({4, 9})});
   add("weight around 1", {.x = draw.normal({4, 9}), .weight = draw.normal({9})},
       {.weight_offset = 1});

@@ -24,9 +24,7 @@ struct Kernel {
     cuda::for_each<T>(shape_of(in.x).with(x).with(y), [=] __device__(Index r, Index c, auto width) {
       A u[decltype(width)::value];
       cuda::load(x.row(r) + c, u);
-      for (A& v : u) {
-        v = act::device_value(act, v);
-      }
+      act::device_values(act, u);
       cuda::store(y.row(r) + c, u);
     });
   }
@@ -39,11 +37,12 @@ struct Kernel {
     const auto shape = shape_of(in.x).with(x).with(gy).with(gx);
     cuda::for_each<T>(shape, [=] __device__(Index r, Index c, auto width) {
       constexpr int kWidth = decltype(width)::value;
-      A u[kWidth], g[kWidth];
+      A u[kWidth], slope[kWidth], g[kWidth];
       cuda::load(x.row(r) + c, u);
       cuda::load(gy.row(r) + c, g);
+      act::device_values(act, u, slope);
       for (int i = 0; i < kWidth; ++i) {
-        g[i] *= act::device_slope(act, u[i]);
+        g[i] *= slope[i];
       }
       cuda::store(gx.row(r) + c, g);
     });

@@ -1,4 +1,5 @@
-// y = act(x + bias): 16 bytes a thread; the gradient of the bias is summed over rows in parts.
+// y = act(x + bias): 16 bytes a thread; the gradient of the bias is summed over rows in parts, in
+// the pass that makes the gradient of x.
 #include "core/ops/bias_act/bias_act.h"
 
 #include "core/backend/cuda/device/rows.cuh"
@@ -25,8 +26,9 @@ struct Kernel {
       A u[kWidth];
       cuda::load(x.row(r) + c, u);
       for (int i = 0; i < kWidth; ++i) {
-        u[i] = act::device_value(act, bias ? u[i] + bias[c + i] : u[i]);
+        u[i] += bias ? bias[c + i] : A(0);
       }
+      act::device_values(act, u);
       cuda::store(y.row(r) + c, u);
     });
   }
@@ -38,26 +40,24 @@ struct Kernel {
     const cuda::RowsTo<T> gx(din.x);
     const A* const bias = in.bias.defined() ? in.bias.data<A>() : nullptr;
     const Act act = a.activation;
-    if (gx) {
-      const auto shape = cuda::RowShape(rows.count, rows.cols).with(x).with(gy).with(gx).apart();
-      cuda::for_each<T>(shape, [=] __device__(Index r, Index c, auto width) {
-        constexpr int kWidth = decltype(width)::value;
-        A u[kWidth], g[kWidth];
-        cuda::load(x.row(r) + c, u);
-        cuda::load(gy.row(r) + c, g);
-        for (int i = 0; i < kWidth; ++i) {
-          g[i] *= act::device_slope(act, bias ? u[i] + bias[c + i] : u[i]);
-        }
-        cuda::store(gx.row(r) + c, g);
-      });
-    }
-    if (din.bias.defined()) {
-      cuda::column_sums<1, A>(rows.count, rows.cols, {{din.bias.data<A>()}},
-                              [=] __device__(Index r, Index c, A(&sum)[1]) {
-                                const A u = cuda::to_acc<A>(x.row(r)[c]) + bias[c];
-                                sum[0] = cuda::to_acc<A>(gy.row(r)[c]) * act::device_slope(act, u);
-                              });
-    }
+    A* const gbias = din.bias.defined() ? din.bias.data<A>() : nullptr;
+    cuda::packed_column_sums<T, 1, A>(rows.count, rows.cols, {{gbias}},
+                                      [=] __device__(Index r, Index c, auto width, auto& sum) {
+                                        constexpr int kWidth = decltype(width)::value;
+                                        A u[kWidth], slope[kWidth];
+                                        cuda::load(x.row(r) + c, u);
+                                        cuda::load(gy.row(r) + c, sum[0]);
+                                        for (int i = 0; i < kWidth; ++i) {
+                                          u[i] += bias ? bias[c + i] : A(0);
+                                        }
+                                        act::device_values(act, u, slope);
+                                        for (int i = 0; i < kWidth; ++i) {
+                                          sum[0][i] *= slope[i];
+                                        }
+                                        if (gx) {
+                                          cuda::store(gx.row(r) + c, sum[0]);
+                                        }
+                                      });
   }
 };
 

@@ -1,10 +1,12 @@
 #pragma once
-// The kernel behind layer_norm and group_norm: one team of threads a group of a row, which reads it
-// three times, all but the first from cache. Gradients of weight and bias are summed over rows in a
-// pass of their own.
+// The kernel behind layer_norm and group_norm: one team of threads a group of a row. It holds the
+// row in registers, and gradients of weight and bias are summed beside that of x; rows that are too
+// long or have groups are read several times, all but the first from cache, and weight and bias
+// have a pass of their own.
 #include "core/backend/cuda/device/rows.cuh"
 #include "core/op/op.h"
 #include "core/ops/common/activations.cuh"
+#include "core/ops/common/norm_rows.cuh"
 
 namespace ls::ops {
 
@@ -63,6 +65,103 @@ struct MeanNormCall {
   Index rows, cols, groups, channels;
 };
 
+template <class Op, class T, int kThreads, int kPacks>
+__global__ void __launch_bounds__(common::kHeldThreads)
+    held_mean_norm(MeanNormCall<Op, T> call, cuda::RowsTo<T> y, acc_t<T>* means, acc_t<T>* rstds) {
+  using A = acc_t<T>;
+  constexpr int kWidth = cuda::kPack<T>;
+  using Row = common::HeldRow<kThreads, kWidth, kPacks>;
+  const int cols = static_cast<int>(call.cols);
+  const A count = static_cast<A>(cols);
+  common::each_held_row<kThreads>(call.rows, [&](Index r, bool writes) {
+    A u[kPacks][kWidth], behind[kPacks][kWidth], sum = 0;
+    Row::each(cols, [&](int p, int c) {
+      call.read(r, c, u[p], behind[p]);
+      for (int j = 0; j < kWidth; ++j) {
+        sum += u[p][j];
+      }
+    });
+    const A mean = Row::Team::sum(sum) / count;
+    A square = 0;
+    Row::each(cols, [&](int p, int) {
+      for (int j = 0; j < kWidth; ++j) {
+        square += (u[p][j] - mean) * (u[p][j] - mean);
+      }
+    });
+    const A rstd = A(1) / sqrt(Row::Team::sum(square) / count + call.eps);
+    if (writes && Row::Team::rank() == 0) {
+      means[r] = mean;
+      rstds[r] = rstd;
+    }
+    Row::each(writes ? cols : 0, [&](int p, int c) {
+      A gain[kWidth], shift[kWidth];
+      call.gains(c, gain);
+      call.shifts(c, shift);
+      for (int j = 0; j < kWidth; ++j) {
+        u[p][j] = ((u[p][j] - mean) * rstd * gain[j] + shift[j]) * behind[p][j];
+      }
+      cuda::store(y.row(r) + c, u[p]);
+    });
+  });
+}
+
+/// What else the backward pass reads, and where its gradients go.
+template <class T>
+struct MeanNormGradients {
+  const acc_t<T>*means, *rstds;
+  cuda::RowsIn<T> gy;
+  cuda::RowsTo<T> gx;
+  acc_t<T>* partial;  ///< of weight and bias, or null
+};
+
+/// As MeanNormKernel::backward says, of one group, without a gate and with gradients of y alone.
+template <class Op, class T, int kThreads, int kPacks>
+__global__ void __launch_bounds__(common::kHeldThreads)
+    held_mean_norm_backward(MeanNormCall<Op, T> call, MeanNormGradients<T> at) {
+  using A = acc_t<T>;
+  constexpr int kWidth = cuda::kPack<T>;
+  using Row = common::HeldRow<kThreads, kWidth, kPacks>;
+  const int cols = static_cast<int>(call.cols);
+  const A count = static_cast<A>(cols);
+  A sums[2][kPacks][kWidth] = {};
+  A gain[kPacks][kWidth];
+  Row::each(cols, [&](int p, int c) { call.gains(c, gain[p]); });
+  common::each_held_row<kThreads>(call.rows, [&](Index r, bool writes) {
+    common::HeldPacks<T, kPacks> xs, dys;
+    const A mean = at.means[r], rstd = at.rstds[r];
+    A sum = 0, product = 0;
+    Row::each(cols, [&](int p, int c) {
+      xs[p] = cuda::load_pack<kWidth>(call.x.row(r) + c);
+      dys[p] = cuda::load_pack<kWidth>(at.gy.row(r) + c);
+      A n[kWidth], dn[kWidth];
+      cuda::unpack(xs[p], n);
+      cuda::unpack(dys[p], dn);
+      for (int j = 0; j < kWidth; ++j) {
+        sum += dn[j] * gain[p][j];
+        product += dn[j] * gain[p][j] * ((n[j] - mean) * rstd);
+      }
+    });
+    const A mean_dn = Row::Team::sum(sum) / count, mean_product = Row::Team::sum(product) / count;
+    Row::each(writes ? cols : 0, [&](int p, int c) {
+      A n[kWidth], dy[kWidth];
+      cuda::unpack(xs[p], n);
+      cuda::unpack(dys[p], dy);
+      for (int j = 0; j < kWidth; ++j) {
+        n[j] = (n[j] - mean) * rstd;
+        sums[0][p][j] += dy[j] * n[j];
+        sums[1][p][j] += dy[j];
+        dy[j] = rstd * (dy[j] * gain[p][j] - mean_dn - n[j] * mean_product);
+      }
+      if (at.gx) {
+        cuda::store(at.gx.row(r) + c, dy);
+      }
+    });
+  });
+  if (at.partial) {
+    common::add_up_teams<kThreads, kWidth, kPacks, 2>(cols, sums, at.partial);
+  }
+}
+
 template <class Op, class T>
 struct MeanNormKernel {
   using A = acc_t<T>;
@@ -76,6 +175,15 @@ struct MeanNormKernel {
     const cuda::RowsTo<T> y(out.y);
     A* const means = out.mean.template data<A>();
     A* const rstds = out.rstd.template data<A>();
+    const bool held =
+        call.groups == 1 && common::with_held_rows<T>(call.cols, [&]<int kThreads, int kPacks>() {
+          cuda::launch(&held_mean_norm<Op, T, kThreads, kPacks>,
+                       common::held_blocks<kThreads>(call.rows), dim3(common::kHeldThreads), 0,
+                       call, y, means, rstds);
+        });
+    if (held) {
+      return;
+    }
     cuda::for_each_row<T>(call.rows * call.groups, call.channels,
                           [=] __device__(Index i, bool writes, auto team, auto width) {
                             constexpr int kWidth = decltype(width)::value;
@@ -127,6 +235,12 @@ struct MeanNormKernel {
     const A* const gmean = dout.mean.defined() ? dout.mean.template data<A>() : nullptr;
     const A* const grstd = dout.rstd.defined() ? dout.rstd.template data<A>() : nullptr;
     const cuda::RowsTo<T> gx(din.x), gz(din.z);
+    A* const gweight = din.weight.defined() ? din.weight.template data<A>() : nullptr;
+    A* const gbias = din.bias.defined() ? din.bias.template data<A>() : nullptr;
+    const bool plain = call.groups == 1 && !call.z && gy && !gmean && !grstd;
+    if (plain && held_gradients(call, {means, rstds, gy, gx, nullptr}, gweight, gbias)) {
+      return;
+    }
     if (gx || gz) {
       cuda::for_each_row<T>(
           call.rows * call.groups, call.channels,
@@ -172,8 +286,6 @@ struct MeanNormKernel {
             });
           });
     }
-    A* const gweight = din.weight.defined() ? din.weight.template data<A>() : nullptr;
-    A* const gbias = din.bias.defined() ? din.bias.template data<A>() : nullptr;
     if (gweight || gbias) {
       vector_gradients(call, means, rstds, gy, gweight, gbias);
     }
@@ -199,22 +311,35 @@ struct MeanNormKernel {
       cuda::store(gz.row(r) + c, dgate);
     }
   }
+  static bool held_gradients(const Call& call, MeanNormGradients<T> at, A* gweight, A* gbias) {
+    return common::with_held_rows<T>(call.cols, [&]<int kThreads, int kPacks>() {
+      const dim3 blocks = common::held_blocks<kThreads>(call.rows);
+      const bool vectors = gweight || gbias;
+      const cuda::Scratch memory(vectors ? blocks.x * 2 * call.cols * Index{sizeof(A)} : 0);
+      at.partial = vectors ? memory.as<A>() : nullptr;
+      cuda::launch(&held_mean_norm_backward<Op, T, kThreads, kPacks>, blocks,
+                   dim3(common::kHeldThreads), 0, call, at);
+      if (vectors) {
+        common::join_parts<2, A>(blocks.x, call.cols, at.partial, {{gweight, gbias}});
+      }
+    });
+  }
   static void vector_gradients(const Call& call, const A* means, const A* rstds,
                                const cuda::RowsIn<T>& gy, A* gweight, A* gbias) {
-    cuda::packed_column_sums<2, A>(call.rows, call.cols, {{gweight, gbias}},
-                                   [=] __device__(Index r, Index c, auto width, auto& sum) {
-                                     constexpr int kWidth = decltype(width)::value;
-                                     A u[kWidth], behind[kWidth], dy[kWidth] = {};
-                                     call.read(r, c, u, behind);
-                                     if (gy) {
-                                       cuda::load(gy.row(r) + c, dy);
-                                     }
-                                     for (int j = 0; j < kWidth; ++j) {
-                                       const Index i = r * call.groups + call.group(c + j);
-                                       sum[1][j] = dy[j] * behind[j];
-                                       sum[0][j] = sum[1][j] * (u[j] - means[i]) * rstds[i];
-                                     }
-                                   });
+    cuda::packed_column_sums<T, 2, A>(call.rows, call.cols, {{gweight, gbias}},
+                                      [=] __device__(Index r, Index c, auto width, auto& sum) {
+                                        constexpr int kWidth = decltype(width)::value;
+                                        A u[kWidth], behind[kWidth], dy[kWidth] = {};
+                                        call.read(r, c, u, behind);
+                                        if (gy) {
+                                          cuda::load(gy.row(r) + c, dy);
+                                        }
+                                        for (int j = 0; j < kWidth; ++j) {
+                                          const Index i = r * call.groups + call.group(c + j);
+                                          sum[1][j] = dy[j] * behind[j];
+                                          sum[0][j] = sum[1][j] * (u[j] - means[i]) * rstds[i];
+                                        }
+                                      });
   }
 };
 

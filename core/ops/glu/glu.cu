@@ -40,8 +40,9 @@ struct Kernel {
       A g[kWidth], u[kWidth];
       cuda::load(gate.row(r) + c, g);
       cuda::load(up.row(r) + c, u);
+      act::device_values(act, g);
       for (int i = 0; i < kWidth; ++i) {
-        u[i] *= act::device_value(act, g[i]);
+        u[i] *= g[i];
       }
       cuda::store(y.row(r) + c, u);
     });
@@ -62,13 +63,14 @@ struct Kernel {
         cuda::RowShape(halves.rows, halves.cols).with(gate).with(up).with(gy).with(ggate).with(gup);
     cuda::for_each<T>(shape, [=] __device__(Index r, Index c, auto width) {
       constexpr int kWidth = decltype(width)::value;
-      A g[kWidth], u[kWidth], dy[kWidth];
+      A g[kWidth], slope[kWidth], u[kWidth], dy[kWidth];
       cuda::load(gate.row(r) + c, g);
       cuda::load(up.row(r) + c, u);
       cuda::load(gy.row(r) + c, dy);
+      act::device_values(act, g, slope);
       for (int i = 0; i < kWidth; ++i) {
-        u[i] *= dy[i] * act::device_slope(act, g[i]);
-        dy[i] *= act::device_value(act, g[i]);
+        u[i] *= dy[i] * slope[i];
+        dy[i] *= g[i];
       }
       if (ggate) {
         cuda::store(ggate.row(r) + c, u);

@@ -1,9 +1,10 @@
-// h = act(gate) up in a pass of its own, then products by cuBLASLt; backward makes h again.
+// h = act(gate) up in a pass of its own, then products by cuBLASLt; backward makes h again beside
+// dx.
 #include "core/ops/glu_linear/glu_linear.h"
 
 #include "core/op/op.h"
 #include "core/ops/common/activations.cuh"
-#include "core/ops/common/products.cuh"
+#include "core/ops/common/few_rows.cuh"
 
 namespace ls::ops {
 namespace {
@@ -29,14 +30,15 @@ struct Kernel {
       A g[kWidth], u[kWidth];
       cuda::load(gate.row(r) + c, g);
       cuda::load(up.row(r) + c, u);
+      act::device_values(act, g);
       for (int i = 0; i < kWidth; ++i) {
-        u[i] *= act::device_value(act, g[i]);
+        u[i] *= g[i];
       }
       cuda::store(h + r * f + c, u);
     });
   }
-  /// dx of dh.
-  static void spread(const TensorView& x, const T* gh, Act act, TensorView& result) {
+  /// dx of dh, in whose place h is put.
+  static void spread(const TensorView& x, T* gh, Act act, TensorView& result) {
     const RowPattern rows = *rows_of(x.layout());
     const Index f = rows.cols / 2;
     const cuda::RowsIn<T> gate(x), dh{gh, f};
@@ -48,14 +50,17 @@ struct Kernel {
         cuda::RowShape(rows.count, f).with(gate).with(up).with(dh).with(ggate).with(gup);
     cuda::for_each<T>(shape, [=] __device__(Index r, Index c, auto width) {
       constexpr int kWidth = decltype(width)::value;
-      A g[kWidth], u[kWidth], d[kWidth];
+      A g[kWidth], slope[kWidth], u[kWidth], d[kWidth], h[kWidth];
       cuda::load(gate.row(r) + c, g);
       cuda::load(up.row(r) + c, u);
-      cuda::load(dh.row(r) + c, d);
+      cuda::load(gh + r * f + c, d);
+      act::device_values(act, g, slope);
       for (int i = 0; i < kWidth; ++i) {
-        u[i] *= d[i] * act::device_slope(act, g[i]);
-        d[i] *= act::device_value(act, g[i]);
+        h[i] = u[i] * g[i];
+        u[i] *= d[i] * slope[i];
+        d[i] *= g[i];
       }
+      cuda::store(gh + r * f + c, h);
       cuda::store(ggate.row(r) + c, u);
       cuda::store(gup.row(r) + c, d);
     });
@@ -65,8 +70,11 @@ struct Kernel {
     const Index d = in.weight.size(0), f = in.weight.size(1);
     const cuda::Scratch h(rows * f * Index{sizeof(T)});
     hidden(in.x, a.activation, h.as<T>());
-    multiply(kType, {h.data(), std::max<Index>(1, f)}, transposed(row_matrix(in.weight)), rows, d,
-             f, kType, out.y.raw());
+    const cuda::Matrix rows_of_h{h.data(), std::max<Index>(1, f)};
+    if (multiply_few<T>(rows_of_h, row_matrix(in.weight), rows, d, f, nullptr, out.y.data<T>())) {
+      return;
+    }
+    multiply(kType, rows_of_h, transposed(row_matrix(in.weight)), rows, d, f, kType, out.y.raw());
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
@@ -75,14 +83,15 @@ struct Kernel {
     const Index f = in.x.size(-1) / 2, d = dout.y.size(-1);
     const cuda::Scratch memory(rows * f * Index{sizeof(T)});
     const cuda::Matrix gy = row_matrix(dout.y);
-    if (din.weight.defined()) {
-      hidden(in.x, a.activation, memory.as<T>());
-      multiply(kType, transposed(gy), {memory.data(), std::max<Index>(1, f)}, d, f, rows, kAcc,
-               din.weight.raw());
-    }
     if (din.x.defined()) {
       multiply(kType, gy, row_matrix(in.weight), rows, f, d, kType, memory.data());
       spread(in.x, memory.as<T>(), a.activation, din.x);
+    } else {
+      hidden(in.x, a.activation, memory.as<T>());
+    }
+    if (din.weight.defined()) {
+      multiply(kType, transposed(gy), {memory.data(), std::max<Index>(1, f)}, d, f, rows, kAcc,
+               din.weight.raw());
     }
   }
 };

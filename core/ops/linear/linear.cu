@@ -1,8 +1,9 @@
-// Three products by cuBLASLt; the bias is added, and its gradient summed, in passes of their own.
+// Three products by cuBLASLt, of few rows a kernel of our own; the bias is added, and its gradient
+// summed, in passes of their own.
 #include "core/ops/linear/linear.h"
 
 #include "core/op/op.h"
-#include "core/ops/common/products.cuh"
+#include "core/ops/common/few_rows.cuh"
 
 namespace ls::ops {
 namespace {
@@ -17,7 +18,12 @@ struct Kernel {
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs&) {
     const Index rows = row_count(in.x);
     const Index outputs = in.weight.size(0), inputs = in.weight.size(1);
-    if (!in.bias.defined()) {
+    const A* const bias = in.bias.defined() ? in.bias.data<A>() : nullptr;
+    if (multiply_few<T>(row_matrix(in.x), row_matrix(in.weight), rows, outputs, inputs, bias,
+                        out.y.data<T>())) {
+      return;
+    }
+    if (!bias) {
       multiply(kType, row_matrix(in.x), transposed(row_matrix(in.weight)), rows, outputs, inputs,
                kType, out.y.raw());
       return;
@@ -28,7 +34,7 @@ struct Kernel {
     A* const sums = wide ? memory.as<A>() : static_cast<A*>(out.y.raw());
     multiply(kType, row_matrix(in.x), transposed(row_matrix(in.weight)), rows, outputs, inputs,
              kAcc, sums);
-    add_bias(sums, in.bias.data<A>(), rows, outputs, out.y.data<T>());
+    add_bias(sums, bias, rows, outputs, out.y.data<T>());
   }
   static void add_bias(const A* sums, const A* bias, Index rows, Index outputs, T* y) {
     cuda::for_each<1>(cuda::RowShape(rows, outputs).apart(),

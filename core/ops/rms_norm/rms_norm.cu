@@ -1,10 +1,12 @@
-// One team of threads a group of a row, which reads it twice: the second time from cache. The
-// gradient of the weight is summed over rows in a pass of its own.
+// One team of threads a group of a row. It holds the row in registers, and the gradient of the
+// weight is summed beside that of x; where the row is too long, or has groups, it is read twice, the
+// second time from cache, and the weight has a pass of its own.
 #include "core/ops/rms_norm/rms_norm.h"
 
 #include "core/backend/cuda/device/rows.cuh"
 #include "core/op/op.h"
 #include "core/ops/common/activations.cuh"
+#include "core/ops/common/norm_rows.cuh"
 
 namespace ls::ops {
 namespace {
@@ -55,12 +57,120 @@ struct Call {
   }
   __device__ Index group(Index c) const { return groups == 1 ? 0 : c / channels; }
 
-  cuda::RowsIn<T> x, z;
+  /// Value and slope of the gate at v.
+  __device__ void gate_at(A v, A& value, A& slope) const {
+    const A s = act::device_sigmoid(v);
+    value = sigmoid ? s : v * s;
+    slope = sigmoid ? s * (A(1) - s) : s * (A(1) + v * (A(1) - s));
+  }
+
+  cuda::RowsIn<T> x;
+  cuda::PiecesIn<T> z;
   const A* weight;
   bool before, after, sigmoid;
   A offset, eps;
   Index rows, cols, channels, groups;
 };
+
+template <class T, int kThreads, int kPacks>
+__global__ void __launch_bounds__(common::kHeldThreads)
+    held_forward(Call<T> call, cuda::RowsTo<T> y, acc_t<T>* rstd) {
+  using A = acc_t<T>;
+  constexpr int kWidth = cuda::kPack<T>;
+  using Row = common::HeldRow<kThreads, kWidth, kPacks>;
+  const int cols = static_cast<int>(call.cols);
+  common::each_held_row<kThreads>(call.rows, [&](Index r, bool writes) {
+    A u[kPacks][kWidth], behind[kPacks][kWidth], square = 0;
+    Row::each(cols, [&](int p, int c) {
+      call.read(r, c, u[p], behind[p]);
+      for (int j = 0; j < kWidth; ++j) {
+        square += u[p][j] * u[p][j];
+      }
+    });
+    const A k = A(1) / sqrt(Row::Team::sum(square) / static_cast<A>(cols) + call.eps);
+    if (writes && Row::Team::rank() == 0) {
+      rstd[r] = k;
+    }
+    Row::each(writes ? cols : 0, [&](int p, int c) {
+      A gain[kWidth];
+      call.gains(c, gain);
+      for (int j = 0; j < kWidth; ++j) {
+        u[p][j] *= k * gain[j] * behind[p][j];
+      }
+      cuda::store(y.row(r) + c, u[p]);
+    });
+  });
+}
+
+/// As Kernel::backward says; partial sums of the weight's gradient, or null.
+template <class T, int kThreads, int kPacks>
+__global__ void __launch_bounds__(common::kHeldThreads)
+    held_backward(Call<T> call, const acc_t<T>* rstd, cuda::RowsIn<T> gy, cuda::RowsTo<T> gx,
+                  cuda::RowsTo<T> gz, acc_t<T>* partial) {
+  using A = acc_t<T>;
+  constexpr int kWidth = cuda::kPack<T>;
+  using Row = common::HeldRow<kThreads, kWidth, kPacks>;
+  const int cols = static_cast<int>(call.cols);
+  const bool gated = call.before || call.after;
+  A sums[1][kPacks][kWidth] = {};
+  A gain[kPacks][kWidth];
+  Row::each(cols, [&](int p, int c) { call.gains(c, gain[p]); });
+  common::each_held_row<kThreads>(call.rows, [&](Index r, bool writes) {
+    common::HeldPacks<T, kPacks> xs, zs, dys;
+    const A k = rstd[r];
+    // x, the gate with its slope (1 and 0 where there is none) and dy of one pack.
+    const auto unpacked = [&](int p, A(&x)[kWidth], A(&gate)[kWidth], A(&slope)[kWidth],
+                              A(&dy)[kWidth]) {
+      cuda::unpack(xs[p], x);
+      cuda::unpack(dys[p], dy);
+      if (gated) {
+        cuda::unpack(zs[p], gate);
+      }
+      for (int j = 0; j < kWidth; ++j) {
+        if (gated) {
+          call.gate_at(gate[j], gate[j], slope[j]);
+        } else {
+          gate[j] = 1;
+          slope[j] = 0;
+        }
+      }
+    };
+    A product = 0;
+    Row::each(cols, [&](int p, int c) {
+      xs[p] = cuda::load_pack<kWidth>(call.x.row(r) + c);
+      dys[p] = cuda::load_pack<kWidth>(gy.row(r) + c);
+      if (gated) {
+        zs[p] = cuda::load_pack<kWidth>(call.z.row(r) + c);
+      }
+      A x[kWidth], gate[kWidth], slope[kWidth], dy[kWidth];
+      unpacked(p, x, gate, slope, dy);
+      for (int j = 0; j < kWidth; ++j) {
+        product += dy[j] * gain[p][j] * gate[j] * x[j];
+      }
+    });
+    const A along = k * k * k * Row::Team::sum(product) / static_cast<A>(cols);
+    Row::each(writes ? cols : 0, [&](int p, int c) {
+      A x[kWidth], gate[kWidth], slope[kWidth], dy[kWidth];
+      unpacked(p, x, gate, slope, dy);
+      for (int j = 0; j < kWidth; ++j) {
+        const A gated_dy = dy[j] * gate[j], u = call.before ? x[j] * gate[j] : x[j];
+        sums[0][p][j] += gated_dy * x[j] * k;
+        const A du = k * gain[p][j] * (call.before ? dy[j] : gated_dy) - u * along;
+        slope[j] *= call.before ? du * x[j] : dy[j] * gain[p][j] * x[j] * k;
+        x[j] = call.before ? du * gate[j] : du;
+      }
+      if (gx) {
+        cuda::store(gx.row(r) + c, x);
+      }
+      if (gz) {
+        cuda::store(gz.row(r) + c, slope);
+      }
+    });
+  });
+  if (partial) {
+    common::add_up_teams<kThreads, kWidth, kPacks, 1>(cols, sums, partial);
+  }
+}
 
 template <class T>
 struct Kernel {
@@ -69,6 +179,14 @@ struct Kernel {
     const Call<T> call(in, a);
     const cuda::RowsTo<T> y(out.y);
     A* const rstd = out.rstd.data<A>();
+    const bool held =
+        call.groups == 1 && common::with_held_rows<T>(call.cols, [&]<int kThreads, int kPacks>() {
+          cuda::launch(&held_forward<T, kThreads, kPacks>, common::held_blocks<kThreads>(call.rows),
+                       dim3(common::kHeldThreads), 0, call, y, rstd);
+        });
+    if (held) {
+      return;
+    }
     cuda::for_each_row<T>(
         call.rows * call.groups, call.channels,
         [=] __device__(Index i, bool writes, auto team, auto width) {
@@ -105,6 +223,10 @@ struct Kernel {
     const A* const rstd = out.rstd.data<A>();
     const cuda::RowsIn<T> gy(dout.y);
     const cuda::RowsTo<T> gx(din.x), gz(din.z);
+    A* const gweight = din.weight.defined() ? din.weight.data<A>() : nullptr;
+    if (call.groups == 1 && held_gradients(call, rstd, gy, gx, gz, gweight)) {
+      return;
+    }
     if (gx || gz) {
       cuda::for_each_row<T>(
           call.rows * call.groups, call.channels,
@@ -137,9 +259,22 @@ struct Kernel {
             });
           });
     }
-    if (din.weight.defined()) {
-      weight_gradient(call, rstd, gy, din.weight.data<A>());
+    if (gweight) {
+      weight_gradient(call, rstd, gy, gweight);
     }
+  }
+  static bool held_gradients(const Call<T>& call, const A* rstd, const cuda::RowsIn<T>& gy,
+                             const cuda::RowsTo<T>& gx, const cuda::RowsTo<T>& gz, A* gweight) {
+    return common::with_held_rows<T>(call.cols, [&]<int kThreads, int kPacks>() {
+      const dim3 blocks = common::held_blocks<kThreads>(call.rows);
+      const cuda::Scratch memory(gweight ? blocks.x * call.cols * Index{sizeof(A)} : 0);
+      A* const partial = gweight ? memory.as<A>() : nullptr;
+      cuda::launch(&held_backward<T, kThreads, kPacks>, blocks, dim3(common::kHeldThreads), 0, call,
+                   rstd, gy, gx, gz, partial);
+      if (gweight) {
+        common::join_parts<1, A>(blocks.x, call.cols, partial, {{gweight}});
+      }
+    });
   }
   /// Writes dx and dz from du and from the gradient of a gate behind the norm.
   template <int kWidth>
@@ -164,7 +299,7 @@ struct Kernel {
   }
   static void weight_gradient(const Call<T>& call, const A* rstd, const cuda::RowsIn<T>& gy,
                               A* gweight) {
-    cuda::packed_column_sums<1, A>(
+    cuda::packed_column_sums<T, 1, A>(
         call.rows, call.cols, {{gweight}}, [=] __device__(Index r, Index c, auto width, auto& sum) {
           constexpr int kWidth = decltype(width)::value;
           A u[kWidth], behind[kWidth], dy[kWidth];
@@ -180,7 +315,8 @@ struct Kernel {
 
 LS_KERNEL(RmsNorm)
     .on(DeviceType::kCuda)
-    .reads("x z y", lies::rows)
+    .reads("x y", lies::rows)
+    .reads("z", &cuda::PiecesIn<bf16>::lies)
     .strided_grad("x z")
     .kernel<Kernel, double, float, bf16>();
 

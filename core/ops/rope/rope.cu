@@ -19,7 +19,7 @@ struct Turn {
 };
 
 template <class T>
-__global__ void __launch_bounds__(256) turn_kernel(Turn t, const T* x, cuda::RowsTo<T> y) {
+__global__ void __launch_bounds__(256) turn_kernel(Turn t, cuda::PiecesIn<T> x, cuda::RowsTo<T> y) {
   using A = acc_t<T>;
   const Index rest = t.channels - 2 * t.pairs, per_token = t.pairs + rest;
   const Index i = Index{blockIdx.x} * 256 + threadIdx.x;
@@ -27,11 +27,10 @@ __global__ void __launch_bounds__(256) turn_kernel(Turn t, const T* x, cuda::Row
     return;
   }
   const Index token = i / per_token, p = i % per_token;
-  const T* const from = x + token * t.heads * t.channels;
   if (p >= t.pairs) {  // a channel that is copied
     const Index c = p + t.pairs;
     for (Index h = 0; h < t.heads; ++h) {
-      y.row(token * t.heads + h)[c] = from[h * t.channels + c];
+      y.row(token * t.heads + h)[c] = x.row(token * t.heads + h)[c];
     }
     return;
   }
@@ -43,8 +42,8 @@ __global__ void __launch_bounds__(256) turn_kernel(Turn t, const T* x, cuda::Row
   const A c = static_cast<A>(t.factor * cosine), s = static_cast<A>(t.sign * t.factor * sine);
   const Index first = t.interleaved ? 2 * p : p, second = t.interleaved ? 2 * p + 1 : p + t.pairs;
   for (Index h = 0; h < t.heads; ++h) {
-    const A u = cuda::to_acc<A>(from[h * t.channels + first]);
-    const A v = cuda::to_acc<A>(from[h * t.channels + second]);
+    const T* const from = x.row(token * t.heads + h);
+    const A u = cuda::to_acc<A>(from[first]), v = cuda::to_acc<A>(from[second]);
     T* const to = y.row(token * t.heads + h);
     to[first] = cuda::from_acc<T>(c * u - s * v);
     to[second] = cuda::from_acc<T>(s * u + c * v);
@@ -69,7 +68,7 @@ struct Kernel {
     t.interleaved = a.interleaved;
     const Index threads = t.tokens * (t.channels - t.pairs);
     cuda::launch(&turn_kernel<T>, dim3(static_cast<unsigned>(cuda::blocks_for(threads, 256))),
-                 dim3(256), 0, t, from.data<T>(), cuda::RowsTo<T>(to));
+                 dim3(256), 0, t, cuda::PiecesIn<T>(from), cuda::RowsTo<T>(to));
   }
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     turn(in, in.x, out.y, a, 1);
@@ -82,7 +81,11 @@ struct Kernel {
   }
 };
 
-LS_KERNEL(Rope).on(DeviceType::kCuda).strided_grad("x").kernel<Kernel, double, float, bf16>();
+LS_KERNEL(Rope)
+    .on(DeviceType::kCuda)
+    .reads("x y", &cuda::PiecesIn<bf16>::lies)
+    .strided_grad("x")
+    .kernel<Kernel, double, float, bf16>();
 
 }  // namespace
 }  // namespace ls::ops

@@ -40,8 +40,8 @@ __device__ __forceinline__ bool is_aligned(const T* p) {
 }
 
 /// N neighbours at once where they lie on a multiple of their size, else one by one.
-template <class A, int N, class T>
-__device__ __forceinline__ void load(const T* from, A (&to)[N]) {
+template <int N, class T>
+__device__ __forceinline__ Pack<T, N> load_pack(const T* from) {
   Pack<T, N> p;
   if (is_aligned<T, N>(from)) {
     p = *reinterpret_cast<const Pack<T, N>*>(from);
@@ -51,10 +51,18 @@ __device__ __forceinline__ void load(const T* from, A (&to)[N]) {
       p.v[i] = from[i];
     }
   }
+  return p;
+}
+template <class A, int N, class T>
+__device__ __forceinline__ void unpack(const Pack<T, N>& p, A (&to)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     to[i] = to_acc<A>(p.v[i]);
   }
+}
+template <class A, int N, class T>
+__device__ __forceinline__ void load(const T* from, A (&to)[N]) {
+  unpack(load_pack<N>(from), to);
 }
 template <class T, int N, class A>
 __device__ __forceinline__ void store(T* to, const A (&from)[N]) {

@@ -50,6 +50,30 @@ struct RowsTo {
   }
 };
 
+/// An operand of rows that lie in pieces, as a slice of heads does.
+template <class T>
+struct PiecesIn {
+  const T* base = nullptr;
+  Index cols = 0, stride = 0, per_piece = 1;
+  PiecesIn() = default;
+  explicit PiecesIn(const TensorView& t) {
+    if (t.defined()) {
+      const Pieces p = *pieces_of(t.layout());
+      base = t.data<T>();
+      cols = t.rank() > 0 ? t.size(-1) : 1;
+      const bool dense = p.stride == p.length;
+      per_piece = dense ? 1 : std::max<Index>(1, p.length / std::max<Index>(1, cols));
+      stride = dense ? cols : p.stride;
+    }
+  }
+  static bool lies(const Layout& x) { return pieces_of(x).has_value(); }
+  __host__ __device__ explicit operator bool() const { return base != nullptr; }
+  const __host__ __device__ T* row(Index r) const {
+    return per_piece == 1 ? base + r * stride
+                          : base + r / per_piece * stride + r % per_piece * cols;
+  }
+};
+
 /// How many elements lie one behind the other in every operand, and whether 16 bytes of each may be
 /// loaded at once.
 class RowShape {
@@ -280,12 +304,12 @@ void column_sums(Index rows, Index cols, Sums<kSums, A> to, F f) {
     }
   });
 }
-/// The same of f(r, c, width, x) with four neighbours a thread where the columns fall into such.
-template <int kSums, class A, class F>
+/// The same of f(r, c, width, x) with 16 bytes of T a thread where the columns fall into such.
+template <class T, int kSums, class A, class F>
 void packed_column_sums(Index rows, Index cols, Sums<kSums, A> to, F f) {
-  constexpr int kFour = 4;
-  if (cols % kFour == 0) {
-    wide_column_sums<kSums, kFour, A>(rows, cols, to, Widened<kSums, kFour, A, F>{f});
+  constexpr int kWidth = kPack<T>;
+  if (cols % kWidth == 0) {
+    wide_column_sums<kSums, kWidth, A>(rows, cols, to, Widened<kSums, kWidth, A, F>{f});
   } else {
     wide_column_sums<kSums, 1, A>(rows, cols, to, Widened<kSums, 1, A, F>{f});
   }
