@@ -23,6 +23,9 @@ LS_OP_CASES(ShortConv, "short_conv") {
     cases.add(kind + "packed", packed, attrs);
     packed.s0 = packed.bias = Tensor();
     cases.add(kind + "packed, no state, no bias", packed, attrs);
+    auto ends = inputs(2, 150, 8, 4, 3);  // ends everywhere in strips and batches of tokens
+    ends.offsets = Tensor::from<std::int64_t>({0, 1, 3, 6, 10, 70, 150, 151, 217, 224, 300});
+    cases.add(kind + "packed, whole packs", ends, attrs);
     cases.add(kind + "no tokens", inputs(2, 0, 6, 3, 2), attrs);
     for (const Index d : {1, 7, 8, 9, 33}) {
       cases.add(fmt::format("{}{} channels", kind, d), inputs(2, 5, d, 3, 2), attrs);

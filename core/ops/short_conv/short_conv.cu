@@ -1,7 +1,7 @@
 // A thread takes some neighbouring channels of a strip of tokens and slides a window of inputs
-// along it, so that each input is read once. Backward makes the gradient before the activation
-// first, in acc, with sums for weight and bias of each strip; a second pass slides along that. More
-// taps than kTaps: elementwise, the taps from cache.
+// along it, four tokens at once, so that each input is read once. Backward slides a window of
+// gradients before the activation as well, with sums for weight and bias of each strip. More taps
+// than kTaps: elementwise, the taps from cache.
 //   x, y [tokens, D]   weight [D, W]   s0 [N, D, W-1]   sT [B, D, W-1]
 //   dpre [tokens, D]
 #include "core/ops/short_conv/short_conv.h"
@@ -66,12 +66,16 @@ Index strip_of(Index rows, Index channels) {
   return std::clamp(rows * channels / kElements, kShortest, kLongest);
 }
 
-/// What a thread has of its channels: the last kTaps taps, and as many inputs up to its token.
+/// Tokens that a thread takes at once.
+constexpr int kBatch = 4;
+
+/// What a thread has of its channels: taps, the inputs before its token, and where the token is.
 template <class T, int kWidth>
 struct Window {
   using A = acc_t<T>;
-  A weight[kTaps][kWidth], bias[kWidth], x[kTaps][kWidth];
-  Index n, end;  ///< sequence, and its end
+  A weight[kTaps][kWidth], bias[kWidth];
+  A x[kTaps - 1 + kBatch][kWidth];  ///< the inputs before, then those of a batch
+  Index n, begin, end;              ///< the sequence
 
   __device__ Window(const Call<T>& call, Index t, Index c) {
     for (int i = 0; i < kWidth; ++i) {
@@ -82,41 +86,67 @@ struct Window {
       }
     }
     n = call.seqs.of(t);
-    end = call.seqs.end(n);
-    fill(call, call.seqs.begin(n), t, c);
+    enter(call, t, c);
   }
-  __device__ void fill(const Call<T>& call, Index begin, Index t, Index c) {
+  /// Sequence n at its token t.
+  __device__ void enter(const Call<T>& call, Index t, Index c) {
+    begin = call.seqs.begin(n);
+    end = call.seqs.end(n);
     for (int j = 0; j + 1 < kTaps; ++j) {
       for (int i = 0; i < kWidth; ++i) {
         x[j][i] = call.input(n, begin, t, kTaps - 1 - j, c + i);
       }
     }
   }
-  /// Takes token t in.
-  __device__ void take(const Call<T>& call, Index t, Index c) {
-    if (t >= end) {
-      while (t >= end && n + 1 < call.seqs.count) {
-        end = call.seqs.end(++n);
-      }
-      fill(call, t, t, c);
+  /// The sequence that token t, the first behind this one, is in. Bad offsets end anywhere: then
+  /// the last one goes on.
+  __device__ void next(const Call<T>& call, Index t, Index c) {
+    while (n + 1 < call.seqs.count && call.seqs.end(n) <= t) {
+      ++n;
     }
-    cuda::load(call.x.row(t) + c, x[kTaps - 1]);
+    enter(call, t, c);
+    end = end > t ? end : call.rows;
   }
-  __device__ A before_activation(int i) const {
+  /// `count` tokens from t on come behind the inputs before.
+  __device__ void take(const Call<T>& call, Index t, int count, Index c) {
+    cuda::Pack<T, kWidth> packs[kBatch];
+#pragma unroll
+    for (int e = 0; e < kBatch; ++e) {
+      packs[e] = cuda::load_pack<kWidth>(call.x.row(e < count ? t + e : t) + c);
+    }
+#pragma unroll
+    for (int e = 0; e < kBatch; ++e) {
+      cuda::unpack(packs[e], x[kTaps - 1 + e]);
+    }
+  }
+  __device__ A before_activation(int e, int i) const {
     A sum = bias[i];
+#pragma unroll
     for (int j = 0; j < kTaps; ++j) {
-      sum += weight[j][i] * x[j][i];
+      sum += weight[j][i] * x[e + j][i];
     }
     return sum;
   }
-  __device__ void shift() {
-    for (int j = 0; j + 1 < kTaps; ++j) {
-      for (int i = 0; i < kWidth; ++i) {
-        x[j][i] = x[j + 1][i];
+};
+/// The first rows of a window become those `count` further on, at most kBatch.
+template <class A, int kRows, int kWidth>
+__device__ __forceinline__ void move_on(A (&rows)[kRows][kWidth], int count) {
+#pragma unroll
+  for (int step = 1; step <= kBatch; ++step) {
+    if (step == count) {
+#pragma unroll
+      for (int j = 0; j + kBatch < kRows; ++j) {
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) {
+          rows[j][i] = rows[j + step][i];
+        }
       }
     }
   }
-};
+}
+__device__ __forceinline__ int least(Index a, Index b) {
+  return static_cast<int>(a < b ? a : b);
+}
 
 /// First channel and strip of a thread; false where there is none.
 template <int kWidth>
@@ -138,91 +168,149 @@ __global__ void __launch_bounds__(256)
     return;
   }
   Window<T, kWidth> window(call, first, c);
-  for (Index t = first; t < end; ++t) {
-    window.take(call, t, c);
-    A to[kWidth];
-    for (int i = 0; i < kWidth; ++i) {
-      const A pre = window.before_activation(i);
-      to[i] = silu ? act::device_silu(pre) : pre;
+  Index t = first;
+  while (t < end) {
+    if (t >= window.end) {
+      window.next(call, t, c);
     }
-    cuda::store(y.row(t) + c, to);
-    window.shift();
+    const int count = least(kBatch, (window.end < end ? window.end : end) - t);
+    window.take(call, t, count, c);
+#pragma unroll
+    for (int e = 0; e < kBatch; ++e) {
+      A to[kWidth];
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        const A pre = window.before_activation(e, i);
+        to[i] = silu ? act::device_silu(pre) : pre;
+      }
+      if (e < count) {
+        cuda::store(y.row(t + e) + c, to);
+      }
+    }
+    move_on(window.x, count);
+    t += count;
   }
 }
 
-/// dpre, and of each strip the sums [strip, tap or bias, D] for weight and bias.
+/// Gradients: those of x, and of each strip the sums [strip, tap or bias, D] for weight and bias.
+/// dx_t = sum over taps of weight_j dpre_{t + W-1-j} within the sequence, and what sT hands back.
+/// So a strip makes dpre of kTaps - 1 tokens more than its own.
 template <class T, int kWidth>
-__global__ void __launch_bounds__(256)
-    before_kernel(Call<T> call, Index strip, bool silu, cuda::RowsIn<T> gy, acc_t<T>* dpre,
-                  acc_t<T>* sums) {
+__global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 2)
+    backward_kernel(Call<T> call, Index strip, bool silu, cuda::RowsIn<T> gy, const acc_t<T>* gsT,
+                    cuda::RowsTo<T> gx, acc_t<T>* sums) {
   using A = acc_t<T>;
   Index c = 0, first = 0, end = 0;
   if (!place_of<kWidth>(call.rows, call.channels, strip, c, first, end)) {
     return;
   }
+  constexpr int kBefore = kTaps - 1;
   Window<T, kWidth> window(call, first, c);
   A sum[kSums][kWidth] = {};
-  for (Index t = first; t < end; ++t) {
-    window.take(call, t, c);
-    A g[kWidth] = {};
-    if (gy) {
-      cuda::load(gy.row(t) + c, g);
+  A dpre[kBefore + kBatch][kWidth] = {};  // of the tokens before, then of a batch
+  const auto emit = [&](Index at, int e, bool last) {
+    if (!gx || at < first || at < window.begin || at >= end) {
+      return;
     }
+    const Index entry = last ? call.seqs.stop(window.n) : -1, u = at - window.end + call.past;
+    A to[kWidth];
+#pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      g[i] *= silu ? act::device_silu_slope(window.before_activation(i)) : A(1);
+      const bool handed = last && gsT && entry >= 0 && u >= 0;
+      to[i] = handed ? gsT[(entry * call.channels + c + i) * call.past + u] : A(0);
+#pragma unroll
       for (int j = 0; j < kTaps; ++j) {
-        sum[j][i] += g[i] * window.x[j][i];
+        to[i] += window.weight[j][i] * dpre[e + kBefore - j][i];
       }
-      sum[kTaps][i] += g[i];
     }
-    cuda::store(dpre + t * call.channels + c, g);
-    window.shift();
+    cuda::store(gx.row(at) + c, to);
+  };
+  const Index limit = end + kBefore < call.rows ? end + kBefore : call.rows;
+  Index t = first;
+  while (t < limit) {
+    if (t >= window.end) {
+      if (t >= end) {
+        break;
+      }
+      window.next(call, t, c);
+    }
+    const int count = least(kBatch, (window.end < limit ? window.end : limit) - t);
+    cuda::Pack<T, kWidth> packs[kBatch];
+#pragma unroll
+    for (int e = 0; e < kBatch; ++e) {
+      if (gy) {
+        packs[e] = cuda::load_pack<kWidth>(gy.row(e < count ? t + e : t) + c);
+      }
+    }
+    window.take(call, t, count, c);
+#pragma unroll
+    for (int e = 0; e < kBatch; ++e) {
+      A g[kWidth] = {};
+      if (gy) {
+        cuda::unpack(packs[e], g);
+      }
+      const bool own = e < count && t + e < end;
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        g[i] *= silu ? act::device_silu_slope(window.before_activation(e, i)) : A(1);
+        dpre[kBefore + e][i] = e < count ? g[i] : A(0);
+        g[i] = own ? g[i] : A(0);
+#pragma unroll
+        for (int j = 0; j < kTaps; ++j) {
+          sum[j][i] += g[i] * window.x[e + j][i];
+        }
+        sum[kTaps][i] += g[i];
+      }
+      if (e < count) {
+        emit(t + e - kBefore, e, false);
+      }
+    }
+    move_on(window.x, count);
+    move_on(dpre, count);
+    t += count;
+    if (t == window.end) {
+#pragma unroll
+      for (int e = 0; e < kBatch; ++e) {
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) {
+          dpre[kBefore + e][i] = 0;
+        }
+      }
+#pragma unroll
+      for (int e = 0; e < kBefore; ++e) {
+        emit(t + e - kBefore, e, true);
+      }
+#pragma unroll
+      for (int j = 0; j < kBefore; ++j) {
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) {
+          dpre[j][i] = 0;
+        }
+      }
+    }
   }
   for (int k = 0; k < kSums; ++k) {
     cuda::store(sums + (first / strip * kSums + k) * call.channels + c, sum[k]);
   }
 }
 
-/// dx_t = sum over taps of weight_j dpre_{t + W-1-j} within the sequence, and what sT hands back.
-/// The strip is walked from its end.
-template <class T, int kWidth>
-__global__ void __launch_bounds__(256) after_kernel(Call<T> call, Index strip, const acc_t<T>* dpre,
-                                                    const acc_t<T>* gsT, cuda::RowsTo<T> gx) {
+/// The gradient before the activation: there already, or made of that of y.
+template <class T>
+struct Before {
   using A = acc_t<T>;
-  Index c = 0, first = 0, end = 0;
-  if (!place_of<kWidth>(call.rows, call.channels, strip, c, first, end)) {
-    return;
+  Call<T> call;
+  const A* made;
+  cuda::RowsIn<T> gy;
+  bool silu;
+  __device__ A at(Index n, Index t, Index c) const {
+    if (made) {
+      return made[t * call.channels + c];
+    }
+    const A g = gy ? cuda::to_acc<A>(gy.row(t)[c]) : A(0);
+    return silu ? g * act::device_silu_slope(call.before_activation(n, call.seqs.begin(n), t, c))
+                : g;
   }
-  Window<T, kWidth> window(call, end - 1, c);
-  // x is the window of dpre: token t at kTaps - 1, those behind it below.
-  const auto fill = [&](Index t) {
-    for (int j = 0; j + 1 < kTaps; ++j) {
-      const Index at = t + kTaps - 1 - j;
-      for (int i = 0; i < kWidth; ++i) {
-        window.x[j][i] = at < window.end ? dpre[at * call.channels + c + i] : A(0);
-      }
-    }
-  };
-  fill(end - 1);
-  for (Index t = end - 1; t >= first; --t) {
-    while (window.n > 0 && t < call.seqs.begin(window.n)) {
-      window.end = call.seqs.end(--window.n);
-      fill(t);
-    }
-    cuda::load(dpre + t * call.channels + c, window.x[kTaps - 1]);
-    A to[kWidth];
-    const Index entry = call.seqs.stop(window.n), u = t - window.end + call.past;
-    const bool read = gsT && entry >= 0 && u >= 0 && u < call.past;
-    for (int i = 0; i < kWidth; ++i) {
-      to[i] = read ? gsT[(entry * call.channels + c + i) * call.past + u] : A(0);
-      for (int j = 0; j < kTaps; ++j) {
-        to[i] += window.weight[j][i] * window.x[j][i];
-      }
-    }
-    cuda::store(gx.row(t) + c, to);
-    window.shift();
-  }
-}
+};
 
 template <class T>
 struct Kernel {
@@ -272,70 +360,68 @@ struct Kernel {
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
                        const Op::Attrs& a) {
     const Call<T> call(in);
-    const cuda::Scratch memory(call.rows * call.channels * Index{sizeof(A)});
-    A* const dpre = memory.as<A>();
+    const bool many = call.taps > kTaps;
+    const cuda::Scratch memory(many ? call.rows * call.channels * Index{sizeof(A)} : 0);
     const cuda::RowsIn<T> gy(dout.y);
     const A* const gsT = dout.sT.defined() ? dout.sT.data<A>() : nullptr;
-    if (call.taps > kTaps) {
-      of_many_taps(call, a.silu, gy, gsT, dpre, din);
+    const Before<T> before{call, many ? memory.as<A>() : nullptr, gy, a.silu};
+    if (many) {
+      of_many_taps(before, gsT, memory.as<A>(), din);
     } else {
-      of_strips(call, a.silu, gy, gsT, dpre, din);
+      of_strips(call, a.silu, gy, gsT, din);
     }
     if (din.s0.defined()) {
-      state_gradient(call, dpre, gsT, din.s0);
+      state_gradient(before, gsT, din.s0);
     }
   }
   static void of_strips(const Call<T>& call, bool silu, const cuda::RowsIn<T>& gy, const A* gsT,
-                        A* dpre, Op::In<TensorView>& din) {
+                        Op::In<TensorView>& din) {
     const Index d = call.channels;
     const Index strips = cuda::blocks_for(call.rows, strip_of(call.rows, d));
-    const cuda::Scratch memory(strips * kSums * d * Index{sizeof(A)});
-    A* const sums = memory.as<A>();
+    const cuda::Scratch memory((strips + 1) * kSums * d * Index{sizeof(A)});
+    A* const all = memory.as<A>();
+    A* const sums = all + kSums * d;
     const cuda::RowsTo<T> gx(din.x);
     on_strips(call, [&]<int kWidth>(dim3 blocks, Index strip) {
-      cuda::launch(&before_kernel<T, kWidth>, blocks, dim3(256), 0, call, strip, silu, gy, dpre,
-                   sums);
-      if (gx) {
-        cuda::launch(&after_kernel<T, kWidth>, blocks, dim3(256), 0, call, strip,
-                     static_cast<const A*>(dpre), gsT, gx);
-      }
+      cuda::launch(&backward_kernel<T, kWidth>, blocks, dim3(256), 0, call, strip, silu, gy, gsT,
+                   gx, sums);
     });
     A* const gweight = din.weight.defined() ? din.weight.data<A>() : nullptr;
     A* const gbias = din.bias.defined() ? din.bias.data<A>() : nullptr;
-    const Index taps = call.taps;
+    if (!gweight && !gbias) {
+      return;
+    }
+    const Index columns = kSums * d, taps = call.taps;
+    cuda::column_sums<1, A>(strips, columns, {{all}}, [=] __device__(Index s, Index i, A(&sum)[1]) {
+      sum[0] = sums[s * columns + i];
+    });
     cuda::for_each<1>(cuda::RowShape(kSums, d).apart(), [=] __device__(Index k, Index c, auto) {
       const Index tap = k - kTaps + taps;
       A* const to = k == kTaps            ? (gbias ? gbias + c : nullptr)
                     : gweight && tap >= 0 ? gweight + c * taps + tap
                                           : nullptr;
-      A sum = 0;
-      for (Index s = 0; to && s < strips; ++s) {
-        sum += sums[(s * kSums + k) * d + c];
-      }
       if (to) {
-        *to = sum;
+        *to = all[k * d + c];
       }
     });
   }
-  static void of_many_taps(const Call<T>& call, bool silu, const cuda::RowsIn<T>& gy, const A* gsT,
-                           A* dpre, Op::In<TensorView>& din) {
+  static void of_many_taps(const Before<T>& before, const A* gsT, A* dpre,
+                           Op::In<TensorView>& din) {
+    const Call<T>& call = before.call;
     const Index d = call.channels;
+    Before<T> making = before;
+    making.made = nullptr;
     cuda::for_each<1>(cuda::RowShape(call.rows, d).apart(), [=] __device__(Index t, Index c, auto) {
-      A g = gy ? cuda::to_acc<A>(gy.row(t)[c]) : A(0);
-      if (silu && gy) {
-        const Index n = call.seqs.of(t);
-        g *= act::device_silu_slope(call.before_activation(n, call.seqs.begin(n), t, c));
-      }
-      dpre[t * d + c] = g;
+      dpre[t * d + c] = making.at(making.silu ? making.call.seqs.of(t) : 0, t, c);
     });
     const cuda::RowsTo<T> gx(din.x);
     if (gx) {
-      cuda::for_each<1>(
-          cuda::RowShape(call.rows, d).apart(), [=] __device__(Index t, Index c, auto) {
-            const Index n = call.seqs.of(t);
-            const Index u = t - call.seqs.begin(n) + call.past;
-            gx.row(t)[c] = cuda::from_acc<T>(input_gradient(call, dpre, gsT, n, u, c));
-          });
+      cuda::for_each<1>(cuda::RowShape(call.rows, d).apart(),
+                        [=] __device__(Index t, Index c, auto) {
+                          const Index n = before.call.seqs.of(t);
+                          const Index u = t - before.call.seqs.begin(n) + before.call.past;
+                          gx.row(t)[c] = cuda::from_acc<T>(input_gradient(before, gsT, n, u, c));
+                        });
     }
     if (din.weight.defined()) {
       cuda::column_sums<1, A>(call.rows, d * call.taps, {{din.weight.data<A>()}},
@@ -354,8 +440,9 @@ struct Kernel {
   }
   /// Input u of sequence n, the carried ones first, is read by output e through tap u - e, and is
   /// element u - length of sT.
-  __device__ static A input_gradient(const Call<T>& call, const A* dpre, const A* gsT, Index n,
-                                     Index u, Index c) {
+  __device__ static A input_gradient(const Before<T>& before, const A* gsT, Index n, Index u,
+                                     Index c) {
+    const Call<T>& call = before.call;
     const Index d = call.channels, begin = call.seqs.begin(n), length = call.seqs.end(n) - begin;
     const Index entry = call.seqs.stop(n), last = u - length;
     const bool read = gsT && entry >= 0 && last >= 0 && last < call.past;
@@ -363,19 +450,20 @@ struct Kernel {
     for (Index j = 0; j < call.taps; ++j) {
       const Index e = u - j;
       if (e >= 0 && e < length) {
-        sum += dpre[(begin + e) * d + c] * call.weight[c * call.taps + j];
+        sum += before.at(n, begin + e, c) * call.weight[c * call.taps + j];
       }
     }
     return sum;
   }
-  static void state_gradient(const Call<T>& call, const A* dpre, const A* gsT, TensorView& to) {
+  static void state_gradient(const Before<T>& before, const A* gsT, TensorView& to) {
+    const Call<T>& call = before.call;
     const Index each = call.channels * call.past;
     A* const gs0 = to.data<A>();
     cuda::for_each<1>(
         cuda::RowShape(to.size(0), each).apart(), [=] __device__(Index entry, Index i, auto) {
-          gs0[entry * each + i] = call.seqs.template over_starts<A>(entry, [&](Index n) {
-            return input_gradient(call, dpre, gsT, n, i % call.past, i / call.past);
-          });
+          const Index past = before.call.past;
+          gs0[entry * each + i] = before.call.seqs.template over_starts<A>(
+              entry, [&](Index n) { return input_gradient(before, gsT, n, i % past, i / past); });
         });
   }
 };
