@@ -29,6 +29,7 @@ LS_OP_CASES(LinearCrossEntropy, "linear_cross_entropy") {
   cases.add("all ignored", none);
   cases.add("no gradients", inputs(5, 4, 7, 1), {.gradients = false}).forward_only();
   cases.add("large", inputs(150, 33, 130, 0.3));
+  cases.add("whole packs of classes", inputs(150, 33, 132, 0.3));
   auto many = inputs(40, 5, 1090, 1);  // the last piece has classes outside whole tiles
   many.targets.slice(0, 3, 9).fill_(-100);
   many.targets.slice(0, 9, 14).fill_(1089);
