@@ -220,8 +220,7 @@ class Sitting {
     if (earlier && earlier->steps == config_.steps) {
       return std::move(*earlier);
     }
-    Trainer trainer(config_, part.model, part.seed, part.directory, comm_,
-                    device_named(config_.device));
+    Trainer trainer(config_, part.model, part.seed, part.directory, comm_, device_of(config_));
     if (resume) {
       trainer.resume(options_.resume, earlier);
     }
@@ -295,7 +294,7 @@ void validate_run(const RunConfig& config) {
 RunOutcome run_all(const RunConfig& config, const Where& where, const RunOptions& options,
                    Communicator& comm) {
   validate_run(config);
-  device_named(config.device);  // before anything is written
+  device_of(config);  // before anything is written
   RunOutcome out;
   out.directory = config.output + "/" + config.name;
   Sitting sitting(config, options, comm, rehearse(config, where, options.existing, comm), out);

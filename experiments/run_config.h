@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/backend/cuda/switches.h"
 #include "core/config/limits.h"
 #include "core/config/yaml.h"
 #include "core/io/files.h"
@@ -132,6 +133,7 @@ struct RunConfig {
   ScanConfig scan;
   MeshConfig mesh;
   bool graphs = true;
+  bool tf32 = false;
   Index log_every = 10;
   Index prefetch = 4;
 
@@ -189,6 +191,9 @@ struct RunConfig {
            "on a GPU, record a step of each shape, of training and decoding, once and replay it; "
            "changes no result",
        .hashed = false});
+    f("tf32", tf32,
+      {.help = "on a GPU, matrix products of f32 models round their factors to TF32 (10 bits of "
+               "fraction), which is several times faster; scans and attention stay in f32"});
     f("log_every", log_every,
       {.help = "updates between lines of metrics.jsonl", .min = 1, .hashed = false});
     f("prefetch", prefetch,
@@ -206,5 +211,11 @@ struct RunConfig {
     }
   }
 };
+
+/// Where the models of a run are; from now on products are made as it says.
+inline Device& device_of(const RunConfig& config) {
+  cuda::tf32_products = config.tf32;
+  return device_named(config.device);
+}
 
 }  // namespace ls::experiments

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "core/backend/cuda/launch.h"
+#include "core/backend/cuda/switches.h"
 #include "core/base/error.h"
 #include "core/tensor/devices.h"
 
@@ -38,7 +39,7 @@ struct Key {
   DType in, out;
   Index m, n, k, count;
   Index lda, ldb, ldc, step_a, step_b, step_c;
-  bool trans_a, trans_b, adds;
+  bool trans_a, trans_b, adds, tf32;
   int align_a, align_b, align_c;
   int device;
   auto operator<=>(const Key&) const = default;
@@ -111,8 +112,10 @@ std::optional<cublasLtMatmulAlgo_t> choose(cublasLtHandle_t handle, const Plan& 
 Plan make_plan(cublasLtHandle_t handle, const Key& key, Index workspace) {
   Plan plan;
   const bool f64 = key.in == DType::kF64;
-  check(cublasLtMatmulDescCreate(&plan.operation, f64 ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
-                                 f64 ? CUDA_R_64F : CUDA_R_32F),
+  const cublasComputeType_t precision = f64        ? CUBLAS_COMPUTE_64F
+                                        : key.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                   : CUBLAS_COMPUTE_32F;
+  check(cublasLtMatmulDescCreate(&plan.operation, precision, f64 ? CUDA_R_64F : CUDA_R_32F),
         "describing a product");
   const auto transpose = [&](cublasLtMatmulDescAttributes_t which, bool on) {
     const cublasOperation_t op = on ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -188,6 +191,7 @@ void gemm(const Product& p, const Matrix& a, const Matrix& b, void* c, Index ldc
                 a.transposed,
                 b.transposed,
                 p.beta != 0,
+                p.in == DType::kF32 && tf32_products,
                 alignment(a.data),
                 alignment(b.data),
                 alignment(c),

@@ -1,5 +1,6 @@
 #pragma once
-// Matrix products by cuBLASLt: f32 means f32 products and sums, 16-bit floats are summed in f32.
+// Matrix products by cuBLASLt: f32 means f32 products and sums, unless TF32 is asked for
+// (switches.h); 16-bit floats are summed in f32.
 // The algorithm depends on sizes, types and alignment alone; a sum is split only where its parts
 // are added in a fixed order.
 #include "core/base/types.h"

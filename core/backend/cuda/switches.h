@@ -1,5 +1,6 @@
 #pragma once
 // Which kernels may serve, beside what their tests on shapes say.
+#include <atomic>
 #include <cstdlib>
 #include <string_view>
 
@@ -17,5 +18,9 @@ inline bool portable_only() {
 inline bool hopper(int generation) {
   return generation == 90 && !portable_only();
 }
+
+/// Products of f32 factors that matrix libraries make are of factors rounded to TF32 (10 bits of
+/// fraction) while this is set.
+inline std::atomic<bool> tf32_products = false;
 
 }  // namespace ls::cuda
