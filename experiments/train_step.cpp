@@ -214,6 +214,13 @@ std::unique_ptr<RecordedStep> TrainStep::record(const std::vector<data::Batch>& 
   }
 }
 
+void TrainStep::record_anew() {
+  current_stream(part_.model->parameters().device()).synchronize();
+  for (auto& [shape, recording] : shapes_) {
+    recording.reset();
+  }
+}
+
 void TrainStep::keep_carried(std::span<const std::unique_ptr<layers::SeqContext>> contexts) {
   std::vector<Tensor> to, from;
   for (const auto& context : contexts) {

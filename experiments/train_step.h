@@ -50,6 +50,8 @@ class TrainStep {
   const std::map<std::string, std::string>& forms() const { return forms_; }
   /// Updates that were replayed.
   Index replays() const { return replays_; }
+  /// Shapes that were recorded are recorded again. No update is under way.
+  void record_anew();
 
  private:
   struct UnderWay {

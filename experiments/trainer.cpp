@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "core/base/log.h"
-#include "core/base/profile.h"
 #include "core/io/files.h"
+#include "core/tensor/queue_clock.h"
 #include "experiments/evaluate.h"
 #include "experiments/part.h"
 #include "experiments/stop.h"
@@ -55,6 +55,18 @@ double Trainer::steps(Index n) {
   }
   finish(0);
   return last_.updated ? last_.loss : NAN;
+}
+
+std::vector<profile::Entry> Trainer::profiled_steps(Index n) {
+  step_.record_anew();
+  profile::start(queue_clock(part_.model->parameters().device()));
+  for (Index i = 0; i < n; ++i) {
+    step();
+    profile::collect();
+  }
+  std::vector<profile::Entry> entries = profile::stop();
+  step_.record_anew();  // without the marks
+  return entries;
 }
 
 std::optional<Evaluation> Trainer::evaluate(data::Split split) {

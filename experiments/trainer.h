@@ -4,7 +4,9 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "core/base/profile.h"
 #include "experiments/recorder.h"
 #include "experiments/run_state.h"
 #include "experiments/train_step.h"
@@ -44,6 +46,9 @@ class Trainer {
   const TrainStep& train_step() const { return step_; }
   /// Of the optimizer's states on this rank.
   Index optimizer_bytes() const;
+  /// As many updates, profiled where their work is done: marks of a device's queue are recorded
+  /// with the steps, which costs a little.
+  std::vector<profile::Entry> profiled_steps(Index n);
 
  private:
   /// Puts the next update on the device.

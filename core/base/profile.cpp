@@ -9,11 +9,45 @@ namespace ls::profile {
 namespace {
 using Key = std::pair<std::string, std::string>;
 
+/// One call between two marks of a queue.
+struct Call {
+  Key key;
+  int from = -1, to = -1;
+  int outer = -1;  // among the calls of the same list
+  double bytes = 0, flops = 0;
+};
+
 struct Recording {
   bool on = false;
   int number = 0;  // of the recording
   Scope* innermost = nullptr;
   std::map<Key, Entry> entries;
+  std::unique_ptr<QueueClock> clock;
+  std::vector<Call> once, replayed;
+
+  void add(const Key& key, double seconds, double bytes, double flops) {
+    Entry& e = entries[key];
+    if (e.calls++ == 0) {
+      e.name = key.first;
+      e.part = key.second;
+    }
+    e.seconds += seconds;
+    e.bytes += bytes;
+    e.flops += flops;
+  }
+  void add(const std::vector<Call>& calls) {
+    std::vector<double> own(calls.size());
+    for (std::size_t i = 0; i < calls.size(); ++i) {
+      const double took = clock->seconds(calls[i].from, calls[i].to);
+      own[i] += took;
+      if (calls[i].outer >= 0) {
+        own[static_cast<std::size_t>(calls[i].outer)] -= took;
+      }
+    }
+    for (std::size_t i = 0; i < calls.size(); ++i) {
+      add(calls[i].key, own[i], calls[i].bytes, calls[i].flops);
+    }
+  }
 };
 Recording& recording() {
   thread_local Recording instance;
@@ -25,10 +59,21 @@ double now() {
 }
 }  // namespace
 
-void start() {
-  recording().entries.clear();
-  recording().on = true;
-  ++recording().number;
+void start(std::unique_ptr<QueueClock> clock) {
+  Recording& r = recording();
+  r.entries.clear();
+  r.once.clear();
+  r.replayed.clear();
+  r.clock = std::move(clock);
+  r.on = true;
+  ++r.number;
+}
+
+void collect() {
+  Recording& r = recording();
+  r.add(r.once);
+  r.add(r.replayed);
+  r.once.clear();
 }
 
 std::vector<Entry> stop() {
@@ -37,6 +82,7 @@ std::vector<Entry> stop() {
     out.push_back(std::move(entry));
   }
   recording().entries.clear();
+  recording().clock.reset();
   recording().on = false;
   std::stable_sort(out.begin(), out.end(),
                    [](const Entry& a, const Entry& b) { return a.seconds > b.seconds; });
@@ -52,7 +98,15 @@ Scope::Scope(std::string_view name, std::string_view part) : name_(name), part_(
   if (r.on) {
     recording_ = r.number;
     outer_ = std::exchange(r.innermost, this);
-    begin_ = now();
+    if (r.clock) {
+      std::vector<Call>& calls = r.clock->recording() ? r.replayed : r.once;
+      call_ = static_cast<int>(calls.size());
+      calls.push_back(
+          {.key = {std::string(name_), std::string(part_)}, .outer = outer_ ? outer_->call_ : -1});
+      calls.back().from = r.clock->mark();
+    } else {
+      begin_ = now();
+    }
   }
 }
 
@@ -60,23 +114,25 @@ Scope::~Scope() {
   if (recording_ == 0) {
     return;
   }
-  const double took = now() - begin_;
   Recording& r = recording();
   r.innermost = outer_;
+  if (call_ >= 0) {
+    if (r.on && r.number == recording_) {
+      Call& call = (r.clock->recording() ? r.replayed : r.once)[static_cast<std::size_t>(call_)];
+      call.to = r.clock->mark();
+      call.bytes = bytes_;
+      call.flops = flops_;
+    }
+    return;
+  }
+  const double took = now() - begin_;
   if (outer_) {
     outer_->nested_ += took;
   }
   if (!r.on || r.number != recording_) {
     return;
   }
-  Entry& e = r.entries[{std::string(name_), std::string(part_)}];
-  if (e.calls++ == 0) {
-    e.name = name_;
-    e.part = part_;
-  }
-  e.seconds += took - nested_;
-  e.bytes += bytes_;
-  e.flops += flops_;
+  r.add({std::string(name_), std::string(part_)}, took - nested_, bytes_, flops_);
 }
 
 void Scope::cost(double bytes, double flops) {

@@ -92,30 +92,30 @@ void print_profile(const std::vector<profile::Entry>& entries, double seconds, I
 
 void Bench::train(const RunConfig& config, std::size_t model, Communicator& world) {
   Trainer trainer(config, model, static_cast<std::uint64_t>(config.seeds.front()), "", world,
-                  device_named(config.device));
+                  device_of(config));
   trainer.step();
   const double first = seconds_since_launch();
   trainer.steps(warmup_);
   const Index before = trainer.tokens_done();
-  if (ops_) {
-    profile::start();
-  }
   const auto begin = std::chrono::steady_clock::now();
   const double loss = trainer.steps(steps_);
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
-  const std::vector<profile::Entry> entries = profile::stop();
+  const Index done = trainer.tokens_done() - before;
+  std::vector<profile::Entry> entries;
+  if (ops_) {
+    entries = trainer.profiled_steps(steps_);
+  }
   if (world.rank() != 0) {
     return;
   }
-  nlohmann::ordered_json j{
-      {"model", trainer.model().label()},
-      {"params", trainer.model().parameters().count()},
-      {"tokens_per_s", static_cast<double>(trainer.tokens_done() - before) / took.count()},
-      {"steps", steps_},
-      {"seconds", took.count()},
-      {"first_step_s", first},
-      {"peak_rss_bytes", peak_resident_bytes()},
-      {"loss", loss}};
+  nlohmann::ordered_json j{{"model", trainer.model().label()},
+                           {"params", trainer.model().parameters().count()},
+                           {"tokens_per_s", static_cast<double>(done) / took.count()},
+                           {"steps", steps_},
+                           {"seconds", took.count()},
+                           {"first_step_s", first},
+                           {"peak_rss_bytes", peak_resident_bytes()},
+                           {"loss", loss}};
   fmt::print("{}\n", j.dump());
   if (ops_) {
     print_profile(entries, took.count(), steps_);
@@ -127,7 +127,7 @@ void Bench::decode(const RunConfig& config, std::size_t model, Communicator& wor
   const auto seed = static_cast<std::uint64_t>(config.seeds.front());
   const auto task = data::make_task(config.task, {.seed = seed, .stream = false});
   layers::Model net(config.models[model], model_interface(*task), seed);
-  net.parameters().to(device_named(config.device));
+  net.parameters().to(device_of(config));
   for (const Index rows : rows_) {
     const DecodeTiming t = time_decoding(net, rows, context_, steps_, ops_, config.graphs);
     nlohmann::ordered_json j{{"model", net.label()},
@@ -149,7 +149,7 @@ void Bench::decode(const RunConfig& config, std::size_t model, Communicator& wor
 
 int Bench::run(parallel::RankEnv& env) {
   RunConfig config = read_config_file<RunConfig>(config_, overrides_);
-  const Index steps = warmup_ + steps_ + 1;
+  const Index steps = warmup_ + (ops_ ? 2 : 1) * steps_ + 1;
   config.horizon = std::max(steps, config.horizon.value_or(config.steps));
   config.steps = steps;
   for (std::size_t m = 0; m < config.models.size(); ++m) {

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <chrono>
+#include <memory>
 #include <thread>
 
 namespace ls {
@@ -48,6 +49,39 @@ TEST_SUITE("unit") {
       profile::start();
     }
     CHECK(profile::stop().empty());
+  }
+
+  TEST_CASE("profile: marks of a queue, passed once or at every replay") {
+    // Each mark is a second after the one before.
+    struct Marks final : profile::QueueClock {
+      explicit Marks(const bool& captured) : captures(captured) {}
+      int mark() override { return next++; }
+      bool recording() const override { return captures; }
+      double seconds(int from, int to) override { return to - from; }
+      const bool& captures;
+      int next = 0;
+    };
+    bool captures = true;
+    profile::start(std::make_unique<Marks>(captures));
+    {
+      profile::Scope outer("outer");
+      outer.cost(10, 100);
+      const profile::Scope inner("inner");
+    }
+    captures = false;
+    { const profile::Scope once("once"); }
+    profile::collect();
+    profile::collect();
+    const std::vector<profile::Entry> e = profile::stop();
+    REQUIRE(e.size() == 3);
+    CHECK(e[0].name == "outer");
+    CHECK(e[0].calls == 2);
+    CHECK(e[0].seconds == 4);  // of three seconds each, one is the inner's
+    CHECK(e[0].bytes == 20);
+    CHECK(e[1].name == "inner");
+    CHECK(e[1].seconds == 2);
+    CHECK(e[2].name == "once");
+    CHECK(e[2].calls == 1);
   }
 }
 
