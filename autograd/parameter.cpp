@@ -137,6 +137,16 @@ void ParameterSet::refresh_copies() {
   }
 }
 
+void ParameterSet::keep_copies() {
+  if (!copies_.empty()) {
+    return;
+  }
+  for (Parameter& p : items_) {
+    copies_.push_back(std::make_shared<ConvertedCopy>(p.var.value(), true));
+    p.var.data()->copy = copies_.back();
+  }
+}
+
 void ParameterSet::note_fresh_copies() {
   for (const std::shared_ptr<ConvertedCopy>& copy : copies_) {
     copy->note_fresh();

@@ -85,6 +85,9 @@ class ParameterSet {
   /// Copies of blocks in another type (see ag::cast), where there are, are made again where values
   /// were written since.
   void refresh_copies();
+  /// Graphs that are recorded from now on read copies in other types instead of converting at every
+  /// replay, as those of flat parameters do anyway. Who changes values calls refresh_copies.
+  void keep_copies();
   /// A graph that ends with that was replayed.
   void note_fresh_copies();
 

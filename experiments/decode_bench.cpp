@@ -3,9 +3,13 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <optional>
 
+#include "autograd/call.h"
+#include "autograd/tape.h"
 #include "core/base/parallel_for.h"
 #include "core/base/rng.h"
+#include "core/ops/top_k/top_k.h"
 #include "experiments/decoder.h"
 
 namespace ls::experiments {
@@ -18,6 +22,18 @@ double median(std::vector<double> x) {
   std::nth_element(x.begin(), middle, x.end());
   return *middle;
 }
+
+/// A copy on a device that reads and writes as many bytes as a token must.
+class DeviceFloor {
+ public:
+  DeviceFloor(Index read_bytes, Index state_bytes, Device& device)
+      : from_(Tensor::zeros({read_bytes / 2 + state_bytes}, DType::kU8, device)),
+        to_(Tensor::zeros(from_.shape(), DType::kU8, device)) {}
+  void run() { to_.copy_(from_); }
+
+ private:
+  Tensor from_, to_;
+};
 
 /// Buffers of the sizes of what is read, and of what is read and written.
 class Floor {
@@ -58,13 +74,19 @@ Index bytes_of_weights(const layers::Model& model) {
   Index bytes = 0;
   for (const ag::Parameter& p : model.parameters().items()) {
     const bool looked_up = p.name == "embedding.weight" && !model.config().tie_embeddings;
-    bytes += looked_up ? 0 : p.var.value().bytes();
+    // Kernels read what was converted to the model's type.
+    const Index size = std::min(dtype_size(p.var.dtype()), dtype_size(model.dtype()));
+    bytes += looked_up ? 0 : p.var.value().numel() * size;
   }
   return bytes;
 }
 
-/// Most likely class of each row, i64 [rows,1].
+/// Most likely class of each row, i64 [rows,1], where the model is.
 Tensor greedy(const Tensor& logits) {
+  if (!logits.device().host_accessible()) {
+    const ag::NoGrad no_grad;
+    return ag::call<ops::TopK>({.x = ag::Var(logits)}, {.k = 1}).index.value();
+  }
   const std::vector<float> score = logits.to_vector<float>();
   const Index rows = logits.size(0), classes = logits.size(1);
   std::vector<std::int64_t> token;
@@ -96,25 +118,38 @@ DecodeTiming time_decoding(layers::Model& model, Index rows, Index context, Inde
     next = greedy(decoder.feed(Tensor::from(tokens, {rows, n})));
   }
   DecodeTiming out{.weight_bytes = bytes_of_weights(model), .state = decoder.state().bytes()};
-  Floor floor(out.weight_bytes + out.state.kv, out.state.total() - out.state.kv);
+  const Index read = out.weight_bytes + out.state.kv, states = out.state.total() - out.state.kv;
+  Device& device = model.parameters().device();
+  std::optional<DeviceFloor> device_floor;
+  std::optional<Floor> host_floor;
+  if (device.host_accessible()) {
+    host_floor.emplace(read, states);
+  } else {
+    device_floor.emplace(read, states, device);
+  }
   constexpr Index kTurn = 8;  // tokens, then as many floors
   std::vector<double> tokens, floors;
-  const auto timed = [](std::vector<double>& into, auto&& f) {
-    const auto begin = Clock::now();
-    f();
-    into.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+  // Of a device all of a turn together: the host waits once.
+  const Index at_once = device.host_accessible() ? 1 : kTurn;
+  const auto timed = [&](std::vector<double>& into, Index turn, auto&& f) {
+    for (Index i = 0; i < turn; i += at_once) {
+      const Index n = std::min(at_once, turn - i);
+      const auto begin = Clock::now();
+      for (Index j = 0; j < n; ++j) {
+        f();
+      }
+      current_stream(device).synchronize();
+      const std::chrono::duration<double> took = Clock::now() - begin;
+      into.insert(into.end(), static_cast<std::size_t>(n), took.count() / static_cast<double>(n));
+    }
   };
   if (by_op) {
     profile::start();
   }
   for (Index done = 0; done < steps; done += kTurn) {
     const Index turn = std::min(kTurn, steps - done);
-    for (Index i = 0; i < turn; ++i) {
-      timed(tokens, [&] { next = greedy(decoder.feed(next)); });
-    }
-    for (Index i = 0; i < turn; ++i) {
-      timed(floors, [&] { floor.run(); });
-    }
+    timed(tokens, turn, [&] { next = greedy(decoder.feed(next)); });
+    timed(floors, turn, [&] { host_floor ? host_floor->run() : device_floor->run(); });
   }
   out.entries = profile::stop();
   out.seconds = std::accumulate(tokens.begin(), tokens.end(), 0.0);

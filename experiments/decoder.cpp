@@ -157,7 +157,10 @@ class RecordedDecoding {
 };
 
 Decoder::Decoder(layers::Model& model, Index rows, bool graphs)
-    : model_(model), rows_(rows), graphs_(graphs) {}
+    : model_(model), rows_(rows), graphs_(graphs) {
+  model_.parameters().keep_copies();
+  model_.parameters().refresh_copies();
+}
 Decoder::~Decoder() = default;
 
 Tensor Decoder::run(const Tensor& tokens, const layers::SeqOptions& options) {
