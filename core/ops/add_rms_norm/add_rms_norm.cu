@@ -21,7 +21,7 @@ struct Inputs {
 };
 
 template <class T, int kThreads, int kPacks>
-__global__ void __launch_bounds__(common::kHeldThreads)
+__global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
     held_forward(Inputs<T> in, cuda::RowsTo<T> sum, cuda::RowsTo<T> y, acc_t<T>* rstd) {
   using A = acc_t<T>;
   constexpr int kWidth = cuda::kPack<T>;
@@ -65,7 +65,7 @@ struct Outputs {
 };
 
 template <class T, int kThreads, int kPacks>
-__global__ void __launch_bounds__(common::kHeldThreads)
+__global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
     held_backward(Outputs<T> from, cuda::RowsTo<T> gx, acc_t<T>* partial) {
   using A = acc_t<T>;
   constexpr int kWidth = cuda::kPack<T>;
@@ -127,8 +127,8 @@ struct Kernel {
     const Inputs<T> inputs{x, residual, weight, eps, rows.count, n};
     if (common::with_held_rows<T>(n, [&]<int kThreads, int kPacks>() {
           cuda::launch(&held_forward<T, kThreads, kPacks>,
-                       common::held_blocks<kThreads>(inputs.rows), dim3(common::kHeldThreads), 0,
-                       inputs, sum, y, rstd);
+                       common::held_blocks<kThreads>(inputs.rows, false),
+                       dim3(common::kHeldThreads<kThreads>), 0, inputs, sum, y, rstd);
         })) {
       return;
     }
@@ -231,11 +231,11 @@ struct Kernel {
   }
   static bool held_gradients(const Outputs<T>& from, const cuda::RowsTo<T>& gx, A* gweight) {
     return common::with_held_rows<T>(from.cols, [&]<int kThreads, int kPacks>() {
-      const dim3 blocks = common::held_blocks<kThreads>(from.rows);
+      const dim3 blocks = common::held_blocks<kThreads>(from.rows, true);
       const cuda::Scratch memory(gweight ? blocks.x * from.cols * Index{sizeof(A)} : 0);
       A* const partial = gweight ? memory.as<A>() : nullptr;
-      cuda::launch(&held_backward<T, kThreads, kPacks>, blocks, dim3(common::kHeldThreads), 0, from,
-                   gx, partial);
+      cuda::launch(&held_backward<T, kThreads, kPacks>, blocks,
+                   dim3(common::kHeldThreads<kThreads>), 0, from, gx, partial);
       if (gweight) {
         common::join_parts<1, A>(blocks.x, from.cols, partial, {{gweight}});
       }

@@ -66,7 +66,7 @@ struct MeanNormCall {
 };
 
 template <class Op, class T, int kThreads, int kPacks>
-__global__ void __launch_bounds__(common::kHeldThreads)
+__global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
     held_mean_norm(MeanNormCall<Op, T> call, cuda::RowsTo<T> y, acc_t<T>* means, acc_t<T>* rstds) {
   using A = acc_t<T>;
   constexpr int kWidth = cuda::kPack<T>;
@@ -116,7 +116,7 @@ struct MeanNormGradients {
 
 /// As MeanNormKernel::backward says, of one group, without a gate and with gradients of y alone.
 template <class Op, class T, int kThreads, int kPacks>
-__global__ void __launch_bounds__(common::kHeldThreads)
+__global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
     held_mean_norm_backward(MeanNormCall<Op, T> call, MeanNormGradients<T> at) {
   using A = acc_t<T>;
   constexpr int kWidth = cuda::kPack<T>;
@@ -178,8 +178,8 @@ struct MeanNormKernel {
     const bool held =
         call.groups == 1 && common::with_held_rows<T>(call.cols, [&]<int kThreads, int kPacks>() {
           cuda::launch(&held_mean_norm<Op, T, kThreads, kPacks>,
-                       common::held_blocks<kThreads>(call.rows), dim3(common::kHeldThreads), 0,
-                       call, y, means, rstds);
+                       common::held_blocks<kThreads>(call.rows, false),
+                       dim3(common::kHeldThreads<kThreads>), 0, call, y, means, rstds);
         });
     if (held) {
       return;
@@ -313,12 +313,12 @@ struct MeanNormKernel {
   }
   static bool held_gradients(const Call& call, MeanNormGradients<T> at, A* gweight, A* gbias) {
     return common::with_held_rows<T>(call.cols, [&]<int kThreads, int kPacks>() {
-      const dim3 blocks = common::held_blocks<kThreads>(call.rows);
+      const dim3 blocks = common::held_blocks<kThreads>(call.rows, true);
       const bool vectors = gweight || gbias;
       const cuda::Scratch memory(vectors ? blocks.x * 2 * call.cols * Index{sizeof(A)} : 0);
       at.partial = vectors ? memory.as<A>() : nullptr;
       cuda::launch(&held_mean_norm_backward<Op, T, kThreads, kPacks>, blocks,
-                   dim3(common::kHeldThreads), 0, call, at);
+                   dim3(common::kHeldThreads<kThreads>), 0, call, at);
       if (vectors) {
         common::join_parts<2, A>(blocks.x, call.cols, at.partial, {{gweight, gbias}});
       }

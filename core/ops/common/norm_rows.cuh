@@ -28,32 +28,34 @@ struct HeldRow {
 template <class T, int kPacks>
 using HeldPacks = cuda::Pack<T, cuda::kPack<T>>[kPacks];
 
-inline constexpr int kHeldThreads = 256;
-/// Blocks of a pass that adds up: also the parts of the sum.
-inline constexpr Index kHeldBlocks = 528;
+/// Of a block: a team of more than a warp has one of its own.
+template <int kThreads>
+inline constexpr int kHeldThreads = kThreads == 128 ? 128 : 256;
 
 /// f(row, writes) for the rows of this thread's team, all teams of a block equally often: those
 /// that only join in write nothing.
 template <int kThreads, class F>
 __device__ __forceinline__ void each_held_row(Index rows, F f) {
-  constexpr int kTeams = kHeldThreads / kThreads;
+  constexpr int kTeams = kHeldThreads<kThreads> / kThreads;
   const Index step = Index{gridDim.x} * kTeams;
   for (Index first = Index{blockIdx.x} * kTeams; first < rows; first += step) {
     const Index r = first + threadIdx.x / kThreads;
     f(r < rows ? r : rows - 1, r < rows);
   }
 }
+/// Blocks of a pass: of one that adds up no more than make good parts of the sum.
 template <int kThreads>
-dim3 held_blocks(Index rows) {
-  return dim3(static_cast<unsigned>(
-      std::min(kHeldBlocks, cuda::blocks_for(rows, kHeldThreads / kThreads))));
+dim3 held_blocks(Index rows, bool adds_up) {
+  constexpr Index kTeams = kHeldThreads<kThreads> / kThreads, kParts = 528, kMost = 2112;
+  const Index most = (adds_up ? kParts : kMost) * (256 / kHeldThreads<kThreads>);
+  return dim3(static_cast<unsigned>(std::min(most, cuda::blocks_for(rows, kTeams))));
 }
 
 /// partial[block, sum, cols] of what the teams of a block have, in the order of the teams.
 template <int kThreads, int kWidth, int kPacks, int kSums, class A>
 __device__ void add_up_teams(int cols, const A (&sums)[kSums][kPacks][kWidth], A* partial) {
   using Row = HeldRow<kThreads, kWidth, kPacks>;
-  constexpr int kTeams = kHeldThreads / kThreads;
+  constexpr int kTeams = kHeldThreads<kThreads> / kThreads;
   __shared__ A of_team[kTeams][kThreads * kWidth];
   const int team = static_cast<int>(threadIdx.x) / kThreads;
 #pragma unroll
@@ -66,7 +68,8 @@ __device__ void add_up_teams(int cols, const A (&sums)[kSums][kPacks][kWidth], A
         of_team[team][Row::Team::rank() * kWidth + i] = sums[k][p][i];
       }
       __syncthreads();
-      for (int at = static_cast<int>(threadIdx.x); at < kThreads * kWidth; at += kHeldThreads) {
+      for (int at = static_cast<int>(threadIdx.x); at < kThreads * kWidth;
+           at += kHeldThreads<kThreads>) {
         const int c = p * kThreads * kWidth + at;
         A all = 0;
 #pragma unroll
@@ -119,7 +122,7 @@ bool with_held_rows(Index cols, Run run) {
     } else if (held && packs <= 64) {
       packs <= 32 ? run.template operator()<32, 1>() : run.template operator()<32, 2>();
     } else if (held && packs <= 128) {
-      packs <= 96 ? run.template operator()<32, 3>() : run.template operator()<32, 4>();
+      run.template operator()<128, 1>();
     } else if (held) {
       packs <= 256 ? run.template operator()<256, 1>() : run.template operator()<256, 2>();
     }

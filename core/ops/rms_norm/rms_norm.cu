@@ -73,7 +73,7 @@ struct Call {
 };
 
 template <class T, int kThreads, int kPacks>
-__global__ void __launch_bounds__(common::kHeldThreads)
+__global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
     held_forward(Call<T> call, cuda::RowsTo<T> y, acc_t<T>* rstd) {
   using A = acc_t<T>;
   constexpr int kWidth = cuda::kPack<T>;
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(common::kHeldThreads)
 
 /// As Kernel::backward says; partial sums of the weight's gradient, or null.
 template <class T, int kThreads, int kPacks>
-__global__ void __launch_bounds__(common::kHeldThreads)
+__global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
     held_backward(Call<T> call, const acc_t<T>* rstd, cuda::RowsIn<T> gy, cuda::RowsTo<T> gx,
                   cuda::RowsTo<T> gz, acc_t<T>* partial) {
   using A = acc_t<T>;
@@ -181,8 +181,9 @@ struct Kernel {
     A* const rstd = out.rstd.data<A>();
     const bool held =
         call.groups == 1 && common::with_held_rows<T>(call.cols, [&]<int kThreads, int kPacks>() {
-          cuda::launch(&held_forward<T, kThreads, kPacks>, common::held_blocks<kThreads>(call.rows),
-                       dim3(common::kHeldThreads), 0, call, y, rstd);
+          cuda::launch(&held_forward<T, kThreads, kPacks>,
+                       common::held_blocks<kThreads>(call.rows, false),
+                       dim3(common::kHeldThreads<kThreads>), 0, call, y, rstd);
         });
     if (held) {
       return;
@@ -266,11 +267,11 @@ struct Kernel {
   static bool held_gradients(const Call<T>& call, const A* rstd, const cuda::RowsIn<T>& gy,
                              const cuda::RowsTo<T>& gx, const cuda::RowsTo<T>& gz, A* gweight) {
     return common::with_held_rows<T>(call.cols, [&]<int kThreads, int kPacks>() {
-      const dim3 blocks = common::held_blocks<kThreads>(call.rows);
+      const dim3 blocks = common::held_blocks<kThreads>(call.rows, true);
       const cuda::Scratch memory(gweight ? blocks.x * call.cols * Index{sizeof(A)} : 0);
       A* const partial = gweight ? memory.as<A>() : nullptr;
-      cuda::launch(&held_backward<T, kThreads, kPacks>, blocks, dim3(common::kHeldThreads), 0, call,
-                   rstd, gy, gx, gz, partial);
+      cuda::launch(&held_backward<T, kThreads, kPacks>, blocks,
+                   dim3(common::kHeldThreads<kThreads>), 0, call, rstd, gy, gx, gz, partial);
       if (gweight) {
         common::join_parts<1, A>(blocks.x, call.cols, partial, {{gweight}});
       }

@@ -160,7 +160,7 @@ __device__ bool place_of(Index rows, Index channels, Index strip, Index& c, Inde
 }
 
 template <class T, int kWidth>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 3)
     forward_kernel(Call<T> call, Index strip, bool silu, cuda::RowsTo<T> y) {
   using A = acc_t<T>;
   Index c = 0, first = 0, end = 0;
