@@ -90,6 +90,18 @@ LS_OP_CASES(DeltaRule, "delta_rule") {
   auto channels = by_channel(sized(1, 66, 1, 1, 128, 128));
   channels.g = Tensor();
   cases.add("gates by channel alone, 128", channels, attrs);
+  auto shared = by_channel(sized(2, 133, 1, 2, 128, 128));
+  shared.g = Tensor();
+  cases.add("gates by channel alone, 128, shared keys", shared, attrs);
+  for (Tensor* const x : {&shared.q, &shared.k, &shared.v, &shared.beta, &shared.gk, &shared.s0}) {
+    *x = x->slice(0, 1, 2).contiguous();
+  }
+  shared.offsets = Tensor::from<std::int64_t>({0, 64, 132, 133, 133});
+  cases.add("gates by channel alone, 128, shared keys, packed", shared, attrs);
+  auto many = by_channel(sized(1, 200, 2, 2, 128, 128));
+  many.g = many.s0 = Tensor();
+  many.offsets = Tensor::from<std::int64_t>({0, 3, 64, 128, 128, 130, 200});
+  cases.add("gates by channel alone, 128, packed, no state", many, attrs);
   attrs.qk_l2norm = true;
   auto raw = sized(2, 66, 1, 2, 64, 64);
   raw.k = draw.normal(raw.k.shape());

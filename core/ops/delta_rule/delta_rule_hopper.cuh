@@ -246,13 +246,20 @@ struct Gated {
 struct Kda {
   static kernels::kda::KdaSizes sizes(const auto& in, const Op::Attrs& attrs) {
     const auto n = [](Index x) { return static_cast<int>(x); };
-    return {n(in.q.size(0)), n(in.q.size(1)), n(in.v.size(2)), static_cast<float>(attrs.scale)};
+    kernels::kda::KdaSizes z{n(in.q.size(0)), n(in.q.size(1)), n(in.v.size(2)),
+                             static_cast<float>(attrs.scale), n(in.k.size(2))};
+    if (in.offsets.defined()) {
+      z.state_tokens = z.tokens;
+      z.tokens *= z.batch;
+      z.batch = 1;
+      z.documents = n(in.offsets.numel() - 1);
+    }
+    return z;
   }
   static bool fits(const Op::In<ShapeOf>& in, const Op::Attrs& attrs, int generation) {
     using Sizes = kernels::kda::KdaSizes;
     return cuda::hopper(generation) && common::small(in) && in.k.size(3) == Sizes::kDk &&
-           in.v.size(3) == Sizes::kDv && in.k.size(2) == in.v.size(2) &&
-           attrs.form != Form::kRecurrent;
+           in.v.size(3) == Sizes::kDv && common::own_states(in) && attrs.form != Form::kRecurrent;
   }
   static bool fits_normalized(const Op::In<ShapeOf>& in, const Op::Attrs& attrs, int generation) {
     return attrs.qk_l2norm && fits(in, attrs, generation);
@@ -261,17 +268,21 @@ struct Kda {
     const auto bytes = static_cast<Index>(sizes(in, attrs).kept_bytes());
     return {ShapeOf({bytes}, DType::kU8)};
   }
-  static kernels::kda::KdaInputs inputs(const Op::In<TensorView>& in, const Unit& unit) {
-    return {unit.q, unit.k, at(in.v), floats(in.gk), at(in.beta), floats(in.s0)};
+  static kernels::kda::KdaInputs inputs(cuda::Machine& machine, const Op::In<TensorView>& in,
+                                        const Unit& unit) {
+    common::StretchTable documents("delta_rule", in.q.size(0), in.q.size(1), in.offsets, 0);
+    common::check_offsets(machine, documents);
+    return {unit.q, unit.k, at(in.v), floats(in.gk), at(in.beta), floats(in.s0), documents.checked};
   }
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out,
                       std::span<TensorView> kept, const Op::Attrs& attrs) {
     const auto z = sizes(in, attrs);
     report_form<Op>("chunk of {}", z.kChunk);
+    cuda::Machine machine;
     const Unit unit(in, attrs.qk_l2norm);
     const cuda::Scratch own(kept.empty() ? static_cast<Index>(z.kept_bytes()) : 1);
     cuda::check(
-        kernels::kda::kda_forward(z, inputs(in, unit), at(out.o), floats(out.sT),
+        kernels::kda::kda_forward(z, inputs(machine, in, unit), at(out.o), floats(out.sT),
                                   kept.empty() ? own.data() : kept[0].raw(), cuda::queue().stream),
         "the delta rule with gates by channel");
   }
@@ -279,6 +290,7 @@ struct Kda {
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din,
                        std::span<const TensorView> kept, const Op::Attrs& attrs) {
     const auto z = sizes(in, attrs);
+    cuda::Machine machine;
     const Unit unit(in, attrs.qk_l2norm);
     const cuda::Scratch states(static_cast<Index>(z.states_bytes()));
     const cuda::Scratch gradients(static_cast<Index>(z.gradients_bytes()));
@@ -290,7 +302,7 @@ struct Kda {
     const kernels::kda::KdaGradients to{
         q.data,    k.data,        v.data, din.gk.defined() ? floats(din.gk) : dg.as<float>(),
         beta.data, floats(din.s0)};
-    cuda::check(kernels::kda::kda_backward(z, inputs(in, unit), go.data, floats(dout.sT),
+    cuda::check(kernels::kda::kda_backward(z, inputs(machine, in, unit), go.data, floats(dout.sT),
                                            const_cast<void*>(kept[0].raw()), true, states.data(),
                                            gradients.data(), to, cuda::queue().stream),
                 "the gradients of the delta rule with gates by channel");

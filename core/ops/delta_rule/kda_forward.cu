@@ -5,12 +5,13 @@ namespace ls::kernels::kda {
 
 namespace {
 
+template <bool kCuts>
 __global__ void __launch_bounds__(kda_loop::kThreads, 1)
     kda_outputs_kernel(const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap o,
                        const __grid_constant__ kda_loop::Arguments args) {
 #if LS_HOPPER_CODE
   extern __shared__ __align__(1024) unsigned char raw[];
-  kda_loop::run<true>(raw, static_cast<int>(blockIdx.x), v, o, args);
+  kda_loop::run<true, kCuts>(raw, static_cast<int>(blockIdx.x), v, o, args);
 #endif
 }
 
@@ -23,9 +24,10 @@ cudaError_t kda_outputs(const KdaSizes& z, const KdaInputs& in, bf16* o, float* 
   if (const cudaError_t e = encode_rows(&out, o, z.batch, z.tokens, z.heads, kDv)) return e;
   constexpr int kBytes = sizeof(kda_loop::Shared<true>);
   static_assert(kBytes <= 227 * 1024);
-  if (const cudaError_t e = allow_shared(kda_outputs_kernel, kBytes)) return e;
-  kda_outputs_kernel<<<z.chains() * kSlices, kda_loop::kThreads, kBytes, stream>>>(
-      v, out, kda_loop::arguments(z, in, s_end, kept, nullptr));
+  const auto kernel = in.offsets ? &kda_outputs_kernel<true> : &kda_outputs_kernel<false>;
+  if (const cudaError_t e = allow_shared(kernel, kBytes)) return e;
+  kernel<<<z.chains() * kSlices, kda_loop::kThreads, kBytes, stream>>>(
+      v, out, kda_loop::arguments(z, in, o, s_end, kept, nullptr));
   return cudaGetLastError();
 }
 

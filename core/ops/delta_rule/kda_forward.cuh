@@ -47,22 +47,23 @@ struct Arguments {
   Records records;
   const float* s0;
   float* s_end;
-  int heads, chunks;
+  bf16* o;
+  Layout layout;
 };
 
 template <bool kOutput>
 __device__ __forceinline__ void bring_tiles(Shared<kOutput>& s, const CUtensorMap& v,
                                             const Arguments& args, const LoopPlace& at) {
-  for (int n = 0; n < args.chunks; ++n) {
+  for (int n = 0; n < at.chain.chunks; ++n) {
     Stage<kOutput>& to = s.stage[n % kStages];
     Mbarrier& full = s.full[n % kStages];
     if (n >= kStages) {
       s.free[n % kStages].wait(last_turn<kStages>(n));
     }
     full.arrive_expect(sizeof(Stage<kOutput>) + kAllBytes);
-    const unsigned char* record = args.kept + (at.record + n) * KdaSizes::kKept;
+    const unsigned char* record = args.kept + (at.chain.record + n) * KdaSizes::kKept;
     load_bytes(to.reader, record, 2 * kTile, full);
-    load_box(to.v, &v, full, 64 * at.slice, at.head, 64 * n, at.b);
+    load_box(to.v, &v, full, 64 * at.slice, at.chain.head, at.token(n), at.chain.row);
     if constexpr (kOutput) {
       load_bytes(to.query, record + KeptAt::kQuery, 6 * kTile, full);
     } else {
@@ -73,24 +74,37 @@ __device__ __forceinline__ void bring_tiles(Shared<kOutput>& s, const CUtensorMa
 }
 
 /// Turn n brings O of the chunk before, or the state before chunk n and its X.
-template <bool kOutput>
+template <bool kOutput, bool kCuts>
 __device__ __forceinline__ void store_results(Shared<kOutput>& s, const CUtensorMap& o,
-                                              const Arguments& args, const LoopPlace& at) {
-  for (int n = 0; n < args.chunks + (kOutput ? 1 : 0); ++n) {
+                                              const Arguments& args, const LoopPlace& at,
+                                              int lane) {
+  const int chunks = at.chain.chunks, turns = kOutput && chunks > 0 ? chunks + 1 : chunks;
+  for (int n = 0; n < turns; ++n) {
     s.out_full.wait(n & 1);
     if constexpr (kOutput) {
       if (n > 0) {
-        store_box(&o, s.results[0].o, 64 * at.slice, at.head, 64 * (n - 1), at.b);
+        const int first = at.token(n - 1);
+        store_chunk<kCuts>(o, args.o, args.layout, s.results[0].o, 64 * at.slice, at.chain.head,
+                           first, at.chain.row, at.chain.first + at.chain.length - first,
+                           at.chain.cut(n - 1), lane);
       }
-    } else {
-      store_bytes(args.records.state(at.record + n, at.slice), s.results[n % 2].state, 2 * kTile);
-      store_bytes(args.records.value(at.record + n, at.slice), s.results[n % 2].x, kTile);
+      if constexpr (kCuts) {
+        __syncwarp();
+      }
+    } else if (!kCuts || lane == 0) {
+      store_bytes(args.records.state(at.chain.record + n, at.slice), s.results[n % 2].state,
+                  2 * kTile);
+      store_bytes(args.records.value(at.chain.record + n, at.slice), s.results[n % 2].x, kTile);
     }
-    commit_stores();
-    wait_stores_read<Shared<kOutput>::kPlaces - 1>();
-    s.out_free.arrive();
+    if (!kCuts || lane == 0) {
+      commit_stores();
+      wait_stores_read<Shared<kOutput>::kPlaces - 1>();
+      s.out_free.arrive();
+    }
   }
-  wait_stores<0>();
+  if (!kCuts || lane == 0) {
+    wait_stores<0>();
+  }
 }
 
 template <bool kOutput>
@@ -98,7 +112,7 @@ __device__ __forceinline__ void run_loop(Shared<kOutput>& s, const Arguments& ar
                                          const LoopPlace& at, int warp, int lane) {
   // S^T: rows (values) 16 warp + lane / 4 (+8), columns (keys) 8 j + pair (+1).
   float state[kDk / 2];
-  load_state(state, args.s0, at, warp, lane);
+  load_state(state, args.s0, at.chain.start, at.slice, warp, lane);
   uint32_t copy[kDk / 16][4], packed[4][4];
   as_operand<kDk / 16>(copy, state);
   const auto announce = [&] {
@@ -107,10 +121,10 @@ __device__ __forceinline__ void run_loop(Shared<kOutput>& s, const Arguments& ar
   };
 
   float u[32], out[32];
-  if (args.chunks > 0) {
+  if (at.chain.chunks > 0) {
     s.full[0].wait(0);
   }
-  for (int n = 0; n < args.chunks; ++n) {
+  for (int n = 0; n < at.chain.chunks; ++n) {
     Stage<kOutput>& z = s.stage[n % kStages];
     Results<kOutput>& results = s.results[kOutput ? 0 : n % 2];
     const uint64_t reader = wgmma::rows(smem_addr(z.reader));
@@ -173,7 +187,7 @@ __device__ __forceinline__ void run_loop(Shared<kOutput>& s, const Arguments& ar
       wgmma::commit();
     }
     // Under them: results go out; the next chunk's tiles.
-    const int next = n + 1 < args.chunks ? n + 1 : n;
+    const int next = n + 1 < at.chain.chunks ? n + 1 : n;
     const bool ready = s.full[next % kStages].done(this_turn<kStages>(next));
     if constexpr (kOutput) {
       if (!free) {
@@ -199,25 +213,23 @@ __device__ __forceinline__ void run_loop(Shared<kOutput>& s, const Arguments& ar
     }
     arrive_warp(s.free[n % kStages], lane);
   }
-  if (kOutput && args.chunks > 0) {
+  if (kOutput && at.chain.chunks > 0) {
     if constexpr (kOutput) {
-      s.out_free.wait((args.chunks - 1) & 1);
+      s.out_free.wait((at.chain.chunks - 1) & 1);
       store_transposed(s.results[0].o, packed, warp, lane);
     }
     announce();
   }
-  if (args.s_end) {
-    store_state(args.s_end, state, at, warp, lane);
-  }
+  store_state(args.s_end, state, at.chain.end, at.slice, warp, lane);
 }
 
 /// A CTA of kThreads. kOutput: o is wanted; else records of the states and of X are. `block` counts
 /// chains and value columns.
-template <bool kOutput>
+template <bool kOutput, bool kCuts>
 __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtensorMap& v,
                                     const CUtensorMap& o, const Arguments& args) {
   Shared<kOutput>& s = *reinterpret_cast<Shared<kOutput>*>(raw);
-  const LoopPlace at(block, args.heads, args.chunks);
+  const LoopPlace at(block, args.layout);
   const int warp = warp_index(), lane = lane_index();
   if (threadIdx.x == 0) {
     init_ring(s.full, s.free, 4);
@@ -228,23 +240,23 @@ __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtenso
   __syncthreads();
   if (warp < 4) {
     run_loop(s, args, at, warp, lane);
-  } else if (lane == 0) {
-    if (warp == 4) {
+  } else if (warp == 4) {
+    if (lane == 0) {
       bring_tiles(s, v, args, at);
-    } else {
-      store_results(s, o, args, at);
     }
+  } else if (kCuts || lane == 0) {
+    store_results<kOutput, kCuts>(s, o, args, at, lane);
   }
 }
 
-inline Arguments arguments(const KdaSizes& z, const KdaInputs& in, float* s_end, const void* kept,
-                           void* states) {
+inline Arguments arguments(const KdaSizes& z, const KdaInputs& in, bf16* o, float* s_end,
+                           const void* kept, void* states) {
   return {static_cast<const unsigned char*>(kept),
           records_in(z, states),
           in.s0,
           s_end,
-          z.heads,
-          z.chunks()};
+          o,
+          layout_in(z, in, kept)};
 }
 
 }  // namespace ls::kernels::kda::kda_loop

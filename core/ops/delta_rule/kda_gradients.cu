@@ -45,27 +45,64 @@ struct Arguments {
   const float* g;
   bf16* dbeta;
   float* dg;
-  int tokens, heads, chunks;
+  bf16 *dq, *dk;  // of every head
+  Layout layout;
   int64_t count;  // chunks of all chains
   float scale;
 };
 
 /// Heads of the same tokens follow each other.
 struct Place {
-  int head, chunk, b;
+  int head, chunk, b, first, valid;
   int64_t record;
   __device__ Place(const Arguments& args, int64_t i) {
-    head = static_cast<int>(i % args.heads);
-    i /= args.heads;
-    chunk = static_cast<int>(i % args.chunks);
-    b = static_cast<int>(i / args.chunks);
-    record = (static_cast<int64_t>(b) * args.heads + head) * args.chunks + chunk;
+    const Layout& l = args.layout;
+    head = static_cast<int>(i % l.heads);
+    i /= l.heads;
+    chunk = static_cast<int>(i % l.chunks);
+    b = static_cast<int>(i / l.chunks);
+    record = (static_cast<int64_t>(b) * l.heads + head) * l.chunks + chunk;
+    if (l.places) {
+      first = l.places[chunk].x;
+      valid = l.places[chunk].y;
+    } else {
+      first = 64 * chunk;
+      valid = min(64, l.tokens - first);
+    }
   }
-  /// Of [B,T,H]; and whether the sequence has it.
+  __device__ int key(const Arguments& args) const { return head / args.layout.group; }
+  /// Whether tokens of others follow: what lies behind its own is not zeros.
+  __device__ bool cut(const Arguments& args) const { return args.layout.places && valid < 64; }
+  /// Of [B,T,H]; and whether the chunk has it.
   __device__ int64_t token(const Arguments& args, int t) const {
-    return (static_cast<int64_t>(b) * args.tokens + 64 * chunk + t) * args.heads + head;
+    return (static_cast<int64_t>(b) * args.layout.tokens + first + t) * args.layout.heads + head;
   }
-  __device__ bool has(const Arguments& args, int t) const { return 64 * chunk + t < args.tokens; }
+  __device__ bool has(int t) const { return t < valid; }
+};
+/// The chunks of this CTA, one after the other; kCuts: without unused records of documents.
+template <bool kCuts>
+struct Turns {
+  const Arguments& args;
+  int64_t i = blockIdx.x;
+  __device__ explicit Turns(const Arguments& a) : args(a) { skip(); }
+  __device__ bool more() const { return i < args.count; }
+  __device__ void next() {
+    i += gridDim.x;
+    skip();
+  }
+  __device__ Place at() const { return Place(args, i); }
+  /// Tokens of the chunk where others follow them, else 64.
+  __device__ int tail() const { return kCuts ? used() : 64; }
+
+ private:
+  __device__ int used() const {
+    return args.layout.places[i / args.layout.heads % args.layout.chunks].y;
+  }
+  __device__ void skip() {
+    while (kCuts && i < args.count && used() == 0) {
+      i += gridDim.x;
+    }
+  }
 };
 
 /// sums = rows(a) rows(b)^T over 128 columns.
@@ -118,7 +155,8 @@ __device__ __forceinline__ void mask_scores(uint32_t (&p)[4][4], const float (&d
 
 /// By 512 threads, eight tokens and two channels each: gates to G - M, q and k to q', k 2^(G - M)
 /// and k', and the roots.
-__device__ __forceinline__ void rewrite(Shared& s, float scale, int n, int thread) {
+template <bool kCuts>
+__device__ __forceinline__ void rewrite(Shared& s, float scale, int n, int tail, int thread) {
   const int half = thread / 64, channel = thread % 64 * 2, first = 8 * half;
   s.gates_full.wait(n & 1);
   float2 at[8];
@@ -130,7 +168,8 @@ __device__ __forceinline__ void rewrite(Shared& s, float scale, int n, int threa
   bool bounded = false;
 #pragma unroll
   for (int r = 0; r < 8; ++r) {
-    const float2 g = bounded_gates(at[r]);
+    const bool none = kCuts && first + r >= tail;
+    const float2 g = none ? make_float2(0, 0) : bounded_gates(at[r]);
     bounded = bounded || g.x == kLeastGate || g.y == kLeastGate;
     sum.x += g.x;
     sum.y += g.y;
@@ -154,8 +193,9 @@ __device__ __forceinline__ void rewrite(Shared& s, float scale, int n, int threa
     uint32_t q[4], k[4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      q[r] = *value_pair(s.raw_q, first + begin + r, channel);
-      k[r] = *value_pair(s.raw_k, first + begin + r, channel);
+      const bool none = kCuts && first + begin + r >= tail;
+      q[r] = none ? 0u : *value_pair(s.raw_q, first + begin + r, channel);
+      k[r] = none ? 0u : *value_pair(s.raw_k, first + begin + r, channel);
     }
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
@@ -224,9 +264,10 @@ __device__ __forceinline__ void sweep_back(float (&d)[64], const uint32_t (&p)[4
 }
 
 /// Sums of queries (rows of dO) or readers (rows of dV, negative, without the diagonal) of chunk n.
-template <int kSign>
+template <int kSign, bool kCuts>
 __device__ __forceinline__ void sweep_rows(float (&d)[64], Shared& s, const unsigned char* rows,
-                                           float scale, int n, int thread, int warp, int lane) {
+                                           float scale, int n, int tail, int thread, int warp,
+                                           int lane) {
   uint32_t p[4][4];
   s.values_full.wait(n & 1);
   {
@@ -242,17 +283,18 @@ __device__ __forceinline__ void sweep_rows(float (&d)[64], Shared& s, const unsi
   wgmma::wait<0>();
   wgmma::hold(d);
   arrive_warp(s.values_free, lane);
-  rewrite(s, scale, n, thread);
+  rewrite<kCuts>(s, scale, n, tail, thread);
   sweep_back(d, p, s, warp, lane);
 }
 
+template <bool kCuts>
 __device__ __forceinline__ void run_queries(Shared& s, const Arguments& args, int thread, int warp,
                                             int lane_of) {
   int n = 0;
-  for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+  for (Turns<kCuts> turn(args); turn.more(); turn.next(), ++n) {
     const int lane = opaque(lane_of);
     float d[64];
-    sweep_rows<1>(d, s, s.go, args.scale, n, thread, warp, lane);
+    sweep_rows<1, kCuts>(d, s, s.go, args.scale, n, turn.tail(), thread, warp, lane);
     uint32_t dq[8][4];
     finish_rows<1>(dq, d, s.q, s.g, args.scale, warp, lane);
     named_sync(kSweeps, 512);
@@ -265,13 +307,14 @@ __device__ __forceinline__ void run_queries(Shared& s, const Arguments& args, in
   }
 }
 
+template <bool kCuts>
 __device__ __forceinline__ void run_readers(Shared& s, const Arguments& args, int thread, int warp,
                                             int lane_of) {
   int n = 0;
-  for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+  for (Turns<kCuts> turn(args); turn.more(); turn.next(), ++n) {
     const int lane = opaque(lane_of);
     float d[64];
-    sweep_rows<-1>(d, s, s.dv, args.scale, n, thread, warp, lane);
+    sweep_rows<-1, kCuts>(d, s, s.dv, args.scale, n, turn.tail(), thread, warp, lane);
     uint32_t dk[8][4];
     finish_rows<1>(dk, d, s.read, s.g, 1, warp, lane);
     named_sync(kSweeps, 512);
@@ -283,10 +326,11 @@ __device__ __forceinline__ void run_readers(Shared& s, const Arguments& args, in
   }
 }
 
+template <bool kCuts>
 __device__ __forceinline__ void run_writers(Shared& s, const Arguments& args, int thread, int warp,
                                             int lane_of) {
   int n = 0;
-  for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
+  for (Turns<kCuts> turn(args); turn.more(); turn.next(), ++n) {
     const int lane = opaque(lane_of), row = 16 * warp + (lane >> 2), pair = 2 * (lane & 3);
     float d[64], written[4];
     uint32_t p[4][4], m[4][4];
@@ -318,7 +362,7 @@ __device__ __forceinline__ void run_writers(Shared& s, const Arguments& args, in
       d[4 * j + 3] *= b1;
     }
     arrive_warp(s.values_free, lane);
-    rewrite(s, args.scale, n, thread);
+    rewrite<kCuts>(s, args.scale, n, turn.tail(), thread);
     {
       // k dk from the state, summed over tokens: a channel's factor to the chunk's end comes last.
       float x[32];
@@ -398,7 +442,7 @@ __device__ __forceinline__ float read_values(Shared& s, const Arguments& args, c
                   *reinterpret_cast<const uint4*>(s.x + offset));
     }
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-    if (half == 0 && at.has(args, row)) {
+    if (half == 0 && at.has(row)) {
       args.dbeta[at.token(args, row)] = __float2bfloat16(sum / s.beta[row]);
     }
   }
@@ -457,17 +501,18 @@ __device__ __forceinline__ void sum_terms(Shared& s, float sum, float* dg, int64
   arrive_warp(s.gates_free, lane);
 }
 
+template <bool kCuts>
 __device__ __forceinline__ void run_gates(Shared& s, const Arguments& args, int thread, int lane) {
   int n = 0;
   const int channel = thread;  // of 128
-  const int64_t stride = static_cast<int64_t>(args.heads) * kDk;
+  const int64_t stride = static_cast<int64_t>(args.layout.heads) * kDk;
   float inner = 0;
-  for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
-    const Place at(args, i);
+  for (Turns<kCuts> turn(args); turn.more(); turn.next(), ++n) {
+    const Place at = turn.at();
     if (n == 0) {
       inner = read_values(s, args, at, 0, thread, lane);
     }
-    rewrite(s, args.scale, n, 384 + thread);
+    rewrite<kCuts>(s, args.scale, n, turn.tail(), 384 + thread);
     float sum = inner;
 #pragma unroll
     for (int b = 0; b < 5; ++b) {
@@ -476,7 +521,7 @@ __device__ __forceinline__ void run_gates(Shared& s, const Arguments& args, int 
     }
     const bool some = s.bounded != 0;
     named_arrive(kSweeps, 512);
-    const int tokens = min(64, args.tokens - 64 * at.chunk);
+    const int tokens = at.valid;
     uint32_t bounded[2] = {0, 0};  // a bit a token: its gate was
     if (some) {
       const float* const g = args.g + at.token(args, 0) * kDk + channel;
@@ -490,8 +535,10 @@ __device__ __forceinline__ void run_gates(Shared& s, const Arguments& args, int 
       }
     }
     // While the others sum: the next chunk's.
-    if (i + gridDim.x < args.count) {
-      inner = read_values(s, args, Place(args, i + gridDim.x), n + 1, thread, lane);
+    Turns<kCuts> after = turn;
+    after.next();
+    if (after.more()) {
+      inner = read_values(s, args, after.at(), n + 1, thread, lane);
     }
     s.terms.wait(n & 1);
     named_sync(kGates, 128);  // all of them have read `bounded`
@@ -511,6 +558,7 @@ __device__ __forceinline__ void run_gates(Shared& s, const Arguments& args, int 
   }
 }
 
+template <bool kCuts>
 __global__ void __launch_bounds__(kThreads, 1) kda_gradients_kernel(
     const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
     const __grid_constant__ CUtensorMap g, const __grid_constant__ CUtensorMap go,
@@ -542,14 +590,13 @@ __global__ void __launch_bounds__(kThreads, 1) kda_gradients_kernel(
     fewer_registers<24>();
     int n = 0;
     if (warp == 0) {
-      for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
-        const Place at(args, i);
+      for (Turns<kCuts> turn(args); turn.more(); turn.next(), ++n) {
+        const Place at = turn.at();
         float beta[2];
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
           const int t = lane + 32 * j;
-          beta[j] =
-              safe_beta(at.has(args, t) ? __bfloat162float(args.beta[at.token(args, t)]) : 0.f);
+          beta[j] = safe_beta(at.has(t) ? __bfloat162float(args.beta[at.token(args, t)]) : 0.f);
         }
         if (n >= 1) {
           s.values_free.wait((n - 1) & 1);
@@ -557,8 +604,8 @@ __global__ void __launch_bounds__(kThreads, 1) kda_gradients_kernel(
         if (lane == 0) {
           s.values_full.arrive_expect(14 * kTile);
           for (int j = 0; j < 2; ++j) {
-            load_box(s.go + j * kTile, &go, s.values_full, 64 * j, at.head, 64 * at.chunk, at.b);
-            load_box(s.dv + j * kTile, &dv, s.values_full, 64 * j, at.head, 64 * at.chunk, at.b);
+            load_box(s.go + j * kTile, &go, s.values_full, 64 * j, at.head, at.first, at.b);
+            load_box(s.dv + j * kTile, &dv, s.values_full, 64 * j, at.head, at.first, at.b);
           }
           load_bytes(s.x, args.states.value(at.record, 0), 2 * kTile, s.values_full);
           load_bytes(s.s, args.states.state(at.record, 0), 4 * kTile, s.values_full);
@@ -569,66 +616,82 @@ __global__ void __launch_bounds__(kThreads, 1) kda_gradients_kernel(
         s.values_full.arrive();
       }
     } else if (warp == 1 && lane == 0) {
-      for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
-        const Place at(args, i);
+      for (Turns<kCuts> turn(args); turn.more(); turn.next(), ++n) {
+        const Place at = turn.at();
         if (n >= 1) {
           s.raw_free.wait((n - 1) & 1);
         }
         s.raw_full.arrive_expect(4 * kTile);
         for (int j = 0; j < 2; ++j) {
-          load_box(s.raw_q + j * kTile, &q, s.raw_full, 64 * j, at.head, 64 * at.chunk, at.b);
-          load_box(s.raw_k + j * kTile, &k, s.raw_full, 64 * j, at.head, 64 * at.chunk, at.b);
+          load_box(s.raw_q + j * kTile, &q, s.raw_full, 64 * j, at.key(args), at.first, at.b);
+          load_box(s.raw_k + j * kTile, &k, s.raw_full, 64 * j, at.key(args), at.first, at.b);
         }
         if (n >= 1) {
           s.gates_free.wait((n - 1) & 1);
         }
         s.gates_full.arrive_expect(4 * kTile);
         for (int j = 0; j < 4; ++j) {
-          load_box(s.g + j * kTile, &g, s.gates_full, 32 * j, at.head, 64 * at.chunk, at.b);
+          load_box(s.g + j * kTile, &g, s.gates_full, 32 * j, at.head, at.first, at.b);
         }
       }
-    } else if (warp == 2 && lane == 0) {
-      for (int64_t i = blockIdx.x; i < args.count; i += gridDim.x, ++n) {
-        const Place at(args, i);
+    } else if (warp == 2 && (kCuts || lane == 0)) {
+      for (Turns<kCuts> turn(args); turn.more(); turn.next(), ++n) {
+        const Place at = turn.at();
         s.out.wait(n & 1);
         for (int j = 0; j < 2; ++j) {
-          store_box(&dq, s.q + j * kTile, 64 * j, at.head, 64 * at.chunk, at.b);
-          store_box(&dk, s.k + j * kTile, 64 * j, at.head, 64 * at.chunk, at.b);
+          store_chunk<kCuts>(dq, args.dq, args.layout, s.q + j * kTile, 64 * j, at.head, at.first,
+                             at.b, at.valid, at.cut(args), lane);
+          store_chunk<kCuts>(dk, args.dk, args.layout, s.k + j * kTile, 64 * j, at.head, at.first,
+                             at.b, at.valid, at.cut(args), lane);
         }
-        commit_stores();
-        wait_stores_read<0>();
-        s.out_read.arrive();
+        if constexpr (kCuts) {
+          __syncwarp();
+        }
+        if (!kCuts || lane == 0) {
+          commit_stores();
+          wait_stores_read<0>();
+          s.out_read.arrive();
+        }
       }
-      wait_stores<0>();
+      if (!kCuts || lane == 0) {
+        wait_stores<0>();
+      }
     }
   } else if (warpgroup == 0) {
     more_registers<128>();
-    run_queries(s, args, thread, warp, lane);
+    run_queries<kCuts>(s, args, thread, warp, lane);
   } else if (warpgroup == 1) {
     more_registers<128>();
-    run_readers(s, args, 128 + thread, warp, lane);
+    run_readers<kCuts>(s, args, 128 + thread, warp, lane);
   } else if (warpgroup == 2) {
     more_registers<136>();
-    run_writers(s, args, 256 + thread, warp, lane);
+    run_writers<kCuts>(s, args, 256 + thread, warp, lane);
   } else {
     fewer_registers<64>();
-    run_gates(s, args, thread, lane);
+    run_gates<kCuts>(s, args, thread, lane);
   }
 #endif
 }
 
 }  // namespace
 
-cudaError_t kda_gradients(const KdaSizes& z, const KdaInputs& in, const bf16* go,
+cudaError_t kda_gradients(const KdaSizes& z, const KdaInputs& in, const bf16* go, const void* kept,
                           const void* states, const void* gradients, const KdaGradients& out,
                           cudaStream_t stream) {
   constexpr int kBytes = sizeof(Shared);
   static_assert(kBytes <= 227 * 1024);
-  if (const cudaError_t e = allow_shared(kda_gradients_kernel, kBytes)) return e;
+  const auto kernel = in.offsets ? &kda_gradients_kernel<true> : &kda_gradients_kernel<false>;
+  if (const cudaError_t e = allow_shared(kernel, kBytes)) return e;
+  auto* const beside =
+      static_cast<unsigned char*>(const_cast<void*>(gradients)) + z.records() * KdaSizes::kState;
+  const bool shared = z.group() > 1;
+  bf16* const dq = shared ? reinterpret_cast<bf16*>(beside) : out.q;
+  bf16* const dk = shared ? reinterpret_cast<bf16*>(beside + z.head_bytes()) : out.k;
   CUtensorMap maps[6], gates;
-  const void* const tensors[] = {in.q, in.k, go, out.v, out.q, out.k};
+  const void* const tensors[] = {in.q, in.k, go, out.v, dq, dk};
   for (int i = 0; i < 6; ++i) {
-    if (const cudaError_t e = encode_rows(&maps[i], tensors[i], z.batch, z.tokens, z.heads, kDk)) {
+    const int heads = i < 2 ? z.keys() : z.heads;
+    if (const cudaError_t e = encode_rows(&maps[i], tensors[i], z.batch, z.tokens, heads, kDk)) {
       return e;
     }
   }
@@ -642,15 +705,19 @@ cudaError_t kda_gradients(const KdaSizes& z, const KdaInputs& in, const bf16* go
                        in.g,
                        out.beta,
                        out.g,
-                       z.tokens,
-                       z.heads,
-                       z.chunks(),
+                       dq,
+                       dk,
+                       layout_in(z, in, kept),
                        count,
                        z.scale};
   const int64_t blocks = count < processors ? count : processors;
-  kda_gradients_kernel<<<static_cast<unsigned>(blocks), kThreads, kBytes, stream>>>(
+  kernel<<<static_cast<unsigned>(blocks), kThreads, kBytes, stream>>>(
       maps[0], maps[1], gates, maps[2], maps[3], maps[4], maps[5], args);
-  return cudaGetLastError();
+  if (const cudaError_t e = cudaGetLastError()) return e;
+  if (!shared) return cudaSuccess;
+  const int64_t rows = int64_t{1} * z.batch * z.tokens * z.keys();
+  if (const cudaError_t e = sum_groups(dq, out.q, rows, z.group(), kDk, stream)) return e;
+  return sum_groups(dk, out.k, rows, z.group(), kDk, stream);
 }
 
 cudaError_t kda_backward(const KdaSizes& z, const KdaInputs& in, const bf16* go,
@@ -665,7 +732,7 @@ cudaError_t kda_backward(const KdaSizes& z, const KdaInputs& in, const bf16* go,
           kda_reverse(z, in, go, gs_end, kept, states, gradients, out.v, out.s0, stream)) {
     return e;
   }
-  return kda_gradients(z, in, go, states, gradients, out, stream);
+  return kda_gradients(z, in, go, kept, states, gradients, out, stream);
 }
 
 }  // namespace ls::kernels::kda

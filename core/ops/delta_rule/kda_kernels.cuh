@@ -10,6 +10,7 @@
 #include "core/backend/cuda/device/wgmma.cuh"
 #include "core/backend/cuda/kernel_host.h"
 #include "core/backend/cuda/tensor_maps.h"
+#include "core/ops/common/hopper_chunks.cuh"
 #include "core/ops/delta_rule/kda.h"
 
 namespace ls::kernels::kda {
@@ -17,7 +18,6 @@ namespace ls::kernels::kda {
 using namespace cuda;
 using wgmma::Depth;
 
-inline constexpr int kTile = kTileBytes<64>;  // 8 KiB
 inline constexpr int kDk = KdaSizes::kDk;
 inline constexpr int kDv = KdaSizes::kDv;
 inline constexpr int kSlices = kDv / 64;
@@ -55,36 +55,61 @@ __device__ __forceinline__ float safe_beta(float beta) {
   return fabsf(beta) < 1e-12f ? 1e-12f : beta;
 }
 
+inline Layout layout_in(const KdaSizes& z, const KdaInputs& in, const void* kept) {
+  const auto* const places = static_cast<const unsigned char*>(kept) + z.records() * z.kKept;
+  return {in.offsets,        in.offsets ? reinterpret_cast<const int2*>(places) : nullptr,
+          z.tokens,          z.heads,
+          z.group(),         z.chunks(),
+          z.batch * z.heads, z.state_tokens};
+}
+
 /// The chain and value columns of a CTA of the loops.
 struct LoopPlace {
-  int slice, head, b;
-  int64_t chain, record;
-  __device__ LoopPlace(int block, int heads, int chunks) {
-    slice = block % kSlices;
-    chain = block / kSlices;
-    head = static_cast<int>(chain % heads);
-    b = static_cast<int>(chain / heads);
-    record = chain * chunks;
-  }
+  int slice;
+  Chain chain;
+  __device__ LoopPlace(int block, const Layout& layout)
+      : slice(block % kSlices), chain(layout, block / kSlices) {}
+  __device__ int token(int n) const { return chain.first + 64 * n; }
 };
 
-/// A state [128][128] f32 in device memory to and from the sums of S^T: 64 values.
-__device__ __forceinline__ int64_t state_offset(const LoopPlace& at, int i, int warp, int lane) {
-  const int d = 8 * (i / 4) + 2 * (lane & 3) + i % 2;
-  return (at.chain * kDk + d) * kDv + 64 * at.slice + 16 * warp + (lane >> 2) + (i & 2) * 4;
-}
-__device__ __forceinline__ void load_state(float (&state)[kDk / 2], const float* from,
-                                           const LoopPlace& at, int warp, int lane) {
-#pragma unroll
-  for (int i = 0; i < kDk / 2; ++i) {
-    state[i] = from ? from[state_offset(at, i, warp, lane)] : 0.f;
+/// 64 value columns of chunk n to rows [B,T,heads,128], from one tile: a box by one thread, or with
+/// kCuts by a warp, row by row where another document follows.
+template <bool kCuts>
+__device__ __forceinline__ void store_chunk(const CUtensorMap& map, bf16* rows, const Layout& l,
+                                            const unsigned char* tile, int column, int head,
+                                            int first, int row, int valid, bool cut, int lane) {
+  if (kCuts && cut) {
+    const int64_t stride = static_cast<int64_t>(l.heads) * kDv;
+    copy_rows(rows + (static_cast<int64_t>(row) * l.tokens + first) * stride +
+                  static_cast<int64_t>(head) * kDv + column,
+              stride, tile, valid, 64, lane, 32);
+  } else if (!kCuts || lane == 0) {
+    store_box(&map, tile, column, head, first, row);
   }
 }
-__device__ __forceinline__ void store_state(float* to, const float (&state)[kDk / 2],
-                                            const LoopPlace& at, int warp, int lane) {
+
+/// A state [128][128] f32 in device memory, of a chain's entry, to and from the sums of S^T: 64
+/// values. Entry -1: none.
+__device__ __forceinline__ int64_t state_offset(int64_t entry, int slice, int i, int warp,
+                                                int lane) {
+  const int d = 8 * (i / 4) + 2 * (lane & 3) + i % 2;
+  return (entry * kDk + d) * kDv + 64 * slice + 16 * warp + (lane >> 2) + (i & 2) * 4;
+}
+__device__ __forceinline__ void load_state(float (&state)[kDk / 2], const float* from,
+                                           int64_t entry, int slice, int warp, int lane) {
+  const bool there = from && entry >= 0;
 #pragma unroll
   for (int i = 0; i < kDk / 2; ++i) {
-    to[state_offset(at, i, warp, lane)] = state[i];
+    state[i] = there ? from[state_offset(entry, slice, i, warp, lane)] : 0.f;
+  }
+}
+__device__ __forceinline__ void store_state(float* to, const float (&state)[kDk / 2], int64_t entry,
+                                            int slice, int warp, int lane) {
+  if (to && entry >= 0) {
+#pragma unroll
+    for (int i = 0; i < kDk / 2; ++i) {
+      to[state_offset(entry, slice, i, warp, lane)] = state[i];
+    }
   }
 }
 

@@ -104,19 +104,29 @@ __device__ __forceinline__ void score_warp(uint32_t (&p)[3][4], Shared& s, bool 
   (one(std::integral_constant<int, kBlocks>{}), ...);
 }
 
+template <bool kCuts>
 __global__ void __launch_bounds__(256, 3)
     kda_prepare_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
                        const __grid_constant__ CUtensorMap g, const bf16* beta, unsigned char* kept,
-                       int tokens, int heads, int chunks, float scale) {
+                       const __grid_constant__ Layout layout, float scale) {
 #if LS_HOPPER_CODE
   extern __shared__ __align__(1024) unsigned char raw[];
   Shared& s = *reinterpret_cast<Shared*>(raw);
   const int warp = warp_index(), lane = lane_index();
   // Heads of the same tokens follow each other: their rows do in memory.
   int64_t i = blockIdx.x;
-  const int head = static_cast<int>(i % heads);
+  const int heads = layout.heads, chunks = layout.chunks, tokens = layout.tokens;
+  const int head = static_cast<int>(i % heads), key = head / layout.group;
   i /= heads;
   const int chunk = static_cast<int>(i % chunks), b = static_cast<int>(i / chunks);
+  int first = 64 * chunk, end = tokens;  // tokens from `end` on are of others
+  if constexpr (kCuts) {
+    first = layout.places[chunk].x;
+    end = first + layout.places[chunk].y;
+    if (end == first) {
+      return;
+    }
+  }
   unsigned char* const to = kept + ((static_cast<int64_t>(b) * heads + head) * chunks + chunk) *
                                        static_cast<int64_t>(KdaSizes::kKept);
   if (threadIdx.x == 0) {
@@ -124,21 +134,26 @@ __global__ void __launch_bounds__(256, 3)
     fence_barrier_init();
     s.full.arrive_expect(8 * kTile);
     for (int j = 0; j < 4; ++j) {
-      load_box(s.g + j * kTile, &g, s.full, 32 * j, head, 64 * chunk, b);
+      load_box(s.g + j * kTile, &g, s.full, 32 * j, head, first, b);
     }
     for (int j = 0; j < 2; ++j) {
-      load_box(s.q + j * kTile, &q, s.full, 64 * j, head, 64 * chunk, b);
-      load_box(s.k + j * kTile, &k, s.full, 64 * j, head, 64 * chunk, b);
+      load_box(s.q + j * kTile, &q, s.full, 64 * j, key, first, b);
+      load_box(s.k + j * kTile, &k, s.full, 64 * j, key, first, b);
     }
   }
   if (threadIdx.x < 64) {
-    const int t = 64 * chunk + static_cast<int>(threadIdx.x);
+    const int t = first + static_cast<int>(threadIdx.x);
     s.beta[threadIdx.x] = safe_beta(
-        t < tokens ? __bfloat162float(beta[(static_cast<int64_t>(b) * tokens + t) * heads + head])
-                   : 0.f);
+        t < end ? __bfloat162float(beta[(static_cast<int64_t>(b) * tokens + t) * heads + head])
+                : 0.f);
   }
   __syncthreads();
   s.full.wait(0);
+  if (kCuts && end - first < 64) {
+    clear_rows(s.q, 4, end - first, static_cast<int>(threadIdx.x), 256);  // and k
+    clear_rows(s.g, 4, end - first, static_cast<int>(threadIdx.x), 256);
+    __syncthreads();
+  }
   rewrite(s, to, scale, static_cast<int>(threadIdx.x));
   fence_proxy_async();
   __syncthreads();
@@ -205,14 +220,19 @@ __global__ void __launch_bounds__(256, 3)
 
 cudaError_t kda_prepare(const KdaSizes& z, const KdaInputs& in, void* kept, cudaStream_t stream) {
   CUtensorMap q, k, g;
-  if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.heads, kDk)) return e;
-  if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.heads, kDk)) return e;
+  if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.keys(), kDk)) return e;
+  if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.keys(), kDk)) return e;
   if (const cudaError_t e = encode_gates(&g, in.g, z.batch, z.tokens, z.heads, kDk)) return e;
+  const Layout layout = layout_in(z, in, kept);
+  if (in.offsets) {
+    if (const cudaError_t e = find_places(layout, z.documents, stream)) return e;
+  }
   constexpr int kBytes = sizeof(Shared);
   static_assert(3 * (kBytes + 1024) <= 228 * 1024);
-  if (const cudaError_t e = allow_shared(kda_prepare_kernel, kBytes)) return e;
-  kda_prepare_kernel<<<static_cast<unsigned>(z.records()), 256, kBytes, stream>>>(
-      q, k, g, in.beta, static_cast<unsigned char*>(kept), z.tokens, z.heads, z.chunks(), z.scale);
+  const auto kernel = in.offsets ? &kda_prepare_kernel<true> : &kda_prepare_kernel<false>;
+  if (const cudaError_t e = allow_shared(kernel, kBytes)) return e;
+  kernel<<<static_cast<unsigned>(z.records()), 256, kBytes, stream>>>(
+      q, k, g, in.beta, static_cast<unsigned char*>(kept), layout, z.scale);
   return cudaGetLastError();
 }
 

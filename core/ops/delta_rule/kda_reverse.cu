@@ -37,15 +37,16 @@ struct Arguments {
   Records records;
   const float* gs_end;
   float* gs0;
-  int heads, chunks;
+  bf16* dv;
+  Layout layout;
 };
 
 // Turn m is chunk chunks - 1 - m.
 __device__ __forceinline__ void bring_tiles(Shared& s, const CUtensorMap& go, const Arguments& args,
                                             const LoopPlace& at) {
-  for (int m = 0; m < args.chunks; ++m) {
-    const int n = args.chunks - 1 - m;
-    const unsigned char* record = args.kept + (at.record + n) * KdaSizes::kKept;
+  for (int m = 0; m < at.chain.chunks; ++m) {
+    const int n = at.chain.chunks - 1 - m;
+    const unsigned char* record = args.kept + (at.chain.record + n) * KdaSizes::kKept;
     EarlyStage& early = s.early[m % kEarly];
     Mbarrier& early_full = s.early_full[m % kEarly];
     if (m >= kEarly) {
@@ -53,7 +54,7 @@ __device__ __forceinline__ void bring_tiles(Shared& s, const CUtensorMap& go, co
     }
     early_full.arrive_expect(sizeof(EarlyStage) + kAllBytes);
     load_bytes(early.p, record + KeptAt::kScores, kTile, early_full);
-    load_box(early.go, &go, early_full, 64 * at.slice, at.head, 64 * n, at.b);
+    load_box(early.go, &go, early_full, 64 * at.slice, at.chain.head, at.token(n), at.chain.row);
     load_bytes(early.writer, record + KeptAt::kWriter, 2 * kTile, early_full);
     load_bytes(s.all[m % kEarly], record + KeptAt::kAll, kAllBytes, early_full);
     LateStage& late = s.late[m % kLate];
@@ -68,25 +69,40 @@ __device__ __forceinline__ void bring_tiles(Shared& s, const CUtensorMap& go, co
 }
 
 /// Turn m brings dS' and dV of its chunk.
+template <bool kCuts>
 __device__ __forceinline__ void store_results(Shared& s, const CUtensorMap& dv,
-                                              const Arguments& args, const LoopPlace& at) {
-  for (int m = 0; m < args.chunks; ++m) {
-    const int n = args.chunks - 1 - m;
+                                              const Arguments& args, const LoopPlace& at,
+                                              int lane) {
+  const bool issues = !kCuts || lane == 0;
+  for (int m = 0; m < at.chain.chunks; ++m) {
+    const int n = at.chain.chunks - 1 - m;
     s.out_full.wait(m & 1);
-    store_bytes(args.records.state(at.record + n, at.slice), s.results[m % 2].state, 2 * kTile);
-    store_box(&dv, s.results[m % 2].dv, 64 * at.slice, at.head, 64 * n, at.b);
-    commit_stores();
-    wait_stores_read<1>();
-    s.out_free.arrive();
+    if (issues) {
+      store_bytes(args.records.state(at.chain.record + n, at.slice), s.results[m % 2].state,
+                  2 * kTile);
+    }
+    store_chunk<kCuts>(dv, args.dv, args.layout, s.results[m % 2].dv, 64 * at.slice, at.chain.head,
+                       at.token(n), at.chain.row, at.chain.first + at.chain.length - at.token(n),
+                       at.chain.cut(n), lane);
+    if constexpr (kCuts) {
+      __syncwarp();
+    }
+    if (issues) {
+      commit_stores();
+      wait_stores_read<1>();
+      s.out_free.arrive();
+    }
   }
-  wait_stores<0>();
+  if (issues) {
+    wait_stores<0>();
+  }
 }
 
 __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const LoopPlace& at,
                                          int warp, int lane) {
   // dS'^T, laid out as S^T in forward.
   float state[kDk / 2];
-  load_state(state, args.gs_end, at, warp, lane);
+  load_state(state, args.gs_end, at.chain.end, at.slice, warp, lane);
   uint32_t copy[kDk / 16][4];
   as_operand<kDk / 16>(copy, state);
   uint32_t go[4][4];  // dO^T
@@ -140,7 +156,7 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
     wgmma::multiply_steps<Depth::kColumns, -1>(w, b, solve, true);
     wgmma::commit();
     // Under it: dO^T P of the next turn (at the end, this one's again), once dO is used.
-    const int next = m + 1 < args.chunks ? m + 1 : m;
+    const int next = m + 1 < at.chain.chunks ? m + 1 : m;
     s.early_full[next % kEarly].wait(this_turn<kEarly>(next));
     wgmma::wait<1>();
     wgmma::hold(state);
@@ -169,6 +185,9 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
     arrive_warp(s.late_free[m % kLate], lane);
   };
 
+  if (at.chain.chunks == 0) {
+    return;  // a document without tokens, which no state belongs to
+  }
   float w[32], after[32];
   s.early_full[0].wait(0);
   load_transposed(go, s.early[0].go, warp, lane);
@@ -177,22 +196,21 @@ __device__ __forceinline__ void run_loop(Shared& s, const Arguments& args, const
   multiply_scores(w, s.early[0]);
   wgmma::wait<0>();
   wgmma::hold(w);
-  for (int m = 0; m < args.chunks; m += 2) {
+  for (int m = 0; m < at.chain.chunks; m += 2) {
     turn(m, w, after);
-    if (m + 1 == args.chunks) {
+    if (m + 1 == at.chain.chunks) {
       break;
     }
     turn(m + 1, after, w);
   }
-  if (args.gs0) {
-    store_state(args.gs0, state, at, warp, lane);
-  }
+  store_state(args.gs0, state, at.chain.start, at.slice, warp, lane);
 }
 
+template <bool kCuts>
 __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtensorMap& go,
                                     const CUtensorMap& dv, const Arguments& args) {
   Shared& s = *reinterpret_cast<Shared*>(raw);
-  const LoopPlace at(block, args.heads, args.chunks);
+  const LoopPlace at(block, args.layout);
   const int warp = warp_index(), lane = lane_index();
   if (threadIdx.x == 0) {
     init_ring(s.early_full, s.early_free, 4);
@@ -204,16 +222,17 @@ __device__ __forceinline__ void run(unsigned char* raw, int block, const CUtenso
   __syncthreads();
   if (warp < 4) {
     run_loop(s, args, at, warp, lane);
-  } else if (lane == 0) {
-    if (warp == 4) {
+  } else if (warp == 4) {
+    if (lane == 0) {
       bring_tiles(s, go, args, at);
-    } else {
-      store_results(s, dv, args, at);
     }
+  } else if (kCuts || lane == 0) {
+    store_results<kCuts>(s, dv, args, at, lane);
   }
 }
 
 /// CTAs from `blocks` on, if there are any, make the states.
+template <bool kCuts>
 __global__ void __launch_bounds__(kda_loop::kThreads, 1)
     kda_reverse_kernel(const __grid_constant__ CUtensorMap v,
                        const __grid_constant__ CUtensorMap go,
@@ -224,9 +243,9 @@ __global__ void __launch_bounds__(kda_loop::kThreads, 1)
   extern __shared__ __align__(1024) unsigned char raw[];
   const int block = static_cast<int>(blockIdx.x);
   if (block < blocks) {
-    run(raw, block, go, dv, args);
+    run<kCuts>(raw, block, go, dv, args);
   } else {
-    kda_loop::run<false>(raw, block - blocks, v, dv, states);
+    kda_loop::run<false, kCuts>(raw, block - blocks, v, dv, states);
   }
 #endif
 }
@@ -244,16 +263,17 @@ cudaError_t kda_reverse(const KdaSizes& z, const KdaInputs& in, const bf16* go, 
                              ? sizeof(Shared)
                              : sizeof(kda_loop::Shared<false>);
   static_assert(kBytes <= 227 * 1024);
-  if (const cudaError_t e = allow_shared(kda_reverse_kernel, kBytes)) return e;
+  const auto kernel = in.offsets ? &kda_reverse_kernel<true> : &kda_reverse_kernel<false>;
+  if (const cudaError_t e = allow_shared(kernel, kBytes)) return e;
   const Arguments args{static_cast<const unsigned char*>(kept),
                        records_in(z, gradients),
                        gs_end,
                        ds0,
-                       z.heads,
-                       z.chunks()};
+                       dv,
+                       layout_in(z, in, kept)};
   const int blocks = z.chains() * kSlices;
-  kda_reverse_kernel<<<states ? 2 * blocks : blocks, kda_loop::kThreads, kBytes, stream>>>(
-      v, o, out, args, kda_loop::arguments(z, in, nullptr, kept, states), blocks);
+  kernel<<<states ? 2 * blocks : blocks, kda_loop::kThreads, kBytes, stream>>>(
+      v, o, out, args, kda_loop::arguments(z, in, nullptr, nullptr, kept, states), blocks);
   return cudaGetLastError();
 }
 

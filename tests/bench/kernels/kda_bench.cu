@@ -499,7 +499,8 @@ void time_case(const Case& c, const char* name, bool parts, const double (&bar)[
   row("  reverse and states", reverse_bytes + n * 648 + 2 * rows + states, 0, 0,
       reverse(p.states.get()));
   row("  gradients", n * (20 * kD + 4) + 3 * rows + 2 * states, 0, 0, [&](cudaStream_t s) {
-    return kda_gradients(z, p.in(), p.go.get(), p.states.get(), p.gradients.get(), p.out(), s);
+    return kda_gradients(z, p.in(), p.go.get(), p.kept.get(), p.states.get(), p.gradients.get(),
+                         p.out(), s);
   });
 }
 
