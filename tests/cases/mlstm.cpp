@@ -94,6 +94,9 @@ LS_OP_CASES(Mlstm, "mlstm") {
   cases.add("32 by 64, sigmoid gate", signs, attrs);
   attrs.normalize = false;
   cases.add("32 by 64, sigmoid gate, not normalised", signs, attrs);
+  attrs = {};
+  attrs.scale = 0.1;
+  cases.add("64, long", sized(1, 1030, 64, 64, -0.02), attrs);  // in segments
 }
 
 }  // namespace

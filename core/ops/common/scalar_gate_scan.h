@@ -97,9 +97,10 @@ struct LinearInputs {
   const Normaliser* normaliser = nullptr;  // or null: weights 1, nothing is divided
 };
 
-/// How forward is laid out: value groups of 64 columns a CTA, segments of a sequence.
+/// How forward is laid out: value groups of 64 columns a CTA, segments of a sequence; pieces of a
+/// segment that are summed apart for the states that segments start from.
 struct LinearPlan {
-  int groups, segments;
+  int groups, segments, pieces = 1;
 };
 /// From the sizes and the number of multiprocessors alone.
 LinearPlan decayed_linear_plan(const LinearSizes& sizes, int processors, bool normalised = false);

@@ -43,12 +43,13 @@ struct Arguments {
   Segments segments;
   Lanes lanes;
   int slices;
+  int segments_of, pieces;  // of a chain, of a segment
   float scale;
 };
 
 /// Chain, segment and value columns of this CTA.
 __device__ __forceinline__ SegmentPlace place_of(const Arguments& args) {
-  return {args.lanes, args.slices, args.segments.count, args.segments.length,
+  return {args.lanes, args.slices, args.segments_of, args.segments.length * args.pieces,
           static_cast<int64_t>(blockIdx.x)};
 }
 
@@ -193,7 +194,7 @@ __device__ __forceinline__ void run_values(Shared<kGroups, kNormal>& s, const Ar
   const int value = 64 * (kGroups * at.slice + group), pair = 2 * (lane & 3);
   float state[kDk / 2];
   load_state(state, args.lanes.state(args.s0, at.chain.start), args.lanes, value, warp, lane);
-  for (int i = 0; i < at.segment; ++i) {
+  for (int i = 0; i < at.segment * args.pieces; ++i) {
     const int64_t record = args.segments.at(at.index, i);
     const float decay = exp2_fast(args.segments.decays[record]);
     const float4* sums =
@@ -319,7 +320,7 @@ __device__ __forceinline__ void run_values(Shared<kGroups, kNormal>& s, const Ar
   if (n > 0) {
     stage_output(n - 1);
   }
-  if (at.segment == args.segments.count - 1) {
+  if (at.segment == args.segments_of - 1) {
     store_state(args.lanes.state(args.s_end, at.chain.end), state, args.lanes, value, warp, lane);
   }
 }
@@ -385,7 +386,7 @@ cudaError_t launch(const LinearSizes& z, const CUtensorMap (&maps)[4], const CUt
   if (allowed != cudaSuccess) {
     return allowed;
   }
-  const int64_t blocks = int64_t{1} * z.chains() * args.segments.count * args.slices;
+  const int64_t blocks = int64_t{1} * z.chains() * args.segments_of * args.slices;
   return launch_behind(&forward_kernel<kGroups, kCuts, kNormal>, blocks, 128 * (kGroups + 2),
                        kBytes, stream, maps[0], maps[1], maps[2], maps[3], rest, args);
 }
@@ -407,8 +408,16 @@ LinearPlan decayed_linear_plan(const LinearSizes& sizes, int processors, bool no
   const int units = normalised ? chains * sizes.slices() : chains;
   int segments = units >= processors ? 1 : processors / units;
   segments = min(segments, max(1, sizes.chunks() / 4));
-  const int length = (sizes.chunks() + segments - 1) / segments;
-  return {narrow ? 1 : 2, (sizes.chunks() + length - 1) / length};
+  int length = (sizes.chunks() + segments - 1) / segments;
+  segments = (sizes.chunks() + length - 1) / length;
+  if (segments == 1) {
+    return {narrow ? 1 : 2, 1};
+  }
+  // Two CTAs a multiprocessor sum.
+  const int sums = sizes.slices() * chains * (segments - 1);
+  const int pieces = max(1, min(2 * processors / sums, length / 4));
+  length = (length + pieces - 1) / pieces * pieces;
+  return {narrow ? 1 : 2, (sizes.chunks() + length - 1) / length, pieces};
 }
 
 namespace {
@@ -426,7 +435,7 @@ struct ForwardWorkspace {
     const std::size_t each = Segments::kFloat4 * sizeof(float4) + sizeof(float);
     segments = take(plan.segments < 2 ? 0
                                       : each * static_cast<std::size_t>(z.chains()) *
-                                            static_cast<std::size_t>(plan.segments));
+                                            static_cast<std::size_t>(plan.segments * plan.pieces));
     if (normalised) {
       decays = reinterpret_cast<float*>(take(z.records() * sizeof(float)));
       places = take(z.documents > 0 ? static_cast<std::size_t>(z.chunks()) * sizeof(int2) : 0);
@@ -453,7 +462,7 @@ cudaError_t decayed_linear_forward(const LinearSizes& z, const LinearPlan& plan,
       return e;
     }
   }
-  const Segments segments = segments_in(z, plan.segments, w.segments);
+  const Segments segments = segments_in(z, plan, w.segments);
   if (plan.segments > 1) {
     if (const cudaError_t e = decayed_linear_sums(z, in, segments, stream)) {
       return e;
@@ -476,6 +485,8 @@ cudaError_t decayed_linear_forward(const LinearSizes& z, const LinearPlan& plan,
                        segments,
                        lanes_in(z, in.offsets, nullptr),
                        (z.slices() + plan.groups - 1) / plan.groups,
+                       plan.segments,
+                       plan.pieces,
                        z.scale};
   const bool cuts = has_cuts(z), one = plan.groups == 1;
   const auto launcher = normalised ? (cuts ? &launch<1, true, true> : &launch<1, false, true>)

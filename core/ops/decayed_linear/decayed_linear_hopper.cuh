@@ -383,6 +383,7 @@ struct Segments {
   float4* sums;       // [chain][segment][64 values][16][128]
   float* decays;      // [chain][segment]
   int count, length;  // segments of a chain, chunks of a segment
+  int summed;         // of the count
   static constexpr int kFloat4 = kDk * kDv / 4;
   __host__ __device__ int64_t at(int64_t chain, int segment) const {
     return chain * count + segment;
@@ -407,11 +408,13 @@ struct SegmentPlace {
   __device__ int token(int chunk) const { return chain.first + 64 * chunk; }
   __device__ int end() const { return chain.first + chain.length; }
 };
-inline Segments segments_in(const LinearSizes& sizes, int count, void* memory) {
+/// All pieces of `plan` but those of the last segment are summed.
+inline Segments segments_in(const LinearSizes& sizes, const LinearPlan& plan, void* memory) {
+  const int count = plan.segments * plan.pieces;
   auto* sums = static_cast<float4*>(memory);
   const std::size_t n = static_cast<std::size_t>(sizes.chains()) * static_cast<std::size_t>(count);
   return {sums, reinterpret_cast<float*>(sums ? sums + n * Segments::kFloat4 : nullptr), count,
-          (sizes.chunks() + count - 1) / count};
+          (sizes.chunks() + count - 1) / count, count - plan.pieces};
 }
 /// Sets in.normaliser's sums, the last n, and decays of chunks; the same of the way back: dsums and
 /// dn0 (decayed_linear_normaliser.cu). `places` as found where there are documents.

@@ -45,7 +45,7 @@ struct Place {
   SegmentPlace at;
   int reverse, first, count;
   __device__ explicit Place(const Arguments& args)
-      : at(args.lanes, args.lanes.slices * (kImages ? 2 : 1), kImages ? 1 : args.segments.count - 1,
+      : at(args.lanes, args.lanes.slices * (kImages ? 2 : 1), kImages ? 1 : args.segments.summed,
            kImages ? args.lanes.layout.chunks : args.segments.length,
            static_cast<int64_t>(blockIdx.x)),
         reverse(at.slice / args.lanes.slices),
@@ -271,8 +271,8 @@ cudaError_t decayed_linear_sums(const LinearSizes& z, const LinearInputs& in,
                        segments,
                        lanes_in(z, nullptr, nullptr),
                        z.scale};
-  return launch<false>(z, in, in.v, args,
-                       int64_t{1} * z.slices() * z.chains() * (segments.count - 1), stream);
+  return launch<false>(z, in, in.v, args, int64_t{1} * z.slices() * z.chains() * segments.summed,
+                       stream);
 }
 
 std::size_t decayed_linear_backward_workspace(const LinearSizes& sizes, bool normalised) {
