@@ -8,8 +8,8 @@ RecordedStep::RecordedStep(std::span<const data::Batch> like, Index documents,
     : device_(device), inputs_(device, ahead), rate_(inputs_.add({}, DType::kF64)) {
   if (options.incoming) {
     for (const auto& [path, slot] : options.incoming->slots) {
-      carried_.slots.emplace(
-          path, layers::StateSlot{ag::Var(slot.value.value().clone()), slot.part, slot.grows});
+      carried_.slots.emplace(path, layers::StateSlot{ag::Var(slot.value.value().clone()), slot.part,
+                                                     slot.grows, slot.most});
     }
   }
   const auto place = [&](const Tensor& t) {

@@ -31,10 +31,16 @@ bool sums_on_stream(const RunPart& part) {
   return !device.host_accessible() && device.properties().runs_host_code;
 }
 
-/// A cache has the rows that are still seen, as many as documents leave it.
-bool has_fixed_size(const layers::ModelState& carried) {
-  return std::none_of(carried.slots.begin(), carried.slots.end(),
-                      [](const auto& s) { return s.second.part == layers::StatePart::kKeyValue; });
+/// Does the state have the sizes after an update that it has before? A cache has the rows that are
+/// still seen, as many as documents leave it; under a window it is full, and stays so, while one
+/// row sees all of it. `after`: positions.
+bool keeps_its_size(const layers::ModelState& carried, const std::vector<Index>& after) {
+  const Index seen = after.empty() ? 0 : *std::max_element(after.begin(), after.end());
+  return std::all_of(carried.slots.begin(), carried.slots.end(), [&](const auto& s) {
+    const layers::StateSlot& slot = s.second;
+    return slot.part != layers::StatePart::kKeyValue ||
+           (slot.most > 0 && slot.value.size(1) == slot.most && seen >= slot.most);
+  });
 }
 
 }  // namespace
@@ -119,7 +125,8 @@ RecordedStep* TrainStep::recorded(const std::vector<data::Batch>& pieces, RunSta
   key.documents = room_for_documents(pieces);
   if (part_.carries()) {
     const bool one = pieces.size() == 1 && pieces[0].continues;
-    if (!one || !has_fixed_size(state.carried)) {
+    if (!one || !keeps_its_size(state.carried,
+                                stretch_of(pieces[0], state.carried.position).seen_after())) {
       return nullptr;
     }
     key.carried = true;

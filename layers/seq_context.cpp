@@ -90,6 +90,15 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
     input_of(op, in, "used") = ag::Var(outgoing_.used);
   }
 
+  Index most = 0;
+  if (info.reach && info.states.front().part == StatePart::kKeyValue) {
+    Tensors values;
+    for (const ag::Var& v : in) {
+      values.push_back(v.defined() ? v.value() : Tensor());
+    }
+    most = info.reach(values, own_attrs.get());
+  }
+
   std::vector<ag::Var> out = runner().run(info, std::move(in), own_attrs, stretch_, call);
 
   for (const StatePort& port : info.states) {
@@ -98,7 +107,7 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
     if (call.keep && rows_told && port.part == StatePart::kKeyValue && s.defined()) {
       s = seen_rows(s, outgoing_.position);
     }
-    keep(prefix + port.name, port.part, info.kind == FamilyKind::kGrowing, s);
+    keep(prefix + port.name, {s, port.part, info.kind == FamilyKind::kGrowing, most});
   }
   return out;
 }
@@ -117,9 +126,9 @@ Index SeqContext::updates_of(const OpInfo& op, const std::vector<ag::Var>& in) c
   return 1;
 }
 
-void SeqContext::keep(const std::string& path, StatePart part, bool grows, const ag::Var& state) {
-  if (options_.keep_states && state.defined()) {
-    const bool fresh = outgoing_.slots.emplace(path, StateSlot{state, part, grows}).second;
+void SeqContext::keep(const std::string& path, StateSlot slot) {
+  if (options_.keep_states && slot.value.defined()) {
+    const bool fresh = outgoing_.slots.emplace(path, std::move(slot)).second;
     LS_CHECK(fresh, kInternal, "two scans of a layer use the slot '{}'", path);
   }
 }

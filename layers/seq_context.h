@@ -121,7 +121,7 @@ class SeqContext {
   SeqRunner& runner() { return options_.runner ? *options_.runner : local_; }
   /// Tokens of the scan for each of the context.
   Index updates_of(const OpInfo& op, const std::vector<ag::Var>& in) const;
-  void keep(const std::string& path, StatePart part, bool grows, const ag::Var& state);
+  void keep(const std::string& path, StateSlot slot);
 
   SeqOptions options_;
   Stretch stretch_;

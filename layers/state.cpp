@@ -54,7 +54,7 @@ ModelState ModelState::rows(const std::vector<Index>& index) const {
     if (slot.part == StatePart::kKeyValue && !used.defined()) {
       taken = seen_rows(taken, out.position);
     }
-    out.slots.emplace(path, StateSlot{std::move(taken), slot.part, slot.grows});
+    out.slots.emplace(path, StateSlot{std::move(taken), slot.part, slot.grows, slot.most});
   }
   return out;
 }
@@ -68,7 +68,8 @@ ModelState ModelState::rows(Index begin, Index end) const {
 ModelState ModelState::mapped(const std::function<Tensor(const Tensor&)>& f) const {
   ModelState out;
   for (const auto& [path, slot] : slots) {
-    out.slots.emplace(path, StateSlot{ag::Var(f(slot.value.value())), slot.part, slot.grows});
+    out.slots.emplace(path,
+                      StateSlot{ag::Var(f(slot.value.value())), slot.part, slot.grows, slot.most});
   }
   out.position = f(Tensor::from(position)).to_vector<Index>();
   out.used = used;

@@ -22,6 +22,7 @@ struct StateSlot {
   ag::Var value;
   StatePart part = StatePart::kMatrix;
   bool grows = false;  ///< by a row for each token, on the second axis
+  Index most = 0;      ///< rows there at most, of keys and values under a window; 0: no bound
 };
 
 /// Keys or values [rows,T,...] without those at the front that no row sees any more: of a row whose

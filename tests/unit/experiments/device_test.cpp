@@ -259,6 +259,27 @@ TEST_SUITE("unit") {
     }
   }
 
+  TEST_CASE("updates of carried keys and values are replayed while their window is full") {
+    const Scratch s;
+    const auto solo = solo_communicator();
+    for (const char* const window : {"4", "20"}) {
+      CAPTURE(window);
+      const RunConfig config =
+          config_of(s,
+                    std::string("layers: [{name: attention, heads: 2, head_dim: 8, window: ") +
+                        window + "}, {name: gated_deltanet, heads: 1, head_dim: 8}]",
+                    "state: carry\n", {"steps=40"});
+      const std::vector<double> expected = after(config, cpu(), 30);
+      StandIn device(140);
+      Trainer t(config, 0, 3, "", *solo, device);
+      std::vector<double> found = {t.steps(30)};
+      CHECK(t.train_step().replays() > 10);
+      const std::vector<double> values = values_of(t);
+      found.insert(found.end(), values.begin(), values.end());
+      CHECK(found == expected);
+    }
+  }
+
   TEST_CASE("a parameter that others write between two updates is the one that is used") {
     const Scratch s;
     const auto solo = solo_communicator();
