@@ -1,6 +1,6 @@
 // One team of threads a group of a row. It holds the row in registers, and the gradient of the
-// weight is summed beside that of x; where the row is too long, or has groups, it is read twice, the
-// second time from cache, and the weight has a pass of its own.
+// weight is summed beside that of x; where the row is too long, or has groups, it is read twice,
+// the second time from cache, and the weight has a pass of its own.
 #include "core/ops/rms_norm/rms_norm.h"
 
 #include "core/backend/cuda/device/rows.cuh"
