@@ -219,7 +219,7 @@ TEST_SUITE("unit") {
       return fault;
     };
     CHECK(says(fault([](auto& k) { k.reads("x q", lies::rows); }), "has no argument 'q'"));
-    CHECK(says(fault([](auto& k) { k.strided_grad("y"); }), "has no input 'y'"));
+    CHECK(says(fault([](auto& k) { k.strided_grad("q"); }), "has no argument 'q'"));
     CHECK(says(fault([](auto& k) { k.strided_grad("z"); }), "names 'z', which has no gradient"));
     CHECK(says(fault([](auto& k) { k.given("x"); }), "names 'x', which is always given"));
   }
