@@ -93,11 +93,9 @@ LS_OP_CASES(DeltaRule, "delta_rule") {
   auto shared = by_channel(sized(2, 133, 1, 2, 128, 128));
   shared.g = Tensor();
   cases.add("gates by channel alone, 128, shared keys", shared, attrs);
-  for (Tensor* const x : {&shared.q, &shared.k, &shared.v, &shared.beta, &shared.gk, &shared.s0}) {
-    *x = x->slice(0, 1, 2).contiguous();
-  }
-  shared.offsets = Tensor::from<std::int64_t>({0, 64, 132, 133, 133});
-  cases.add("gates by channel alone, 128, shared keys, packed", shared, attrs);
+  shared.offsets = Tensor::from<std::int64_t>({0, 64, 132, 133, 133, 201, 266});
+  cases.add("gates by channel alone, 128, shared keys, packed", shared, attrs)
+      .slack(1.5, "bf16 states between chunks: numpy with the same roundings is .72 to 1.22 off");
   auto many = by_channel(sized(1, 200, 2, 2, 128, 128));
   many.g = many.s0 = Tensor();
   many.offsets = Tensor::from<std::int64_t>({0, 3, 64, 128, 128, 130, 200});
