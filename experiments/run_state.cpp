@@ -230,10 +230,6 @@ void RunPart::shard() {
            enum_name(config.mesh.shard), model->parameters().device().describe());
   shards = std::make_shared<parallel::CommShards>(comm);
   if (config.mesh.shard == Shard::kParameters) {
-    LS_CHECK(config.batch >= comm.size() * config.accumulate, kConfig,
-             "mesh.shard: parameters needs a row of every piece for every rank: batch is {}, there "
-             "are {} ranks and {} pieces",
-             config.batch, comm.size(), config.accumulate);
     model->parameters().keep_shards(shards);
   }
 }

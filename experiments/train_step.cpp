@@ -377,7 +377,8 @@ void TrainStep::fail(const UnderWay& u, bool loss_is_finite, const RunState& sta
 }
 
 void TrainStep::forward_backward(const data::Batch& batch, layers::ModelState& carried) {
-  if (batch.rows == 0) {
+  // Where ranks have shards, one without rows still takes part in what others wait for.
+  if (batch.rows == 0 && part_.model->parameters().held().empty()) {
     return;
   }
   layers::SeqOptions options = sequence_options(part_.config.scan, batch);

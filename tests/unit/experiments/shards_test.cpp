@@ -119,6 +119,26 @@ TEST_SUITE("unit") {
     }
   }
 
+  TEST_CASE("shards: ranks without rows of a batch, or of a piece of it, wait for nobody") {
+    for (const char* const more : {"batch: 8\n", "batch: 2\n", "batch: 8\naccumulate: 2\n"}) {
+      CAPTURE(more);
+      const auto config = [&](const std::string& shard) {  // batches of 8 rows and of 1
+        return read_config_text<RunConfig>(
+            "name: run\ntask: {name: mqar, variant: continuous_forgetting, width: 8, vocab: 16, "
+            "train: [{pairs: 2, updates: 1, examples: 9}], test: [{pairs: 2, updates: 1, "
+            "examples: 4}]}\nlr: 1e-2\nclip: 0\nsteps: 6\nmodels: [{" + kModel +
+            "}]\nmesh: {shard: " + shard + "}\n" + more);
+      };
+      for (const int ranks : {2, 3}) {
+        const Ended whole = on_ranks(ranks, config("none"))[0];
+        for (const Ended& e : on_ranks(ranks, config("parameters"))) {
+          CHECK(largest_difference(e.losses, whole.losses) < 1e-5);
+          CHECK(largest_difference(e.values, whole.values) < 1e-5);
+        }
+      }
+    }
+  }
+
   TEST_CASE("shards: a rank has its share of the bytes, and of a block all while it is held") {
     const Scratch s;
     const std::string large =
