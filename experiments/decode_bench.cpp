@@ -10,6 +10,7 @@
 #include "core/base/parallel_for.h"
 #include "core/base/rng.h"
 #include "core/ops/top_k/top_k.h"
+#include "core/tensor/queue_clock.h"
 #include "experiments/decoder.h"
 
 namespace ls::experiments {
@@ -141,10 +142,13 @@ DecodeTiming time_decoding(layers::Model& model, Index rows, Index context, Inde
       current_stream(device).synchronize();
       const std::chrono::duration<double> took = Clock::now() - begin;
       into.insert(into.end(), static_cast<std::size_t>(n), took.count() / static_cast<double>(n));
+      if (by_op) {
+        profile::collect();
+      }
     }
   };
   if (by_op) {
-    profile::start();
+    profile::start(queue_clock(device));
   }
   for (Index done = 0; done < steps; done += kTurn) {
     const Index turn = std::min(kTurn, steps - done);

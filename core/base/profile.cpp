@@ -5,6 +5,8 @@
 #include <map>
 #include <utility>
 
+#include "core/base/error.h"
+
 namespace ls::profile {
 namespace {
 using Key = std::pair<std::string, std::string>;
@@ -23,7 +25,10 @@ struct Recording {
   Scope* innermost = nullptr;
   std::map<Key, Entry> entries;
   std::unique_ptr<QueueClock> clock;
-  std::vector<Call> once, replayed;
+  // Of the queue once (0), and of each recording of work; those whose marks were passed.
+  std::map<int, std::vector<Call>> calls;
+  std::vector<int> passed;
+  int work = 0;
 
   void add(const Key& key, double seconds, double bytes, double flops) {
     Entry& e = entries[key];
@@ -38,6 +43,9 @@ struct Recording {
   void add(const std::vector<Call>& calls) {
     std::vector<double> own(calls.size());
     for (std::size_t i = 0; i < calls.size(); ++i) {
+      if (calls[i].to < 0) {
+        continue;  // its end could not be marked
+      }
       const double took = clock->seconds(calls[i].from, calls[i].to);
       own[i] += took;
       if (calls[i].outer >= 0) {
@@ -45,7 +53,9 @@ struct Recording {
       }
     }
     for (std::size_t i = 0; i < calls.size(); ++i) {
-      add(calls[i].key, own[i], calls[i].bytes, calls[i].flops);
+      if (calls[i].to >= 0) {
+        add(calls[i].key, own[i], calls[i].bytes, calls[i].flops);
+      }
     }
   }
 };
@@ -62,8 +72,8 @@ double now() {
 void start(std::unique_ptr<QueueClock> clock) {
   Recording& r = recording();
   r.entries.clear();
-  r.once.clear();
-  r.replayed.clear();
+  r.calls.clear();
+  r.passed.clear();
   r.clock = std::move(clock);
   r.on = true;
   ++r.number;
@@ -71,9 +81,24 @@ void start(std::unique_ptr<QueueClock> clock) {
 
 void collect() {
   Recording& r = recording();
-  r.add(r.once);
-  r.add(r.replayed);
-  r.once.clear();
+  r.passed.push_back(0);
+  for (const int work : r.passed) {
+    r.add(r.calls[work]);
+  }
+  r.calls[0].clear();
+  r.passed.clear();
+}
+
+int begin_work() {
+  Recording& r = recording();
+  return r.on ? ++r.work : 0;
+}
+
+void replayed(int work) {
+  Recording& r = recording();
+  if (r.on && work > 0) {
+    r.passed.push_back(work);
+  }
 }
 
 std::vector<Entry> stop() {
@@ -96,17 +121,19 @@ bool running() {
 Scope::Scope(std::string_view name, std::string_view part) : name_(name), part_(part) {
   Recording& r = recording();
   if (r.on) {
+    if (r.clock) {
+      const int from = r.clock->mark();
+      work_ = r.clock->recording() ? r.work : 0;
+      std::vector<Call>& calls = r.calls[work_];
+      call_ = static_cast<int>(calls.size());
+      const bool nested = r.innermost && r.innermost->work_ == work_;
+      calls.push_back({.key = {std::string(name_), std::string(part_)},
+                       .from = from,
+                       .outer = nested ? r.innermost->call_ : -1});
+    }
     recording_ = r.number;
     outer_ = std::exchange(r.innermost, this);
-    if (r.clock) {
-      std::vector<Call>& calls = r.clock->recording() ? r.replayed : r.once;
-      call_ = static_cast<int>(calls.size());
-      calls.push_back(
-          {.key = {std::string(name_), std::string(part_)}, .outer = outer_ ? outer_->call_ : -1});
-      calls.back().from = r.clock->mark();
-    } else {
-      begin_ = now();
-    }
+    begin_ = now();
   }
 }
 
@@ -118,10 +145,13 @@ Scope::~Scope() {
   r.innermost = outer_;
   if (call_ >= 0) {
     if (r.on && r.number == recording_) {
-      Call& call = (r.clock->recording() ? r.replayed : r.once)[static_cast<std::size_t>(call_)];
-      call.to = r.clock->mark();
+      Call& call = r.calls[work_][static_cast<std::size_t>(call_)];
       call.bytes = bytes_;
       call.flops = flops_;
+      try {
+        call.to = r.clock->mark();
+      } catch (const Error&) {  // a recording that failed: its error is under way
+      }
     }
     return;
   }

@@ -35,8 +35,11 @@ class QueueClock {
 /// are known when `collect` is called.
 void start(std::unique_ptr<QueueClock> clock = nullptr);
 /// Adds the calls whose marks were passed since the last time: those that were put into the queue,
-/// and all recorded ones. The queue is empty.
+/// and those of the work that was replayed. The queue is empty.
 void collect();
+/// Recorded work begins; its number for `replayed`, 0 where nothing is profiled.
+int begin_work();
+void replayed(int work);
 /// What was recorded, the longest first; nothing is recorded any more.
 std::vector<Entry> stop();
 /// True on the thread that started.
@@ -56,7 +59,8 @@ class Scope {
   Scope* outer_ = nullptr;
   double begin_ = 0, nested_ = 0, bytes_ = 0, flops_ = 0;
   int recording_ = 0;  // 0: nothing was recorded when it began
-  int call_ = -1;      // with a queue's clock: place among the calls
+  int call_ = -1;      // with a queue's clock: place among the calls of `work_`
+  int work_ = 0;
 };
 
 }  // namespace ls::profile

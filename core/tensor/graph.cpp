@@ -1,6 +1,7 @@
 #include "core/tensor/graph.h"
 
 #include "core/base/error.h"
+#include "core/base/profile.h"
 
 namespace ls {
 
@@ -57,6 +58,7 @@ class GraphRecorder {
 Graph::Graph(Stream& stream, std::shared_ptr<BlockPool> memory, const std::function<void()>& body)
     : capture_(std::make_shared<Capture>()) {
   capture_->memory = std::move(memory);
+  profiled_ = profile::begin_work();
   GraphRecorder recorder(stream, capture_);
   {
     const UseStream use(stream);
@@ -72,6 +74,7 @@ void Graph::replay(Stream& stream) {
     stream.wait(use);
   }
   work_->replay(stream);
+  profile::replayed(profiled_);
   for (const auto& [key, storage] : capture_->held) {
     storage->record_use(stream);
   }

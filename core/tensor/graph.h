@@ -40,6 +40,7 @@ class Graph {
  private:
   std::shared_ptr<Capture> capture_;
   std::unique_ptr<RecordedWork> work_;
+  int profiled_ = 0;  // profile::begin_work
 };
 
 }  // namespace ls

@@ -63,6 +63,10 @@ TEST_SUITE("unit") {
     };
     bool captures = true;
     profile::start(std::make_unique<Marks>(captures));
+    const int other = profile::begin_work();
+    { const profile::Scope never("never replayed"); }
+    const int work = profile::begin_work();
+    CHECK(work != other);
     {
       profile::Scope outer("outer");
       outer.cost(10, 100);
@@ -70,8 +74,10 @@ TEST_SUITE("unit") {
     }
     captures = false;
     { const profile::Scope once("once"); }
-    profile::collect();
-    profile::collect();
+    for (int i = 0; i < 2; ++i) {
+      profile::replayed(work);
+      profile::collect();
+    }
     const std::vector<profile::Entry> e = profile::stop();
     REQUIRE(e.size() == 3);
     CHECK(e[0].name == "outer");
