@@ -11,6 +11,7 @@
 
 #include "core/backend/cuda/device/machine.cuh"
 #include "core/backend/cuda/launch.h"
+#include "core/backend/cuda/switches.h"
 #include "core/op/report.h"
 #include "core/ops/common/document_marks.cuh"
 #include "core/ops/gated_scan/gated_scan.h"
@@ -59,12 +60,14 @@ using Element = std::conditional_t<std::is_same_v<T, float>, float, __nv_bfloat1
 /// h -> a h + x, of two channels.
 struct Map {
   float2 a = make_float2(1, 1), x = make_float2(0, 0);
+  // What is forgotten counts for nothing, also where it is not finite.
+  __device__ static float left(float factor, float of) { return factor == 0 ? 0.f : factor * of; }
   __device__ float2 of(float2 h) const {
-    return make_float2(fmaf(a.x, h.x, x.x), fmaf(a.y, h.y, x.y));
+    return make_float2(a.x == 0 ? x.x : fmaf(a.x, h.x, x.x), a.y == 0 ? x.y : fmaf(a.y, h.y, x.y));
   }
   /// This one, then the next.
   __device__ Map then(const Map& next) const {
-    return {make_float2(a.x * next.a.x, a.y * next.a.y), next.of(x)};
+    return {make_float2(left(next.a.x, a.x), left(next.a.y, a.y)), next.of(x)};
   }
   __device__ float4 packed() const { return make_float4(a.x, a.y, x.x, x.y); }
   __device__ static Map unpack(float4 m) { return {make_float2(m.x, m.y), make_float2(m.z, m.w)}; }
@@ -296,8 +299,9 @@ class Tiles {
 
 inline bool fits(const GatedScan::In<ShapeOf>& in, const GatedScan::Attrs&, int) {
   const Index rows = in.g.size(0), tokens = in.g.size(1), width = in.g.size(2);
-  return rows > 0 && tokens > 0 && width > 0 && width % 2 == 0 && tokens < (1 << 30) &&
-         rows * width < (1 << 28) && (!in.h0.defined() || in.h0.size(0) == rows);
+  return !cuda::portable_only() && rows > 0 && tokens > 0 && width > 0 && width % 2 == 0 &&
+         tokens < (1 << 30) && rows * width < (1 << 28) &&
+         (!in.h0.defined() || in.h0.size(0) == rows);
 }
 
 }  // namespace ls::ops::gated_scan::tiles

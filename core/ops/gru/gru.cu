@@ -41,6 +41,10 @@ struct OnGpu {
       return {};
     }
     common::CellGrid g = common::CellGrid::of(call.shape, cuda::queue().processors);
+    if (g.units == 0 ||
+        gru::grid::Layout::bytes(g, true) > static_cast<std::size_t>(cuda::queue().shared_bytes)) {
+      return {};
+    }
     common::take(machine, std::max(g.heads, 1), g.arrived);
     return g;
   }

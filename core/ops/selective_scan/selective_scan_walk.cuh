@@ -9,6 +9,7 @@
 
 #include <type_traits>
 
+#include "core/backend/cuda/switches.h"
 #include "core/op/report.h"
 #include "core/ops/common/document_marks.cuh"
 #include "core/ops/selective_scan/selective_scan_blocks.h"
@@ -420,9 +421,9 @@ class Registers {
   }
   static bool fits(const Op::In<ShapeOf>& in, const Op::Attrs&, int) {
     const Index rows = in.x.size(0), tokens = in.x.size(1);
-    return rows > 0 && rows < 65536 && tokens > 0 && rows * tokens < (1 << 30) &&
-           in.x.size(2) > 0 && in.a.size(1) > 0 && in.a.size(1) <= kElements &&
-           (!in.s0.defined() || in.s0.size(0) == rows);
+    return !cuda::portable_only() && rows > 0 && rows < 65536 && tokens > 0 &&
+           rows * tokens < (1 << 30) && in.x.size(2) > 0 && in.a.size(1) > 0 &&
+           in.a.size(1) <= kElements && (!in.s0.defined() || in.s0.size(0) == rows);
   }
 
  private:
