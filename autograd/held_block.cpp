@@ -118,15 +118,6 @@ void HeldBlock::hold_gradients_on() {
 
 void HeldBlock::release_gradients() {
   held_gradients_ -= 1 + std::exchange(held_on_, 0);
-  let_gradients_go(true);
-}
-
-void HeldBlock::drop_gradients() {
-  --held_gradients_;
-  let_gradients_go(false);
-}
-
-void HeldBlock::let_gradients_go(bool wanted) {
   if (held_gradients_ > 0) {
     return;
   }
@@ -140,12 +131,12 @@ void HeldBlock::let_gradients_go(bool wanted) {
     }
     var.clear_grad();
   }
-  if (wanted && filled_) {
+  if (filled_) {
     Tensor more =
         Tensor::empty(gradient_shard_.shape(), gradient_shard_.dtype(), gradient_shard_.device());
     exchange_->sum(grads_.whole(), more);
     gradient_shard_.add_(more);
-  } else if (wanted) {
+  } else {
     exchange_->sum(grads_.whole(), gradient_shard_);
     filled_ = true;
   }

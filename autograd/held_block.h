@@ -60,14 +60,11 @@ class HeldBlock {
   void hold_gradients();
   /// With the last hold gradients are summed over ranks into the shard, which adds them up.
   void release_gradients();
-  /// The same, of gradients that nobody wants.
-  void drop_gradients();
   /// The next hold of gradients that is released with `release_gradients` releases this one too.
   void hold_gradients_on();
 
  private:
   void count(const Tensor& buffer, Index sign);
-  void let_gradients_go(bool wanted);
 
   FlatBuffer values_, grads_;
   std::vector<Var> vars_;

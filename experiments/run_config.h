@@ -107,8 +107,8 @@ struct MeshConfig {
     f("shard", shard,
       {.help = "what lies on one rank alone and not on all: none, the optimizer's states and the "
                "sums of gradients (each rank updates its share), or parameters and gradients too, "
-               "of which a block is whole while it is computed; changes the norm of the gradient "
-               "by rounding, nothing else"});
+               "of which a block is whole while it is computed; rounds the norm of the gradient "
+               "and sums of its pieces otherwise, and so what clip and accumulate make of them"});
   }
 };
 

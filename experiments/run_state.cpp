@@ -144,13 +144,11 @@ void restore_optimizer(const RunPart& part, const LoadedCheckpoint& loaded, RunS
   for (std::size_t i = 0; i < loaded.parameters.size(); ++i) {
     place[loaded.parameters[i].first] = i;
   }
-  for (std::size_t i = 0; i < state.optimizer.size(); ++i) {
+  for (std::size_t i = 0; !part.shards && i < state.optimizer.size(); ++i) {
     const auto& stored = loaded.data.optimizer[place.at(part.model->parameters().items()[i].name)];
     for (std::size_t s = 0; s < stored.size(); ++s) {
       Tensor& to = state.optimizer[i][s];
-      if (!part.shards) {
-        to.copy_(stored[s].to(to.device()));
-      }
+      to.copy_(stored[s].to(to.device()));
     }
   }
   const ag::ParameterSet& parameters = part.model->parameters();

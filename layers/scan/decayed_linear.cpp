@@ -59,10 +59,11 @@ Tensor for_heads(const Tensor& x, Index heads) {
 /// Tokens times `scale` and what decays leave of them, for at least `heads` heads.
 Tensor decayed(const Tensor& x, const Tensor& g, const Tensor& gk, ops::DecaySpan span,
                double scale, Index heads) {
-  Tensor y = x.to(acc_dtype(x.dtype()));
-  if (g.defined() || gk.defined() || scale != 1) {
-    y = call_op<ops::RowDecay>({.x = x, .g = g, .gk = gk}, {.span = span, .scale = scale}).y;
-  }
+  const bool as_it_is = !g.defined() && !gk.defined() && scale == 1;
+  const Tensor y =
+      as_it_is
+          ? x.to(acc_dtype(x.dtype()))
+          : call_op<ops::RowDecay>({.x = x, .g = g, .gk = gk}, {.span = span, .scale = scale}).y;
   return for_heads(y, std::max(heads, y.size(2)));
 }
 Tensor by_head(const Tensor& x) {

@@ -11,7 +11,7 @@ namespace ls::parallel {
 
 using Tensors = std::vector<Tensor>;
 
-/// Lists that are under way. Those that were sent are read before `begin_` returns.
+/// Lists that are under way. What was sent stays as it is until they are waited for.
 class PendingLists {
  public:
   PendingLists() = default;

@@ -126,8 +126,8 @@ TEST_SUITE("unit") {
         return read_config_text<RunConfig>(
             "name: run\ntask: {name: mqar, variant: continuous_forgetting, width: 8, vocab: 16, "
             "train: [{pairs: 2, updates: 1, examples: 9}], test: [{pairs: 2, updates: 1, "
-            "examples: 4}]}\nlr: 1e-2\nclip: 0\nsteps: 6\nmodels: [{" + kModel +
-            "}]\nmesh: {shard: " + shard + "}\n" + more);
+            "examples: 4}]}\nlr: 1e-2\nclip: 0\nsteps: 6\nmodels: [{" +
+            kModel + "}]\nmesh: {shard: " + shard + "}\n" + more);
       };
       for (const int ranks : {2, 3}) {
         const Ended whole = on_ranks(ranks, config("none"))[0];
