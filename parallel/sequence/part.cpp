@@ -107,10 +107,12 @@ Tensors Part::values() const {
 /// Its derivative needs nothing that a run of the op would have kept.
 bool Part::runs_locally() const {
   const OpInfo& op = *scan_.op;
+  const DeviceType kernels =
+      device().properties().runs_host_code ? DeviceType::kCpu : device().type();
   return scan_.local && !stretch_.has_documents() &&
          std::none_of(op.out.begin(), op.out.end(), [](const ArgSpec& o) { return o.saved; }) &&
          std::none_of(op.kernels.begin(), op.kernels.end(),
-                      [](const Kernel& k) { return bool(k.keeps); });
+                      [&](const Kernel& k) { return k.device == kernels && k.keeps; });
 }
 
 const Tensors& Part::summary() {
