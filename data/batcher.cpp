@@ -48,6 +48,10 @@ void check_example(const TaskInfo& info, const ExampleKey& key, const ExampleVie
              "{}: tag {} is written, {} are declared in info_.tags", here(t), e.tags[t],
              info.tags.size());
   }
+  for (std::size_t t = 0; t < e.legal.size(); ++t) {
+    LS_CHECK(e.labels[t] == kIgnore || (e.legal[t] >> e.labels[t] & 1) == 1, kInternal,
+             "{}: label {} is not in its legal set {:x}", here(t), e.labels[t], e.legal[t]);
+  }
   Index before = -1;
   for (const Index start : *e.document_starts) {
     LS_CHECK(before < start && start < key.length, kInternal,
@@ -60,7 +64,7 @@ void check_example(const TaskInfo& info, const ExampleKey& key, const ExampleVie
 
 Batch Batch::cut(Index begin, Index end) const {
   Batch out = *this;
-  for (Tensor* t : {&out.tokens, &out.vectors, &out.labels, &out.tags}) {
+  for (Tensor* t : {&out.tokens, &out.vectors, &out.labels, &out.tags, &out.legal}) {
     if (t->defined()) {
       *t = t->slice(0, begin, end);
     }
@@ -111,6 +115,9 @@ Batch Batcher::make(Index step) const {
   if (!info.tags.empty()) {
     b.tags = filled<std::uint8_t>({b.rows, t}, 0);
   }
+  if (info.legal_sets) {
+    b.legal = filled<std::int64_t>({b.rows, t}, 0);
+  }
   std::vector<std::uint8_t> undeclared;  // what a task without tags must not write to
   b.documents.resize(static_cast<std::size_t>(b.rows));
   bool any_start = false;
@@ -130,6 +137,10 @@ Batch Batcher::make(Index step) const {
     } else {
       undeclared.assign(static_cast<std::size_t>(t), 0);
       out.tags = undeclared;
+    }
+    if (b.legal.defined()) {
+      const std::span<std::int64_t> bits = piece(b.legal.data<std::int64_t>(), t);
+      out.legal = {reinterpret_cast<std::uint64_t*>(bits.data()), bits.size()};
     }
     out.document_starts = &b.documents[static_cast<std::size_t>(r)];
     const Index row = b.first_row + r;

@@ -19,6 +19,7 @@ struct Batch {
   Tensor vectors;  ///< f32 [rows,T,E], or undefined
   Tensor labels;   ///< i64 [rows,T], kIgnore where there is none
   Tensor tags;     ///< u8 [rows,T], or undefined for a task without tags
+  Tensor legal;    ///< i64 [rows,T] of bits, or undefined for a task without legal sets
   /// Per row the ascending positions at which a document begins (layers::DocumentStarts); empty
   /// when no row has any.
   std::vector<std::vector<Index>> documents;
@@ -39,7 +40,8 @@ inline Index first_row(Index rows, Index rank, Index ranks) {
 }
 
 /// What a task has written into an example is what its info declares: labels and tokens in range,
-/// tags that have names, document starts that ascend. @throws Error(Internal) naming the position
+/// tags that have names, document starts that ascend, labels in their legal sets. @throws
+/// Error(Internal) naming the position
 void check_example(const TaskInfo& info, const ExampleKey& key, const ExampleView& example);
 
 struct BatcherOptions {

@@ -31,9 +31,20 @@ void Task::add_slice(Split split, Slice slice) {
   slices_[s].push_back(std::move(slice));
 }
 
+void Task::add_test_slices(const std::vector<Slice>& slices) {
+  for (const Split split : {Split::kValid, Split::kTest}) {
+    for (const Slice& slice : slices) {
+      add_slice(split, slice);
+    }
+  }
+}
+
 std::unique_ptr<Task> make_task(const Component<Task>& task, const TaskArgs& args) {
   const ErrorContext context("setting up task '" + task.name() + "'");
   std::unique_ptr<Task> made = task.make(args);
+  [[maybe_unused]] const TaskInfo& info = made->info();
+  LS_ASSERT(!info.legal_sets || info.classes <= 64);
+  LS_ASSERT(info.class_values.empty() || std::ssize(info.class_values) == info.classes);
   LS_CHECK(
       !args.stream || made->info().order == Order::kStream, kConfig,
       "task '{}' has no rows that continue from step to step, so states cannot be carried; use "

@@ -13,6 +13,7 @@
 // From a Config with a field `Component<Task> task`: make_task(config.task, {.seed = 1}).
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -67,10 +68,18 @@ struct TaskInfo {
   /// f32 [classes, E'] frozen embeddings that outputs of width E' are compared with by inner
   /// product; undefined: outputs are scores of the classes.
   Tensor class_embeddings;
+  /// What each class stands for where labels are numbers in classes; metric "nmse". Empty: names.
+  std::vector<double> class_values;
+  /// Examples say at each label which of the first 64 classes are right (ExampleView::legal), for
+  /// labels that are one choice of several; metric "legal_acc".
+  bool legal_sets = false;
   Order order = Order::kFresh;
   std::vector<std::string> tags;  ///< names of the position tags 1, 2, ...; tag 0 has no name
+  bool tag_losses = false;        ///< "loss/TAG" is a metric too, besides "tok_acc/TAG"
   /// Headline first, of: "ex_acc" mean over examples of the share of labels right, "tok_acc" share
-  /// of all labels right, "seq_acc" share of examples with every label right, "bpb" bits per label.
+  /// of all labels right, "seq_acc" share of examples with every label right, "bpb" bits per label,
+  /// "legal_acc" share of answers in the label's legal set, "nmse" mean square of the error in
+  /// class_values over that of the labels.
   std::vector<std::string> metrics = {"tok_acc"};
   std::string summary;  ///< one line on the data, for the run record; may be empty
 };
@@ -93,6 +102,19 @@ struct ExampleView {
   std::span<std::uint8_t> tags;    ///< [T] of 0, each 0 .. the number of TaskInfo::tags
   /// Ascending positions at which a new document begins. Empty: the row is one stretch.
   std::vector<Index>* document_starts = nullptr;
+  /// [T] of 0, with TaskInfo::legal_sets, else empty: bit c of a label's set is class c, and the
+  /// label is in it.
+  std::span<std::uint64_t> legal;
+};
+
+/// A reader of inputs that answers without a model: an algorithm that solves the task, or a
+/// baseline of the field.
+struct Predictor {
+  std::string name;    ///< "exact", "least_squares"
+  bool exact = false;  ///< its answers are the labels
+  /// Overwrites every label that is not kIgnore, without looking at its value: that at t follows
+  /// from the inputs 0 .. t. Safe to call from several threads at once.
+  std::function<void(const ExampleView&)> answer;
 };
 
 struct TaskArgs {
@@ -114,6 +136,9 @@ class Task {
   }
   /// Writes one example; safe to call from several threads at once.
   virtual void sample(const ExampleKey& key, const ExampleView& out) const = 0;
+  /// Those that belong to the task: the algorithm that solves it, where its labels follow from its
+  /// inputs. They live as long as the task.
+  virtual std::vector<Predictor> predictors() const { return {}; }
   /// Of the files that it reads, which takes reading them once; none for a task that reads none.
   virtual std::vector<DataIdentity> identity() const { return {}; }
 
@@ -121,6 +146,8 @@ class Task {
   Task(std::string_view name, const TaskArgs& args) : name_(name), args_(args) {}
   /// @throws Error(Config) if the split has a slice of that name, or it has no length
   void add_slice(Split split, Slice slice);
+  /// The same settings for validation and test.
+  void add_test_slices(const std::vector<Slice>& slices);
   /// The random numbers of one example.
   Rng rng(const ExampleKey& key) const {
     const auto& streams = streams_[static_cast<std::size_t>(key.split)];

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 
 #include "autograd/tape.h"
 #include "core/tensor/view.h"
-#include "data/batcher.h"
 #include "experiments/model_io.h"
 
 namespace ls::experiments {
@@ -16,6 +16,7 @@ namespace {
 
 /// Ranges of positions, of tokens 2^i .. 2^(i+1) - 1; more than any row has.
 constexpr std::size_t kRanges = 48;
+constexpr double kNoLoss = std::numeric_limits<double>::quiet_NaN();
 
 std::size_t range_of(Index tokens_read) {
   return std::min(kRanges, static_cast<std::size_t>(
@@ -26,29 +27,35 @@ std::size_t range_of(Index tokens_read) {
 // Sums of one slice, over examples and ranks; correct and asked have one entry for all positions,
 // then one per tag.
 struct Tally {
-  explicit Tally(std::size_t tags) : correct(1 + tags), asked(1 + tags) {}
+  explicit Tally(std::size_t tags) : correct(1 + tags), asked(1 + tags), tag_loss(1 + tags) {}
   double loss = 0, examples = 0, example_share = 0, whole = 0;
-  std::vector<double> correct, asked;
+  double legal = 0, square_error = 0, square = 0;
+  std::vector<double> correct, asked, tag_loss;
   std::vector<double> at_labels = std::vector<double>(kRanges), at_loss = at_labels,
                       at_correct = at_labels;
 
   void reduce(Communicator& comm) {
-    for (double* sum : {&loss, &examples, &example_share, &whole}) {
+    for (double* sum : {&loss, &examples, &example_share, &whole, &legal, &square_error, &square}) {
       comm.all_reduce(sum, 1, DType::kF64);
     }
-    for (auto* sums : {&correct, &asked, &at_labels, &at_loss, &at_correct}) {
+    for (auto* sums : {&correct, &asked, &tag_loss, &at_labels, &at_loss, &at_correct}) {
       comm.all_reduce(sums->data(), std::ssize(*sums), DType::kF64);
     }
   }
 
   /// `read` counts the tokens that the state of each row has read; it moves to the batch's end.
-  void add(const data::Batch& batch, const layers::Model::Loss& result, std::vector<Index>& read) {
+  /// `per_token`: undefined where what tells has no loss.
+  void add(const data::Batch& batch, const data::TaskInfo& info, const Tensor& answers,
+           const Tensor& per_token, std::vector<Index>& read) {
     const View<const std::int64_t, 2> labels(batch.labels);
-    const Tensor predicted_tensor = result.predicted.to(cpu()).to(DType::kI64);
-    const Tensor loss_tensor = result.per_token.to(cpu()).to(DType::kF64);
+    const Tensor predicted_tensor = answers.to(cpu()).to(DType::kI64);
+    const Tensor loss_tensor = per_token.defined()
+                                   ? per_token.to(cpu()).to(DType::kF64)
+                                   : Tensor::full({batch.rows, batch.length}, DType::kF64, kNoLoss);
     const View<const std::int64_t, 2> predicted(predicted_tensor);
     const View<const double, 2> losses(loss_tensor);
     const View<const std::uint8_t, 2> tags(batch.tags);
+    const View<const std::int64_t, 2> legal_sets(batch.legal);
     for (Index r = 0; r < batch.rows; ++r) {
       double row_correct = 0, row_asked = 0;
       const auto row = static_cast<std::size_t>(r);
@@ -72,9 +79,19 @@ struct Tally {
         at_labels[range] += 1;
         at_loss[range] += losses(r, t);
         at_correct[range] += right;
+        if (legal_sets) {
+          legal += static_cast<double>(legal_sets(r, t) >> predicted(r, t) & 1);
+        }
+        if (!info.class_values.empty()) {
+          const double value = info.class_values.at(static_cast<std::size_t>(labels(r, t)));
+          const double told = info.class_values.at(static_cast<std::size_t>(predicted(r, t)));
+          square += value * value;
+          square_error += (told - value) * (told - value);
+        }
         if (tags && tags(r, t) > 0) {
           asked.at(tags(r, t)) += 1;
           correct.at(tags(r, t)) += right;
+          tag_loss.at(tags(r, t)) += losses(r, t);
         }
       }
       if (row_asked > 0) {
@@ -91,21 +108,31 @@ struct Tally {
     const Metrics values{{{"ex_acc", example_share / examples},
                           {"tok_acc", correct[0] / asked[0]},
                           {"seq_acc", whole / examples},
-                          {"bpb", loss / asked[0] / std::log(2.0)}}};
+                          {"bpb", loss / asked[0] / std::log(2.0)},
+                          {"legal_acc", legal / asked[0]},
+                          {"nmse", square_error / square}}};
     SliceResult out{.name = slice.name,
                     .length = std::max(slice.length, slice.max_length),
                     .setting = slice.setting,
                     .labels = std::llround(asked[0])};
+    const bool has_loss = !std::isnan(loss);
     for (const std::string& name : info.metrics) {
-      out.metrics.values.emplace_back(name, values.at(name));
+      if (has_loss || name != "bpb") {
+        out.metrics.values.emplace_back(name, values.at(name));
+      }
     }
-    out.metrics.values.emplace_back("loss", loss / asked[0]);
+    if (has_loss) {
+      out.metrics.values.emplace_back("loss", loss / asked[0]);
+    }
     for (std::size_t t = 1; t < asked.size(); ++t) {
       if (asked[t] > 0) {
         out.metrics.values.emplace_back("tok_acc/" + info.tags[t - 1], correct[t] / asked[t]);
+        if (info.tag_losses && has_loss) {
+          out.metrics.values.emplace_back("loss/" + info.tags[t - 1], tag_loss[t] / asked[t]);
+        }
       }
     }
-    for (std::size_t i = 0; i < kRanges; ++i) {
+    for (std::size_t i = 0; i < kRanges && has_loss; ++i) {
       const double n = at_labels[i];
       if (n > 0) {
         out.positions.push_back({.from = Index{1} << i,
@@ -162,7 +189,8 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
       layers::SeqContext seq(batch.rows, batch.length, options);
       Device& device = model.parameters().device();
       const ag::Var hidden = model.hidden(model_input(batch, device), seq);
-      tallies[slice].add(batch, model.loss(hidden, batch.labels.to(device)), read);
+      const layers::Model::Loss loss = model.loss(hidden, batch.labels.to(device));
+      tallies[slice].add(batch, info, loss.predicted, loss.per_token, read);
       if (slices[slice].carried) {
         carried = seq.outgoing().detached();
       }
@@ -175,6 +203,25 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
     if (tallies[i].asked[0] == 0) {
       fail_without_targets(config, task, split, slices[i]);
     }
+    out.slices.push_back(tallies[i].result(slices[i], info));
+  }
+  return out;
+}
+
+Evaluation evaluate_answers(const Answers& answers, const data::Task& task, data::Split split,
+                            const RunConfig& config, std::uint64_t seed) {
+  const data::TaskInfo& info = task.info();
+  const std::vector<data::Slice>& slices = task.slices(split);
+  const data::Batcher batcher(task, {.split = split, .batch = config.eval.batch, .seed = seed});
+  std::vector<Tally> tallies(slices.size(), Tally(info.tags.size()));
+  for (Index i = 0; i < batcher.batches(); ++i) {
+    const data::Batch batch = batcher.make(i);
+    std::vector<Index> read(static_cast<std::size_t>(batch.rows));
+    tallies[static_cast<std::size_t>(batch.slice)].add(batch, info, answers(batch), {}, read);
+  }
+  Evaluation out;
+  out.split = split;
+  for (std::size_t i = 0; i < slices.size(); ++i) {
     out.slices.push_back(tallies[i].result(slices[i], info));
   }
   return out;
@@ -197,7 +244,7 @@ double mean_metric(const Evaluation& e, const std::string& metric) {
 }
 
 bool is_better(const std::string& metric, double value, double than) {
-  return metric == "loss" || metric == "bpb" ? value < than : value > than;
+  return metric == "loss" || metric == "bpb" || metric == "nmse" ? value < than : value > than;
 }
 
 void check_evaluation(const data::Task& task, const RunConfig& config) {

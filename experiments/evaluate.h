@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "core/comm/comm.h"
+#include "data/batcher.h"
 #include "experiments/result.h"
 #include "experiments/run_config.h"
 
@@ -16,6 +17,12 @@ namespace ls::experiments {
 std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task, data::Split split,
                                    const RunConfig& config, std::uint64_t seed, Communicator& comm,
                                    const std::function<bool()>& stop = {});
+/// Answers to the labels of a batch, i64 [rows,T], kIgnore where there is no label.
+using Answers = std::function<Tensor(const data::Batch&)>;
+/// The same of something that tells classes alone: there is no loss, nor what is made of it, and
+/// nothing by position.
+Evaluation evaluate_answers(const Answers& answers, const data::Task& task, data::Split split,
+                            const RunConfig& config, std::uint64_t seed);
 /// Tokens.
 Index longest_training_example(const data::Task& task);
 /// Before anything is trained: the same error, and one where the task has no metric of the name of
@@ -24,7 +31,7 @@ void check_evaluation(const data::Task& task, const RunConfig& config);
 
 /// Mean of a metric over the slices.
 double mean_metric(const Evaluation& e, const std::string& metric);
-/// Is the first value of a metric better than the second? Less, for "loss" and "bpb".
+/// Is the first value of a metric better than the second? Less, for "loss", "bpb" and "nmse".
 bool is_better(const std::string& metric, double value, double than);
 
 }  // namespace ls::experiments

@@ -16,6 +16,7 @@
 // are distinct, fillers avoid its keys and values, a global mapping ties every key to one value.
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 #include <optional>
 
@@ -147,6 +148,7 @@ class Mqar final : public Task {
 
   Mqar(const Config& config, const TaskArgs& args);
   void sample(const ExampleKey& key, const ExampleView& out) const override;
+  std::vector<Predictor> predictors() const override;
 
  private:
   struct Content {  // of one example; values by key, `last` after the updates
@@ -163,6 +165,8 @@ class Mqar final : public Task {
   void sample_tokens(Rng& rng, const MqarSetting& s, const ExampleView& out) const;
   void sample_vectors(Rng& rng, const MqarSetting& s, const ExampleView& out) const;
   std::uint8_t tag(const Content& c, Index key) const;
+  void read_tokens(const ExampleView& in) const;
+  void read_vectors(const ExampleView& in) const;
 
   Config config_;
   std::vector<float> embeddings_;    // [vocab, width], unit rows, keys then values
@@ -441,6 +445,47 @@ void Mqar::sample_vectors(Rng& rng, const MqarSetting& s, const ExampleView& out
       out.tags[static_cast<std::size_t>(t)] = tag(c, i);
     }
     ++t;
+  }
+}
+
+std::vector<Predictor> Mqar::predictors() const {
+  const bool zoology = config_.protocol == MqarProtocol::kZoology;
+  return {{.name = "exact",
+           .exact = config_.continuous() || !zoology || !config_.random_non_queries,
+           .answer = [this](const ExampleView& in) {
+             config_.continuous() ? read_vectors(in) : read_tokens(in);
+           }}};
+}
+
+void Mqar::read_tokens(const ExampleView& in) const {
+  std::map<std::int64_t, std::int64_t> last;
+  bool context = true;
+  for (std::size_t t = 0; t < in.tokens.size(); ++t) {
+    context = context && in.labels[t] == kIgnore;
+    if (context && t % 2 == 1 && in.tokens[t] != 0) {
+      last[in.tokens[t - 1]] = in.tokens[t];
+    }
+    if (in.labels[t] != kIgnore) {
+      in.labels[t] = last.at(in.tokens[t]);
+    }
+  }
+}
+
+void Mqar::read_vectors(const ExampleView& in) const {
+  const Index e = config_.width, first_value = config_.vocab / 2;
+  std::map<std::vector<float>, Index> number, last;  // of a value's vector; of a key's value
+  for (Index v = first_value; v < config_.vocab; ++v) {
+    const auto row = embeddings_.begin() + v * e;
+    number.emplace(std::vector<float>(row, row + e), v - first_value);
+  }
+  for (std::size_t t = 0; t < in.labels.size(); ++t) {
+    const auto step = in.vectors.begin() + static_cast<Index>(t) * 2 * e;
+    const std::vector<float> key(step, step + e), value(step + e, step + 2 * e);
+    if (in.labels[t] != kIgnore) {
+      in.labels[t] = last.at(key);
+    } else {
+      last[key] = number.at(value);
+    }
   }
 }
 

@@ -1,5 +1,7 @@
 // Running parity: the label at every position is the exclusive or of all bits so far. The smallest
 // task that needs a state with an eigenvalue of -1.
+#include <algorithm>
+
 #include "data/length_plan.h"
 #include "data/task.h"
 
@@ -21,17 +23,12 @@ namespace {
 class Parity final : public Task {
  public:
   struct Config {
-    LengthPlan lengths{.length = 20};
-    std::vector<Index> test_lengths = {20, 40, 80, 240};
-    Index test_examples = 500;
+    LengthGrid lengths{{.length = 20}, {20, 40, 80, 240}};
     ParityLabels labels = ParityLabels::kAll;
 
     template <class F>
     void fields(F& f) {
       lengths.fields(f);
-      f("test_lengths", test_lengths,
-        {.help = "bits of an example in validation, one setting each", .min = 1, .min_size = 1});
-      f("test_examples", test_examples, {.help = "examples for each test length", .min = 1});
       f("labels", labels, {.help = "which positions are to be answered"});
     }
   };
@@ -40,26 +37,36 @@ class Parity final : public Task {
     info_.vocab_in = info_.classes = 2;
     info_.metrics = {"tok_acc", "seq_acc"};
     add_slice(Split::kTrain, config.lengths.slice());
-    for (const Split split : {Split::kValid, Split::kTest}) {
-      for (const Index length : config.test_lengths) {
-        add_slice(split, fixed_length_slice(length, config.test_examples));
-      }
-    }
+    add_test_slices(config.lengths.test_slices());
   }
 
   void sample(const ExampleKey& key, const ExampleView& out) const override {
     Rng bits = rng(key);
+    for (std::int64_t& bit : out.tokens) {
+      bit = bits.below(2);
+    }
+    if (config_.labels == ParityLabels::kAll) {
+      std::ranges::fill(out.labels, 0);
+    }
+    out.labels.back() = 0;
+    answer(out);
+  }
+
+  std::vector<Predictor> predictors() const override {
+    return {{.name = "exact", .exact = true, .answer = answer}};
+  }
+
+ private:
+  static void answer(const ExampleView& out) {
     std::int64_t parity = 0;
     for (std::size_t t = 0; t < out.tokens.size(); ++t) {
-      out.tokens[t] = bits.below(2);
       parity ^= out.tokens[t];
-      if (config_.labels == ParityLabels::kAll || t + 1 == out.tokens.size()) {
+      if (out.labels[t] != kIgnore) {
         out.labels[t] = parity;
       }
     }
   }
 
- private:
   Config config_;
 };
 
