@@ -4,8 +4,7 @@
 #include <algorithm>
 
 #include "core/base/error.h"
-#include "core/config/limits.h"
-#include "data/bytes/corpus.h"
+#include "data/bytes/text_source.h"
 #include "data/length_plan.h"
 #include "data/task.h"
 
@@ -15,38 +14,19 @@ namespace {
 class Bytes final : public Task {
  public:
   struct Config {
-    std::string path;
+    TextSource text;
     std::string valid_path;
-    std::vector<std::string> suffixes;
-    HeldOut split = HeldOut::kBlocks;
-    double valid_share = 0.05;
-    Index split_salt = 0;
     LengthPlan lengths{.length = 256};
     std::vector<Index> test_lengths;
     Index test_windows = 0;
 
     template <class F>
     void fields(F& f) {
-      f("path", path,
-        {.help = "file, or directory searched through; a file is a document",
-         .required = true,
-         .min_size = 1,
-         .hashed = false,
-         .file = true});
+      text.fields(f);
       f("valid_path", valid_path,
         {.help = "text to validate on; empty: what split holds out of path",
          .hashed = false,
          .file = true});
-      f("suffixes", suffixes, {.help = "keep only files whose names end so; empty: all"});
-      f("split", split,
-        {.help = "held out of path: blocks of 8 KiB, the tail of every file in one stretch, or "
-                 "whole files"});
-      f("valid_share", valid_share,
-        {.help = "share of the blocks, of every file's bytes or of the files held out",
-         .above = 0,
-         .below = 1});
-      f("split_salt", split_salt,
-        {.help = "another number holds out other blocks or files", .min = 0, .max = kMaxSeed});
       lengths.fields(f);
       f("test_lengths", test_lengths,
         {.help = "bytes per validation window; empty: as in training; every length scores the same "
@@ -61,20 +41,17 @@ class Bytes final : public Task {
 
   Bytes(const Config& config, const TaskArgs& args) : Task("bytes", args) {
     if (args.training || config.valid_path.empty()) {
-      corpus_ = std::make_unique<ByteCorpus>(
-          CorpusOptions{.path = config.path,
-                        .suffixes = config.suffixes,
-                        .split = config.split,
-                        .valid_share = config.valid_path.empty() ? config.valid_share : 0,
-                        .salt = static_cast<std::uint64_t>(config.split_salt)});
+      CorpusOptions options = config.text.options();
+      options.valid_share = config.valid_path.empty() ? options.valid_share : 0;
+      corpus_ = std::make_unique<ByteCorpus>(options);
       info_.summary = corpus_->summary();
     }
     info_.vocab_in = info_.classes = 256;
     info_.order = args.stream ? Order::kStream : Order::kFresh;
     info_.metrics = {"bpb", "tok_acc"};
     if (!config.valid_path.empty()) {
-      valid_ = std::make_unique<ByteCorpus>(
-          CorpusOptions{.path = config.valid_path, .suffixes = config.suffixes, .valid_share = 1});
+      valid_ = std::make_unique<ByteCorpus>(CorpusOptions{
+          .path = config.valid_path, .suffixes = config.text.suffixes, .valid_share = 1});
       info_.summary += (corpus_ ? "; " : "") + ("validation text: " + valid_->summary());
     }
 
@@ -145,7 +122,7 @@ class Bytes final : public Task {
 
   void fits(const Config& config, Split split, Index length) const {
     const bool training = split == Split::kTrain;
-    const std::string& path = training || !valid_ ? config.path : config.valid_path;
+    const std::string& path = training || !valid_ ? config.text.path : config.valid_path;
     const char* kind = training ? "training" : "validation";
     const Index bytes = corpus(split).bytes(split), stretch = corpus(split).longest_stretch(split);
     LS_CHECK(
@@ -156,10 +133,10 @@ class Bytes final : public Task {
     const char* setting = !training && !config.test_lengths.empty() ? "test_lengths"
                           : config.lengths.max_length               ? "max_length"
                                                                     : "length";
-    const char* other = valid_ || training                 ? "give longer files"
-                        : config.split == HeldOut::kBlocks ? "hold out longer stretches with "
-                                                             "split: tail or split: files"
-                                                           : "raise valid_share";
+    const char* other = valid_ || training                      ? "give longer files"
+                        : config.text.split == HeldOut::kBlocks ? "hold out longer stretches with "
+                                                                  "split: tail or split: files"
+                                                                : "raise valid_share";
     LS_CHECK(stretch >= length, kConfig,
              "{}: a window of {} bytes is longer than every stretch of the {} text of '{}', the "
              "longest has {}, and states begin anew at each; lower {} or {}",
