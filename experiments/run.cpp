@@ -11,6 +11,7 @@
 #include "core/base/log.h"
 #include "core/io/files.h"
 #include "core/tensor/devices.h"
+#include "experiments/baselines.h"
 #include "experiments/checkpoint.h"
 #include "experiments/evaluate.h"
 #include "experiments/footprint.h"
@@ -203,6 +204,11 @@ class Sitting {
         }
         out_.failures.emplace_back(e.what());
       }
+      write_table();
+    }
+    if (config_.eval.baselines && comm_.rank() == 0 && !out_.results.empty()) {
+      const auto seed = static_cast<std::uint64_t>(config_.seeds.front());
+      std::ranges::move(baseline_results(config_, seed), std::back_inserter(out_.results));
       write_table();
     }
     if (comm_.rank() == 0 && out_.failures.empty()) {

@@ -68,9 +68,14 @@ struct RunModel : layers::ModelConfig {
 struct EvalConfig {
   Index every = 0;
   Index batch = 64;
+  bool baselines = false;
   template <class F>
   void fields(F& f) {
     f("every", every, {.help = "updates between evaluations; 0: only at the end", .min = 0});
+    f("baselines", baselines,
+      {.help = "the table shows n-grams, nearest examples and the task's own algorithms too, in "
+               "brackets, for the first seed",
+       .hashed = false});
     f("batch", batch, {.help = "examples per forward pass", .min = 1, .max = kMaxBatch});
   }
 };
