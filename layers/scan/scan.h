@@ -60,7 +60,7 @@ struct StatePort {
 struct LocalPart {
   Tensors out;      ///< the op's outputs
   Tensors summary;  ///< of the stretch
-  Tensor reads;     ///< see ScanInfo::reads
+  Tensor reads;     ///< [B,T,HO,Dk], acc: what is left to add is o_t += reads_t S
 };
 
 /// Everything known of one scan.
@@ -117,8 +117,10 @@ struct ScanInfo {
   // Optional, of scans whose output `read_by` is what it would be from no state plus a product with
   // the one state: o_t += reads_t S.
   std::string read_by;
-  /// In the acc type, [B,T,HO,Dk]; undefined where these inputs make it no product.
-  std::function<Tensor(std::span<const Tensor> in, const void* attrs)> reads;
+  /// The gradient of that state for one of the output, in the acc type; undefined where these
+  /// inputs make it no product.
+  std::function<Tensor(std::span<const Tensor> in, const Tensor& dout, const void* attrs)>
+      read_adjoint;
   /// Everything that needs no state, where that costs less than to make the summary and then run
   /// the op: what is left is `finish`.
   std::function<LocalPart(std::span<const Tensor> in, const void* attrs)> local;
@@ -140,8 +142,9 @@ struct SummaryParts {
   std::function<Tensors(std::span<const Tensor> in, const void* attrs)> moves;
   std::string values;
   bool wide = false;  ///< columns of the unit state may stand beside those of the values
-  /// What a stretch leaves in the states. Null: run the op, from states that `nothing` puts in
-  /// where absent ones would count.
+  /// What a stretch leaves in the states, and behind it, where there are no `moves`, the tensors of
+  /// its transition. Null: run the op, from states that `nothing` puts in where absent ones would
+  /// count.
   std::function<Tensors(std::span<const Tensor> in, const void* attrs)> writes;
   std::function<void(std::span<Tensor> in)> nothing;
   std::function<Index(const void* attrs)> window;  ///< rows that growing states keep; null: all
@@ -248,6 +251,13 @@ class ScanBuilder {
     parts_.moves = erased(moves);
     return *this;
   }
+  /// The same, where one call makes all of a summary: the states as they go out of a stretch that
+  /// starts from nothing, then the tensors of its transition.
+  ScanBuilder& summary(const Transition& t, Tensors (*of)(const In&, const Attrs&)) {
+    parts_.transition = &t;
+    parts_.writes = erased(of);
+    return *this;
+  }
   /// The same of an op that is linear in its input `values` [B,T,...] and its only state: what it
   /// makes of the unit state when nothing is written.
   ScanBuilder& linear(std::string values, const Transition& t) {
@@ -263,11 +273,14 @@ class ScanBuilder {
     parts_.wide = true;
     return linear(std::move(values), t);
   }
-  /// What the output reads of the incoming state, o_t += reads_t S, [B,T,HO,Dk] in the acc type;
-  /// undefined where these inputs make it no product.
-  ScanBuilder& reads(std::string output, Tensor (*of)(const In&, const Attrs&)) {
+  /// The gradient of the incoming state for one of the output, which adds a product with that state
+  /// to what it would be from none; undefined where these inputs make it no product.
+  ScanBuilder& read_adjoint(std::string output,
+                            Tensor (*of)(const In&, const Tensor& dout, const Attrs&)) {
     info_.read_by = std::move(output);
-    info_.reads = erased(of);
+    info_.read_adjoint = [of](std::span<const Tensor> in, const Tensor& dout, const void* attrs) {
+      return of(ls::detail::gather_members<In>(in), dout, typed(attrs));
+    };
     return *this;
   }
   /// What a stretch leaves of nothing, where that costs less than a run of the op.

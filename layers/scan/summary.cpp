@@ -34,6 +34,9 @@ class Summaries {
       return local(in, attrs).summary;
     }
     Tensors summary = parts_.writes ? parts_.writes(in, attrs) : written(in, attrs);
+    if (parts_.writes && !parts_.moves) {
+      return summary;
+    }
     for (Tensor& m : parts_.moves ? parts_.moves(in, attrs) : moved_unit(in, summary[0], attrs)) {
       summary.push_back(std::move(m));
     }

@@ -262,17 +262,18 @@ Tensor Part::before_documents(const Tensor& of_tokens) const {
 }
 
 Tensors Part::of_outputs(std::span<const Tensor> dout) {
-  Tensor reads;
-  if (local_ || scan_.reads) {
-    reads = local_ ? local_->reads : scan_.reads(values(), attrs());
-  }
-  if (!reads.defined()) {
+  if (!local_ && !scan_.read_adjoint) {
     return walk(seeds(dout, Tensors(states())), true);
   }
-  const Tensor& written = summary()[0];  // has the shape of the state
   const Tensor& d = dout[static_cast<std::size_t>(scan_.op->output_index(scan_.read_by))];
-  return {d.defined() ? layers::read_adjoint(reads, before_documents(d), written.size(1))
-                      : Tensor::zeros(written.shape(), written.dtype(), written.device())};
+  const Tensor& written = summary()[0];  // has the shape of the state
+  if (!d.defined()) {
+    return {Tensor::zeros(written.shape(), written.dtype(), written.device())};
+  }
+  const Tensor read = before_documents(d);
+  const Tensor ds = local_ ? layers::read_adjoint(local_->reads, read, written.size(1))
+                           : scan_.read_adjoint(values(), read, attrs());
+  return ds.defined() ? Tensors{ds} : walk(seeds(dout, Tensors(states())), true);
 }
 
 void Part::place_gradients(Tensors places) {

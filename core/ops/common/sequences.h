@@ -16,6 +16,7 @@
 #include "core/op/scan_attrs.h"
 #include "core/ops/common/elements.h"
 #include "core/ops/common/indices.h"
+#include "core/tensor/rows.h"
 #include "core/tensor/view.h"
 
 namespace ls::ops::common {
@@ -244,6 +245,7 @@ void add_state(const View<T, N>& x, T value, Index entry, I... at) {
 template <class T>
 class Operand {
  public:
+  static constexpr Index kAhead = 12;  ///< rows, of those to be fetched soon
   Operand() = default;
   explicit Operand(const TensorView& t) {
     if (!t.defined()) {
@@ -257,10 +259,14 @@ class Operand {
   }
   bool defined() const { return base_ != nullptr; }
   const T* at(Index b, Index t, Index h) const { return base_ + b * b_ + t * t_ + h * h_; }
+  /// Asks for d elements of a row, which need not exist, to be in cache soon: rows of one head are
+  /// no stream that the processor would fetch ahead by itself.
+  void prefetch(Index b, Index t, Index h, Index d) const { ls::prefetch(at(b, t, h), d); }
   /// Rows t .. t+n-1 of one head, converted, one after the other.
   template <class A>
   void load(Index b, Index t, Index h, Index n, Index d, A* __restrict to) const {
     for (Index i = 0; i < n; ++i) {
+      prefetch(b, t + i + kAhead, h, d);
       const T* __restrict from = at(b, t + i, h);
       for (Index c = 0; c < d; ++c) {
         to[i * d + c] = convert<A>(from[c]);

@@ -114,7 +114,11 @@ class Pass {
                    Side<A>& to) const {
     to.load(x.c, [&](Index i, A* __restrict row) {
       const A of_head = with_head ? call_.log_decay(x.b, x.t + i, x.h) : A(0);
-      const A* __restrict from = g.defined() ? g.at(x.b, x.t + i, x.h) : nullptr;
+      const A* __restrict from = nullptr;
+      if (g.defined()) {
+        g.prefetch(x.b, x.t + i + common::Operand<A>::kAhead, x.h, d);
+        from = g.at(x.b, x.t + i, x.h);
+      }
       for (Index e = 0; e < d; ++e) {
         row[e] = from ? of_head + from[e] : of_head;
       }

@@ -114,32 +114,31 @@ void Checker::adjoint_of_derivative(const Tensors& summary, const Tensors& s, co
 
 /// What outputs read of the incoming state as a product.
 void Checker::products() {
-  if (!family_.reads && !family_.local) {
+  if (!family_.read_adjoint && !family_.local) {
     return;
   }
   const Run none = apply(x_, zero_);
-  Tensor reads;
+  const auto by = static_cast<std::size_t>(op_.output_index(family_.read_by));
+  Tensor adjoint;
   if (family_.local) {
     const layers::LocalPart part = family_.local(x_, attrs());
     same("local", part.out, none.out);
     same("local (summary)", part.summary, summarize(x_));
     same("finish", layers::finish(family_, part, start_, attrs()), whole_.out);
-    reads = part.reads;
+    Tensor o = layers::read_states(part.reads, start_[0]).to(none.out[by].dtype());
+    same("reads", o.add_(none.out[by]), whole_.out[by]);
+    adjoint = layers::read_adjoint(part.reads, cotangent_[by], start_[0].size(1));
   } else {
-    reads = family_.reads(x_, attrs());
+    adjoint = family_.read_adjoint(x_, cotangent_[by], attrs());
   }
-  if (!reads.defined()) {
+  if (!adjoint.defined()) {
     return;
   }
-  const auto by = static_cast<std::size_t>(op_.output_index(family_.read_by));
-  Tensor o = layers::read_states(reads, start_[0]).to(none.out[by].dtype());
-  same("reads", o.add_(none.out[by]), whole_.out[by]);
   Tensors d(op_.out.size());
   d[by] = cotangent_[by];
   Run r = whole_;
   derive(r, d);
-  same("reads (adjoint)", layers::read_adjoint(reads, d[by], start_[0].size(1)),
-       r.din[port_in_[0]]);
+  same("reads (adjoint)", adjoint, r.din[port_in_[0]]);
 }
 
 /// The same bits on another device.
