@@ -3,6 +3,7 @@
 #include <cmath>
 #include <utility>
 
+#include "autograd/remake.h"
 #include "autograd/tape.h"
 
 namespace ls::ag {
@@ -118,6 +119,9 @@ std::vector<Var> call_with(const OpInfo& op, std::span<const Var> inputs, Attrib
     out[static_cast<std::size_t>(output)] = Tensor();
   }
   if (recorded) {
+    if (Remaking* const remaking = Remaking::current()) {
+      remaking->note(op, in, out, attrs);
+    }
     return Tape::current()->record(
         std::make_unique<OpNode>(op, in, out, std::move(attrs), std::move(kept), done ? input : -1),
         inputs, out);

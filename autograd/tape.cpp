@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "autograd/remake.h"
 #include "core/base/profile.h"
 #include "core/tensor/dispatch.h"
 
@@ -66,7 +67,15 @@ bool same_elements(const Tensor& a, const Tensor& b) {
   return true;
 }
 
+Saved::Saved(const Tensor& t)
+    : tensor_(t),
+      version_(t.version()),
+      remade_(Remaking::current() ? Remaking::current()->find(t) : nullptr) {}
+
 const Tensor& Saved::get(const std::string& node) const {
+  if (remade_) {
+    remade_->make();
+  }
   LS_CHECK(!tensor_.defined() || tensor_.version() == version_, kInternal,
            "{}: a tensor that the backward pass needs ({}) was changed in place after it was saved",
            node, tensor_.describe());

@@ -38,17 +38,21 @@ class NodeFn {
 /// Both are the same elements of the same memory.
 bool same_elements(const Tensor& a, const Tensor& b);
 
-/// A tensor kept for the backward pass, with the version it had.
+class Remade;
+
+/// A tensor kept for the backward pass, with the version it had; or, where a Remaking knows how,
+/// made again when it is asked for.
 class Saved {
  public:
   Saved() = default;
-  explicit Saved(const Tensor& t) : tensor_(t), version_(t.version()) {}
+  explicit Saved(const Tensor& t);
   /// @throws Error(Internal) when the tensor was changed in place since it was saved.
   const Tensor& get(const std::string& node) const;
 
  private:
   Tensor tensor_;
   std::uint64_t version_ = 0;
+  std::shared_ptr<Remade> remade_;
 };
 
 /// Records while it is the innermost open Tape of its thread and gradients are enabled. One forward

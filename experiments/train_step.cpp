@@ -9,6 +9,7 @@
 #include "core/comm/lists.h"
 #include "core/op/report.h"
 #include "core/tensor/context.h"
+#include "core/tensor/use_memory.h"
 #include "experiments/model_io.h"
 #include "experiments/part.h"
 #include "optim/step.h"
@@ -85,14 +86,26 @@ void TrainStep::begin(const data::Batch& batch, RunState& state) {
     parameters.note_fresh_copies();
     ++replays_;
   } else {
-    for (const data::Batch& piece : u.pieces) {
-      forward_backward(piece, state.carried);
-    }
+    run_pieces(u.pieces, state.carried);
     sum_over_ranks();
     update(Tensor::full({}, DType::kF64, u.lr, device), state);
   }
   u.values = Download(device.host_accessible() ? values_.clone() : values_);
   under_way_.push_back(std::move(u));
+}
+
+// Before the first recording in the memory that it will have.
+void TrainStep::run_pieces(const std::vector<data::Batch>& pieces, layers::ModelState& carried) {
+  std::optional<UseMemory> memory;
+  if (recordable_ && !recorded_any_) {
+    if (!graph_memory_) {
+      graph_memory_ = graph_memory(part_.model->parameters().device());
+    }
+    memory.emplace(part_.model->parameters().device(), graph_memory_);
+  }
+  for (const data::Batch& piece : pieces) {
+    forward_backward(piece, carried);
+  }
 }
 
 StepReport TrainStep::finish(RunState& state) {
@@ -193,6 +206,7 @@ std::unique_ptr<RecordedStep> TrainStep::record(const std::vector<data::Batch>& 
   if (!graph_memory_) {
     graph_memory_ = graph_memory(device);
   }
+  recorded_any_ = true;
   layers::SeqOptions options = sequence_options(part_.config.scan);
   options.incoming = part_.carries() ? &state.carried : nullptr;
   options.keep_states = part_.carries();
@@ -219,6 +233,13 @@ std::unique_ptr<RecordedStep> TrainStep::record(const std::vector<data::Batch>& 
              "; graphs: false keeps it from trying");
     return nullptr;
   }
+}
+
+Index TrainStep::device_bytes() const {
+  const auto* const pool =
+      dynamic_cast<const BlockPool*>(&part_.model->parameters().device().allocator());
+  return (pool ? pool->reserved_bytes() : 0) +
+         (graph_memory_ ? graph_memory_->reserved_bytes() : 0);
 }
 
 void TrainStep::record_anew() {

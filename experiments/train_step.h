@@ -50,6 +50,8 @@ class TrainStep {
   const std::map<std::string, std::string>& forms() const { return forms_; }
   /// Updates that were replayed.
   Index replays() const { return replays_; }
+  /// That the device's pool and that of recordings hold, of a device that has pools, else 0.
+  Index device_bytes() const;
   /// Shapes that were recorded are recorded again. No update is under way.
   void record_anew();
 
@@ -71,6 +73,8 @@ class TrainStep {
   void go_on_from(const RecordedStep& recording, layers::ModelState& carried);
   /// States that pieces end in become those that they began from, unless the update has stopped.
   void keep_carried(std::span<const std::unique_ptr<layers::SeqContext>> contexts);
+  /// Forward and backward passes as they come, not recorded; `carried` moves on to their end.
+  void run_pieces(const std::vector<data::Batch>& pieces, layers::ModelState& carried);
   /// Adds gradients of the sum of losses, and that sum and its labels to the step's values.
   /// `labelled`: may have labels.
   void forward_backward(const PieceInputs& piece, layers::SeqContext& seq, bool labelled);
@@ -102,7 +106,7 @@ class TrainStep {
   std::map<StepShape, std::unique_ptr<RecordedStep>> shapes_;  // seen; null: once
   Index replays_ = 0;
   Index documents_ = 0;  // that recordings have room for in a piece
-  bool recordable_;
+  bool recordable_, recorded_any_ = false;
 };
 
 }  // namespace ls::experiments

@@ -6,6 +6,7 @@
 #include "autograd/call.h"
 #include "autograd/functional.h"
 #include "autograd/recompute.h"
+#include "autograd/remake.h"
 #include "autograd/tape.h"
 #include "core/ops/embedding/embedding.h"
 #include "core/ops/linear/linear.h"
@@ -20,18 +21,19 @@ struct Model::BlockParts {
   Norm mixer_norm, channel_norm;
   std::unique_ptr<TokenMixer> mixer;
   std::unique_ptr<ChannelMixer> channel;
+  Remake remake = Remake::kNone;
 
   struct Stream {
     ag::Var residual, update;  // update is undefined before the first block
   };
   Stream forward(const Stream& in, SeqContext& seq) {
     const SeqContext::Layer layer(seq, path);
-    Stream out = step(mixer_norm, in, [&](const ag::Var& x) {
+    Stream out = half(mixer_norm, in, [&](const ag::Var& x) {
       const SeqContext::Layer inner(seq, "mixer");
       return mixer->forward(x, seq);
     });
     if (channel->present()) {
-      out = step(channel_norm, out, [&](const ag::Var& x) {
+      out = half(channel_norm, out, [&](const ag::Var& x) {
         const SeqContext::Layer inner(seq, "channel");
         return channel->forward(x, seq);
       });
@@ -44,12 +46,22 @@ struct Model::BlockParts {
 
  private:
   template <class Fn>
-  static Stream step(const Norm& norm, const Stream& in, Fn&& half) {
+  Stream half(const Norm& norm, const Stream& in, Fn&& mix) const {
+    if (remake == Remake::kNone) {
+      return sum_and_mix(norm, in, mix);
+    }
+    ag::Remaking remaking(remake);
+    Stream out = sum_and_mix(norm, in, mix);
+    remaking.done();
+    return out;
+  }
+  template <class Fn>
+  static Stream sum_and_mix(const Norm& norm, const Stream& in, Fn& mix) {
     if (!in.update.defined()) {
-      return {in.residual, half(norm(in.residual))};
+      return {in.residual, mix(norm(in.residual))};
     }
     const Norm::Added a = norm.add(in.residual, in.update);
-    return {a.sum, half(a.normed)};
+    return {a.sum, mix(a.normed)};
   }
 };
 
@@ -114,6 +126,12 @@ Model::Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t 
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
     auto block = std::make_shared<BlockParts>();
     block->path = "blocks." + std::to_string(i);
+    if (!config.recompute) {
+      const bool products =
+          static_cast<Index>(i) < config.remake_products.value_or(std::ssize(config.layers));
+      block->remake =
+          config.remake == Remake::kProducts && !products ? Remake::kOutputs : config.remake;
+    }
     const ErrorContext context("building " + block->path + " (" + config.layers[i].name() + ")");
     const Scope scope = root.child(block->path);
     block->mixer_norm = Norm(scope.child("mixer_norm"), config.norm, d, config.norm_eps);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/op/remade.h"
 #include "layers/channel/channel.h"
 #include "layers/limits.h"
 #include "layers/mixers/mixer.h"
@@ -32,6 +33,8 @@ struct ModelConfig {
   double init_std = 0.02;
   DType dtype = DType::kF32;
   bool recompute = false;
+  Remake remake = Remake::kNone;
+  std::optional<Index> remake_products;
 
   template <class F>
   void fields(F& f) {
@@ -53,6 +56,13 @@ struct ModelConfig {
     f("recompute", recompute,
       {.help = "keep only block inputs and recompute blocks in the backward pass; no gradients "
                "through carried states"});
+    f("remake", remake,
+      {.help = "do not keep what the backward pass can make again: outputs of norms, convolutions "
+               "and activations, or of products too; the bits are those of kept ones"});
+    f("remake_products", remake_products,
+      {.help = "with remake: products, the number of blocks, the first ones, whose products are "
+               "made again; by default all",
+       .min = 0});
   }
 };
 

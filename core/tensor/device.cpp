@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/tensor/allocator.h"
 #include "core/tensor/graph.h"
+#include "core/tensor/use_memory.h"
 
 namespace ls {
 namespace {
@@ -34,7 +35,11 @@ std::string Stream::describe() const {
 }
 
 Allocator& Stream::allocator() const {
-  return capture_ ? *capture_->memory : device_.allocator();
+  if (capture_) {
+    return *capture_->memory;
+  }
+  Allocator* const lent = UseMemory::of(device_);
+  return lent ? *lent : device_.allocator();
 }
 
 Event Stream::record() {

@@ -115,6 +115,7 @@ void Bench::train(const RunConfig& config, std::size_t model, Communicator& worl
                            {"seconds", took.count()},
                            {"first_step_s", first},
                            {"peak_rss_bytes", peak_resident_bytes()},
+                           {"device_bytes", trainer.train_step().device_bytes()},
                            {"loss", loss}};
   fmt::print("{}\n", j.dump());
   if (ops_) {

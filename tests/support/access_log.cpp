@@ -19,8 +19,8 @@ void Clock::join(const Clock& other) {
   }
 }
 
-void AccessLog::allocated(const BlockPool& pool, const void* data, Index bytes) {
-  buffers_[address(data)] = {bytes, ++last_number_, true, pool.of_graphs()};
+void AccessLog::allocated(const void* data, Index bytes, bool of_graph) {
+  buffers_[address(data)] = {bytes, ++last_number_, true, of_graph};
 }
 
 void AccessLog::freed(const void* data) {

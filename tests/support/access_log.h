@@ -34,7 +34,8 @@ struct Work {
 
 class AccessLog {
  public:
-  void allocated(const BlockPool& pool, const void* data, Index bytes);
+  /// `of_graph`: for work of a graph that is being captured.
+  void allocated(const void* data, Index bytes, bool of_graph);
   void freed(const void* data);
 
   /// The buffer is there, and work that is no graph's does not write into a graph's memory.

@@ -297,7 +297,7 @@ void StandIn::release(MemoryKind kind, void* data, Index bytes) {
 void StandIn::note_allocated(const BlockPool& pool, void* data, Index bytes, Stream* home) {
   {
     const std::lock_guard lock(machine_->host);
-    machine_->log.allocated(pool, data, bytes);
+    machine_->log.allocated(data, bytes, pool.of_graphs() && home->capturing());
   }
   home->fill(data, 0xff, bytes);
 }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/op/remade.h"
 #include "core/ops/common/reference.h"
 
 namespace ls::ops {
@@ -62,6 +63,7 @@ LS_OP(AddRmsNorm, "add_rms_norm", "residual sum and its root-mean-square norm")
     .same_gradient("x", "residual")
     .reference<Reference>()
     .cost(4, 5);
+LS_REMADE(AddRmsNorm, "y").from("x", "sum").nothing("residual");
 
 }  // namespace
 }  // namespace ls::ops

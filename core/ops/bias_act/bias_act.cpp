@@ -1,5 +1,6 @@
 #include "core/ops/bias_act/bias_act.h"
 
+#include "core/op/remade.h"
 #include "core/ops/common/activation_reference.h"
 #include "core/ops/common/reference.h"
 
@@ -46,6 +47,7 @@ LS_OP(BiasAct, "bias_act", "act(x + bias)")
     .saves("x bias")
     .reference<Reference>()
     .cost(2, 9);
+LS_REMADE(BiasAct, "y");
 
 }  // namespace
 }  // namespace ls::ops

@@ -1,5 +1,6 @@
 #include "core/ops/glu/glu.h"
 
+#include "core/op/remade.h"
 #include "core/ops/common/activations.h"
 #include "core/ops/common/reference.h"
 
@@ -74,6 +75,7 @@ LS_OP(Glu, "glu", "gated linear unit: act(gate) * up")
     .bind(bind)
     .reference<Reference>()
     .cost(cost);
+LS_REMADE(Glu, "y");
 
 }  // namespace
 }  // namespace ls::ops

@@ -1,5 +1,6 @@
 #include "core/ops/group_norm/group_norm.h"
 
+#include "core/op/remade.h"
 #include "core/ops/common/mean_norm_reference.h"
 
 namespace ls::ops {
@@ -22,6 +23,7 @@ LS_OP(GroupNorm, "group_norm", "layer norm of channel groups (heads), gated")
     .bind(bind)
     .reference<Reference>()
     .cost(Reference<double>::cost);
+LS_REMADE(GroupNorm, "y");
 
 }  // namespace
 }  // namespace ls::ops

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/op/remade.h"
 #include "core/ops/common/reference.h"
 
 namespace ls::ops {
@@ -76,6 +77,7 @@ LS_OP(L2Norm, "l2_norm", "rows divided by their length")
     .saves("x")
     .reference<Reference>()
     .cost(2, 3);
+LS_REMADE(L2Norm, "y");
 
 }  // namespace
 }  // namespace ls::ops

@@ -1,5 +1,6 @@
 #include "core/ops/layer_norm/layer_norm.h"
 
+#include "core/op/remade.h"
 #include "core/ops/common/mean_norm_reference.h"
 
 namespace ls::ops {
@@ -14,6 +15,7 @@ LS_OP(LayerNorm, "layer_norm", "layer norm, gated")
     .saves("x weight bias z mean rstd")
     .reference<Reference>()
     .cost(Reference<double>::cost);
+LS_REMADE(LayerNorm, "y");
 
 }  // namespace
 }  // namespace ls::ops

@@ -1,5 +1,6 @@
 #include "core/ops/linear/linear.h"
 
+#include "core/op/remade.h"
 #include "core/ops/common/reference.h"
 
 namespace ls::ops {
@@ -69,6 +70,7 @@ LS_OP(Linear, "linear", "dense projection x W^T + b")
     .grad_acc("weight")
     .reference<Reference>()
     .cost(cost);
+LS_REMADE(Linear, "y").level(Remake::kProducts);
 
 }  // namespace
 }  // namespace ls::ops

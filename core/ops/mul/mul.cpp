@@ -1,5 +1,6 @@
 #include "core/ops/mul/mul.h"
 
+#include "core/op/remade.h"
 #include "core/ops/common/reference.h"
 
 namespace ls::ops {
@@ -34,6 +35,7 @@ LS_OP(Mul, "mul", "elementwise product")
     .saves("a b")
     .reference<Reference>()
     .cost(3, 1);
+LS_REMADE(Mul, "y");
 
 }  // namespace
 }  // namespace ls::ops

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/op/remade.h"
 #include "core/ops/common/activations.h"
 #include "core/ops/common/reference.h"
 
@@ -116,6 +117,7 @@ LS_OP(RmsNorm, "rms_norm", "root-mean-square norm, by groups, gated")
     .bind(bind)
     .reference<Reference>()
     .cost(cost);
+LS_REMADE(RmsNorm, "y");
 
 }  // namespace
 }  // namespace ls::ops

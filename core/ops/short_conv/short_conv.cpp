@@ -1,6 +1,7 @@
 #include "core/ops/short_conv/short_conv.h"
 
 #include "core/backend/cpu/simd_math.h"
+#include "core/op/remade.h"
 #include "core/ops/common/reference.h"
 #include "core/ops/common/sequences.h"
 
@@ -115,6 +116,7 @@ LS_OP(ShortConv, "short_conv", "depthwise causal convolution")
     .bind(bind)
     .reference<Reference>()
     .cost(cost);
+LS_REMADE(ShortConv, "y");
 
 }  // namespace
 }  // namespace ls::ops

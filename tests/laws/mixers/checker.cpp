@@ -96,6 +96,7 @@ std::vector<std::string> Checker::run() {
   if (!traits_of(case_).causal) {
     law("causal", [&] { sees_ahead(); });
     law("recompute", [&] { recompute(); });
+    law("remake", [&] { remake(); });
     if (dtype_ == "f64") {
       law("derivative", [&] { derivative(); });
     }
@@ -114,6 +115,7 @@ std::vector<std::string> Checker::run() {
   law("rows", [&] { rows(); });
   law("save", [&] { save(); });
   law("recompute", [&] { recompute(); });
+  law("remake", [&] { remake(); });
   if (dtype_ == "f64") {
     law("derivative", [&] { derivative(); });
   }

@@ -106,6 +106,7 @@ class Checker {
   void rows();
   void save();  // save.cpp
   void recompute();
+  void remake();
   void derivative();  // derivative.cpp
 
   const MixerCase& case_;

@@ -37,4 +37,17 @@ void Checker::recompute() {
   }
 }
 
+void Checker::remake() {
+  for (const Remake level : {Remake::kOutputs, Remake::kProducts}) {
+    layers::ModelConfig config = case_.config;
+    config.remake = level;
+    const auto again = build(config, dtype_);
+    for (const bool keep : {true, false}) {
+      const Way way{.keep_states = keep};
+      same_runs("remake", pass(*again, main_ids(), &history_, way),
+                pass(*model_, main_ids(), &history_, way), 0);
+    }
+  }
+}
+
 }  // namespace ls::test::mixers

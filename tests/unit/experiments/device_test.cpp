@@ -227,6 +227,7 @@ TEST_SUITE("unit") {
         {delta, ""},
         {delta, "accumulate: 4\n"},
         {"dtype: bf16, layers: [{name: attention, heads: 2, head_dim: 8}, {name: lstm}]", ""},
+        {"remake: products, remake_products: 1, dtype: bf16, " + delta, ""},
         {"recompute: true, tie_embeddings: true, " + delta,
          "optimizer: {name: sgd, momentum: 0.9}\n"},
     };
@@ -257,6 +258,28 @@ TEST_SUITE("unit") {
       refusing.fail_captures_at(40);
       CHECK(after(config, refusing, 12) == expected);
     }
+  }
+
+  TEST_CASE("memory of a step: the first leaves no cache beside the recording's, remaking less") {
+    const Scratch s;
+    std::uint64_t seed = 80;
+    const auto bytes = [&](const std::string& remake, bool graphs) {
+      RunConfig config = config_of(
+          s, "remake: " + remake + ", layers: [{repeat: 3, of: {name: gated_deltanet, heads: 1}}]",
+          "", {"task.length=256", "batch=16"});
+      config.graphs = graphs;
+      StandIn device(++seed);
+      const auto solo = solo_communicator();
+      Trainer t(config, 0, 3, "", *solo, device);
+      t.steps(3);
+      CHECK((t.train_step().replays() > 0) == graphs);
+      return static_cast<double>(t.train_step().device_bytes());
+    };
+    const double plain = bytes("none", false), recorded = bytes("none", true);
+    const double outputs = bytes("outputs", true), products = bytes("products", true);
+    CHECK(recorded < 1.3 * plain);
+    CHECK(outputs < 0.9 * recorded);
+    CHECK(products < 0.9 * outputs);
   }
 
   TEST_CASE("updates of carried keys and values are replayed while their window is full") {
