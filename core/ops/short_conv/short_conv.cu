@@ -1,7 +1,8 @@
 // A thread takes some neighbouring channels of a strip of tokens and slides a window of inputs
 // along it, four tokens at once, so that each input is read once. Backward slides a window of
-// gradients before the activation as well, with sums for weight and bias of each strip. More taps
-// than kTaps: elementwise, the taps from cache.
+// gradients before the activation as well, with sums for weight and bias of each strip. Inside a
+// sequence the next batches are on their way to shared memory meanwhile, where every thread has
+// places of its own (Feed). More taps than kTaps: elementwise, the taps from cache.
 //   x, y [tokens, D]   weight [D, W]   s0 [N, D, W-1]   sT [B, D, W-1]
 //   dpre [tokens, D]
 #include "core/ops/short_conv/short_conv.h"
@@ -123,11 +124,57 @@ struct Window {
     A sum = bias[i];
 #pragma unroll
     for (int j = 0; j < kTaps; ++j) {
-      sum += weight[j][i] * x[e + j][i];
+      sum = fma(weight[j][i], x[e + j][i], sum);
     }
     return sum;
   }
 };
+
+/// What a thread will read of its rows, some batches ahead: kStreams operands, kBatch tokens each.
+template <class T, int kWidth, int kStreams>
+class Feed {
+ public:
+  using Piece = cuda::Pack<T, kWidth>;
+  static constexpr int kDepth = 3, kThreads = 256;
+  /// Copies go beside the work in pieces of 8 or 16 bytes.
+  static constexpr bool kServes = sizeof(Piece) == 8 || sizeof(Piece) == 16;
+  static constexpr int kBytes = kServes ? kDepth * kStreams * kBatch * kThreads * sizeof(Piece) : 0;
+
+  __device__ explicit Feed(unsigned char* shared) : all_(reinterpret_cast<Piece*>(shared)) {}
+  /// Batch b of a stream, whose token e begins at `first` + e `apart`; `there`: else nothing.
+  __device__ void ask(int b, int stream, const T* first, Index apart, bool there) const {
+#pragma unroll
+    for (int e = 0; e < kBatch; ++e) {
+      if (there) {
+        const auto to = static_cast<unsigned>(__cvta_generic_to_shared(&at(b, stream, e)));
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(first + e * apart),
+                     "n"(static_cast<int>(sizeof(Piece)))
+                     : "memory");
+      }
+    }
+  }
+  /// Ends what was asked for of one batch.
+  __device__ static void close() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+  }
+  /// All but the batches of the last kDepth - 1 are there.
+  __device__ static void wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kDepth - 1) : "memory");
+  }
+  __device__ Piece& at(int b, int stream, int e) const {
+    return all_[((b % kDepth * kStreams + stream) * kBatch + e) * kThreads + threadIdx.x];
+  }
+
+ private:
+  Piece* all_;
+};
+/// Whether a Feed may read these rows: every piece lies on a multiple of its size.
+template <class T, int kWidth>
+bool feeds(const cuda::RowsIn<T>& rows) {
+  return reinterpret_cast<std::uintptr_t>(rows.base) % (sizeof(T) * kWidth) == 0 &&
+         rows.stride % kWidth == 0;
+}
+
 /// The first rows of a window become those `count` further on, at most kBatch.
 template <class A, int kRows, int kWidth>
 __device__ __forceinline__ void move_on(A (&rows)[kRows][kWidth], int count) {
@@ -161,30 +208,61 @@ __device__ bool place_of(Index rows, Index channels, Index strip, Index& c, Inde
 
 template <class T, int kWidth>
 __global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 3)
-    forward_kernel(Call<T> call, Index strip, bool silu, cuda::RowsTo<T> y) {
+    forward_kernel(Call<T> call, Index strip, bool silu, bool fed, cuda::RowsTo<T> y) {
   using A = acc_t<T>;
+  using Ahead = Feed<T, kWidth, 1>;
+  extern __shared__ __align__(16) unsigned char shared[];
   Index c = 0, first = 0, end = 0;
   if (!place_of<kWidth>(call.rows, call.channels, strip, c, first, end)) {
     return;
   }
   Window<T, kWidth> window(call, first, c);
+  const auto put = [&](T* to_row, int e) {
+    A to[kWidth];
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      const A pre = window.before_activation(e, i);
+      to[i] = silu ? act::device_silu(pre) : pre;
+    }
+    cuda::store(to_row, to);
+  };
   Index t = first;
   while (t < end) {
     if (t >= window.end) {
       window.next(call, t, c);
     }
-    const int count = least(kBatch, (window.end < end ? window.end : end) - t);
+    const Index stop = window.end < end ? window.end : end;
+    if constexpr (Ahead::kServes) {
+      const int batches = fed ? static_cast<int>((stop - t) / kBatch) : 0;
+      const Ahead feed(shared);
+      const T* from = call.x.row(t) + c;
+      const Index apart = call.x.stride;
+      for (int b = 0; b < Ahead::kDepth && batches > 0; ++b, from += kBatch * apart) {
+        feed.ask(b, 0, from, apart, b < batches);
+        Ahead::close();
+      }
+      for (int b = 0; b < batches; ++b, from += kBatch * apart) {
+        Ahead::wait();
+#pragma unroll
+        for (int e = 0; e < kBatch; ++e) {
+          cuda::unpack(feed.at(b, 0, e), window.x[kTaps - 1 + e]);
+          put(y.row(t + e) + c, e);
+        }
+        feed.ask(b, 0, from, apart, b + Ahead::kDepth < batches);
+        Ahead::close();
+        move_on(window.x, kBatch);
+        t += kBatch;
+      }
+      if (t >= stop) {
+        continue;
+      }
+    }
+    const int count = least(kBatch, stop - t);
     window.take(call, t, count, c);
 #pragma unroll
     for (int e = 0; e < kBatch; ++e) {
-      A to[kWidth];
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        const A pre = window.before_activation(e, i);
-        to[i] = silu ? act::device_silu(pre) : pre;
-      }
       if (e < count) {
-        cuda::store(y.row(t + e) + c, to);
+        put(y.row(t + e) + c, e);
       }
     }
     move_on(window.x, count);
@@ -192,22 +270,60 @@ __global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 3)
   }
 }
 
+/// What backward has of its channels besides the window: gradients before the activation, and sums
+/// for weight and bias.
+template <class A, int kWidth>
+struct Slopes {
+  static constexpr int kBefore = kTaps - 1;
+  A sum[kSums][kWidth] = {};
+  A dpre[kBefore + kBatch][kWidth] = {};  // of the tokens before, then of a batch
+
+  /// Token e of a batch, whose gradient is g; `there`: else it has none; `own`: it is summed.
+  template <class T>
+  __device__ void take(const Window<T, kWidth>& window, int e, bool silu, bool there, bool own,
+                       A (&g)[kWidth]) {
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      g[i] *= silu ? act::device_silu_slope(window.before_activation(e, i)) : A(1);
+      dpre[kBefore + e][i] = there ? g[i] : A(0);
+      g[i] = own ? g[i] : A(0);
+#pragma unroll
+      for (int j = 0; j < kTaps; ++j) {
+        sum[j][i] = fma(g[i], window.x[e + j][i], sum[j][i]);
+      }
+      sum[kTaps][i] += g[i];
+    }
+  }
+  /// Adds to `to` the gradient of the input kBefore tokens before token e.
+  template <class T>
+  __device__ void through_taps(const Window<T, kWidth>& window, int e, A (&to)[kWidth]) const {
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+#pragma unroll
+      for (int j = 0; j < kTaps; ++j) {
+        to[i] = fma(window.weight[j][i], dpre[e + kBefore - j][i], to[i]);
+      }
+    }
+  }
+};
+
 /// Gradients: those of x, and of each strip the sums [strip, tap or bias, D] for weight and bias.
 /// dx_t = sum over taps of weight_j dpre_{t + W-1-j} within the sequence, and what sT hands back.
-/// So a strip makes dpre of kTaps - 1 tokens more than its own.
+/// So a strip makes dpre of kTaps - 1 tokens more than its own. `fed`: x and gy are read ahead.
 template <class T, int kWidth>
 __global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 2)
-    backward_kernel(Call<T> call, Index strip, bool silu, cuda::RowsIn<T> gy, const acc_t<T>* gsT,
-                    cuda::RowsTo<T> gx, acc_t<T>* sums) {
+    backward_kernel(Call<T> call, Index strip, bool silu, bool fed, cuda::RowsIn<T> gy,
+                    const acc_t<T>* gsT, cuda::RowsTo<T> gx, acc_t<T>* sums) {
   using A = acc_t<T>;
+  using Ahead = Feed<T, kWidth, 2>;
+  extern __shared__ __align__(16) unsigned char shared[];
   Index c = 0, first = 0, end = 0;
   if (!place_of<kWidth>(call.rows, call.channels, strip, c, first, end)) {
     return;
   }
   constexpr int kBefore = kTaps - 1;
   Window<T, kWidth> window(call, first, c);
-  A sum[kSums][kWidth] = {};
-  A dpre[kBefore + kBatch][kWidth] = {};  // of the tokens before, then of a batch
+  Slopes<A, kWidth> slopes;
   const auto emit = [&](Index at, int e, bool last) {
     if (!gx || at < first || at < window.begin || at >= end) {
       return;
@@ -218,11 +334,8 @@ __global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 2)
     for (int i = 0; i < kWidth; ++i) {
       const bool handed = last && gsT && entry >= 0 && u >= 0;
       to[i] = handed ? gsT[(entry * call.channels + c + i) * call.past + u] : A(0);
-#pragma unroll
-      for (int j = 0; j < kTaps; ++j) {
-        to[i] += window.weight[j][i] * dpre[e + kBefore - j][i];
-      }
     }
+    slopes.through_taps(window, e, to);
     cuda::store(gx.row(at) + c, to);
   };
   const Index limit = end + kBefore < call.rows ? end + kBefore : call.rows;
@@ -234,46 +347,83 @@ __global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 2)
       }
       window.next(call, t, c);
     }
-    const int count = least(kBatch, (window.end < limit ? window.end : limit) - t);
-    cuda::Pack<T, kWidth> packs[kBatch];
-#pragma unroll
-    for (int e = 0; e < kBatch; ++e) {
-      if (gy) {
-        packs[e] = cuda::load_pack<kWidth>(gy.row(e < count ? t + e : t) + c);
-      }
-    }
-    window.take(call, t, count, c);
-#pragma unroll
-    for (int e = 0; e < kBatch; ++e) {
-      A g[kWidth] = {};
-      if (gy) {
-        cuda::unpack(packs[e], g);
-      }
-      const bool own = e < count && t + e < end;
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        g[i] *= silu ? act::device_silu_slope(window.before_activation(e, i)) : A(1);
-        dpre[kBefore + e][i] = e < count ? g[i] : A(0);
-        g[i] = own ? g[i] : A(0);
-#pragma unroll
-        for (int j = 0; j < kTaps; ++j) {
-          sum[j][i] += g[i] * window.x[e + j][i];
+    if constexpr (Ahead::kServes) {
+      // Whole batches of the strip's own tokens, but the first of the strip or of a sequence.
+      const Index stop = window.end < end ? window.end : end;
+      const bool inside = fed && t >= first + kBefore && t >= window.begin + kBefore;
+      const int batches = inside && stop > t ? static_cast<int>((stop - t) / kBatch) : 0;
+      if (batches > 0) {
+        const Ahead feed(shared);
+        const T *x = call.x.row(t) + c, *g = gy.row(t) + c;
+        T* to_row = gx ? gx.row(t - kBefore) + c : nullptr;
+        const bool dense = gx && gx.per_piece == 1;
+        const auto ask = [&](int b) {
+          const bool there = b < batches;
+          feed.ask(b, 0, x, call.x.stride, there);
+          feed.ask(b, 1, g, gy.stride, there);
+          Ahead::close();
+          x += kBatch * call.x.stride;
+          g += kBatch * gy.stride;
+        };
+        for (int b = 0; b < Ahead::kDepth; ++b) {
+          ask(b);
         }
-        sum[kTaps][i] += g[i];
+        for (int b = 0; b < batches; ++b) {
+          Ahead::wait();
+#pragma unroll
+          for (int e = 0; e < kBatch; ++e) {
+            A dy[kWidth], to[kWidth] = {};
+            cuda::unpack(feed.at(b, 0, e), window.x[kBefore + e]);
+            cuda::unpack(feed.at(b, 1, e), dy);
+            slopes.take(window, e, silu, true, true, dy);
+            slopes.through_taps(window, e, to);
+            if (gx) {
+              cuda::store(dense ? to_row + e * gx.stride : gx.row(t + e - kBefore) + c, to);
+            }
+          }
+          ask(b + Ahead::kDepth);
+          to_row += kBatch * gx.stride;
+          move_on(window.x, kBatch);
+          move_on(slopes.dpre, kBatch);
+          t += kBatch;
+        }
       }
-      if (e < count) {
-        emit(t + e - kBefore, e, false);
+      if (batches > 0 && t < window.end) {
+        continue;
       }
     }
-    move_on(window.x, count);
-    move_on(dpre, count);
-    t += count;
+    const int count =
+        t < window.end ? least(kBatch, (window.end < limit ? window.end : limit) - t) : 0;
+    if (count > 0) {
+      cuda::Pack<T, kWidth> packs[kBatch];
+#pragma unroll
+      for (int e = 0; e < kBatch; ++e) {
+        if (gy) {
+          packs[e] = cuda::load_pack<kWidth>(gy.row(e < count ? t + e : t) + c);
+        }
+      }
+      window.take(call, t, count, c);
+#pragma unroll
+      for (int e = 0; e < kBatch; ++e) {
+        A g[kWidth] = {};
+        if (gy) {
+          cuda::unpack(packs[e], g);
+        }
+        slopes.take(window, e, silu, e < count, e < count && t + e < end, g);
+        if (e < count) {
+          emit(t + e - kBefore, e, false);
+        }
+      }
+      move_on(window.x, count);
+      move_on(slopes.dpre, count);
+      t += count;
+    }
     if (t == window.end) {
 #pragma unroll
       for (int e = 0; e < kBatch; ++e) {
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
-          dpre[kBefore + e][i] = 0;
+          slopes.dpre[kBefore + e][i] = 0;
         }
       }
 #pragma unroll
@@ -284,13 +434,13 @@ __global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 2)
       for (int j = 0; j < kBefore; ++j) {
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
-          dpre[j][i] = 0;
+          slopes.dpre[j][i] = 0;
         }
       }
     }
   }
   for (int k = 0; k < kSums; ++k) {
-    cuda::store(sums + (first / strip * kSums + k) * call.channels + c, sum[k]);
+    cuda::store(sums + (first / strip * kSums + k) * call.channels + c, slopes.sum[k]);
   }
 }
 
@@ -328,7 +478,9 @@ struct Kernel {
                         });
     } else {
       on_strips(call, [&]<int kWidth>(dim3 blocks, Index strip) {
-        cuda::launch(&forward_kernel<T, kWidth>, blocks, dim3(256), 0, call, strip, silu, y);
+        const bool fed = feeds<T, kWidth>(call.x);
+        cuda::launch(&forward_kernel<T, kWidth>, blocks, dim3(256),
+                     fed ? Feed<T, kWidth, 1>::kBytes : 0, call, strip, silu, fed, y);
       });
     }
     A* const sT = out.sT.data<A>();
@@ -383,8 +535,9 @@ struct Kernel {
     A* const sums = all + kSums * d;
     const cuda::RowsTo<T> gx(din.x);
     on_strips(call, [&]<int kWidth>(dim3 blocks, Index strip) {
-      cuda::launch(&backward_kernel<T, kWidth>, blocks, dim3(256), 0, call, strip, silu, gy, gsT,
-                   gx, sums);
+      const bool fed = gy && feeds<T, kWidth>(call.x) && feeds<T, kWidth>(gy);
+      cuda::launch(&backward_kernel<T, kWidth>, blocks, dim3(256),
+                   fed ? Feed<T, kWidth, 2>::kBytes : 0, call, strip, silu, fed, gy, gsT, gx, sums);
     });
     A* const gweight = din.weight.defined() ? din.weight.data<A>() : nullptr;
     A* const gbias = din.bias.defined() ? din.bias.data<A>() : nullptr;
