@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -49,6 +50,27 @@ inline constexpr std::string_view kRepeatHint =
 
 /// One YAML document. @throws Error(Config) with the place of the fault
 ConfigNode parse_yaml(std::string_view text, const std::shared_ptr<const std::string>& source);
+
+/// A file with the files that its maps extend; `blame` begins the message where there is none.
+ConfigNode load_config_file(const std::string& path, const std::string& blame);
+/// The same of a text, whose paths start at `directory`.
+ConfigNode load_config_text(std::string_view text, const std::string& name,
+                            const std::filesystem::path& directory);
+
+/// A value for one dotted path.
+struct ConfigOverride {
+  std::vector<std::string> path;
+  ConfigNode layer;  ///< maps of one key, the value innermost
+  /// `mixer.name` chooses a component as `mixer` does, before its settings are set.
+  std::size_t depth() const { return path.size() - (path.back() == "name" ? 1 : 0); }
+};
+/// "models.0.width" as keys. @throws Error(Config) beginning with `place`
+std::vector<std::string> parse_path(std::string_view path, const Place& place);
+ConfigOverride make_override(std::string_view path, ConfigNode value, const Place& place);
+/// "path=value", as --set has it.
+ConfigOverride parse_override(const std::string& text);
+/// Layers in the order in which they are read: those near the root first.
+void append_overrides(std::vector<ConfigOverride> overrides, std::vector<ConfigNode>& layers);
 
 /// Shortest text that reads back to the same double: 0.001, 1e-08.
 std::string number_text(double x);

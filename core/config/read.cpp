@@ -345,10 +345,16 @@ class Reader final : public FieldVisitor {
     }
   }
 
-  // The element that an override names by its number.
+  // The element that an override names by its number, or all of them.
   void element(const In& in, ItemsValue& items) {
     const std::string& key = in.node.keys[0].text;
     std::size_t i = 0;
+    if (key == "*" && items.size() > 0) {
+      for (; i < items.size(); ++i) {
+        read({in.node.items[0], child(in.path, std::to_string(i)), in.options}, items.at(i));
+      }
+      return;
+    }
     if (!parse_whole(key, i) || i >= items.size()) {
       return session_.add(
           false, in.node.place.text(), in.path,

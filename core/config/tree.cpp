@@ -99,64 +99,82 @@ void set_places(ConfigNode& node, const Place& place) {
   }
 }
 
-struct Override {
-  std::vector<std::string> path;
-  ConfigNode value;
-  // `mixer.name` chooses a component as `mixer` does, before its settings are set.
-  std::size_t depth() const { return path.size() - (path.back() == "name" ? 1 : 0); }
-};
+}  // namespace
 
-Override parse_override(const std::string& text) {
+ConfigNode load_config_file(const std::string& path, const std::string& blame) {
+  return Loader().file(path, blame);
+}
+
+ConfigNode load_config_text(std::string_view text, const std::string& name,
+                            const fs::path& directory) {
+  return Loader().document(text, name, directory);
+}
+
+std::vector<std::string> parse_path(std::string_view path, const Place& place) {
+  std::vector<std::string> keys;
+  for (std::size_t begin = 0; begin <= path.size();) {
+    const std::size_t end = std::min(path.find('.', begin), path.size());
+    const std::string& key = keys.emplace_back(path.substr(begin, end - begin));
+    LS_CHECK(!key.empty() && key.find_first_of(" \t\n") == std::string::npos, kConfig,
+             "{}: '{}' is not a path of keys joined by dots", place.text(), path);
+    LS_CHECK(key != "extend", kConfig, "{}: extend works in files only", place.text());
+    begin = end + 1;
+  }
+  return keys;
+}
+
+ConfigOverride make_override(std::string_view path, ConfigNode value, const Place& place) {
+  ConfigOverride o{.path = parse_path(path, place), .layer = std::move(value)};
+  for (auto key = o.path.rbegin(); key != o.path.rend(); ++key) {
+    ConfigNode step{.kind = Kind::kMap, .step = true, .place = place};
+    step.keys.push_back({*key, place});
+    step.items.push_back(std::move(o.layer));
+    o.layer = std::move(step);
+  }
+  return o;
+}
+
+ConfigOverride parse_override(const std::string& text) {
   const Place place{std::make_shared<const std::string>("--set '" + text + "'")};
   const std::size_t equal = text.find('=');
   LS_CHECK(equal != std::string::npos && equal > 0, kConfig,
            "{}: an override is written path=value, as in model.heads=2", place.text());
-  Override o;
-  for (std::size_t begin = 0; begin <= equal;) {
-    const std::size_t end = std::min(text.find('.', begin), equal);
-    const std::string& key = o.path.emplace_back(text.substr(begin, end - begin));
-    LS_CHECK(!key.empty() && key.find_first_of(" \t\n") == std::string::npos, kConfig,
-             "{}: '{}' is not a path of keys joined by dots", place.text(), text.substr(0, equal));
-    LS_CHECK(key != "extend", kConfig, "{}: extend works in files only", place.text());
-    begin = end + 1;
-  }
+  parse_path(std::string_view(text).substr(0, equal), place);
   // Blanks in place of the path keep the columns of the whole text in messages.
-  o.value = parse_yaml(std::string(equal + 1, ' ') + text.substr(equal + 1), place.source);
-  for (auto key = o.path.rbegin(); key != o.path.rend(); ++key) {
-    ConfigNode step{.kind = Kind::kMap, .step = true};
-    step.keys.push_back({*key, place});
-    step.items.push_back(std::move(o.value));
-    o.value = std::move(step);
-  }
-  set_places(o.value, place);
+  ConfigNode value = parse_yaml(std::string(equal + 1, ' ') + text.substr(equal + 1), place.source);
+  ConfigOverride o =
+      make_override(std::string_view(text).substr(0, equal), std::move(value), place);
+  set_places(o.layer, place);
   return o;
 }
 
-}  // namespace
+void append_overrides(std::vector<ConfigOverride> overrides, std::vector<ConfigNode>& layers) {
+  std::ranges::stable_sort(overrides, {}, &ConfigOverride::depth);
+  for (ConfigOverride& o : overrides) {
+    layers.push_back(std::move(o.layer));
+  }
+}
 
 ConfigTree::ConfigTree(ConfigNode file, const std::vector<std::string>& overrides) {
   layers_.push_back(std::move(file));
-  std::vector<Override> parsed;
+  std::vector<ConfigOverride> parsed;
   for (const std::string& text : overrides) {
     parsed.push_back(parse_override(text));
   }
-  std::stable_sort(parsed.begin(), parsed.end(),
-                   [](const Override& a, const Override& b) { return a.depth() < b.depth(); });
-  for (Override& o : parsed) {
-    layers_.push_back(std::move(o.value));
-  }
+  append_overrides(std::move(parsed), layers_);
 }
+ConfigTree::ConfigTree(std::vector<ConfigNode> layers) : layers_(std::move(layers)) {}
 ConfigTree::ConfigTree(ConfigTree&&) noexcept = default;
 ConfigTree::~ConfigTree() = default;
 
 ConfigTree ConfigTree::from_file(const std::string& path,
                                  const std::vector<std::string>& overrides) {
-  return {Loader().file(path, ""), overrides};
+  return {load_config_file(path, ""), overrides};
 }
 
 ConfigTree ConfigTree::from_text(std::string_view text, const std::string& name,
                                  const std::vector<std::string>& overrides) {
-  return {Loader().document(text, name, ""), overrides};
+  return {load_config_text(text, name, ""), overrides};
 }
 
 }  // namespace ls

@@ -4,7 +4,8 @@
 // A file is one map. `extend: other.yaml` (or a list, later ones win), in any map, takes that file,
 // found beside the file that names it, as a base: it is read first, then the map itself; lists
 // replace, and a component keeps the base's settings only while its name stays the same. Overrides
-// are "models.0.mixer.heads=2": a dotted path, list elements by number, the value as YAML.
+// are "models.0.mixer.heads=2": a dotted path, list elements by number or all of them by *, the
+// value as YAML.
 //
 // An element {repeat: 3, of: [a, b]} of a list stands for a, b, a, b, a, b; `of` may be one element
 // or a list, which may hold further repetitions.
@@ -39,7 +40,9 @@ class ConfigTree {
   const std::vector<ConfigNode>& layers() const { return layers_; }
 
  private:
+  friend class VariedConfig;
   ConfigTree(ConfigNode file, const std::vector<std::string>& overrides);
+  explicit ConfigTree(std::vector<ConfigNode> layers);
   std::vector<ConfigNode> layers_;
 };
 
