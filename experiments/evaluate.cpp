@@ -114,6 +114,7 @@ struct Tally {
     SliceResult out{.name = slice.name,
                     .length = std::max(slice.length, slice.max_length),
                     .setting = slice.setting,
+                    .examples = std::llround(examples),
                     .labels = std::llround(asked[0])};
     const bool has_loss = !std::isnan(loss);
     for (const std::string& name : info.metrics) {

@@ -52,5 +52,7 @@ std::string human_seconds(double s);
 /// Resident set of this process in bytes, and its peak.
 Index resident_bytes();
 Index peak_resident_bytes();
+/// From now on the peak is that of what follows, where the system allows it.
+void reset_peak_memory();
 
 }  // namespace ls::experiments

@@ -23,10 +23,11 @@ Recorder::Recorder(const RunPart& part, RunState& state)
     : part_(part),
       state_(state),
       progress_(fmt::format("{} seed {}", part.model->label(), part.seed), part.config.steps,
-                state.step, part.comm.rank() != 0),
+                state.step, part.comm.rank() != 0 || part.options.quiet),
       first_tokens_(state.tokens),
       told_tokens_(state.tokens) {
   if (part.writes()) {
+    part.about_to_write();
     create_directories(part.directory);
     replace_file(part.directory + "/config.yaml", dump_yaml(part.config));
     if (state.step == 0) {
@@ -52,6 +53,9 @@ void Recorder::update(const StepReport& report, double seconds, data::Prefetcher
   progress_.update({state_.step, log.smooth_loss.value_or(NAN),
                     static_cast<double>(state_.tokens - first_tokens_) / seconds_,
                     log.data_wait_share, resident_bytes()});
+  if (part_.options.after_update) {
+    part_.options.after_update(state_.step);
+  }
   const bool due = state_.step % part_.config.log_every == 0;
   if (due || state_.step == part_.config.steps) {
     log.data_wait_share = data.take_idle_share();
@@ -66,6 +70,7 @@ void Recorder::write_line(const StepReport& report) {
   if (!part_.writes()) {
     return;
   }
+  part_.about_to_write();
   const TrainingLog::Window& window = state_.log.window;
   const auto known = [](bool is, double value) { return is ? Json(value) : Json(); };
   Json line{{"step", state_.step},
@@ -87,6 +92,7 @@ void Recorder::evaluation(Evaluation e) {
   state_.history_lines.push_back(evaluation_line(e, state_.train_seconds));
   state_.history.push_back(std::move(e));
   if (part_.writes()) {
+    part_.about_to_write();
     append_line(metrics_path(part_), state_.history_lines.back());
   }
 }

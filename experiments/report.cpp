@@ -8,40 +8,13 @@
 #include "core/base/log.h"
 #include "experiments/figure.h"
 #include "experiments/progress.h"
+#include "experiments/sample.h"
 #include "experiments/table.h"
 
 namespace ls::experiments {
 namespace {
 
 constexpr std::size_t kMostPanels = 12;
-
-/// Values of several seeds; the spread is their standard deviation (n - 1).
-struct Sample {
-  std::vector<double> values;
-
-  double mean() const {
-    double m = 0;
-    for (const double x : values) {
-      m += x / static_cast<double>(values.size());
-    }
-    return m;
-  }
-  double spread() const {
-    const double m = mean();
-    double squares = 0;
-    for (const double x : values) {
-      squares += (x - m) * (x - m);
-    }
-    return values.size() > 1 ? std::sqrt(squares / static_cast<double>(values.size() - 1)) : 0;
-  }
-  std::string str(int digits) const {
-    if (values.empty()) {
-      return "-";
-    }
-    return values.size() > 1 ? fmt::format("{:.{}f} ±{:.{}f}", mean(), digits, spread(), digits)
-                             : fmt::format("{:.{}f}", mean(), digits);
-  }
-};
 
 /// One number of an evaluation.
 struct Column {

@@ -34,6 +34,14 @@ void from_json(const Json& j, DataIdentity& d) {
 }  // namespace ls::data
 
 namespace ls::experiments {
+
+static void to_json(Json& j, const StateSize& s) {
+  j = {{"tokens", s.tokens}, {"bytes", s.bytes}};
+}
+static void from_json(const Json& j, StateSize& s) {
+  s = {j.at("tokens"), j.at("bytes").get<layers::StateBytes>()};
+}
+
 namespace {
 
 double number(const Json& j) {
@@ -60,9 +68,17 @@ void for_each_field(Result& r, F&& f) {
   f("train_length", r.train_length);
   f("state_tokens", r.state_tokens);
   f("state_bytes", r.state);
+  f("state_sizes", r.state_sizes);
+  f("zoology_state_bytes", r.zoology_state);
+  f("memory_bytes", r.memory_bytes);
   f("scan_forms", r.forms);
   f("history", r.history);
   f("data", r.data);
+}
+
+/// Results without these are read all the same.
+bool added_later(std::string_view name) {
+  return name == "state_sizes" || name == "zoology_state_bytes" || name == "memory_bytes";
 }
 
 }  // namespace
@@ -89,6 +105,7 @@ static void to_json(Json& j, const SliceResult& s) {
   for (const auto& [name, value] : s.setting) {
     j["setting"][name] = value;
   }
+  j["examples"] = s.examples;
   j["labels"] = s.labels;
   for (const auto& [name, value] : s.metrics.values) {
     j["metrics"][name] = value;
@@ -107,7 +124,10 @@ static void to_json(Json& j, const SliceResult& s) {
 }
 
 static void from_json(const Json& j, SliceResult& s) {
-  s = {.name = j.at("slice"), .length = j.at("length"), .labels = j.at("labels")};
+  s = {.name = j.at("slice"),
+       .length = j.at("length"),
+       .examples = j.value("examples", Index{0}),
+       .labels = j.at("labels")};
   for (const auto& [name, value] : j.at("setting").items()) {
     s.setting.emplace_back(name, value);
   }
@@ -149,6 +169,9 @@ RunResult RunResult::from_json(const std::string& text, const std::string& path)
   try {
     const Json j = Json::parse(text);
     for_each_field(r, [&]<class T>(const char* name, T& value) {
+      if (!j.contains(name) && added_later(name)) {
+        return;
+      }
       if constexpr (std::is_same_v<T, double>) {
         value = number(j.at(name));
       } else {

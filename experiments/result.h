@@ -44,6 +44,7 @@ struct SliceResult {
   std::string name;
   Index length = 0;
   data::SliceSetting setting;
+  Index examples = 0;  ///< that have a label
   Index labels = 0;
   Metrics metrics;
   std::vector<PositionRange> positions;  ///< those that have labels
@@ -56,11 +57,17 @@ struct Evaluation {
   /// nullptr where there is none of that name.
   const SliceResult* find(const std::string& slice) const;
 };
-/// {"step": .., "split": .., "eval": [{"slice": .., "length": .., "setting": {..}, "labels": ..,
-/// "metrics": {..}, "positions": {"from": [..], "to": [..], "labels": [..], "loss": [..],
-/// "accuracy": [..]}}]}; a value that is not finite is written as null and read as NaN.
+/// {"step": .., "split": .., "eval": [{"slice": .., "length": .., "setting": {..}, "examples": ..,
+/// "labels": .., "metrics": {..}, "positions": {"from": [..], "to": [..], "labels": [..], "loss":
+/// [..], "accuracy": [..]}}]}; a value that is not finite is written as null and read as NaN.
 void to_json(nlohmann::ordered_json& j, const Evaluation& e);
 void from_json(const nlohmann::ordered_json& j, Evaluation& e);
+
+/// The state after so many tokens of a sequence.
+struct StateSize {
+  Index tokens = 0;
+  layers::StateBytes bytes;
+};
 
 /// One model, one seed.
 struct RunResult {
@@ -76,6 +83,9 @@ struct RunResult {
   Index train_length = 0;  ///< tokens of the longest training example
   Index state_tokens = 0;
   layers::StateBytes state;                  ///< per sequence, after state_tokens tokens
+  std::vector<StateSize> state_sizes;        ///< at the lengths of the last evaluations
+  Index zoology_state = 0;                   ///< see state_size.h, at the longest of them
+  Index memory_bytes = 0;                    ///< most that the process held while it trained
   std::map<std::string, std::string> forms;  ///< of each scan, as it was computed
   std::vector<Evaluation> history;           ///< the last one is the final one
   std::optional<TrainingLog::Best> best;     ///< the evaluation of checkpoints/best.h5

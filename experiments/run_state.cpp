@@ -183,12 +183,13 @@ bool all_finite(const Tensor& t) {
 }
 
 RunPart::RunPart(const RunConfig& run, std::size_t number, std::uint64_t part_seed,
-                 std::string folder, Communicator& ranks, Device& device)
+                 std::string folder, Communicator& ranks, Device& device, PartOptions asked)
     : config(run),
       model_config(run.models.at(number)),
       seed(part_seed),
       directory(std::move(folder)),
       comm(ranks),
+      options(std::move(asked)),
       task(data::make_task(run.task, {.seed = seed, .stream = carries()})),
       model(std::make_unique<layers::Model>(model_config, model_interface(*task), seed)),
       optimizer(run.optimizer.make()) {
@@ -295,6 +296,7 @@ static void save_as(const RunPart& part, const RunState& state, const std::strin
   d.optimizer_states = part.optimizer->state_names();
   d.optimizer = optimizer;
   d.provenance = provenance(part.comm.size(), part.model->parameters().device());
+  part.about_to_write();
   create_directories(part.checkpoints());
   save_checkpoint(path, part.model->parameters(), d);
 }

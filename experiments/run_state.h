@@ -1,6 +1,7 @@
 #pragma once
 // What one model and seed of a run consists of, and its state between two updates, which a
 // checkpoint saves whole.
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,17 +13,32 @@
 
 namespace ls::experiments {
 
+/// What whoever trains a part may ask of it besides its config; nothing here changes a number.
+struct PartOptions {
+  bool quiet = false;           ///< shows no progress
+  bool test = true;             ///< false: the test split is not read
+  bool validates_last = false;  ///< after the last update, whether or not there is a test split
+  std::function<void(Index step)> after_update;
+  /// Before anything is written into the part's folder. What it throws ends the training.
+  std::function<void()> before_write;
+};
+
 /// One model and seed, built.
 struct RunPart {
   /// The model lies on `device`. @throws Error(Config) when config and task do not fit
   RunPart(const RunConfig& config, std::size_t model, std::uint64_t seed, std::string directory,
-          Communicator& comm, Device& device = cpu());
+          Communicator& comm, Device& device = cpu(), PartOptions options = {});
 
   /// From now on ranks have shards, as mesh.shard says. @throws Error(Config, Unsupported)
   void shard();
   bool carries() const { return config.state == StateMode::kCarry; }
   /// Does this process write files?
   bool writes() const { return comm.rank() == 0 && !directory.empty(); }
+  void about_to_write() const {
+    if (options.before_write) {
+      options.before_write();
+    }
+  }
   std::string checkpoints() const { return directory + "/checkpoints"; }
   /// "the last good checkpoint is ...", for messages.
   std::string last_good_checkpoint() const;
@@ -32,6 +48,7 @@ struct RunPart {
   std::uint64_t seed;
   std::string directory;  ///< empty: nothing is written
   Communicator& comm;
+  PartOptions options;
   std::unique_ptr<data::Task> task;
   std::unique_ptr<layers::Model> model;
   std::unique_ptr<optim::Optimizer> optimizer;

@@ -7,13 +7,14 @@
 #include "core/tensor/queue_clock.h"
 #include "experiments/evaluate.h"
 #include "experiments/part.h"
+#include "experiments/state_size.h"
 #include "experiments/stop.h"
 
 namespace ls::experiments {
 
 Trainer::Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed,
-                 std::string directory, Communicator& comm, Device& device)
-    : part_(config, model, seed, std::move(directory), comm, device),
+                 std::string directory, Communicator& comm, Device& device, PartOptions options)
+    : part_(config, model, seed, std::move(directory), comm, device, std::move(options)),
       state_(part_),
       step_(part_),
       batcher_(*part_.task,
@@ -174,11 +175,14 @@ RunResult Trainer::run() {
   Recorder recorder(part_, state_);
   const bool trained = train(recorder);
   save();
-  const bool complete =
-      trained && record_evaluation(recorder, has_test() ? data::Split::kTest : data::Split::kValid);
+  const bool validates = part_.options.validates_last || !has_test();
+  const bool complete = trained &&
+                        (!validates || record_evaluation(recorder, data::Split::kValid)) &&
+                        (!has_test() || record_evaluation(recorder, data::Split::kTest));
   recorder.finish(complete);
   const RunResult r = result(recorder, complete);
   if (part_.writes()) {
+    part_.about_to_write();
     replace_file(part_.directory + "/result.json", r.json());
   }
   return r;
@@ -210,8 +214,10 @@ RunResult Trainer::result(const Recorder& recorder, bool complete) {
   r.wall_seconds = state_.wall_seconds;
   r.train_length = longest_training_example(*part_.task);
   r.state_tokens = part_.task->slices(data::Split::kTrain).front().length;
-  r.state = part_.model->measure_state(r.state_tokens);
   r.history = state_.history;
+  r.state = part_.model->measure_state(r.state_tokens);
+  r.memory_bytes = peak_resident_bytes();
+  measure_states(*part_.model, state_.step, r);
   r.data = part_.data;
   r.provenance = provenance(part_.comm.size(), part_.model->parameters().device());
   r.config = dump_json(part_.config);

@@ -19,7 +19,7 @@ class Trainer {
   /// `config` outlives it.
   /// @throws Error(Config) when config and task do not fit
   Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed, std::string directory,
-          Communicator& comm, Device& device = cpu());
+          Communicator& comm, Device& device = cpu(), PartOptions options = {});
   Trainer(RunConfig&&, std::size_t, std::uint64_t, std::string, Communicator&) = delete;
 
   /// Continues from the newest checkpoint in the directory, if there is one; on any number of
@@ -59,7 +59,9 @@ class Trainer {
   bool train(Recorder& recorder);
   /// Unless it was done after this update already; false when a stop was requested.
   bool record_evaluation(Recorder& recorder, data::Split split);
-  bool has_test() const { return !part_.task->slices(data::Split::kTest).empty(); }
+  bool has_test() const {
+    return part_.options.test && !part_.task->slices(data::Split::kTest).empty();
+  }
   RunResult result(const Recorder& recorder, bool complete);
   /// Brings the state's wall time up to now.
   void take_time();
