@@ -72,6 +72,13 @@ std::string part_hash(const RunConfig& config, const RunModel& model) {
   return config_hash(without_the_rest(config, model));
 }
 
+std::string run_identity(const RunConfig& config) {
+  RunConfig out = without_the_rest(config, config.models.front());
+  out.seeds = config.seeds;
+  out.eval = config.eval;
+  return config_hash(out);
+}
+
 std::unique_ptr<optim::Schedule> make_schedule(const RunConfig& config, const RunModel& model) {
   return config.schedule.make(optim::ScheduleArgs{
       .peak = model.lr.value_or(config.lr), .total_steps = config.horizon.value_or(config.steps)});

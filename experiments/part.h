@@ -14,6 +14,9 @@ namespace ls::experiments {
 /// names, of seeds, or of when it is evaluated and saved. Seed and data are told apart by their own
 /// records.
 std::string part_hash(const RunConfig& config, const RunModel& model);
+/// Hash of the whole of a config with one model and one seed, but for names and for what becomes of
+/// checkpoints: two such runs have the same results, up to what the machine decides.
+std::string run_identity(const RunConfig& config);
 std::unique_ptr<optim::Schedule> make_schedule(const RunConfig& config, const RunModel& model);
 
 /// The data that a part is trained on, the checkpoint that its weights come from among them; reads

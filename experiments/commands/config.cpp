@@ -3,6 +3,7 @@
 #include "experiments/commands/command.h"
 #include "experiments/part.h"
 #include "experiments/run.h"
+#include "experiments/sweep/config.h"
 
 namespace ls::experiments {
 namespace {
@@ -15,10 +16,15 @@ class Config final : public Command {
     o("--set", overrides_, {.help = "a.b=c: override one field"});
     o("--fields", fields_,
       {.help = "list every field of a run with type, default, range and meaning"});
+    o("--sweep", sweep_, {.help = "list every field of a sweep instead"});
     o("--comments", comments_, {.help = "print the meaning of each field beside its value"});
     o("--json", json_, {.help = "print JSON"});
   }
   int run(parallel::RankEnv&) override {
+    if (sweep_) {
+      fmt::print("{}", describe_config<SweepConfig>());
+      return 0;
+    }
     if (fields_ || config_.empty()) {
       fmt::print("{}", describe_config<RunConfig>());
       return 0;
@@ -35,7 +41,7 @@ class Config final : public Command {
  private:
   std::string config_;
   std::vector<std::string> overrides_;
-  bool fields_ = false, comments_ = false, json_ = false;
+  bool fields_ = false, sweep_ = false, comments_ = false, json_ = false;
 };
 LS_COMMAND(Config, "config", "check a config and print it resolved; without one, list the fields");
 

@@ -1,0 +1,174 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "core/base/parallel_for.h"
+#include "core/io/files.h"
+#include "experiments/commands/command.h"
+#include "experiments/progress.h"
+#include "experiments/stop.h"
+#include "experiments/sweep/estimate.h"
+#include "experiments/sweep/monitor.h"
+
+namespace ls::experiments {
+namespace {
+
+constexpr const char* kWorkerVariable = "LONGSCAN_SWEEP_WORKER";  // set for processes started here
+constexpr const char* kNotes =
+    "The file has base (a config), axes (paths in it with values), rates and seeds; longscan "
+    "config\n"
+    "--sweep lists its fields. Any number of these commands may work on one folder at the same\n"
+    "time, from several machines, under mpirun or as an array of jobs. A kill loses the running\n"
+    "runs; started again, a sweep repeats none that has ended, and of a file with more values or\n"
+    "seeds trains what is new.";
+
+class Sweep final : public Command {
+ public:
+  static constexpr int kPlace = 15;
+  void options(Options& o) override {
+    o("sweep", file_, {.help = "YAML file", .required = true});
+    o("--set", overrides_,
+      {.help = "a.b=c: override a field of the sweep, base.a.b=c of its base"});
+    o("--workers", workers_,
+      {.help = "runs at the same time, which share the threads; 0: one a thread",
+       .min = 0,
+       .max = 4096});
+    o("--dry-run", dry_run_,
+      {.help = "print runs, tokens, time from a short trial, disk and number of files"});
+    o("--resume", resume_, {.help = "half-done runs go on from their checkpoints"});
+    o("--redo", redo_,
+      {.help = "do again what another build made (changed), what failed, or all",
+       .choices = {"changed", "failed", "all"}});
+    o("--lease", lease_seconds_,
+      {.help = "seconds after which a worker that stands still is replaced",
+       .min = 0.5,
+       .max = 1e6});
+    o.footer(kNotes);
+  }
+  int run(parallel::RankEnv& env) override;
+
+ private:
+  std::vector<std::string> worker_command(int workers) const;
+  void redo(const SweepPlan& plan, SweepFolder& folder) const;
+
+  std::string file_, redo_;
+  std::vector<std::string> overrides_;
+  Index workers_ = 0;
+  bool dry_run_ = false, resume_ = false;
+  double lease_seconds_ = 60;
+};
+
+std::vector<std::string> Sweep::worker_command(int workers) const {
+  std::vector<std::string> words = {"longscan",
+                                    "sweep",
+                                    file_,
+                                    "--lease",
+                                    fmt::format("{}", lease_seconds_),
+                                    "--threads",
+                                    std::to_string(std::max(1, num_threads() / workers))};
+  for (const std::string& text : overrides_) {
+    words.insert(words.end(), {"--set", text});
+  }
+  if (resume_) {
+    words.emplace_back("--resume");
+  }
+  return words;
+}
+
+void Sweep::redo(const SweepPlan& plan, SweepFolder& folder) const {
+  const auto commit = [](const Provenance& p) {
+    const auto at = std::ranges::find(p, "commit", &Provenance::value_type::first);
+    return at == p.end() ? std::string() : at->second;
+  };
+  const std::string now = commit(provenance(1));
+  const auto look = [&](const std::vector<SweepRun>& runs) {
+    for (const SweepRun& run : runs) {
+      const EndedRun* ended = folder.ended(run);
+      if (ended != nullptr && (redo_ == "all" || (redo_ == "failed" && !ended->result) ||
+                               (redo_ == "changed" && commit(ended->provenance) != now))) {
+        folder.remove(run);
+      }
+    }
+  };
+  for (const SweepCell& cell : plan.cells) {
+    std::ranges::for_each(cell.choice, look);
+    std::ranges::for_each(cell.report, look);
+  }
+}
+
+/// Whether every cell has its rate and no reported run failed.
+bool all_well(const SweepPlan& plan, const SweepFolder& folder) {
+  return std::ranges::all_of(plan.cells, [&](const SweepCell& cell) {
+    const RateChoice choice = choose_rate(plan, cell, folder);
+    return choice.rate >= 0 &&
+           std::ranges::all_of(cell.report[static_cast<std::size_t>(choice.rate)],
+                               [&](const SweepRun& run) {
+                                 const EndedRun* ended = folder.ended(run);
+                                 return ended != nullptr && ended->result;
+                               });
+  });
+}
+
+int Sweep::run(parallel::RankEnv& env) {
+  const VariedConfig varied = VariedConfig::from_file(file_, overrides_, sweep_keys());
+  const SweepPlan plan = plan_sweep(varied, read_file(file_));
+  const WorkerOptions worker{.lease_seconds = lease_seconds_, .resume = resume_};
+  if (std::getenv(kWorkerVariable) != nullptr) {
+    end_with_parent();
+    install_stop_signals();
+    work_on(plan, worker);
+    return 0;
+  }
+  const bool ranks = parallel::launched_by().has_value();
+  const bool speaks = env.world().rank() == 0;
+  if (speaks) {
+    rehearse(plan);
+  }
+  if (dry_run_) {
+    if (speaks) {
+      fmt::print("{}", estimate_text(estimate(plan, static_cast<int>(workers_))));
+    }
+    return 0;
+  }
+  install_stop_signals();
+  SweepFolder folder(plan.directory());
+  if (speaks) {
+    folder.replace("sweep.yaml", plan.text);
+    redo(plan, folder);
+  }
+  env.world().barrier();
+  const int workers = static_cast<int>(workers_ > 0 ? workers_ : Index{num_threads()});
+  if (ranks) {
+    work_on(plan, worker);
+    env.world().barrier();
+  } else {
+    ::setenv(kWorkerVariable, "1", 1);
+    watch_workers(
+        plan,
+        {.command = worker_command(workers), .workers = workers, .lease_seconds = lease_seconds_});
+  }
+  const int stopped = stop_signal(env.world());
+  if (!speaks) {
+    return stopped != 0 ? 128 + stopped : 0;
+  }
+  folder.refresh();
+  fmt::print("\n{}\ntable       {}/table.txt\nresults     {}/results.csv\n",
+             write_results(plan, folder), folder.path(), folder.path());
+  if (stopped != 0) {
+    return 128 + stopped;
+  }
+  const OpenRuns open = open_runs(plan, folder);
+  if (open.runs.empty() && LeaseWatch(folder.leases(), lease_seconds_).tidy()) {
+    folder.remove_left_over();
+  }
+  LS_CHECK(open.runs.empty(), kIo,
+           "{} of {} runs are missing: the workers ended before them; start the sweep again",
+           std::ssize(open.runs) + open.later, plan.size());
+  return all_well(plan, folder) ? 0 : 1;
+}
+
+LS_COMMAND(Sweep, "sweep", "train many configs, restartably, side by side");
+
+}  // namespace
+}  // namespace ls::experiments

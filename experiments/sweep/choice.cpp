@@ -1,0 +1,101 @@
+#include "experiments/sweep/choice.h"
+
+#include <algorithm>
+#include <optional>
+#include <set>
+#include <tuple>
+
+#include "experiments/evaluate.h"
+
+namespace ls::experiments {
+namespace {
+
+/// Larger is better.
+struct Score {
+  double metric = 0, loss = 0;
+  bool operator>(const Score& other) const {
+    return std::tie(metric, loss) > std::tie(other.metric, other.loss);
+  }
+};
+
+/// The last validation of a finished run.
+const Evaluation* last_validation(const RunResult& result) {
+  const auto at = std::find_if(result.history.rbegin(), result.history.rend(), [&](const auto& e) {
+    return e.split == data::Split::kValid && e.step == result.steps;
+  });
+  return at == result.history.rend() ? nullptr : &*at;
+}
+
+/// Mean over the choice seeds, nullopt where one of them did not finish.
+std::optional<Score> score_of(const std::vector<SweepRun>& runs, const SweepFolder& folder) {
+  Score sum;
+  for (const SweepRun& run : runs) {
+    const EndedRun* ended = folder.ended(run);
+    const Evaluation* e =
+        ended != nullptr && ended->result ? last_validation(*ended->result) : nullptr;
+    if (e == nullptr) {
+      return std::nullopt;
+    }
+    const std::string& metric = ended->result->metrics.front();
+    const double value = mean_metric(*e, metric);
+    sum.metric += is_better(metric, 0, 1) ? -value : value;
+    sum.loss -= mean_metric(*e, "loss");
+  }
+  return sum;
+}
+
+}  // namespace
+
+RateChoice choose_rate(const SweepPlan& plan, const SweepCell& cell, const SweepFolder& folder) {
+  RateChoice choice{.known = true};
+  if (!plan.chooses()) {
+    choice.rate = 0;
+    return choice;
+  }
+  const auto& values = plan.rate_values;
+  std::optional<Score> best;
+  for (std::size_t r = 0; r < cell.choice.size(); ++r) {
+    choice.known &= std::ranges::all_of(
+        cell.choice[r], [&](const SweepRun& run) { return folder.ended(run) != nullptr; });
+    const std::optional<Score> score = score_of(cell.choice[r], folder);
+    const bool lower =
+        choice.rate >= 0 && values[r] < values[static_cast<std::size_t>(choice.rate)];
+    if (score && (!best || *score > *best || (!(*best > *score) && lower))) {
+      best = score;
+      choice.rate = static_cast<Index>(r);
+    }
+  }
+  if (choice.rate >= 0) {
+    const double chosen = values[static_cast<std::size_t>(choice.rate)];
+    choice.edge = chosen == std::ranges::min(values) || chosen == std::ranges::max(values);
+  }
+  return choice;
+}
+
+OpenRuns open_runs(const SweepPlan& plan, const SweepFolder& folder) {
+  OpenRuns open;
+  std::set<std::string> listed;
+  const auto add = [&](const std::vector<SweepRun>& runs) {
+    for (const SweepRun& run : runs) {
+      if (folder.ended(run) == nullptr && listed.insert(run.identity).second) {
+        open.runs.push_back(&run);
+      }
+    }
+  };
+  for (const SweepCell& cell : plan.cells) {
+    if (plan.chooses()) {
+      for (const std::vector<SweepRun>& runs : cell.choice) {
+        add(runs);
+      }
+    }
+    const RateChoice choice = choose_rate(plan, cell, folder);
+    if (!choice.known) {
+      open.later += std::ssize(cell.report.front());
+    } else if (choice.rate >= 0) {
+      add(cell.report[static_cast<std::size_t>(choice.rate)]);
+    }
+  }
+  return open;
+}
+
+}  // namespace ls::experiments
