@@ -1,10 +1,12 @@
 // Configs: whatever text and overrides are read, the answer is ls::Error or a config that is
-// written and read back as the same.
+// written and read back as the same. Of the texts some are files of sweeps, which end in a plan.
 #include <algorithm>
+#include <map>
 
 #include "core/config/compare.h"
 #include "experiments/part.h"
 #include "experiments/run.h"
+#include "experiments/sweep/plan.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/support/paths.h"
 
@@ -22,6 +24,9 @@ std::vector<std::string> texts() {
         out.push_back(read_bytes(file));
       }
     }
+  }
+  for (const std::string& file : test::files_of(test::source_dir() + "/configs/sweeps", ".yaml")) {
+    out.push_back(read_bytes(file));
   }
   LS_CHECK(out.size() > 10, kIo, "{}: too few configs to begin with", test::source_dir());
   return out;
@@ -79,7 +84,12 @@ std::vector<std::string> words() {
                                   "name: ",
                                   "[[[[[[[[[[[[[[[["};
   std::string field;
-  for (const char c : describe_config<RunConfig>() + " ") {
+  for (const char* word : {"axes:\n  ", "rates: ", "zip: ", "log_space: [1e-3, 1]", "log_uniform: ",
+                           "count: ", "models.*.width: [8, 16]", "base:\n  ", "*", "match: "}) {
+    out.emplace_back(word);
+  }
+  for (const char c :
+       describe_config<RunConfig>() + describe_config<experiments::SweepConfig>() + " ") {
     if (std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_') {
       field += c;
     } else if (!field.empty()) {
@@ -113,6 +123,43 @@ void check_accepted(const RunConfig& config) {
   }
 }
 
+/// Returns whether it was accepted.
+bool run_sweep_case(const std::string& text, const std::vector<std::string>& overrides) {
+  try {
+    const VariedConfig varied =
+        VariedConfig::from_text(text, "fuzz.yaml", overrides, experiments::sweep_keys());
+    double runs = 1;
+    for (const ConfigAxis& axis : varied.axes()) {
+      runs *= static_cast<double>(axis.texts.size());
+    }
+    if (runs > 200) {
+      return false;  // of no interest here, and slow
+    }
+    experiments::SweepPlan plan = [&] {
+      experiments::SweepConfig own;
+      read_config(varied.own(), own);
+      // What is solved for is measured on models of any size, which is no matter of configs.
+      return own.match ? experiments::SweepPlan() : experiments::plan_sweep(varied, text);
+    }();
+    std::map<std::string, std::string> identity_of;
+    for (const experiments::SweepCell& cell : plan.cells) {
+      for (const auto* rates : {&cell.choice, &cell.report}) {
+        for (const auto& of_rate : *rates) {
+          for (const experiments::SweepRun& run : of_rate) {
+            LS_PROMISE(run.name.size() <= 120 && folder_name_fault(run.name).empty());
+            const auto [at, is_new] = identity_of.emplace(run.name, run.identity);
+            LS_PROMISE(is_new || at->second == run.identity);
+          }
+        }
+      }
+    }
+  } catch (const Error& e) {
+    LS_PROMISE(e.kind() == ErrorKind::kConfig || e.kind() == ErrorKind::kIo);
+    return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 bool run_case(Rng& rng) {
@@ -134,6 +181,9 @@ bool run_case(Rng& rng) {
         std::remove_if(path.begin(), path.end(), [](char c) { return c == ':' || c == ' '; }),
         path.end());
     overrides.push_back(path + "=" + pick(rng, dictionary));
+  }
+  if (text.find("base") != std::string::npos && rng.bernoulli(0.9)) {
+    return run_sweep_case(text, overrides);
   }
   std::optional<RunConfig> config;
   try {
