@@ -41,6 +41,12 @@ const std::string kStarted = utc_now();  // when the program was loaded
 
 }  // namespace
 
+std::string_view tree_patch() {
+  return
+#include "longscan_build_difference.inc"
+      ;
+}
+
 std::string version_line() {
   return "longscan " LS_BUILD_VERSION " (" LS_BUILD_COMMIT ")";
 }

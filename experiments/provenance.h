@@ -1,6 +1,7 @@
 #pragma once
 // Where a result comes from: stored with every one.
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -13,6 +14,8 @@ namespace ls::experiments {
 using Provenance = std::vector<std::pair<std::string, std::string>>;
 /// Of this process, one of `ranks`, whose models run on `device`.
 Provenance provenance(int ranks, const Device& device = cpu());
+/// What the checkout that was built differs by from its commit, as git shows it; "" of a clean one.
+std::string_view tree_patch();
 /// "longscan 0.1.0 (1a2b3c4, modified)".
 std::string version_line();
 

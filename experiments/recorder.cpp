@@ -30,6 +30,9 @@ Recorder::Recorder(const RunPart& part, RunState& state)
     part.about_to_write();
     create_directories(part.directory);
     replace_file(part.directory + "/config.yaml", dump_yaml(part.config));
+    if (!tree_patch().empty()) {
+      replace_file(part.directory + "/tree.patch", tree_patch());
+    }
     if (state.step == 0) {
       replace_file(metrics_path(part), "");
     }

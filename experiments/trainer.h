@@ -15,7 +15,8 @@ namespace ls::experiments {
 
 class Trainer {
  public:
-  /// `directory` gets metrics.jsonl, config.yaml, result.json and checkpoints/; "" for none.
+  /// `directory` gets metrics.jsonl, config.yaml, result.json, checkpoints/ and, of a build of a
+  /// modified checkout, tree.patch; "" for none.
   /// `config` outlives it.
   /// @throws Error(Config) when config and task do not fit
   Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed, std::string directory,
