@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -9,12 +10,13 @@
 #include "experiments/progress.h"
 #include "experiments/stop.h"
 #include "experiments/sweep/estimate.h"
+#include "experiments/sweep/figures.h"
 #include "experiments/sweep/monitor.h"
 
 namespace ls::experiments {
 namespace {
 
-constexpr const char* kWorkerVariable = "LONGSCAN_SWEEP_WORKER";  // set for processes started here
+constexpr const char* kWorkerVariable = "LONGSCAN_SWEEP_WORKER";  // who started it
 constexpr const char* kNotes =
     "The file has base (a config), axes (paths in it with values), rates and seeds; longscan "
     "config\n"
@@ -114,8 +116,8 @@ int Sweep::run(parallel::RankEnv& env) {
   const VariedConfig varied = VariedConfig::from_file(file_, overrides_, sweep_keys());
   const SweepPlan plan = plan_sweep(varied, read_file(file_));
   const WorkerOptions worker{.lease_seconds = lease_seconds_, .resume = resume_};
-  if (std::getenv(kWorkerVariable) != nullptr) {
-    end_with_parent();
+  if (const char* parent = std::getenv(kWorkerVariable)) {
+    end_with_parent(std::strtoll(parent, nullptr, 10));
     install_stop_signals();
     work_on(plan, worker);
     return 0;
@@ -143,7 +145,7 @@ int Sweep::run(parallel::RankEnv& env) {
     work_on(plan, worker);
     env.world().barrier();
   } else {
-    ::setenv(kWorkerVariable, "1", 1);
+    ::setenv(kWorkerVariable, std::to_string(::getpid()).c_str(), 1);
     watch_workers(
         plan,
         {.command = worker_command(workers), .workers = workers, .lease_seconds = lease_seconds_});
@@ -155,6 +157,8 @@ int Sweep::run(parallel::RankEnv& env) {
   folder.refresh();
   fmt::print("\n{}\ntable       {}/table.txt\nresults     {}/results.csv\n",
              write_results(plan, folder), folder.path(), folder.path());
+  const std::string figure = sweep_figure(plan, folder);
+  fmt::print("{}", figure.empty() ? "" : fmt::format("figure      {}\n", figure));
   if (stopped != 0) {
     return 128 + stopped;
   }

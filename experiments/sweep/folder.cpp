@@ -1,5 +1,6 @@
 #include "experiments/sweep/folder.h"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -31,6 +32,25 @@ std::string identity_in(const fs::path& folder) {
              e.message());
     return "";
   }
+}
+
+std::string host() {
+  char name[256] = "unknown";
+  gethostname(name, sizeof name - 1);
+  return name;
+}
+
+/// A file of replace() whose process ran on this machine and is gone: "table.txt.HOST.123.new".
+bool abandoned(const std::string& file) {
+  const std::string begin = "." + host() + ".";
+  const std::size_t at = file.find(begin), end = file.find(".new");
+  if (at == std::string::npos || end == std::string::npos || end < at + begin.size()) {
+    return false;
+  }
+  const std::string pid = file.substr(at + begin.size(), end - at - begin.size());
+  return !pid.empty() && pid.size() < 10 &&
+         pid.find_first_not_of("0123456789") == std::string::npos &&
+         ::kill(static_cast<pid_t>(std::stol(pid)), 0) != 0 && errno == ESRCH;
 }
 
 /// "NAME.3" -> NAME.
@@ -140,7 +160,7 @@ void SweepFolder::remove_half_done(const std::string& name, Index before) const 
 void SweepFolder::remove_left_over() const {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(work(), error)) {
-    if (entry.is_directory(error)) {
+    if (entry.is_directory(error) || abandoned(entry.path().filename().string())) {
       fs::remove_all(entry.path(), error);
     }
   }
@@ -186,7 +206,7 @@ void SweepFolder::remove(const SweepRun& run) {
 }
 
 void SweepFolder::replace(const std::string& file, const std::string& text) const {
-  const std::string mine = fmt::format("{}/{}.{}.new", work(), file, ::getpid());
+  const std::string mine = fmt::format("{}/{}.{}.{}.new", work(), file, host(), ::getpid());
   replace_file(mine, text);
   LS_CHECK(std::rename(mine.c_str(), (path_ + "/" + file).c_str()) == 0, kIo,
            "{}/{}: cannot be written: {}", path_, file, write_failure(errno));

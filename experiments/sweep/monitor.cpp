@@ -251,9 +251,12 @@ void watch_workers(const SweepPlan& plan, const MonitorOptions& options) {
   Monitor(plan, options).run();
 }
 
-void end_with_parent() {
+void end_with_parent(Index parent) {
+  if (parent == 0) {
+    return;
+  }
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (::getppid() == 1) {
+  if (::getppid() != static_cast<pid_t>(parent)) {
     ::_exit(1);  // it ended before this could be asked for
   }
 }

@@ -18,8 +18,8 @@ struct MonitorOptions {
 /// Returns when every run has ended, no worker is left or a signal asked to stop.
 void watch_workers(const SweepPlan& plan, const MonitorOptions& options);
 
-/// In a worker: it ends when the process that started it does.
-void end_with_parent();
+/// In a worker: it ends when the process that started it does. 0: it was started by itself.
+void end_with_parent(Index parent);
 
 /// "sweep  7/24 runs, 1 failed, 2 running, ETA 3 min 05 s" and a line for each run under way,
 /// within `columns`.

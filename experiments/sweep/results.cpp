@@ -223,17 +223,6 @@ class Csv {
   std::string text_;
 };
 
-/// Test where there is one, else validation, of the last update.
-const Evaluation* reported(const RunResult& r) {
-  const Evaluation* found = nullptr;
-  for (const Evaluation& e : r.history) {
-    const bool better =
-        found == nullptr || e.split == data::Split::kTest || found->split != data::Split::kTest;
-    found = e.step == r.steps && better ? &e : found;
-  }
-  return found;
-}
-
 /// What stands above the table.
 std::string remarks(const SweepPlan& plan, const SweepFolder& folder) {
   const OpenRuns open = open_runs(plan, folder);
@@ -308,6 +297,16 @@ CellSummary summary_of(const SweepCell& cell, const RateChoice& choice, const Sw
 }
 
 }  // namespace
+
+const Evaluation* reported(const RunResult& r) {
+  const Evaluation* found = nullptr;
+  for (const Evaluation& e : r.history) {
+    const bool better =
+        found == nullptr || e.split == data::Split::kTest || found->split != data::Split::kTest;
+    found = e.step == r.steps && better ? &e : found;
+  }
+  return found;
+}
 
 std::string results_csv(const SweepPlan& plan, const SweepFolder& folder) {
   return Csv(plan, folder).text();

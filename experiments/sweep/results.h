@@ -15,6 +15,10 @@ namespace ls::experiments {
 ///   zoology_state, tokens, seconds, memory, host, device, commit, error.
 std::string results_csv(const SweepPlan& plan, const SweepFolder& folder);
 
+/// What is reported of a run: its test after the last update where there is one, else validation;
+/// nullptr where there is neither.
+const Evaluation* reported(const RunResult& r);
+
 /// A row for each cell whose choice is known, with what is missing above. Within `width` columns
 /// where that is not 0.
 std::string sweep_table(const SweepPlan& plan, const SweepFolder& folder, int width = 0);

@@ -130,8 +130,11 @@ void check_kills(const Workplace& w, int workers, double took, const Table& whol
   REQUIRE(out.status == 0);
   check_kept(before, finished(w, folder));
   CHECK(results(w, folder) == whole);
-  CHECK(fs::is_empty(w.path(folder + "/.leases")));
-  CHECK(fs::is_empty(w.path(folder + "/.work")));
+  for (const char* hidden : {"/.leases", "/.work"}) {
+    for (const auto& entry : fs::directory_iterator(w.path(folder + hidden))) {
+      FAIL_CHECK("left over: " << entry.path());
+    }
+  }
 }
 
 }  // namespace
@@ -164,7 +167,7 @@ TEST_SUITE("e2e") {
         w.run({"sweep", "s.yaml", "--set", "base.steps=2000", "--set", "output=whole"}).status ==
         0);
     const Outcome out = w.shell(
-        "LONGSCAN_SWEEP_WORKER=1 $longscan sweep s.yaml --lease 1 --threads 1 --set "
+        "LONGSCAN_SWEEP_WORKER=0 $longscan sweep s.yaml --lease 1 --threads 1 --set "
         "base.steps=2000 "
         "2>first.txt &\n"
         "first=$!\n"
@@ -204,6 +207,35 @@ TEST_SUITE("e2e") {
     INFO(out.text);
     CHECK(out.status == 0);
     CHECK(results(w) == results(w, "whole/s"));
+  }
+
+  TEST_CASE("runs of a sweep by another build are marked, and repeated where that is asked for") {
+    const Workplace w;
+    w.write("s.yaml", kSweep + "keep: last\n");
+    Outcome out = w.run({"sweep", "s.yaml", "--workers", "1"});
+    REQUIRE(out.status == 0);
+    CHECK(out.text.find("MIXED") == std::string::npos);
+    const std::string one = "att,lr=1e-3,seed=0", folder = "runs/s/" + one;
+    CHECK(fs::exists(w.path(folder + "/checkpoints/step_000000040.h5")));
+    const auto before = finished(w);
+    std::string text = w.read(folder + "/result.json");
+    const std::size_t at = text.find("\"commit\": \"") + 11;
+    text.replace(at, text.find('"', at) - at, "0123456789ab");
+    w.write(folder + "/result.json", text);
+    out = w.run({"sweep", "s.yaml"});
+    INFO(out.text);
+    CHECK(out.text.find("MIXED COMMITS: 0123456789ab, ") != std::string::npos);
+    out = w.run({"sweep", "s.yaml", "--redo", "changed"});
+    INFO(out.text);
+    CHECK(out.text.find("MIXED") == std::string::npos);
+    auto now = finished(w);
+    CHECK(now.at(one) != before.at(one));
+    now.erase(one);
+    check_kept(now, before);
+    CHECK(w.run({"sweep", "s.yaml", "--redo", "failed"}).status == 0);
+    check_kept(now, finished(w));
+    CHECK(w.run({"sweep", "s.yaml", "--redo", "all"}).status == 0);
+    CHECK(finished(w).at("att,lr=1e-2,seed=1") != now.at("att,lr=1e-2,seed=1"));
   }
 
   TEST_CASE("two runs are compared: fields, results, curves") {

@@ -5,9 +5,12 @@
 #include <filesystem>
 
 #include "core/io/files.h"
+#include "experiments/columns.h"
 #include "experiments/model_io.h"
 #include "experiments/sweep/choice.h"
+#include "experiments/sweep/figures.h"
 #include "experiments/sweep/match.h"
+#include "experiments/sweep/monitor.h"
 #include "experiments/sweep/results.h"
 #include "tests/support/errors.h"
 #include "tests/support/text_folder.h"
@@ -55,6 +58,7 @@ void finish(const SweepPlan& p, const SweepRun& run, double accuracy, double los
   r.seed = static_cast<std::uint64_t>(run.seed());
   r.steps = run.config.steps;
   r.config = dump_json(run.config);
+  r.state_sizes = {{8, {.matrix = 512, .conv = 128}}};
   r.provenance = {{"commit", "abc"}};
   SliceResult slice{.name = "all", .length = 8};
   slice.metrics.values = {{"tok_acc", accuracy}, {"loss", loss}};
@@ -138,6 +142,19 @@ TEST_SUITE("unit") {
     const std::string table = sweep_table(p, found, 80);
     CHECK(table.find("0.800") != std::string::npos);
     CHECK(table.find("1.000") != std::string::npos);  // the published convention
+    const std::vector<Panel> panels = sweep_panels(p, found);
+    REQUIRE(panels.size() == 1);  // against the state; no axis has numbers
+    CHECK(panels[0].x_label == "bytes of state");
+    REQUIRE(panels[0].series.size() == 2);  // a line, and each seed as a point
+    CHECK(panels[0].series[0].x == std::vector<double>{640});
+    CHECK(panels[0].series[1].points);
+    for (const int columns : {40, 80}) {
+      LeaseNote note{.name = std::string(100, 'n'), .step = 3, .steps = 4};
+      for (const std::string& line : live_table(p, found, {note}, 75, columns)) {
+        CAPTURE(line);
+        CHECK(columns_of(line) < static_cast<std::size_t>(columns));
+      }
+    }
     const std::string csv = results_csv(p, found);
     CHECK(csv.find("report,yes,no,finished,4,valid,all,0.8,0.5,1,") != std::string::npos);
   }
