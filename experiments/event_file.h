@@ -15,8 +15,8 @@ struct EventScalars {
   std::vector<std::pair<std::string, double>> values;
 };
 
-/// The bytes of an event file: records with masked CRC-32C of lengths and contents, each an Event of
-/// TensorFlow's protocol buffers, the first with the version of the format.
+/// The bytes of an event file: records with masked CRC-32C of lengths and contents, each an Event
+/// of TensorFlow's protocol buffers, the first with the version of the format.
 /// @source tensorflow/tensorflow, core/lib/io/record_writer.cc and core/util/event.proto
 std::string event_file(const std::vector<EventScalars>& events);
 

@@ -42,6 +42,8 @@ class Sweep final : public Command {
     o("--redo", redo_,
       {.help = "do again what another build made (changed), what failed, or all",
        .choices = {"changed", "failed", "all"}});
+    o("--mixed-devices", mixed_devices_,
+      {.help = "go on although earlier runs of the sweep were on another kind of device"});
     o("--lease", lease_seconds_,
       {.help = "seconds after which a worker that stands still is replaced",
        .min = 0.5,
@@ -57,7 +59,7 @@ class Sweep final : public Command {
   std::string file_, redo_;
   std::vector<std::string> overrides_;
   Index workers_ = 0;
-  bool dry_run_ = false, resume_ = false;
+  bool dry_run_ = false, resume_ = false, mixed_devices_ = false;
   double lease_seconds_ = 60;
 };
 
@@ -91,6 +93,32 @@ void Sweep::redo(const SweepPlan& plan, SweepFolder& folder) const {
                                (redo_ == "changed" && commit(ended->provenance) != now))) {
         folder.remove(run);
       }
+    }
+  };
+  for (const SweepCell& cell : plan.cells) {
+    std::ranges::for_each(cell.choice, look);
+    std::ranges::for_each(cell.report, look);
+  }
+}
+
+/// @throws Error(Config) where a run that has ended was on another kind of device than now
+void check_devices(const SweepPlan& plan, const SweepFolder& folder) {
+  const auto look = [&](const std::vector<SweepRun>& runs) {
+    for (const SweepRun& run : runs) {
+      const EndedRun* ended = folder.ended(run);
+      if (ended == nullptr) {
+        continue;
+      }
+      const Provenance& facts = ended->provenance;
+      const auto at = std::ranges::find(facts, "device", &Provenance::value_type::first);
+      const auto kind = [](const std::string& text) {
+        return text.substr(0, text.find_first_of(": "));
+      };
+      const std::string now = device_of(run.config).describe();
+      LS_CHECK(at == facts.end() || kind(at->second) == kind(now), kConfig,
+               "{}: {} was run on {}, this would go on on {}; results of a sweep are compared, so "
+               "keep to one kind, or go on with --mixed-devices",
+               folder.path(), ended->name, at->second, now);
     }
   };
   for (const SweepCell& cell : plan.cells) {
@@ -138,6 +166,9 @@ int Sweep::run(parallel::RankEnv& env) {
   if (speaks) {
     folder.replace("sweep.yaml", plan.text);
     redo(plan, folder);
+    if (!mixed_devices_) {
+      check_devices(plan, folder);
+    }
   }
   env.world().barrier();
   const int workers = static_cast<int>(workers_ > 0 ? workers_ : Index{num_threads()});

@@ -222,6 +222,14 @@ TEST_SUITE("e2e") {
     const std::size_t at = text.find("\"commit\": \"") + 11;
     text.replace(at, text.find('"', at) - at, "0123456789ab");
     w.write(folder + "/result.json", text);
+    const std::size_t device = text.find("\"device\": \"cpu") + 11;
+    w.write(folder + "/result.json", std::string(text).replace(device, 3, "cuda:0"));
+    out = w.run({"sweep", "s.yaml"});
+    INFO(out.text);
+    CHECK(out.status == 1);
+    CHECK(out.text.find(one + " was run on cuda:0, this would go on on cpu") != std::string::npos);
+    CHECK(w.run({"sweep", "s.yaml", "--mixed-devices"}).status == 0);
+    w.write(folder + "/result.json", text);
     out = w.run({"sweep", "s.yaml"});
     INFO(out.text);
     CHECK(out.text.find("MIXED COMMITS: 0123456789ab, ") != std::string::npos);
@@ -235,7 +243,7 @@ TEST_SUITE("e2e") {
     CHECK(w.run({"sweep", "s.yaml", "--redo", "failed"}).status == 0);
     check_kept(now, finished(w));
     CHECK(w.run({"sweep", "s.yaml", "--redo", "all"}).status == 0);
-    CHECK(finished(w).at("att,lr=1e-2,seed=1") != now.at("att,lr=1e-2,seed=1"));
+    CHECK(finished(w).at("att,lr=1e-2,seed=0") != now.at("att,lr=1e-2,seed=0"));
   }
 
   TEST_CASE("two runs are compared: fields, results, curves") {

@@ -159,6 +159,30 @@ TEST_SUITE("unit") {
     CHECK(csv.find("report,yes,no,finished,4,valid,all,0.8,0.5,1,") != std::string::npos);
   }
 
+  TEST_CASE("sweeps: a run counts by its resolved config, with defaults for what it lacks") {
+    const test::TextFolder folder(1);
+    const SweepPlan p = plan("seeds: [0]\n", {"output=" + folder.path});
+    const SweepRun& run = p.cells[0].report[0][0];
+    const std::string config = p.directory() + "/" + run.name + "/config.yaml";
+    const auto counts = [&](const std::string& from, const std::string& to) {
+      finish(p, run, 0.5, 1);
+      std::string text = read_file(config);
+      REQUIRE(text.find(from) != std::string::npos);
+      replace_file(config, text.replace(text.find(from), from.size(), to));
+      SweepFolder found(p.directory());
+      const bool ended = found.ended(run) != nullptr;
+      // Where it does not count, its folder is left alone and the run has another.
+      CHECK(found.name_of(run) == run.name + (ended ? "" : "~2"));
+      return ended;
+    };
+    CHECK(counts("clip: 1\n", ""));                  // an option that came later, at its default
+    CHECK(counts("log_every: 10", "log_every: 7"));  // changes no number
+    CHECK(counts("every: 0\n  keep", "every: 5\n  keep"));
+    CHECK_FALSE(counts("clip: 1\n", "clip: 2\n"));  // what was a default then is not now
+    CHECK_FALSE(counts("batch: 2\n", "batch: 3\n"));
+    CHECK_FALSE(counts("clip: 1\n", "klip: 1\n"));  // is not read any more
+  }
+
   TEST_CASE("sweeps: models are matched in state and in parameters") {
     const auto matched = [](const std::string& match, std::size_t model, const std::string& more) {
       RunConfig config = plan(more).cells[model].configs[0];
