@@ -104,21 +104,34 @@ Shape shape_of(const ArgSpec& arg, const Bindings& b, const std::string& op) {
   return s;
 }
 
-/// A gradient of this shape and type can be written to `place` by a kernel that takes `o`.
+/// The first element lies as the kernel wants it; `rows`: of a slice those of every row too.
+bool aligned(const Layout& x, const Operand& o, bool rows = false) {
+  const Index size = dtype_size(x.dtype());
+  bool all = x.offset() * size % o.alignment == 0;
+  for (int a = 0; rows && !x.is_contiguous() && a + 1 < x.rank(); ++a) {
+    all = all && (x.shape()[a] == 1 || x.strides()[a] * size % o.alignment == 0);
+  }
+  return all;
+}
+
+/// A result of this shape and type can be written to `place` by a kernel that takes `o`.
 bool fits(const Tensor& place, const Operand& o, const Shape& shape, DType t) {
   return place.defined() && place.dtype() == t && place.shape() == shape && pieces_of(place) &&
-         (o.strided_grad || place.is_contiguous()) && (o.adds_grad || !place.adds());
+         (o.strided_grad || place.is_contiguous()) && (o.adds_grad || !place.adds()) &&
+         aligned(place.layout(), o, true);
 }
 
 /// Memory for an output that follows `from`, which nobody else holds: over it where it is a state,
 /// behind it where it is a cache to which `fresh` rows come and of which `shape[1]` are kept. A
 /// cache without room gets half as many rows more than it needs. Undefined where it cannot follow.
-Tensor following(const Tensor& from, const Tensor& fresh, const Shape& shape, DType t) {
+Tensor following(const Tensor& from, const Tensor& fresh, const Shape& shape, DType t,
+                 const Operand& o) {
   if (from.dtype() != t) {
     return {};
   }
   if (!fresh.defined()) {
-    return from.shape() == shape && from.is_contiguous() ? from : Tensor();
+    const bool over = from.shape() == shape && from.is_contiguous() && aligned(from.layout(), o);
+    return over ? from : Tensor();
   }
   const Index rows = from.size(1) + fresh.size(1), kept = shape[1];
   if (const Tensor longer = from.extended(1, rows); longer.defined()) {
@@ -189,9 +202,7 @@ void arrange(std::vector<Tensor>& ts, const std::vector<Operand>& os, DType from
     if (from != to && t.dtype() == from) {
       t = t.to(to);
     }
-    const Layout& lies = t.layout();
-    const bool aligned = lies.offset() * dtype_size(t.dtype()) % os[i].alignment == 0;
-    if (!aligned || !os[i].lies(lies)) {
+    if (!aligned(t.layout(), os[i]) || !os[i].lies(t.layout())) {
       t = t.clone();
     }
   }
@@ -291,9 +302,10 @@ std::vector<Tensor> make_outputs(const Launch& l, std::span<const Tensor> in, co
     if (own_kernel && !places.empty() && fits(places[i], l.kernel->out[i], shape, t)) {
       out[i] = places[i];
     } else if (in_place && arg.continues >= 0 && spent[static_cast<std::size_t>(arg.continues)]) {
-      out[i] = following(
-          in[static_cast<std::size_t>(arg.continues)],
-          arg.fresh < 0 || appended ? Tensor() : in[static_cast<std::size_t>(arg.fresh)], shape, t);
+      out[i] =
+          following(in[static_cast<std::size_t>(arg.continues)],
+                    arg.fresh < 0 || appended ? Tensor() : in[static_cast<std::size_t>(arg.fresh)],
+                    shape, t, l.kernel->out[i]);
     }
     if (!out[i].defined()) {
       out[i] = Tensor::empty(shape, t, *l.device);

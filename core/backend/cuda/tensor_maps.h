@@ -3,6 +3,8 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include "core/backend/cuda/row_steps.h"
+
 namespace ls::kernels {
 
 /// What a map is made of: extents, and in bytes how far heads, tokens and sequences lie apart.
@@ -64,6 +66,12 @@ inline cudaError_t encode_rows(CUtensorMap* map, const void* data, int batch, in
                                int columns) {
   return encode_boxes(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, data, batch, tokens, heads,
                       columns);
+}
+/// The same of rows with gaps between them, multiples of 8 elements.
+inline cudaError_t encode_rows(CUtensorMap* map, const void* data, int batch, int tokens, int heads,
+                               int columns, const RowSteps& steps) {
+  const RowSteps s = steps.of(tokens, heads, columns);
+  return encode_strided_rows(map, data, batch, tokens, heads, columns, s.sequence, s.token, s.head);
 }
 /// f32: boxes of 32 columns.
 inline cudaError_t encode_gates(CUtensorMap* map, const float* data, int batch, int tokens,

@@ -5,8 +5,10 @@
 #include <cstdint>
 
 #include "core/backend/cuda/launch.h"
+#include "core/backend/cuda/row_steps.h"
 #include "core/ops/common/block_rows.h"
 #include "core/ops/common/elements.h"
+#include "core/tensor/rows.h"
 
 namespace ls::ops::common {
 
@@ -26,27 +28,47 @@ inline float* floats(TensorView& x) {
   return elements<float>(x);
 }
 
-/// Where a kernel writes a gradient: in place, or beside it where it is not wanted or does not lie
-/// as the copy engine wants it; then `put` copies it.
+/// How far rows [B,T,H,D] lie apart, as the copy engine is told: what an axis of one does not show
+/// is as without gaps.
+inline kernels::RowSteps steps_of(const Layout& x) {
+  const Index batch = x.shape()[0], tokens = x.shape()[1], heads = x.shape()[2];
+  const Index head = heads > 1 ? x.strides()[2] : x.shape()[3];
+  const Index token = tokens > 1 ? x.strides()[1] : batch > 1 ? x.strides()[0] : heads * head;
+  return {batch > 1 ? x.strides()[0] : tokens * token, token, head};
+}
+/// The rows of the batch can be taken for one, as where documents are packed.
+inline bool one_row(const Layout& x) {
+  const kernels::RowSteps s = steps_of(x);
+  return s.sequence == x.shape()[1] * s.token;
+}
+
+/// Where a kernel writes a gradient [B,T,H,D]: in its place, or beside it where it is not wanted or
+/// `in_place` is false; then `put` copies it.
 class Wanted {
  public:
-  Wanted(TensorView& d, Index elements)
-      : place_(d.defined() ? at(d) : nullptr),
-        bytes_(elements * Index{sizeof(Element)}),
-        in_place_(place_ && reinterpret_cast<std::uintptr_t>(place_) % 16 == 0),
-        memory_(in_place_ ? 1 : bytes_),
-        data(in_place_ ? place_ : memory_.as<Element>()) {}
+  Wanted(TensorView& d, Index elements, bool in_place = true)
+      : to_(d),
+        in_place_(d.defined() && in_place),
+        memory_(in_place_ ? 1 : elements * Index{sizeof(Element)}),
+        data(in_place_ ? at(d) : memory_.as<Element>()) {}
+  /// Of what lies at `data`.
+  kernels::RowSteps steps() const {
+    return in_place_ ? steps_of(to_.layout()) : kernels::RowSteps();
+  }
   void put() const {
-    if (place_ && !in_place_) {
-      cuda::check(cudaMemcpyAsync(place_, data, static_cast<std::size_t>(bytes_),
-                                  cudaMemcpyDeviceToDevice, cuda::queue().stream),
-                  "storing a gradient");
+    if (in_place_ || !to_.defined()) {
+      return;
     }
+    const Pieces p = *pieces_of(to_);
+    const auto bytes = [](Index n) { return static_cast<std::size_t>(n) * sizeof(Element); };
+    cuda::check(cudaMemcpy2DAsync(at(to_), bytes(p.stride), data, bytes(p.length), bytes(p.length),
+                                  static_cast<std::size_t>(to_.numel() / p.length),
+                                  cudaMemcpyDeviceToDevice, cuda::queue().stream),
+                "storing a gradient");
   }
 
  private:
-  Element* const place_;
-  const Index bytes_;
+  TensorView& to_;
   const bool in_place_;
   cuda::Scratch memory_;
 

@@ -66,12 +66,6 @@ inline cuda::Scratch scratch(std::size_t bytes) {
   return cuda::Scratch(static_cast<Index>(bytes > 0 ? bytes : 1));
 }
 
-inline void put(const Wanted& q, const Wanted& k, const Wanted& v) {
-  q.put();
-  k.put();
-  v.put();
-}
-
 /// A gate a token and head, of the head, or none.
 struct Scalar {
   static fast::LinearInputs inputs(const Op::In<TensorView>& in, const Documents& documents) {
@@ -103,7 +97,6 @@ struct Scalar {
     cuda::check(fast::decayed_linear_backward(z, inputs(in, documents), go.data, floats(dout.sT),
                                               memory.data(), to, cuda::queue().stream),
                 "the gradients of decayed linear attention");
-    put(q, k, v);
   }
 };
 
@@ -153,7 +146,6 @@ struct Channels {
                                             sums.data(), to, floats(din.u), cuda::queue().stream),
                   "the gradients of the bonus of linear attention");
     }
-    put(q, k, v);
   }
 };
 

@@ -23,12 +23,22 @@ bool lies_in_packs(const Layout& x) {
   }
   return packs;
 }
+/// Tokens one behind the other, as wholes of 16 bytes, which the copy engine takes where they lie.
+bool lies_in_tokens(const Layout& x) {
+  if (!lies_in_packs(x) || x.numel() == 0) {
+    return false;
+  }
+  const kernels::RowSteps s = common::steps_of(x);
+  return common::one_row(x) && s.head >= x.shape()[3] && s.token >= s.head * x.shape()[2];
+}
 
 LS_KERNEL(DeltaRule)
     .on(DeviceType::kCuda)
     .named("gated sm_90a, normalised")
     .reads("q k", &lies_in_packs)
+    .reads("v", &lies_in_tokens)
     .aligned(kAligned, 16)
+    .strided_grad("q k v")
     .given("beta")
     .absent("gk")
     .when(&delta_rule::hopper::Gated::fits_normalized)
@@ -37,7 +47,9 @@ LS_KERNEL(DeltaRule)
 LS_KERNEL(DeltaRule)
     .on(DeviceType::kCuda)
     .named("gated sm_90a")
+    .reads("v", &lies_in_tokens)
     .aligned(kAligned, 16)
+    .strided_grad("v")
     .given("beta")
     .absent("gk")
     .when(&delta_rule::hopper::Gated::fits)
@@ -47,7 +59,9 @@ LS_KERNEL(DeltaRule)
     .on(DeviceType::kCuda)
     .named("kda sm_90a, normalised")
     .reads("q k", &lies_in_packs)
+    .reads("v", &lies_in_tokens)
     .aligned(kAligned, 16)
+    .strided_grad("q k v")
     .given("beta gk")
     .absent("g")
     .when(&delta_rule::hopper::Kda::fits_normalized)
@@ -56,7 +70,9 @@ LS_KERNEL(DeltaRule)
 LS_KERNEL(DeltaRule)
     .on(DeviceType::kCuda)
     .named("kda sm_90a")
+    .reads("v", &lies_in_tokens)
     .aligned(kAligned, 16)
+    .strided_grad("v")
     .given("beta gk")
     .absent("g")
     .when(&delta_rule::hopper::Kda::fits)

@@ -82,12 +82,14 @@ struct RowPart {
     return team_sum(sum);
   }
 };
-/// Null behind the last row.
-__device__ inline const Element* row_of(const RowsCall& c, Index r) {
+/// Row r of such rows; null behind the last.
+template <class T>
+__device__ T* row_of(const RowsCall& c, const common::Rows<T>& rows, Index r) {
   const Index token = r / c.heads;
-  return r < c.count ? reinterpret_cast<const Element*>(
-                           c.from.at(token / c.tokens, token % c.tokens, r % c.heads))
-                     : nullptr;
+  return r < c.count ? rows.at(token / c.tokens, token % c.tokens, r % c.heads) : nullptr;
+}
+__device__ inline const Element* row_of(const RowsCall& c, Index r) {
+  return reinterpret_cast<const Element*>(row_of(c, c.from, r));
 }
 /// to = rows divided by their lengths, contiguous.
 __global__ void __launch_bounds__(kRowThreads) normalize_rows(const RowsCall c, Element* to) {
@@ -107,8 +109,9 @@ __global__ void __launch_bounds__(kRowThreads) normalize_rows(const RowsCall c, 
     x.store(to + r * c.d, c.d, lane);
   }
 }
-/// The gradients d of normalised rows, contiguous, become those of the rows.
-__global__ void __launch_bounds__(kRowThreads) through_lengths(const RowsCall c, Element* d) {
+/// to = the gradients of the rows, from those of normalised ones, contiguous.
+__global__ void __launch_bounds__(kRowThreads)
+    through_lengths(const RowsCall c, const Element* d, const common::Rows<bf16> to) {
   const Index r = Index{blockIdx.x} * kRowsABlock + threadIdx.x / kTeam;
   const int lane = static_cast<int>(threadIdx.x) % kTeam;
   RowPart x, dx;
@@ -124,7 +127,7 @@ __global__ void __launch_bounds__(kRowThreads) through_lengths(const RowsCall c,
     }
   }
   if (r < c.count) {
-    dx.store(d + r * c.d, c.d, lane);
+    dx.store(reinterpret_cast<Element*>(row_of(c, to, r)), c.d, lane);
   }
 }
 
@@ -146,12 +149,16 @@ class Unit {
     q = of(in.q, q_memory_);
     k = of(in.k, k_memory_);
   }
-  /// Makes gradients of q and k those of the call's.
-  void back(const Op::In<TensorView>& in, Element* dq, Element* dk) const {
-    if (normalize_) {
-      const RowsCall a = rows_call(in.q), b = rows_call(in.k);
-      cuda::launch(&through_lengths, blocks_of_rows(a), kRowThreads, 0, a, dq);
-      cuda::launch(&through_lengths, blocks_of_rows(b), kRowThreads, 0, b, dk);
+  /// Where gradients of q or k are made: contiguous.
+  static Wanted wanted(TensorView& d, const TensorView& x) {
+    return {d, x.numel(), d.defined() && d.is_contiguous()};
+  }
+  /// The gradients of the call's q or k from what lies at `made`.
+  void back(const TensorView& x, const Element* made, TensorView& d) const {
+    if (normalize_ && d.defined()) {
+      const RowsCall c = rows_call(x);
+      cuda::launch(&through_lengths, blocks_of_rows(c), kRowThreads, 0, c, made,
+                   common::rows_to<bf16>(d));
     }
   }
   const Element *q, *k;
@@ -168,6 +175,11 @@ class Unit {
   bool normalize_;
   cuda::Scratch q_memory_, k_memory_;
 };
+
+/// Where the gradients of v are made: in slices too, which documents must see as one row.
+inline Wanted values(const Op::In<TensorView>& in, TensorView& d) {
+  return {d, in.v.numel(), d.defined() && (!in.offsets.defined() || common::one_row(d.layout()))};
+}
 
 struct Gated {
   static kernels::gated_delta::DeltaSizes sizes(const auto& in, const Op::Attrs& attrs) {
@@ -204,7 +216,8 @@ struct Gated {
                                                   const Op::In<TensorView>& in, const Unit& unit) {
     common::StretchTable documents("delta_rule", in.q.size(0), in.q.size(1), in.offsets, 0);
     common::check_offsets(machine, documents);
-    return {unit.q, unit.k, at(in.v), floats(in.g), at(in.beta), floats(in.s0), documents.checked};
+    return {unit.q,      unit.k,        at(in.v),          floats(in.g),
+            at(in.beta), floats(in.s0), documents.checked, common::steps_of(in.v.layout())};
   }
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out,
                       std::span<TensorView> kept, const Op::Attrs& attrs) {
@@ -228,18 +241,17 @@ struct Gated {
     const cuda::Scratch gradients(static_cast<Index>(z.gradients_bytes()));
     const Index tokens = in.q.size(0) * in.q.size(1), heads = in.v.size(2);
     const Arriving go(dout.o, in.v.numel());
-    const Wanted q(din.q, in.q.numel()), k(din.k, in.k.numel()), v(din.v, in.v.numel()),
-        beta(din.beta, tokens * heads);
-    const kernels::gated_delta::DeltaGradients to{q.data,        k.data,    v.data,
-                                                  floats(din.g), beta.data, floats(din.s0)};
+    const Wanted q = Unit::wanted(din.q, in.q), k = Unit::wanted(din.k, in.k),
+                 v = values(in, din.v), beta(din.beta, tokens * heads);
+    const kernels::gated_delta::DeltaGradients to{
+        q.data, k.data, v.data, floats(din.g), beta.data, floats(din.s0), v.steps()};
     cuda::check(kernels::gated_delta::gated_delta_backward(
                     z, inputs(machine, in, unit), go.data, floats(dout.sT), kept[0].raw(),
                     states.data(), false, gradients.data(), to, cuda::queue().stream),
                 "the gradients of the gated delta rule");
-    unit.back(in, q.data, k.data);
-    for (const Wanted* d : {&q, &k, &v, &beta}) {
-      d->put();
-    }
+    unit.back(in.q, q.data, din.q);
+    unit.back(in.k, k.data, din.k);
+    v.put();
   }
 };
 
@@ -272,7 +284,8 @@ struct Kda {
                                         const Unit& unit) {
     common::StretchTable documents("delta_rule", in.q.size(0), in.q.size(1), in.offsets, 0);
     common::check_offsets(machine, documents);
-    return {unit.q, unit.k, at(in.v), floats(in.gk), at(in.beta), floats(in.s0), documents.checked};
+    return {unit.q,      unit.k,        at(in.v),          floats(in.gk),
+            at(in.beta), floats(in.s0), documents.checked, common::steps_of(in.v.layout())};
   }
   static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out,
                       std::span<TensorView> kept, const Op::Attrs& attrs) {
@@ -296,20 +309,19 @@ struct Kda {
     const cuda::Scratch gradients(static_cast<Index>(z.gradients_bytes()));
     const Index tokens = in.q.size(0) * in.q.size(1), heads = in.v.size(2);
     const Arriving go(dout.o, in.v.numel());
-    const Wanted q(din.q, in.q.numel()), k(din.k, in.k.numel()), v(din.v, in.v.numel()),
-        beta(din.beta, tokens * heads);
+    const Wanted q = Unit::wanted(din.q, in.q), k = Unit::wanted(din.k, in.k),
+                 v = values(in, din.v), beta(din.beta, tokens * heads);
     const cuda::Scratch dg(din.gk.defined() ? 1 : in.gk.bytes());
     const kernels::kda::KdaGradients to{
-        q.data,    k.data,        v.data, din.gk.defined() ? floats(din.gk) : dg.as<float>(),
-        beta.data, floats(din.s0)};
+        q.data,    k.data,         v.data,   din.gk.defined() ? floats(din.gk) : dg.as<float>(),
+        beta.data, floats(din.s0), v.steps()};
     cuda::check(kernels::kda::kda_backward(z, inputs(machine, in, unit), go.data, floats(dout.sT),
                                            const_cast<void*>(kept[0].raw()), true, states.data(),
                                            gradients.data(), to, cuda::queue().stream),
                 "the gradients of the delta rule with gates by channel");
-    unit.back(in, q.data, k.data);
-    for (const Wanted* d : {&q, &k, &v, &beta}) {
-      d->put();
-    }
+    unit.back(in.q, q.data, din.q);
+    unit.back(in.k, k.data, din.k);
+    v.put();
   }
 };
 

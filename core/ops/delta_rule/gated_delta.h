@@ -13,6 +13,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/backend/cuda/row_steps.h"
+
 namespace ls::kernels::gated_delta {
 
 struct DeltaSizes {
@@ -70,6 +72,7 @@ struct DeltaInputs {
   const __nv_bfloat16* beta;
   const float* s0;              // or null: zero
   const std::int64_t* offsets;  // [documents + 1] from 0 to T, rising; or null
+  RowSteps v_steps = {};        // multiples of 8
 };
 
 /// o and s_end (or null); `kept` always, `states` or null. Sizes that are not as above are an
@@ -81,7 +84,8 @@ struct DeltaGradients {
   __nv_bfloat16 *q, *k, *v;
   float* g;  // or null
   __nv_bfloat16* beta;
-  float* s0;  // or null
+  float* s0;              // or null
+  RowSteps v_steps = {};  // multiples of 8
 };
 
 /// `states_ready`: forward left them in `states`; else they are made again there. gs_end, the
@@ -98,7 +102,7 @@ cudaError_t gated_delta_scores(const DeltaSizes& sizes, const DeltaInputs& in, v
 cudaError_t gated_delta_reverse(const DeltaSizes& sizes, const DeltaInputs& in,
                                 const __nv_bfloat16* go, const float* gs_end, const void* kept,
                                 void* states, void* gradients, __nv_bfloat16* dv, float* ds0,
-                                cudaStream_t stream);
+                                cudaStream_t stream, const RowSteps& dv_steps = {});
 cudaError_t gated_delta_gradients(const DeltaSizes& sizes, const DeltaInputs& in,
                                   const __nv_bfloat16* go, const void* kept, void* states,
                                   void* gradients, const DeltaGradients& out, cudaStream_t stream);

@@ -11,7 +11,7 @@ cudaError_t gated_delta_backward(const DeltaSizes& z, const DeltaInputs& in, con
   if (no_tokens(z)) return pass_state(z.state_elements(), gs_end, out.s0, stream);
   if (const cudaError_t e =
           gated_delta_reverse(z, in, go, gs_end, kept, states_ready ? nullptr : states, gradients,
-                              out.v, out.s0, stream)) {
+                              out.v, out.s0, stream, out.v_steps)) {
     return e;
   }
   return gated_delta_gradients(z, in, go, kept, states, gradients, out, stream);

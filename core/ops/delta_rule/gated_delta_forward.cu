@@ -26,7 +26,9 @@ cudaError_t launch(const DeltaSizes& z, const DeltaInputs& in, bf16* o, float* s
   CUtensorMap q, k, v, out;
   if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.key_heads, z.dk)) return e;
   if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.key_heads, z.dk)) return e;
-  if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, z.dv)) return e;
+  if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, z.dv, in.v_steps)) {
+    return e;
+  }
   if (const cudaError_t e = encode_rows(&out, o, z.batch, z.tokens, z.heads, z.dv)) return e;
   constexpr int kBytes = sizeof(forward::Shared<kDk, true, kStates>);
   static_assert(kBytes <= 227 * 1024);

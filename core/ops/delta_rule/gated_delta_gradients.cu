@@ -653,7 +653,10 @@ cudaError_t gated_delta_gradients(const DeltaSizes& z, const DeltaInputs& in, co
   if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.key_heads, z.dk)) return e;
   if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.key_heads, z.dk)) return e;
   if (const cudaError_t e = encode_rows(&o, go, z.batch, z.tokens, z.heads, z.dv)) return e;
-  if (const cudaError_t e = encode_rows(&dv, out.v, z.batch, z.tokens, z.heads, z.dv)) return e;
+  if (const cudaError_t e =
+          encode_rows(&dv, out.v, z.batch, z.tokens, z.heads, z.dv, out.v_steps)) {
+    return e;
+  }
   if (const cudaError_t e = encode_rows(&dq, dq_heads, z.batch, z.tokens, z.heads, z.dk)) return e;
   if (const cudaError_t e = encode_rows(&dk, dk_heads, z.batch, z.tokens, z.heads, z.dk)) return e;
   int processors = 0;

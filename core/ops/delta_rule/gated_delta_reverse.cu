@@ -86,10 +86,9 @@ __device__ __forceinline__ void store_tail(Shared<kDk>& s, const ReverseArgument
   if (at.tail < 64) {
     const int token = at.first + 64 * (at.chunks - 1);
     s.out_full.wait(0);
-    copy_rows(args.dv_rows + (static_cast<int64_t>(token) * args.layout.heads + at.head) * args.dv +
-                  64 * at.slice,
-              static_cast<int64_t>(args.layout.heads) * args.dv, s.results[0].dv, at.tail,
-              args.dv - 64 * at.slice, lane, 32);
+    copy_rows(
+        args.dv_rows + token * args.dv_steps.token + at.head * args.dv_steps.head + 64 * at.slice,
+        args.dv_steps.token, s.results[0].dv, at.tail, args.dv - 64 * at.slice, lane, 32);
   }
 }
 
@@ -301,14 +300,20 @@ __global__ void __launch_bounds__(forward::kThreads, 1)
 
 cudaError_t gated_delta_reverse(const DeltaSizes& z, const DeltaInputs& in, const bf16* go,
                                 const float* gs_end, const void* kept, void* states,
-                                void* gradients, bf16* dv, float* gs0, cudaStream_t stream) {
+                                void* gradients, bf16* dv, float* gs0, cudaStream_t stream,
+                                const RowSteps& dv_steps) {
   CUtensorMap q, k, v, o, out;
   if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.key_heads, z.dk)) return e;
   if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.key_heads, z.dk)) return e;
-  if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, z.dv)) return e;
+  if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, z.dv, in.v_steps)) {
+    return e;
+  }
   if (const cudaError_t e = encode_rows(&o, go, z.batch, z.tokens, z.heads, z.dv)) return e;
-  if (const cudaError_t e = encode_rows(&out, dv, z.batch, z.tokens, z.heads, z.dv)) return e;
-  const ReverseArguments args = reverse_arguments(z, in, gs_end, kept, gradients, dv, gs0);
+  if (const cudaError_t e = encode_rows(&out, dv, z.batch, z.tokens, z.heads, z.dv, dv_steps)) {
+    return e;
+  }
+  const ReverseArguments args =
+      reverse_arguments(z, in, gs_end, kept, gradients, dv, dv_steps, gs0);
   const forward::Arguments again = forward::arguments(z, in, nullptr, nullptr, kept, states);
   return with_width(z, [&](auto width) {
     constexpr int kDk = decltype(width)::kValue;

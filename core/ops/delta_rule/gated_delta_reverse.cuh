@@ -10,18 +10,20 @@ struct ReverseArguments {
   const float* gs_end;
   float* gs0;
   bf16* dv_rows;
+  RowSteps dv_steps;
   Layout layout;
   int dk, dv, slices;
   float scale;
 };
 inline ReverseArguments reverse_arguments(const DeltaSizes& z, const DeltaInputs& in,
                                           const float* gs_end, const void* kept, void* gradients,
-                                          bf16* dv, float* gs0) {
+                                          bf16* dv, const RowSteps& dv_steps, float* gs0) {
   return {static_cast<const unsigned char*>(kept),
           records_in(z, gradients),
           gs_end,
           gs0,
           dv,
+          dv_steps.of(z.tokens, z.heads, z.dv),
           layout_of(z, in, kept),
           z.dk,
           z.dv,

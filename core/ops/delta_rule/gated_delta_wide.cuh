@@ -116,7 +116,7 @@ __device__ __forceinline__ void bring_tiles(Shared& s, const CUtensorMap& q, con
 /// `rows`, of which `to` is the map, X to records.
 template <Loop kLoop>
 __device__ __forceinline__ void store_results(Shared& s, int i, const CUtensorMap* to, bf16* rows,
-                                              const Records& records, int heads, int dv,
+                                              const RowSteps& steps, const Records& records, int dv,
                                               const Place& at, int lane) {
   const int slice = at.slice + i;
   for (int m = 0; m < at.chunks; ++m) {
@@ -133,8 +133,8 @@ __device__ __forceinline__ void store_results(Shared& s, int i, const CUtensorMa
     s.rows_full[i].wait(m & 1);
     const bool cut = kLoop != Loop::kStates && at.cut(n);
     if (cut) {
-      copy_rows(rows + (static_cast<int64_t>(token) * heads + at.head) * dv + 64 * slice,
-                static_cast<int64_t>(heads) * dv, s.rows[i], at.tail, dv - 64 * slice, lane, 32);
+      copy_rows(rows + token * steps.token + at.head * steps.head + 64 * slice, steps.token,
+                s.rows[i], at.tail, dv - 64 * slice, lane, 32);
       __syncwarp();
     }
     if (lane == 0) {
@@ -343,8 +343,8 @@ __device__ __forceinline__ void run(Shared& s, int block, const CUtensorMap& q,
     if (warp == 0 && lane == 0) {
       bring_tiles<kLoop>(s, q, k, v, args.kept, at);
     } else if (warp >= 1 && warp <= at.groups) {
-      store_results<kLoop>(s, warp - 1, &o, args.o, args.records, args.layout.heads, args.dv, at,
-                           lane);
+      const RowSteps steps = RowSteps().of(args.layout.tokens, args.layout.heads, args.dv);
+      store_results<kLoop>(s, warp - 1, &o, args.o, steps, args.records, args.dv, at, lane);
     }
   } else {
     cuda::more_registers<232>();

@@ -25,7 +25,9 @@ cudaError_t gated_delta_wide_forward(const DeltaSizes& z, const DeltaInputs& in,
   CUtensorMap q, k, v, out;
   if (const cudaError_t e = encode_rows(&q, in.q, z.batch, z.tokens, z.key_heads, z.dk)) return e;
   if (const cudaError_t e = encode_rows(&k, in.k, z.batch, z.tokens, z.key_heads, z.dk)) return e;
-  if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, z.dv)) return e;
+  if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, z.dv, in.v_steps)) {
+    return e;
+  }
   if (const cudaError_t e = encode_rows(&out, o, z.batch, z.tokens, z.heads, z.dv)) return e;
   const forward::Arguments args = forward::arguments(z, in, o, s_end, kept, states);
   int processors = 0;

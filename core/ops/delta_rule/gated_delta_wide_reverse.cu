@@ -156,11 +156,11 @@ __global__ void __launch_bounds__(wide::kThreads, 1) wide_reverse_kernel(
       }
     } else if (warp == 1 || warp == 2) {
       if (reverse) {
-        wide::store_results<Loop::kReverse>(s, warp - 1, &dv, args.dv_rows, args.records,
-                                            args.layout.heads, args.dv, at, lane);
+        wide::store_results<Loop::kReverse>(s, warp - 1, &dv, args.dv_rows, args.dv_steps,
+                                            args.records, args.dv, at, lane);
       } else {
-        wide::store_results<Loop::kStates>(s, warp - 1, &dv, nullptr, again.records,
-                                           args.layout.heads, args.dv, at, lane);
+        wide::store_results<Loop::kStates>(s, warp - 1, &dv, nullptr, {}, again.records, args.dv,
+                                           at, lane);
       }
     }
   } else {

@@ -13,6 +13,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/backend/cuda/row_steps.h"
+
 namespace ls::kernels::kda {
 
 struct KdaSizes {
@@ -69,6 +71,7 @@ struct KdaInputs {
   const __nv_bfloat16* beta;
   const float* s0;                        // or null: zero
   const std::int64_t* offsets = nullptr;  // [documents + 1] from 0 to T, rising; or null
+  RowSteps v_steps = {};                  // multiples of 8
 };
 
 /// o and s_end (or null); `kept` is workspace that backward may take over.
@@ -79,7 +82,8 @@ struct KdaGradients {
   __nv_bfloat16 *q, *k, *v;
   float* g;
   __nv_bfloat16* beta;
-  float* s0;  // or null
+  float* s0;              // or null
+  RowSteps v_steps = {};  // multiples of 8
 };
 
 /// `kept_ready`: forward left it there; else it is made again. gs_end, the gradient of s_end, or
@@ -96,7 +100,8 @@ cudaError_t kda_outputs(const KdaSizes& sizes, const KdaInputs& in, __nv_bfloat1
 /// dS' of every chunk and dv; with `states`, states and X of every chunk besides.
 cudaError_t kda_reverse(const KdaSizes& sizes, const KdaInputs& in, const __nv_bfloat16* go,
                         const float* gs_end, const void* kept, void* states, void* gradients,
-                        __nv_bfloat16* dv, float* ds0, cudaStream_t stream);
+                        __nv_bfloat16* dv, float* ds0, cudaStream_t stream,
+                        const RowSteps& dv_steps = {});
 cudaError_t kda_gradients(const KdaSizes& sizes, const KdaInputs& in, const __nv_bfloat16* go,
                           const void* kept, const void* states, const void* gradients,
                           const KdaGradients& out, cudaStream_t stream);

@@ -20,7 +20,9 @@ __global__ void __launch_bounds__(kda_loop::kThreads, 1)
 cudaError_t kda_outputs(const KdaSizes& z, const KdaInputs& in, bf16* o, float* s_end,
                         const void* kept, cudaStream_t stream) {
   CUtensorMap v, out;
-  if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, kDv)) return e;
+  if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, kDv, in.v_steps)) {
+    return e;
+  }
   if (const cudaError_t e = encode_rows(&out, o, z.batch, z.tokens, z.heads, kDv)) return e;
   constexpr int kBytes = sizeof(kda_loop::Shared<true>);
   static_assert(kBytes <= 227 * 1024);

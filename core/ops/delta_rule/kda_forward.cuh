@@ -84,9 +84,9 @@ __device__ __forceinline__ void store_results(Shared<kOutput>& s, const CUtensor
     if constexpr (kOutput) {
       if (n > 0) {
         const int first = at.token(n - 1);
-        store_chunk<kCuts>(o, args.o, args.layout, s.results[0].o, 64 * at.slice, at.chain.head,
-                           first, at.chain.row, at.chain.first + at.chain.length - first,
-                           at.chain.cut(n - 1), lane);
+        store_chunk<kCuts>(o, args.o, dense_rows(args.layout), s.results[0].o, 64 * at.slice,
+                           at.chain.head, first, at.chain.row,
+                           at.chain.first + at.chain.length - first, at.chain.cut(n - 1), lane);
       }
       if constexpr (kCuts) {
         __syncwarp();

@@ -637,12 +637,13 @@ __global__ void __launch_bounds__(kThreads, 1) kda_gradients_kernel(
     } else if (warp == 2 && (kCuts || lane == 0)) {
       for (Turns<kCuts> turn(args); turn.more(); turn.next(), ++n) {
         const Place at = turn.at();
+        const RowSteps rows = dense_rows(args.layout);
         s.out.wait(n & 1);
         for (int j = 0; j < 2; ++j) {
-          store_chunk<kCuts>(dq, args.dq, args.layout, s.q + j * kTile, 64 * j, at.head, at.first,
-                             at.b, at.valid, at.cut(args), lane);
-          store_chunk<kCuts>(dk, args.dk, args.layout, s.k + j * kTile, 64 * j, at.head, at.first,
-                             at.b, at.valid, at.cut(args), lane);
+          store_chunk<kCuts>(dq, args.dq, rows, s.q + j * kTile, 64 * j, at.head, at.first, at.b,
+                             at.valid, at.cut(args), lane);
+          store_chunk<kCuts>(dk, args.dk, rows, s.k + j * kTile, 64 * j, at.head, at.first, at.b,
+                             at.valid, at.cut(args), lane);
         }
         if constexpr (kCuts) {
           __syncwarp();
@@ -691,7 +692,9 @@ cudaError_t kda_gradients(const KdaSizes& z, const KdaInputs& in, const bf16* go
   const void* const tensors[] = {in.q, in.k, go, out.v, dq, dk};
   for (int i = 0; i < 6; ++i) {
     const int heads = i < 2 ? z.keys() : z.heads;
-    if (const cudaError_t e = encode_rows(&maps[i], tensors[i], z.batch, z.tokens, heads, kDk)) {
+    const RowSteps steps = i == 3 ? out.v_steps : RowSteps();
+    if (const cudaError_t e =
+            encode_rows(&maps[i], tensors[i], z.batch, z.tokens, heads, kDk, steps)) {
       return e;
     }
   }
@@ -728,8 +731,8 @@ cudaError_t kda_backward(const KdaSizes& z, const KdaInputs& in, const bf16* go,
   if (!kept_ready) {
     if (const cudaError_t e = kda_prepare(z, in, kept, stream)) return e;
   }
-  if (const cudaError_t e =
-          kda_reverse(z, in, go, gs_end, kept, states, gradients, out.v, out.s0, stream)) {
+  if (const cudaError_t e = kda_reverse(z, in, go, gs_end, kept, states, gradients, out.v, out.s0,
+                                        stream, out.v_steps)) {
     return e;
   }
   return kda_gradients(z, in, go, kept, states, gradients, out, stream);

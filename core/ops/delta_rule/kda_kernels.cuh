@@ -72,17 +72,20 @@ struct LoopPlace {
   __device__ int token(int n) const { return chain.first + 64 * n; }
 };
 
-/// 64 value columns of chunk n to rows [B,T,heads,128], from one tile: a box by one thread, or with
-/// kCuts by a warp, row by row where another document follows.
+/// Rows [B,T,heads,128] without gaps.
+__device__ __forceinline__ RowSteps dense_rows(const Layout& l) {
+  return RowSteps().of(l.tokens, l.heads, kDv);
+}
+/// 64 value columns of chunk n to such rows, from one tile: a box by one thread, or with kCuts by a
+/// warp, row by row where another document follows.
 template <bool kCuts>
-__device__ __forceinline__ void store_chunk(const CUtensorMap& map, bf16* rows, const Layout& l,
-                                            const unsigned char* tile, int column, int head,
-                                            int first, int row, int valid, bool cut, int lane) {
+__device__ __forceinline__ void store_chunk(const CUtensorMap& map, bf16* rows,
+                                            const RowSteps& steps, const unsigned char* tile,
+                                            int column, int head, int first, int row, int valid,
+                                            bool cut, int lane) {
   if (kCuts && cut) {
-    const int64_t stride = static_cast<int64_t>(l.heads) * kDv;
-    copy_rows(rows + (static_cast<int64_t>(row) * l.tokens + first) * stride +
-                  static_cast<int64_t>(head) * kDv + column,
-              stride, tile, valid, 64, lane, 32);
+    copy_rows(rows + row * steps.sequence + first * steps.token + head * steps.head + column,
+              steps.token, tile, valid, 64, lane, 32);
   } else if (!kCuts || lane == 0) {
     store_box(&map, tile, column, head, first, row);
   }

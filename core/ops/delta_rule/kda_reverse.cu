@@ -38,6 +38,7 @@ struct Arguments {
   const float* gs_end;
   float* gs0;
   bf16* dv;
+  RowSteps dv_steps;
   Layout layout;
 };
 
@@ -81,9 +82,9 @@ __device__ __forceinline__ void store_results(Shared& s, const CUtensorMap& dv,
       store_bytes(args.records.state(at.chain.record + n, at.slice), s.results[m % 2].state,
                   2 * kTile);
     }
-    store_chunk<kCuts>(dv, args.dv, args.layout, s.results[m % 2].dv, 64 * at.slice, at.chain.head,
-                       at.token(n), at.chain.row, at.chain.first + at.chain.length - at.token(n),
-                       at.chain.cut(n), lane);
+    store_chunk<kCuts>(dv, args.dv, args.dv_steps, s.results[m % 2].dv, 64 * at.slice,
+                       at.chain.head, at.token(n), at.chain.row,
+                       at.chain.first + at.chain.length - at.token(n), at.chain.cut(n), lane);
     if constexpr (kCuts) {
       __syncwarp();
     }
@@ -254,23 +255,24 @@ __global__ void __launch_bounds__(kda_loop::kThreads, 1)
 
 cudaError_t kda_reverse(const KdaSizes& z, const KdaInputs& in, const bf16* go, const float* gs_end,
                         const void* kept, void* states, void* gradients, bf16* dv, float* ds0,
-                        cudaStream_t stream) {
+                        cudaStream_t stream, const RowSteps& dv_steps) {
   CUtensorMap v, o, out;
-  if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, kDv)) return e;
+  if (const cudaError_t e = encode_rows(&v, in.v, z.batch, z.tokens, z.heads, kDv, in.v_steps)) {
+    return e;
+  }
   if (const cudaError_t e = encode_rows(&o, go, z.batch, z.tokens, z.heads, kDv)) return e;
-  if (const cudaError_t e = encode_rows(&out, dv, z.batch, z.tokens, z.heads, kDv)) return e;
+  if (const cudaError_t e = encode_rows(&out, dv, z.batch, z.tokens, z.heads, kDv, dv_steps)) {
+    return e;
+  }
   constexpr int kBytes = sizeof(Shared) > sizeof(kda_loop::Shared<false>)
                              ? sizeof(Shared)
                              : sizeof(kda_loop::Shared<false>);
   static_assert(kBytes <= 227 * 1024);
   const auto kernel = in.offsets ? &kda_reverse_kernel<true> : &kda_reverse_kernel<false>;
   if (const cudaError_t e = allow_shared(kernel, kBytes)) return e;
-  const Arguments args{static_cast<const unsigned char*>(kept),
-                       records_in(z, gradients),
-                       gs_end,
-                       ds0,
-                       dv,
-                       layout_in(z, in, kept)};
+  const Arguments args{
+      static_cast<const unsigned char*>(kept), records_in(z, gradients), gs_end, ds0, dv,
+      dv_steps.of(z.tokens, z.heads, kDv),     layout_in(z, in, kept)};
   const int blocks = z.chains() * kSlices;
   kernel<<<states ? 2 * blocks : blocks, kda_loop::kThreads, kBytes, stream>>>(
       v, o, out, args, kda_loop::arguments(z, in, nullptr, nullptr, kept, states), blocks);

@@ -189,9 +189,6 @@ class Scans {
     cuda::check(scan::decayed_linear_backward(sizes_, inputs(), go.data, gcT, workspace, to,
                                               cuda::queue().stream),
                 "the gradients of the scan of mlstm");
-    for (const common::Wanted* d : {&q, &k, &v}) {
-      d->put();
-    }
     run_walk_back(dout, din, below.direct, to);
   }
   void run_walk_back(const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const float* direct,

@@ -81,6 +81,7 @@ std::vector<std::string> Checker::run_on(Device& device) {
       subsets(t);
       absent(t);
       places(t);
+      continued(t);
     }
   }
   return std::move(faults_);
@@ -163,11 +164,13 @@ Tensors Checker::backward(const Call& c, const Tensors& dout, const std::vector<
       out[i] = Tensor();
     }
   }
-  return run_backward(op_, in, out, dout, wanted, shapes, op_dtype(op_, c.in), attrs(), places);
+  return run_backward(op_, in, out, dout, wanted, shapes, op_dtype(op_, c.in), attrs(), places,
+                      c.kept);
 }
 
 Call Checker::call(const Tensors& in, const Tensors& dout) const {
-  Call c{in, run_forward(op_, in, attrs()), dout, {}};
+  Call c{in, {}, dout, {}};
+  c.out = run_forward(op_, in, attrs(), {}, &c.kept);
   if (has_backward()) {
     c.din = backward(c, dout, all_wanted());
   }

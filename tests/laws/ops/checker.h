@@ -17,9 +17,10 @@ Tensors each(const Tensors& ts, Layout f);
 Tensor packed_copy(const Tensor& t);
 bool has_word(const std::string& text, const std::string& word);
 
-/// Outputs of a call, and its gradients.
+/// Outputs of a call, its gradients, and what its kernel keeps for them.
 struct Call {
   Tensors in, out, dout, din;
+  Kept kept = {};
 };
 
 class Checker {
@@ -72,8 +73,11 @@ class Checker {
 
   // ---- strides.cpp
   void strides(DType t);
-  /// Pieces made of the axes from `axis` on, each within a longer one of 77s that `all` is.
-  static Tensor place_like(const Tensor& t, int axis, Tensor& all);
+  /// Pieces made of the axes from `axis` on, each within a longer one of 77s that `all` is; what
+  /// lies between them is multiples of `unit` elements.
+  static Tensor place_like(const Tensor& t, int axis, Index unit, Tensor& all);
+  /// `apart`: by what the kernel wants; else the gradient may be made elsewhere.
+  void places(const Kernel& kernel, const Call& whole, int axis, bool apart);
   void places(DType t);
   void adds(DType t);
   static bool dout_given(const Tensors& dout);

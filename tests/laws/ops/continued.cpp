@@ -9,7 +9,7 @@ namespace {
 Tensor with_room(const Tensor& t, Index more) {
   Shape shape = t.shape();
   shape[1] += more;
-  Tensor view = Tensor::full(shape, t.dtype(), 77).slice(1, 0, t.size(1));
+  Tensor view = Tensor::full(shape, t.dtype(), 77, t.device()).slice(1, 0, t.size(1));
   view.copy_(t);
   return view;
 }
@@ -17,7 +17,7 @@ Tensor with_room(const Tensor& t, Index more) {
 }  // namespace
 
 void Checker::continued(DType t) {
-  if (!op_.continues() || !op_.kernel(DeviceType::kCpu, t)) {
+  if (!op_.continues() || !op_.kernel(device_->type(), t)) {
     return;
   }
   const Tensors in = inputs(t);

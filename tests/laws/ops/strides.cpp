@@ -89,7 +89,7 @@ void Checker::strides(DType t) {
   }
 }
 
-Tensor Checker::place_like(const Tensor& t, int axis, Tensor& all) {
+Tensor Checker::place_like(const Tensor& t, int axis, Index unit, Tensor& all) {
   Shape shape;
   Index piece = 1;
   for (int a = 0; a < t.rank(); ++a) {
@@ -99,45 +99,57 @@ Tensor Checker::place_like(const Tensor& t, int axis, Tensor& all) {
       piece *= t.size(a);
     }
   }
-  shape.push_back(piece + 5);
+  shape.push_back(piece + 5 * unit);
   all = Tensor::full(shape, t.dtype(), 77, t.device());
-  return all.slice(-1, 2, 2 + piece).view(t.shape());
+  return all.slice(-1, 2 * unit, 2 * unit + piece).view(t.shape());
 }
 
 void Checker::places(DType t) {
-  const Kernel* const kernel = op_.kernel(device_->type(), t);
-  if (!has_backward() || !kernel) {
+  if (!has_backward() || !op_.kernel(device_->type(), t)) {
     return;
   }
   const Call whole = call(inputs(t), cotangents(t));
+  const Kernel& kernel = *whole.kept.kernel;
+  if (kernel.dtype != t || !op_.has(kernel)) {
+    return;
+  }
   for (int axis = 0; axis < kMaxRank; ++axis) {
-    Tensors all(whole.din.size()), given(whole.din.size());
-    bool any = false;
-    for (std::size_t i = 0; i < given.size(); ++i) {
-      if (kernel->in[i].strided_grad && whole.din[i].defined() && axis < whole.din[i].rank()) {
-        given[i] = place_like(whole.din[i], axis, all[i]);
-        any = true;
-      }
+    places(kernel, whole, axis, true);
+    places(kernel, whole, axis, false);
+  }
+}
+
+void Checker::places(const Kernel& kernel, const Call& whole, int axis, bool apart) {
+  Tensors all(whole.din.size()), given(whole.din.size());
+  bool any = false;
+  for (std::size_t i = 0; i < given.size(); ++i) {
+    const Tensor& d = whole.din[i];
+    const Index alignment = kernel.in[i].alignment;
+    if (kernel.in[i].strided_grad && d.defined() && axis < d.rank() && (apart || alignment > 1)) {
+      const Index unit = apart ? std::max<Index>(1, alignment / dtype_size(d.dtype())) : 1;
+      given[i] = place_like(d, axis, unit, all[i]);
+      any = true;
     }
-    if (!any) {
-      return;
+  }
+  if (!any) {
+    return;
+  }
+  Call got = whole;
+  got.din = backward(whole, whole.dout, all_wanted(), given);
+  const std::string what = fmt::format("places: {}, pieces {}from axis {}", enum_name(kernel.dtype),
+                                       apart ? "" : "of any kind ", axis);
+  same(what, got, whole, 0);
+  for (std::size_t i = 0; i < given.size(); ++i) {
+    if (!given[i].defined()) {
+      continue;
     }
-    Call got = whole;
-    got.din = backward(whole, whole.dout, all_wanted(), given);
-    const std::string what = fmt::format("places: {}, pieces from axis {}", enum_name(t), axis);
-    same(what, got, whole, 0);
-    for (std::size_t i = 0; i < given.size(); ++i) {
-      if (!given[i].defined()) {
-        continue;
-      }
-      // A call without any incoming gradient gives zeros of its own.
-      if (!got.din[i].shares_storage(given[i]) && dout_given(whole.dout)) {
-        fault("{}: d{} is not there", what, in_name(i));
-      }
-      given[i].fill_(77);
-      if (!bit_difference(all[i], Tensor::full(all[i].shape(), all[i].dtype(), 77)).empty()) {
-        fault("{}: d{} is written beside its place", what, in_name(i));
-      }
+    // A call without any incoming gradient gives zeros of its own.
+    if (apart && !got.din[i].shares_storage(given[i]) && dout_given(whole.dout)) {
+      fault("{}: d{} is not there", what, in_name(i));
+    }
+    given[i].fill_(77);
+    if (!bit_difference(all[i], Tensor::full(all[i].shape(), all[i].dtype(), 77)).empty()) {
+      fault("{}: d{} is written beside its place", what, in_name(i));
     }
   }
 }

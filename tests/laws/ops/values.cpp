@@ -67,7 +67,7 @@ Call Checker::watched(const std::string& who, const Tensors& in, const Tensors& 
     {
       Call c{each(in, packed_copy), {}, each(dout, packed_copy), {}};
       const auto in_before = hashes(c.in), dout_before = hashes(c.dout);
-      c.out = run_forward(op_, c.in, attrs());
+      c.out = run_forward(op_, c.in, attrs(), {}, &c.kept);
       const auto out_before = hashes(c.out);
       if (has_backward()) {
         c.din = backward(c, c.dout, all_wanted());
