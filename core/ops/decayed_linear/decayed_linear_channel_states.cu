@@ -250,9 +250,8 @@ cudaError_t launch(const LinearSizes& z, const ChannelInputs& in, const bf16* go
                    const Arguments& args, int64_t blocks, cudaStream_t stream) {
   constexpr int kBytes = sizeof(Shared<kImages>);
   static_assert(kBytes <= 227 * 1024);
-  static const cudaError_t allowed = allow_shared(&channel_states_kernel<kImages>, kBytes);
-  if (allowed != cudaSuccess) {
-    return allowed;
+  if (const cudaError_t e = allow_shared(&channel_states_kernel<kImages>, kBytes)) {
+    return e;
   }
   CUtensorMap maps[4], gates;
   if (const cudaError_t e =

@@ -382,9 +382,8 @@ cudaError_t launch(const LinearSizes& z, const CUtensorMap (&maps)[4], const CUt
                    const Arguments& args, cudaStream_t stream) {
   constexpr int kBytes = sizeof(Shared<kGroups, kNormal>);
   static_assert(kBytes <= 227 * 1024);
-  static const cudaError_t allowed = allow_shared(&forward_kernel<kGroups, kCuts, kNormal>, kBytes);
-  if (allowed != cudaSuccess) {
-    return allowed;
+  if (const cudaError_t e = allow_shared(&forward_kernel<kGroups, kCuts, kNormal>, kBytes)) {
+    return e;
   }
   const int64_t blocks = int64_t{1} * z.chains() * args.segments_of * args.slices;
   return launch_behind(&forward_kernel<kGroups, kCuts, kNormal>, blocks, 128 * (kGroups + 2),

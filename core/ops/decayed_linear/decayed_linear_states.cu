@@ -240,9 +240,8 @@ cudaError_t launch_one(const CUtensorMap (&maps)[4], const Arguments& args, int6
                        cudaStream_t stream) {
   constexpr int kBytes = sizeof(Shared<kImages, kNormal>);
   static_assert(kBytes <= 113 * 1024);
-  static const cudaError_t allowed = allow_shared(&states_kernel<kImages, kNormal>, kBytes);
-  if (allowed != cudaSuccess) {
-    return allowed;
+  if (const cudaError_t e = allow_shared(&states_kernel<kImages, kNormal>, kBytes)) {
+    return e;
   }
   return launch_behind(&states_kernel<kImages, kNormal>, blocks, 256, kBytes, stream, maps[0],
                        maps[1], maps[2], maps[3], args);
