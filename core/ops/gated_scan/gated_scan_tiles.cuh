@@ -14,6 +14,7 @@
 #include "core/backend/cuda/switches.h"
 #include "core/op/report.h"
 #include "core/ops/common/document_marks.cuh"
+#include "core/ops/common/hopper_operands.cuh"
 #include "core/ops/gated_scan/gated_scan.h"
 
 namespace ls::ops::gated_scan::tiles {
@@ -238,11 +239,10 @@ class Tiles {
     Pass<false> pass(in, in.u);
     pass.call.u = elements(in.u);
     pass.call.out = elements(out.y);
-    pass.call.hT = common::elements<float>(out.hT);
-    if (in.h0.defined() && out.hT.defined() && in.h0.raw() == out.hT.raw()) {
-      pass.cut(1);  // the last segment must not write what others may still read
-    }
+    common::OutgoingStates last(in.h0, out.hT, pass.call.segments > 1);
+    pass.call.hT = last.data();
     pass.run();
+    last.put();
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>& out,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
