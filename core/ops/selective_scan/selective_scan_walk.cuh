@@ -54,6 +54,7 @@ struct Call {
 struct Chunk {
   float x[kTokens][kChannels], dt[kTokens][kChannels], gy[kTokens][kChannels];
   float b[kTokens][kElements], c[kTokens][kElements];
+  int begins[kTokens];  ///< a document does
 };
 
 enum class Pass { kOutputs, kStates, kGradients };
@@ -67,6 +68,7 @@ struct Walk {
 
   struct Numbers {
     float x[kWide], dt[kWide], gy[kBack ? kWide : 1], b[kNarrow], c[kReads ? kNarrow : 1];
+    int begins;  // of threads below kTokens
   };
   struct Shared {
     Chunk chunk[2];
@@ -124,9 +126,12 @@ struct Walk {
     return min(kTokens, call.tokens - chunk * kTokens);
   }
 
+  /// Zeros behind the end: with dt = 0 a token changes no state and no gradient of one.
   __device__ void load(int chunk, Numbers& to) const {
     const int64_t token = static_cast<int64_t>(row) * call.tokens + chunk * kTokens;
     const int there = chunk >= 0 && chunk < call.chunks() ? count(chunk) : 0;
+    const int own = static_cast<int>(threadIdx.x);
+    to.begins = own < there && fresh(chunk * kTokens + own);
 #pragma unroll
     for (int i = 0; i < kWide; ++i) {
       const int e = static_cast<int>(threadIdx.x) + i * kThreads, c = e % kChannels;
@@ -150,6 +155,9 @@ struct Walk {
     }
   }
   __device__ void put_numbers(Chunk& to, const Numbers& x) const {
+    if (threadIdx.x < kTokens) {
+      to.begins[threadIdx.x] = x.begins;
+    }
 #pragma unroll
     for (int i = 0; i < kWide; ++i) {
       const int e = static_cast<int>(threadIdx.x) + i * kThreads;
@@ -172,11 +180,11 @@ struct Walk {
     return *reinterpret_cast<const float4*>(x + element);
   }
   /// h after token i of the chunk.
-  __device__ void step(const Chunk& z, int i, int t) {
+  __device__ void step(const Chunk& z, int i) {
     const float dt = z.dt[i][own_channel], written = dt * z.x[i][own_channel];
     const float4 b = of_elements(z.b[i]);
     const float bs[] = {b.x, b.y, b.z, b.w};
-    const bool from_zero = fresh(t);
+    const bool from_zero = z.begins[i] != 0;
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
       h[k] = fmaf(decay(dt, k), from_zero ? 0.f : h[k], written * bs[k]);
@@ -234,13 +242,11 @@ struct Walk {
       }
 #pragma unroll
       for (int i = 0; i < kTokens; ++i) {
-        if (i < count(n)) {
-          step(z, i, n * kTokens + i);
-          if constexpr (kReads) {
-            const float4 c = of_elements(z.c[i]);
-            const float y = h[0] * c.x + h[1] * c.y + (h[2] * c.z + h[3] * c.w);
-            s.out[0][i][own_channel] = all_parts(y);
-          }
+        step(z, i);
+        if constexpr (kReads) {
+          const float4 c = of_elements(z.c[i]);
+          const float y = h[0] * c.x + h[1] * c.y + (h[2] * c.z + h[3] * c.w);
+          s.out[0][i][own_channel] = all_parts(y);
         }
       }
       if constexpr (kReads) {
@@ -275,12 +281,9 @@ struct Walk {
         const int64_t at = state_at(static_cast<int64_t>(row) * chunks + n, k);
         before[k] = h[k] = has(k) ? call.states[at] : 0.f;
       }
-      const int there = count(n);
 #pragma unroll
       for (int i = 0; i < kTokens; ++i) {
-        if (i < there) {
-          step(z, i, n * kTokens + i);
-        }
+        step(z, i);
 #pragma unroll
         for (int k = 0; k < kOwn; ++k) {
           after[i][k] = h[k];
@@ -288,10 +291,7 @@ struct Walk {
       }
 #pragma unroll
       for (int i = kTokens - 1; i >= 0; --i) {
-        if (i < there) {
-          gradients(z, i, n * kTokens + i, i > 0 ? after[i > 0 ? i - 1 : 0] : before, after[i],
-                    true_rate, dh, da);
-        }
+        gradients(z, i, i > 0 ? after[i > 0 ? i - 1 : 0] : before, after[i], true_rate, dh, da);
       }
       __syncthreads();
       store_rows(call.dx, s.out[0], n);
@@ -310,13 +310,13 @@ struct Walk {
     store_state(call.da, row);
   }
   /// Of token i; dh becomes that of the state before it.
-  __device__ void gradients(const Chunk& z, int i, int t, const float (&last)[kOwn],
+  __device__ void gradients(const Chunk& z, int i, const float (&last)[kOwn],
                             const float (&now)[kOwn], const float (&true_rate)[kOwn],
                             float (&dh)[kOwn], float (&da)[kOwn]) {
     const float dt = z.dt[i][own_channel], x = z.x[i][own_channel], gy = z.gy[i][own_channel];
     const float4 b = of_elements(z.b[i]), c = of_elements(z.c[i]);
     const float bs[] = {b.x, b.y, b.z, b.w}, cs[] = {c.x, c.y, c.z, c.w};
-    const bool from_zero = fresh(t);
+    const bool from_zero = z.begins[i] != 0;  // then `last` counts for nothing, also if not finite
     float sums[2 * kOwn], through_all = 0, written = 0;  // sums: db, dc
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
@@ -325,7 +325,7 @@ struct Walk {
       sums[kOwn + k] = gy * now[k];
       written = fmaf(dh[k], bs[k], written);
       const float kept = from_zero ? 0.f : dh[k] * decay(dt, k);
-      const float through = kept * last[k];
+      const float through = kept * (from_zero ? 0.f : last[k]);
       through_all = fmaf(true_rate[k], through, through_all);
       da[k] = fmaf(dt, through, da[k]);
       dh[k] = kept;
