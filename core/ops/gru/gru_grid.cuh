@@ -3,6 +3,7 @@
 // units of a head: forward their three rows of R, by which it multiplies h_{t-1} of all units (and,
 // with the reset before the product, the candidate's r h_{t-1}, for which blocks meet once more);
 // backward the columns of R, by which it multiplies the gradients of all rows' products.
+#include "core/backend/cuda/device/machine.cuh"
 #include "core/ops/common/cell_grid.cuh"
 #include "core/ops/gru/gru_blocks.h"
 
@@ -19,6 +20,12 @@ struct GridCall {
   CellGrid grid;
   float* hidden = nullptr;  ///< [2,B,D]: h of the token before and of this one
   float* reset = nullptr;   ///< [B,D], reset before: r h of this token; backward its gradient
+  using Layout = common::GridLayout<3>;
+  /// For forward.
+  void prepare(cuda::Machine& machine) {
+    common::take(machine, 2 * call.shape.batch * call.shape.width(), hidden);
+    common::take(machine, call.shape.batch * call.shape.width(), reset);
+  }
 };
 
 /// A thread's unit and row of the 16 that are worked on, one of each.
@@ -293,14 +300,14 @@ __global__ void __launch_bounds__(kGridThreads)
 }
 
 template <class T>
-void forward(const GridCall<T>& all) {
+void start_forward(const GridCall<T>& all) {
   common::with_units(all.grid, [&]<int kUnits>() {
     common::launch_together(&forward_kernel<T, kUnits>, all.grid, Layout::bytes(all.grid, true),
                             all);
   });
 }
 template <class T>
-void reverse(const GridCall<T>& all) {
+void start_reverse(const GridCall<T>& all) {
   common::with_units(all.grid, [&]<int kUnits>() {
     common::launch_together(&reverse_kernel<T, kUnits>, all.grid, Layout::bytes(all.grid, false),
                             all);

@@ -2,6 +2,7 @@
 // LSTM with dense weights over the whole device (core/ops/common/cell_grid.cuh). A block has some
 // units of a head: forward their four rows of R, by which it multiplies h_{t-1} of all units;
 // backward the columns of R, by which it multiplies the gradients of all gates.
+#include "core/backend/cuda/device/machine.cuh"
 #include "core/ops/common/cell_grid.cuh"
 #include "core/ops/lstm/lstm_blocks.h"
 
@@ -16,8 +17,12 @@ struct GridCall {
   Call<T> call;
   CellGrid grid;
   float* hidden = nullptr;  ///< [2,B,D]: h of the token before and of this one
+  using Layout = common::GridLayout<4>;
+  /// For forward.
+  void prepare(cuda::Machine& machine) {
+    common::take(machine, 2 * call.shape.batch * call.shape.width(), hidden);
+  }
 };
-
 using Layout = common::GridLayout<4>;
 
 template <class T, int kUnits>
@@ -168,14 +173,14 @@ __global__ void __launch_bounds__(kGridThreads)
 }
 
 template <class T>
-void forward(const GridCall<T>& all) {
+void start_forward(const GridCall<T>& all) {
   common::with_units(all.grid, [&]<int kUnits>() {
     common::launch_together(&forward_kernel<T, kUnits>, all.grid, Layout::bytes(all.grid, true),
                             all);
   });
 }
 template <class T>
-void reverse(const GridCall<T>& all) {
+void start_reverse(const GridCall<T>& all) {
   common::with_units(all.grid, [&]<int kUnits>() {
     common::launch_together(&reverse_kernel<T, kUnits>, all.grid, Layout::bytes(all.grid, false),
                             all);
