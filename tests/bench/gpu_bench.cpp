@@ -300,6 +300,7 @@ int main(int argc, char** argv) {
       {.x = x, .weight = b.draw({classes, d}), .targets = ids({rows}, classes)});
   scans(b, *device, "B4 T2048 H16 D128", 4, 2048, 16, 128, DType::kBF16);
   scans(b, *device, "B2 T16384 H16 D128", 2, 16384, 16, 128, DType::kBF16);
+  scans(b, *device, "B1 T8192 H16 D128", 1, 8192, 16, 128, DType::kBF16);  // packed rows' peer
   scans(b, *device, "f32 B8 T1024 H8 D64", 8, 1024, 8, 64, DType::kF32);
   if (part.find("tiny") != std::string::npos) {  // for compute-sanitizer
     scans(b, *device, "tiny", 1, 130, 2, 128, DType::kBF16);

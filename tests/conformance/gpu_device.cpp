@@ -68,6 +68,21 @@ TEST_SUITE("conformance") {
         return z.add_(y, 0.25).contiguous();
       });
     }
+    // Slices by whole packs of bytes: of 16, and where they begin elsewhere of fewer.
+    const Tensor wide = Draw("packs").integers({6, 5, 48}, 0, 200);
+    for (const DType t : {DType::kF64, DType::kF32, DType::kBF16, DType::kU8}) {
+      for (const Index first : {16, 8, 4, 2, 1}) {
+        CAPTURE(enum_name(t));
+        CAPTURE(first);
+        same(*device, wide.to(t),
+             [first](const Tensor& y) { return y.slice(2, first, first + 16).clone(); });
+        same(*device, wide.to(t), [first](const Tensor& y) {
+          Tensor z = Tensor::zeros({6, 5, 64}, y.dtype(), y.device());
+          z.slice(2, first, first + 32).copy_(y.slice(2, 0, 32));
+          return z;
+        });
+      }
+    }
     CHECK(x.to(*device).slow_at(17) == x.slow_at(17));
   }
 
