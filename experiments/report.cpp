@@ -284,14 +284,17 @@ std::string results_table(const std::vector<RunResult>& results, int width) {
         columns.shown[c].add_to(values[c], r->history.back());
       }
     }
-    std::vector<std::string> row = {seeds[0]->model, std::to_string(seeds[0]->parameters),
-                                    std::to_string(seeds[0]->state.total())};
+    const auto if_model = [&](const std::string& text) {  // a baseline has no parameters
+      return seeds[0]->parameters > 0 ? text : "-";
+    };
+    std::vector<std::string> row = {seeds[0]->model, if_model(std::to_string(seeds[0]->parameters)),
+                                    if_model(std::to_string(seeds[0]->state.total()))};
     for (const Sample& v : values) {
       row.push_back(v.str(3));
     }
-    row.push_back(loss.str(4));
-    row.push_back(human_count(rate.mean()));
-    row.push_back(human_seconds(seconds.mean()));
+    row.push_back(if_model(loss.str(4)));
+    row.push_back(if_model(human_count(rate.mean())));
+    row.push_back(if_model(human_seconds(seconds.mean())));
     table.add(std::move(row));
   }
   std::string others;

@@ -23,7 +23,7 @@ struct RunOptions {
 };
 
 struct RunOutcome {
-  /// Of what is finished: models in the config's order, the seeds of each together.
+  /// Of what is finished: models in the config's order, the seeds of each together, then baselines.
   std::vector<RunResult> results;
   std::vector<std::string> failures;  ///< of parts whose numbers were not finite, one message each
   std::string directory;              ///< OUTPUT/NAME

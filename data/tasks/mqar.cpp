@@ -17,11 +17,11 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <numeric>
 #include <optional>
 
 #include "core/base/error.h"
 #include "data/limits.h"
+#include "data/query_slots.h"
 #include "data/task.h"
 
 namespace ls::data {
@@ -342,22 +342,6 @@ Mqar::Content Mqar::draw(Rng& rng, const MqarSetting& s) const {
 
 std::uint8_t Mqar::tag(const Content& c, Index key) const {
   return std::find(c.updated.begin(), c.updated.end(), key) != c.updated.end() ? 1 : 2;
-}
-
-/// k of the places 0 .. space-1, drawn one after the other with weights (i+1)^(a-1) among those
-/// left, by the exponential race of Efraimidis and Spirakis (2006).
-std::vector<Index> draw_slots(Rng& rng, Index space, Index k, double power_a) {
-  std::vector<std::pair<double, Index>> finish(static_cast<std::size_t>(space));
-  for (Index i = 0; i < space; ++i) {
-    const double slowness = std::pow(static_cast<double>(i + 1), 1 - power_a);
-    finish[static_cast<std::size_t>(i)] = {-std::log1p(-rng.uniform()) * slowness, i};
-  }
-  std::partial_sort(finish.begin(), finish.begin() + k, finish.end());
-  std::vector<Index> slots(static_cast<std::size_t>(k));
-  for (std::size_t j = 0; j < slots.size(); ++j) {
-    slots[j] = finish[j].second;
-  }
-  return slots;
 }
 
 void Mqar::sample_tokens(Rng& rng, const MqarSetting& s, const ExampleView& out) const {

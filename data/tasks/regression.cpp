@@ -2,11 +2,13 @@
 // its y is to be told.
 // Source: Garg et al., "What can transformers learn in-context?", 2022 (arXiv 2208.01066): x and w
 // standard normal of n = 20, the sequence x1 y1 x2 y2 .., y padded with zeros to n channels; sparse
-// (3 of 20 weights) and noisy variants. There the loss is the square of the error; here y /
-// sqrt(n), of variance 1, is told as one of `bins` classes of equal width on [-4, 4] (the outer
-// ones open), as in Müller et al., 2021 (arXiv 2112.10510), and "nmse" compares the middles of
-// bins: it has a floor of the width's square over 12. Least squares, ridge, averaging and three
-// nearest neighbours are measured beside models in the same bins.
+// (3 of 20 weights) and noisy variants. There the loss is the square of the error. Here y over the
+// root of the number of weights, of variance 1, is told as one of `bins` classes of equal width on
+// [-4, 4], the outer ones open, as in Müller et al., 2021 (arXiv 2112.10510); "nmse" compares the
+// middles of bins: it has a floor of the width's square over 12. One channel more is 1 at x and -1
+// at y: maps without biases of x and y alone are odd, and so could not tell a bell of bins. Least
+// squares, ridge, averaging and three nearest neighbors are measured beside models in the same
+// bins.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -99,7 +101,7 @@ class Regression final : public Task {
         config_(config),
         n_(static_cast<std::size_t>(config.dims)),
         weights_(config.nonzero > 0 ? config.nonzero : config.dims) {
-    info_.vector_width = config.dims;
+    info_.vector_width = config.dims + 1;
     info_.classes = config.bins;
     info_.metrics = {"nmse", "tok_acc"};
     info_.tags = {"few_points", "n_points"};  // fewer than n seen, n and more
@@ -131,6 +133,8 @@ class Regression final : public Task {
     }
     for (std::size_t t = 0; t < out.labels.size(); t += 2) {
       const std::span<float> x = step(out, t), y = step(out, t + 1);
+      mark(out, t) = 1;
+      mark(out, t + 1) = -1;
       std::ranges::generate(x, [&] { return static_cast<float>(numbers.normal()); });
       y[0] = static_cast<float>(dot(x, w) + config_.noise * numbers.normal());
       out.labels[t] = bin(y[0]);
@@ -157,7 +161,10 @@ class Regression final : public Task {
     return static_cast<std::int64_t>(std::clamp(place, 0.0, static_cast<double>(config_.bins - 1)));
   }
   std::span<float> step(const ExampleView& view, std::size_t t) const {
-    return view.vectors.subspan(t * n_, n_);
+    return view.vectors.subspan(t * (n_ + 1), n_);
+  }
+  float& mark(const ExampleView& view, std::size_t t) const {
+    return view.vectors[t * (n_ + 1) + n_];
   }
 
   /// `tell` gets the point and has seen those before.

@@ -132,12 +132,13 @@ TEST_SUITE("e2e") {
     w.write("two.yaml",
             "extend: run.yaml\nmodels:\n  - {layers: [deltanet, attention], width: 16, channel: "
             "none, name: m}\n  - {layers: [lstm], width: 16, name: other one}\n");
-    const Outcome out = w.run({"train", "two.yaml", "--set", "steps=6"});
+    const Outcome out =
+        w.run({"train", "two.yaml", "--set", "steps=6", "--set", "eval.baselines=true"});
     INFO(out.text);
     REQUIRE(out.status == 0);
     for (const char* part :
-         {"m ", "other one ", "±", "parameters", "state bytes", "tok_acc", "tokens/s",
-          "runs/run/other one/seed{0,1,2}/checkpoints/step_000000006.h5",
+         {"m ", "other one ", "(exact) ", "(3-gram) ", "±", "parameters", "state bytes", "tok_acc",
+          "tokens/s", "runs/run/other one/seed{0,1,2}/checkpoints/step_000000006.h5",
           "runs/run/m/seed{0,1,2}/metrics.jsonl", "runs/run/table.txt"}) {
       CAPTURE(part);
       CHECK(out.text.find(part) != std::string::npos);

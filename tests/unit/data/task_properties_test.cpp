@@ -26,6 +26,8 @@ struct TaskCase {
 
 const TaskCase kCases[] = {
     {.yaml = "{name: bytes, path: PATH}", .exact = false},
+    {"{name: compositional_recall}", 170, 86},
+    {"{name: compositional_recall, train: [{side: 2, length: 30}, {side: 4}]}", 170, 86},
     {"{name: copying}", 1, 8},
     {"{name: copying, variant: plain, blanks: 40, test_blanks: [30]}", 1, 8},
     {"{name: copying, variant: lag}", 1, 8},
@@ -67,6 +69,7 @@ const TaskCase kCases[] = {
     {"{name: passkey}", 0, 10},
     {"{name: passkey, digits: 4, vocab: 13, length: 64, test_lengths: [64, 90]}", 0, 10},
     {.yaml = "{name: passkey, labels: all, length: 64}", .exact = false},
+    {"{name: passkey, form: text, length: 300, test_lengths: [300, 1000]}", '0', 10},
     {"{name: permutations}", 0, 6},
     {"{name: permutations, group: a5}", 0, 60},
     {"{name: permutations, group: s5, inputs: swaps_and_cycles}"},
@@ -105,6 +108,8 @@ struct BadConfig {
 
 const BadConfig kBad[] = {
     {"{name: bytes, path: PATH, length: 100000}", "a shorter length"},
+    {"{name: compositional_recall, train: [{side: 10}]}", "needs 10 tokens of each kind of key"},
+    {"{name: compositional_recall, train: [{side: 3, length: 50}]}", "at least 54 tokens"},
     {"{name: copying, variant: lag, memorize: 3, blanks: 3}", "must be greater than memorize"},
     {"{name: dyck, train: {shortest: 7, longest: 7}}", "no even length"},
     {"{name: flip_flop, length: 7}", "7 must be even and at least 4"},

@@ -31,6 +31,19 @@ TEST_SUITE("unit") {
         {"{name: parity}", 0xd2a44af71caa42f1u},
         {"{name: copying}", 0xab6205f38ddda034u},
         {"{name: copying, variant: lag}", 0x12f8c27156e6c1b4u},
+        {"{name: flip_flop}", 0x1bd2e34799362c87u},
+        {"{name: hash_hop}", 0xc3d58e4f6567e173u},
+        {"{name: induction, twice: 0.5}", 0x21ba221bf5e19f26u},
+        {"{name: passkey, length: 64}", 0x7c7df9b7cdf4e78bu},
+        {"{name: set_disjointness}", 0xd99e14579a8a2691u},
+        {"{name: permutations, group: s5}", 0x44919b4c91a387c6u},
+        {"{name: dyck}", 0xd0b398d752f62424u},
+        {"{name: regular}", 0x6dc7e418b775b388u},
+        {"{name: modular_arithmetic}", 0xa4a4344d923b12bcu},
+        {"{name: modular_arithmetic, variant: expression}", 0x613a0dc86f6bc661u},
+        {"{name: modular_arithmetic, variant: brackets}", 0x744b417e58ffb619u},
+        {"{name: in_context_language}", 0xa5b491d57a9795fdu},
+        {"{name: compositional_recall}", 0x0b48949f7b3c3445u},
     };
     for (const auto& [yaml, want] : cases) {
       const auto task = task_from(yaml, {.seed = 7});
