@@ -2,13 +2,14 @@
 // its y is to be told.
 // Source: Garg et al., "What can transformers learn in-context?", 2022 (arXiv 2208.01066): x and w
 // standard normal of n = 20, the sequence x1 y1 x2 y2 .., y padded with zeros to n channels; sparse
-// (3 of 20 weights) and noisy variants. There the loss is the square of the error. Here y over the
-// root of the number of weights, of variance 1, is told as one of `bins` classes of equal width on
-// [-4, 4], the outer ones open, as in Müller et al., 2021 (arXiv 2112.10510); "nmse" compares the
-// middles of bins: it has a floor of the width's square over 12. One channel more is 1 at x and -1
-// at y: maps without biases of x and y alone are odd, and so could not tell a bell of bins. Least
-// squares, ridge, averaging and three nearest neighbors are measured beside models in the same
-// bins.
+// (3 of 20 weights) and noisy variants; the loss is the square of the error. Here y over the root
+// of the number of weights, of variance 1, is told as one of `bins` classes of equal width on [-4,
+// 4], the outer ones open. The class with middle v has the embedding (v, -v^2 / 2), so that outputs
+// p (m, 1) make a bell of bins around m with precision p: the cross-entropy is the square of the
+// error times p / 2, and what p costs. One channel more is 1 at x and -1 at y, without which maps
+// that have no biases are odd and know no p. "nmse" compares the middles of bins: it has a floor of
+// the width's square over 12. Least squares, ridge, averaging and three nearest neighbors are
+// measured beside models in the same bins.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -107,6 +108,12 @@ class Regression final : public Task {
     info_.tags = {"few_points", "n_points"};  // fewer than n seen, n and more
     for (Index bin = 0; bin < config.bins; ++bin) {
       info_.class_values.push_back(kLeast + (static_cast<double>(bin) + 0.5) * width());
+    }
+    info_.class_embeddings = Tensor::empty({config.bins, 2}, DType::kF32);
+    float* embedding = info_.class_embeddings.data<float>();
+    for (const double v : info_.class_values) {
+      *embedding++ = static_cast<float>(v);
+      *embedding++ = static_cast<float>(-v * v / 2);
     }
     const auto slice = [](Index points, Index examples) {
       return Slice{.name = fmt::format("N{}", points),

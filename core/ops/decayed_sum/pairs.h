@@ -15,8 +15,8 @@ Index heads_of(const Shaped& t) {
 /// The greatest number of heads: pair p reads head p / (pairs / n) of what has n.
 template <class Shaped>
 Index pairs(const DecayedSum::In<Shaped>& in, const DecayedSum::Attrs& a) {
-  return std::max({heads_of(in.x), heads_of(in.y), heads_of(in.g), heads_of(in.gk), heads_of(in.gv),
-                   a.heads});
+  return std::max(
+      {heads_of(in.x), heads_of(in.y), heads_of(in.g), heads_of(in.gk), heads_of(in.gv), a.heads});
 }
 
 }  // namespace ls::ops::decayed_sum
