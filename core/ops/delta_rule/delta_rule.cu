@@ -3,14 +3,27 @@
 #include "core/op/op.h"
 #include "core/ops/delta_rule/delta_rule_blocks.h"
 #include "core/ops/delta_rule/delta_rule_hopper.cuh"
+#include "core/ops/delta_rule/delta_rule_one_token.cuh"
 
 namespace ls::ops {
 namespace {
 
 template <class T>
 using Portable = delta_rule::Blocks<cuda::Machine, T>;
+/// One token that no backward pass follows has a kernel of its own.
 template <class T>
-using Gated = delta_rule::hopper::Gated;
+struct Gated : delta_rule::hopper::Gated {
+  using Op = DeltaRule;
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out,
+                      std::span<TensorView> kept, const Op::Attrs& attrs) {
+    if (kept.empty() && delta_rule::hopper::OneToken::serves(in)) {
+      report_form<Op>("token by token");
+      delta_rule::hopper::OneToken(in, out, attrs).launch();
+    } else {
+      delta_rule::hopper::Gated::forward(in, out, kept, attrs);
+    }
+  }
+};
 template <class T>
 using Kda = delta_rule::hopper::Kda;
 constexpr const char* kAligned = "q k v o";  // of the copy engine

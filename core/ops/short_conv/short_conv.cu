@@ -469,6 +469,11 @@ struct Kernel {
     const Call<T> call(in);
     const cuda::RowsTo<T> y(out.y);
     const bool silu = a.silu;
+    A* const sT = out.sT.data<A>();
+    if (in.x.size(1) == 1 && !in.offsets.defined() && call.taps <= kTaps) {
+      one_token(call, silu, y, sT);
+      return;
+    }
     if (call.taps > kTaps) {
       cuda::for_each<1>(cuda::RowShape(call.rows, call.channels).apart(),
                         [=] __device__(Index t, Index c, auto) {
@@ -483,7 +488,6 @@ struct Kernel {
                      fed ? Feed<T, kWidth, 1>::kBytes : 0, call, strip, silu, fed, y);
       });
     }
-    A* const sT = out.sT.data<A>();
     cuda::for_each<1>(cuda::RowShape(call.seqs.batch, call.channels * call.past).apart(),
                       [=] __device__(Index row, Index i, auto) {
                         const Index c = i / call.past, u = i % call.past;
@@ -491,6 +495,26 @@ struct Kernel {
                         const Index begin = call.seqs.begin(n), end = call.seqs.end(n);
                         sT[row * call.channels * call.past + i] =
                             call.input(n, begin, end, call.past - u, c);
+                      });
+  }
+  /// As decoding has it: output and next state at once. A thread has read its state when it writes.
+  static void one_token(const Call<T>& call, bool silu, const cuda::RowsTo<T>& y, A* sT) {
+    cuda::for_each<1>(cuda::RowShape(call.rows, call.channels).apart(),
+                      [=] __device__(Index n, Index c, auto) {
+                        A pre = call.bias ? call.bias[c] : A(0), e[kTaps];
+#pragma unroll
+                        for (int j = 0; j < kTaps; ++j) {
+                          const bool there = j < call.taps;
+                          e[j] = there ? call.input(n, n, n, call.past - j, c) : A(0);
+                          pre = there ? fma(call.weight[c * call.taps + j], e[j], pre) : pre;
+                        }
+                        y.row(n)[c] = cuda::from_acc<T>(silu ? act::device_silu(pre) : pre);
+#pragma unroll
+                        for (int u = 0; u + 1 < kTaps; ++u) {
+                          if (u < call.past) {
+                            sT[(n * call.channels + c) * call.past + u] = e[u + 1];
+                          }
+                        }
                       });
   }
   /// run.operator()<width>(blocks, strip) with a thread for each strip of each pack of channels.
