@@ -111,8 +111,22 @@ struct MeanNormGradients {
   const acc_t<T>*means, *rstds;
   cuda::RowsIn<T> gy;
   cuda::RowsTo<T> gx;
+  bool adds;          ///< to what lies in gx
   acc_t<T>* partial;  ///< of weight and bias, or null
 };
+
+/// A gradient goes to its place, or is added to what lies there.
+template <int kWidth, class T, class A>
+__device__ void put_gradient(T* to, bool adds, A (&from)[kWidth]) {
+  if (adds) {
+    A there[kWidth];
+    cuda::load(to, there);
+    for (int j = 0; j < kWidth; ++j) {
+      from[j] += there[j];
+    }
+  }
+  cuda::store(to, from);
+}
 
 /// As MeanNormKernel::backward says, of one group, without a gate and with gradients of y alone.
 template <class Op, class T, int kThreads, int kPacks>
@@ -153,7 +167,7 @@ __global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
         dy[j] = rstd * (dy[j] * gain[p][j] - mean_dn - n[j] * mean_product);
       }
       if (at.gx) {
-        cuda::store(at.gx.row(r) + c, dy);
+        put_gradient(at.gx.row(r) + c, at.adds, dy);
       }
     });
   });
@@ -238,7 +252,8 @@ struct MeanNormKernel {
     A* const gweight = din.weight.defined() ? din.weight.template data<A>() : nullptr;
     A* const gbias = din.bias.defined() ? din.bias.template data<A>() : nullptr;
     const bool plain = call.groups == 1 && !call.z && gy && !gmean && !grstd;
-    if (plain && held_gradients(call, {means, rstds, gy, gx, nullptr}, gweight, gbias)) {
+    const bool adds = din.x.defined() && din.x.adds();
+    if (plain && held_gradients(call, {means, rstds, gy, gx, adds, nullptr}, gweight, gbias)) {
       return;
     }
     if (gx || gz) {
@@ -282,7 +297,7 @@ struct MeanNormKernel {
                 du[j] = rstd * (du[j] - mean_dn - n[j] * mean_product) + dmean - drstd * n[j];
                 dy[j] *= n[j] * gain[j] + shift[j];  // of a gate behind the norm
               }
-              finish(call, r, first + c, du, dy, gx, gz);
+              finish(call, r, first + c, du, dy, gx, adds, gz);
             });
           });
     }
@@ -293,7 +308,7 @@ struct MeanNormKernel {
   /// Writes dx and dz from du and from the gradient of a gate behind the norm.
   template <int kWidth>
   __device__ static void finish(const Call& call, Index r, Index c, A (&du)[kWidth],
-                                A (&dgate)[kWidth], const cuda::RowsTo<T>& gx,
+                                A (&dgate)[kWidth], const cuda::RowsTo<T>& gx, bool adds,
                                 const cuda::RowsTo<T>& gz) {
     A z[kWidth] = {}, x[kWidth] = {};
     if (call.before || call.after) {
@@ -305,7 +320,7 @@ struct MeanNormKernel {
       du[j] *= call.before ? act::device_silu(z[j]) : A(1);
     }
     if (gx) {
-      cuda::store(gx.row(r) + c, du);
+      put_gradient(gx.row(r) + c, adds, du);
     }
     if (gz) {
       cuda::store(gz.row(r) + c, dgate);

@@ -12,6 +12,7 @@ LS_KERNEL(GroupNorm)
     .on(DeviceType::kCuda)
     .reads("x z y", lies::rows)
     .strided_grad("x z")
+    .adds_grad("x")
     .kernel<Kernel, double, float, bf16>();
 
 }  // namespace

@@ -37,10 +37,17 @@ struct Kernel {
     add_bias(sums, bias, rows, outputs, out.y.data<T>());
   }
   static void add_bias(const A* sums, const A* bias, Index rows, Index outputs, T* y) {
-    cuda::for_each<1>(cuda::RowShape(rows, outputs).apart(),
-                      [=] __device__(Index r, Index c, auto) {
-                        y[r * outputs + c] = cuda::from_acc<T>(sums[r * outputs + c] + bias[c]);
-                      });
+    const auto shape = cuda::RowShape(rows, outputs).with(cuda::RowsIn<T>(y, outputs)).apart();
+    cuda::for_each<T>(shape, [=] __device__(Index r, Index c, auto width) {
+      constexpr int kWidth = decltype(width)::value;
+      A to[kWidth], more[kWidth];
+      cuda::load(sums + r * outputs + c, to);
+      cuda::load(bias + c, more);
+      for (int i = 0; i < kWidth; ++i) {
+        to[i] += more[i];
+      }
+      cuda::store(y + r * outputs + c, to);
+    });
   }
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
@@ -48,7 +55,7 @@ struct Kernel {
     const cuda::Matrix gy = row_matrix(dout.y);
     if (din.x.defined()) {
       multiply(kType, gy, row_matrix(in.weight), rows, in.weight.size(1), outputs, kType,
-               din.x.raw());
+               din.x.raw(), din.x.adds() ? 1 : 0);
     }
     if (din.weight.defined()) {
       multiply(kType, transposed(gy), row_matrix(in.x), outputs, in.x.size(-1), rows, kAcc,
@@ -56,10 +63,10 @@ struct Kernel {
     }
     if (din.bias.defined()) {
       const cuda::RowsIn<T> from(dout.y);
-      cuda::column_sums<1, A>(rows, outputs, {{din.bias.data<A>()}},
-                              [=] __device__(Index r, Index c, A(&sum)[1]) {
-                                sum[0] = cuda::to_acc<A>(from.row(r)[c]);
-                              });
+      cuda::packed_column_sums<T, 1, A>(rows, outputs, {{din.bias.data<A>()}},
+                                        [=] __device__(Index r, Index c, auto, auto& sum) {
+                                          cuda::load(from.row(r) + c, sum[0]);
+                                        });
     }
   }
 };
@@ -67,7 +74,7 @@ struct Kernel {
 LS_KERNEL(Linear)
     .on(DeviceType::kCuda)
     .reads("x y", lies::rows_apart)
-    .adds_grad("weight")
+    .adds_grad("x weight")
     .kernel<Kernel, double, float, bf16>();
 
 }  // namespace

@@ -37,9 +37,15 @@ struct Call {
   /// u, and the gate behind the norm, of neighbours from channel c on.
   template <int kWidth>
   __device__ void read(Index r, Index c, A (&u)[kWidth], A (&behind)[kWidth]) const {
-    cuda::load(x.row(r) + c, u);
-    if (before || after) {
-      cuda::load(z.row(r) + c, behind);
+    read(x.row(r), before || after ? z.row(r) : nullptr, c, u, behind);
+  }
+  /// The same of a row of x and its gates, or null.
+  template <int kWidth>
+  __device__ void read(const T* of_x, const T* of_z, Index c, A (&u)[kWidth],
+                       A (&behind)[kWidth]) const {
+    cuda::load(of_x + c, u);
+    if (of_z) {
+      cuda::load(of_z + c, behind);
     }
     for (int i = 0; i < kWidth; ++i) {
       u[i] *= before ? gate(behind[i]) : A(1);
@@ -57,9 +63,8 @@ struct Call {
   }
   __device__ Index group(Index c) const { return groups == 1 ? 0 : c / channels; }
 
-  /// Value and slope of the gate at v.
-  __device__ void gate_at(A v, A& value, A& slope) const {
-    const A s = act::device_sigmoid(v);
+  /// Value and slope of the gate at v, whose sigmoid is s.
+  __device__ void gate_at(A v, A s, A& value, A& slope) const {
     value = sigmoid ? s : v * s;
     slope = sigmoid ? s * (A(1) - s) : s * (A(1) + v * (A(1) - s));
   }
@@ -81,8 +86,10 @@ __global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
   const int cols = static_cast<int>(call.cols);
   common::each_held_row<kThreads>(call.rows, [&](Index r, bool writes) {
     A u[kPacks][kWidth], behind[kPacks][kWidth], square = 0;
+    const T *const of_x = call.x.row(r), *const of_z =
+                                             call.before || call.after ? call.z.row(r) : nullptr;
     Row::each(cols, [&](int p, int c) {
-      call.read(r, c, u[p], behind[p]);
+      call.read(of_x, of_z, c, u[p], behind[p]);
       for (int j = 0; j < kWidth; ++j) {
         square += u[p][j] * u[p][j];
       }
@@ -117,7 +124,9 @@ __global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
   Row::each(cols, [&](int p, int c) { call.gains(c, gain[p]); });
   common::each_held_row<kThreads>(call.rows, [&](Index r, bool writes) {
     common::HeldPacks<T, kPacks> xs, zs, dys;
+    A sigmoids[kPacks][kWidth];
     const A k = rstd[r];
+    const T* const z = gated ? call.z.row(r) : nullptr;
     // x, the gate with its slope (1 and 0 where there is none) and dy of one pack.
     const auto unpacked = [&](int p, A(&x)[kWidth], A(&gate)[kWidth], A(&slope)[kWidth],
                               A(&dy)[kWidth]) {
@@ -128,7 +137,7 @@ __global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
       }
       for (int j = 0; j < kWidth; ++j) {
         if (gated) {
-          call.gate_at(gate[j], gate[j], slope[j]);
+          call.gate_at(gate[j], sigmoids[p][j], gate[j], slope[j]);
         } else {
           gate[j] = 1;
           slope[j] = 0;
@@ -140,7 +149,11 @@ __global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
       xs[p] = cuda::load_pack<kWidth>(call.x.row(r) + c);
       dys[p] = cuda::load_pack<kWidth>(gy.row(r) + c);
       if (gated) {
-        zs[p] = cuda::load_pack<kWidth>(call.z.row(r) + c);
+        zs[p] = cuda::load_pack<kWidth>(z + c);
+        cuda::unpack(zs[p], sigmoids[p]);
+        for (A& v : sigmoids[p]) {
+          v = act::device_sigmoid(v);
+        }
       }
       A x[kWidth], gate[kWidth], slope[kWidth], dy[kWidth];
       unpacked(p, x, gate, slope, dy);
@@ -149,6 +162,7 @@ __global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
       }
     });
     const A along = k * k * k * Row::Team::sum(product) / static_cast<A>(cols);
+    T* const to_z = gz ? gz.row(r) : nullptr;
     Row::each(writes ? cols : 0, [&](int p, int c) {
       A x[kWidth], gate[kWidth], slope[kWidth], dy[kWidth];
       unpacked(p, x, gate, slope, dy);
@@ -162,8 +176,8 @@ __global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
       if (gx) {
         cuda::store(gx.row(r) + c, x);
       }
-      if (gz) {
-        cuda::store(gz.row(r) + c, slope);
+      if (to_z) {
+        cuda::store(to_z + c, slope);
       }
     });
   });

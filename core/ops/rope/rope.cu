@@ -13,10 +13,19 @@ using Op = Rope;
 struct Turn {
   Index tokens, heads, channels, pairs;
   const std::int64_t* positions;
-  const double* inv_freq;  ///< or null
-  double theta, factor, sign;
+  const double* inv_freq;
+  double factor, sign;
   bool interleaved;
 };
+
+/// Frequencies of the pairs, where the call gives none: once a call, as a power in f64 costs more
+/// than all else that a pair needs.
+__global__ void frequencies(Index pairs, double theta, double* to) {
+  const Index p = Index{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (p < pairs) {
+    to[p] = pow(theta, -2.0 * static_cast<double>(p) / static_cast<double>(2 * pairs));
+  }
+}
 
 template <class T>
 __global__ void __launch_bounds__(256) turn_kernel(Turn t, cuda::PiecesIn<T> x, cuda::RowsTo<T> y) {
@@ -34,11 +43,8 @@ __global__ void __launch_bounds__(256) turn_kernel(Turn t, cuda::PiecesIn<T> x, 
     }
     return;
   }
-  const double frequency =
-      t.inv_freq ? t.inv_freq[p]
-                 : pow(t.theta, -2.0 * static_cast<double>(p) / static_cast<double>(2 * t.pairs));
   double sine = 0, cosine = 0;
-  sincos(static_cast<double>(t.positions[token]) * frequency, &sine, &cosine);
+  sincos(static_cast<double>(t.positions[token]) * t.inv_freq[p], &sine, &cosine);
   const A c = static_cast<A>(t.factor * cosine), s = static_cast<A>(t.sign * t.factor * sine);
   const Index first = t.interleaved ? 2 * p : p, second = t.interleaved ? 2 * p + 1 : p + t.pairs;
   for (Index h = 0; h < t.heads; ++h) {
@@ -61,8 +67,12 @@ struct Kernel {
     t.pairs = in.inv_freq.defined() ? in.inv_freq.numel()
                                     : (a.rotary_dim > 0 ? a.rotary_dim : t.channels) / 2;
     t.positions = in.positions.data<std::int64_t>();
-    t.inv_freq = in.inv_freq.defined() ? in.inv_freq.data<double>() : nullptr;
-    t.theta = a.theta;
+    const cuda::Scratch made(in.inv_freq.defined() ? 1 : t.pairs * Index{sizeof(double)});
+    t.inv_freq = in.inv_freq.defined() ? in.inv_freq.data<double>() : made.as<double>();
+    if (!in.inv_freq.defined() && t.pairs > 0) {
+      cuda::launch(&frequencies, dim3(static_cast<unsigned>(cuda::blocks_for(t.pairs, 128))),
+                   dim3(128), 0, t.pairs, a.theta, made.as<double>());
+    }
     t.factor = a.attention_factor;
     t.sign = sign;
     t.interleaved = a.interleaved;

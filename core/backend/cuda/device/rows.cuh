@@ -26,6 +26,17 @@ struct RowsIn {
   const __host__ __device__ T* row(Index r) const { return base + r * stride; }
 };
 
+/// Where row r begins of rows that lie in pieces; a 64-bit division costs as much as the row.
+__host__ __device__ inline Index in_pieces(Index r, Index per_piece, Index stride, Index cols) {
+  if (per_piece == 1) {
+    return r * stride;
+  }
+  const bool small = r >> 32 == 0 && per_piece >> 32 == 0;
+  const Index piece =
+      small ? Index{static_cast<unsigned>(r) / static_cast<unsigned>(per_piece)} : r / per_piece;
+  return piece * stride + (r - piece * per_piece) * cols;
+}
+
 /// A result made of rows, which may lie in pieces (pieces_of).
 template <class T>
 struct RowsTo {
@@ -44,10 +55,7 @@ struct RowsTo {
     stride = dense ? cols : p.stride;
   }
   __host__ __device__ explicit operator bool() const { return base != nullptr; }
-  __host__ __device__ T* row(Index r) const {
-    return per_piece == 1 ? base + r * stride
-                          : base + r / per_piece * stride + r % per_piece * cols;
-  }
+  __host__ __device__ T* row(Index r) const { return base + in_pieces(r, per_piece, stride, cols); }
 };
 
 /// An operand of rows that lie in pieces, as a slice of heads does.
@@ -69,8 +77,7 @@ struct PiecesIn {
   static bool lies(const Layout& x) { return pieces_of(x).has_value(); }
   __host__ __device__ explicit operator bool() const { return base != nullptr; }
   const __host__ __device__ T* row(Index r) const {
-    return per_piece == 1 ? base + r * stride
-                          : base + r / per_piece * stride + r % per_piece * cols;
+    return base + in_pieces(r, per_piece, stride, cols);
   }
 };
 
