@@ -40,9 +40,10 @@ struct MatchConfig {
       {.help = "tokens after which the state is measured; 0: those of a training example",
        .min = 0});
     f("by", by,
-      {.help = "field that is solved for: width or another field of the model, a field of its "
-               "mixers, set in each layer that has it, or a path in the model, layers.1.head_dim; "
-               "of several, with commas between, the first that a model has",
+      {.help =
+           "field that is solved for: width or another field of the model, a field of its "
+           "mixers, set in each layer that has it, or layers.1.head_dim; a fraction is one of the "
+           "width; of several, with commas between, the first that a model has",
        .required = true,
        .min_size = 1});
   }

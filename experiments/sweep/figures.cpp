@@ -153,10 +153,10 @@ std::vector<Panel> sweep_panels(const SweepPlan& plan, const SweepFolder& folder
     panels.push_back(
         panel_of(plan, points, fmt::format("{} tokens", length), "bytes of state", found.metric));
   }
-  for (std::size_t p = 0; p < plan.paths.size(); ++p) {
+  for (const AxisColumn& column : axis_columns(plan.paths)) {
     std::set<double> values;
     for (const SweepCell& cell : plan.cells) {
-      if (const std::optional<double> x = as_number(cell.values[p])) {
+      if (const std::optional<double> x = as_number(column.value(cell))) {
         values.insert(*x);
       }
     }
@@ -167,10 +167,10 @@ std::vector<Panel> sweep_panels(const SweepPlan& plan, const SweepFolder& folder
         plan, folder,
         [&](const SweepCell& cell, const RunResult&,
             const Evaluation& e) -> std::optional<std::pair<double, double>> {
-          const std::optional<double> x = as_number(cell.values[p]);
+          const std::optional<double> x = as_number(column.value(cell));
           return x ? std::optional(std::pair(*x, mean_metric(e, found.metric))) : std::nullopt;
         });
-    panels.push_back(panel_of(plan, points, "all lengths", plan.paths[p], found.metric));
+    panels.push_back(panel_of(plan, points, "all lengths", column.name, found.metric));
   }
   return panels;
 }

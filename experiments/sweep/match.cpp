@@ -19,42 +19,50 @@ constexpr Index kLargest = 1 << 16;                // of the field
 constexpr Index kMostParameters = Index{1} << 28;  // of a model that is tried
 constexpr Index kAround = 64;  // values that are tried on each side of where the size is met
 
-/// Has a component a whole number of this name?
+/// Has a component a number of this name?
 class HasField final : public FieldVisitor {
  public:
   explicit HasField(std::string name) : name_(std::move(name)) {}
   bool found = false;
+  bool number = false;  ///< it may be a fraction
 
  protected:
   void field(std::string_view name, const Value& value, const FieldOptions&) override {
     const auto* items = value.as<ItemsValue>();
     const bool optional = items != nullptr && items->optional();
-    found |= name == name_ && (value.as<Index>() != nullptr || optional);
+    const bool mine = name == name_;
+    number |= mine && value.as<double>() != nullptr;
+    found |= mine && (number || value.as<Index>() != nullptr || optional);
   }
 
  private:
   std::string name_;
 };
 
-bool has_field(SectionValue& section, const std::string& name) {
+struct Target {
+  std::string path;  ///< in the model
+  bool number = false;
+};
+
+HasField look_for(SectionValue& section, const std::string& name) {
   HasField f(name);
   section.visit(f);
-  return f.found;
+  return f;
 }
 
-/// The paths in the model that a name stands for.
-std::vector<std::string> paths_of(RunModel model, const std::string& name) {
-  if (name.find('.') != std::string::npos) {
-    return {name};
-  }
+/// The fields of the model that a name stands for.
+std::vector<Target> targets_of(RunModel model, const std::string& name) {
+  std::vector<Target> out;
   detail::SectionOf<RunModel> section(model);
-  if (has_field(section, name)) {
-    return {name};
+  if (const HasField f = look_for(section, name); f.found) {
+    return {{name, f.number}};
   }
-  std::vector<std::string> out;
   for (std::size_t l = 0; l < model.layers.size(); ++l) {
-    if (has_field(model.layers[l].config(), name)) {
-      out.push_back(fmt::format("layers.{}.{}", l, name));
+    const std::string begin = fmt::format("layers.{}.", l);
+    const bool path = name.starts_with(begin);
+    const HasField f = look_for(model.layers[l].config(), path ? name.substr(begin.size()) : name);
+    if (f.found) {
+      out.push_back({path ? name : begin + name, f.number});
     }
   }
   return out;
@@ -63,11 +71,12 @@ std::vector<std::string> paths_of(RunModel model, const std::string& name) {
 class Solver {
  public:
   Solver(const MatchConfig& match, const RunConfig& config, const data::Task& task,
-         std::vector<std::string> paths)
+         std::vector<Target> targets)
       : match_(match),
+        width_(static_cast<double>(config.models.front().width)),
         text_(dump_yaml(config)),
         task_(task),
-        paths_(std::move(paths)),
+        targets_(std::move(targets)),
         at_(match.at > 0 ? match.at : longest_training_example(task)) {}
 
   double wanted() const {
@@ -76,10 +85,23 @@ class Solver {
 
   RunConfig with(Index value) const {
     std::vector<std::string> overrides;
-    for (const std::string& path : paths_) {
-      overrides.push_back(fmt::format("models.0.{}={}", path, value));
+    for (const Target& target : targets_) {
+      overrides.push_back("models.0." + text_of(target, value));
     }
     return read_config_text<RunConfig>(text_, "match", overrides);
+  }
+
+  /// A fraction is one of the width: expand_k and the like.
+  std::string text_of(const Target& target, Index value) const {
+    return target.number ? fmt::format("{}={}", target.path, static_cast<double>(value) / width_)
+                         : fmt::format("{}={}", target.path, value);
+  }
+  std::string text_of(Index value) const {
+    std::vector<std::string> texts;
+    for (const Target& target : targets_) {
+      texts.push_back(text_of(target, value));
+    }
+    return fmt::format("{}", fmt::join(texts, ", "));
   }
 
   /// nullopt where the model cannot have this value.
@@ -157,9 +179,10 @@ class Solver {
 
  private:
   const MatchConfig& match_;
+  double width_;
   std::string text_;
   const data::Task& task_;
-  std::vector<std::string> paths_;
+  std::vector<Target> targets_;
   Index at_;
   std::map<Index, std::optional<double>> sizes_;
   std::string fault_;  // of the last value that the model cannot have
@@ -169,21 +192,21 @@ class Solver {
 
 void match_model(const MatchConfig& match, RunConfig& config, const data::Task& task,
                  const std::string& model) {
-  std::vector<std::string> paths;
+  std::vector<Target> targets;
   std::string by;
   for (const char c : match.by + ",") {
     if (c == ',' && !by.empty()) {
-      paths = paths.empty() ? paths_of(config.models.front(), by) : paths;
+      targets = targets.empty() ? targets_of(config.models.front(), by) : targets;
       by.clear();
     } else if (c != ',' && c != ' ') {
       by += c;
     }
   }
-  LS_CHECK(!paths.empty(), kConfig,
-           "match.by: neither the model '{}' nor its mixers have a whole number '{}'; longscan "
+  LS_CHECK(!targets.empty(), kConfig,
+           "match.by: neither the model '{}' nor its mixers have a number '{}'; longscan "
            "describe MIXER lists fields, and several names stand with commas between",
            model, match.by);
-  Solver solver(match, config, task, paths);
+  Solver solver(match, config, task, targets);
   const Index value = solver.solve();
   const std::string what = match.state_bytes ? fmt::format("{} bytes of state after {} tokens",
                                                            *match.state_bytes, solver.at())
@@ -191,10 +214,9 @@ void match_model(const MatchConfig& match, RunConfig& config, const data::Task& 
   LS_CHECK(value > 0, kConfig, "match: no {} of the model '{}' can be had: {}", match.by, model,
            solver.fault());
   LS_CHECK(solver.off(value) <= kTolerance, kConfig,
-           "match: the model '{}' cannot have {}: the nearest is {:.0f} with {}: {}, {:.1f} % off, "
+           "match: the model '{}' cannot have {}: the nearest is {:.0f} with {}, {:.1f} % off, "
            "at most 5 % are allowed; ask for another size, or solve for another field",
-           model, what, *solver.size(value), fmt::join(paths, ", "), value,
-           100 * solver.off(value));
+           model, what, *solver.size(value), solver.text_of(value), 100 * solver.off(value));
   config = solver.with(value);
 }
 

@@ -122,7 +122,12 @@ class Planner {
         }
       }
     }
-    short_ = short_names(plan.paths);
+    columns_ = axis_columns(plan.paths);
+    std::vector<std::string> names;
+    for (const AxisColumn& column : columns_) {
+      names.push_back(column.name);
+    }
+    short_ = short_names(names);
     choose_seeds();
     check_size();
   }
@@ -243,18 +248,28 @@ class Planner {
     return out;
   }
 
+  /// Has one of its axes several values?
+  bool varies(const AxisColumn& column) const {
+    std::size_t p = 0;
+    bool varies = false;
+    for (std::size_t a = 0; a < varied_.axes().size(); ++a) {
+      const bool rate = static_cast<Index>(a) == rate_axis_;
+      for (std::size_t i = 0; !rate && i < varied_.axes()[a].paths.size(); ++i, ++p) {
+        varies |= sizes_[a] > 1 && std::ranges::find(column.paths, p) != column.paths.end();
+      }
+    }
+    return varies;
+  }
+
   std::string name_of(const SweepCell& cell, Index rate, Index seed) const {
     std::string name = several_models_ ? name_of_value(cell.model) : "";
     const auto add = [&](const std::string& key, const std::string& value) {
       name += (name.empty() ? "" : ",") + key + "=" + name_of_value(value);
     };
-    std::size_t p = 0;
-    for (std::size_t a = 0; a < varied_.axes().size(); ++a) {
-      for (std::size_t i = 0;
-           static_cast<Index>(a) != rate_axis_ && i < varied_.axes()[a].paths.size(); ++i, ++p) {
-        if (sizes_[a] > 1 && !cell.values[p].empty()) {
-          add(short_[p], cell.values[p]);
-        }
+    for (std::size_t c = 0; c < columns_.size(); ++c) {
+      const std::string& value = columns_[c].value(cell);
+      if (!value.empty() && varies(columns_[c])) {
+        add(short_[c], value);
       }
     }
     if (plan_.chooses()) {
@@ -301,7 +316,8 @@ class Planner {
   SweepPlan& plan_;
   ConfigPlaces places_;
   std::vector<Index> sizes_, report_seeds_;  // values of each axis
-  std::vector<std::string> short_;
+  std::vector<AxisColumn> columns_;
+  std::vector<std::string> short_;  // names of the columns in folders
   Index rate_axis_ = -1;
   bool several_models_ = false;
   std::set<std::pair<std::string, std::vector<std::string>>> seen_;  // cells
@@ -309,6 +325,29 @@ class Planner {
 };
 
 }  // namespace
+
+const std::string& AxisColumn::value(const SweepCell& cell) const {
+  const auto at =
+      std::ranges::find_if(paths, [&](std::size_t p) { return !cell.values[p].empty(); });
+  return cell.values[at == paths.end() ? paths.front() : *at];
+}
+
+std::vector<AxisColumn> axis_columns(const std::vector<std::string>& paths) {
+  std::vector<AxisColumn> columns;
+  for (std::size_t p = 0; p < paths.size(); ++p) {
+    const bool of_one = model_of(paths[p]).has_value();
+    const std::string rest = of_one ? paths[p].substr(paths[p].find('.', 7) + 1) : paths[p];
+    const auto at = std::ranges::find_if(columns, [&](const AxisColumn& c) {
+      return of_one && c.name == rest && model_of(paths[c.paths.front()]).has_value();
+    });
+    if (at == columns.end()) {
+      columns.push_back({rest, {p}});
+    } else {
+      at->paths.push_back(p);
+    }
+  }
+  return columns;
+}
 
 const VariedConfig::Keys& sweep_keys() {
   static const VariedConfig::Keys keys{{"rates", "lr"}};

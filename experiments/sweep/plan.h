@@ -43,6 +43,15 @@ struct SweepPlan {
   Index size() const;
 };
 
+/// The axes as tables and figures show them: one column for paths that differ in the model alone.
+struct AxisColumn {
+  std::string name;                ///< without "models.N."
+  std::vector<std::size_t> paths;  ///< numbers in SweepPlan::paths
+  /// "" where none of them is the cell's model's.
+  const std::string& value(const SweepCell& cell) const;
+};
+std::vector<AxisColumn> axis_columns(const std::vector<std::string>& paths);
+
 /// Reads a sweep and the config of each run.
 /// @throws Error(Io, Config) naming file, line and path of what is wrong
 SweepPlan plan_sweep(const VariedConfig& varied, const std::string& text);

@@ -252,16 +252,16 @@ std::string remarks(const SweepPlan& plan, const SweepFolder& folder) {
   return text;
 }
 
-/// The axes whose values differ between cells.
-std::vector<std::size_t> varied_paths(const SweepPlan& plan) {
-  std::vector<std::size_t> shown;
-  for (std::size_t p = 0; p < plan.paths.size(); ++p) {
+/// The columns whose values differ between cells.
+std::vector<AxisColumn> varied_columns(const SweepPlan& plan) {
+  std::vector<AxisColumn> shown;
+  for (AxisColumn& column : axis_columns(plan.paths)) {
     std::set<std::string> values;
     for (const SweepCell& cell : plan.cells) {
-      values.insert(cell.values[p]);
+      values.insert(column.value(cell));
     }
     if (values.size() > 1) {
-      shown.push_back(p);
+      shown.push_back(std::move(column));
     }
   }
   return shown;
@@ -313,7 +313,7 @@ std::string results_csv(const SweepPlan& plan, const SweepFolder& folder) {
 }
 
 std::string sweep_table(const SweepPlan& plan, const SweepFolder& folder, int width) {
-  const std::vector<std::size_t> shown = varied_paths(plan);
+  const std::vector<AxisColumn> shown = varied_columns(plan);
   std::vector<std::vector<std::string>> rows;
   std::string metric = "metric";
   bool edges = false;
@@ -323,8 +323,8 @@ std::string sweep_table(const SweepPlan& plan, const SweepFolder& folder, int wi
       continue;
     }
     std::vector<std::string>& row = rows.emplace_back(std::vector{cell.model});
-    for (const std::size_t p : shown) {
-      row.push_back(cell.values[p].empty() ? "-" : cell.values[p]);
+    for (const AxisColumn& column : shown) {
+      row.push_back(column.value(cell).empty() ? "-" : column.value(cell));
     }
     if (plan.chooses()) {
       row.push_back(choice.rate < 0 ? "none"
@@ -337,8 +337,8 @@ std::string sweep_table(const SweepPlan& plan, const SweepFolder& folder, int wi
     row.insert(row.end(), summary.row.begin(), summary.row.end());
   }
   std::vector<std::string> header = {"model"};
-  for (const std::size_t p : shown) {
-    header.push_back(plan.paths[p]);
+  for (const AxisColumn& column : shown) {
+    header.push_back(column.name);
   }
   if (plan.chooses()) {
     header.emplace_back("rate");

@@ -82,7 +82,7 @@ TEST_SUITE("unit") {
     CHECK(std::ranges::find(all, "att,clip=2,seed=4") != all.end());
     // One value is no reason for a name; two paths that end alike have more of their keys.
     CHECK(names(plan("axes: {clip: [1], models.0.width: [8, 16], models.1.width: [8, 16]}\n"))
-              .front() == "gated_one,0.width=8,seed=0");
+              .front() == "gated_one,width=8,seed=0");
     CHECK(
         names(plan("axes: {models.0.layers: [[attention], [{name: gla, heads: 2}, lstm]]}\n"))[2] ==
         "gated_one,layers=gla+heads_2+lstm,seed=0");
@@ -201,12 +201,19 @@ TEST_SUITE("unit") {
       const Index n = matched("{parameters: 30000, by: width}", model, "").first;
       CHECK(std::abs(static_cast<double>(n) / 30000 - 1) <= 0.05);
     }
+    // A fraction of the width is solved for in channels.
+    RunConfig gla = plan("", {"base.models.0.layers=[{name: gla, heads: 1}]"}).cells[0].configs[0];
+    const auto parity = data::make_task(gla.task, {.seed = 0});
+    match_model(read_config_text<MatchConfig>("{state_bytes: 160, at: 64, by: expand_k}"), gla,
+                *parity, "m");
+    CHECK(layers::Model(gla.models[0], model_interface(*parity), 0).measure_state(64).total() ==
+          160);
     const auto said = [&](const std::string& match) {
       return test::message([&] { matched(match, 0, ""); });
     };
     CHECK(test::says(said("{state_bytes: 3, at: 64, by: head_dim}"), "at most 5 % are allowed"));
     CHECK(test::says(said("{state_bytes: 3, at: 64, by: nothing}"),
-                     "neither the model 'm' nor its mixers have a whole number 'nothing'"));
+                     "neither the model 'm' nor its mixers have a number 'nothing'"));
     CHECK(test::says(said("{state_bytes: 3, parameters: 4, by: width}"), "one of them"));
     // In a plan, every model by itself.
     const SweepPlan p = plan("match: {parameters: 30000, by: width}\n");
