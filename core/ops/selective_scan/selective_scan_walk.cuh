@@ -9,6 +9,7 @@
 
 #include <type_traits>
 
+#include "core/backend/cuda/device/gates.cuh"
 #include "core/backend/cuda/switches.h"
 #include "core/op/report.h"
 #include "core/ops/common/document_marks.cuh"
@@ -65,6 +66,7 @@ struct Walk {
   static constexpr bool kBack = kPass == Pass::kGradients;
   static constexpr int kWide = kTokens * kChannels / kThreads;    // x, dt, gy of a thread
   static constexpr int kNarrow = kTokens * kElements / kThreads;  // b, c
+  static_assert(kTokens == 16 && kParts == 4);                    // sum_parts
 
   struct Numbers {
     float x[kWide], dt[kWide], gy[kBack ? kWide : 1], b[kNarrow], c[kReads ? kNarrow : 1];
@@ -107,7 +109,7 @@ struct Walk {
     if constexpr (std::is_same_v<E, float>) {
       return expf(dt * rate[k]);
     } else {
-      return exp2f(dt * rate[k]);  // rates are of base 2, see use_base_two
+      return cuda::exp2_fast(dt * rate[k]);  // rates are of base 2, see use_base_two
     }
   }
   /// Of rates as decay wants them.
@@ -195,6 +197,22 @@ struct Walk {
     x += __shfl_xor_sync(0xffffffffu, x, 1);
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
   }
+  /// Sums over the threads of a channel: each is left with those of four numbers, from the returned
+  /// one on. Halves change hands.
+  __device__ static int sum_parts(float (&x)[16]) {
+    int first = 0;
+#pragma unroll
+    for (int step = 1, left = 8; step < kParts; step *= 2, left /= 2) {
+      const bool upper = (threadIdx.x & step) != 0;
+      first += upper ? left : 0;
+#pragma unroll
+      for (int n = 0; n < left; ++n) {
+        const float give = upper ? x[n] : x[n + left], keep = upper ? x[n + left] : x[n];
+        x[n] = keep + __shfl_xor_sync(0xffffffffu, give, step);
+      }
+    }
+    return first;
+  }
   __device__ void first_state() {
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
@@ -240,16 +258,22 @@ struct Walk {
       if constexpr (!kReads) {
         store_state(call.states, static_cast<int64_t>(row) * chunks + n);
       }
+      [[maybe_unused]] float y[kTokens];
 #pragma unroll
       for (int i = 0; i < kTokens; ++i) {
         step(z, i);
         if constexpr (kReads) {
           const float4 c = of_elements(z.c[i]);
-          const float y = h[0] * c.x + h[1] * c.y + (h[2] * c.z + h[3] * c.w);
-          s.out[0][i][own_channel] = all_parts(y);
+          y[i] = h[0] * c.x + h[1] * c.y + (h[2] * c.z + h[3] * c.w);
         }
       }
       if constexpr (kReads) {
+        // Behind all loads of the chunk: none could pass a store.
+        const int first = sum_parts(y);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          s.out[0][first + i][own_channel] = y[i];
+        }
         __syncthreads();
         store_rows(call.y, s.out[0], n);
       }
