@@ -63,6 +63,32 @@ void add_documents(CaseList<Mlstm>& cases) {
                                .offsets = long_documents});
 }
 
+/// Chains so few and long that backward's states are made in segments.
+void add_segments(CaseList<DecayedLinear>& cases) {
+  Draw draw("decayed_linear, segments");
+  DecayedLinear::In<Tensor> in{.q = draw.normal({1, 1700, 2, 24}),
+                               .k = draw.normal({1, 1700, 1, 24}, 0.1),
+                               .v = draw.normal({1, 1700, 2, 72}),
+                               .g = draw.uniform({1, 1700, 2}, -0.02, 0),
+                               .s0 = draw.normal({1, 2, 24, 72}, 0.1)};
+  cases.add("segments backward, gate by head", in, {{}, 0.3});
+  in.g = Tensor();
+  in.gk = draw.uniform({1, 1700, 2, 24}, -0.02, 0);
+  cases.add("segments backward, gates by channel", in, {{}, 0.3})
+      .slack(2, "gradients of gates are differences of sums that cancel");
+}
+void add_segments(CaseList<Mlstm>& cases) {
+  Draw draw("mlstm, segments");
+  cases.add("segments backward", {.q = draw.uniform({1, 1700, 1, 24}, 0.1, 1),
+                                  .k = draw.uniform({1, 1700, 1, 24}, 0.1, 1),
+                                  .v = draw.normal({1, 1700, 1, 40}),
+                                  .i = draw.normal({1, 1700, 1}),
+                                  .f = draw.uniform({1, 1700, 1}, -0.02, 0),
+                                  .c0 = draw.normal({1, 1, 24, 40}),
+                                  .n0 = draw.uniform({1, 1, 24}, 0, 1),
+                                  .m0 = draw.normal({1, 1})});
+}
+
 /// More units than two a processor.
 void add_units(CaseList<Gru>& cases) {
   Draw draw("gru, large");
@@ -106,6 +132,7 @@ TEST_SUITE("conformance") {
       CaseList<DecayedLinear> cases;
       add_pieces(cases);
       add_documents(cases);
+      add_segments(cases);
       check(*device, cases);
     }
     SUBCASE("gru") {
@@ -116,6 +143,7 @@ TEST_SUITE("conformance") {
     SUBCASE("mlstm") {
       CaseList<Mlstm> cases;
       add_documents(cases);
+      add_segments(cases);
       check(*device, cases);
     }
     SUBCASE("short_conv") {

@@ -14,6 +14,23 @@ struct ChannelSegments {
     return chain * count + segment;
   }
 };
+/// add_segment with decays by channel.
+__device__ __forceinline__ void add_channel_segment(float (&state)[kDk / 2],
+                                                    const ChannelSegments& s, int64_t record,
+                                                    int slice, int thread) {
+  const float* const decays = s.decays + record * kDk + 2 * (thread % 4);
+  const float4* const sums = s.sums + (record * 2 + slice) * (16 * 128) + thread;
+#pragma unroll
+  for (int j = 0; j < 16; ++j) {
+    const float4 x = sums[j * 128];
+    const float2 g = *reinterpret_cast<const float2*>(decays + 8 * j);
+    const float u = cuda::exp2_fast(g.x), v = cuda::exp2_fast(g.y);
+    state[4 * j] = u * state[4 * j] + x.x;
+    state[4 * j + 1] = v * state[4 * j + 1] + x.y;
+    state[4 * j + 2] = u * state[4 * j + 2] + x.z;
+    state[4 * j + 3] = v * state[4 * j + 3] + x.w;
+  }
+}
 inline ChannelSegments channel_segments_in(const LinearSizes& sizes, int count, void* memory) {
   auto* sums = static_cast<float4*>(memory);
   const std::size_t n = static_cast<std::size_t>(sizes.chains()) * static_cast<std::size_t>(count);

@@ -148,20 +148,8 @@ __device__ __forceinline__ void run_values(Shared& s, const Arguments& args, int
   float state[kDk / 2];
   load_state(state, args.lanes.state(args.s0, at.chain.start), args.lanes, value, warp, lane);
   for (int i = 0; i < at.segment; ++i) {
-    const int64_t record = args.segments.at(at.index, i);
-    const float* const decays = args.segments.decays + record * kDk + 2 * (lane & 3);
-    const float4* sums =
-        args.segments.sums + (record * 2 + at.slice) * (16 * 128) + 32 * warp + lane;
-#pragma unroll
-    for (int j = 0; j < 16; ++j) {
-      const float4 x = sums[j * 128];
-      const float2 g = *reinterpret_cast<const float2*>(decays + 8 * j);
-      const float u = exp2_fast(g.x), v = exp2_fast(g.y);
-      state[4 * j] = u * state[4 * j] + x.x;
-      state[4 * j + 1] = v * state[4 * j + 1] + x.y;
-      state[4 * j + 2] = u * state[4 * j + 2] + x.z;
-      state[4 * j + 3] = v * state[4 * j + 3] + x.w;
-    }
+    add_channel_segment(state, args.segments, args.segments.at(at.index, i), at.slice,
+                        32 * warp + lane);
   }
   for (int c = at.first, n = 0; c < at.last; ++c, ++n) {
     Stage& z = s.stage[n % kStages];

@@ -5,7 +5,7 @@
 //   warpgroups 2, 3  weigh a chunk's keys or queries in place
 //   warpgroup 4      a warp each for loads and for images
 // Images: for backward, the state before each chunk and the gradient of the state after it, bf16.
-// Sums: for forward in segments, what each segment adds to its last state, f32.
+// Sums: for segments, what each adds to its last state, f32.
 #include "core/ops/decayed_linear/decayed_linear_channel.cuh"
 
 namespace ls::kernels::decayed_linear {
@@ -33,6 +33,7 @@ struct Arguments {
   float* ds0;                // or null
   unsigned char *states, *dstates;
   ChannelSegments segments;
+  StatesCut cut;
   Lanes lanes;
   float scale;
 };
@@ -42,12 +43,18 @@ struct Place {
   SegmentPlace at;
   int reverse, first, count;
   __device__ explicit Place(const Arguments& args)
-      : at(args.lanes, kImages ? 2 : 1, kImages ? 1 : args.segments.count - 1,
-           kImages ? args.lanes.layout.chunks : args.segments.length,
+      : at(args.lanes, args.cut.directions, args.cut.launched, args.segments.length,
            static_cast<int64_t>(blockIdx.x)),
-        reverse(at.slice),
-        first(at.first),
-        count(at.last - at.first) {}
+        reverse(at.slice) {
+    if (!kImages && reverse) {  // the first segment's summary is nobody's
+      at.advance(args.segments.length);
+    }
+    first = at.first;
+    count = at.last - at.first;
+  }
+  __device__ int64_t record(const Arguments& args, int segment) const {
+    return args.segments.at(at.index, segment) + (reverse ? args.cut.reverse : int64_t{0});
+  }
   __device__ int chunk(int n) const { return reverse ? first + count - 1 - n : first + n; }
   __device__ int token(int n) const { return at.token(chunk(n)); }
 };
@@ -94,8 +101,7 @@ __device__ __forceinline__ void weigh(Shared<kImages>& s, const Arguments& args,
   }
   if constexpr (!kImages) {
     if (block == 0) {
-      float* const to =
-          args.segments.decays + args.segments.at(place.at.index, place.at.segment) * kDk;
+      float* const to = args.segments.decays + place.record(args, place.at.segment) * kDk;
       *reinterpret_cast<float2*>(to + channel) = total;
     }
   }
@@ -112,6 +118,14 @@ __device__ __forceinline__ void run_values(Shared<kImages>& s, const Arguments& 
   }
   float state[kDk / 2];
   load_state(state, from, args.lanes, 64 * slice, warp, lane);
+  if constexpr (kImages) {
+    const int last = args.segments.count - 1;
+    const int before = place.reverse ? last - place.at.segment : place.at.segment;
+    for (int i = 0; i < before; ++i) {
+      add_channel_segment(state, args.segments, place.record(args, place.reverse ? last - i : i),
+                          slice, 32 * warp + lane);
+    }
+  }
   for (int n = 0; n < place.count; ++n) {
     Stage& z = s.stage[n % kStages];
     if constexpr (kImages) {
@@ -154,12 +168,12 @@ __device__ __forceinline__ void run_values(Shared<kImages>& s, const Arguments& 
     }
   }
   if constexpr (kImages) {
-    if (place.reverse) {
+    if (place.reverse && place.at.segment == 0) {
       store_state(args.lanes.state(args.ds0, place.at.chain.start), state, args.lanes, 64 * slice,
                   warp, lane);
     }
   } else {
-    const int64_t record = args.segments.at(place.at.index, place.at.segment);
+    const int64_t record = place.record(args, place.at.segment);
     float4* to = args.segments.sums + (record * 2 + slice) * (16 * 128) + 32 * warp + lane;
 #pragma unroll
     for (int j = 0; j < 16; ++j) {
@@ -269,23 +283,60 @@ cudaError_t launch(const LinearSizes& z, const ChannelInputs& in, const bf16* go
 
 cudaError_t channel_linear_sums(const LinearSizes& z, const ChannelInputs& in,
                                 const ChannelSegments& segments, cudaStream_t stream) {
-  const Arguments args{
-      nullptr, nullptr, nullptr, nullptr, nullptr, segments, lanes_in(z, nullptr, nullptr),
-      z.scale};
+  const Arguments args{nullptr,
+                       nullptr,
+                       nullptr,
+                       nullptr,
+                       nullptr,
+                       segments,
+                       {1, segments.count - 1, 0},
+                       lanes_in(z, nullptr, nullptr),
+                       z.scale};
   return launch<false>(z, in, in.v, args, int64_t{1} * z.chains() * (segments.count - 1), stream);
 }
 
-std::size_t channel_linear_backward_workspace(const LinearSizes& sizes) {
-  return Workspace(sizes, sizes.dk, nullptr).bytes;
+namespace {
+int segments_of(const LinearSizes& z) {
+  int processors = 1;
+  processor_count(&processors);
+  return states_segments(z, 2, processors);
+}
+/// Summaries of both directions.
+std::size_t summary_bytes(const LinearSizes& z, int segments) {
+  constexpr std::size_t kEach = Segments::kFloat4 * sizeof(float4) + kDk * sizeof(float);
+  return segments > 1 ? 2 * kEach * static_cast<std::size_t>(z.chains() * segments) : 0;
+}
+}  // namespace
+
+std::size_t channel_linear_backward_workspace(const LinearSizes& z) {
+  return Workspace(z, z.dk, nullptr, false, summary_bytes(z, segments_of(z))).bytes;
 }
 
 cudaError_t channel_linear_states(const LinearSizes& z, const ChannelInputs& in, const bf16* go,
                                   const float* gs_end, void* workspace, float* ds0,
                                   cudaStream_t stream) {
-  const Workspace w(z, z.dk, workspace);
-  const Arguments args{
-      in.s0, gs_end, ds0, w.states, w.dstates, {}, lanes_in(z, in.offsets, w.places), z.scale};
-  return launch<true>(z, in, go, args, int64_t{2} * z.chains(), stream);
+  const int count = segments_of(z);
+  const Workspace w(z, z.dk, workspace, false, summary_bytes(z, count));
+  const int64_t units = int64_t{1} * z.chains() * count;
+  auto* const sums = static_cast<float4*>(w.segments);
+  const ChannelSegments segments{
+      sums, reinterpret_cast<float*>(sums ? sums + 2 * units * Segments::kFloat4 : nullptr), count,
+      (z.chunks() + count - 1) / count};
+  Arguments args{in.s0,
+                 gs_end,
+                 ds0,
+                 w.states,
+                 w.dstates,
+                 segments,
+                 {2, count - 1, units},
+                 lanes_in(z, in.offsets, w.places),
+                 z.scale};
+  if (count > 1) {
+    const int64_t blocks = int64_t{2} * z.chains() * (count - 1);
+    if (const cudaError_t e = launch<false>(z, in, go, args, blocks, stream)) return e;
+  }
+  args.cut.launched = count;
+  return launch<true>(z, in, go, args, 2 * units, stream);
 }
 
 }  // namespace ls::kernels::decayed_linear

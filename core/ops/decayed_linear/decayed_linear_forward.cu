@@ -195,18 +195,7 @@ __device__ __forceinline__ void run_values(Shared<kGroups, kNormal>& s, const Ar
   float state[kDk / 2];
   load_state(state, args.lanes.state(args.s0, at.chain.start), args.lanes, value, warp, lane);
   for (int i = 0; i < at.segment * args.pieces; ++i) {
-    const int64_t record = args.segments.at(at.index, i);
-    const float decay = exp2_fast(args.segments.decays[record]);
-    const float4* sums =
-        args.segments.sums + (record * 2 + value / 64) * (16 * 128) + 32 * warp + lane;
-#pragma unroll
-    for (int j = 0; j < 16; ++j) {
-      const float4 x = sums[j * 128];
-      state[4 * j] = decay * state[4 * j] + x.x;
-      state[4 * j + 1] = decay * state[4 * j + 1] + x.y;
-      state[4 * j + 2] = decay * state[4 * j + 2] + x.z;
-      state[4 * j + 3] = decay * state[4 * j + 3] + x.w;
-    }
+    add_segment(state, args.segments, args.segments.at(at.index, i), value / 64, 32 * warp + lane);
   }
   uint32_t packed[4][4], packed_rest[4][4];  // O of the chunk before
   const auto stage_output = [&](int n) {

@@ -85,10 +85,12 @@ struct Workspace {
   void* places;
   bf16 *dq, *dk;
   float* dg;
-  float* decays;  // with a normaliser: of a chunk
+  float* decays;   // with a normaliser: of a chunk
+  void* segments;  // summaries
   std::size_t bytes = 0;
-  /// `gate_columns` of a token and lane.
-  Workspace(const LinearSizes& z, int gate_columns, void* memory, bool normalised = false) {
+  /// `gate_columns` of a token and lane; `summaries`: bytes.
+  Workspace(const LinearSizes& z, int gate_columns, void* memory, bool normalised = false,
+            std::size_t summaries = 0) {
     const std::size_t each = z.token_lanes();
     const std::size_t images = z.records() * z.state_bytes() * (normalised ? 2 : 1);
     const auto size = [](int n) { return static_cast<std::size_t>(n); };
@@ -104,6 +106,7 @@ struct Workspace {
     dk = reinterpret_cast<bf16*>(take(z.keys() < z.lanes() ? each * size(2 * z.dk) : 0));
     dg = reinterpret_cast<float*>(take(z.parts() > 1 ? each * size(4 * gate_columns) : 0));
     decays = reinterpret_cast<float*>(take(normalised ? z.records() * sizeof(float) : 0));
+    segments = take(summaries);
   }
 };
 /// Where the chunks of documents lie.
@@ -405,9 +408,29 @@ struct SegmentPlace {
               block / slices % z.layout.heads) {
     last = min(chain.chunks, first + length);
   }
+  /// To the next segment.
+  __device__ void advance(int length) {
+    ++segment;
+    first += length;
+    last = min(chain.chunks, first + length);
+  }
   __device__ int token(int chunk) const { return chain.first + 64 * chunk; }
   __device__ int end() const { return chain.first + chain.length; }
 };
+/// The sums of S^T behind a segment, from those before it; by a warpgroup, of 64 values.
+__device__ __forceinline__ void add_segment(float (&state)[kDk / 2], const Segments& s,
+                                            int64_t record, int slice, int thread) {
+  const float decay = cuda::exp2_fast(s.decays[record]);
+  const float4* const sums = s.sums + (record * 2 + slice) * (16 * 128) + thread;
+#pragma unroll
+  for (int j = 0; j < 16; ++j) {
+    const float4 x = sums[j * 128];
+    state[4 * j] = decay * state[4 * j] + x.x;
+    state[4 * j + 1] = decay * state[4 * j + 1] + x.y;
+    state[4 * j + 2] = decay * state[4 * j + 2] + x.z;
+    state[4 * j + 3] = decay * state[4 * j + 3] + x.w;
+  }
+}
 /// All pieces of `plan` but those of the last segment are summed.
 inline Segments segments_in(const LinearSizes& sizes, const LinearPlan& plan, void* memory) {
   const int count = plan.segments * plan.pieces;
@@ -416,6 +439,24 @@ inline Segments segments_in(const LinearSizes& sizes, const LinearPlan& plan, vo
   return {sums, reinterpret_cast<float*>(sums ? sums + n * Segments::kFloat4 : nullptr), count,
           (sizes.chunks() + count - 1) / count, count - plan.pieces};
 }
+/// Segments of a chain for backward's states, where chains, each worked on by so many CTAs of which
+/// `places` run at once, are few: 1, or some whose summaries of both directions are made first.
+inline int states_segments(const LinearSizes& z, int ctas, int places) {
+  constexpr int kFewest = 8;  // chunks of one
+  const int most = min(places / (ctas * z.chains()), z.chunks() / kFewest);
+  // Summaries read everything once more: two segments are no faster than one.
+  if (z.documents > 0 || most < 3) {
+    return 1;
+  }
+  const int length = (z.chunks() + most - 1) / most;
+  return (z.chunks() + length - 1) / length;
+}
+/// What a launch for summaries or images of states has of the chains' segments.
+struct StatesCut {
+  int directions, launched;  // segments of a direction
+  int64_t reverse;           // where the summaries of the way back begin
+};
+
 /// Sets in.normaliser's sums, the last n, and decays of chunks; the same of the way back: dsums and
 /// dn0 (decayed_linear_normaliser.cu). `places` as found where there are documents.
 cudaError_t normaliser_sums(const LinearSizes& sizes, const LinearInputs& in, bool reverse,

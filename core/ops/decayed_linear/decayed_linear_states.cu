@@ -5,7 +5,7 @@
 //   warpgroup 1  a warp each for tiles, gates, images
 // Images: for backward, the state before each chunk and the gradient of the state after it, as
 // bf16. Moves k, v, q, dO in once and 512 bytes a token and head out for each direction.
-// Sums: for forward in segments, what each segment adds to its last state, f32.
+// Sums: for segments, what each adds to its last state, f32.
 #include "core/ops/decayed_linear/decayed_linear_normaliser.cuh"
 
 namespace ls::kernels::decayed_linear {
@@ -36,6 +36,7 @@ struct Arguments {
   float* s_end;              // or null: state after the last
   unsigned char* images[2];  // [record]
   Segments segments;
+  StatesCut cut;
   Lanes lanes;
   float scale;
 };
@@ -45,13 +46,18 @@ struct Place {
   SegmentPlace at;
   int reverse, first, count;
   __device__ explicit Place(const Arguments& args)
-      : at(args.lanes, args.lanes.slices * (kImages ? 2 : 1), kImages ? 1 : args.segments.summed,
-           kImages ? args.lanes.layout.chunks : args.segments.length,
-           static_cast<int64_t>(blockIdx.x)),
-        reverse(at.slice / args.lanes.slices),
-        first(at.first),
-        count(at.last - at.first) {
+      : at(args.lanes, args.lanes.slices * args.cut.directions, args.cut.launched,
+           args.segments.length, static_cast<int64_t>(blockIdx.x)),
+        reverse(at.slice / args.lanes.slices) {
     at.slice %= args.lanes.slices;
+    if (!kImages && reverse) {  // the first segment's summary is nobody's
+      at.advance(args.segments.length);
+    }
+    first = at.first;
+    count = at.last - at.first;
+  }
+  __device__ int64_t record(const Arguments& args, int segment) const {
+    return args.segments.at(at.index, segment) + (reverse ? args.cut.reverse : int64_t{0});
   }
   __device__ int chunk(int n) const { return reverse ? first + count - 1 - n : first + n; }
   __device__ int token(int n) const { return at.token(chunk(n)); }
@@ -153,6 +159,14 @@ __global__ void __launch_bounds__(256, 2)
     }
     float state[kDk / 2];
     load_state(state, from, args.lanes, 64 * at.slice, warp, lane);
+    if constexpr (kImages) {
+      const int last = args.segments.count - 1;
+      const int before = place.reverse ? last - at.segment : at.segment;
+      for (int i = 0; i < before; ++i) {
+        add_segment(state, args.segments, place.record(args, place.reverse ? last - i : i),
+                    at.slice, 32 * warp + lane);
+      }
+    }
     float total = 0;  // log2 decay so far
     for (int n = 0; n < place.count; ++n) {
       const Stage& from_stage = s.stage[n % kStages];
@@ -212,15 +226,15 @@ __global__ void __launch_bounds__(256, 2)
       }
     }
     if constexpr (kImages) {
-      if (place.reverse) {
+      if (place.reverse && at.segment == 0) {
         store_state(args.lanes.state(args.s0, at.chain.start), state, args.lanes, 64 * at.slice,
                     warp, lane);
-      } else if (args.s_end) {
+      } else if (!place.reverse && args.s_end && at.segment == args.segments.count - 1) {
         store_state(args.lanes.state(args.s_end, at.chain.end), state, args.lanes, 64 * at.slice,
                     warp, lane);
       }
     } else {
-      const int64_t record = args.segments.at(at.index, at.segment);
+      const int64_t record = place.record(args, at.segment);
       float4* to = args.segments.sums + (record * 2 + at.slice) * (16 * 128) + 32 * warp + lane;
 #pragma unroll
       for (int j = 0; j < 16; ++j) {
@@ -268,29 +282,55 @@ cudaError_t decayed_linear_sums(const LinearSizes& z, const LinearInputs& in,
                        nullptr,
                        {nullptr, nullptr},
                        segments,
+                       {1, segments.summed, 0},
                        lanes_in(z, nullptr, nullptr),
                        z.scale};
   return launch<false>(z, in, in.v, args, int64_t{1} * z.slices() * z.chains() * segments.summed,
                        stream);
 }
 
+namespace {
+int segments_of(const LinearSizes& z) {
+  int processors = 1;
+  processor_count(&processors);
+  return states_segments(z, 2 * z.slices(), 2 * processors);
+}
+/// Summaries of both directions.
+std::size_t summary_bytes(const LinearSizes& z, int segments) {
+  constexpr std::size_t kEach = Segments::kFloat4 * sizeof(float4) + sizeof(float);
+  return segments > 1 ? 2 * kEach * static_cast<std::size_t>(z.chains() * segments) : 0;
+}
+}  // namespace
+
 std::size_t decayed_linear_backward_workspace(const LinearSizes& sizes, bool normalised) {
-  return Workspace(sizes, 1, nullptr, normalised).bytes;
+  return Workspace(sizes, 1, nullptr, normalised, summary_bytes(sizes, segments_of(sizes))).bytes;
 }
 
 cudaError_t decayed_linear_states(const LinearSizes& z, const LinearInputs& in, const bf16* go,
                                   const float* gs_end, void* workspace, float* ds0,
                                   cudaStream_t stream) {
-  const Workspace w(z, 1, workspace, in.normaliser);
-  const Arguments args{gates_of(z, in),
-                       {in.s0, gs_end},
-                       ds0,
-                       in.normaliser ? in.normaliser->s_end : nullptr,
-                       {w.states, w.dstates},
-                       {},
-                       lanes_in(z, in.offsets, w.places),
-                       z.scale};
-  return launch<true>(z, in, go, args, int64_t{2} * z.slices() * z.chains(), stream);
+  const int count = segments_of(z);
+  const Workspace w(z, 1, workspace, in.normaliser, summary_bytes(z, count));
+  const int64_t units = int64_t{1} * z.chains() * count;
+  auto* const sums = static_cast<float4*>(w.segments);
+  const Segments segments{
+      sums, reinterpret_cast<float*>(sums ? sums + 2 * units * Segments::kFloat4 : nullptr), count,
+      (z.chunks() + count - 1) / count, count - 1};
+  Arguments args{gates_of(z, in),
+                 {in.s0, gs_end},
+                 ds0,
+                 in.normaliser ? in.normaliser->s_end : nullptr,
+                 {w.states, w.dstates},
+                 segments,
+                 {2, count - 1, units},
+                 lanes_in(z, in.offsets, w.places),
+                 z.scale};
+  if (count > 1) {
+    const int64_t blocks = int64_t{2} * z.slices() * z.chains() * (count - 1);
+    if (const cudaError_t e = launch<false>(z, in, go, args, blocks, stream)) return e;
+  }
+  args.cut.launched = count;
+  return launch<true>(z, in, go, args, 2 * z.slices() * units, stream);
 }
 
 }  // namespace ls::kernels::decayed_linear
