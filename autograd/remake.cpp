@@ -26,7 +26,8 @@ Remade::Remade(const OpInfo& op, const RemadeOutput& how, std::span<const Tensor
     : op_(op),
       how_(how),
       attrs_(std::move(attrs)),
-      tensor_(out[static_cast<std::size_t>(how.output)]) {
+      tensor_(out[static_cast<std::size_t>(how.output)]),
+      version_(tensor_.version()) {
   for (std::size_t i = 0; i < in.size(); ++i) {
     const int from = how.from[i];
     const Tensor& t = from >= 0 ? out[static_cast<std::size_t>(from)] : in[i];
@@ -40,13 +41,12 @@ void Remade::make() {
   }
   const std::string name = op_.name + ", made again";
   const profile::Scope timed(name, "backward");
-  const std::uint64_t version = tensor_.version();
-  tensor_.storage()->restore(current_stream(tensor_.device()));
   std::vector<Tensor> in;
   for (std::size_t i = 0; i < in_.size(); ++i) {
     in.push_back(how_.from[i] == RemadeOutput::kNothing ? negative_zeros(tensor_)
                                                         : in_[i].get(op_.name));
   }
+  tensor_.storage()->restore(current_stream(tensor_.device()));
   std::vector<Tensor> places(op_.out.size());
   places[static_cast<std::size_t>(how_.output)] = tensor_;
   const Tensor made =
@@ -54,7 +54,7 @@ void Remade::make() {
   if (!same_elements(made, tensor_)) {
     tensor_.copy_(made);
   }
-  tensor_.storage()->set_version(version);
+  tensor_.storage()->set_version(version_);
 }
 
 Remaking::Remaking(Remake level) : level_(level), outer_(innermost) {
@@ -94,7 +94,7 @@ std::shared_ptr<Remade> Remaking::find(const Tensor& t) const {
 void Remaking::done() {
   for (const std::shared_ptr<Remade>& r : all_) {
     // Each that saved it holds the value and how it is made.
-    if (r.use_count() > 1 && r->tensor().storage_use_count() == r.use_count()) {
+    if (r.use_count() > 1 && r->as_made() && r->tensor().storage_use_count() == r.use_count()) {
       r->give_back();
     }
   }

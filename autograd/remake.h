@@ -15,6 +15,8 @@ class Remade {
   Remade(const OpInfo& op, const RemadeOutput& how, std::span<const Tensor> in,
          std::span<const Tensor> out, Attributes attrs);
   const Tensor& tensor() const { return tensor_; }
+  /// Nothing has changed it since the op gave it.
+  bool as_made() const { return tensor_.version() == version_; }
   void give_back() { tensor_.storage()->drop(); }
   /// The elements are there again, with the version that they had.
   void make();
@@ -25,6 +27,7 @@ class Remade {
   Attributes attrs_;
   std::vector<Saved> in_;
   Tensor tensor_;
+  std::uint64_t version_;
 };
 
 /// While alive, a tape that records on this thread notes outputs that can be made again

@@ -110,6 +110,24 @@ TEST_SUITE("unit") {
     CHECK(l.x.grad().defined());
   }
 
+  TEST_CASE("a value that was changed in place is not made again") {
+    const auto gradient = [](Remake level) {
+      Leaves l(10, DType::kF32, cpu());
+      ag::Tape tape;
+      Var end;
+      ag::Remaking remaking(level);
+      {
+        Var y = ag::call<ops::RmsNorm>({.x = l.x, .weight = l.gain}, {.eps = 1e-5}).y;
+        y.mutable_value().mul_(2);
+        end = mul(y, l.update);
+      }
+      remaking.done();
+      tape.backward(end, Tensor::full(end.shape(), DType::kF32, 1));
+      return l.update.grad().to_vector<double>();
+    };
+    CHECK(gradient(Remake::kOutputs) == gradient(Remake::kNone));
+  }
+
   TEST_CASE("what a value is made of must not change before it is made again") {
     Leaves l(9, DType::kF32, cpu());
     ag::Tape tape;
