@@ -7,6 +7,7 @@
 #include <span>
 #include <unordered_map>
 
+#include "core/base/log.h"
 #include "data/batcher.h"
 #include "experiments/evaluate.h"
 
@@ -22,6 +23,7 @@ constexpr std::size_t kWindow = 32;  // tokens that nearest examples are compare
 constexpr Index kTrainingLabels = 200'000;
 constexpr Index kMostNeighbors = 4000;
 constexpr double kComparisons = 4e9;  // of tokens, over one pass
+constexpr double kMostPlaces = 4e8;   // before a label, of all labels
 
 /// How often each label came; the most frequent one, the smallest of several.
 struct Counts {
@@ -179,35 +181,50 @@ Answers answer_rows(const data::Predictor& predictor) {
   };
 }
 
-/// Calls `add` with the tokens up to each label of the first updates, and the label.
+/// Calls `add` with the tokens up to labels of the first updates, and the label: `most` at most,
+/// drawn from all of up to kTrainingLabels. Returns how many.
 template <class Add>
-void go_through_training(const RunConfig& config, const data::Task& task, std::uint64_t seed,
-                         Index most, const Add& add) {
+Index go_through_training(const RunConfig& config, const data::Task& task, std::uint64_t seed,
+                          Index most, const Add& add) {
   const data::Batcher batcher(task,
                               {.split = data::Split::kTrain, .batch = config.batch, .seed = seed});
-  Index labels = 0;
+  const Index first = config.steps > 0 ? batcher.make(0).labelled : 0;
+  const Index among = std::min(first * config.steps, kTrainingLabels);
+  const auto every = static_cast<std::uint64_t>(std::max<Index>(1, among / most));
+  Index labels = 0, seen = 0;
   for (Index step = 0; step < config.steps && labels < most; ++step) {
     const data::Batch batch = batcher.make(step);
     for (Index r = 0; r < batch.rows; ++r) {
       const Tokens tokens = row_of(batch.tokens, r), asked = row_of(batch.labels, r);
       for (std::size_t t = 0; t < tokens.size() && labels < most; ++t) {
-        if (asked[t] != data::kIgnore) {
+        if (asked[t] != data::kIgnore && mix64(static_cast<std::uint64_t>(seen++)) % every == 0) {
           add(tokens.first(t + 1), asked[t]);
           ++labels;
         }
       }
     }
   }
+  return labels;
 }
 
-/// Labels of one pass over a split.
-Index labels_of(const data::Task& task, data::Split split, const RunConfig& config) {
+/// Of one pass over a split: labels, and the tokens up to them.
+struct Asked {
+  double labels = 0, tokens = 0;
+};
+Asked asked_of(const data::Task& task, data::Split split, const RunConfig& config) {
   const data::Batcher batcher(task, {.split = split, .batch = config.eval.batch});
-  Index labels = 0;
+  Asked all;
   for (Index i = 0; i < batcher.batches(); ++i) {
-    labels += batcher.make(i).labelled;
+    const data::Batch batch = batcher.make(i);
+    const std::int64_t* const label = batch.labels.data<std::int64_t>();
+    for (Index at = 0; at < batch.rows * batch.length; ++at) {
+      if (label[at] != data::kIgnore) {
+        ++all.labels;
+        all.tokens += static_cast<double>(at % batch.length + 1);
+      }
+    }
   }
-  return labels;
+  return all;
 }
 
 }  // namespace
@@ -240,16 +257,27 @@ std::vector<RunResult> baseline_results(const RunConfig& config, std::uint64_t s
   go_through_training(config, *task, seed, kTrainingLabels,
                       [&](Tokens tokens, std::int64_t label) { n_grams.add(tokens, label); });
   measure("3-gram", answer_each([&](Tokens t) { return n_grams.tell(t); }));
-  const double asked = static_cast<double>(std::max<Index>(labels_of(*task, split, config), 1));
-  const auto affordable = static_cast<Index>(kComparisons / (asked * static_cast<double>(kWindow)));
+  const Asked asked = asked_of(*task, split, config);
+  const auto affordable = static_cast<Index>(
+      kComparisons / (std::max(asked.labels, 1.0) * static_cast<double>(kWindow)));
   Neighbors neighbors;
-  go_through_training(config, *task, seed, std::clamp<Index>(affordable, 1, kMostNeighbors),
-                      [&](Tokens tokens, std::int64_t label) { neighbors.add(tokens, label); });
-  measure("nearest example", answer_each([&](Tokens t) { return neighbors.tell(t); }));
-  if (info.classes == info.vocab_in) {
-    measure("3-gram in context", answer_each(in_context_n_gram));
-    measure("longest match", answer_each(longest_match));
+  const Index told_of =
+      go_through_training(config, *task, seed, std::clamp<Index>(affordable, 1, kMostNeighbors),
+                          [&](Tokens tokens, std::int64_t label) { neighbors.add(tokens, label); });
+  measure(fmt::format("nearest of {} examples", told_of),
+          answer_each([&](Tokens t) { return neighbors.tell(t); }));
+  if (info.classes != info.vocab_in) {
+    return results;
   }
+  if (asked.tokens > kMostPlaces) {
+    log_warn(
+        fmt::format("baselines in context are left out: they look at {:.2g} places before "
+                    "labels, {:.2g} at most; test on fewer or shorter examples",
+                    asked.tokens, kMostPlaces));
+    return results;
+  }
+  measure("3-gram in context", answer_each(in_context_n_gram));
+  measure("longest match", answer_each(longest_match));
   return results;
 }
 

@@ -189,8 +189,12 @@ std::string WordCounts::frequent_list(Rng& numbers, Index length, Index room,
   std::set<std::string> codes;
   Index below = -1;  // times of the rank before
   for (Index r = 1; r <= ranks; ++r) {
+    const Index told_behind = std::max<Index>(0, kFrequentAsked + 1 - r);  // of 2, 3, ... times
     auto times = static_cast<Index>(words * std::pow(static_cast<double>(r), -config_.alpha) / sum);
     times = std::max<Index>(times, r <= kFrequentAsked + 1 ? kFrequentAsked + 3 - r : 1);
+    if (r <= kFrequentAsked + 1) {  // those behind it that are told of have room
+      times = std::min(times, room / (kCodeBytes + 1) - told_behind * (told_behind + 3) / 2);
+    }
     if (below >= 0 && r <= kFrequentAsked + 2) {
       times = std::min(times, below - 1);
     }
