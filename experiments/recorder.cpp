@@ -17,6 +17,14 @@ std::string metrics_path(const RunPart& part) {
   return part.directory + "/metrics.jsonl";
 }
 
+/// Of a modified checkout; a run that goes on has it already.
+void keep_patch(const std::string& path) {
+  const std::string_view patch = tree_patch();
+  if (!patch.empty() && !(std::filesystem::exists(path) && read_file(path) == patch)) {
+    replace_file(path, patch);
+  }
+}
+
 }  // namespace
 
 Recorder::Recorder(const RunPart& part, RunState& state)
@@ -30,9 +38,7 @@ Recorder::Recorder(const RunPart& part, RunState& state)
     part.about_to_write();
     create_directories(part.directory);
     replace_file(part.directory + "/config.yaml", dump_yaml(part.config));
-    if (!tree_patch().empty()) {
-      replace_file(part.directory + "/tree.patch", tree_patch());
-    }
+    keep_patch(part.directory + "/tree.patch");
     if (state.step == 0) {
       replace_file(metrics_path(part), "");
     }

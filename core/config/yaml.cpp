@@ -103,7 +103,10 @@ class TreeBuilder final : public YAML::EventHandler {
       where_.fail(body, "a tab in the indentation; YAML wants spaces");
     }
     const bool deep = e.msg == YAML::ErrorMsg::BAD_FILE;  // what it says of too many brackets
-    std::string what = "not valid YAML: " + (deep ? "lists and maps nest too deeply" : e.msg);
+    const std::string no_anchor = "the referenced anchor is not defined";  // 0.8 adds its name
+    std::string what = "not valid YAML: " + (deep ? "lists and maps nest too deeply"
+                                             : e.msg.starts_with(no_anchor) ? no_anchor
+                                                                            : e.msg);
     const std::size_t star = where_.at(pos) == '*' ? pos : pos - std::min<std::size_t>(pos, 1);
     if (where_.at(star) == '*' && std::string_view(" 0123456789").find(where_.at(star + 1)) <= 10) {
       what += kRepeatHint;

@@ -15,11 +15,14 @@ using testing::Workplace;
 
 namespace {
 
-/// Columns of the widest line.
+/// Columns of the widest line. Warnings, for instance of a missing gnuplot, are left as they are.
 int widest(const std::string& text) {
   int most = 0;
   std::istringstream in(text);
   for (std::string line; std::getline(in, line);) {
+    if (line.substr(std::min<std::size_t>(8, line.size()), 6) == " warn ") {
+      continue;
+    }
     while (!line.empty() && line.back() == '\r') {
       line.pop_back();
     }
