@@ -1,6 +1,8 @@
 #include "experiments/sweep/choice.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <optional>
 #include <set>
 #include <tuple>
@@ -26,7 +28,7 @@ const Evaluation* last_validation(const RunResult& result) {
   return at == result.history.rend() ? nullptr : &*at;
 }
 
-/// Mean over the choice seeds, nullopt where one of them did not finish.
+/// Sum over the choice seeds, nullopt where one of them did not finish or is no number.
 std::optional<Score> score_of(const std::vector<SweepRun>& runs, const SweepFolder& folder) {
   Score sum;
   for (const SweepRun& run : runs) {
@@ -41,6 +43,10 @@ std::optional<Score> score_of(const std::vector<SweepRun>& runs, const SweepFold
     sum.metric += is_better(metric, 0, 1) ? -value : value;
     sum.loss -= mean_metric(*e, "loss");
   }
+  if (std::isnan(sum.metric)) {
+    return std::nullopt;  // as good as failed
+  }
+  sum.loss = std::isnan(sum.loss) ? -std::numeric_limits<double>::infinity() : sum.loss;
   return sum;
 }
 

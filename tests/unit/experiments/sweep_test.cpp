@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 
 #include "core/io/files.h"
 #include "experiments/columns.h"
@@ -157,6 +158,25 @@ TEST_SUITE("unit") {
     }
     const std::string csv = results_csv(p, found);
     CHECK(csv.find("report,yes,no,finished,4,valid,all,0.8,0.5,1,") != std::string::npos);
+  }
+
+  TEST_CASE("sweeps: a rate whose validation is no number is not chosen") {
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    for (const std::size_t good : {0, 1, 2}) {
+      CAPTURE(good);
+      const test::TextFolder folder(1);
+      const SweepPlan p = plan("rates: [1e-3, 1e-2, 1e-1]\nseeds: [0, 1]\n",
+                               {"output=" + folder.path, "base.eval.every=2"});
+      const SweepCell& cell = p.cells[0];
+      for (std::size_t r = 0; r < 3; ++r) {
+        finish(p, cell.choice[r][0], r == good ? 0.2 : nan, r == good ? 1 : nan);
+      }
+      SweepFolder found(p.directory());
+      found.refresh();
+      const RateChoice choice = choose_rate(p, cell, found);
+      CHECK(choice.known);
+      CHECK(choice.rate == static_cast<Index>(good));
+    }
   }
 
   TEST_CASE("sweeps: a run counts by its resolved config, with defaults for what it lacks") {
