@@ -86,25 +86,26 @@ LS_OP_CASES(DeltaRule, "delta_rule") {
   documents.s0 = Tensor();
   cases.add("Dk 32, Dv 40", sized(2, 65, 1, 2, 32, 40), attrs);
   cases.add("Dk 128, Dv 128", sized(1, 130, 1, 1, 128, 128), attrs);
-  cases.add("Dk 256, Dv 128", sized(1, 70, 1, 1, 256, 128), attrs).slack(2, rounded);
+  cases.add("Dk 256, Dv 128", sized(1, 70, 1, 1, 256, 128), attrs).gpu_slack(2, rounded);
   cases.add("Dk 64, packed", documents, attrs);
   cases.add("gates by channel, 128", by_channel(sized(1, 130, 1, 1, 128, 128)), attrs);
   auto channels = by_channel(sized(1, 66, 1, 1, 128, 128));
   channels.g = Tensor();
-  cases.add("gates by channel alone, 128", channels, attrs).slack(2, rounded);
+  cases.add("gates by channel alone, 128", channels, attrs).gpu_slack(2, rounded);
   auto shared = by_channel(sized(2, 133, 1, 2, 128, 128));
   shared.g = Tensor();
-  cases.add("gates by channel alone, 128, shared keys", shared, attrs).slack(2, rounded);
+  cases.add("gates by channel alone, 128, shared keys", shared, attrs).gpu_slack(2, rounded);
   shared.offsets = Tensor::from<std::int64_t>({0, 64, 132, 133, 133, 201, 266});
-  cases.add("gates by channel alone, 128, shared keys, packed", shared, attrs).slack(3, rounded);
+  cases.add("gates by channel alone, 128, shared keys, packed", shared, attrs)
+      .gpu_slack(3, rounded);
   auto many = by_channel(sized(1, 200, 2, 2, 128, 128));
   many.g = many.s0 = Tensor();
   many.offsets = Tensor::from<std::int64_t>({0, 3, 64, 128, 128, 130, 200});
-  cases.add("gates by channel alone, 128, packed, no state", many, attrs).slack(2, rounded);
+  cases.add("gates by channel alone, 128, packed, no state", many, attrs).gpu_slack(2, rounded);
   attrs.qk_l2norm = true;
   auto raw = sized(2, 66, 1, 2, 64, 64);
   raw.k = draw.normal(raw.k.shape());
-  cases.add("Dk 64, normalised", raw, attrs).slack(3, rounded);
+  cases.add("Dk 64, normalised", raw, attrs).gpu_slack(3, rounded);
 }
 
 }  // namespace

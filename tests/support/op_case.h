@@ -28,6 +28,7 @@ struct OpCase {
   /// Outputs whose gradient is not checked here, besides those that have none.
   std::vector<std::string> kept;
   double slack = 1;      ///< factor on the tolerances; an exception that needs a reason
+  double gpu_slack = 1;  ///< one more, of 16-bit kernels on a GPU
   bool smooth = true;    ///< false: no finite differences here
   bool backward = true;  ///< false: these attributes allow no backward pass
 };
@@ -54,6 +55,10 @@ class CaseList {
     }
     Added& slack(double factor, const char* /*reason*/) {
       case_.slack = factor;
+      return *this;
+    }
+    Added& gpu_slack(double factor, const char* /*reason*/) {
+      case_.gpu_slack = factor;
       return *this;
     }
     /// The op has a corner, or bends too fast, at these inputs.
