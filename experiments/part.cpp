@@ -76,7 +76,10 @@ std::string run_identity(const RunConfig& config) {
   RunConfig out = without_the_rest(config, config.models.front());
   out.seeds = config.seeds;
   out.eval = config.eval;
-  return config_hash(out);
+  RunConfig data;  // which the hash leaves out where it lies
+  data.task = config.task;
+  data.models.emplace_back().init = config.models.front().init;
+  return config_hash(out) + " " + dump_json(data);
 }
 
 std::unique_ptr<optim::Schedule> make_schedule(const RunConfig& config, const RunModel& model) {

@@ -14,8 +14,9 @@ namespace ls::experiments {
 /// names, of seeds, or of when it is evaluated and saved. Seed and data are told apart by their own
 /// records.
 std::string part_hash(const RunConfig& config, const RunModel& model);
-/// Hash of the whole of a config with one model and one seed, but for names and for what becomes of
-/// checkpoints: two such runs have the same results, up to what the machine decides.
+/// The whole of a config with one model and one seed, as a hash and the fields that say where data
+/// and first weights lie, but for names and for what becomes of checkpoints: two such runs have the
+/// same results, up to what the machine decides and to what those files hold.
 std::string run_identity(const RunConfig& config);
 std::unique_ptr<optim::Schedule> make_schedule(const RunConfig& config, const RunModel& model);
 

@@ -127,6 +127,32 @@ void check_devices(const SweepPlan& plan, const SweepFolder& folder) {
   }
 }
 
+/// @throws Error(Config) where a run that is reported has read no test data: it was made to choose
+/// a rate, before seeds or rates changed
+void check_tests(const SweepPlan& plan, const SweepFolder& folder) {
+  const auto tested = [](const RunResult& result) {
+    return std::ranges::any_of(result.history,
+                               [](const auto& e) { return e.split == data::Split::kTest; });
+  };
+  for (const SweepCell& cell : plan.cells) {
+    for (const std::vector<SweepRun>& runs : cell.report) {
+      for (const SweepRun& run : runs) {
+        const EndedRun* ended = folder.ended(run);
+        if (ended == nullptr || !ended->result || tested(*ended->result)) {
+          continue;
+        }
+        const auto task =
+            data::make_task(run.config.task, {.seed = static_cast<std::uint64_t>(run.seed()),
+                                              .stream = run.config.state == StateMode::kCarry});
+        LS_CHECK(task->slices(data::Split::kTest).empty(), kConfig,
+                 "{}: {} was trained to choose a rate and has read no test data, this file reports "
+                 "its seed {}; keep that among choice_seeds, or repeat the sweep with --redo all",
+                 folder.path(), ended->name, run.seed());
+      }
+    }
+  }
+}
+
 /// Whether every cell has its rate and no reported run failed.
 bool all_well(const SweepPlan& plan, const SweepFolder& folder) {
   return std::ranges::all_of(plan.cells, [&](const SweepCell& cell) {
@@ -169,6 +195,7 @@ int Sweep::run(parallel::RankEnv& env) {
     if (!mixed_devices_) {
       check_devices(plan, folder);
     }
+    check_tests(plan, folder);
   }
   env.world().barrier();
   const int workers = static_cast<int>(workers_ > 0 ? workers_ : Index{num_threads()});

@@ -179,10 +179,10 @@ bool SweepFolder::publish(const std::string& work, const std::string& name) {
   return false;
 }
 
-void SweepFolder::write_failure_note(const std::string& work, const std::string& error,
-                                     Index step) {
+void SweepFolder::write_failure_note(const std::string& work, const std::string& error, Index step,
+                                     const Device& device) {
   Json j{{"error", error}, {"step", step}, {"provenance", Json::object()}};
-  for (const auto& [key, value] : provenance(1)) {
+  for (const auto& [key, value] : provenance(1, device)) {
     j["provenance"][key] = value;
   }
   replace_file(work + "/failed.json", j.dump(2) + "\n");

@@ -49,7 +49,8 @@ class SweepFolder {
   /// Makes a folder of .work that of a run that has ended. False where somebody else was faster.
   bool publish(const std::string& work, const std::string& name);
   /// Writes why a run failed into its folder in .work, in place of checkpoints.
-  static void write_failure_note(const std::string& work, const std::string& error, Index step);
+  static void write_failure_note(const std::string& work, const std::string& error, Index step,
+                                 const Device& device);
   /// Deletes what killed workers left, when every run has ended and none works any more.
   void remove_left_over() const;
   /// The run is to be done again.

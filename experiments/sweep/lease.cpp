@@ -188,8 +188,9 @@ std::unique_ptr<Lease> Lease::claim(const LeaseWatch& watch, const std::string& 
         if (!self->ends_) {
           self->renew();
         }
-      } catch (const Error&) {
-        return;  // the next write finds it lost
+      } catch (const LeaseLost&) {
+        return;                 // the next write finds it lost
+      } catch (const Error&) {  // of a file system that may be there again at the next beat
       }
     }
   });
@@ -218,8 +219,9 @@ std::string Lease::file() const {
 
 bool Lease::still_mine() const {
   const Json j = read_note(file());
+  std::error_code error;
   return j.is_object() && j.value("token", "") == token_ &&
-         !fs::exists(file_of(folder_, name_, generation_ + 1));
+         !fs::exists(file_of(folder_, name_, generation_ + 1), error);
 }
 
 std::string Lease::text() const {

@@ -149,7 +149,7 @@ class Monitor {
                         signal == SIGKILL ? ", perhaps for its memory: use fewer workers or "
                                             "smaller sizes"
                                           : ""),
-            note.step);
+            note.step, device_of(run->config));
         folder_.publish(work, name);
       }
       return;

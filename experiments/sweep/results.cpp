@@ -156,7 +156,8 @@ class Csv {
     });
     of_slice("setting", [&] { return setting_text(slice->setting); });
     put("seed", [&] { return std::to_string(run.seed()); });
-    put("rate", [&] { return number(plan_.rate_values[rate]); });
+    const RunModel& model = run.config.models.front();
+    put("rate", [&] { return number(model.lr.value_or(run.config.lr)); });
     put("role", [&] { return run.choice ? "choice" : "report"; });
     const bool chosen = choice.known && choice.rate == static_cast<Index>(rate);
     put("chosen", [&] { return chosen ? "yes" : "no"; });

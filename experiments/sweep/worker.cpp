@@ -72,10 +72,17 @@ class Worker {
       if (!error.empty()) {
         log_warn("a run of the sweep failed and the others go on",
                  {{"run", lease.name()}, {"error", error}});
-        SweepFolder::write_failure_note(work, error, step_);
+        SweepFolder::write_failure_note(work, error, step_, device_of(run.config));
       }
       lease.renew();
-      ended_ += folder_.publish(work, lease.name()) ? 1 : 0;
+      const bool published = folder_.publish(work, lease.name());
+      ended_ += published ? 1 : 0;
+      folder_.refresh();
+      const std::string there = plan_.directory() + "/" + lease.name();
+      LS_CHECK(published || folder_.ended(run) != nullptr || !fs::exists(there), kIo,
+               "{}: another run has this name by now, of a sweep with other settings in the same "
+               "folder; give this one another name or output",
+               there);
     } catch (const LeaseLost& e) {
       log_warn(e.message());
     }
@@ -131,6 +138,9 @@ class Worker {
       return e.what();
     } catch (const std::bad_alloc&) {
       return "out of memory; use smaller sizes or fewer workers";
+    } catch (const std::exception& e) {
+      lease.renew();
+      return e.what();
     }
   }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <limits>
+#include <set>
 
 #include "core/io/files.h"
 #include "experiments/columns.h"
@@ -101,6 +102,22 @@ TEST_SUITE("unit") {
     CHECK(plan("rates: [1, 2]\nseeds: [0, 1]\nchoice_seeds: [7, 8]\n").size() == 2 * (4 + 2));
     CHECK(test::says(test::message([] { plan("rates: [1, 2]\nseeds: [0]\n"); }),
                      "s.yaml:11:8: seeds: no seed is left to report"));
+  }
+
+  TEST_CASE("sweeps: runs on other data or from other weights are other runs") {
+    const test::TextFolder folder(2);
+    const auto apart = [](const std::string& axis) {
+      const SweepPlan p = plan("axes: {" + axis + "}\nseeds: [0]\n");
+      std::set<std::string> all;
+      for (const SweepCell& cell : p.cells) {
+        all.insert(cell.report[0][0].identity);
+      }
+      return all.size() == p.cells.size();
+    };
+    CHECK(apart("models.*.init.from: [a.h5, b.h5]"));
+    CHECK(apart(fmt::format("task: [{{name: bytes, path: {0}}}, {{name: bytes, path: {0}/.}}]",
+                            folder.path)));
+    CHECK_FALSE(apart("prefetch: [1, 2]"));
   }
 
   TEST_CASE("sweeps: long names are cut and stay apart") {
