@@ -51,9 +51,13 @@ std::string version_line() {
   return "longscan " LS_BUILD_VERSION " (" LS_BUILD_COMMIT ")";
 }
 
+std::string host_name() {
+  char name[256] = "unknown";
+  gethostname(name, sizeof name - 1);
+  return name;
+}
+
 Provenance provenance(int ranks, const Device& device) {
-  char host[256] = "unknown";
-  gethostname(host, sizeof host - 1);
   return {{"version", LS_BUILD_VERSION},
           {"commit", LS_BUILD_COMMIT},
           {"compiler", LS_BUILD_COMPILER},
@@ -73,7 +77,7 @@ Provenance provenance(int ranks, const Device& device) {
                          ? device.describe()
                          : device.describe() + " " + device.properties().model},
           {"ranks", std::to_string(ranks)},
-          {"host", host},
+          {"host", host_name()},
           {"started", kStarted}};
 }
 

@@ -16,6 +16,8 @@ using Provenance = std::vector<std::pair<std::string, std::string>>;
 Provenance provenance(int ranks, const Device& device = cpu());
 /// What the checkout that was built differs by from its commit, as git shows it; "" of a clean one.
 std::string_view tree_patch();
+/// Of this machine.
+std::string host_name();
 /// "longscan 0.1.0 (1a2b3c4, modified)".
 std::string version_line();
 

@@ -11,6 +11,7 @@
 #include "core/base/log.h"
 #include "core/io/files.h"
 #include "experiments/part.h"
+#include "experiments/provenance.h"
 
 namespace ls::experiments {
 namespace {
@@ -34,15 +35,9 @@ std::string identity_in(const fs::path& folder) {
   }
 }
 
-std::string host() {
-  char name[256] = "unknown";
-  gethostname(name, sizeof name - 1);
-  return name;
-}
-
 /// A file of replace() whose process ran on this machine and is gone: "table.txt.HOST.123.new".
 bool abandoned(const std::string& file) {
-  const std::string begin = "." + host() + ".";
+  const std::string begin = "." + host_name() + ".";
   const std::size_t at = file.find(begin), end = file.find(".new");
   if (at == std::string::npos || end == std::string::npos || end < at + begin.size()) {
     return false;
@@ -206,7 +201,7 @@ void SweepFolder::remove(const SweepRun& run) {
 }
 
 void SweepFolder::replace(const std::string& file, const std::string& text) const {
-  const std::string mine = fmt::format("{}/{}.{}.{}.new", work(), file, host(), ::getpid());
+  const std::string mine = fmt::format("{}/{}.{}.{}.new", work(), file, host_name(), ::getpid());
   replace_file(mine, text);
   LS_CHECK(std::rename(mine.c_str(), (path_ + "/" + file).c_str()) == 0, kIo,
            "{}/{}: cannot be written: {}", path_, file, write_failure(errno));

@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "core/io/files.h"
+#include "experiments/provenance.h"
 
 namespace ls::experiments {
 namespace {
@@ -59,12 +60,6 @@ std::string start_of(Index pid) {
 std::string new_token() {
   std::random_device random;
   return fmt::format("{:08x}{:08x}", random(), random());
-}
-
-std::string host() {
-  char name[256] = "unknown";
-  gethostname(name, sizeof name - 1);
-  return name;
 }
 
 /// "NAME.3" -> NAME, 3.
@@ -228,7 +223,7 @@ std::string Lease::text() const {
   const auto pid = static_cast<Index>(::getpid());
   static const std::string start = start_of(pid);
   std::string out = Json{{"beat", beat_.load()}, {"step", step_.load()}, {"steps", steps_.load()},
-                         {"token", token_},      {"host", host()},       {"pid", pid},
+                         {"token", token_},      {"host", host_name()},  {"pid", pid},
                          {"start", start},       {"machine", machine()}}
                         .dump();
   out.resize(std::max(kNoteBytes, out.size()), ' ');
