@@ -156,8 +156,7 @@ class Csv {
     });
     of_slice("setting", [&] { return setting_text(slice->setting); });
     put("seed", [&] { return std::to_string(run.seed()); });
-    const RunModel& model = run.config.models.front();
-    put("rate", [&] { return number(model.lr.value_or(run.config.lr)); });
+    put("rate", [&] { return number(run.config.models.front().lr.value_or(run.config.lr)); });
     put("role", [&] { return run.choice ? "choice" : "report"; });
     const bool chosen = choice.known && choice.rate == static_cast<Index>(rate);
     put("chosen", [&] { return chosen ? "yes" : "no"; });
