@@ -34,7 +34,26 @@ struct GoldenModel {
   double softcap = 0;  ///< of logits, c tanh(x / c); 0: none
 };
 
+/// Parts of names of the two Mambas.
+const std::vector<std::pair<std::string, std::string>> kMambaNames = {
+    {"backbone.embeddings", "embedding"},
+    {"backbone.norm_f", "norm"},
+    {"backbone.layers", "blocks"},
+    {".norm.", ".mixer_norm."},
+    {"A_log", "a_log"},
+    {"mixer.D", "mixer.skip"},
+    {"conv1d", "conv"},
+    {"_proj", ""}};
+
 const GoldenModel kModels[] = {
+    {"mamba",
+     "{width: 44, layers: [{repeat: 3, of: {name: mamba, state_dim: 8}}], channel: none, "
+     "tie_embeddings: true, dtype: f64}",
+     kMambaNames},
+    {"falcon_mamba",
+     "{width: 40, layers: [{repeat: 3, of: {name: mamba, state_dim: 8, norm_inputs: true}}], "
+     "channel: none, tie_embeddings: true, dtype: f64}",
+     kMambaNames},
     {"mamba2",
      "{width: 40, layers: [{repeat: 3, of: {name: mamba2, head_dim: 16, state_dim: 16}}], channel: "
      "none, dtype: f64}",

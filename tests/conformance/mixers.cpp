@@ -57,8 +57,9 @@ TEST_SUITE("conformance") {
   TEST_CASE("mixers: those that are promised are registered") {
     // Self-registration vanishes silently where objects do not reach the link.
     const std::vector<std::string> names = right_mixers();
-    for (const char* name : {"attention", "linear_attn", "retnet", "simple_gla", "deltanet",
-                             "gated_deltanet", "lstm", "gla", "hgrn2", "mamba2", "rwkv6"}) {
+    for (const char* name :
+         {"attention", "linear_attn", "retnet", "simple_gla", "deltanet", "gated_deltanet", "lstm",
+          "gla", "hgrn2", "mamba", "mamba2", "rwkv6"}) {
       CHECK_MESSAGE(std::count(names.begin(), names.end(), name) == 1, name);
     }
   }

@@ -158,6 +158,8 @@ std::vector<MixerCase> mixer_cases() {
        "{name: gla, heads: 1, expand_k: 1, expand_v: 2, gate_rank: 3, gate_normalizer: 1, conv: "
        "2}"},
       {"hgrn2, bounded", "{name: hgrn2, head_dim: 8, lower_bound: 0.6}"},
+      {"mamba, normed inputs",
+       "{name: mamba, expand: 1.5, state_dim: 3, dt_rank: 5, conv: 2, norm_inputs: true}"},
       {"mamba2, groups",
        "{name: mamba2, head_dim: 4, state_dim: 6, groups: 3, expand: 1.5, conv: 2}"},
       {"mamba2, limited steps",
