@@ -45,11 +45,10 @@ std::unique_ptr<Task> make_task(const Component<Task>& task, const TaskArgs& arg
   [[maybe_unused]] const TaskInfo& info = made->info();
   LS_ASSERT(!info.legal_sets || info.classes <= 64);
   LS_ASSERT(info.class_values.empty() || std::ssize(info.class_values) == info.classes);
-  LS_CHECK(
-      !args.stream || made->info().order == Order::kStream, kConfig,
-      "task '{}' has no rows that continue from step to step, so states cannot be carried; use "
-      "'bytes' or reset states",
-      task.name());
+  LS_CHECK(!args.stream || made->info().order == Order::kStream, kConfig,
+           "task '{}' has no rows that continue from step to step, so state: tbptt has "
+           "nothing to go on with; use 'bytes' or state: zero",
+           task.name());
   return made;
 }
 

@@ -230,8 +230,7 @@ Asked asked_of(const data::Task& task, data::Split split, const RunConfig& confi
 }  // namespace
 
 std::vector<RunResult> baseline_results(const RunConfig& config, std::uint64_t seed) {
-  const auto task =
-      data::make_task(config.task, {.seed = seed, .stream = config.state == StateMode::kCarry});
+  const auto task = data::make_task(config.task, {.seed = seed, .stream = config.state.streams()});
   const data::TaskInfo& info = task->info();
   const data::Split split =
       task->slices(data::Split::kTest).empty() ? data::Split::kValid : data::Split::kTest;

@@ -55,7 +55,7 @@ std::unique_ptr<data::Task> load_task(const LoadedModel& loaded) {
                              "; --set task.FIELD=VALUE names other files");
   std::unique_ptr<data::Task> task = data::make_task(
       loaded.config.task,
-      {.seed = loaded.seed, .stream = loaded.config.state == StateMode::kCarry, .training = false});
+      {.seed = loaded.seed, .stream = loaded.config.state.streams(), .training = false});
   const layers::ModelInterface wanted = model_interface(*task), has = loaded.model->interface();
   LS_CHECK(interface_text(wanted) == interface_text(has) &&
                wanted.class_embeddings.defined() == has.class_embeddings.defined(),

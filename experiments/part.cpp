@@ -19,7 +19,7 @@ RunConfig without_the_rest(const RunConfig& config, const RunModel& model) {
   out.name = "part";
   out.seeds = {0};
   out.eval = {};
-  if (config.state == StateMode::kCarry) {
+  if (config.state.streams()) {
     out.eval.batch = config.eval.batch;  // cuts the text into as many rows, each from a fresh state
   }
   out.checkpoint = {};

@@ -100,7 +100,7 @@ std::vector<std::vector<data::DataIdentity>> rehearse(const RunConfig& config, c
   const auto seed = static_cast<std::uint64_t>(config.seeds.front());
   const std::unique_ptr<data::Task> task = located(where, "task", [&] {
     std::unique_ptr<data::Task> made =
-        data::make_task(config.task, {.seed = seed, .stream = config.state == StateMode::kCarry});
+        data::make_task(config.task, {.seed = seed, .stream = config.state.streams()});
     check_evaluation(*made, config);
     return made;
   });

@@ -10,17 +10,12 @@
 #include "core/io/files.h"
 #include "core/tensor/devices.h"
 #include "data/task.h"
+#include "experiments/state_config.h"
 #include "layers/model.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 
 namespace ls::experiments {
-
-/// What the states of training rows are at the start of a batch.
-enum class StateMode : std::uint8_t {
-  kReset,  ///< zero
-  kCarry,  ///< what they were at the end of the batch before
-};
 
 /// What each rank has a shard of.
 enum class Shard : std::uint8_t { kNone, kOptimizer, kParameters };
@@ -31,11 +26,6 @@ template <>
 struct ls::EnumNames<ls::experiments::Shard> {
   static constexpr std::string_view kKind = "shard";
   static constexpr std::array<std::string_view, 3> kNames = {"none", "optimizer", "parameters"};
-};
-template <>
-struct ls::EnumNames<ls::experiments::StateMode> {
-  static constexpr std::string_view kKind = "state mode";
-  static constexpr std::array<std::string_view, 2> kNames = {"reset", "carry"};
 };
 
 namespace ls::experiments {
@@ -132,7 +122,7 @@ struct RunConfig {
   Component<optim::Optimizer> optimizer{"adamw"};
   Component<optim::Schedule> schedule{"constant"};
   double clip = 1.0;
-  StateMode state = StateMode::kReset;
+  StateConfig state;
   EvalConfig eval;
   CheckpointConfig checkpoint;
   ScanConfig scan;
@@ -182,9 +172,10 @@ struct RunConfig {
     f.check(misfit.empty(), "schedule", misfit);
     f("clip", clip, {.help = "largest norm of the gradient; 0: no clipping", .min = 0});
     f("state", state,
-      {.help = "reset: every batch starts from zero states; carry: rows continue where the last "
-               "batch ended, gradients stop there"});
-    f.check(state == StateMode::kReset || accumulate == 1, "state", "carry needs accumulate: 1");
+      {.help = "what rows start from: a mode, zero or tbptt, or the probability of each"});
+    const std::string state_fault = state.fault();
+    f.check(state_fault.empty(), "state", state_fault);
+    f.check(!state.streams() || accumulate == 1, "state", "tbptt needs accumulate: 1");
     f("eval", eval, {.help = "when and how the models are evaluated"});
     f("checkpoint", checkpoint, {.help = "when checkpoints are written, and how many stay"});
     f.check(checkpoint.best.empty() || eval.every > 0, "checkpoint",

@@ -216,7 +216,7 @@ RunPart::RunPart(const RunConfig& run, std::size_t number, std::uint64_t part_se
         {{"model", model->label()}});
   }
   LS_CHECK(config.batch >= comm.size(), kConfig,
-           "state: carry needs a row of the batch for every rank: batch is {}, there are {} ranks",
+           "state: tbptt needs a row of the batch for every rank: batch is {}, there are {} ranks",
            config.batch, comm.size());
 }
 

@@ -31,7 +31,7 @@ struct RunPart {
 
   /// From now on ranks have shards, as mesh.shard says. @throws Error(Config, Unsupported)
   void shard();
-  bool carries() const { return config.state == StateMode::kCarry; }
+  bool carries() const { return config.state.streams(); }
   /// Does this process write files?
   bool writes() const { return comm.rank() == 0 && !directory.empty(); }
   void about_to_write() const {

@@ -9,7 +9,9 @@
 //     Gate gate = Gate::kSwish;               // a closed choice, base/enum_names.h
 //     std::optional<Index> window;            // null when not set
 //     std::vector<Index> widths = {64, 64};   // ranges hold for each element
-//     RopeConfig rope;                        // a struct with fields: a nested section
+//     RopeConfig rope;                        // a struct with fields: a nested section; with
+//                                             // a member set_word(), see SectionValue, a word may
+//                                             // stand for it
 //     std::vector<HeadConfig> extra;          // list of sections
 //     Component<ChannelMixer> channel{"swiglu"};  // part chosen by name, see component.h
 //
@@ -105,6 +107,9 @@ class SectionValue {
  public:
   virtual ~SectionValue() = default;
   virtual void visit(FieldVisitor& f) = 0;
+  /// Sets all of it to what a word stands for and gives "", or says what is wrong with the word;
+  /// nullopt where none may stand for the section.
+  virtual std::optional<std::string> set_word(std::string_view /*word*/) { return std::nullopt; }
 };
 
 /// A list, or an optional as a list of at most one element.
@@ -158,6 +163,12 @@ class SectionOf final : public SectionValue {
  public:
   explicit SectionOf(C& config) : config_(config) {}
   void visit(FieldVisitor& f) override { config_.fields(f); }
+  std::optional<std::string> set_word(std::string_view word) override {
+    if constexpr (requires { config_.set_word(word); }) {
+      return config_.set_word(word);
+    }
+    return std::nullopt;
+  }
 
  private:
   C& config_;

@@ -105,7 +105,15 @@ class Reader final : public FieldVisitor {
 
   void read(const In& in, SectionValue& section) {
     if (in.node.kind != Kind::kMap) {
-      return wrong(in, "a section (a map of its own keys) is expected");
+      const std::optional<std::string> fault =
+          in.node.kind == Kind::kScalar ? section.set_word(in.node.text) : std::nullopt;
+      if (!fault) {
+        return wrong(in, "a section (a map of its own keys) is expected");
+      }
+      if (!fault->empty()) {
+        return session_.add(false, in.node.place.text(), in.path, *fault);
+      }
+      return session_.places.forget_below(in.path);
     }
     for (const ConfigNode& base : in.node.bases) {
       read({base, in.path, in.options}, section);

@@ -141,9 +141,9 @@ void check_tests(const SweepPlan& plan, const SweepFolder& folder) {
         if (ended == nullptr || !ended->result || tested(*ended->result)) {
           continue;
         }
-        const auto task =
-            data::make_task(run.config.task, {.seed = static_cast<std::uint64_t>(run.seed()),
-                                              .stream = run.config.state == StateMode::kCarry});
+        const auto task = data::make_task(
+            run.config.task,
+            {.seed = static_cast<std::uint64_t>(run.seed()), .stream = run.config.state.streams()});
         LS_CHECK(task->slices(data::Split::kTest).empty(), kConfig,
                  "{}: {} was trained to choose a rate and has read no test data, this file reports "
                  "its seed {}; keep that among choice_seeds, or repeat the sweep with --redo all",

@@ -52,7 +52,7 @@ Cost cost_of(const SweepRun& run) {
   const double tokens = static_cast<double>(trainer.tokens_done()) / static_cast<double>(steps + 1);
   const double each = steps > 0 ? seconds / static_cast<double>(steps) : 0;
   const std::unique_ptr<data::Task> task =
-      data::make_task(config.task, {.seed = seed, .stream = config.state == StateMode::kCarry});
+      data::make_task(config.task, {.seed = seed, .stream = config.state.streams()});
   const double evaluations =
       1 + (config.eval.every > 0 ? static_cast<double>((config.steps - 1) / config.eval.every) : 0);
   // A forward pass is a third of an update.

@@ -93,7 +93,7 @@ class TaskCache {
     std::unique_ptr<data::Task>& task = tasks_[dump_json(key)];
     if (!task) {
       task = data::make_task(config.task, {.seed = static_cast<std::uint64_t>(config.seeds.front()),
-                                           .stream = config.state == StateMode::kCarry});
+                                           .stream = config.state.streams()});
     }
     return *task;
   }

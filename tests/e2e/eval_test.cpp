@@ -164,7 +164,7 @@ TEST_SUITE("e2e") {
     }
     w.write("text", text);
     w.write("run.yaml", run_of("{name: bytes, path: text, split: tail, length: 16}",
-                               "state: carry\ncheckpoint: {best: loss}\n"));
+                               "state: tbptt\ncheckpoint: {best: loss}\n"));
     const Outcome train = w.run({"train", "run.yaml", "--set", "eval.every=1"});
     INFO(train.text);
     REQUIRE(train.status == 0);

@@ -83,8 +83,8 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
     write_text(w);
     w.write("run.yaml", kRun);
     for (const auto& [state, shard] :
-         {std::pair("reset", "none"), std::pair("carry", "none"), std::pair("reset", "optimizer"),
-          std::pair("carry", "parameters")}) {
+         {std::pair("zero", "none"), std::pair("tbptt", "none"), std::pair("zero", "optimizer"),
+          std::pair("tbptt", "parameters")}) {
       const std::string set = std::string("state=") + state;
       const std::string folder = state + std::string(shard);
       const std::string mesh = std::string("mesh.shard=") + shard;
@@ -125,7 +125,7 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
     check_near(numbers(w.read("r0/run/m/seed0/metrics.jsonl"), "loss"),
                numbers(w.read("r3/run/m/seed0/metrics.jsonl"), "loss"), 2e-5);
     const Outcome carry = w.run(
-        {"train", "run.yaml", "--set", "batch=2", "--set", "state=carry", "--fresh"}, {.ranks = 3});
+        {"train", "run.yaml", "--set", "batch=2", "--set", "state=tbptt", "--fresh"}, {.ranks = 3});
     CHECK(carry.status != 0);
     CHECK(count(carry.text, "needs a row of the batch for every rank") == 1);
   }
@@ -134,7 +134,7 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
     const Workplace w;
     write_text(w);
     w.write("run.yaml", kRun);
-    for (const std::string state : {"reset", "carry"}) {
+    for (const std::string state : {"zero", "tbptt"}) {
       const std::string set = "state=" + state;
       const std::string part = state + "/run/m/seed0/";
       REQUIRE(w.run({"train", "run.yaml", "--set", "output=whole_" + state, "--set", set}).status ==

@@ -200,7 +200,7 @@ TEST_SUITE("e2e") {
             "name: run\n"
             "task: {name: bytes, path: text, length: 16, test_windows: 4}\n"
             "models: [{layers: [gated_deltanet], width: 16, channel: none, name: m}]\n"
-            "steps: 20\nbatch: 2\nstate: carry\n");
+            "steps: 20\nbatch: 2\nstate: tbptt\n");
     for (int i = 0; i < 12; ++i) {
       w.write("text/" + std::to_string(i) + ".txt", text + text);
     }

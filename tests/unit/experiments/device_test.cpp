@@ -163,7 +163,7 @@ TEST_SUITE("unit") {
                                     "{name: attention, heads: 2, head_dim: 8, window: 20}",
                                     "{name: retnet, heads: 1}", "{name: lstm}"}) {
       for (const char* const more :
-           {"", "state: carry\n", "accumulate: 2\n", "optimizer: {name: sgd, momentum: 0.9}\n"}) {
+           {"", "state: tbptt\n", "accumulate: 2\n", "optimizer: {name: sgd, momentum: 0.9}\n"}) {
         CAPTURE(mixer);
         CAPTURE(more);
         const RunConfig config = config_of(s, "layers: [" + mixer + "]", more);
@@ -291,7 +291,7 @@ TEST_SUITE("unit") {
           config_of(s,
                     std::string("layers: [{name: attention, heads: 2, head_dim: 8, window: ") +
                         window + "}, {name: gated_deltanet, heads: 1, head_dim: 8}]",
-                    "state: carry\n", {"steps=40"});
+                    "state: tbptt\n", {"steps=40"});
       const std::vector<double> expected = after(config, cpu(), 30);
       StandIn device(140);
       Trainer t(config, 0, 3, "", *solo, device);
@@ -370,7 +370,7 @@ TEST_SUITE("unit") {
       }
       return all;
     };
-    for (const char* const more : {"", "state: carry\n", "graphs: false\n"}) {
+    for (const char* const more : {"", "state: tbptt\n", "graphs: false\n"}) {
       CAPTURE(more);
       StandIn device(90);
       CHECK(told(more, device) == told(more, cpu()));
@@ -380,7 +380,7 @@ TEST_SUITE("unit") {
   TEST_CASE("a device stops where the processor stops, for the reason that it gives") {
     const Scratch s;
     const auto solo = solo_communicator();
-    for (const char* const more : {"", "state: carry\n", "graphs: false\n", "accumulate: 2\n"}) {
+    for (const char* const more : {"", "state: tbptt\n", "graphs: false\n", "accumulate: 2\n"}) {
       CAPTURE(more);
       const RunConfig config =
           config_of(s, "layers: [{name: gated_deltanet, heads: 1, head_dim: 8}]", more,
@@ -525,7 +525,7 @@ TEST_SUITE("unit") {
     const Scratch s;
     const auto solo = solo_communicator();
     const RunConfig config =
-        config_of(s, "layers: [{name: gated_deltanet, heads: 1, head_dim: 8}]", "state: carry\n");
+        config_of(s, "layers: [{name: gated_deltanet, heads: 1, head_dim: 8}]", "state: tbptt\n");
     StandIn device(5);
     Trainer whole(config, 0, 3, "", *solo);
     Trainer first(config, 0, 3, s.path + "/run", *solo, device);

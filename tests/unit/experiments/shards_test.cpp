@@ -107,7 +107,7 @@ TEST_SUITE("unit") {
   TEST_CASE("shards: norms of shards are norms, and pieces add up") {
     const Scratch s;
     for (const char* const more : {"clip: 0.1\n", "clip: 0.1\naccumulate: 2\n",
-                                   "clip: 0.1\nstate: carry\n", "optimizer: sgd\nclip: 0.1\n"}) {
+                                   "clip: 0.1\nstate: tbptt\n", "optimizer: sgd\nclip: 0.1\n"}) {
       CAPTURE(more);
       const Ended whole = on_ranks(2, config_of(s, kModel, more, "none"))[0];
       for (const char* const shard : {"optimizer", "parameters"}) {

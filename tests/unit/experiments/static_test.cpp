@@ -205,7 +205,7 @@ TEST_SUITE("unit") {
       std::ofstream(texts.path + "/text/1a" + std::to_string(d) + ".txt") << std::string(90, 'x');
     }
     std::uint64_t seed = 90;
-    for (const char* const more : {"", "state: carry\n"}) {
+    for (const char* const more : {"", "state: tbptt\n"}) {
       CAPTURE(more);
       const RunConfig config = read_config_text<RunConfig>(
           std::string("name: run\nsteps: 20\nbatch: 4\nlr: 0.05\n") + more +

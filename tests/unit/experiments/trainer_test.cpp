@@ -80,7 +80,7 @@ TEST_SUITE("unit") {
 
   TEST_CASE("trainer: ranks of threads give the parameters of one") {
     const Scratch s;
-    for (const char* state : {"reset", "carry"}) {
+    for (const char* state : {"zero", "tbptt"}) {
       const RunConfig config = config_of(
           std::string("steps: 4\nbatch: 4\noptimizer: sgd\nlr: 0.5\nstate: ") + state + "\n", s);
       const auto solo = solo_communicator();
@@ -118,7 +118,7 @@ TEST_SUITE("unit") {
       const std::string model = "layers: [" + mixer + "], width: 16, name: m";
       // A learning rate of nothing leaves the model alone, so that only the states move on.
       const RunConfig pieces =
-          config_of("steps: 6\nbatch: 3\nstate: carry\noptimizer: sgd\nlr: 1e-30\n", s, model);
+          config_of("steps: 6\nbatch: 3\nstate: tbptt\noptimizer: sgd\nlr: 1e-30\n", s, model);
       RunConfig long_rows =
           read_config_text<RunConfig>(dump_yaml(pieces), "text", {"task.length=96"});
       Trainer a(pieces, 0, 1, "", *solo), b(long_rows, 0, 1, "", *solo);
@@ -145,7 +145,7 @@ TEST_SUITE("unit") {
         "layers: [{name: attention, heads: 1, head_dim: 8}], width: 16, "
         "name: m";
     const RunConfig config = config_of(
-        "steps: 40\nbatch: 3\noptimizer: sgd\nlr: 0.1\nstate: carry\ncheckpoint: {keep: 99}\n", s,
+        "steps: 40\nbatch: 3\noptimizer: sgd\nlr: 0.1\nstate: tbptt\ncheckpoint: {keep: 99}\n", s,
         model);
     const auto solo = solo_communicator();
     Trainer alone(config, 0, 3, "", *solo);
@@ -435,7 +435,7 @@ TEST_SUITE("unit") {
     const auto solo = solo_communicator();
     // One file, of which the last 1,000 bytes are held out.
     const RunConfig c = read_config_text<RunConfig>(
-        dump_yaml(config_of("steps: 3\nbatch: 2\nstate: carry\neval: {batch: 1}\n", s)), "text",
+        dump_yaml(config_of("steps: 3\nbatch: 2\nstate: tbptt\neval: {batch: 1}\n", s)), "text",
         {"task.path=" + s.path + "/text/0.txt", "task.split=tail", "task.valid_share=0.05",
          "task.test_lengths=[16, 999]", "task.test_windows=0"});
     Trainer t(c, 0, 1, "", *solo);

@@ -180,6 +180,27 @@ struct Train {
   }
 };
 
+/// A section that a word may stand for.
+struct Mood {
+  double calm = 0.5, haste = 0.5;
+  std::string set_word(std::string_view word) {
+    *this = {.calm = word == "calm" ? 1.0 : 0, .haste = word == "haste" ? 1.0 : 0};
+    return calm + haste > 0 ? "" : "calm or haste is expected";
+  }
+  template <class F>
+  void fields(F& f) {
+    f("calm", calm, {.min = 0});
+    f("haste", haste, {.min = 0});
+  }
+};
+struct Person {
+  Mood mood;
+  template <class F>
+  void fields(F& f) {
+    f("mood", mood);
+  }
+};
+
 std::string error_of(const std::function<void()>& run, ErrorKind kind = ErrorKind::kConfig) {
   try {
     run();
@@ -318,6 +339,20 @@ models:
     }
     CHECK(files > 90);
     CHECK(error_of([] { parse(""); }).starts_with("t.yaml:1:1: the config is empty"));
+  }
+
+  TEST_CASE("config: a word stands for a section that knows it") {
+    const auto read = [](const std::string& text, const std::vector<std::string>& set = {}) {
+      return dump_json(read_config_text<Person>(text, "t.yaml", set));
+    };
+    const std::string calm = read("mood: {calm: 1, haste: 0}");
+    CHECK(read("mood: calm") == calm);
+    CHECK(read("mood: {calm: 0.25, haste: 0.75}", {"mood=calm"}) == calm);
+    CHECK(read("mood: haste", {"mood={calm: 1, haste: 0}"}) == calm);
+    CHECK(read("mood: calm", {"mood.haste=1"}) == read("mood: {calm: 1, haste: 1}"));
+    CHECK(error_of([&] { read("mood: odd"); }) == "t.yaml:1:7: mood: calm or haste is expected");
+    CHECK(error_of([&] { read("mood: [calm]"); }) ==
+          "t.yaml:1:7: mood: a section (a map of its own keys) is expected, got a list");
   }
 
   TEST_CASE("config: what is wrong comes before what is missing, each on its own line") {
