@@ -16,6 +16,9 @@ struct Edge {
 
 class PathSums {
  public:
+  /// Most sums, (longest + 1) times states: 128 MiB.
+  static constexpr Index kMostSums = Index{1} << 24;
+
   /// Paths of up to `longest` edges that end with the weights `last`, one for each state.
   PathSums(std::vector<Edge> edges, std::vector<double> last, Index longest);
 

@@ -62,14 +62,28 @@ class Dyck final : public Task {
       f("train", train, {.help = "lengths of strings to train on"});
       f("test", test, {.help = "lengths to test, one setting each", .min_size = 1});
       f("test_examples", test_examples, {.help = "examples for each test setting", .min = 1});
+      f.check((longest() + 1) * (depth + 1) <= PathSums::kMostSums, "depth",
+              fmt::format("strings of {} brackets and depth {} take a table of {} sums, at most {} "
+                          "are supported; lower depth or the lengths",
+                          longest(), depth, (longest() + 1) * (depth + 1), PathSums::kMostSums));
+    }
+    Index longest() const {
+      Index most = train.longest;
+      for (const DyckRange& range : test) {
+        most = std::max(most, range.longest);
+      }
+      return most;
     }
   };
 
   Dyck(const Config& config, const TaskArgs& args)
-      : Task("dyck", args), config_(config), walks_(edges(config), last(config), longest(config)) {
+      : Task("dyck", args), config_(config), walks_(edges(config), last(config), config.longest()) {
     info_.vocab_in = info_.classes = end() + 1;
-    info_.metrics = {"tok_acc", "seq_acc"};
-    for (Index d = 1; d < longest(config); d *= 2) {
+    info_.metrics = {"tok_acc"};
+    if (config.labels == DyckLabels::kClose) {
+      info_.metrics.emplace_back("seq_acc");  // else most labels are chance
+    }
+    for (Index d = 1; d < config.longest(); d *= 2) {
       info_.tags.push_back(fmt::format("close.{}", d));
     }
     add_range(Split::kTrain, config.train);
@@ -127,7 +141,7 @@ class Dyck final : public Task {
       }
     };
     const bool exact = config_.labels == DyckLabels::kClose;
-    return {{.name = exact ? "exact" : "most_likely", .exact = exact, .answer = answer}};
+    return {{.name = exact ? "exact" : "closes", .exact = exact, .answer = answer}};
   }
 
  private:
@@ -153,13 +167,6 @@ class Dyck final : public Task {
     std::vector<double> last(static_cast<std::size_t>(config.depth + 1));
     last[0] = 0.5;
     return last;
-  }
-  static Index longest(const Config& config) {
-    Index most = config.train.longest;
-    for (const DyckRange& range : config.test) {
-      most = std::max(most, range.longest);
-    }
-    return most;
   }
   Index end() const { return 2 * config_.kinds; }
 

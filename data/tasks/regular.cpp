@@ -91,12 +91,23 @@ class Regular final : public Task {
     template <class F>
     void fields(F& f) {
       f("language", language,
-        {.help = "dn, tomita1, 2, 4 and 7 are star-free, the others count modulo a number"});
+        {.help =
+             "dn, tomita1, 2, 4 and 7 are star-free, the others count modulo a number; tomita1, "
+             "tomita2, aa and abab have one string of each length, so only other lengths than "
+             "those of training test anything"});
       f("nesting", nesting, {.help = "n of dn", .min = 1, .max = 1 << 10});
       lengths.fields(f);
       f.check(lengths.longest() <= kLongest &&
                   !lengths.first_length([](Index t) { return t > kLongest; }),
               "length", fmt::format("at most {} is supported", kLongest));
+      const Index sums = language == Language::kDn ? (longest() + 1) * (nesting + 1) : 0;
+      f.check(sums <= PathSums::kMostSums, "nesting",
+              fmt::format("strings of {} symbols and nesting {} take a table of {} sums, at most "
+                          "{} are supported; lower nesting or the lengths",
+                          longest(), nesting, sums, PathSums::kMostSums));
+    }
+    Index longest() const {
+      return std::max(lengths.longest(), std::ranges::max(lengths.tested()));
     }
     static constexpr Index kLongest = 1 << 20;
   };
@@ -105,7 +116,7 @@ class Regular final : public Task {
       : Task("regular", args),
         automaton_(automaton_of(config.language, config.nesting)),
         paths_(edges(automaton_), std::vector<double>(automaton_.states.size(), 1),
-               std::max(config.lengths.longest(), std::ranges::max(config.lengths.tested()))) {
+               config.longest()) {
     info_.vocab_in = 2;
     info_.classes = 8;
     info_.metrics = {"seq_acc", "tok_acc"};

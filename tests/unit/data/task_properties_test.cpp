@@ -112,6 +112,7 @@ const BadConfig kBad[] = {
     {"{name: compositional_recall, train: [{side: 3, length: 50}]}", "at least 54 tokens"},
     {"{name: copying, variant: lag, memorize: 3, blanks: 3}", "must be greater than memorize"},
     {"{name: dyck, train: {shortest: 7, longest: 7}}", "no even length"},
+    {"{name: dyck, depth: 1024, test: [{longest: 1000000}]}", "lower depth or the lengths"},
     {"{name: flip_flop, length: 7}", "7 must be even and at least 4"},
     {"{name: flip_flop, test_ignore: [0.5, 0.5]}", "are both T64.I50"},
     {"{name: hash_hop, symbols: 8}", "8 chains of 1 hops need 16 different hashes, 8 symbols"},
@@ -136,6 +137,7 @@ const BadConfig kBad[] = {
     {"{name: random_tokens, vocab: 1}", "vocab"},
     {"{name: regression, nonzero: 9}", "must be at most dims"},
     {"{name: regular, length: 2000000}", "is supported"},
+    {"{name: regular, nesting: 1024, length: 1000000}", "lower nesting or the lengths"},
     {"{name: set_disjointness, vocab: 16}", "raise vocab"},
 };
 
