@@ -78,6 +78,19 @@ Batch Batch::cut(Index begin, Index end) const {
   return out;
 }
 
+Batch Batch::stretch(Index begin, Index end) const {
+  Batch out = *this;
+  for (Tensor* t : {&out.tokens, &out.vectors, &out.labels, &out.tags, &out.legal}) {
+    if (t->defined()) {
+      *t = t->slice(1, begin, end).contiguous();
+    }
+  }
+  out.documents.clear();
+  out.length = end - begin;
+  out.labelled = count_labels(out.labels);
+  return out;
+}
+
 std::vector<Batch> Batch::pieces(Index n) const {
   std::vector<Batch> out;
   for (Index i = 0; i < n; ++i) {

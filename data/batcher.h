@@ -29,6 +29,9 @@ struct Batch {
   /// n batches with nearly equal numbers of rows, one after the other; some may be empty.
   std::vector<Batch> pieces(Index n) const;
 
+  /// Tokens begin .. end - 1 of every row, with none of their documents.
+  Batch stretch(Index begin, Index end) const;
+
  private:
   /// Rows begin .. end - 1 of those here.
   Batch cut(Index begin, Index end) const;

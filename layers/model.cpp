@@ -166,7 +166,25 @@ ag::Var Model::head_weight() const {
   return ag::cast(head_.defined() ? head_ : embedding_, dtype_);
 }
 
+void Model::learn_first_states() {
+  for (const auto& [path, slot] : state_after(1).slots) {
+    if (slot.part != StatePart::kKeyValue && !slot.given) {
+      Tensor zeros = Tensor::zeros(slot.value.shape(), slot.value.dtype());
+      learned_.emplace(path, parameters_.add("first_states." + path, zeros, false));
+    }
+  }
+}
+
 ag::Var Model::hidden(const ModelInput& input, SeqContext& seq) {
+  if (learned_.empty()) {
+    return run(input, seq);
+  }
+  const ag::Hold hold = parameters_.hold("first_states");
+  seq.set_learned(&learned_);
+  return run(input, seq);
+}
+
+ag::Var Model::run(const ModelInput& input, SeqContext& seq) {
   seq.set_device(parameters_.device());
   BlockParts::Stream stream;
   if (io_.vocab_in > 0) {

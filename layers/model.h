@@ -78,6 +78,10 @@ class Model {
  public:
   Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t seed);
 
+  /// From now on every document starts from states that are parameters, zero at first, one for each
+  /// slot but keys and values, where its mixer does not say what it starts from. Before the
+  /// parameters are moved or made flat.
+  void learn_first_states();
   /// Hidden states after the last norm, [B,T,D] (or [B,T,E] with class embeddings), in the model's
   /// type. With `recompute` and a tape, `seq` is used again in the backward pass and must outlive
   /// it.
@@ -110,6 +114,7 @@ class Model {
  private:
   struct BlockParts;
   ag::Var head_weight() const;
+  ag::Var run(const ModelInput& input, SeqContext& seq);
   ag::Hold hold_head(ag::GradientHold gradients) const;
 
   ModelConfig config_;
@@ -120,6 +125,7 @@ class Model {
   Linear input_, output_;
   std::vector<std::shared_ptr<BlockParts>> blocks_;
   Norm final_norm_;
+  std::map<std::string, ag::Var> learned_;  // first states by slot
 };
 
 }  // namespace ls::layers

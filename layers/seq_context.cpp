@@ -29,6 +29,9 @@ Stretch stretch_of(Index batch, Index tokens, const SeqOptions& o) {
   } else if (o.incoming) {
     place.seen = o.incoming->position;
   }
+  if (o.begun) {
+    place.begun = *o.begun;
+  }
   return Stretch(batch, tokens, std::move(place));
 }
 
@@ -68,6 +71,14 @@ ag::Var SeqContext::take_incoming(const std::string& path) {
   return it == options_.incoming->slots.end() ? ag::Var() : it->second.value;
 }
 
+ag::Var SeqContext::learned_state(const std::string& path) const {
+  if (!learned_) {
+    return {};
+  }
+  const auto it = learned_->find(path);
+  return it == learned_->end() ? ag::Var() : it->second;
+}
+
 std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
                                       std::vector<ag::Var> in, const void* attrs) {
   const ScanInfo& info = scan_of(op, attrs);
@@ -80,9 +91,14 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
   }
   ScanCall call{.slot = path_ + slot, .keep = options_.keep_states, .fresh = {}};
   const std::string prefix = call.slot + ".";
+  std::vector<bool> given;
   for (const StatePort& port : info.states) {
     ag::Var& s = input_of(op, in, port.input);
     call.fresh.push_back(std::exchange(s, take_incoming(prefix + port.name)));
+    given.push_back(call.fresh.back().defined());
+    if (!given.back()) {
+      call.fresh.back() = learned_state(prefix + port.name);
+    }
   }
   call.updates = updates_of(op, in);
   const bool buffered = info.kind == FamilyKind::kGrowing && outgoing_.used.defined();
@@ -101,13 +117,14 @@ std::vector<ag::Var> SeqContext::scan(const OpInfo& op, const std::string& slot,
 
   std::vector<ag::Var> out = runner().run(info, std::move(in), own_attrs, stretch_, call);
 
-  for (const StatePort& port : info.states) {
+  for (std::size_t i = 0; i < info.states.size(); ++i) {
+    const StatePort& port = info.states[i];
     ag::Var& s = output_of(op, out, port.output);
     const bool rows_told = !stretch_.varies() && !buffered;
     if (call.keep && rows_told && port.part == StatePart::kKeyValue && s.defined()) {
       s = seen_rows(s, outgoing_.position);
     }
-    keep(prefix + port.name, {s, port.part, info.kind == FamilyKind::kGrowing, most});
+    keep(prefix + port.name, {s, port.part, info.kind == FamilyKind::kGrowing, given[i], most});
   }
   return out;
 }

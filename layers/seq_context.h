@@ -23,6 +23,8 @@ struct SeqOptions {
   /// By row, where the tokens before are other ranks' or not carried: tokens of its document
   /// before this pass. Null: as `incoming` says.
   const std::vector<Index>* seen = nullptr;
+  /// By row: does it go on from `incoming`? Null: where tokens of its document came before.
+  const std::vector<bool>* begun = nullptr;
   Index first = 0;  ///< tokens of each row before this pass, of any document
   /// In place of all that is said of documents and positions: tensors that tell it, of a pass that
   /// is recorded to be done again when they hold something else (Stretch::varies).
@@ -42,6 +44,8 @@ class SeqContext {
   const Stretch& stretch() const { return stretch_; }
   /// Before scans run: where the tensors that tell them of positions and documents lie.
   void set_device(Device& device) { stretch_.set_device(device); }
+  /// What documents start from, [1,...] by slot, where the mixer does not say; it outlives this.
+  void set_learned(const std::map<std::string, ag::Var>* states) { learned_ = states; }
   /// i64 [B,T]: index of each token within its document, carried tokens included.
   const Tensor& positions() const { return stretch_.positions(); }
   /// True when an incoming state asks for a gradient.
@@ -118,6 +122,7 @@ class SeqContext {
  private:
   /// Undefined where there is none; of a state that is used up, the second time too.
   ag::Var take_incoming(const std::string& path);
+  ag::Var learned_state(const std::string& path) const;
   SeqRunner& runner() { return options_.runner ? *options_.runner : local_; }
   /// Tokens of the scan for each of the context.
   Index updates_of(const OpInfo& op, const std::vector<ag::Var>& in) const;
@@ -130,6 +135,7 @@ class SeqContext {
   std::map<std::string, ag::Var> handed_;
   ag::Var added_loss_;
   ModelState outgoing_;
+  const std::map<std::string, ag::Var>* learned_ = nullptr;
 };
 
 }  // namespace ls::layers

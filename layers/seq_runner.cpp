@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "autograd/functional.h"
-#include "core/ops/gather_rows/gather_rows.h"
+#include "layers/state.h"
 
 namespace ls::layers {
 namespace {
@@ -14,19 +14,10 @@ ag::Var started(const ag::Var& carried, const ag::Var& fresh, const std::vector<
   std::vector<Index> from;
   const Index last = carried.defined() ? carried.size(0) : 0;
   for (const Index r : of) {
-    const bool goes_on = carried.defined() && r >= 0 && (call.begun || stretch.seen(r) > 0);
+    const bool goes_on = carried.defined() && r >= 0 && (call.begun || stretch.begun(r));
     from.push_back(goes_on ? r : last);
   }
   return ag::take_rows(carried.defined() ? ag::concat({carried, fresh}, 0) : fresh, from);
-}
-
-/// Entries of `states` by an index that lies where they do; -1 gives zeros.
-ag::Var entries(const ag::Var& states, const Tensor& index) {
-  Shape shape = states.shape();
-  const ag::Var flat =
-      ag::reshape(states, {shape[0], shape.numel() / std::max<Index>(1, shape[0])});
-  shape[0] = index.numel();
-  return ag::reshape(ag::call<ops::GatherRows>({.x = flat, .index = ag::Var(index)}, {}).y, shape);
 }
 
 /// What documents start from, for an op that takes offsets: the rows' states, and behind them,
@@ -82,10 +73,12 @@ ag::Var first_states(const ag::Var& carried, std::size_t port, const Stretch& st
     return carried;
   }
   std::vector<Index> rows;
+  bool all_go_on = carried.defined();
   for (Index r = 0; r < stretch.rows(); ++r) {
     rows.push_back(r);
+    all_go_on &= call.begun || stretch.begun(r);
   }
-  return started(carried, call.fresh[port], rows, stretch, call);
+  return all_go_on ? carried : started(carried, call.fresh[port], rows, stretch, call);
 }
 
 std::vector<ag::Var> LocalRunner::run(const ScanInfo& scan, std::vector<ag::Var> in,

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <numeric>
 
+#include "autograd/call.h"
 #include "autograd/functional.h"
+#include "core/ops/gather_rows/gather_rows.h"
 
 namespace ls::layers {
 
@@ -11,6 +13,14 @@ ag::Var seen_rows(const ag::Var& cache, const std::vector<Index>& position) {
   const Index rows = cache.size(1);
   const Index seen = position.empty() ? 0 : *std::max_element(position.begin(), position.end());
   return seen < rows ? ag::slice(cache, 1, rows - seen, rows) : cache;
+}
+
+ag::Var entries(const ag::Var& states, const Tensor& index) {
+  Shape shape = states.shape();
+  const ag::Var flat =
+      ag::reshape(states, {shape[0], shape.numel() / std::max<Index>(1, shape[0])});
+  shape[0] = index.numel();
+  return ag::reshape(ag::call<ops::GatherRows>({.x = flat, .index = ag::Var(index)}, {}).y, shape);
 }
 
 void StateBytes::add(StatePart part, Index n) {
@@ -39,7 +49,11 @@ StateBytes ModelState::bytes() const {
 }
 
 ModelState ModelState::detached() const {
-  return mapped([](const Tensor& t) { return t; });
+  ModelState out = *this;
+  for (auto& [path, slot] : out.slots) {
+    slot.value = slot.value.detach();
+  }
+  return out;
 }
 
 ModelState ModelState::rows(const std::vector<Index>& index) const {
@@ -54,7 +68,8 @@ ModelState ModelState::rows(const std::vector<Index>& index) const {
     if (slot.part == StatePart::kKeyValue && !used.defined()) {
       taken = seen_rows(taken, out.position);
     }
-    out.slots.emplace(path, StateSlot{std::move(taken), slot.part, slot.grows, slot.most});
+    StateSlot& to = out.slots.emplace(path, slot).first->second;
+    to.value = std::move(taken);
   }
   return out;
 }
@@ -65,11 +80,39 @@ ModelState ModelState::rows(Index begin, Index end) const {
   return rows(index);
 }
 
+ModelState ModelState::stacked(const std::vector<ModelState>& parts) {
+  ModelState out;
+  for (const ModelState& part : parts) {
+    out.position.insert(out.position.end(), part.position.begin(), part.position.end());
+  }
+  for (const auto& [path, first] : parts.empty() ? out.slots : parts.front().slots) {
+    Shape shape = first.value.shape();
+    const bool cache = first.part == StatePart::kKeyValue;
+    shape[0] = 0;
+    for (const ModelState& part : parts) {
+      const ag::Var& rows = part.slots.at(path).value;
+      shape[0] += rows.size(0);
+      if (cache) {
+        shape[1] = std::max(shape[1], rows.size(1));
+      }
+    }
+    Tensor all = Tensor::zeros(shape, first.value.dtype(), first.value.value().device());
+    Index at = 0;
+    for (const ModelState& part : parts) {
+      const Tensor& rows = part.slots.at(path).value.value();
+      Tensor place = all.slice(0, at, at + rows.size(0));
+      at += rows.size(0);
+      (cache ? place.slice(1, shape[1] - rows.size(1), shape[1]) : place).copy_(rows);
+    }
+    out.slots.emplace(path, first).first->second.value = ag::Var(all);
+  }
+  return out;
+}
+
 ModelState ModelState::mapped(const std::function<Tensor(const Tensor&)>& f) const {
   ModelState out;
   for (const auto& [path, slot] : slots) {
-    out.slots.emplace(path,
-                      StateSlot{ag::Var(f(slot.value.value())), slot.part, slot.grows, slot.most});
+    out.slots.emplace(path, slot).first->second.value = ag::Var(f(slot.value.value()));
   }
   out.position = f(Tensor::from(position)).to_vector<Index>();
   out.used = used;

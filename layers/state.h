@@ -22,12 +22,16 @@ struct StateSlot {
   ag::Var value;
   StatePart part = StatePart::kMatrix;
   bool grows = false;  ///< by a row for each token, on the second axis
+  bool given = false;  ///< the mixer gives what its documents start from
   Index most = 0;      ///< rows there at most, of keys and values under a window; 0: no bound
 };
 
 /// Keys or values [rows,T,...] without those at the front that no row sees any more: of a row whose
 /// document has had n tokens, the last n belong to it.
 ag::Var seen_rows(const ag::Var& cache, const std::vector<Index>& position);
+
+/// Entries of `states` [N,...] by an index i64 [B] that lies where they do; -1 gives zeros.
+ag::Var entries(const ag::Var& states, const Tensor& index);
 
 /// Slots by path ("blocks.0.mixer.S"), and where each row stands in its document. Empty before the
 /// first token.
@@ -48,6 +52,9 @@ struct ModelState {
   ModelState rows(const std::vector<Index>& index) const;
   /// Rows [begin, end).
   ModelState rows(Index begin, Index end) const;
+  /// The rows of all parts end to end, off the tape; caches that are shorter than others get zeros
+  /// in front, where no row looks.
+  static ModelState stacked(const std::vector<ModelState>& parts);
   /// What `f` makes of each tensor, the positions as i64 [rows] among them, off the tape: `f` may
   /// lay the rows of several ranks end to end.
   ModelState mapped(const std::function<Tensor(const Tensor&)>& f) const;

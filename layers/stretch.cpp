@@ -12,6 +12,8 @@ Stretch::Stretch(Index rows, Index tokens, StretchPlace place)
            "document starts are given for {} rows of {}", place_.documents.size(), rows);
   LS_CHECK(place_.seen.empty() || std::ssize(place_.seen) == rows, kShape,
            "carried states have {} rows, the batch has {}", place_.seen.size(), rows);
+  LS_CHECK(place_.begun.empty() || std::ssize(place_.begun) == rows, kShape,
+           "{} rows of {} are said to have begun or not", place_.begun.size(), rows);
 }
 
 Stretch::Stretch(Index rows, Index tokens, StretchTensors tensors)
@@ -36,6 +38,10 @@ std::span<const Index> Stretch::starts(Index row) const {
 Index Stretch::seen(Index row) const {
   LS_CHECK(!varies_, kInternal, "tokens before a stretch that only its tensors tell");
   return place_.seen.empty() ? 0 : place_.seen[row];
+}
+
+bool Stretch::begun(Index row) const {
+  return place_.begun.empty() ? seen(row) > 0 : place_.begun[static_cast<std::size_t>(row)];
 }
 
 bool Stretch::all_have_seen(Index tokens) const {
@@ -77,7 +83,7 @@ StretchTensors Stretch::lay_out() const {
       first.insert(first.begin(), 0);
     }
     goes_on.push_back(carried ? r : -1);
-    fresh.push_back(carried && seen(r) > 0 ? r : rows_);
+    fresh.push_back(carried && begun(r) ? r : rows_);
     for (std::size_t d = 0; d < first.size(); ++d) {
       const Index from = first[d], to = d + 1 < first.size() ? first[d + 1] : tokens_;
       LS_CHECK(from < to || (carried && d == 0 && to == tokens_), kShape,
@@ -113,6 +119,9 @@ Stretch Stretch::piece(Index begin, Index end) const {
   LS_CHECK(0 <= begin && begin <= end && end <= tokens_, kShape, "tokens [{}, {}) of {}", begin,
            end, tokens_);
   StretchPlace place{.first = first() + begin, .device = place_.device};
+  if (begin == 0) {
+    place.begun = place_.begun;
+  }
   for (Index r = 0; r < rows_; ++r) {
     Index before = seen(r) + begin;
     std::vector<Index> inside;

@@ -18,9 +18,11 @@ using DocumentStarts = std::vector<std::vector<Index>>;
 struct StretchPlace {
   DocumentStarts documents;  ///< empty: no boundary inside
   std::vector<Index> seen;   ///< by row: tokens of its document before the stretch; empty: none
-  Index first = 0;           ///< tokens of each row before the stretch, of other documents too
-  Device* device = &cpu();   ///< where the tensors lie that tell ops of it
-  Index capacity = 0;        ///< documents that `offsets` have room for; 0: no more than there are
+  /// By row: does it go on from the state that it is given? Empty: where there were such tokens.
+  std::vector<bool> begun = {};
+  Index first = 0;          ///< tokens of each row before the stretch, of other documents too
+  Device* device = &cpu();  ///< where the tensors lie that tell ops of it
+  Index capacity = 0;       ///< documents that `offsets` have room for; 0: no more than there are
 };
 
 /// What ops are told of a stretch, i64. Without the last three every row goes on with a document
@@ -54,6 +56,9 @@ class Stretch {
   std::span<const Index> starts(Index row) const;
   /// Tokens of its document that the row had before.
   Index seen(Index row) const;
+  /// Does the row go on from the state that it is given, unless a document begins at its front?
+  bool begun(Index row) const;
+  const StretchPlace& place() const { return place_; }
   /// Every row's document had at least so many tokens before.
   bool all_have_seen(Index tokens) const;
   /// Tokens of its last document that each row has had when the stretch is over.
