@@ -158,6 +158,27 @@ void write_tensors(h5::File& file, const ag::ParameterSet& parameters, const Che
   }
 }
 
+void write_fit(h5::File& file, const std::map<std::string, StateFit>& fit) {
+  for (const auto& [name, f] : fit) {
+    std::vector<double> both = f.mean;
+    both.insert(both.end(), f.std.begin(), f.std.end());
+    file.write("state_fit/" + name, Tensor::from(both, {2, std::ssize(f.mean)}));
+  }
+}
+
+std::map<std::string, StateFit> read_fit(const h5::File& file) {
+  std::map<std::string, StateFit> out;
+  for (const std::string& name :
+       file.exists("state_fit") ? file.children("state_fit") : std::vector<std::string>()) {
+    const Tensor t = read_finite(file, "state_fit/" + name);
+    LS_CHECK(t.dtype() == DType::kF64 && t.rank() == 2 && t.size(0) == 2, kIo,
+             "{}: 'state_fit/{}' is {}, f64 [2, heads] is expected", file.path(), name,
+             t.describe());
+    out[name] = {t.slice(0, 0, 1).to_vector<double>(), t.slice(0, 1, 2).to_vector<double>()};
+  }
+  return out;
+}
+
 std::vector<std::pair<std::string, Tensor>> read_parameters(const h5::File& file) {
   std::vector<std::pair<std::string, Tensor>> out;
   for (const std::string& name : file.children("parameters")) {
@@ -246,6 +267,7 @@ void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters
     h5::File file = h5::File::create(temporary);
     write_facts(file, data);
     write_tensors(file, parameters, data);
+    write_fit(file, data.fit);
     file.close();
     LS_CHECK(std::rename(temporary.c_str(), path.c_str()) == 0, kIo, "{} cannot be renamed: {}",
              temporary, write_failure(errno));
@@ -268,6 +290,7 @@ LoadedCheckpoint load_checkpoint(const std::string& path) {
     out.data.optimizer.push_back(read_optimizer(file, out.data.optimizer_states, name, value));
   }
   out.data.carried = read_carried(file);
+  out.data.fit = read_fit(file);
   return out;
 }
 

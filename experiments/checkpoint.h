@@ -1,6 +1,7 @@
 #pragma once
 // Checkpoints: one HDF5 file with everything that a run needs to go on bit for bit.
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,6 +12,11 @@
 #include "layers/model.h"
 
 namespace ls::experiments {
+
+/// Of a state's entries by head: along the axis behind the rows.
+struct StateFit {
+  std::vector<double> mean, std;
+};
 
 /// What a checkpoint holds besides the parameters themselves.
 struct CheckpointData {
@@ -31,6 +37,7 @@ struct CheckpointData {
   std::vector<std::string> optimizer_states;   ///< names, as Optimizer::state_names
   std::vector<std::vector<Tensor>> optimizer;  ///< per parameter, per state
   std::optional<layers::ModelState> carried;
+  std::map<std::string, StateFit> fit;  ///< by slot, of fitted states
   Provenance provenance;
 };
 

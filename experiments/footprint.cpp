@@ -28,7 +28,7 @@ void check_memory(const RunConfig& config, const RunModel& model, const data::Ta
   }
   // Of each block its input and what its mixer adds; of a whole batch tokens and labels.
   const double tokens = static_cast<double>(config.batch) / ranks * static_cast<double>(length);
-  const double kept = tokens / static_cast<double>(config.accumulate) *
+  const double kept = tokens / static_cast<double>(config.accumulate * config.state.segments) *
                       static_cast<double>(model.width * std::ssize(model.layers)) *
                       static_cast<double>(dtype_size(dtype)) * (model.recompute ? 1 : 2);
   const double batch = tokens * 16;
@@ -36,7 +36,7 @@ void check_memory(const RunConfig& config, const RunModel& model, const data::Ta
   LS_CHECK(weights + kept + batch <= machine, kConfig,
            "{} parameters take {} with their gradients and optimizer states, a batch of {} "
            "sequences of {} tokens {} at least; this machine has {}; lower width, layers or batch, "
-           "raise accumulate, or set recompute",
+           "raise accumulate or state.segments, or set recompute",
            human_count(static_cast<double>(parameters)), human_bytes(weights), config.batch, length,
            human_bytes(kept + batch), human_bytes(machine));
 }

@@ -44,7 +44,7 @@ LoadedModel load_model(const std::string& path, const std::vector<std::string>& 
   out.data = c.data.data;
   out.overrides = overrides;
   const auto index = static_cast<std::size_t>(it - labels.begin());
-  out.model = std::make_unique<layers::Model>(out.config.models[index], c.data.interface, out.seed);
+  out.model = make_model(out.config, out.config.models[index], c.data.interface, out.seed);
   restore_parameters(c.parameters, path, out.model->parameters());
   out.model->parameters().to(device_of(out.config));
   return out;

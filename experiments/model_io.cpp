@@ -1,6 +1,31 @@
 #include "experiments/model_io.h"
 
+#include <algorithm>
+
+#include "experiments/checkpoint.h"
+
 namespace ls::experiments {
+
+std::unique_ptr<layers::Model> make_model(const RunConfig& config, const layers::ModelConfig& model,
+                                          const layers::ModelInterface& io, std::uint64_t seed) {
+  auto out = std::make_unique<layers::Model>(model, io, seed);
+  if (config.state.learned > 0) {
+    out->learn_first_states();
+  }
+  return out;
+}
+
+void begin_from(const std::string& checkpoint, layers::Model& model) {
+  std::vector<std::pair<std::string, Tensor>> values = load_parameters(checkpoint);
+  for (const ag::Parameter& p : model.parameters().items()) {
+    const bool there =
+        std::ranges::any_of(values, [&](const auto& v) { return v.first == p.name; });
+    if (!there && p.name.starts_with("first_states.")) {
+      values.emplace_back(p.name, p.var.value().to(cpu()));
+    }
+  }
+  restore_parameters(values, checkpoint, model.parameters());
+}
 
 layers::ModelInterface model_interface(const data::Task& task) {
   const data::TaskInfo& info = task.info();

@@ -110,12 +110,13 @@ std::vector<std::vector<data::DataIdentity>> rehearse(const RunConfig& config, c
   for (std::size_t m = 0; m < config.models.size(); ++m) {
     located(where, "models." + std::to_string(m), [&] {
       check_memory(config, config.models[m], *task, comm.size());
-      layers::Model model(config.models[m], io, seed);
+      const auto made = make_model(config, config.models[m], io, seed);
+      layers::Model& model = *made;
       const std::string& from = config.models[m].init.from;
       // A part that goes on needs its file no longer.
       const bool looked_at = existing != Existing::kResume || fs::exists(from);
       if (!from.empty() && looked_at && comm.rank() == 0) {
-        restore_parameters(load_parameters(from), from, model.parameters());
+        begin_from(from, model);
       }
       layers::SeqContext seq(1, 1, sequence_options(config.scan));
       layers::ModelInput token;

@@ -172,10 +172,11 @@ struct RunConfig {
     f.check(misfit.empty(), "schedule", misfit);
     f("clip", clip, {.help = "largest norm of the gradient; 0: no clipping", .min = 0});
     f("state", state,
-      {.help = "what rows start from: a mode, zero or tbptt, or the probability of each"});
+      {.help =
+           "what rows start from: a mode (zero, gaussian, fitted, passed, tbptt, learned) or the "
+           "probability of each"});
     const std::string state_fault = state.fault();
     f.check(state_fault.empty(), "state", state_fault);
-    f.check(!state.streams() || accumulate == 1, "state", "tbptt needs accumulate: 1");
     f("eval", eval, {.help = "when and how the models are evaluated"});
     f("checkpoint", checkpoint, {.help = "when checkpoints are written, and how many stay"});
     f.check(checkpoint.best.empty() || eval.every > 0, "checkpoint",

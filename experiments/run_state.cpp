@@ -8,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "autograd/functional.h"
 #include "core/base/log.h"
 #include "core/io/files.h"
 #include "core/io/h5.h"
@@ -22,9 +23,49 @@
 namespace ls::experiments {
 namespace {
 
-/// First row of the batch that rank r carries.
-Index carried_row(const RunPart& part, int r) {
-  return data::first_row(part.config.batch, r, part.comm.size());
+/// First row of the batch that rank r has kept the states of.
+Index carried_row(const RunPart& part, const RunState& state, int r) {
+  return data::first_row(state.carried_rows, r, part.comm.size());
+}
+
+/// The states of all ranks' rows, which every rank has in blocks, in the order of the batch.
+layers::ModelState in_order(const RunPart& part, const RunState& state) {
+  const Index rows = state.carried_rows, ranks = part.comm.size();
+  std::vector<Index> order, bytes;
+  layers::ModelState out = state.carried;
+  for (int r = 0; r < ranks; ++r) {
+    const Index first = data::first_row(rows, r, ranks), end = data::first_row(rows, r + 1, ranks);
+    for (Index i = first; i < end; ++i) {
+      order.push_back(r * ((rows + ranks - 1) / ranks) + i - first);
+    }
+    bytes.push_back((end - first) * static_cast<Index>(sizeof(Index)));
+  }
+  for (auto& [path, slot] : out.slots) {
+    slot.value = ag::take_rows(ag::Var(slot.value.value().to(cpu())), order);
+  }
+  out.position.resize(static_cast<std::size_t>(rows));
+  part.comm.all_gather(state.carried.position.data(), out.position.data(), bytes, DType::kU8);
+  return out;
+}
+
+/// The same back.
+layers::ModelState in_blocks(const RunPart& part, layers::ModelState whole) {
+  const Index rows = std::ssize(whole.position), ranks = part.comm.size();
+  const Index block = (rows + ranks - 1) / ranks;
+  std::vector<Index> order(static_cast<std::size_t>(block * ranks), -1);
+  for (int r = 0; r < ranks; ++r) {
+    const Index first = data::first_row(rows, r, ranks), end = data::first_row(rows, r + 1, ranks);
+    for (Index i = first; i < end; ++i) {
+      order[static_cast<std::size_t>(r * block + i - first)] = i;
+    }
+  }
+  for (auto& [path, slot] : whole.slots) {
+    slot.value = ag::take_rows(slot.value, order);
+  }
+  const int rank = part.comm.rank();
+  whole.position = {whole.position.begin() + data::first_row(rows, rank, ranks),
+                    whole.position.begin() + data::first_row(rows, rank + 1, ranks)};
+  return whole;
 }
 
 /// Keys and values as many on every rank: ranks whose documents are shorter have fewer, and get
@@ -46,18 +87,23 @@ layers::ModelState with_equal_caches(const RunPart& part, layers::ModelState min
 }
 
 /// The carried rows of all ranks as those of the whole batch.
-layers::ModelState carried_of_all_ranks(const RunPart& part, const layers::ModelState& mine) {
+layers::ModelState carried_of_all_ranks(const RunPart& part, const RunState& state) {
+  const layers::ModelState& mine = state.carried;
   if (part.comm.size() == 1) {
     return mine;
+  }
+  if (part.shares_states()) {
+    return in_order(part, state);
   }
   return with_equal_caches(part, mine).mapped([&](const Tensor& rows) {
     const Tensor t = rows.contiguous();
     Shape shape = t.shape();
     std::vector<Index> bytes;
     for (int r = 0; r < part.comm.size(); ++r) {
-      bytes.push_back((carried_row(part, r + 1) - carried_row(part, r)) * (t.bytes() / shape[0]));
+      bytes.push_back((carried_row(part, state, r + 1) - carried_row(part, state, r)) *
+                      (t.bytes() / shape[0]));
     }
-    shape[0] = part.config.batch;
+    shape[0] = state.carried_rows;
     Tensor all = Tensor::empty(shape, t.dtype());
     part.comm.all_gather(t.raw(), all.raw(), bytes, DType::kU8);
     return all;
@@ -190,34 +236,76 @@ RunPart::RunPart(const RunConfig& run, std::size_t number, std::uint64_t part_se
       directory(std::move(folder)),
       comm(ranks),
       options(std::move(asked)),
-      task(data::make_task(run.task, {.seed = seed, .stream = carries()})),
-      model(std::make_unique<layers::Model>(model_config, model_interface(*task), seed)),
+      task(data::make_task(run.task, {.seed = seed, .stream = run.state.streams()})),
+      model(make_model(config, model_config, model_interface(*task), seed)),
       optimizer(run.optimizer.make()) {
   model->parameters().to(device);
   model->parameters().flatten(comm.size());
   // A part that goes on has its weights in a checkpoint of its own.
   const bool begins = directory.empty() || list_checkpoints(checkpoints()).empty();
   if (begins && !model_config.init.from.empty()) {
-    restore_parameters(load_parameters(model_config.init.from), model_config.init.from,
-                       model->parameters());
+    begin_from(model_config.init.from, *model);
   }
   shard();
   if (writes()) {
     data = part_data(*task, model_config);
   }
-  if (!carries()) {
+  check_states();
+}
+
+void RunPart::check_states() {
+  const StateConfig& state = config.state;
+  const std::vector<data::Slice>& slices = task->slices(data::Split::kTrain);
+  for (const data::Slice& slice : slices) {
+    LS_CHECK(slice.length % state.segments == 0 &&
+                 (state.segments == 1 || slice.max_length <= slice.length),
+             kConfig,
+             "state.segments: the training setting '{}' has rows of {}{} tokens, which are not cut "
+             "into {} segments of equal length; give one length that {} divides",
+             slice.name, slice.length,
+             slice.max_length > slice.length ? fmt::format(" to {}", slice.max_length) : "",
+             state.segments, state.segments);
+  }
+  if (state.reach() > 1) {
+    check_segments();
+  }
+  if (!state.by_row()) {
     return;
   }
-  const Index length = task->slices(data::Split::kTrain).front().length;
+  LS_CHECK(
+      config.batch >= comm.size(), kConfig,
+      "state: tbptt, passed, gaussian and fitted need a row of the batch for every rank: batch "
+      "is {}, there are {} ranks",
+      config.batch, comm.size());
+  LS_CHECK(state.passed == 0 || config.batch > 1, kConfig,
+           "state: passed needs a batch of at least 2 rows, a row is not given its own states");
+  if (!state.streams()) {
+    return;
+  }
+  const Index length = slices.front().length;
+  LS_CHECK(!shares_states() || model->measure_state(1).kv == 0, kUnsupported,
+           "state: passed beside tbptt keeps keys and values on one rank only, model {} has some; "
+           "there are {} ranks",
+           model->label(), comm.size());
   if (model->measure_state(2 * length).kv > model->measure_state(length).kv) {
     log_warn(
         "carried keys and values grow with every update, up to the window of attention if it has "
         "one: so do memory and time",
         {{"model", model->label()}});
   }
-  LS_CHECK(config.batch >= comm.size(), kConfig,
-           "state: tbptt needs a row of the batch for every rank: batch is {}, there are {} ranks",
-           config.batch, comm.size());
+}
+
+void RunPart::check_segments() {
+  for (const auto& [path, slot] : model->state_after(1).slots) {
+    LS_CHECK(!slot.grows, kConfig,
+             "state.segments: {} of model {} keeps something of every token, so no state is of one "
+             "size at each border; give attention a window, or set segments: 1 or back: 1",
+             path, model->label());
+  }
+  LS_CHECK(!model_config.recompute, kConfig,
+           "state.segments: no gradients go through states with recompute: true, of model {}; "
+           "segments are computed again anyway, leave recompute out",
+           model->label());
 }
 
 void RunPart::shard() {
@@ -270,9 +358,10 @@ static void save_as(const RunPart& part, const RunState& state, const std::strin
   const std::vector<std::vector<Tensor>> optimizer = whole_optimizer(part, state);
   check_finite(part, state, optimizer);
   CheckpointData d;
-  if (part.carries() && state.step > 0) {
-    d.carried = carried_of_all_ranks(part, state.carried);
+  if (part.config.state.keeps() && state.step > 0) {
+    d.carried = carried_of_all_ranks(part, state);
   }
+  d.fit = state.fit;
   if (!part.writes()) {
     return;
   }
@@ -349,15 +438,22 @@ bool restore_state(RunPart& part, RunState& state, const ResumeOptions& options)
   state.log = TrainingLog::from_json(d.log, path);
   state.train_seconds = d.seconds;
   state.wall_seconds = d.wall_seconds;
-  if (part.carries() && state.step > 0) {
-    LS_CHECK(d.carried && std::ssize(d.carried->position) == part.config.batch, kIo,
-             "{}: holds carried states of {} rows, the batch has {}", path,
-             d.carried ? d.carried->position.size() : 0, part.config.batch);
+  if (part.config.state.keeps() && state.step > 0) {
+    const Index rows = d.carried ? std::ssize(d.carried->position) : 0;
+    LS_CHECK(part.config.state.streams() ? rows == part.config.batch
+                                         : 0 < rows && rows <= part.config.batch,
+             kIo, "{}: holds carried states of {} rows, the batch has {}", path, rows,
+             part.config.batch);
     const int rank = part.comm.rank();
-    state.carried =
-        d.carried->rows(carried_row(part, rank), carried_row(part, rank + 1))
-            .mapped([&](const Tensor& t) { return t.to(part.model->parameters().device()); });
+    state.carried_rows = rows;
+    state.carried = part.shares_states() ? in_blocks(part, *d.carried)
+                                         : d.carried->rows(carried_row(part, state, rank),
+                                                           carried_row(part, state, rank + 1));
+    for (auto& [name, slot] : state.carried.slots) {
+      slot.value = ag::Var(slot.value.value().to(part.model->parameters().device()));
+    }
   }
+  state.fit = d.fit;
   return true;
 }
 

@@ -2,11 +2,13 @@
 // What one model and seed of a run consists of, and its state between two updates, which a
 // checkpoint saves whole.
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "core/comm/comm.h"
+#include "experiments/checkpoint.h"
 #include "experiments/result.h"
 #include "experiments/run_config.h"
 #include "experiments/training_log.h"
@@ -29,9 +31,13 @@ struct RunPart {
   RunPart(const RunConfig& config, std::size_t model, std::uint64_t seed, std::string directory,
           Communicator& comm, Device& device = cpu(), PartOptions options = {});
 
+  /// @throws Error(Config, Unsupported) where the config's states do not fit task, model or ranks
+  void check_states();
+  void check_segments();
   /// From now on ranks have shards, as mesh.shard says. @throws Error(Config, Unsupported)
   void shard();
-  bool carries() const { return config.state.streams(); }
+  /// Rows start from last states of other ranks' rows.
+  bool shares_states() const { return config.state.passed > 0 && comm.size() > 1; }
   /// Does this process write files?
   bool writes() const { return comm.rank() == 0 && !directory.empty(); }
   void about_to_write() const {
@@ -68,7 +74,11 @@ struct RunState {
   /// Per parameter, per state; with shards what lies in this rank's, of one axis.
   std::vector<std::vector<Tensor>> optimizer;
   std::vector<std::vector<Tensor>> optimizer_shards;  ///< per block, per state; or none
-  layers::ModelState carried;                         ///< of this rank's rows
+  /// Last states of the update before that later ones need: slots of this rank's rows, or of all
+  /// in blocks (FirstStates::kept); positions of this rank's.
+  layers::ModelState carried;
+  Index carried_rows = 0;               ///< of the whole batch that these are of
+  std::map<std::string, StateFit> fit;  ///< by slot, of fitted states
   TrainingLog log;
   std::vector<Evaluation> history;
   std::vector<std::string> history_lines;  ///< of metrics.jsonl, one for each in `history`

@@ -50,6 +50,8 @@ TrainStep::TrainStep(const RunPart& part)
     : part_(part),
       schedule_(make_schedule(part.config, part.model_config)),
       most_under_way_(part.model->parameters().device().host_accessible() ? 0 : kAhead),
+      first_(part),
+      plan_{part.config.state.segments, part.config.state.reach()},
       recordable_(part.config.graphs && most_under_way_ > 0 &&
                   (part.comm.size() == 1 || (sums_on_stream(part) && !part.shards))) {
   if (part.comm.size() > 1) {
@@ -69,33 +71,38 @@ void TrainStep::begin(const data::Batch& batch, RunState& state) {
     values_ = optim::step_values(device, state.updates);
   }
   UnderWay u{.pieces = batch.pieces(part_.config.accumulate),
-             .before = state.carried,
+             .starts = {},
+             .before = {},
              .lr = schedule_->lr(state.step + under_way()),
              .tokens = batch.global_rows * batch.length,
              .values = {}};
   ag::ParameterSet& parameters = part_.model->parameters();
   parameters.clear_grads();
   parameters.refresh_copies();  // others may have written, e.g. by loading
-  if (RecordedStep* const recording = recorded(u.pieces, state)) {
+  u.starts = first_.plan(batch, u.pieces, state);
+  u.before = state.carried;
+  if (RecordedStep* const recording = recorded(u, state)) {
     go_on_from(*recording, state.carried);
     u.before = state.carried;
-    recording->replay(u.pieces, u.lr, u.before.position);
-    if (part_.carries()) {
-      state.carried.position = stretch_of(batch, u.before.position).seen_after();
-    }
+    recording->replay(u.pieces, u.starts, u.lr);
     parameters.note_fresh_copies();
     ++replays_;
   } else {
-    run_pieces(u.pieces, state.carried);
+    const std::vector<layers::ModelState> ends = run_pieces(u);
     sum_over_ranks();
     update(Tensor::full({}, DType::kF64, u.lr, device), state);
+    state.carried = first_.kept(ends, batch.global_rows);
+  }
+  if (part_.config.state.keeps()) {
+    state.carried.position = positions_after(u);
+    state.carried_rows = batch.global_rows;
   }
   u.values = Download(device.host_accessible() ? values_.clone() : values_);
   under_way_.push_back(std::move(u));
 }
 
 // Before the first recording in the memory that it will have.
-void TrainStep::run_pieces(const std::vector<data::Batch>& pieces, layers::ModelState& carried) {
+std::vector<layers::ModelState> TrainStep::run_pieces(const UnderWay& u) {
   std::optional<UseMemory> memory;
   if (recordable_ && !recorded_any_) {
     if (!graph_memory_) {
@@ -103,9 +110,52 @@ void TrainStep::run_pieces(const std::vector<data::Batch>& pieces, layers::Model
     }
     memory.emplace(part_.model->parameters().device(), graph_memory_);
   }
-  for (const data::Batch& piece : pieces) {
-    forward_backward(piece, carried);
+  Device& device = part_.model->parameters().device();
+  const layers::ModelState& base = first_.base(u.before);
+  std::vector<layers::ModelState> ends;
+  for (std::size_t i = 0; i < u.pieces.size(); ++i) {
+    // Where ranks have shards, one without rows still takes part in what others wait for.
+    if (u.pieces[i].rows == 0 && part_.model->parameters().held().empty()) {
+      continue;
+    }
+    const PieceStarts* const starts = u.starts.empty() ? nullptr : &u.starts[i];
+    layers::ModelState states;
+    if (starts && !base.slots.empty()) {
+      std::map<std::string, Tensor> noise;
+      for (const auto& [path, t] : starts->noise) {
+        noise.emplace(path, t.to(device));
+      }
+      states = FirstStates::of(base, Tensor::from(starts->entries).to(device), noise);
+    }
+    // A recorded step is always told of documents; kernels may round otherwise where they are not.
+    Segments segments = segments_of(u.pieces[i], starts, std::move(states), plan_, options(),
+                                    most_under_way_ > 0, device);
+    ends.push_back(run(segments));
   }
+  return ends;
+}
+
+layers::SeqOptions TrainStep::options() const {
+  layers::SeqOptions options = sequence_options(part_.config.scan);
+  options.keep_states = part_.config.state.keeps() || plan_.count > 1;
+  return options;
+}
+
+layers::ModelState TrainStep::run(Segments& segments) {
+  return run_segments(*part_.model, segments, plan_,
+                      [this](Segment& segment, const StateGradients& behind) {
+                        return forward_backward(segment, behind);
+                      });
+}
+
+std::vector<Index> TrainStep::positions_after(const UnderWay& u) const {
+  std::vector<Index> out;
+  for (std::size_t i = 0; i < u.pieces.size(); ++i) {
+    const data::Batch& piece = u.pieces[i];
+    const auto after = layers::Stretch(piece.rows, piece.length, u.starts[i].place).seen_after();
+    out.insert(out.end(), after.begin(), after.end());
+  }
+  return out;
 }
 
 StepReport TrainStep::finish(RunState& state) {
@@ -127,19 +177,20 @@ StepReport TrainStep::finish(RunState& state) {
   return report;
 }
 
-RecordedStep* TrainStep::recorded(const std::vector<data::Batch>& pieces, RunState& state) {
-  StepShape key{.length = pieces.front().length};
-  for (const data::Batch& piece : pieces) {
+RecordedStep* TrainStep::recorded(const UnderWay& u, RunState& state) {
+  StepShape key{.length = u.pieces.front().length};
+  for (const data::Batch& piece : u.pieces) {
     if (!recordable_ || piece.rows == 0) {
       return nullptr;
     }
     key.rows += piece.rows;
   }
-  key.documents = room_for_documents(pieces);
-  if (part_.carries()) {
-    const bool one = pieces.size() == 1 && pieces[0].continues;
-    if (!one || !keeps_its_size(state.carried,
-                                stretch_of(pieces[0], state.carried.position).seen_after())) {
+  key.documents = room_for_documents(u.pieces);
+  if (!u.starts.empty()) {
+    const StateConfig& config = part_.config.state;
+    const bool begins = config.keeps() && state.carried.slots.empty();
+    if (begins || (config.keeps() && state.carried_rows != u.pieces.front().global_rows) ||
+        !keeps_its_size(state.carried, positions_after(u))) {
       return nullptr;
     }
     key.carried = true;
@@ -155,7 +206,7 @@ RecordedStep* TrainStep::recorded(const std::vector<data::Batch>& pieces, RunSta
     return nullptr;
   }
   if (!it->second) {
-    it->second = record(pieces, key.documents, state);
+    it->second = record(u, key.documents, state);
   }
   return it->second.get();
 }
@@ -182,7 +233,7 @@ Index TrainStep::room_for_documents(const std::vector<data::Batch>& pieces) {
 
 void TrainStep::go_on_from(const RecordedStep& recording, layers::ModelState& carried) {
   const layers::ModelState& buffers = recording.carried();
-  if (buffers.slots.empty()) {
+  if (buffers.slots.empty() || !part_.config.state.keeps()) {
     return;
   }
   // Unless an update that is under way has stopped: it may have begun from these buffers.
@@ -200,27 +251,27 @@ void TrainStep::go_on_from(const RecordedStep& recording, layers::ModelState& ca
   carried.position = position;
 }
 
-std::unique_ptr<RecordedStep> TrainStep::record(const std::vector<data::Batch>& pieces,
-                                                Index documents, RunState& state) {
+std::unique_ptr<RecordedStep> TrainStep::record(const UnderWay& u, Index documents,
+                                                RunState& state) {
   Device& device = part_.model->parameters().device();
   if (!graph_memory_) {
     graph_memory_ = graph_memory(device);
   }
   recorded_any_ = true;
-  layers::SeqOptions options = sequence_options(part_.config.scan);
-  options.incoming = part_.carries() ? &state.carried : nullptr;
-  options.keep_states = part_.carries();
+  const Index rows = u.pieces.front().global_rows;
+  const layers::ModelState& base = first_.base(state.carried);
   try {
     return std::make_unique<RecordedStep>(
-        pieces, documents, options, device, kAhead + 1, graph_memory_,
-        [&](std::span<const PieceInputs> inputs,
-            std::span<const std::unique_ptr<layers::SeqContext>> contexts, const Tensor& rate) {
-          for (std::size_t i = 0; i < inputs.size(); ++i) {
-            forward_backward(inputs[i], *contexts[i], true);
+        StepLayout{u.pieces, u.starts, &base, documents, plan_, options()}, device, kAhead + 1,
+        graph_memory_,
+        [&](std::span<Segments> pieces, const layers::ModelState& buffers, const Tensor& rate) {
+          std::vector<layers::ModelState> ends;
+          for (Segments& segments : pieces) {
+            ends.push_back(run(segments));
           }
           sum_over_ranks();
           update(rate, state);
-          keep_carried(contexts);
+          keep_carried(buffers, first_.kept(ends, rows));
         });
   } catch (const Error& e) {
     if (e.kind() != ErrorKind::kDevice) {
@@ -249,16 +300,11 @@ void TrainStep::record_anew() {
   }
 }
 
-void TrainStep::keep_carried(std::span<const std::unique_ptr<layers::SeqContext>> contexts) {
+void TrainStep::keep_carried(const layers::ModelState& buffers, const layers::ModelState& kept) {
   std::vector<Tensor> to, from;
-  for (const auto& context : contexts) {
-    if (!context->incoming()) {
-      continue;
-    }
-    for (const auto& [path, slot] : context->outgoing().slots) {
-      to.push_back(context->incoming()->slots.at(path).value.value());
-      from.push_back(slot.value.value());
-    }
+  for (const auto& [path, slot] : kept.slots) {
+    to.push_back(buffers.slots.at(path).value.value());
+    from.push_back(slot.value.value());
   }
   optim::copy_unless_stopped(to, from, values_);
 }
@@ -397,51 +443,41 @@ void TrainStep::fail(const UnderWay& u, bool loss_is_finite, const RunState& sta
           origin, part_.last_good_checkpoint());
 }
 
-void TrainStep::forward_backward(const data::Batch& batch, layers::ModelState& carried) {
-  // Where ranks have shards, one without rows still takes part in what others wait for.
-  if (batch.rows == 0 && part_.model->parameters().held().empty()) {
-    return;
-  }
-  layers::SeqOptions options = sequence_options(part_.config.scan, batch);
-  options.incoming = part_.carries() && batch.continues ? &carried : nullptr;
-  options.keep_states = part_.carries();
-  Device& device = part_.model->parameters().device();
-  // A recorded step is always told of documents; kernels may round otherwise where they are not.
-  const layers::DocumentStarts none(static_cast<std::size_t>(batch.rows));
-  if (options.incoming && most_under_way_ > 0 && !options.documents) {
-    options.documents = &none;
-  }
-  layers::SeqContext seq(batch.rows, batch.length, options);
-  forward_backward({model_input(batch, device), batch.labels.to(device),
-                    Tensor::full({}, DType::kF64, static_cast<double>(batch.labelled), device)},
-                   seq, batch.labelled > 0);
-  if (part_.carries()) {
-    carried = seq.outgoing().detached();
-  }
-}
-
-void TrainStep::forward_backward(const PieceInputs& piece, layers::SeqContext& seq, bool labelled) {
+StateGradients TrainStep::forward_backward(Segment& segment, const StateGradients& behind) {
+  const PieceInputs& piece = segment.inputs;
+  layers::SeqContext& seq = *segment.seq;
   ag::Tape tape;
   const OpReports reports;
   layers::Model& model = *part_.model;
   const layers::Model::Loss loss = model.loss(model.hidden(piece.input, seq), piece.labels);
   // Gradients of the sum over tokens; the update divides by the tokens of all pieces and ranks. A
   // batch without labels has none, but what other ranks wait for still runs.
-  const ag::Var ends[] = {loss.sum, seq.added_loss()};
-  Tensor seeds[2];
-  if (labelled) {
+  std::vector<ag::Var> ends = {loss.sum, seq.added_loss()};
+  std::vector<Tensor> seeds(2);
+  if (segment.labelled) {
     seeds[0] = Tensor::full(loss.sum.shape(), loss.sum.dtype(), 1, piece.labels.device());
     if (ends[1].defined()) {
       seeds[1] = piece.count.to(ends[1].dtype()).view(ends[1].shape());
     }
   }
+  for (const auto& [path, gradient] : behind) {
+    ends.push_back(seq.outgoing().slots.at(path).value);
+    seeds.push_back(gradient);
+  }
   tape.backward(ends, seeds);
-  if (labelled) {
+  if (segment.labelled) {
     optim::add_loss(values_, loss.sum.value(), piece.count);
   }
   if (forms_.empty()) {
     forms_ = reports.forms();
   }
+  StateGradients before;
+  for (const auto& [path, slot] : segment.incoming.slots) {
+    if (slot.value.requires_grad() && slot.value.grad().defined()) {
+      before.emplace(path, slot.value.grad());
+    }
+  }
+  return before;
 }
 
 std::vector<Tensor> TrainStep::gathered_gradients() {
@@ -479,11 +515,8 @@ std::string TrainStep::origin_of_non_finite(const UnderWay& u) {
     const ag::CheckFinite check;
     ag::Tape checked;  // those inside do as it does
     checked.set_check_finite(true);
-    layers::ModelState carried = u.before;
     parameters.clear_grads();
-    for (const data::Batch& piece : u.pieces) {
-      forward_backward(piece, carried);
-    }
+    run_pieces(u);
     for (const ag::Parameter& p : parameters.items()) {
       if (!all_finite(p.var.grad())) {
         return "the sum of gradients of " + p.name + " overflows";

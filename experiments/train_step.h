@@ -58,28 +58,30 @@ class TrainStep {
  private:
   struct UnderWay {
     std::vector<data::Batch> pieces;
-    layers::ModelState before;  // carried states at the start
+    std::vector<PieceStarts> starts;  // of the pieces, or none
+    layers::ModelState before;        // states kept until then
     double lr = 0;
     Index tokens = 0;
     Download values;
   };
-  /// To replay for this batch, or null.
-  RecordedStep* recorded(const std::vector<data::Batch>& pieces, RunState& state);
-  std::unique_ptr<RecordedStep> record(const std::vector<data::Batch>& pieces, Index documents,
-                                       RunState& state);
+  using Segments = RecordedStep::Segments;
+  /// To replay for this update, or null.
+  RecordedStep* recorded(const UnderWay& u, RunState& state);
+  std::unique_ptr<RecordedStep> record(const UnderWay& u, Index documents, RunState& state);
   /// Room for documents in a piece, for these and the batches to come.
   Index room_for_documents(const std::vector<data::Batch>& pieces);
   /// Carried states move to the recording's buffers.
   void go_on_from(const RecordedStep& recording, layers::ModelState& carried);
-  /// States that pieces end in become those that they began from, unless the update has stopped.
-  void keep_carried(std::span<const std::unique_ptr<layers::SeqContext>> contexts);
-  /// Forward and backward passes as they come, not recorded; `carried` moves on to their end.
-  void run_pieces(const std::vector<data::Batch>& pieces, layers::ModelState& carried);
+  /// What later updates need takes the place of what this one began from, unless it has stopped.
+  void keep_carried(const layers::ModelState& buffers, const layers::ModelState& kept);
+  /// Forward and backward passes as they come, not recorded; the states that pieces end in.
+  std::vector<layers::ModelState> run_pieces(const UnderWay& u);
   /// Adds gradients of the sum of losses, and that sum and its labels to the step's values.
-  /// `labelled`: may have labels.
-  void forward_backward(const PieceInputs& piece, layers::SeqContext& seq, bool labelled);
-  /// The same of a batch where it lies; `carried` moves on to its end.
-  void forward_backward(const data::Batch& batch, layers::ModelState& carried);
+  StateGradients forward_backward(Segment& segment, const StateGradients& behind);
+  layers::ModelState run(Segments& segments);
+  layers::SeqOptions options() const;
+  /// Where each row of this rank stands afterwards.
+  std::vector<Index> positions_after(const UnderWay& u) const;
   /// Loss, labels and gradients become those of all ranks.
   void sum_over_ranks();
   /// The same in the order of the device's stream, without a look at them.
@@ -105,6 +107,8 @@ class TrainStep {
   std::shared_ptr<BlockPool> graph_memory_;
   std::map<StepShape, std::unique_ptr<RecordedStep>> shapes_;  // seen; null: once
   Index replays_ = 0;
+  FirstStates first_;
+  const SegmentPlan plan_;
   Index documents_ = 0;  // that recordings have room for in a piece
   bool recordable_, recorded_any_ = false;
 };

@@ -84,7 +84,8 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
     w.write("run.yaml", kRun);
     for (const auto& [state, shard] :
          {std::pair("zero", "none"), std::pair("tbptt", "none"), std::pair("zero", "optimizer"),
-          std::pair("tbptt", "parameters")}) {
+          std::pair("tbptt", "parameters"), std::pair("passed", "none"),
+          std::pair("learned", "parameters")}) {
       const std::string set = std::string("state=") + state;
       const std::string folder = state + std::string(shard);
       const std::string mesh = std::string("mesh.shard=") + shard;
@@ -134,7 +135,7 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
     const Workplace w;
     write_text(w);
     w.write("run.yaml", kRun);
-    for (const std::string state : {"zero", "tbptt"}) {
+    for (const std::string state : {"zero", "tbptt", "passed"}) {
       const std::string set = "state=" + state;
       const std::string part = state + "/run/m/seed0/";
       REQUIRE(w.run({"train", "run.yaml", "--set", "output=whole_" + state, "--set", set}).status ==
