@@ -274,7 +274,7 @@ void RunPart::check_states() {
   }
   LS_CHECK(
       config.batch >= comm.size(), kConfig,
-      "state: tbptt, passed, gaussian and fitted need a row of the batch for every rank: batch "
+      "state: tbptt, passed, gaussian or fitted needs a row of the batch for every rank: batch "
       "is {}, there are {} ranks",
       config.batch, comm.size());
   LS_CHECK(state.passed == 0 || config.batch > 1, kConfig,
