@@ -209,7 +209,7 @@ std::string comparison_figure(const ComparedRun& a, const ComparedRun& b, const 
        .x_label = "update",
        .y_label = a.result.metrics.front(),
        .series = {series(a_label, validations(a)), series(b_label, validations(b))}}};
-  const std::string fault = draw_figure(path, panels, "", 2);
+  const std::string fault = draw_figure(path, panels, {.most_columns = 2});
   if (!fault.empty()) {
     log_warn("no figure: " + fault);
     return "";

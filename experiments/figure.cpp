@@ -10,6 +10,7 @@
 #include <csignal>
 
 #include "core/io/files.h"
+#include "experiments/csv.h"
 
 namespace ls::experiments {
 namespace {
@@ -21,27 +22,6 @@ std::string quoted(const std::string& s) {
   }
   return out + "'";
 }
-
-// An axis; one that is next to a single point is widened: gnuplot warns of it.
-struct Range {
-  double low = INFINITY, high = -INFINITY;
-  void add(double v) {
-    if (std::isfinite(v)) {
-      low = std::min(low, v);
-      high = std::max(high, v);
-    }
-  }
-  bool empty() const { return low > high; }
-  std::string str() const {
-    if (empty()) {
-      return "[0:1]";
-    }
-    const double size = std::max(std::abs(low), std::abs(high));
-    const double more = std::max(1e-3, 0.1 * size);
-    return high - low > 1e-9 * size ? std::string("[*:*]")
-                                    : fmt::format("[{}:{}]", low - more, high + more);
-  }
-};
 
 // Without a shell, so that no path is interpreted.
 int run(const std::vector<std::string>& command) {
@@ -65,61 +45,116 @@ int run(const std::vector<std::string>& command) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-constexpr const char* kColors[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
-                                   "#e69f00", "#56b4e9", "#000000"};
-constexpr std::size_t kPanelWidth = 560;
+constexpr std::size_t kPanelWidth = 560;        // pixels
+constexpr double kNarrow = 3.25, kWide = 6.75;  // inches: a column of a paper, and both
+
+/// Numbers of gnuplot's marks.
+int mark_of(Marker marker, bool hollow) {
+  constexpr int kFilled[] = {7, 5, 9, 13, 11, 15};
+  return kFilled[static_cast<std::size_t>(marker)] - (hollow ? 1 : 0);
+}
+
+/// An axis; one that is next to a single point is widened: gnuplot warns of it.
+std::string range_text(const std::optional<std::pair<double, double>>& range) {
+  if (!range) {
+    return "[0:1]";
+  }
+  const auto [low, high] = *range;
+  const double size = std::max(std::abs(low), std::abs(high));
+  const double more = std::max(1e-3, 0.1 * size);
+  return high - low > 1e-9 * size ? std::string("[*:*]")
+                                  : fmt::format("[{}:{}]", low - more, high + more);
+}
+
+template <class F>
+std::optional<std::pair<double, double>> range_of(const Panel& panel, F&& f) {
+  double low = INFINITY, high = -INFINITY;
+  for (const Series& line : panel.series) {
+    for (std::size_t i = 0; i < line.x.size(); ++i) {
+      for (const double v : std::isfinite(line.y[i]) ? f(line, i) : std::vector<double>()) {
+        low = std::isfinite(v) ? std::min(low, v) : low;
+        high = std::isfinite(v) ? std::max(high, v) : high;
+      }
+    }
+  }
+  return low <= high ? std::optional(std::pair(low, high)) : std::nullopt;
+}
+
+std::string tick_text(double value, AxisUnit unit) {
+  const char* const prefixes[] = {"", "k", "M", "G", "T"};
+  std::size_t prefix = 0;
+  double scaled = value;
+  while (unit != AxisUnit::kNumber && scaled >= 1024 && prefix + 1 < std::size(prefixes)) {
+    scaled /= 1024;
+    ++prefix;
+  }
+  if (unit == AxisUnit::kBytes) {
+    const char* const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    return fmt::format("{} {}", scaled, units[prefix]);
+  }
+  return fmt::format("{}{}", scaled, prefixes[prefix]);
+}
 
 /// Data and script of one figure while they are written.
 class Script {
  public:
   explicit Script(std::string path) : path_(std::move(path)) {}
 
-  void begin(const std::vector<Panel>& panels, const std::string& note, std::size_t most_columns) {
-    const std::size_t columns = std::min(panels.size(), most_columns);
-    const std::size_t rows = (panels.size() + most_columns - 1) / most_columns;
+  void begin(const std::vector<Panel>& panels, const FigureOptions& options) {
     std::size_t most = 0;
     for (const Panel& p : panels) {
-      most = std::max(most, p.series.size());
+      most = std::max(most, static_cast<std::size_t>(std::ranges::count_if(
+                                p.series, [](const Series& s) { return !s.label.empty(); })));
     }
-    const std::size_t height = 390 + 22 * ((most + 1) / 2);  // the legend has two columns
-    script_ += fmt::format("set terminal svg size {},{} font 'sans,13' background '#ffffff'\n",
-                           kPanelWidth * columns, height * rows + (note.empty() ? 0 : 30));
-    script_ += "set output " + quoted(path_ + ".svg") + "\nset multiplot " +
-               (note.empty() ? "" : "title " + quoted(note) + " noenhanced ") +
-               fmt::format("layout {},{}\n", rows, columns);
+    const std::size_t legend = (most + 1) / 2;  // lines: it has two columns
+    const auto layout = [&](std::size_t columns) {
+      return std::pair(std::min(panels.size(), columns), (panels.size() + columns - 1) / columns);
+    };
+    const auto [columns, rows] = layout(options.most_columns);
+    const std::string title =
+        options.note.empty() ? "" : "title " + quoted(options.note) + " noenhanced ";
+    const auto format = [&](const char* name, const std::string& terminal, std::size_t across,
+                            std::size_t down, double size) {
+      script_ += fmt::format(
+          "if (format eq '{0}') {{\n  set terminal {1}\n  set output {2}\n  set pointsize {3}\n"
+          "  set multiplot {4}layout {5},{6}\n}}\n",
+          name, terminal, quoted(path_ + "." + name), size, title, down, across);
+    };
+    const std::size_t height = (390 + 22 * legend) * rows + (options.note.empty() ? 0 : 30);
+    script_ +=
+        "# gnuplot -e \"format='pdf'\" draws another format\n"
+        "if (!exists('format')) format = 'svg'\n";
+    const std::string pixels = fmt::format("size {},{}", kPanelWidth * columns, height);
+    format("svg", "svg " + pixels + " font 'sans,13' background '#ffffff'", columns, rows, 1);
+    format("png", "pngcairo " + pixels + " font 'sans,10'", columns, rows, 1);
+    const auto [across, down] = layout(2);
+    format("pdf",
+           fmt::format("pdfcairo size {}in,{:.2f}in font 'sans,8' fontscale 1 linewidth 0.6",
+                       across > 1 ? kWide : kNarrow,
+                       (2.5 + 0.15 * static_cast<double>(legend)) * static_cast<double>(down)),
+           across, down, 0.6);
     script_ +=
         "set border 3\nset tics nomirror out\nset grid back lc '#dddddd'\n"
         "set key outside bottom center horizontal maxcols 2 samplen 2\n";
   }
 
   void add(const Panel& p) {
-    Range x, y;
-    for (const Series& line : p.series) {
-      for (std::size_t i = 0; i < line.x.size(); ++i) {
-        if (std::isfinite(line.y[i])) {
-          const double spread = line.spread.empty() ? 0 : line.spread[i];
-          x.add(line.x[i]);
-          y.add(line.y[i] - spread);
-          y.add(line.y[i] + spread);
-        }
-      }
-    }
-    const bool log = p.x_log && !x.empty() && x.low > 0;
+    const auto x = x_range(p), y = y_range(p);
     script_ += "set title " + quoted(p.title) + " noenhanced\nset xlabel " + quoted(p.x_label) +
-               " noenhanced offset 0,0.4\nset ylabel " + quoted(p.y_label) + " noenhanced\n" +
-               (log ? "set logscale x 2\n" : "unset logscale x\n") + "set xrange " + x.str() +
-               "\nset yrange " +
-               (p.y_max > p.y_min ? fmt::format("[{}:{}]", p.y_min, p.y_max) : y.str()) +
-               "\nunset arrow\n";
+               " noenhanced offset 0,0.4\nset ylabel " + quoted(p.y_label) + " noenhanced\n";
+    axis("x", x, p.x_log, p.x_unit, range_text(x));
+    axis("y", y, p.y_log, p.y_unit,
+         p.y_max > p.y_min ? fmt::format("[{}:{}]", p.y_min, p.y_max) : range_text(y));
+    script_ += "unset arrow\n";
     // Of a panel without a point only the axes are drawn; the constant lies outside of them.
-    plots_ = x.empty() ? "plot 2 notitle" : "";
-    if (p.x_mark > 0 && x.low <= p.x_mark && p.x_mark <= x.high) {
+    plots_ = x ? "" : "plot 2 notitle";
+    if (p.x_mark > 0 && x && x->first <= p.x_mark && p.x_mark <= x->second) {
       script_ += fmt::format("set arrow from {0},graph 0 to {0},graph 1 nohead dt 2 lc '#888888'\n",
                              p.x_mark);
       plot("keyentry with lines dt 2 lc '#888888' title " + quoted("trained up to here"));
     }
     for (std::size_t s = 0; s < p.series.size(); ++s) {
-      add(p.series[s], p.series[s].color < 0 ? s : static_cast<std::size_t>(p.series[s].color));
+      add(p.series[s], p.series[s].style.value_or(style_number(s)));
     }
     script_ += plots_ + "\n";
   }
@@ -132,9 +167,25 @@ class Script {
  private:
   void plot(const std::string& what) { plots_ += (plots_.empty() ? "plot " : ", ") + what; }
 
-  void add(const Series& line, std::size_t number) {
-    const std::string color = fmt::format("lc '{}'", kColors[number % std::size(kColors)]);
-    const std::string dashes = fmt::format("dt {}", 1 + number / std::size(kColors) % 5);
+  void axis(const std::string& name, const std::optional<std::pair<double, double>>& range,
+            bool log, AxisUnit unit, const std::string& plain) {
+    if (!log || !range || range->first <= 0) {
+      script_ +=
+          fmt::format("unset logscale {0}\nset {0}tics autofreq\nset {0}range {1}\n", name, plain);
+      return;
+    }
+    const BinaryAxis binary = binary_axis(range->first, range->second, unit);
+    std::string ticks;
+    for (const auto& [value, text] : binary.ticks) {
+      ticks += fmt::format("{}{} {}", ticks.empty() ? "" : ", ", quoted(text), value);
+    }
+    script_ += fmt::format("set logscale {0} 2\nset {0}tics ({1})\nset {0}range [{2}:{3}]\n", name,
+                           ticks, binary.low, binary.high);
+  }
+
+  void add(const Series& line, const Style& style) {
+    const std::string color = fmt::format("lc '{}'", style.color);
+    const std::string dashes = fmt::format("dt {}", 1 + style.dash);
     const std::string title =
         line.label.empty() ? " notitle" : " title " + quoted(line.label) + " noenhanced";
     const bool any = std::ranges::any_of(line.y, [](double v) { return std::isfinite(v); });
@@ -145,30 +196,32 @@ class Script {
       }
       return;
     }
+    const bool interval = !line.low.empty();
     for (std::size_t i = 0; i < line.x.size(); ++i) {
-      const double spread = line.spread.empty() ? 0 : line.spread[i];
       data_ += std::isfinite(line.y[i]) ? fmt::format("{} {} {} {}\n", line.x[i], line.y[i],
-                                                      line.y[i] - spread, line.y[i] + spread)
+                                                      interval ? line.low[i] : line.y[i],
+                                                      interval ? line.high[i] : line.y[i])
                                         : fmt::format("{} NaN NaN NaN\n", line.x[i]);
     }
     data_ += "\n\n";
     const std::string from = quoted(path_ + ".dat") + " index " + std::to_string(index_++);
-    if (line.points) {
-      if (!line.spread.empty()) {
-        plot(from + " using 1:2:3:4 with yerrorbars lw 1.5 pt 4 ps 0.9 " + color + title);
-      } else {
-        plot(from + " using 1:2 with points lw 1.5 pt 4 ps 0.9 " + color + title);
-      }
+    const std::string mark = fmt::format("pt {}", mark_of(style.marker, line.hollow));
+    if (line.drawn == Drawn::kMarks) {
+      plot(from + (interval ? " using 1:2:3:4 with yerrorbars" : " using 1:2 with points") +
+           " lw 1.5 " + mark + " ps 0.7 " + color + title);
       return;
     }
-    if (!line.spread.empty()) {
+    if (line.drawn == Drawn::kSteps) {
+      plot(from + " using 1:2 with steps lw 1.5 " + dashes + " " + color + title);
+      return;
+    }
+    if (interval) {
       plot(from + " using 1:3:4 with filledcurves fs transparent solid 0.2 noborder " + color +
            " notitle");
     }
-    plot(from +
-         fmt::format(" using 1:2 with {} lw 2 pt 7 ps 0.4 {} ",
-                     line.x.size() < 40 ? "linespoints" : "lines", dashes) +
-         color + title);
+    plot(from + " using 1:2 with " +
+         (line.x.size() < 40 ? "linespoints " + mark + " ps 0.6 " : std::string("lines ")) +
+         "lw 2 " + dashes + " " + color + title);
   }
 
   std::string path_, data_, script_, plots_;
@@ -177,21 +230,74 @@ class Script {
 
 }  // namespace
 
+std::optional<std::pair<double, double>> x_range(const Panel& panel) {
+  return range_of(panel, [](const Series& s, std::size_t i) { return std::vector{s.x[i]}; });
+}
+
+std::optional<std::pair<double, double>> y_range(const Panel& panel) {
+  return range_of(panel, [](const Series& s, std::size_t i) {
+    return s.low.empty() ? std::vector{s.y[i]} : std::vector{s.y[i], s.low[i], s.high[i]};
+  });
+}
+
+BinaryAxis binary_axis(double low, double high, AxisUnit unit) {
+  constexpr int kMostTicks = 9;
+  int first = static_cast<int>(std::ceil(std::log2(low) - 1e-9)),
+      last = static_cast<int>(std::floor(std::log2(high) + 1e-9));
+  if (last - first < 1) {  // too few to read a scale by
+    first = static_cast<int>(std::floor(std::log2(low) + 1e-9));
+    last = std::max(first + 1, static_cast<int>(std::ceil(std::log2(high) - 1e-9)));
+  }
+  BinaryAxis axis{.low = std::min(low, std::exp2(first)) / 1.15,
+                  .high = std::max(high, std::exp2(last)) * 1.15};
+  const int step = 1 + (last - first) / kMostTicks;
+  for (int e = first; e <= last; e += step) {
+    axis.ticks.emplace_back(std::exp2(e), tick_text(std::exp2(e), unit));
+  }
+  return axis;
+}
+
 std::string draw_figure(const std::string& path, const std::vector<Panel>& panels,
-                        const std::string& note, std::size_t most_columns) {
+                        const FigureOptions& options) {
   Script script(path);
-  script.begin(panels, note, most_columns);
+  script.begin(panels, options);
   for (const Panel& p : panels) {
     script.add(p);
   }
   script.write();
-  const int status = run({"gnuplot", path + ".gp"});
-  if (status == 0) {
-    return "";
+  for (const auto& [format, wanted] :
+       {std::pair{"svg", true}, {"png", options.png}, {"pdf", options.pdf}}) {
+    const int status =
+        wanted ? run({"gnuplot", "-e", fmt::format("format='{}'", format), path + ".gp"}) : 0;
+    if (status == 127) {
+      return "gnuplot is not installed (package gnuplot-nox); data and script are in " + path +
+             ".dat and .gp";
+    }
+    if (status != 0) {
+      return fmt::format("gnuplot failed with status {} on {}.gp", status, path);
+    }
   }
-  return status == 127 ? "gnuplot is not installed (package gnuplot-nox); data and script are in " +
-                             path + ".dat and .gp"
-                       : fmt::format("gnuplot failed with status {} on {}.gp", status, path);
+  return "";
+}
+
+std::string figure_csv(const std::vector<Panel>& panels) {
+  std::string out =
+      csv_line({"panel", "x_name", "y_name", "series", "kind", "x", "y", "low", "high", "source"});
+  const auto number = [](double v) { return std::isfinite(v) ? fmt::format("{}", v) : ""; };
+  for (const Panel& panel : panels) {
+    for (const Series& s : panel.series) {
+      for (std::size_t i = 0; i < s.x.size(); ++i) {
+        if (!std::isfinite(s.y[i])) {
+          continue;
+        }
+        out += csv_line({panel.title, panel.x_label, panel.y_label, s.label, s.kind, number(s.x[i]),
+                         number(s.y[i]), s.low.empty() ? "" : number(s.low[i]),
+                         s.high.empty() ? "" : number(s.high[i]),
+                         s.sources.empty() ? "" : s.sources[i].text});
+      }
+    }
+  }
+  return out;
 }
 
 }  // namespace ls::experiments

@@ -100,23 +100,33 @@ std::vector<std::vector<const RunResult*>> by_model(const std::vector<RunResult>
 
 /// Mean over seeds of what `collect` adds to samples by x.
 template <class Collect>
-Series series_of(const std::vector<const RunResult*>& seeds, std::size_t model, Collect collect) {
+Series series_of(const std::vector<const RunResult*>& seeds, const Style& style, Collect collect) {
   std::map<double, Sample> curve;
   for (const RunResult* r : seeds) {
     collect(*r, curve);
   }
-  Series line{.label = seeds[0]->model, .color = static_cast<int>(model)};
+  Series line{.label = seeds[0]->model, .style = style};
   for (const auto& [x, sample] : curve) {
     line.x.push_back(x);
     line.y.push_back(sample.mean());
-    line.spread.push_back(sample.spread());
+    line.low.push_back(sample.mean() - sample.spread());
+    line.high.push_back(sample.mean() + sample.spread());
   }
   const bool several =
       std::ranges::any_of(curve, [](const auto& point) { return point.second.values.size() > 1; });
   if (!several) {
-    line.spread.clear();
+    line.low.clear();
+    line.high.clear();
   }
   return line;
+}
+
+std::vector<Style> model_styles(const std::vector<std::vector<const RunResult*>>& models) {
+  std::vector<std::string> mixers;
+  for (const auto& seeds : models) {
+    mixers.push_back(seeds.front()->mixers());
+  }
+  return styles_of(mixers);
 }
 
 Panel panel_of(const std::string& title, const std::string& x, const std::string& metric) {
@@ -130,19 +140,22 @@ Panel panel_of(const std::string& title, const std::string& x, const std::string
 /// A column over training: a line through validations, a mark for a test at the end.
 Panel curve_panel(const std::vector<std::vector<const RunResult*>>& models, const Column& column) {
   Panel panel = panel_of(column.slice, "update", column.metric);
+  const std::vector<Style> styles = model_styles(models);
   bool lines = false, marks = false;
   for (std::size_t m = 0; m < models.size(); ++m) {
     const auto of_split = [&](bool test) {
-      return series_of(models[m], m, [&](const RunResult& r, std::map<double, Sample>& curve) {
-        for (const Evaluation& e : r.history) {
-          if ((e.split == data::Split::kTest) == test && column.value(e) != nullptr) {
-            column.add_to(curve[static_cast<double>(e.step)], e);
-          }
-        }
-      });
+      return series_of(
+          models[m], styles[m], [&](const RunResult& r, std::map<double, Sample>& curve) {
+            for (const Evaluation& e : r.history) {
+              if ((e.split == data::Split::kTest) == test && column.value(e) != nullptr) {
+                column.add_to(curve[static_cast<double>(e.step)], e);
+              }
+            }
+          });
     };
     Series line = of_split(false), mark = of_split(true);
-    mark.points = true;
+    mark.drawn = Drawn::kMarks;
+    mark.hollow = true;
     mark.label = line.x.empty() ? mark.label : "";
     lines |= !line.x.empty();
     marks |= !mark.x.empty();
@@ -170,6 +183,7 @@ std::string setting_text(const data::SliceSetting& setting) {
 std::vector<Panel> length_panels(const std::vector<RunResult>& results,
                                  const std::vector<std::vector<const RunResult*>>& models) {
   std::vector<Panel> panels;
+  const std::vector<Style> styles = model_styles(models);
   const std::vector<SliceResult> slices = slices_of(results);
   std::vector<data::SliceSetting> settings;
   for (const SliceResult& s : slices) {
@@ -189,10 +203,11 @@ std::vector<Panel> length_panels(const std::vector<RunResult>& results,
     Panel& panel = panels.emplace_back(panel_of(setting_text(setting), "length in tokens", metric));
     panel.title = panel.title.empty() ? "after training" : panel.title;
     panel.x_log = true;
+    panel.x_unit = AxisUnit::kTokens;
     panel.x_mark = static_cast<double>(results.front().train_length);
     for (std::size_t m = 0; m < models.size(); ++m) {
       panel.series.push_back(
-          series_of(models[m], m, [&](const RunResult& r, std::map<double, Sample>& curve) {
+          series_of(models[m], styles[m], [&](const RunResult& r, std::map<double, Sample>& curve) {
             for (const SliceResult& s :
                  r.history.empty() ? std::vector<SliceResult>() : r.history.back().slices) {
               if (s.setting == setting) {
@@ -210,15 +225,17 @@ std::vector<Panel> length_panels(const std::vector<RunResult>& results,
 std::vector<Panel> position_panels(const std::vector<RunResult>& results,
                                    const std::vector<std::vector<const RunResult*>>& models) {
   std::vector<Panel> panels;
+  const std::vector<Style> styles = model_styles(models);
   for (const SliceResult& slice : slices_of(results)) {
     for (const bool loss : {true, false}) {
       Panel& panel =
           panels.emplace_back(panel_of(slice.name, "tokens read", loss ? "loss" : "tok_acc"));
       panel.x_log = true;
+      panel.x_unit = AxisUnit::kTokens;
       panel.x_mark = static_cast<double>(results.front().train_length);
       for (std::size_t m = 0; m < models.size(); ++m) {
-        panel.series.push_back(
-            series_of(models[m], m, [&](const RunResult& r, std::map<double, Sample>& curve) {
+        panel.series.push_back(series_of(
+            models[m], styles[m], [&](const RunResult& r, std::map<double, Sample>& curve) {
               const SliceResult* s =
                   r.history.empty() ? nullptr : r.history.back().find(slice.name);
               for (const PositionRange& p :
@@ -252,7 +269,7 @@ std::string draw(const std::string& path, std::vector<Panel> panels, std::size_t
     log_warn(path + ".svg: " + note);
     panels.resize(kMostPanels);
   }
-  const std::string why = draw_figure(path, panels, note, most_columns);
+  const std::string why = draw_figure(path, panels, {.note = note, .most_columns = most_columns});
   if (!why.empty()) {
     log_warn("no figure: " + why);
     return "";
@@ -305,20 +322,27 @@ std::string results_table(const std::vector<RunResult>& results, int width) {
          (others.empty() ? "" : "also in result.json, and by position: " + others + "\n");
 }
 
-std::vector<std::string> results_figures(const std::vector<RunResult>& results,
-                                         const std::string& directory) {
-  const auto models = by_model(results);
-  std::vector<std::string> paths;
+std::vector<Panel> results_panels(const std::vector<RunResult>& results) {
   if (results.empty()) {
-    return paths;
+    return {};
   }
+  const auto models = by_model(results);
   std::vector<Panel> panels = length_panels(results, models);
   for (const Column& column : columns_of(results).shown) {
     panels.push_back(curve_panel(models, column));
   }
-  for (const std::string& path :
-       {draw(directory + "/figure", std::move(panels), 3),
-        draw(directory + "/positions", position_panels(results, models), 2)}) {
+  return panels;
+}
+
+std::vector<Panel> positions_panels(const std::vector<RunResult>& results) {
+  return results.empty() ? std::vector<Panel>() : position_panels(results, by_model(results));
+}
+
+std::vector<std::string> results_figures(const std::vector<RunResult>& results,
+                                         const std::string& directory) {
+  std::vector<std::string> paths;
+  for (const std::string& path : {draw(directory + "/figure", results_panels(results), 3),
+                                  draw(directory + "/positions", positions_panels(results), 2)}) {
     if (!path.empty()) {
       paths.push_back(path);
     }
@@ -327,8 +351,7 @@ std::vector<std::string> results_figures(const std::vector<RunResult>& results,
 }
 
 std::string positions_figure(const RunResult& result, const std::string& path) {
-  const std::vector<RunResult> results{result};
-  return draw(path, position_panels(results, by_model(results)), 2);
+  return draw(path, positions_panels({result}), 2);
 }
 
 }  // namespace ls::experiments

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "experiments/figure.h"
 #include "experiments/result.h"
 
 namespace ls::experiments {
@@ -12,10 +13,14 @@ namespace ls::experiments {
 /// Within `width` columns where that is not 0.
 std::string results_table(const std::vector<RunResult>& results, int width = 0);
 
-/// Draws DIRECTORY/figure.svg, the headline metric against length where slices differ in length
-/// only and every column of the table over training, and DIRECTORY/positions.svg, loss and accuracy
-/// by position. The paths of the figures that there are; a warning says why one is missing, and a
-/// figure what it leaves out.
+/// The headline metric against length where slices differ in length only, and every column of the
+/// table over training.
+std::vector<Panel> results_panels(const std::vector<RunResult>& results);
+/// Loss and accuracy by position.
+std::vector<Panel> positions_panels(const std::vector<RunResult>& results);
+
+/// Draws them as DIRECTORY/figure.svg and DIRECTORY/positions.svg. The paths of the figures that
+/// there are; a warning says why one is missing, and a figure what it leaves out.
 std::vector<std::string> results_figures(const std::vector<RunResult>& results,
                                          const std::string& directory);
 /// PATH.svg: loss and accuracy of the last evaluation by position. Its path, or "" as above.

@@ -1,5 +1,7 @@
 #include "experiments/result.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -151,6 +153,28 @@ void to_json(Json& j, const Evaluation& e) {
 void from_json(const Json& j, Evaluation& e) {
   e = {j.at("step"), parse_enum<data::Split>(j.at("split").get<std::string>()), {}};
   j.at("eval").get_to(e.slices);
+}
+
+std::string RunResult::mixers() const {
+  const Json j = Json::parse(config, nullptr, false);
+  const Json models = j.is_object() ? j.value("models", Json::array()) : Json::array();
+  for (const Json& m : models) {
+    if (models.size() > 1 && m.value("name", "") != model) {
+      continue;
+    }
+    std::vector<std::string> names;
+    for (const Json& layer : m.value("layers", Json::array())) {
+      const std::string name =
+          layer.is_object() ? layer.value("name", "") : layer.get<std::string>();
+      if (std::ranges::find(names, name) == names.end()) {
+        names.push_back(name);
+      }
+    }
+    if (!names.empty()) {
+      return fmt::format("{}", fmt::join(names, "+"));
+    }
+  }
+  return model;
 }
 
 std::string RunResult::json() const {

@@ -93,6 +93,8 @@ struct RunResult {
   Provenance provenance;
   std::string config;  ///< resolved, as JSON
 
+  /// Of the model, each named once with plus signs between; the model's name of a baseline.
+  std::string mixers() const;
   /// The text of result.json.
   std::string json() const;
   /// The inverse. @throws Error(Io) naming `path` when the text is something else

@@ -8,7 +8,8 @@ build=${LONGSCAN_BUILD:-$root/build}
 
 # Configured again when the options change or packages were installed or removed since.
 read -ra arguments <<<"${LONGSCAN_CMAKE_ARGS:-}"
-wanted="$root | ${arguments[*]-}"
+plotly=${XDG_CACHE_HOME:-$HOME/.cache}/longscan/plotly.min.js
+wanted="$root | ${arguments[*]-} | $(ls "$plotly" 2>/dev/null || true)"
 stamp=$build/.configured
 cpu="$(grep -m 1 '^flags' /proc/cpuinfo 2>/dev/null || uname -m)"
 fresh=()

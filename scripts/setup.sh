@@ -19,7 +19,8 @@ needed=(
   "nlohmann-json3-dev|-|metrics and results"
   "doctest-dev|-|tests"
 )
-if [ "${1:-}" = --checks ]; then
+checks=${1:-}
+if [ "$checks" = --checks ]; then
   needed+=("clang-format-14|clang-format-14|checks the format of the sources")
 fi
 optional=(
@@ -29,6 +30,35 @@ optional=(
   "ccache|ccache|rebuilds faster"
   "mold|mold|links faster"
 )
+if [ "$checks" = --checks ]; then
+  optional+=("python3|python3|drives the browser that reads a report"
+    "chromium|chromium|opens a report's page"
+    "fonts-dejavu-core|-|text of figures")
+fi
+
+# Plotly, which pages of `longscan report` hold: one file of a package of PyPI, checked by its hash.
+plotly_file=${XDG_CACHE_HOME:-$HOME/.cache}/longscan/plotly.min.js
+plotly_sum=6d21266ce1bd7d9e5ab4e115989c70c20de0382fd973a8f26ab58619eba4d603
+fetch_plotly() {
+  [ ! -e "$plotly_file" ] && [ ! -e "$build/.no-plotly" ] || return 0
+  local folder
+  folder=$(mktemp -d)
+  if python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+    --dest "$folder" plotly==5.24.1 >/dev/null 2>&1 &&
+    python3 -m zipfile -e "$folder"/plotly-*.whl "$folder" &&
+    (cd "$folder/plotly/package_data" && sha256sum --quiet -c <<<"$plotly_sum  plotly.min.js"); then
+    mkdir -p "$(dirname "$plotly_file")"
+    mv "$folder/plotly/package_data/plotly.min.js" "$plotly_file.$$"
+    mv "$plotly_file.$$" "$plotly_file"
+  else
+    echo "setup: Plotly cannot be had from PyPI with python3 -m pip; reports will show pictures." \
+      "Put plotly.min.js at $plotly_file, or set the CMake option LONGSCAN_PLOTLY to it."
+    mkdir -p "$build"
+    touch "$build/.no-plotly"  # not asked for again until the build folder is removed
+  fi
+  rm -rf "$folder"
+}
+fetch_plotly
 
 name() { echo "${1%%|*}"; }
 describe() {

@@ -4,13 +4,14 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "core/base/log.h"
 #include "core/base/parallel_for.h"
 #include "core/io/files.h"
 #include "experiments/commands/command.h"
 #include "experiments/progress.h"
+#include "experiments/report/panels.h"
 #include "experiments/stop.h"
 #include "experiments/sweep/estimate.h"
-#include "experiments/sweep/figures.h"
 #include "experiments/sweep/monitor.h"
 
 namespace ls::experiments {
@@ -153,6 +154,25 @@ void check_tests(const SweepPlan& plan, const SweepFolder& folder) {
   }
 }
 
+/// Draws DIRECTORY/figure.svg from its results; its path, or "" with a warning where it cannot be
+/// drawn, and where there is nothing to draw.
+std::string sweep_figure(const std::string& directory) {
+  constexpr std::size_t kMostPanels = 12;
+  std::vector<Panel> panels = sweep_panels(load_sweep(directory));
+  FigureOptions options;
+  if (panels.size() > kMostPanels) {
+    options.note = fmt::format("{} of {} panels are left out; longscan report has all",
+                               panels.size() - kMostPanels, panels.size());
+    panels.resize(kMostPanels);
+  }
+  const std::string path = directory + "/figure";
+  const std::string why = panels.empty() ? "" : draw_figure(path, panels, options);
+  if (!why.empty()) {
+    log_warn("no figure: " + why);
+  }
+  return panels.empty() || !why.empty() ? "" : path + ".svg";
+}
+
 /// Whether every cell has its rate and no reported run failed.
 bool all_well(const SweepPlan& plan, const SweepFolder& folder) {
   return std::ranges::all_of(plan.cells, [&](const SweepCell& cell) {
@@ -215,7 +235,7 @@ int Sweep::run(parallel::RankEnv& env) {
   folder.refresh();
   fmt::print("\n{}\ntable       {}/table.txt\nresults     {}/results.csv\n",
              write_results(plan, folder), folder.path(), folder.path());
-  const std::string figure = sweep_figure(plan, folder);
+  const std::string figure = sweep_figure(folder.path());
   fmt::print("{}", figure.empty() ? "" : fmt::format("figure      {}\n", figure));
   if (stopped != 0) {
     return 128 + stopped;

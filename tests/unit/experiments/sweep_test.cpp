@@ -9,8 +9,8 @@
 #include "core/io/files.h"
 #include "experiments/columns.h"
 #include "experiments/model_io.h"
+#include "experiments/report/panels.h"
 #include "experiments/sweep/choice.h"
-#include "experiments/sweep/figures.h"
 #include "experiments/sweep/match.h"
 #include "experiments/sweep/monitor.h"
 #include "experiments/sweep/results.h"
@@ -160,12 +160,15 @@ TEST_SUITE("unit") {
     const std::string table = sweep_table(p, found, 80);
     CHECK(table.find("0.800") != std::string::npos);
     CHECK(table.find("1.000") != std::string::npos);  // the published convention
-    const std::vector<Panel> panels = sweep_panels(p, found);
-    REQUIRE(panels.size() == 1);  // against the state; no axis has numbers
-    CHECK(panels[0].x_label == "bytes of state");
-    REQUIRE(panels[0].series.size() == 2);  // a line, and each seed as a point
-    CHECK(panels[0].series[0].x == std::vector<double>{640});
-    CHECK(panels[0].series[1].points);
+    found.replace("sweep.yaml", "");
+    found.replace("results.csv", results_csv(p, found));
+    const ReportGroup group = load_sweep(p.directory());
+    CHECK(group.runs.size() == 4);
+    const std::vector<ReportCell> cells = cells_of(group);
+    REQUIRE(cells.size() == 1);  // the reported seed at the chosen rate
+    CHECK(cells[0].runs.size() == 1);
+    CHECK(bytes_at(cells[0], 8) == 640);
+    CHECK(sweep_panels(group).empty());  // one size of state, and no axis has numbers
     for (const int columns : {40, 80}) {
       LeaseNote note{.name = std::string(100, 'n'), .step = 3, .steps = 4};
       for (const std::string& line : live_table(p, found, {note}, 75, columns)) {
