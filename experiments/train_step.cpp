@@ -52,7 +52,8 @@ TrainStep::TrainStep(const RunPart& part)
       most_under_way_(part.model->parameters().device().host_accessible() ? 0 : kAhead),
       first_(part),
       plan_{part.config.state.segments, part.config.state.reach()},
-      recordable_(part.config.graphs && most_under_way_ > 0 &&
+      // What reads backward is laid out by the host, for each batch anew.
+      recordable_(part.config.graphs && most_under_way_ > 0 && part.model->causal() &&
                   (part.comm.size() == 1 || (sums_on_stream(part) && !part.shards))) {
   if (part.comm.size() > 1) {
     grad_sync_.emplace(part.comm);

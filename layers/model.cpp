@@ -1,5 +1,6 @@
 #include "layers/model.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -135,11 +136,17 @@ Model::Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t 
     const ErrorContext context("building " + block->path + " (" + config.layers[i].name() + ")");
     const Scope scope = root.child(block->path);
     block->mixer_norm = Norm(scope.child("mixer_norm"), config.norm, d, config.norm_eps);
+    const std::string& kind = config.layers[i].name();
+    const auto same = [&](const Component<TokenMixer>& layer) { return layer.name() == kind; };
+    const auto first = config.layers.begin(), here = first + static_cast<std::ptrdiff_t>(i);
     block->mixer =
         config.layers[i].make(MixerArgs{.scope = scope.child("mixer"),
                                         .width = d,
                                         .layer = static_cast<Index>(i),
                                         .depth = static_cast<Index>(config.layers.size()),
+                                        .of_kind = std::count_if(first, here, same),
+                                        .kinds = std::count_if(first, config.layers.end(), same),
+                                        .kind = kind,
                                         .init_std = config.init_std,
                                         .norm_eps = config.norm_eps});
     block->channel =
@@ -160,6 +167,12 @@ Model::Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t 
   } else if (!config.tie_embeddings) {
     head_ = root.child("head").param("weight", {io.classes, d}, normal);
   }
+}
+
+bool Model::causal() const {
+  return std::ranges::all_of(config_.layers, [](const Component<TokenMixer>& layer) {
+    return TokenMixer::registry().traits(layer.name()).causal;
+  });
 }
 
 ag::Var Model::head_weight() const {

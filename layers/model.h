@@ -104,6 +104,8 @@ class Model {
   const ModelConfig& config() const { return config_; }
   const ModelInterface& interface() const { return io_; }
   DType dtype() const { return dtype_; }
+  /// No output depends on later inputs, by what its mixers say of themselves.
+  bool causal() const;
   std::string label() const { return model_label(config_); }
 
   /// Bytes of state per sequence after `tokens` tokens, from the buffers of a real forward pass.

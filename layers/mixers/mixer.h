@@ -20,6 +20,9 @@ struct MixerArgs {
   Index width = 0;  ///< of the residual stream
   Index layer = 0;  ///< its block, from 0
   Index depth = 1;  ///< blocks of the model
+  /// Among blocks with a mixer of this name: which one from 0, of how many, and the name.
+  Index of_kind = 0, kinds = 1;
+  std::string kind = {};
   double init_std = 0.02;
   double norm_eps = 1e-5;
 };
