@@ -138,13 +138,21 @@ void read_facts(const h5::File& file, CheckpointData& d) {
   d.log = read_text(file, "log");
 }
 
-void write_tensors(h5::File& file, const ag::ParameterSet& parameters, const CheckpointData& data) {
-  const auto& items = parameters.items();
-  for (std::size_t i = 0; i < items.size(); ++i) {
-    file.write("parameters/" + items[i].name, items[i].var.value());
-    for (std::size_t s = 0; s < data.optimizer_states.size(); ++s) {
-      file.write("optimizer/" + data.optimizer_states[s] + "/" + items[i].name,
-                 data.optimizer[i][s]);
+void write_tensors(h5::File& file, const ag::ParameterSet& parameters, const CheckpointData& data,
+                   const std::function<SavedBlock()>& next_block) {
+  std::vector<std::string> names;
+  std::vector<Tensor> values;
+  for (const ag::Parameter& p : parameters.items()) {
+    names.push_back(p.name);
+    values.push_back(next_block ? Tensor() : p.var.value());
+  }
+  for (std::size_t i = 0; i < names.size();) {
+    const SavedBlock block = next_block ? next_block() : SavedBlock{values, data.optimizer};
+    for (std::size_t k = 0; k < block.values.size(); ++k, ++i) {
+      file.write("parameters/" + names[i], block.values[k]);
+      for (std::size_t s = 0; s < data.optimizer_states.size(); ++s) {
+        file.write("optimizer/" + data.optimizer_states[s] + "/" + names[i], block.states[k][s]);
+      }
     }
   }
   if (data.carried) {
@@ -260,13 +268,13 @@ h5::File open_checkpoint(const std::string& path) {
 }  // namespace
 
 void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters,
-                     const CheckpointData& data) {
+                     const CheckpointData& data, const std::function<SavedBlock()>& next_block) {
   const ErrorContext context("saving checkpoint " + path);
   const std::string temporary = path + ".tmp";
   try {
     h5::File file = h5::File::create(temporary);
     write_facts(file, data);
-    write_tensors(file, parameters, data);
+    write_tensors(file, parameters, data, next_block);
     write_fit(file, data.fit);
     file.close();
     LS_CHECK(std::rename(temporary.c_str(), path.c_str()) == 0, kIo, "{} cannot be renamed: {}",

@@ -1,6 +1,7 @@
 #pragma once
 // Checkpoints: one HDF5 file with everything that a run needs to go on bit for bit.
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -43,10 +44,18 @@ struct CheckpointData {
 
 inline constexpr std::int64_t kCheckpointVersion = 2;
 
+/// Neighbouring parameters, and the optimizer's states of them.
+struct SavedBlock {
+  std::vector<Tensor> values;
+  std::vector<std::vector<Tensor>> states;  ///< by parameter, per state
+};
+
 /// Writes to a temporary file beside `path`, forces it to the disk, renames. @throws Error(Io); a
-/// file already at `path` is then untouched.
+/// file already at `path` is then untouched. `next_block`, where it is given, says the parameters
+/// in their order, piece by piece, and what data.optimizer would.
 void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters,
-                     const CheckpointData& data);
+                     const CheckpointData& data,
+                     const std::function<SavedBlock()>& next_block = {});
 
 /// Reads a checkpoint whole and verifies version, the checksum of the file, that every value is
 /// finite and that the optimizer's states have the shapes of their parameters, before anything is

@@ -163,7 +163,6 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
                                    const RunConfig& config, std::uint64_t seed, Communicator& comm,
                                    const std::function<bool()>& stop) {
   const ag::NoGrad no_grad;
-  const ag::Hold hold = model.parameters().hold_all();  // ranks run as many batches as they have
   const data::TaskInfo& info = task.info();
   const std::vector<data::Slice>& slices = task.slices(split);
   const data::Batcher batcher(task, {.split = split,
@@ -179,11 +178,12 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
       return std::nullopt;
     }
     const data::Batch batch = batcher.make(i);
-    if (batch.rows > 0) {
+    // Where ranks have shards, one without rows takes part in gathering blocks.
+    if (batch.rows > 0 || model.parameters().keeps_shards()) {
       const auto slice = static_cast<std::size_t>(batch.slice);
       layers::SeqOptions options = sequence_options(config.scan, batch);
-      options.incoming = batch.continues ? &carried : nullptr;
-      options.keep_states = slices[slice].carried;
+      options.incoming = batch.continues && batch.rows > 0 ? &carried : nullptr;
+      options.keep_states = slices[slice].carried && batch.rows > 0;
       if (!batch.continues) {
         read.assign(static_cast<std::size_t>(batch.rows), 0);
       }
@@ -191,8 +191,10 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
       Device& device = model.parameters().device();
       const ag::Var hidden = model.hidden(model_input(batch, device), seq);
       const layers::Model::Loss loss = model.loss(hidden, batch.labels.to(device));
-      tallies[slice].add(batch, info, loss.predicted, loss.per_token, read);
-      if (slices[slice].carried) {
+      if (batch.rows > 0) {
+        tallies[slice].add(batch, info, loss.predicted, loss.per_token, read);
+      }
+      if (options.keep_states) {
         carried = seq.outgoing().detached();
       }
     }

@@ -16,6 +16,7 @@
 #include "experiments/checkpoint.h"
 #include "experiments/model_io.h"
 #include "experiments/part.h"
+#include "experiments/saved_blocks.h"
 #include "optim/clip.h"
 #include "parallel/grad_sync.h"
 #include "parallel/shards.h"
@@ -108,46 +109,6 @@ layers::ModelState carried_of_all_ranks(const RunPart& part, const RunState& sta
     part.comm.all_gather(t.raw(), all.raw(), bytes, DType::kU8);
     return all;
   });
-}
-
-/// Every rank finds the same, since all hold the same parameters.
-void check_finite(const RunPart& part, const RunState& state,
-                  const std::vector<std::vector<Tensor>>& optimizer) {
-  const auto check = [&](const Tensor& t, const std::string& what) {
-    LS_CHECK(all_finite(t), kNumeric,
-             "update {} of model {}, seed {}, left a value that is not finite in {}; nothing was "
-             "saved, {}; lower lr, raise the warm-up or lower clip",
-             state.step, part.model->label(), part.seed, what, part.last_good_checkpoint());
-  };
-  const std::vector<std::string> names = part.optimizer->state_names();
-  for (std::size_t i = 0; i < optimizer.size(); ++i) {
-    const ag::Parameter& p = part.model->parameters().items()[i];
-    check(p.var.value(), "parameter " + p.name);
-    for (std::size_t k = 0; k < names.size(); ++k) {
-      check(optimizer[i][k], "the optimizer's " + names[k] + " of " + p.name);
-    }
-  }
-}
-
-/// States of whole parameters, put together of the shards of all ranks where there are such.
-std::vector<std::vector<Tensor>> whole_optimizer(const RunPart& part, const RunState& state) {
-  if (!part.shards) {
-    return state.optimizer;
-  }
-  const ag::ParameterSet& parameters = part.model->parameters();
-  const auto blocks = parameters.blocks();
-  std::vector<std::vector<Tensor>> whole(parameters.items().size());
-  for (std::size_t b = 0; b < blocks.size(); ++b) {
-    for (const Tensor& shard : state.optimizer_shards[b]) {
-      const FlatBuffer flat = parameters.flat_like(blocks[b]);
-      Tensor all = flat.whole();
-      part.shards->gather(shard, all);
-      for (std::size_t i = blocks[b].first; i < blocks[b].second; ++i) {
-        whole[i].push_back(flat.views()[i - blocks[b].first]);
-      }
-    }
-  }
-  return whole;
 }
 
 /// The newest that is whole, "" where there is none; damaged ones that are newer are renamed.
@@ -353,18 +314,11 @@ RunState::RunState(const RunPart& part) {
   }
 }
 
-static void save_as(const RunPart& part, const RunState& state, const std::string& path) {
-  const ag::Hold hold = part.model->parameters().hold_all();
-  const std::vector<std::vector<Tensor>> optimizer = whole_optimizer(part, state);
-  check_finite(part, state, optimizer);
+static void write_as(const RunPart& part, const RunState& state, SavedBlocks& blocks,
+                     std::optional<layers::ModelState> carried, const std::string& path) {
   CheckpointData d;
-  if (part.config.state.keeps() && state.step > 0) {
-    d.carried = carried_of_all_ranks(part, state);
-  }
+  d.carried = std::move(carried);
   d.fit = state.fit;
-  if (!part.writes()) {
-    return;
-  }
   d.step = state.step;
   d.seed = part.seed;
   d.seconds = state.train_seconds;
@@ -383,11 +337,36 @@ static void save_as(const RunPart& part, const RunState& state, const std::strin
     d.history += line + "\n";
   }
   d.optimizer_states = part.optimizer->state_names();
-  d.optimizer = optimizer;
   d.provenance = provenance(part.comm.size(), part.model->parameters().device());
   part.about_to_write();
   create_directories(part.checkpoints());
-  save_checkpoint(path, part.model->parameters(), d);
+  save_checkpoint(path, part.model->parameters(), d, [&] { return blocks.next(); });
+}
+
+static void save_as(const RunPart& part, const RunState& state, const std::string& path) {
+  SavedBlocks blocks(part, state);
+  blocks.check_finite([&](const std::string& what) {
+    return fmt::format(
+        "update {} of model {}, seed {}, left a value that is not finite in {}; nothing was saved, "
+        "{}; lower lr, raise the warm-up or lower clip",
+        state.step, part.model->label(), part.seed, what, part.last_good_checkpoint());
+  });
+  std::optional<layers::ModelState> carried;
+  if (part.config.state.keeps() && state.step > 0) {
+    carried = carried_of_all_ranks(part, state);
+  }
+  if (!part.writes()) {
+    if (!part.directory.empty()) {
+      blocks.skip();
+    }
+    return;
+  }
+  try {
+    write_as(part, state, blocks, std::move(carried), path);
+  } catch (...) {
+    blocks.skip();
+    throw;
+  }
 }
 
 void save_state(const RunPart& part, const RunState& state) {

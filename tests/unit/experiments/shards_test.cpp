@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <mutex>
 #include <numeric>
 
@@ -176,6 +177,66 @@ TEST_SUITE("unit") {
     }
   }
 
+  TEST_CASE("shards: a checkpoint is written block by block and is that of one rank") {
+    const Scratch s;
+    const std::string large =
+        "layers: [{repeat: 6, of: [{name: lstm}]}], width: 32, name: m, tie_embeddings: true";
+    const auto written = [&](int ranks, const std::string& shard) {
+      const std::string folder = fmt::format("{}/{}_{}", s.path, shard, ranks);
+      std::vector<ag::HeldBytes> bytes(static_cast<std::size_t>(ranks));
+      run_ranks(ranks, [&](Communicator& comm) {
+        const RunConfig config = config_of(s, large, "clip: 0\n", shard);
+        RunPart part(config, 0, 3, folder, comm);
+        RunState state(part);
+        state.step = 1;
+        for (auto& of_parameter : state.optimizer) {
+          for (Tensor& t : of_parameter) {
+            t.fill_(0.25);
+          }
+        }
+        save_state(part, state);
+        bytes[static_cast<std::size_t>(comm.rank())] = part.model->parameters().held_bytes();
+      });
+      for (const ag::HeldBytes& b : bytes) {
+        CHECK(b.most == 0);  // no block of the model was held
+      }
+      return load_checkpoint(checkpoint_path(folder + "/checkpoints", 1));
+    };
+    const LoadedCheckpoint want = written(1, "none");
+    const auto same = [](const Tensor& a, const Tensor& b) {
+      return a.to_vector<double>() == b.to_vector<double>();
+    };
+    for (const int ranks : {2, 3}) {
+      for (const char* const shard : {"optimizer", "parameters"}) {
+        const LoadedCheckpoint got = written(ranks, shard);
+        REQUIRE(got.parameters.size() == want.parameters.size());
+        for (std::size_t i = 0; i < got.parameters.size(); ++i) {
+          CHECK(got.parameters[i].first == want.parameters[i].first);
+          CHECK(same(got.parameters[i].second, want.parameters[i].second));
+          for (std::size_t k = 0; k < got.data.optimizer[i].size(); ++k) {
+            CHECK(same(got.data.optimizer[i][k], want.data.optimizer[i][k]));
+          }
+        }
+      }
+    }
+  }
+
+  TEST_CASE("shards: where the first rank cannot write, others do not wait") {
+    const Scratch s;
+    std::ofstream(s.path + "/in_the_way") << "a file";
+    const std::string folder = s.path + "/in_the_way/run";
+    std::vector<std::string> told(2);
+    run_ranks(2, [&](Communicator& comm) {
+      const RunConfig config = config_of(s, kModel, "clip: 0\n", "parameters");
+      RunPart part(config, 0, 3, folder, comm);
+      RunState state(part);
+      told[static_cast<std::size_t>(comm.rank())] = message([&] { save_state(part, state); });
+      comm.barrier();  // both are here
+    });
+    CHECK(!told[0].empty());
+    CHECK(told[1] == "nothing thrown");
+  }
+
   TEST_CASE("shards: the same bits on devices") {
     const Scratch s;
     for (const char* const shard : {"optimizer", "parameters"}) {
@@ -194,10 +255,9 @@ TEST_SUITE("unit") {
 
   TEST_CASE("shards: evaluations and a run to its end") {
     const Scratch s;
-    const std::string more = "eval: {every: 2}\nclip: 0\n";
-    const auto told = [&](const std::string& shard) {
+    const auto told = [&](const std::string& shard, const std::string& eval) {
       std::vector<std::string> all(3);
-      const RunConfig config = config_of(s, kModel, more, shard);
+      const RunConfig config = config_of(s, kModel, "eval: {" + eval + "}\nclip: 0\n", shard);
       run_ranks(3, [&](Communicator& comm) {
         Trainer t(config, 0, 3, "", comm);
         const RunResult r = t.run();
@@ -211,9 +271,26 @@ TEST_SUITE("unit") {
       });
       return all;
     };
-    const std::vector<std::string> whole = told("none");
-    CHECK(told("optimizer") == whole);
-    CHECK(told("parameters") == whole);
+    for (const char* const eval : {"every: 2", "every: 2, batch: 2"}) {  // ranks without rows
+      const std::vector<std::string> whole = told("none", eval);
+      CHECK(told("optimizer", eval) == whole);
+      CHECK(told("parameters", eval) == whole);
+    }
+  }
+
+  TEST_CASE("shards: an evaluation holds a block at a time") {
+    const Scratch s;
+    const RunConfig config = config_of(
+        s, "layers: [{repeat: 6, of: [{name: lstm}]}], width: 32, name: m", "", "parameters");
+    run_ranks(2, [&](Communicator& comm) {
+      Trainer t(config, 0, 3, "", comm);
+      CHECK(t.evaluate(data::Split::kValid).has_value());
+      const ag::HeldBytes bytes = t.model().parameters().held_bytes();
+      CHECK(bytes.whole == 0);
+      CHECK(bytes.most > 0);
+      CHECK(static_cast<double>(bytes.most) <
+            0.5 * static_cast<double>(t.model().parameters().count() * 4));
+    });
   }
 
   TEST_CASE("shards: ranks stop together and say why") {
