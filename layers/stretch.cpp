@@ -14,6 +14,8 @@ Stretch::Stretch(Index rows, Index tokens, StretchPlace place)
            "carried states have {} rows, the batch has {}", place_.seen.size(), rows);
   LS_CHECK(place_.begun.empty() || std::ssize(place_.begun) == rows, kShape,
            "{} rows of {} are said to have begun or not", place_.begun.size(), rows);
+  LS_CHECK(place_.left.empty() || std::ssize(place_.left) == rows, kShape,
+           "tokens behind the stretch are given for {} rows of {}", place_.left.size(), rows);
 }
 
 Stretch::Stretch(Index rows, Index tokens, StretchTensors tensors)
@@ -27,6 +29,7 @@ void Stretch::set_device(Device& device) {
              place_.device->describe(), device.describe());
     place_.device = &device;
     tensors_.reset();
+    turn_ = {};
   }
 }
 
@@ -118,26 +121,94 @@ const StretchTensors& Stretch::tensors() const {
 Stretch Stretch::piece(Index begin, Index end) const {
   LS_CHECK(0 <= begin && begin <= end && end <= tokens_, kShape, "tokens [{}, {}) of {}", begin,
            end, tokens_);
-  StretchPlace place{.first = first() + begin, .device = place_.device};
+  StretchPlace place{.first = first() + begin,
+                     .after = place_.after + tokens_ - end,
+                     .device = place_.device,
+                     .direction = place_.direction};
   if (begin == 0) {
     place.begun = place_.begun;
   }
   for (Index r = 0; r < rows_; ++r) {
-    Index before = seen(r) + begin;
+    Index before = seen(r) + begin, behind = tokens_ - end + left(r);
     std::vector<Index> inside;
     for (const Index s : starts(r)) {
       if (s < begin) {
         before = begin - s;
       } else if (s < end) {
         inside.push_back(s - begin);
+      } else {
+        behind = s - end;
+        break;
       }
     }
     place.seen.push_back(before);
+    place.left.push_back(behind);
     if (has_documents()) {
       place.documents.push_back(std::move(inside));
     }
   }
   return Stretch(rows_, end - begin, std::move(place));
+}
+
+Stretch Stretch::of_rows(Index begin, Index end) const {
+  LS_CHECK(!varies_, kInternal, "rows of a stretch that only its tensors tell");
+  LS_CHECK(0 <= begin && begin <= end && end <= rows_, kShape, "rows [{}, {}) of {}", begin, end,
+           rows_);
+  StretchPlace place = place_;
+  const auto keep = [&](auto& by_row) {
+    if (!by_row.empty()) {
+      by_row = {by_row.begin() + begin, by_row.begin() + end};
+    }
+  };
+  keep(place.documents);
+  keep(place.seen);
+  keep(place.left);
+  keep(place.begun);
+  return Stretch(end - begin, tokens_, std::move(place));
+}
+
+Stretch Stretch::turned() const {
+  LS_CHECK(!varies_, kUnsupported,
+           "a layer reads from the last token to the first in a step that is recorded for other "
+           "documents; set graphs: false");
+  StretchPlace place{
+      .first = place_.after,
+      .after = place_.first,
+      .device = place_.device,
+      .capacity = place_.capacity,
+      .direction = direction() == Direction::kForward ? Direction::kBackward : Direction::kForward};
+  for (Index r = 0; r < rows_; ++r) {
+    const std::span<const Index> begins = starts(r);
+    place.seen.push_back(left(r));
+    place.left.push_back(continues(r) ? seen(r) : 0);
+    if (!has_documents()) {
+      continue;
+    }
+    std::vector<Index>& turned = place.documents.emplace_back();
+    if (left(r) == 0 && tokens_ > 0) {  // its last document ends here, and others may come before
+      turned.push_back(0);
+    }
+    for (auto s = begins.rbegin(); s != begins.rend(); ++s) {
+      if (*s > 0) {
+        turned.push_back(tokens_ - *s);
+      }
+    }
+  }
+  return Stretch(rows_, tokens_, std::move(place));
+}
+
+const Tensor& Stretch::turn() const {
+  if (!turn_.defined()) {
+    std::vector<Index> of;
+    for (Index r = 0; r < rows_; ++r) {
+      for (Index t = tokens_; t-- > 0;) {
+        of.push_back(r * tokens_ + t);
+      }
+    }
+    turn_ = of.empty() ? Tensor::zeros({0}, DType::kI64, *place_.device)
+                       : Tensor::from(of).to(*place_.device);
+  }
+  return turn_;
 }
 
 }  // namespace ls::layers

@@ -14,15 +14,23 @@ namespace ls::layers {
 /// Without rows: no boundary inside the batch.
 using DocumentStarts = std::vector<std::vector<Index>>;
 
-/// Where a stretch stands.
+/// In which order scans read.
+enum class Direction : std::uint8_t { kForward, kBackward };
+
+/// Where a stretch stands, in the order in which scans read it.
 struct StretchPlace {
   DocumentStarts documents;  ///< empty: no boundary inside
   std::vector<Index> seen;   ///< by row: tokens of its document before the stretch; empty: none
+  std::vector<Index> left;   ///< by row: tokens of its last document behind it; empty: none
   /// By row: does it go on from the state that it is given? Empty: where there were such tokens.
   std::vector<bool> begun = {};
   Index first = 0;          ///< tokens of each row before the stretch, of other documents too
+  Index after = 0;          ///< the same behind it
   Device* device = &cpu();  ///< where the tensors lie that tell ops of it
   Index capacity = 0;       ///< documents that `offsets` have room for; 0: no more than there are
+  /// kBackward: token 0 is the last in time, what is said above is of that order, and of ranks the
+  /// last is the first.
+  Direction direction = Direction::kForward;
 };
 
 /// What ops are told of a stretch, i64. Without the last three every row goes on with a document
@@ -49,6 +57,7 @@ class Stretch {
   Index rows() const { return rows_; }
   Index tokens() const { return tokens_; }
   Index first() const { return place_.first; }
+  Direction direction() const { return place_.direction; }
   /// Only the tensors tell, now and later; nothing below that is not one may be asked.
   bool varies() const { return varies_; }
   bool has_documents() const { return !place_.documents.empty(); }
@@ -59,6 +68,8 @@ class Stretch {
   /// Does the row go on from the state that it is given, unless a document begins at its front?
   bool begun(Index row) const;
   const StretchPlace& place() const { return place_; }
+  /// Tokens of its last document that the row has behind the stretch.
+  Index left(Index row) const { return place_.left.empty() ? 0 : place_.left[row]; }
   /// Every row's document had at least so many tokens before.
   bool all_have_seen(Index tokens) const;
   /// Tokens of its last document that each row has had when the stretch is over.
@@ -71,6 +82,12 @@ class Stretch {
   const Tensor& positions() const { return tensors().positions; }
   /// Tokens [begin, end) of every row.
   Stretch piece(Index begin, Index end) const;
+  /// The same tokens of rows [begin, end).
+  Stretch of_rows(Index begin, Index end) const;
+  /// The same tokens read in the other direction, so that documents begin where they ended.
+  Stretch turned() const;
+  /// i64 [B*T]: by row of the turned tokens [B*T,...] the row that it is.
+  const Tensor& turn() const;
 
  private:
   StretchTensors lay_out() const;
@@ -80,6 +97,7 @@ class Stretch {
   StretchPlace place_;
   bool varies_ = false;
   mutable std::optional<StretchTensors> tensors_;
+  mutable Tensor turn_;
 };
 
 }  // namespace ls::layers

@@ -111,8 +111,16 @@ struct ScanInfo {
   std::vector<std::string> heads;
   /// The same of value columns: a state may be cut along them.
   std::vector<std::string> columns;
-  /// The output of log-sums by which outputs over parts of the keys are merged; empty: none.
+  /// The output of log-sums by which outputs over parts of the keys are merged; empty: none. The
+  /// op's backward pass takes outputs that are merged in place of its own: it then gives the part's
+  /// share of all gradients.
   std::string merged_by;
+  /// Of scans that merge: makes of the inputs of a stretch those of a run in which it sees the rows
+  /// `keys` (in the order of `states`) alone, `ahead` tokens before it, counted from the first row
+  /// to its first token; `own` where these are those of the stretch itself. Returns the attributes.
+  std::function<std::shared_ptr<ScanAttrs>(std::span<Tensor> in, const Tensors& keys, Index ahead,
+                                           bool own, const void* attrs)>
+      look_at;
 
   // Optional, of scans whose output `read_by` is what it would be from no state plus a product with
   // the one state: o_t += reads_t S.
@@ -241,8 +249,16 @@ class ScanBuilder {
     info_.columns = std::move(axes);
     return *this;
   }
-  ScanBuilder& merged_by(std::string output) {
+  ScanBuilder& merged_by(std::string output, Attrs (*look_at)(In&, const Tensors& keys, Index ahead,
+                                                              bool own, const Attrs&)) {
     info_.merged_by = std::move(output);
+    info_.look_at = [look_at](std::span<Tensor> in, const Tensors& keys, Index ahead, bool own,
+                              const void* attrs) -> std::shared_ptr<ScanAttrs> {
+      In members = ls::detail::gather_members<In>(std::span<const Tensor>(in));
+      auto made = std::make_shared<Attrs>(look_at(members, keys, ahead, own, typed(attrs)));
+      std::ranges::copy(ls::detail::spread_members<Tensor>(members), in.begin());
+      return made;
+    };
     return *this;
   }
   /// The transition of a stretch: its class, and its tensors made of the inputs.

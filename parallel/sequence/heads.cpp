@@ -5,28 +5,44 @@
 #include "autograd/tape.h"
 
 namespace ls::parallel {
-namespace {
 
 using ag::Var;
 
-int head_axis(const layers::ScanInfo& scan, const ArgSpec& arg) {
+int axis_of(const ArgSpec& arg, const std::vector<std::string>& symbols) {
   const auto axis = std::find_if(arg.axes.begin(), arg.axes.end(), [&](const Axis& a) {
-    return std::find(scan.heads.begin(), scan.heads.end(), a.text) != scan.heads.end();
+    return std::find(symbols.begin(), symbols.end(), a.text) != symbols.end();
   });
   return -static_cast<int>(arg.axes.end() - axis);
 }
 
-}  // namespace
-
 HeadParts::HeadParts(const layers::ScanInfo& scan, const Vars& inputs, int wanted) {
+  const bool turns = scan.kind == layers::FamilyKind::kRelay;
+  const auto of_head = [&](const ArgSpec& a) { return axis_of(a, scan.heads); };
+  const auto of_row = [](const ArgSpec& a) {  // states have entries N where documents do
+    const bool rows = !a.axes.empty() && (a.axes[0] == "B" || a.axes[0] == "N");
+    return rows ? -static_cast<int>(a.axes.size()) : 0;
+  };
+  if (cut(scan, inputs, wanted, of_head, true) && count_ > 1) {
+    return;
+  }
+  for (int parts = wanted > 1 && turns ? kMostTurns : wanted; parts > 1 && count_ == 1; --parts) {
+    by_rows_ = cut(scan, inputs, parts, of_row, false);
+  }
+}
+
+bool HeadParts::cut(const layers::ScanInfo& scan, const Vars& inputs, int wanted,
+                    const AxisOf& axis, bool fresh) {
+  in_.clear();
+  out_.clear();
   for (const ArgSpec& a : scan.op->in) {
-    in_.push_back(head_axis(scan, a));
+    in_.push_back(axis(a));
   }
   for (const layers::StatePort& port : scan.states) {
-    in_.push_back(in_[static_cast<std::size_t>(scan.op->input_index(port.input))]);
+    const auto given = static_cast<std::size_t>(scan.op->input_index(port.input));
+    in_.push_back(fresh ? in_[given] : 0);
   }
   for (const ArgSpec& a : scan.op->out) {
-    out_.push_back(head_axis(scan, a));
+    out_.push_back(axis(a));
   }
   bool falls = std::all_of(out_.begin(), out_.end(), [](int axis) { return axis < 0; });
   for (std::size_t i = 0; i < inputs.size() && falls; ++i) {
@@ -34,6 +50,12 @@ HeadParts::HeadParts(const layers::ScanInfo& scan, const Vars& inputs, int wante
     falls = n > 0 && n % wanted == 0;
   }
   count_ = falls ? wanted : 1;
+  return falls;
+}
+
+layers::Stretch HeadParts::stretch(const layers::Stretch& all, int part) const {
+  const Index n = by_rows_ ? all.rows() / count_ : 0;
+  return by_rows_ ? all.of_rows(part * n, (part + 1) * n) : all;
 }
 
 Tensor HeadParts::part_of(const Tensor& all, int axis, int part) const {

@@ -1,19 +1,27 @@
 #pragma once
-// A scan cut by its heads, which know nothing of one another: while what one part waits for is
-// under way, another is worked on.
+// A scan cut by its heads, or by its rows, which know nothing of one another: while what one part
+// waits for is under way, another is worked on.
+#include <functional>
+
 #include "autograd/var.h"
 #include "layers/scan/scan.h"
 #include "layers/seq_runner.h"
 
 namespace ls::parallel {
 
+/// Where an argument has one of these axes, counted from the end; 0: it has none.
+int axis_of(const ArgSpec& arg, const std::vector<std::string>& symbols);
+
 class HeadParts {
  public:
   using Vars = std::vector<ag::Var>;
-  /// `wanted` parts, or one where the scan declares no heads, or these do not fall into as many.
+  /// `wanted` parts of the heads; where the scan declares none, or these do not fall into as many,
+  /// of the rows; else one. Of scans without summaries, whose ranks take turns, rows are cut into
+  /// up to kMostTurns parts.
   HeadParts(const layers::ScanInfo& scan, const Vars& inputs, int wanted);
 
   int count() const { return count_; }
+  layers::Stretch stretch(const layers::Stretch& all, int part) const;
   /// The part of the op's inputs, and of a call.
   Vars inputs(const Vars& all, int part) const;
   /// `places`: where the op's outputs are wanted, those of all heads; or none.
@@ -30,10 +38,15 @@ class HeadParts {
                 const Tensor& place = {}) const;
 
  private:
+  static constexpr int kMostTurns = 4;
+  using AxisOf = std::function<int(const ArgSpec&)>;
+  bool cut(const layers::ScanInfo& scan, const Vars& inputs, int wanted, const AxisOf& axis,
+           bool fresh);
   Tensor part_of(const Tensor& all, int axis, int part) const;
 
   int count_ = 1;
-  std::vector<int> in_, out_;  ///< axis of the heads, counted from the end; 0: there is none
+  bool by_rows_ = false;
+  std::vector<int> in_, out_;  ///< axis that is cut, counted from the end; 0: there is none
 };
 
 }  // namespace ls::parallel

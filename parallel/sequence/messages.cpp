@@ -1,5 +1,6 @@
 #include "parallel/sequence/messages.h"
 
+#include <algorithm>
 #include <functional>
 #include <numeric>
 #include <utility>
@@ -59,7 +60,7 @@ struct PendingLists::State {
   State(const Tensors& list, std::size_t n, std::size_t senders, Device& on)
       : count(n),
         device(on),
-        own(header(list, n)),
+        own(header(list, std::max(n, list.size()))),
         sent(list),
         headers(senders * n * static_cast<std::size_t>(kFields)) {
     sent.pack();
@@ -125,6 +126,26 @@ PendingLists begin_gather(Communicator& comm, const Tensors& list, Device& devic
         const std::vector<Index> bytes = s.sizes();
         const Index all = std::accumulate(bytes.begin(), bytes.end(), Index{0});
         comm.all_gather(s.sent.data(), s.make_room(all), bytes, DType::kU8);
+      });
+}
+
+PendingLists begin_all_to_all(Communicator& comm, const std::vector<Tensors>& lists,
+                              Device& device) {
+  const std::size_t count = lists.front().size();
+  Tensors together;
+  std::vector<Index> bytes;
+  for (const Tensors& list : lists) {
+    together.insert(together.end(), list.begin(), list.end());
+    const std::vector<Index> own = header(list, count);
+    bytes.push_back(bytes_of(own.data(), count));
+  }
+  return ListMessage::begin(
+      comm, together, count, lists.size(), device, [&comm, bytes](ListMessage::State& s) {
+        comm.all_to_all(s.own.data(), s.headers.data(),
+                        std::ssize(s.own) / static_cast<Index>(comm.size()), DType::kI64);
+        const std::vector<Index> coming = s.sizes();
+        const Index all = std::accumulate(coming.begin(), coming.end(), Index{0});
+        comm.all_to_all(s.sent.data(), bytes, s.make_room(all), coming, DType::kU8);
       });
 }
 

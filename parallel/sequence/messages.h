@@ -34,6 +34,9 @@ class PendingLists {
 /// The lists of all ranks. Lists have equally many tensors, of any shapes and types; an undefined
 /// tensor stays undefined.
 PendingLists begin_gather(Communicator& comm, const Tensors& list, Device& device);
+/// `lists[r]` goes to rank r, the result has one of each. All have equally many tensors.
+PendingLists begin_all_to_all(Communicator& comm, const std::vector<Tensors>& lists,
+                              Device& device);
 /// `list` goes to rank `to`, the result came from rank `from`; kNoRank sends or gives nothing. All
 /// ranks know `count`, the number of tensors.
 PendingLists begin_exchange(Communicator& comm, const Tensors& list, int to, int from,

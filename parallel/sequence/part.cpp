@@ -79,6 +79,15 @@ Tensors Part::empty_states() const {
                                {.slot = call_.slot, .fresh = {}}));
 }
 
+std::vector<Shape> Part::state_shapes() const {
+  const Tensors none = scan_.identity(values(), attrs());
+  std::vector<Shape> shapes;
+  for (std::size_t p = 0; p < states(); ++p) {
+    shapes.push_back(none[p].shape());
+  }
+  return shapes;
+}
+
 Tensors Part::incoming() const {
   Tensors s;
   for (const Var& v : states_) {

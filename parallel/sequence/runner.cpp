@@ -1,8 +1,9 @@
 #include "parallel/sequence/runner.h"
 
-#include "autograd/tape.h"
-#include "core/comm/lists.h"
-#include "parallel/sequence/heads.h"
+#include <algorithm>
+#include <numeric>
+
+#include "core/base/log.h"
 #include "parallel/sequence/part.h"
 
 namespace ls::parallel {
@@ -12,303 +13,32 @@ Registry<const Strategy*>& strategy_registry() {
   return *registry;
 }
 
-namespace {
+bool has_fixed_states(const layers::ScanInfo& scan) {
+  return scan.kind == layers::FamilyKind::kFixed &&
+         scan.transition != &layers::transitions::kConcatenation;
+}
 
 using ag::Var;
 using layers::ScanInfo;
 using Vars = std::vector<Var>;
-
-/// While what one part of the heads waits for is under way, another is worked on.
-constexpr int kParts = 2;
-
-bool all_undefined(const Tensors& list) {
-  return std::none_of(list.begin(), list.end(), [](const Tensor& t) { return t.defined(); });
-}
-
-bool all_defined(const Tensors& list) {
-  return std::all_of(list.begin(), list.end(), [](const Tensor& t) { return t.defined(); });
-}
-
-/// `t` with rows of zeros before it on axis 1, so that it has the shape of `like`: rows of a cache
-/// that left the window have no gradient.
-Tensor padded(const Tensor& t, const Tensor& like) {
-  if (!like.defined() || t.shape() == like.shape()) {
-    return t;
-  }
-  Tensor out = Tensor::zeros(like.shape(), like.dtype(), like.device());
-  out.slice(1, like.size(1) - t.size(1), like.size(1)).copy_(t);
-  return out;
-}
-
-class Forward final : public RankScan {
- public:
-  Forward(Part& part, Communicator& comm)
-      : part_(part), first_(comm.rank() == 0), told_(part.has_fresh()) {
-    initial_ = part.given();
-    if (told_) {  // which rows have a past is what the first rank knows
-      given_ =
-          begin_broadcast(comm, first_ ? initial_ : Tensors(), 0, part.states(), part.device());
-    }
-  }
-  std::size_t states() const override { return part_.states(); }
-  Device& device() const override { return part_.device(); }
-  Tensors initial() override {
-    if (std::exchange(told_, false)) {
-      initial_ = given_.wait_one();
-    }
-    Tensors states = initial_;
-    if (!all_defined(states)) {
-      const Tensors none = part_.empty_states();
-      for (std::size_t p = 0; p < states.size(); ++p) {
-        states[p] = states[p].defined() ? states[p] : none[p];
-      }
-    }
-    return states;
-  }
-  Tensors summary() override { return part_.summary(); }
-  Tensors act(const Tensors& summary, const Tensors& states) override {
-    return part_.scan().act(summary, states, part_.attrs());
-  }
-  Tensors run(const Tensors& states) override { return part_.run(first_ ? nullptr : &states); }
-
- private:
-  Part& part_;
-  bool first_, told_;
-  Tensors initial_;
-  PendingLists given_;
-};
-
-/// States are gradients of states; a summary is that of the tokens, their incoming states where act
-/// is not affine, and the gradient of those as far as the rank's own outputs make it.
-class Backward final : public RankScan {
- public:
-  /// `last`, once `summed` is done: gradients of what goes out of the last rank.
-  Backward(Part& part, Tensors dout, Tensors last, Pending& summed)
-      : part_(part), dout_(std::move(dout)), last_(std::move(last)), summed_(summed) {}
-  std::size_t states() const override { return part_.states(); }
-  Device& device() const override { return part_.device(); }
-  Tensors initial() override {
-    summed_.wait();
-    return last_;
-  }
-  Tensors summary() override {
-    Tensors list = part_.summary();
-    if (!part_.scan().affine) {
-      const Tensors incoming = part_.incoming();
-      list.insert(list.end(), incoming.begin(), incoming.end());
-    }
-    for (Tensor& g : part_.of_outputs(dout_)) {
-      list.push_back(std::move(g));
-    }
-    return list;
-  }
-  Tensors act(const Tensors& list, const Tensors& dstates) override {
-    const auto own_from = list.end() - static_cast<std::ptrdiff_t>(states());
-    Tensors own(own_from, list.end());
-    if (all_undefined(dstates)) {
-      return own;
-    }
-    const auto states_from =
-        part_.scan().affine ? own_from : own_from - static_cast<std::ptrdiff_t>(states());
-    Tensors d = part_.scan().act_adjoint({list.begin(), states_from}, {states_from, own_from},
-                                         dstates, part_.attrs());
-    for (std::size_t p = 0; p < d.size(); ++p) {
-      d[p] = padded(d[p], own[p]).clone();
-      if (own[p].defined()) {
-        d[p].add_(own[p]);
-      }
-    }
-    return d;
-  }
-  Tensors run(const Tensors& dstates) override { return part_.derive(dout_, dstates); }
-
- private:
-  Part& part_;
-  Tensors dout_, last_;
-  Pending& summed_;
-};
-
-/// Begins the exchanges of all parts before it finishes the first; what each left.
-std::vector<Tensors> run_parts(const Strategy& strategy, Communicator& comm,
-                               std::span<const std::unique_ptr<RankScan>> parts) {
-  std::vector<std::unique_ptr<Exchange>> exchanges;
-  for (const std::unique_ptr<RankScan>& part : parts) {
-    exchanges.push_back(strategy.begin(*part, comm));
-  }
-  std::vector<Tensors> after;
-  for (const std::unique_ptr<Exchange>& exchange : exchanges) {
-    after.push_back(exchange->finish());
-  }
-  for (const std::unique_ptr<Exchange>& exchange : exchanges) {
-    exchange->settle();
-  }
-  return after;
-}
-
-class SplitNode final : public ag::NodeFn {
- public:
-  using Parts = std::vector<std::unique_ptr<Part>>;
-  SplitNode(HeadParts heads, Parts parts, const Strategy& strategy, Communicator& comm,
-            Tensors outgoing, std::vector<ShapeOf> inputs)
-      : heads_(std::move(heads)),
-        parts_(std::move(parts)),
-        strategy_(strategy),
-        comm_(comm),
-        outgoing_(std::move(outgoing)),
-        inputs_(std::move(inputs)) {}
-  std::string name() const override { return first().scan().op->name + " over ranks"; }
-  bool must_run() const override { return true; }
-  void backward(std::span<const Tensor> dout, const std::vector<bool>& wanted,
-                std::span<Tensor> din) override {
-    const Tensors last = of_last(dout);
-    Pending summed;
-    if (first().call().keep) {
-      summed = begin_all_reduce(comm_, last);
-    }
-    place_gradients(wanted, din);
-    std::vector<std::unique_ptr<RankScan>> scans;
-    for (int g = 0; g < heads_.count(); ++g) {
-      Tensors some, ends;
-      for (std::size_t i = 0; i < dout.size(); ++i) {
-        some.push_back(heads_.of_output(dout[i], i, g));
-      }
-      for (std::size_t p = 0; p < last.size(); ++p) {
-        ends.push_back(heads_.of_output(last[p], first().port_out(p), g));
-      }
-      scans.push_back(std::make_unique<Backward>(*parts_[static_cast<std::size_t>(g)],
-                                                 std::move(some), std::move(ends), summed));
-    }
-    const std::unique_ptr<Communicator> from_the_last = comm_.reversed();
-    run_parts(strategy_, *from_the_last, scans);
-    for (int g = 0; g < heads_.count(); ++g) {
-      collect(parts_[static_cast<std::size_t>(g)]->take_gradients(), g, din);
-    }
-  }
-
- private:
-  const Part& first() const { return *parts_.front(); }
-  /// This rank's gradients of outgoing states, to be summed over ranks.
-  Tensors of_last(std::span<const Tensor> dout) const {
-    Tensors last(first().states());
-    for (std::size_t p = 0; p < last.size() && first().call().keep; ++p) {
-      const Tensor& own = dout[first().port_out(p)];
-      last[p] = own.defined() ? own.clone()
-                              : Tensor::zeros(outgoing_[p].shape(), outgoing_[p].dtype(),
-                                              outgoing_[p].device());
-    }
-    return last;
-  }
-  /// One tensor for the gradient of an input, of which parts write slices.
-  void place_gradients(const std::vector<bool>& wanted, std::span<Tensor> din) {
-    for (std::size_t i = 0; i < din.size(); ++i) {
-      din[i] = wanted[i] && heads_.cuts_input(i)
-                   ? Tensor::empty(inputs_[i].shape(), inputs_[i].dtype(), first().device())
-                   : Tensor();
-    }
-    for (int g = 0; g < heads_.count() && heads_.count() > 1; ++g) {
-      Tensors places;
-      for (std::size_t i = 0; i < din.size(); ++i) {
-        places.push_back(heads_.of_input(din[i], i, g));
-      }
-      parts_[static_cast<std::size_t>(g)]->place_gradients(std::move(places));
-    }
-  }
-  /// Slices that lie elsewhere go to their places; shared inputs are summed.
-  void collect(const Tensors& some, int part, std::span<Tensor> din) const {
-    for (std::size_t i = 0; i < din.size(); ++i) {
-      if (heads_.cuts_input(i) && din[i].defined()) {
-        Tensor place = heads_.of_input(din[i], i, part);
-        if (!some[i].defined()) {
-          place.zero_();
-        } else if (!ag::same_elements(some[i], place)) {
-          place.copy_(some[i]);
-        }
-      } else if (some[i].defined()) {
-        din[i] = din[i].defined() ? din[i].add_(some[i]) : some[i];
-      }
-    }
-  }
-
-  HeadParts heads_;
-  Parts parts_;
-  const Strategy& strategy_;
-  Communicator& comm_;
-  Tensors outgoing_;
-  std::vector<ShapeOf> inputs_;
-};
-
-/// Tensors for outputs that kernels may write in slices; none of others.
-Tensors places_of(const ScanInfo& scan, const Vars& inputs,
-                  const std::shared_ptr<const void>& attrs) {
-  const OpInfo& op = *scan.op;
-  Tensors in;
-  for (const Var& v : inputs) {
-    in.push_back(value_of(v));
-  }
-  const auto strided = [&](std::size_t i) {
-    return std::any_of(op.kernels.begin(), op.kernels.end(),
-                       [i](const Kernel& k) { return k.out[i].strided_grad; });
-  };
-  Tensors places(op.out.size());
-  bool some = false;
-  for (std::size_t i = 0; i < places.size(); ++i) {
-    some = some || strided(i);
-  }
-  if (!some) {
-    return {};
-  }
-  const Launch whole = prepare_forward(op, in, attrs);
-  for (std::size_t i = 0; i < places.size(); ++i) {
-    places[i] = strided(i) ? whole.out[i] : Tensor();
-  }
-  return places;
-}
-
-/// Outputs of the parts as those of one scan.
-Tensors joined(const HeadParts& heads, const SplitNode::Parts& parts, const Tensors& places) {
-  Tensors out;
-  for (std::size_t i = 0; i < parts.front()->out().size(); ++i) {
-    Tensors some;
-    for (const std::unique_ptr<Part>& part : parts) {
-      some.push_back(value_of(part->out()[i]));
-    }
-    out.push_back(heads.joined(some, i, places.empty() ? Tensor() : places[i]));
-  }
-  return out;
-}
-
-/// What the last rank has of `after`, by part, on all: of one scan.
-Tensors of_last(Communicator& comm, const HeadParts& heads, const SplitNode::Parts& parts,
-                const std::vector<Tensors>& after) {
-  const Part& first = *parts.front();
-  const int last = comm.size() - 1;
-  std::vector<PendingLists> told;
-  for (const Tensors& states : after) {
-    told.push_back(begin_broadcast(comm, comm.rank() == last ? states : Tensors(), last,
-                                   first.states(), first.device()));
-  }
-  std::vector<Tensors> by_part;
-  for (PendingLists& list : told) {
-    by_part.push_back(list.wait_one());
-  }
-  Tensors all;
-  for (std::size_t p = 0; p < first.states(); ++p) {
-    Tensors some;
-    for (const Tensors& states : by_part) {
-      some.push_back(states[p]);
-    }
-    all.push_back(heads.joined(some, first.port_out(p)));
-  }
-  return all;
-}
-
-}  // namespace
 
 SplitRunner::SplitRunner(Communicator& comm, layers::SeqRunner& local, const std::string& strategy)
     : comm_(comm), local_(local), strategy_(strategy) {
   if (strategy != "auto") {
     strategy_registry().at(strategy);
   }
+}
+
+RankExtents SplitRunner::extents_of(const ScanInfo& scan, Index reach, Index tokens) {
+  RankExtents e{.fewest = tokens, .most = tokens, .total = tokens};
+  if (reach > 0 || scan.kind == layers::FamilyKind::kGrowing) {
+    std::vector<Index> all(static_cast<std::size_t>(comm_.size()));
+    comm_.all_gather(&tokens, all.data(), 1, DType::kI64);
+    e = {.fewest = *std::ranges::min_element(all),
+         .most = *std::ranges::max_element(all),
+         .total = std::accumulate(all.begin(), all.end(), Index{0})};
+  }
+  return e;
 }
 
 const Strategy& SplitRunner::choose(const ScanInfo& scan, const Vars& inputs, const void* attrs,
@@ -318,58 +48,82 @@ const Strategy& SplitRunner::choose(const ScanInfo& scan, const Vars& inputs, co
     in.push_back(value_of(v));
   }
   const Index reach = scan.reach ? scan.reach(in, attrs) : 0;
-  RankExtents extents;
-  if (reach > 0) {
-    extents.fewest = comm_.reduce_value(stretch.tokens() * updates, ReduceOp::kMin);
+  const RankExtents extents = extents_of(scan, reach, stretch.tokens() * updates);
+  if (strategy_ == "auto") {
+    return cheapest(scan, in, attrs, reach, extents);
   }
-  for (const char* const name : {"halo", "gather", "relay"}) {
-    const Strategy& s = *strategy_registry().at(strategy_ == "auto" ? name : strategy_);
-    if (s.serves(scan, reach, extents)) {
-      return s;
+  const Strategy& s = *strategy_registry().at(strategy_);
+  LS_CHECK(s.serves(scan, reach, extents), kUnsupported,
+           "strategy '{}' does not serve op {} over {} ranks (family {}, {}; fewest tokens of a "
+           "rank {}, reach {}); use auto or relay",
+           strategy_, scan.op->name, comm_.size(), scan.family, enum_name(scan.kind),
+           extents.fewest, reach);
+  return s;
+}
+
+const Strategy& SplitRunner::cheapest(const ScanInfo& scan, const Tensors& in, const void* attrs,
+                                      Index reach, const RankExtents& extents) {
+  // In this order where they cost the same. What sends tokens is for states that grow with them.
+  const bool grows = scan.kind == layers::FamilyKind::kGrowing;
+  const std::vector<std::string> names =
+      grows ? std::vector<std::string>{"gather", "all_to_all"}
+            : std::vector<std::string>{"halo", "gather", "tree", "all_scan", "ring"};
+  const auto key = std::tuple(&scan, token_bytes(scan, in), reach, extents.fewest >= reach,
+                              grows ? extents.most : 0, grows ? extents.total : 0);
+  if (const auto known = chosen_.find(key); known != chosen_.end()) {
+    return *known->second;
+  }
+  const Strategy* best = nullptr;
+  Payload least;
+  std::string name = "relay";
+  if (scan.kind != layers::FamilyKind::kRelay) {
+    const SplitSizes sizes =
+        split_sizes(scan, in, attrs, comm_.size(), extents.most, extents.total);
+    for (const std::string& n : names) {
+      const Strategy& s = *strategy_registry().at(n);
+      if (!s.serves(scan, reach, extents)) {
+        continue;
+      }
+      const Payload p = s.payload(sizes);
+      if (!best || p.cost() < least.cost()) {
+        best = &s;
+        least = p;
+        name = n;
+      }
     }
   }
-  LS_FAIL(
-      kUnsupported,
-      "strategy '{}' does not serve op {} over {} ranks (family {}, {}; fewest tokens of a rank "
-      "{}, reach {}); use auto or relay",
-      strategy_, scan.op->name, comm_.size(), scan.family, enum_name(scan.kind), extents.fewest,
-      reach);
+  if (!best) {
+    best = strategy_registry().at(name);
+  }
+  if (comm_.rank() == 0 && comm_.size() > 1) {
+    log(LogLevel::kDebug, "a scan is split over ranks",
+        {{"scan", scan.op->name},
+         {"ranks", std::to_string(comm_.size())},
+         {"strategy", name},
+         {"bytes sent", fmt::format("{:.0f}", least.sent)},
+         {"steps", fmt::format("{:.0f}", least.steps)}});
+  }
+  chosen_.emplace(key, best);
+  return *best;
+}
+
+std::shared_ptr<Communicator> SplitRunner::in_order(const layers::Stretch& stretch) {
+  if (stretch.direction() == layers::Direction::kBackward) {
+    return comm_.reversed();
+  }
+  return {std::shared_ptr<void>(), &comm_};  // the caller's
 }
 
 Vars SplitRunner::run(const ScanInfo& scan, Vars inputs, std::shared_ptr<const void> attrs,
                       const layers::Stretch& stretch, const layers::ScanCall& call) {
   const Strategy& strategy = choose(scan, inputs, attrs.get(), stretch, call.updates);
-  Vars all = inputs;
-  all.insert(all.end(), call.fresh.begin(), call.fresh.end());
-  const bool recorded = ag::Tape::records(all);
-  HeadParts heads(scan, inputs, comm_.size() > 1 ? kParts : 1);
-  const Tensors places = heads.count() > 1 ? places_of(scan, inputs, attrs) : Tensors();
-  SplitNode::Parts parts;
-  std::vector<std::unique_ptr<RankScan>> scans;
-  for (int g = 0; g < heads.count(); ++g) {
-    parts.push_back(std::make_unique<Part>(scan, heads.inputs(inputs, g), attrs, stretch,
-                                           heads.call(call, places, g), local_, recorded));
-    scans.push_back(std::make_unique<Forward>(*parts.back(), comm_));
-  }
-  const std::vector<Tensors> after = run_parts(strategy, comm_, scans);
-  Tensors out = joined(heads, parts, places), last(scan.states.size());
-  if (call.keep) {
-    last = of_last(comm_, heads, parts, after);
-  }
-  for (std::size_t p = 0; p < last.size(); ++p) {
-    out[parts.front()->port_out(p)] = last[p];
-  }
-  if (!recorded) {
-    return Vars(out.begin(), out.end());
-  }
-  Tensors values;
-  for (const Var& v : all) {
-    values.push_back(value_of(v));
-  }
-  return ag::Tape::current()->record(
-      std::make_unique<SplitNode>(std::move(heads), std::move(parts), strategy, comm_,
-                                  std::move(last), shapes_of(values)),
-      all, out);
+  return strategy.run({.scan = scan,
+                       .inputs = std::move(inputs),
+                       .attrs = std::move(attrs),
+                       .stretch = stretch,
+                       .call = call,
+                       .comm = in_order(stretch),
+                       .local = local_});
 }
 
 std::vector<Index> SplitRunner::seen_after(const layers::Stretch& stretch) {

@@ -1,7 +1,10 @@
 #pragma once
 // Scans whose sequence is split over the ranks of a group: rank r holds the tokens after those of
 // rank r - 1.
+#include <map>
+#include <memory>
 #include <string>
+#include <tuple>
 
 #include "layers/seq_runner.h"
 #include "parallel/sequence/strategy.h"
@@ -11,11 +14,13 @@ namespace ls::parallel {
 /// One tape node for each scan, which runs on every rank in both directions, whether or not its
 /// tokens or a gradient reached it. Incoming states are the same on all ranks and belong to the
 /// first; outgoing ones, when they are kept, are those of the last on all ranks, and their
-/// gradients are summed over ranks. Gradients of other inputs are this rank's share.
+/// gradients are summed over ranks. Gradients of other inputs are this rank's share. Of a stretch
+/// that is read backward all this holds with the ranks numbered from the last.
 class SplitRunner final : public layers::SeqRunner {
  public:
-  /// `strategy`: a name in strategy_registry(), or "auto": the first of halo, gather and relay that
-  /// serves. `local` runs each rank's tokens; both must outlive the runner.
+  /// `strategy`: a name in strategy_registry(), or "auto": by what they would send (Payload::cost),
+  /// relay where nothing else serves; LONGSCAN_LOG=debug says what it chose. `local` runs each
+  /// rank's tokens; both must outlive the runner.
   /// @throws Error(Config) for an unknown name
   SplitRunner(Communicator& comm, layers::SeqRunner& local, const std::string& strategy = "auto");
   /// @throws Error(Unsupported) where the strategy does not serve the scan
@@ -28,10 +33,19 @@ class SplitRunner final : public layers::SeqRunner {
  private:
   const Strategy& choose(const layers::ScanInfo& scan, const std::vector<ag::Var>& inputs,
                          const void* attrs, const layers::Stretch& stretch, Index updates);
+  const Strategy& cheapest(const layers::ScanInfo& scan, const Tensors& in, const void* attrs,
+                           Index reach, const RankExtents& extents);
+  /// Of the tokens of all ranks, where that matters for the scan: else of this rank's alone.
+  RankExtents extents_of(const layers::ScanInfo& scan, Index reach, Index tokens);
+  /// With the ranks numbered as the stretch is read.
+  std::shared_ptr<Communicator> in_order(const layers::Stretch& stretch);
 
   Communicator& comm_;
   layers::SeqRunner& local_;
   std::string strategy_;
+  /// What `auto` chose: by scan, bytes of a token, reach and, where they matter, tokens.
+  std::map<std::tuple<const layers::ScanInfo*, Index, Index, bool, Index, Index>, const Strategy*>
+      chosen_;
 };
 
 }  // namespace ls::parallel

@@ -81,12 +81,17 @@ class Cut {
   }
 
  private:
-  Index begin(int rank) const {
+  /// Which piece a rank has, in the order in which the stretch is read.
+  int place(int rank) const {
+    return stretch_.direction() == layers::Direction::kBackward ? ranks_ - 1 - rank : rank;
+  }
+  Index begin(int place) const {
     const Index n = ranks_;
-    return stretch_.tokens() * rank * (rank + 1) / (n * (n + 1));
+    return stretch_.tokens() * place * (place + 1) / (n * (n + 1));
   }
   Tensor piece(const Tensor& x, int rank) const {
-    return x.slice(1, begin(rank) * call_.updates, begin(rank + 1) * call_.updates).contiguous();
+    const int at = place(rank);
+    return x.slice(1, begin(at) * call_.updates, begin(at + 1) * call_.updates).contiguous();
   }
   Vars leaves(int rank) const {
     Vars in;
@@ -102,11 +107,14 @@ class Cut {
     layers::ScanCall call = call_;
     call.fresh.assign(fresh, in.end());
     return runner.run(scan_, Vars(in.begin(), fresh), attrs_,
-                      stretch_.piece(begin(rank), begin(rank + 1)), call);
+                      stretch_.piece(begin(place(rank)), begin(place(rank) + 1)), call);
   }
   /// Sequences end to end; others summed over ranks, or those of the first.
-  Tensors joined(const std::vector<Tensors>& parts, const std::vector<ArgSpec>& args,
-                 std::size_t count, bool summed) const {
+  Tensors joined(std::vector<Tensors> parts, const std::vector<ArgSpec>& args, std::size_t count,
+                 bool summed) const {
+    if (place(0) > 0) {
+      std::ranges::reverse(parts);
+    }
     Tensors all;
     for (std::size_t i = 0; i < count; ++i) {
       Vars pieces;

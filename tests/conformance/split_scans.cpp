@@ -1,6 +1,6 @@
 // Every registered scan, its sequence split over ranks (threads), gives the outputs and gradients
 // of one rank: with documents, several updates a token, carried and fresh states, empty ranks,
-// ranks without a gradient.
+// ranks without a gradient, read forward and backward.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -49,12 +49,26 @@ struct Called {
   Tensors out, din;
 };
 
+/// The tokens of x [B,nT,...] from the last to the first, n updates of each in their order.
+Tensor turned(const Tensor& x, Index n) {
+  Tensor out = Tensor::empty(x.shape(), x.dtype());
+  for (Index t = 0; t < x.size(1); t += n) {
+    out.slice(1, x.size(1) - t - n, x.size(1) - t).copy_(x.slice(1, t, t + n));
+  }
+  return out;
+}
+
 /// One scan case, on one rank and on several.
 class SplitCase {
  public:
   /// `updates`: tokens of the case for each token of the stretch; those left over are left out.
-  SplitCase(const ScanInfo& scan, const ScanCase& c, bool documents, Index updates)
-      : scan_(scan), op_(*scan.op), case_(c), rng_(11, "split/" + c.name), updates_(updates) {
+  SplitCase(const ScanInfo& scan, const ScanCase& c, bool documents, Index updates, bool backward)
+      : scan_(scan),
+        op_(*scan.op),
+        case_(c),
+        rng_(11, "split/" + c.name),
+        updates_(updates),
+        backward_(backward) {
     for (std::size_t i = 0; i < c.in.size(); ++i) {
       x_.push_back(c.in[i]);
       if (is_sequence(op_.in[i]) && c.in[i].defined()) {
@@ -66,7 +80,8 @@ class SplitCase {
     const StatePort& port = scan.states[0];
     const Tensor& s = x_[static_cast<std::size_t>(op_.input_index(port.input))];
     const bool cache = port.part == StatePart::kKeyValue;
-    place_.seen.assign(static_cast<std::size_t>(rows_), s.defined() ? (cache ? s.size(1) : 5) : 0);
+    (backward ? place_.left : place_.seen)
+        .assign(static_cast<std::size_t>(rows_), s.defined() ? (cache ? s.size(1) : 5) : 0);
     if (documents) {
       draw_documents();
     }
@@ -131,6 +146,14 @@ class SplitCase {
     std::sort(cuts.begin(), cuts.end());
     return cuts;
   }
+  /// Tokens [a, b) as the scan reads them, and back.
+  Tensor read(const Tensor& x, Index a, Index b) const {
+    const Tensor piece = tokens(x, a, b).contiguous();
+    return backward_ ? turned(piece, updates_) : piece;
+  }
+  Tensor in_time(const Tensor& x) const {
+    return backward_ && x.defined() ? turned(x, updates_) : x;
+  }
   /// Runs tokens [a, b) by `runner` and derives it; states out are dropped from `seeds` unless
   /// `last`.
   Called call(SeqRunner& runner, Index a, Index b, const Tensors& dout, const Tensors& fresh,
@@ -140,7 +163,7 @@ class SplitCase {
     for (std::size_t i = 0; i < x_.size(); ++i) {
       Tensor x = x_[i];
       if (x.defined() && is_sequence(op_.in[i])) {
-        x = tokens(x, a, b).contiguous();
+        x = read(x, a, b);
       }
       in.push_back(!x.defined()               ? ag::Var()
                    : op_.in[i].differentiable ? ag::Var::leaf(x)
@@ -150,24 +173,28 @@ class SplitCase {
     for (const Tensor& f : fresh) {
       how.fresh.push_back(f.defined() ? ag::Var::leaf(f) : ag::Var());
     }
+    const Stretch stretch = Stretch(rows_, tokens_, place_).piece(a, b);
     const Vars out =
-        runner.run(scan_, in, case_.attrs, Stretch(rows_, tokens_, place_).piece(a, b), how);
+        runner.run(scan_, in, case_.attrs, backward_ ? stretch.turned() : stretch, how);
     Tensors seeds;
     for (std::size_t i = 0; i < out.size(); ++i) {
       const bool sequence = is_sequence(op_.out[i]);
       seeds.push_back(!dout[i].defined() || silent || (!sequence && !states) ? Tensor()
-                      : sequence ? tokens(dout[i], a, b).contiguous()
-                                 : dout[i]);
+                      : sequence                                             ? read(dout[i], a, b)
+                                                                             : dout[i]);
     }
     tape.backward(out, seeds);
     Called c;
-    for (const ag::Var& v : out) {
-      c.out.push_back(v.defined() ? v.value() : Tensor());
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      const Tensor x = out[i].defined() ? out[i].value() : Tensor();
+      c.out.push_back(is_sequence(op_.out[i]) ? in_time(x) : x);
     }
-    for (const Vars* const list : {&in, &how.fresh}) {
-      for (const ag::Var& v : *list) {
-        c.din.push_back(v.defined() ? v.grad() : Tensor());
-      }
+    for (std::size_t i = 0; i < in.size(); ++i) {
+      const Tensor d = in[i].defined() ? in[i].grad() : Tensor();
+      c.din.push_back(is_sequence(op_.in[i]) ? in_time(d) : d);
+    }
+    for (const ag::Var& v : how.fresh) {
+      c.din.push_back(v.defined() ? v.grad() : Tensor());
     }
     return c;
   }
@@ -253,9 +280,68 @@ class SplitCase {
   const ScanCase& case_;
   Rng rng_;
   Index updates_, rows_ = 0, tokens_ = 0;
+  bool backward_;
   StretchPlace place_;
   Tensors x_, plain_, fresh_, cotangent_;
 };
+
+/// A gather that is wrong in one way.
+class WrongExchange final : public parallel::Exchange {
+ public:
+  enum class Fault : std::uint8_t { kSkipsNeighbor, kWrongOrder };
+  WrongExchange(parallel::RankScan& scan, Communicator& comm, Fault fault)
+      : scan_(scan),
+        rank_(static_cast<std::size_t>(comm.rank())),
+        fault_(fault),
+        all_(parallel::begin_gather(comm, scan.summary(), scan.device())) {}
+  Tensors finish() override {
+    const std::vector<Tensors> all = all_.wait();
+    Tensors state = scan_.initial();
+    for (std::size_t r = 0; r < rank_; ++r) {
+      const std::size_t of = fault_ == Fault::kWrongOrder ? rank_ - 1 - r : r;
+      if (fault_ != Fault::kSkipsNeighbor || r + 1 < rank_) {
+        state = scan_.act(all[of], state);
+      }
+    }
+    return scan_.run(state);
+  }
+
+ private:
+  parallel::RankScan& scan_;
+  std::size_t rank_;
+  Fault fault_;
+  parallel::PendingLists all_;
+};
+
+template <WrongExchange::Fault kFault>
+class Wrong : public parallel::HandingStrategy {
+ public:
+  bool serves(const ScanInfo& scan, Index, const parallel::RankExtents&) const override {
+    return parallel::has_fixed_states(scan);
+  }
+  parallel::Payload payload(const parallel::SplitSizes&) const override { return {}; }
+  std::unique_ptr<parallel::Exchange> begin(parallel::RankScan& scan,
+                                            Communicator& comm) const override {
+    return std::make_unique<WrongExchange>(scan, comm, kFault);
+  }
+};
+using WrongSkips = Wrong<WrongExchange::Fault::kSkipsNeighbor>;
+using WrongTurns = Wrong<WrongExchange::Fault::kWrongOrder>;
+LS_STRATEGY(WrongSkips, "wrong_skips_neighbor");
+LS_STRATEGY(WrongTurns, "wrong_order");
+
+/// On 1, 2 and 4 ranks, with and without silent ones; or on some of these.
+void check(SplitCase& split, const std::string& what, const std::string& strategy, bool few) {
+  for (const int ranks : {1, 2, 4}) {
+    for (const bool silent : {false, true}) {
+      if (!few || (ranks > 1 && !silent)) {
+        const std::string faults = split.differs(ranks, strategy, silent);
+        CHECK_MESSAGE(faults.empty(), what << ", " << ranks << " ranks, " << strategy
+                                           << (silent ? ", silent" : "") << ":" << faults);
+      }
+    }
+  }
+}
 
 }  // namespace
 
@@ -267,7 +353,8 @@ TEST_SUITE("conformance") {
         const std::vector<ScanCase> cases = (*scan_cases().find(name))();
         std::vector<std::string> strategies{"auto"};
         for (const std::string& s : parallel::strategy_registry().names()) {
-          if ((*parallel::strategy_registry().at(s)).serves(scan, 0, {})) {  // at any lengths
+          const bool right = !s.starts_with("wrong_");
+          if (right && parallel::strategy_registry().at(s)->serves(scan, 0, {})) {  // any lengths
             strategies.push_back(s);
           }
         }
@@ -276,24 +363,34 @@ TEST_SUITE("conformance") {
         for (const ScanCase& c : cases) {
           for (const Index n : updates) {
             for (const bool documents : {false, true}) {
-              SplitCase split(scan, c, documents, n);
-              for (const std::string& strategy : strategies) {
-                for (const int ranks : {1, 2, 4}) {
-                  for (const bool silent : {false, true}) {
-                    if (n > 1 && (ranks == 1 || silent)) {
-                      continue;
-                    }
-                    const std::string faults = split.differs(ranks, strategy, silent);
-                    CHECK_MESSAGE(faults.empty(), c.name << (documents ? ", documents" : "") << ", "
-                                                         << n << " updates, " << ranks << " ranks, "
-                                                         << strategy << (silent ? ", silent" : "")
-                                                         << ":" << faults);
-                  }
+              for (const bool backward : {false, true}) {
+                SplitCase split(scan, c, documents, n, backward);
+                const std::string what =
+                    fmt::format("{}{}{}, {} updates", c.name, documents ? ", documents" : "",
+                                backward ? ", backward" : "", n);
+                for (const std::string& strategy : strategies) {
+                  check(split, what, strategy, n > 1 || backward);
                 }
               }
             }
           }
         }
+      }
+    }
+  }
+
+  TEST_CASE("strategies that are wrong are caught") {
+    for (const char* const strategy : {"wrong_skips_neighbor", "wrong_order"}) {
+      for (const char* const name : {"decayed_linear", "delta_rule", "mlstm"}) {
+        CAPTURE(strategy);
+        CAPTURE(name);
+        const std::vector<ScanCase> cases = (*scan_cases().find(name))();
+        bool caught = false;
+        for (const ScanCase& c : cases) {
+          SplitCase split(*scan_registry().at(name), c, false, 1, false);
+          caught = caught || !split.differs(4, strategy, false).empty();
+        }
+        CHECK(caught);
       }
     }
   }

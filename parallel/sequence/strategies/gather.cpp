@@ -24,10 +24,14 @@ class Summaries final : public Exchange {
   PendingLists all_;
 };
 
-class Gather final : public Strategy {
+class Gather final : public HandingStrategy {
  public:
   bool serves(const layers::ScanInfo& scan, Index, const RankExtents&) const override {
     return scan.kind != layers::FamilyKind::kRelay;
+  }
+  Payload payload(const SplitSizes& s) const override {
+    const double all = static_cast<double>((s.ranks - 1) * (s.state + s.transition));
+    return {.sent = all, .path = all};
   }
   std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
     return std::make_unique<Summaries>(scan, comm);

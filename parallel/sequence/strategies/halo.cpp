@@ -23,10 +23,14 @@ class Neighbour final : public Exchange {
   PendingLists before_;
 };
 
-class Halo final : public Strategy {
+class Halo final : public HandingStrategy {
  public:
   bool serves(const layers::ScanInfo& scan, Index reach, const RankExtents& e) const override {
     return scan.kind != layers::FamilyKind::kRelay && reach > 0 && e.fewest >= reach;
+  }
+  Payload payload(const SplitSizes& s) const override {
+    const auto one = static_cast<double>(s.state + s.transition);
+    return {.sent = one, .path = one};
   }
   std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
     return std::make_unique<Neighbour>(scan, comm);

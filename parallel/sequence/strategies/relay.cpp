@@ -1,4 +1,5 @@
-// Ranks take turns: the state goes from each to the next. Serves every scan.
+// Ranks take turns: the state goes from each to the next. Serves every scan. Heads or rows are cut
+// into parts (HeadParts), and while a rank works on one the next works on the part before.
 #include "parallel/sequence/strategy.h"
 
 namespace ls::parallel {
@@ -6,14 +7,14 @@ namespace {
 
 class Turn final : public Exchange {
  public:
-  Turn(RankScan& scan, Communicator& comm) : scan_(scan), comm_(comm) {
-    if (comm.rank() > 0) {
-      before_ = begin_exchange(comm, {}, kNoRank, comm.rank() - 1, scan.states(), scan.device());
-    }
-  }
+  Turn(RankScan& scan, Communicator& comm) : scan_(scan), comm_(comm) {}
   Tensors finish() override {
     const int r = comm_.rank();
-    Tensors after = scan_.run(r == 0 ? scan_.initial() : before_.wait_one());
+    // Asked for now: messages go in order, and this part's must not wait for the next part's.
+    Tensors after = scan_.run(
+        r == 0
+            ? scan_.initial()
+            : begin_exchange(comm_, {}, kNoRank, r - 1, scan_.states(), scan_.device()).wait_one());
     if (r + 1 < comm_.size()) {
       sent_ = begin_exchange(comm_, after, r + 1, kNoRank, scan_.states(), scan_.device());
       sends_ = true;
@@ -30,12 +31,17 @@ class Turn final : public Exchange {
   RankScan& scan_;
   Communicator& comm_;
   bool sends_ = false;
-  PendingLists before_, sent_;
+  PendingLists sent_;
 };
 
-class Relay final : public Strategy {
+class Relay final : public HandingStrategy {
  public:
   bool serves(const layers::ScanInfo&, Index, const RankExtents&) const override { return true; }
+  /// Beside what it sends all ranks wait for all tokens before theirs, so it is the last resort.
+  Payload payload(const SplitSizes& s) const override {
+    const auto steps = static_cast<double>(s.ranks - 1), state = static_cast<double>(s.handed);
+    return {.sent = state, .path = steps * state, .steps = steps};
+  }
   std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
     return std::make_unique<Turn>(scan, comm);
   }

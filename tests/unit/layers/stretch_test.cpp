@@ -37,6 +37,42 @@ TEST_SUITE("unit") {
     CHECK(test::says(test::message([] { Stretch(2, 3, {.documents = {{0}}}); }), "1 rows of 2"));
   }
 
+  TEST_CASE("a stretch read backward: documents begin where they end") {
+    // Row 0: documents [-5,3), [3,7), [7,10); the last of row 1 goes on with 4 tokens behind.
+    const Stretch whole(
+        2, 10,
+        {.documents = {{3, 7}, {0, 4}}, .seen = {5, 2}, .left = {0, 4}, .first = 20, .after = 30});
+    const Stretch back = whole.turned();
+    CHECK(back.direction() == Direction::kBackward);
+    CHECK(back.first() == 30);
+    CHECK(starts(back, 0) == std::vector<Index>{0, 3, 7});
+    CHECK(starts(back, 1) == std::vector<Index>{6});
+    CHECK(back.seen(1) == 4);
+    CHECK(back.left(0) == 5);
+    CHECK(back.left(1) == 0);  // a document begins at its token 0
+    CHECK(back.positions().to_vector<Index>() ==
+          std::vector<Index>{0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3});
+    CHECK(whole.turn().to_vector<Index>() ==
+          std::vector<Index>{9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10});
+    const Stretch again = back.turned();
+    CHECK(again.direction() == Direction::kForward);
+    CHECK(again.positions().to_vector<Index>() == whole.positions().to_vector<Index>());
+    // Turned pieces are the pieces of the turned one, also where a document ends at a cut.
+    for (const Index cut : {Index{0}, Index{3}, Index{5}, Index{7}, Index{10}}) {
+      CAPTURE(cut);
+      const Stretch early = whole.piece(0, cut).turned(), late = whole.piece(cut, 10).turned();
+      const auto positions = [](const Stretch& s) { return s.positions().to_vector<Index>(); };
+      CHECK(positions(late) == positions(back.piece(0, 10 - cut)));
+      CHECK(positions(early) == positions(back.piece(10 - cut, 10)));
+      for (Index r = 0; r < 2; ++r) {
+        CHECK(starts(late, r) == starts(back.piece(0, 10 - cut), r));
+        CHECK(starts(early, r) == starts(back.piece(10 - cut, 10), r));
+      }
+    }
+    CHECK(Stretch(1, 4).turned().has_documents() == false);
+    CHECK(test::says(test::message([] { Stretch(2, 3, {.left = {0}}); }), "1 rows of 2"));
+  }
+
   TEST_CASE("two updates a token, in packed documents too") {
     test::Draw draw("two updates");
     constexpr Index kTokens = 7, kUpdates = 2, kStart = 3;  // of the second document

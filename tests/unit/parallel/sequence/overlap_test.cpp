@@ -11,6 +11,7 @@
 #include "core/comm/thread_comm.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/delta_rule/delta_rule.h"
+#include "core/ops/gru/gru.h"
 #include "parallel/sequence/runner.h"
 
 using namespace ls;
@@ -164,6 +165,30 @@ void check_events(const std::function<typename Op::template In<ag::Var>(Rng&)>& 
   });
 }
 
+/// Runs parts of a scan on two ranks whose events are one log. The first rank does not begin its
+/// second part before the other has begun its first.
+class TurnsRunner final : public layers::SeqRunner {
+ public:
+  TurnsRunner(Log& log, int rank) : log_(log), rank_(rank) {}
+  Vars run(const layers::ScanInfo& scan, Vars in, std::shared_ptr<const void> attrs,
+           const layers::Stretch& stretch, const layers::ScanCall& call) override {
+    if (stretch.tokens() > 0) {
+      if (rank_ == 0 && parts_ == 1) {
+        CHECK(log_.wait_for("1 begins", 1));
+      }
+      ++parts_;
+      log_.add(fmt::format("{} begins", rank_));
+    }
+    return local_.run(scan, std::move(in), std::move(attrs), stretch, call);
+  }
+  int parts() const { return parts_; }
+
+ private:
+  Log& log_;
+  int rank_, parts_ = 0;
+  layers::LocalRunner local_;
+};
+
 ag::Var uniform(Rng& rng, const Shape& shape, double low, double high) {
   Tensor x = Tensor::empty(shape, DType::kF64);
   for (Index i = 0; i < x.numel(); ++i) {
@@ -194,5 +219,22 @@ TEST_SUITE("unit") {
                                              .beta = uniform(rng, heads, 0, 1)};
         },
         false, {"issue", "issue", "arrive", "arrive"});
+  }
+
+  TEST_CASE(
+      "parallel/sequence: ranks that take turns work at the same time, on parts of the rows") {
+    Log log;
+    run_ranks(2, [&](Communicator& comm) {
+      Rng rng(4, "turns");
+      const Vars in = ls::detail::spread_members<ag::Var>(ops::Gru::In<ag::Var>{
+          .gx = uniform(rng, {4, 5, 12}, -1, 1), .r = uniform(rng, {1, 12, 4}, -1, 1)});
+      const auto attrs = std::make_shared<const ops::Gru::Attrs>();
+      TurnsRunner local(log, comm.rank());
+      parallel::SplitRunner runner(comm, local, "relay");
+      const ag::NoGrad no_grad;
+      runner.run(layers::scan_of(op_info<ops::Gru>(), attrs.get()), in, attrs,
+                 layers::Stretch(4, 5), {.slot = "scan", .keep = false, .fresh = {}});
+      CHECK(local.parts() == 4);
+    });
   }
 }

@@ -1,0 +1,70 @@
+// ZeCO (2507.01004): as a ring, the state in pieces: a rank hands one on while it receives the
+// next. After R + n steps all of R ranks have their n pieces, and each has sent and received one
+// state.
+#include "parallel/sequence/strategy.h"
+
+namespace ls::parallel {
+namespace {
+
+class Pipe final : public Exchange {
+ public:
+  Pipe(RankScan& scan, Communicator& comm) : scan_(scan), comm_(comm), summary_(scan.summary()) {}
+  Tensors finish() override {
+    const int r = comm_.rank(), n = scan_.pieces();
+    const bool first = r == 0, last = r + 1 == comm_.size();
+    const Tensors initial = first ? scan_.initial() : Tensors();
+    std::vector<Tensors> states;
+    Tensors leaves;  // what the piece before becomes behind this rank's tokens
+    for (int i = 0; i <= n; ++i) {
+      const bool sends = i > 0 && !last, receives = i < n && !first;
+      PendingLists message;
+      if (sends || receives) {
+        message = begin_exchange(comm_, sends ? leaves : Tensors(), sends ? r + 1 : kNoRank,
+                                 receives ? r - 1 : kNoRank, scan_.states(), scan_.device());
+      }
+      if (i == n) {
+        // The last piece is on its way while the tokens run.
+        const Tensors after = scan_.run(first ? initial : scan_.joined(states));
+        if (sends) {
+          message.wait();
+        }
+        return after;
+      }
+      Tensors come;
+      if (sends && !receives) {
+        message.wait();
+      } else if (receives) {
+        come = message.wait_one();
+      }
+      states.push_back(receives ? std::move(come) : scan_.piece(initial, i));
+      if (!last) {
+        leaves = scan_.act(scan_.piece(summary_, i), states.back());
+      }
+    }
+    return {};
+  }
+
+ private:
+  RankScan& scan_;
+  Communicator& comm_;
+  Tensors summary_;
+};
+
+class AllScan final : public HandingStrategy {
+ public:
+  bool serves(const layers::ScanInfo& scan, Index, const RankExtents&) const override {
+    return has_fixed_states(scan);
+  }
+  Payload payload(const SplitSizes& s) const override {
+    const auto state = static_cast<double>(s.state), n = static_cast<double>(s.pieces),
+               steps = static_cast<double>(s.ranks) - 2 + n;
+    return {.sent = state, .path = steps * state / n, .steps = steps};
+  }
+  std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
+    return std::make_unique<Pipe>(scan, comm);
+  }
+};
+LS_STRATEGY(AllScan, "all_scan");
+
+}  // namespace
+}  // namespace ls::parallel

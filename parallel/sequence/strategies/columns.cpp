@@ -1,0 +1,24 @@
+// Each rank runs all tokens of some columns of the values, and so of the state: for few and wide
+// heads. What all columns read (queries, keys, gates) goes to every rank.
+#include "parallel/sequence/redistribute.h"
+
+namespace ls::parallel {
+namespace {
+
+class Columns final : public Strategy {
+ public:
+  bool serves(const layers::ScanInfo& scan, Index, const RankExtents&) const override {
+    return falls_apart(scan, scan.columns);
+  }
+  Payload payload(const SplitSizes& s) const override {
+    return redistribution(s, s.in.columns, s.out.columns, s.column_units);
+  }
+  std::vector<ag::Var> run(SplitCall call) const override {
+    const std::vector<std::string>& columns = call.scan.columns;
+    return run_redistributed(std::move(call), columns);
+  }
+};
+LS_STRATEGY(Columns, "columns");
+
+}  // namespace
+}  // namespace ls::parallel

@@ -1,0 +1,59 @@
+// Summaries are joined in log2 R steps: at step d = 1, 2, 4, ... rank r hears from rank r - d what
+// the d ranks up to that one do, and then knows of 2 d. For many ranks and small transitions; what
+// a rank holds does not grow with the ranks.
+#include "parallel/sequence/strategy.h"
+
+namespace ls::parallel {
+namespace {
+
+class Steps final : public Exchange {
+ public:
+  Steps(RankScan& scan, Communicator& comm) : scan_(scan), comm_(comm), all_(scan.summary()) {}
+  Tensors finish() override {
+    const int r = comm_.rank(), n = comm_.size();
+    Tensors before;  // of all ranks before this one that were heard of
+    for (int d = 1; d < n; d *= 2) {
+      const int to = r + d < n ? r + d : kNoRank, from = r >= d ? r - d : kNoRank;
+      if (to == kNoRank && from == kNoRank) {
+        continue;
+      }
+      PendingLists message = begin_exchange(comm_, all_, to, from, all_.size(), scan_.device());
+      if (from == kNoRank) {
+        message.wait();
+        continue;
+      }
+      const Tensors earlier = message.wait_one();
+      before = before.empty() ? earlier : scan_.compose(earlier, before);
+      all_ = scan_.compose(earlier, all_);
+    }
+    const Tensors initial = scan_.initial();
+    return scan_.run(before.empty() ? initial : scan_.act(before, initial));
+  }
+
+ private:
+  RankScan& scan_;
+  Communicator& comm_;
+  Tensors all_;
+};
+
+class Tree final : public HandingStrategy {
+ public:
+  bool serves(const layers::ScanInfo& scan, Index, const RankExtents&) const override {
+    return has_fixed_states(scan);
+  }
+  Payload payload(const SplitSizes& s) const override {
+    double steps = 0;
+    for (Index d = 1; d < s.ranks; d *= 2) {
+      ++steps;
+    }
+    const double all = steps * static_cast<double>(s.state + s.transition);
+    return {.sent = all, .path = all, .steps = steps};
+  }
+  std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
+    return std::make_unique<Steps>(scan, comm);
+  }
+};
+LS_STRATEGY(Tree, "tree");
+
+}  // namespace
+}  // namespace ls::parallel

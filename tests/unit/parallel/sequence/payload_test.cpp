@@ -1,0 +1,208 @@
+// What strategies say that they send, against the bytes that go over a communicator; and what
+// `auto` makes of it.
+#include <doctest/doctest.h>
+
+#include <map>
+#include <mutex>
+
+#include "autograd/tape.h"
+#include "core/comm/thread_comm.h"
+#include "core/ops/attention/attention.h"
+#include "core/ops/decayed_linear/decayed_linear.h"
+#include "core/ops/delta_rule/delta_rule.h"
+#include "parallel/sequence/runner.h"
+#include "tests/support/draw.h"
+#include "tests/support/scan_laws.h"
+
+namespace ls::parallel {
+namespace {
+
+using layers::ScanInfo;
+
+/// Counts the bytes of tensors, which travel as bytes, that this rank sends to others; numbers,
+/// which are headers, are not counted.
+class Counting final : public Communicator {
+ public:
+  explicit Counting(Communicator& base) : base_(base) {}
+  int rank() const override { return base_.rank(); }
+  int size() const override { return base_.size(); }
+  std::string name() const override { return base_.name() + "/counted"; }
+  Index sent() const { return sent_; }
+
+ private:
+  void count(const CommCall& call, Index bytes) { sent_ += call.dtype == DType::kU8 ? bytes : 0; }
+  void do_all_reduce(const CommCall& c, void* data) override {
+    base_.all_reduce(data, c.n, c.dtype, c.op);
+  }
+  void do_reduce_scatter(const CommCall& c, const void* in, void* out) override {
+    base_.reduce_scatter(in, out, c.n, c.dtype, c.op);
+  }
+  void do_broadcast(const CommCall& c, void* data) override {
+    base_.broadcast(data, c.n, c.dtype, c.from);
+  }
+  void do_all_gather(const CommCall& c, const void* in, void* out,
+                     std::span<const Index> bytes) override {
+    count(c, bytes[static_cast<std::size_t>(rank())] * (size() - 1));
+    base_.all_gather(in, out, bytes, DType::kU8);
+  }
+  void do_all_to_all(const CommCall& c, const void* in, std::span<const Index> in_bytes, void* out,
+                     std::span<const Index> out_bytes) override {
+    for (int r = 0; r < size(); ++r) {
+      count(c, r == rank() ? 0 : in_bytes[static_cast<std::size_t>(r)]);
+    }
+    base_.all_to_all(in, in_bytes, out, out_bytes, DType::kU8);
+  }
+  void do_send_recv(const CommCall& c, const void* out, Index out_bytes, void* in,
+                    Index in_bytes) override {
+    count(c, out_bytes);
+    base_.send_recv(out, out_bytes, c.to, in, in_bytes, c.from, DType::kU8, c.tag);
+  }
+  void do_barrier(const CommCall&) override { base_.barrier(); }
+  std::unique_ptr<Communicator> do_split(std::span<const int>) override { return nullptr; }
+
+  Communicator& base_;
+  Index sent_ = 0;
+};
+
+constexpr int kRanks = 4;
+
+/// The most that a rank sends where each has as many tokens.
+Index sent(const ScanInfo& scan, const layers::Tensors& in, std::shared_ptr<const void> attrs,
+           const std::string& strategy, Index tokens, Index rows) {
+  Index most = 0;
+  std::mutex mutex;
+  run_ranks(kRanks, [&](Communicator& comm) {
+    Counting counted(comm);
+    layers::LocalRunner local;
+    SplitRunner runner(counted, local, strategy);
+    std::vector<ag::Var> own;
+    for (std::size_t i = 0; i < in.size(); ++i) {
+      const bool cut = in[i].defined() && layers::is_sequence(scan.op->in[i]);
+      own.emplace_back(
+          cut ? in[i].slice(1, comm.rank() * tokens, (comm.rank() + 1) * tokens).contiguous()
+              : in[i]);
+    }
+    const ag::NoGrad no_grad;
+    runner.run(scan, own, attrs,
+               layers::Stretch(rows, kRanks * tokens)
+                   .piece(comm.rank() * tokens, (comm.rank() + 1) * tokens),
+               {.slot = "scan", .keep = false, .fresh = {}});
+    const std::lock_guard lock(mutex);
+    most = std::max(most, counted.sent());
+  });
+  return most;
+}
+
+/// Does what is sent agree with the formulas, for every strategy that serves?
+int check(const ScanInfo& scan, const layers::Tensors& in, const std::shared_ptr<const void>& attrs,
+          const std::string& name) {
+  Index rows = 0, tokens = 0;
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    if (in[i].defined() && layers::is_sequence(scan.op->in[i])) {
+      rows = in[i].size(0);
+      tokens = in[i].size(1) / kRanks;
+    }
+  }
+  const Index reach = scan.reach ? scan.reach(in, attrs.get()) : 0;
+  const SplitSizes sizes = split_sizes(scan, in, attrs.get(), kRanks, tokens, kRanks * tokens);
+  int compared = 0;
+  for (const std::string& s : strategy_registry().names()) {
+    const Strategy& strategy = *strategy_registry().at(s);
+    const bool redistributes = s == "all_to_all" || s == "columns";
+    const Index units = s == "all_to_all" ? sizes.head_units : sizes.column_units;
+    // A window that ends within the next rank makes a ring shorter, shares that are not equal more.
+    if (tokens == 0 || s.starts_with("wrong_") ||
+        !strategy.serves(scan, reach, {.fewest = tokens, .most = tokens, .total = tokens}) ||
+        (redistributes && (units == 0 || units % kRanks > 0)) ||
+        (s == "ring_attention" && scan.reach)) {
+      continue;
+    }
+    CAPTURE(name);
+    CAPTURE(s);
+    const Index told = redistributes ? rows * 4 * 8 * (kRanks - 1) : 0;
+    CHECK(sent(scan, in, attrs, s, tokens, rows) - told ==
+          static_cast<Index>(strategy.payload(sizes).sent));
+    ++compared;
+  }
+  return compared;
+}
+
+}  // namespace
+
+TEST_SUITE("unit") {
+  TEST_CASE("strategies send what they say") {
+    std::map<std::string, int> compared;
+    for (const std::string& name : layers::scan_registry().names()) {
+      const ScanInfo& scan = *layers::scan_registry().at(name);
+      for (const test::ScanCase& c : (*test::scan_cases().find(name))()) {
+        layers::Tensors in = c.in;
+        for (const layers::StatePort& port : scan.states) {
+          layers::input_of(*scan.op, in, port.input) = Tensor();
+        }
+        compared[name] += check(scan, in, c.attrs, c.name);
+      }
+      CHECK(compared[name] > 0);
+    }
+  }
+
+  TEST_CASE("strategies send what they say: heads and columns of four shares") {
+    test::Draw draw("payload");
+    const Shape shape{2, 12, 4, 8};
+    const auto check_op = [&]<class Op>(const typename Op::template In<Tensor>& in, int least) {
+      const auto attrs = std::make_shared<const typename Op::Attrs>();
+      const ScanInfo& scan = layers::scan_of(op_info<Op>(), attrs.get());
+      CHECK(check(scan, ls::detail::spread_members<Tensor>(in), attrs, scan.op->name) >= least);
+    };
+    const Tensor q = draw.normal(shape), k = draw.normal(shape), v = draw.normal(shape);
+    check_op.operator()<ops::Attention>({.q = q, .k = k, .v = v}, 5);
+    check_op.operator()<ops::DecayedLinear>({.q = q, .k = k, .v = v}, 7);
+    check_op.operator()<ops::DeltaRule>(
+        {.q = q, .k = k, .v = v, .beta = draw.uniform({2, 12, 4}, 0, 1)}, 7);
+  }
+
+  TEST_CASE("payloads of fixed states do not grow with the tokens") {
+    test::Draw draw("payload and tokens");
+    const auto attrs = std::make_shared<const ops::DecayedLinear::Attrs>();
+    const ScanInfo& scan = layers::scan_of(op_info<ops::DecayedLinear>(), attrs.get());
+    std::map<std::string, std::vector<double>> sent;
+    for (const Index tokens : {Index{1} << 10, Index{1} << 14, Index{1} << 18}) {
+      const ops::DecayedLinear::In<Tensor> in{.q = draw.normal({1, 8, 4, 8}),
+                                              .k = draw.normal({1, 8, 4, 8}),
+                                              .v = draw.normal({1, 8, 4, 8})};
+      const SplitSizes sizes = split_sizes(scan, ls::detail::spread_members<Tensor>(in),
+                                           attrs.get(), kRanks, tokens / kRanks, tokens);
+      for (const char* const s : {"gather", "ring", "all_scan", "tree", "all_to_all"}) {
+        sent[s].push_back(strategy_registry().at(s)->payload(sizes).sent);
+      }
+    }
+    for (const char* const s : {"gather", "ring", "all_scan", "tree"}) {
+      CHECK(sent[s].front() == sent[s].back());
+    }
+    CHECK(sent["all_to_all"].back() == 256 * sent["all_to_all"].front());
+  }
+
+  TEST_CASE("auto: few messages for small states, pieces for large ones on many ranks") {
+    const auto cheapest = [](const SplitSizes& s) {
+      std::string best;
+      double least = 0;
+      for (const char* const name : {"gather", "tree", "all_scan", "ring"}) {
+        const double cost = strategy_registry().at(name)->payload(s).cost();
+        if (best.empty() || cost < least) {
+          best = name;
+          least = cost;
+        }
+      }
+      return best;
+    };
+    constexpr Index kLarge = Index{8} << 20;
+    const auto of = [](Index ranks, Index state, Index transition) {
+      return SplitSizes{
+          .ranks = ranks, .state = state, .transition = transition, .handed = state, .pieces = 8};
+    };
+    CHECK(cheapest(of(4, 1 << 10, 1 << 6)) == "gather");
+    CHECK(cheapest(of(64, 1 << 14, 1 << 8)) == "tree");
+    CHECK(cheapest(of(8, kLarge, kLarge)) == "all_scan");
+  }
+}
+
+}  // namespace ls::parallel
