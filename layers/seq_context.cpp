@@ -1,6 +1,7 @@
 #include "layers/seq_context.h"
 
 #include "autograd/functional.h"
+#include "core/ops/gather_rows/gather_rows.h"
 
 namespace ls::layers {
 namespace {
@@ -20,7 +21,7 @@ Stretch stretch_of(Index batch, Index tokens, const SeqOptions& o) {
   if (o.told) {
     return Stretch(batch, tokens, *o.told);
   }
-  StretchPlace place{.first = o.first};
+  StretchPlace place{.first = o.first, .after = o.after};
   if (o.documents) {
     place.documents = *o.documents;
   }
@@ -31,6 +32,9 @@ Stretch stretch_of(Index batch, Index tokens, const SeqOptions& o) {
   }
   if (o.begun) {
     place.begun = *o.begun;
+  }
+  if (o.left) {
+    place.left = *o.left;
   }
   return Stretch(batch, tokens, std::move(place));
 }
@@ -150,13 +154,47 @@ void SeqContext::keep(const std::string& path, StateSlot slot) {
   }
 }
 
+SeqContext::Backward::Backward(SeqContext& seq) : seq_(seq), kept_(seq.options_.keep_states) {
+  LS_CHECK(!seq.options_.incoming, kUnsupported,
+           "a layer reads from the last token to the first, so that no state of earlier tokens can "
+           "come in; such a model generates nothing and trains on whole documents, without carried "
+           "states");
+  if (!seq.turned_) {
+    seq.turned_ = seq.stretch_.turned();
+  }
+  std::swap(seq.stretch_, *seq.turned_);
+  seq.options_.keep_states = false;
+}
+SeqContext::Backward::~Backward() {
+  std::swap(seq_.stretch_, *seq_.turned_);
+  seq_.options_.keep_states = kept_;
+}
+
+ag::Var SeqContext::turned(const ag::Var& x) const {
+  const Shape shape = x.shape();
+  const Index rows = batch() * tokens();
+  LS_CHECK(shape.rank() > 1 && shape[0] == batch() && (rows == 0 || shape[1] % tokens() == 0),
+           kShape, "a sequence of shape {} is turned among {} rows of {} tokens", shape.str(),
+           batch(), tokens());
+  if (rows == 0) {
+    return x;
+  }
+  const ag::Var flat = ag::reshape(x, {rows, shape.numel() / rows});
+  return ag::reshape(
+      ag::call<ops::GatherRows>({.x = flat, .index = ag::Var(stretch_.turn())}, {}).y, shape);
+}
+
+std::string SeqContext::between_name(const std::string& name) const {
+  return (stretch_.direction() == Direction::kBackward ? "backward." : "") + name;
+}
+
 void SeqContext::hand_on(const std::string& name, const ag::Var& value) {
-  const bool fresh = handed_.emplace(name, value).second;
+  const bool fresh = handed_.emplace(between_name(name), value).second;
   LS_CHECK(fresh, kInternal, "two layers hand on a value named '{}'", name);
 }
 
 ag::Var SeqContext::handed(const std::string& name) const {
-  const auto it = handed_.find(name);
+  const auto it = handed_.find(between_name(name));
   return it == handed_.end() ? ag::Var() : it->second;
 }
 

@@ -2,6 +2,7 @@
 // What a mixer knows of the sequence: document boundaries, positions, carried states, form.
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,7 +26,10 @@ struct SeqOptions {
   const std::vector<Index>* seen = nullptr;
   /// By row: does it go on from `incoming`? Null: where tokens of its document came before.
   const std::vector<bool>* begun = nullptr;
+  /// The same behind it, of its last document, for layers that read backward. Null: none.
+  const std::vector<Index>* left = nullptr;
   Index first = 0;  ///< tokens of each row before this pass, of any document
+  Index after = 0;  ///< the same behind it
   /// In place of all that is said of documents and positions: tensors that tell it, of a pass that
   /// is recorded to be done again when they hold something else (Stretch::varies).
   const StretchTensors* told = nullptr;
@@ -43,7 +47,10 @@ class SeqContext {
   Index tokens() const { return stretch_.tokens(); }
   const Stretch& stretch() const { return stretch_; }
   /// Before scans run: where the tensors that tell them of positions and documents lie.
-  void set_device(Device& device) { stretch_.set_device(device); }
+  void set_device(Device& device) {
+    stretch_.set_device(device);
+    turned_.reset();
+  }
   /// What documents start from, [1,...] by slot, where the mixer does not say; it outlives this.
   void set_learned(const std::map<std::string, ag::Var>* states) { learned_ = states; }
   /// i64 [B,T]: index of each token within its document, carried tokens included.
@@ -71,7 +78,28 @@ class SeqContext {
   std::vector<ag::Var> scan(const OpInfo& op, const std::string& slot, std::vector<ag::Var> in,
                             const void* attrs);
 
-  // What layers of one pass tell each other besides the residual stream.
+  /// While alive, the context is that of the turned sequence: what runs on turned inputs reads from
+  /// the last token to the first, documents begin where they end, and of ranks the last is the
+  /// first. No state goes in or out.
+  ///   const SeqContext::Backward scope(seq);
+  ///   y = seq.turned(mixer.forward(seq.turned(x), seq));
+  class Backward {
+   public:
+    /// @throws Error(Unsupported) where states come in
+    explicit Backward(SeqContext& seq);
+    ~Backward();
+    Backward(const Backward&) = delete;
+    Backward& operator=(const Backward&) = delete;
+
+   private:
+    SeqContext& seq_;
+    bool kept_;
+  };
+  /// x [B,T,...] with the last token of each row first; twice is x.
+  ag::Var turned(const ag::Var& x) const;
+
+  // What layers of one pass tell each other besides the residual stream. Those that read backward
+  // tell each other alone.
 
   /// Hands a value on to later layers (the first layer's values, for value residuals).
   /// @throws Error(Internal) where one of this name was handed on already
@@ -127,9 +155,11 @@ class SeqContext {
   /// Tokens of the scan for each of the context.
   Index updates_of(const OpInfo& op, const std::vector<ag::Var>& in) const;
   void keep(const std::string& path, StateSlot slot);
+  std::string between_name(const std::string& name) const;
 
   SeqOptions options_;
   Stretch stretch_;
+  std::optional<Stretch> turned_;  // read the other way, once that was asked for
   LocalRunner local_;
   std::string path_;
   std::map<std::string, ag::Var> handed_;

@@ -65,19 +65,18 @@ class SeesAhead final : public OneHead {
 };
 LS_REGISTER(TokenMixer, SeesAhead, "wrong_sees_ahead", "attention without the causal mask");
 
-/// The same, and says so.
+/// From the last token to the first, and says so.
 class LooksAhead final : public OneHead {
  public:
   static constexpr MixerTraits kTraits{.causal = false};
   using OneHead::OneHead;
   ag::Var forward(const ag::Var& x, SeqContext& seq) override {
-    const auto [q, k, v] = heads(x);
-    ops::Attention::Attrs attrs;
-    attrs.causal = false;
-    return joined(seq.scan<ops::Attention>("kv", {.q = q, .k = k, .v = v}, attrs).o);
+    const SeqContext::Backward scope(seq);
+    const auto [q, k, v] = heads(seq.turned(x));
+    return seq.turned(joined(seq.scan<ops::Attention>("kv", {.q = q, .k = k, .v = v}).o));
   }
 };
-LS_REGISTER(TokenMixer, LooksAhead, "wrong_only_if_causal", "attention in both directions");
+LS_REGISTER(TokenMixer, LooksAhead, "wrong_only_if_causal", "attention to what follows");
 
 /// Says so, and does not.
 class LooksBack final : public OneHead {

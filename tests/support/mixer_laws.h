@@ -31,7 +31,8 @@ std::vector<std::string> right_mixers();
 /// starting with the law's name; empty when nothing is. Outputs are logits; gradients are those of
 /// all parameters and of the incoming states, for random cotangents of outputs and outgoing states.
 /// No token stands twice, so the embedding's gradient is that of each token. Laws:
-/// Of a mixer whose traits say that it is not causal: that, recompute and derivative.
+/// Of a mixer whose traits say that it is not causal: that, ranks, packed, recompute, remake and
+/// derivative, without carried states.
 ///   causal      a change at token t leaves what was before bit for bit, and the other row; outputs
 ///               up to t have no gradient at later tokens, bit for bit; but t itself matters
 ///   split       pieces with carried states = whole: outputs, states, gradients through the states;

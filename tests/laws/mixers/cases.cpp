@@ -62,14 +62,45 @@ class Others final : public FieldVisitor {
   }
 };
 
-/// Defaults are made for wide models.
-void shrink(ModelConfig& c) {
-  for (auto& layer : c.layers) {
-    for (const auto& [field, value] : TokenMixer::registry().traits(layer.name()).small) {
-      SetWhole set(field, value);
-      layer.config().visit(set);
+/// Mixers that a mixer is made of.
+class Inner final : public FieldVisitor {
+ public:
+  explicit Inner(const AnyComponent& mixer) { mixer.config().visit(*this); }
+  std::vector<AnyComponent*> mixers;
+
+ private:
+  void field(std::string_view, const Value& v, const FieldOptions&) override {
+    auto* const part = v.as<AnyComponent>();
+    if (part != nullptr && &part->catalog() == &TokenMixer::registry()) {
+      mixers.push_back(part);
     }
   }
+};
+
+/// Defaults are made for wide models.
+void shrink(const AnyComponent& mixer) {
+  for (const auto& [field, value] : TokenMixer::registry().traits(mixer.name()).small) {
+    SetWhole set(field, value);
+    mixer.config().visit(set);
+  }
+  for (const AnyComponent* const inner : Inner(mixer).mixers) {
+    shrink(*inner);
+  }
+}
+void shrink(ModelConfig& c) {
+  for (const auto& layer : c.layers) {
+    shrink(layer);
+  }
+}
+
+layers::MixerTraits traits_of(const AnyComponent& mixer) {
+  layers::MixerTraits all = TokenMixer::registry().traits(mixer.name());
+  for (const AnyComponent* const inner : Inner(mixer).mixers) {
+    const layers::MixerTraits own = traits_of(*inner);
+    all.learns_within = std::max(all.learns_within, own.learns_within);
+    all.width = std::max(all.width, own.width);
+  }
+  return all;
 }
 
 }  // namespace
@@ -78,7 +109,7 @@ layers::MixerTraits traits_of(const MixerCase& c) {
   layers::MixerTraits all;
   all.learns_within = 0;
   for (const auto& layer : c.config.layers) {
-    const layers::MixerTraits own = TokenMixer::registry().traits(layer.name());
+    const layers::MixerTraits own = traits_of(layer);
     all.causal &= own.causal;
     all.learns_within = std::max(all.learns_within, own.learns_within);
     all.width = std::max(all.width, own.width);
@@ -171,9 +202,18 @@ std::vector<MixerCase> mixer_cases() {
   for (const auto& [name, layer] : picked) {
     cases.push_back(mixer_case(name, "layers: [" + layer + "]"));
   }
-  // All mixers, some in a row: rounding grows with each layer.
+  // All causal mixers, some in a row (rounding grows with each layer), and each in both directions.
   constexpr std::size_t kInARow = 5;
-  const std::vector<std::string> names = right_mixers();
+  std::vector<std::string> names;
+  for (const std::string& name : right_mixers()) {
+    if (TokenMixer::registry().traits(name).causal) {
+      names.push_back(name);
+      MixerCase both =
+          mixer_case(name + ", both ways", "layers: [{name: bidirectional, of: " + name + "}]");
+      shrink(both.config);
+      cases.push_back(std::move(both));
+    }
+  }
   for (std::size_t first = 0; first < names.size(); first += kInARow) {
     const std::size_t last = std::min(first + kInARow, names.size());
     std::string row;
@@ -203,6 +243,17 @@ std::vector<MixerCase> mixer_cases() {
                               "decay_rank: 5}}], channel: rwkv6, norm: layer_norm}");
   rwkv.config.init_std = 0.1;
   cases.push_back(std::move(rwkv));
+  for (const std::string bound : {"learned", "learned_fla"}) {
+    MixerCase rising = mixer_case(
+        "hgrn2, three layers, bounds " + bound,
+        "layers: [{repeat: 3, of: {name: hgrn2, head_dim: 4, bound: " + bound + "}}, gla]");
+    shrink(rising.config);
+    cases.push_back(std::move(rising));
+  }
+  MixerCase both = mixer_case("hgrn2, learned bounds, both ways",
+                              "layers: [{repeat: 2, of: {name: bidirectional, of: {name: hgrn2, "
+                              "head_dim: 4, bound: learned}}}]");
+  cases.push_back(std::move(both));
   MixerCase pattern =
       mixer_case("three to one, twice",
                  "layers: [{repeat: 2, of: [{repeat: 3, of: gated_deltanet}, attention]}]");

@@ -76,7 +76,7 @@ std::vector<std::string> Checker::run() {
     return faults_;
   }
   law("history", [&] {
-    {
+    if (traits_of(case_).causal) {
       const ag::NoGrad no_grad;
       SeqContext seq(kRows, kHistory, {.keep_states = true});
       model_->hidden({history_ids(), {}}, seq);
@@ -95,6 +95,8 @@ std::vector<std::string> Checker::run() {
   }
   if (!traits_of(case_).causal) {
     law("causal", [&] { sees_ahead(); });
+    law("ranks", [&] { ranks(); });
+    law("packed", [&] { packed(); });
     law("recompute", [&] { recompute(); });
     law("remake", [&] { remake(); });
     if (dtype_ == "f64") {
@@ -157,6 +159,7 @@ Run Checker::pass(Model& m, const Tensor& tokens, const ModelState* incoming, co
                                          .documents = way.documents,
                                          .incoming = states.empty() ? nullptr : &states.back(),
                                          .seen = way.seen,
+                                         .left = way.left,
                                          .keep_states = way.keep_states,
                                          .runner = way.runner});
     outs.push_back(m.logits(m.hidden({piece, {}}, seq)));

@@ -59,7 +59,7 @@ struct Way {
   bool state_cotangents = true;  // gradients arrive at the outgoing states
   bool keep_states = true;
   const DocumentStarts* documents = nullptr;
-  const std::vector<Index>* seen = nullptr;
+  const std::vector<Index>*seen = nullptr, *left = nullptr;
   layers::SeqRunner* runner = nullptr;
 };
 
@@ -113,7 +113,7 @@ class Checker {
   std::string dtype_;
   double roundings_, tolerance_;
   std::unique_ptr<Model> model_;
-  ModelState history_;
+  ModelState history_;  // of mixers that are not causal: none
   Run from_zero_, whole_;
   std::vector<std::string> faults_;
 };

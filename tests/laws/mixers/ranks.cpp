@@ -52,9 +52,10 @@ void Checker::ranks(const std::string& law, const DocumentStarts& documents, boo
     const Index a = kCuts[r], b = kCuts[r + 1];
     const layers::Stretch mine = all.piece(a, b);
     const DocumentStarts starts = starts_of(mine);
-    std::vector<Index> seen;
+    std::vector<Index> seen, left;
     for (Index row = 0; row < kRows; ++row) {
       seen.push_back(mine.seen(row));
+      left.push_back(mine.left(row));
     }
     layers::LocalRunner local;
     parallel::SplitRunner runner(comm, local);
@@ -65,6 +66,7 @@ void Checker::ranks(const std::string& law, const DocumentStarts& documents, boo
          .state_cotangents = r == 0 && !recompute,
          .documents = documents.empty() ? nullptr : &starts,
          .seen = &seen,
+         .left = &left,
          .runner = &runner},
         [&](const Tensor& like) { return cotangent(like.dtype()).slice(1, a, b).contiguous(); });
   });

@@ -11,22 +11,25 @@ namespace {
 const DocumentStarts kStarts = {{4, 5, 19}, {0, 12}};
 const std::vector<std::vector<Index>> kEdges = {{0, 4, 5, 19, kTokens}, {0, 12, kTokens}};
 
-Tensor cotangent_of(const Model& m) {
-  return normal({kRows, kTokens + kLater, kVocab}, m.dtype(), "packed and what follows");
+/// Of as many tokens behind the batch.
+Tensor cotangent_of(const Model& m, Index later) {
+  return normal({kRows, kTokens + later, kVocab}, m.dtype(), "packed and what follows");
 }
 
 /// All documents in one batch, and what follows it.
-Run together(Model& m, const ModelState& history) {
+Run together(Model& m, const ModelState& history, Index later) {
   m.parameters().clear_grads();
   ModelState incoming = leaves_of(history);
   ag::Tape tape;
   SeqContext seq(kRows, kTokens,
                  {.documents = &kStarts, .incoming = &incoming, .keep_states = true});
-  const ag::Var first = m.logits(m.hidden({main_ids(), {}}, seq));
-  SeqContext next(kRows, kLater, {.incoming = &seq.outgoing()});
-  const ag::Var second = m.logits(m.hidden({later_ids(), {}}, next));
-  const ag::Var all = ag::concat({first, second}, 1);
-  tape.backward(all, cotangent_of(m));
+  std::vector<ag::Var> parts = {m.logits(m.hidden({main_ids(), {}}, seq))};
+  if (later > 0) {
+    SeqContext next(kRows, later, {.incoming = &seq.outgoing()});
+    parts.push_back(m.logits(m.hidden({later_ids(), {}}, next)));
+  }
+  const ag::Var all = ag::concat(parts, 1);
+  tape.backward(all, cotangent_of(m, later));
   Run r{all.value()};
   for (const ag::Parameter& p : m.parameters().items()) {
     r.gradients.push_back(p.var.grad());
@@ -38,22 +41,22 @@ Run together(Model& m, const ModelState& history) {
 }
 
 /// Each document alone, the last of each row with what follows.
-Run one_by_one(Model& m, const ModelState& history) {
+Run one_by_one(Model& m, const ModelState& history, Index behind) {
   m.parameters().clear_grads();
-  const Tensor tokens = main_ids(), later = later_ids(), cotangent = cotangent_of(m);
+  const Tensor tokens = main_ids(), later = later_ids(), cotangent = cotangent_of(m, behind);
   Run r{Tensor::empty(cotangent.shape(), cotangent.dtype())};
-  r.again = one_by_one;
-  ModelState carried = leaves_of(history.rows({0}));
+  r.again = [behind](Model& other, const ModelState& h) { return one_by_one(other, h, behind); };
+  ModelState carried = history.position.empty() ? ModelState{} : leaves_of(history.rows({0}));
   for (Index row = 0; row < kRows; ++row) {
     const auto& e = kEdges[static_cast<std::size_t>(row)];
     for (std::size_t d = 0; d + 1 < e.size(); ++d) {
       const bool last = d + 2 == e.size();
-      const Index n = e[d + 1] - e[d] + (last ? kLater : 0);
+      const Index n = e[d + 1] - e[d] + (last ? behind : 0);
       Tensor document = Tensor::empty({1, n}, DType::kI64);
       document.slice(1, 0, e[d + 1] - e[d])
           .copy_(tokens.slice(0, row, row + 1).slice(1, e[d], e[d + 1]));
-      if (last) {
-        document.slice(1, n - kLater, n).copy_(later.slice(0, row, row + 1));
+      if (last && behind > 0) {
+        document.slice(1, n - behind, n).copy_(later.slice(0, row, row + 1));
       }
       ag::Tape tape;
       SeqContext seq(1, n, {.incoming = row == 0 && d == 0 ? &carried : nullptr});
@@ -80,7 +83,9 @@ Run one_by_one(Model& m, const ModelState& history) {
 }  // namespace
 
 void Checker::packed() {
-  const Run got = together(*model_, history_), want = one_by_one(*model_, history_);
+  // Where nothing can be carried, nothing follows.
+  const Index later = history_.position.empty() ? 0 : kLater;
+  const Run got = together(*model_, history_, later), want = one_by_one(*model_, history_, later);
   same("packed", "output", got.out, want.out, tolerance_);
   same_gradients("packed", got, want, tolerance_);
 }

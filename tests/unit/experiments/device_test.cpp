@@ -177,7 +177,8 @@ TEST_SUITE("unit") {
     const Scratch s;
     for (const char* const model :
          {"dtype: bf16, layers: [{name: gated_deltanet, heads: 1, head_dim: 8}]",
-          "recompute: true, tie_embeddings: true, layers: [{name: attention, heads: 2}]"}) {
+          "recompute: true, tie_embeddings: true, layers: [{name: attention, heads: 2}]",
+          "layers: [{name: bidirectional, of: {name: gla, heads: 2}}]"}) {
       CAPTURE(model);
       const RunConfig config = config_of(s, model, "");
       StandIn device(7);
