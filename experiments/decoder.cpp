@@ -130,8 +130,10 @@ class RecordedDecoding {
     decoder_.state_.used.copy_(before.select(0, 0).view(Shape{}));
     before.mul_(-1);
     told_.start.copy_(before);
-    Tensor scores =
-        decoder_.run(token_, {.taken = &decoder_.state_, .told = &told_, .keep_states = true});
+    Tensor scores = decoder_.run(token_, {.taken = &decoder_.state_,
+                                          .length = decoder_.expected_,
+                                          .told = &told_,
+                                          .keep_states = true});
     for (auto& [path, place] : kept_) {
       ag::Var& value = decoder_.state_.slots.at(path).value;
       place.copy_(value.value());
@@ -186,7 +188,8 @@ Tensor Decoder::feed(const Tensor& tokens) {
   for (const auto& [path, slot] : state_.slots) {
     before.emplace(path, slot.value.shape());
   }
-  Tensor scores = run(tokens.to(device), {.taken = &state_, .keep_states = true});
+  Tensor scores =
+      run(tokens.to(device), {.taken = &state_, .length = expected_, .keep_states = true});
   fed_ += tokens.size(1);
   // A window that is not full yet still grows.
   bool settled = single && &device != &cpu();

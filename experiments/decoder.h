@@ -23,8 +23,9 @@ class Decoder {
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
 
-  /// So many tokens will be fed in all: growing caches get room for them at once. More may be fed:
-  /// then they are enlarged, which a line in the log says.
+  /// So many tokens will be fed in all: growing caches get room for them at once, and rotary
+  /// positions that depend on the length are made for it. More may be fed: then caches are
+  /// enlarged, which a line in the log says.
   void reserve(Index tokens) { expected_ = tokens; }
   /// Feeds tokens i64 [rows,T], of the host or where the model is; returns the scores of the token
   /// after the last, [rows,classes] in the model's type, to be used before the next call.

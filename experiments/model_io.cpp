@@ -40,7 +40,8 @@ layers::ModelInput model_input(const data::Batch& batch, Device& device) {
 layers::SeqOptions sequence_options(const ScanConfig& scan, const data::Batch& batch) {
   return {.form = scan.form,
           .chunk = scan.chunk,
-          .documents = batch.documents.empty() ? nullptr : &batch.documents};
+          .documents = batch.documents.empty() ? nullptr : &batch.documents,
+          .length = batch.length};
 }
 
 }  // namespace ls::experiments

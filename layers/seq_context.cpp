@@ -51,6 +51,11 @@ SeqContext::SeqContext(Index batch, Index tokens, const SeqOptions& options)
   }
 }
 
+Index SeqContext::length() const {
+  const bool afresh = !options_.incoming && !options_.seen && !options_.told && options_.first == 0;
+  return options_.length == 0 && afresh ? tokens() : options_.length;
+}
+
 bool SeqContext::states_need_grad() const {
   if (!options_.incoming) {
     return false;

@@ -30,6 +30,9 @@ struct SeqOptions {
   const std::vector<Index>* left = nullptr;
   Index first = 0;  ///< tokens of each row before this pass, of any document
   Index after = 0;  ///< the same behind it
+  /// Tokens that a row has in the end, for what depends on it (rotary positions that are scaled by
+  /// the length); 0: as many as this pass has, of rows that start afresh.
+  Index length = 0;
   /// In place of all that is said of documents and positions: tensors that tell it, of a pass that
   /// is recorded to be done again when they hold something else (Stretch::varies).
   const StretchTensors* told = nullptr;
@@ -55,6 +58,8 @@ class SeqContext {
   void set_learned(const std::map<std::string, ag::Var>* states) { learned_ = states; }
   /// i64 [B,T]: index of each token within its document, carried tokens included.
   const Tensor& positions() const { return stretch_.positions(); }
+  /// Tokens that a row has in the end; 0: not known, as it goes on from a state.
+  Index length() const;
   /// True when an incoming state asks for a gradient.
   bool states_need_grad() const;
   /// States after the last token; filled when `keep_states` is set.

@@ -9,7 +9,7 @@ namespace {
 
 LS_GOLDEN(Rope, "rope") {
   ops::RopeRule rule;
-  rule.type = c.text("rope_type", rule.type);
+  rule.type = parse_enum<ops::RopeType>(c.text("rope_type", "default"));
   rule.theta = c.number("theta", rule.theta);
   rule.rotary_dim = c.integer("rotary_dim");
   rule.factor = c.number("factor", rule.factor);

@@ -5,7 +5,6 @@
 #include "autograd/functional.h"
 #include "core/ops/attention/attention.h"
 #include "core/ops/rms_norm/rms_norm.h"
-#include "core/ops/rope/rope.h"
 
 namespace ls::layers {
 
@@ -18,8 +17,9 @@ Attention::Attention(const Config& c, const MixerArgs& a) : config_(c), eps_(a.n
            heads_, a.width);
   LS_CHECK(heads_ % kv_heads_ == 0, kConfig, "attention: kv_heads ({}) must divide heads ({})",
            kv_heads_, heads_);
-  LS_CHECK(c.position != Position::kRope || dim_ % 2 == 0, kConfig,
-           "attention: rotary positions need an even head_dim, not {}; set position: none", dim_);
+  if (c.position == Position::kRope) {
+    rotary_ = Rotary("attention", c.rope_scaling, c.rope_theta, dim_);
+  }
   const Init init = Init::normal(a.init_std);
   qkv_ = Linear(a.scope.child("qkv"), a.width, (heads_ + 2 * kv_heads_) * dim_, init);
   // Depth residual branches of two halves each: their sum keeps its size.
@@ -42,10 +42,8 @@ ag::Var Attention::forward(const ag::Var& x, SeqContext& seq) {
     k = ag::call<ops::RmsNorm>({.x = k, .weight = k_norm_}, {.eps = eps_}).y;
   }
   if (config_.position == Position::kRope) {
-    const ops::Rope::Attrs rope{.theta = config_.rope_theta};
-    const ag::Var positions(seq.positions());
-    q = ag::call<ops::Rope>({.x = q, .positions = positions}, rope).y;
-    k = ag::call<ops::Rope>({.x = k, .positions = positions}, rope).y;
+    q = rotary_(q, seq);
+    k = rotary_(k, seq);
   }
   const ag::Var o =
       seq.scan<ops::Attention>(

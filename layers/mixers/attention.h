@@ -1,6 +1,7 @@
 #pragma once
 #include "layers/limits.h"
 #include "layers/mixers/mixer.h"
+#include "layers/mixers/rope_scaling.h"
 
 namespace ls::layers {
 
@@ -20,9 +21,9 @@ namespace ls::layers {
 /// Softmax attention with grouped queries, rotary positions, sliding window and QK norm:
 ///   o_t = sum_s softmax_s(q_t k_s / sqrt(Dh)) v_s over visible s <= t.
 /// Query head h reads key and value head h / (heads / kv_heads). QK norm is an RMS norm of each
-/// head before the rotation, which turns channel i with channel i + Dh/2. A window of W sees W
-/// tokens, the current one included. No biases; first weights N(0, init_std), those of the output
-/// projection divided by sqrt(2 blocks).
+/// head before the rotation, which turns channel i with channel i + Dh/2 (rope_scaling.h scales
+/// it). A window of W sees W tokens, the current one included. No biases; first weights N(0,
+/// init_std), those of the output projection divided by sqrt(2 blocks).
 /// State: keys (rotated) and values of the tokens so far, or of the last window-1.
 /// @source Vaswani 2017; Shazeer 1911.02150, Ainslie 2305.13245 (grouped queries), Su 2104.09864
 class Attention final : public TokenMixer {
@@ -31,6 +32,7 @@ class Attention final : public TokenMixer {
     std::optional<Index> heads, kv_heads, head_dim;
     Position position = Position::kRope;
     double rope_theta = 10000;
+    RopeScalingConfig rope_scaling;
     bool qk_norm = false;
     std::optional<Index> window;
     template <class F>
@@ -45,6 +47,9 @@ class Attention final : public TokenMixer {
         {.help = "channels of a head, width / heads when null", .min = 1, .max = kMaxHeadDim});
       f("position", position, {.help = "how the mixer tells positions apart"});
       f("rope_theta", rope_theta, {.help = "base of the rotary frequencies", .above = 0});
+      f("rope_scaling", rope_scaling, {.help = "rotary positions beyond the trained length"});
+      f.check(position == Position::kRope || rope_scaling.type == ops::RopeType::kDefault,
+              "rope_scaling", "scales rotary positions; set position: rope, or leave it out");
       f("qk_norm", qk_norm, {.help = "RMS norm of each query and key head, with a learned gain"});
       f("window", window,
         {.help = "tokens that a query sees, the current one included; all when null", .min = 1});
@@ -57,6 +62,7 @@ class Attention final : public TokenMixer {
   Config config_;
   Index heads_, kv_heads_, dim_;
   double eps_;
+  Rotary rotary_;
   Linear qkv_, out_;
   ag::Var q_norm_, k_norm_;
 };

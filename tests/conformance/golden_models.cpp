@@ -54,6 +54,26 @@ const GoldenModel kModels[] = {
      "{width: 40, layers: [{repeat: 3, of: {name: mamba, state_dim: 8, norm_inputs: true}}], "
      "channel: none, tie_embeddings: true, dtype: f64}",
      kMambaNames},
+    {"llama_rope3",
+     "{width: 48, layers: [{repeat: 2, of: {name: attention, heads: 3, head_dim: 16, rope_scaling: "
+     "{type: llama3, factor: 8, original_length: 32}}}], channel: {name: swiglu, expand: 1.3, "
+     "multiple: 64}, "
+     "norm_eps: 1e-6, dtype: f64}",
+     {{"model.embed_tokens", "embedding"},
+      {"lm_head", "head"},
+      {"model.", ""},
+      {"layers.", "blocks."},
+      {"input_layernorm", "mixer_norm"},
+      {"post_attention_layernorm", "channel_norm"},
+      {"self_attn", "mixer"},
+      {"mlp", "channel"},
+      {"gate_proj.weight", "gate_up.weight#0"},
+      {"up_proj.weight", "gate_up.weight#1"},
+      {"q_proj.weight", "qkv.weight#0"},
+      {"k_proj.weight", "qkv.weight#1"},
+      {"v_proj.weight", "qkv.weight#2"},
+      {"o_proj", "out"},
+      {"_proj", ""}}},
     {"mamba2",
      "{width: 40, layers: [{repeat: 3, of: {name: mamba2, head_dim: 16, state_dim: 16}}], channel: "
      "none, dtype: f64}",

@@ -12,7 +12,7 @@ std::vector<double> rope_inv_freq(const RopeRule& r) {
   const Index pairs = r.rotary_dim / 2;
   const auto d = static_cast<double>(r.rotary_dim);
   double theta = r.theta;
-  if (r.type == "dynamic") {
+  if (r.type == RopeType::kDynamic) {
     const double length = std::max(r.seq_len, r.max_position);
     theta *= std::pow(r.factor * length / r.max_position - (r.factor - 1), d / (d - 2));
   }
@@ -21,11 +21,11 @@ std::vector<double> rope_inv_freq(const RopeRule& r) {
     f.push_back(std::pow(theta, -2.0 * static_cast<double>(p) / d));
   }
   const double two_pi = 2 * std::numbers::pi;
-  if (r.type == "linear") {
+  if (r.type == RopeType::kLinear) {
     for (double& v : f) {
       v /= r.factor;
     }
-  } else if (r.type == "yarn") {
+  } else if (r.type == RopeType::kYarn) {
     const auto dim = [&](double turns) {
       return d * std::log(r.original_max_position / (turns * two_pi)) / (2 * std::log(r.theta));
     };
@@ -42,7 +42,7 @@ std::vector<double> rope_inv_freq(const RopeRule& r) {
       double& v = f[p];
       v = v * (1 - ramp) + v / r.factor * ramp;
     }
-  } else if (r.type == "llama3") {
+  } else if (r.type == RopeType::kLlama3) {
     const double length = r.original_max_position;
     for (double& v : f) {
       const double wave = two_pi / v;
@@ -54,7 +54,7 @@ std::vector<double> rope_inv_freq(const RopeRule& r) {
         v = (1 - s) * v / r.factor + s * v;
       }
     }
-  } else if (r.type == "longrope") {
+  } else if (r.type == RopeType::kLongRope) {
     const std::vector<double>& by =
         r.seq_len > r.original_max_position ? r.long_factor : r.short_factor;
     LS_CHECK(static_cast<Index>(by.size()) == pairs, kConfig, "longrope: {} factors for {} pairs",
@@ -62,10 +62,6 @@ std::vector<double> rope_inv_freq(const RopeRule& r) {
     for (std::size_t p = 0; p < f.size(); ++p) {
       f[p] /= by[p];
     }
-  } else {
-    LS_CHECK(r.type == "default" || r.type == "dynamic", kConfig,
-             "unknown rope type '{}'; known: default, linear, dynamic, yarn, llama3, longrope",
-             r.type);
   }
   return f;
 }
@@ -74,11 +70,11 @@ double rope_attention_factor(const RopeRule& r) {
   if (r.factor <= 1) {
     return 1;
   }
-  if (r.type == "yarn") {
+  if (r.type == RopeType::kYarn) {
     const auto m = [&](double scale) { return 0.1 * scale * std::log(r.factor) + 1; };
     return r.mscale != 0 && r.mscale_all_dim != 0 ? m(r.mscale) / m(r.mscale_all_dim) : m(1);
   }
-  return r.type == "longrope"
+  return r.type == RopeType::kLongRope
              ? std::sqrt(1 + std::log(r.factor) / std::log(r.original_max_position))
              : 1;
 }

@@ -1,7 +1,9 @@
 #pragma once
-#include <string>
+#include <array>
+#include <string_view>
 #include <vector>
 
+#include "core/base/enum_names.h"
 #include "core/base/types.h"
 #include "core/op/gives_y.h"
 
@@ -31,13 +33,30 @@ struct Rope : GivesY {
   };
 };
 
-/// Rules for the frequencies of contexts longer than the trained one, by their published names.
+/// Rules for the frequencies of contexts longer than the trained one, by their published names:
+/// linear is position interpolation (Chen et al. 2306.15595), dynamic NTK-aware scaling, yarn Peng
+/// et al. 2309.00071, llama3 that of Llama 3.1, longrope Ding et al. 2402.13753.
+enum class RopeType : std::uint8_t { kDefault, kLinear, kDynamic, kYarn, kLlama3, kLongRope };
+
+}  // namespace ls::ops
+
+template <>
+struct ls::EnumNames<ls::ops::RopeType> {
+  static constexpr std::string_view kKind = "rope type";
+  static constexpr std::array<std::string_view, 6> kNames = {"default", "linear", "dynamic",
+                                                             "yarn",    "llama3", "longrope"};
+};
+
+namespace ls::ops {
+
 struct RopeRule {
-  std::string type = "default";  ///< default, linear, dynamic, yarn, llama3, longrope
+  RopeType type = RopeType::kDefault;
   double theta = 10000;
   Index rotary_dim = 0;
   double factor = 1;
-  double original_max_position = 0, max_position = 0, seq_len = 0;
+  double original_max_position = 0;  ///< trained length: yarn, llama3, longrope
+  double max_position = 0;           ///< trained length: dynamic
+  double seq_len = 0;                ///< that the frequencies are made for: dynamic, longrope
   double beta_fast = 32, beta_slow = 1;
   bool truncate = true;
   double mscale = 0, mscale_all_dim = 0;  ///< yarn; 0: not given
@@ -49,7 +68,8 @@ struct RopeRule {
 /// sqrt(1 + ln(factor) / ln(original_max_position)); every other rule 1.
 /// @source transformers, modeling_rope_utils
 double rope_attention_factor(const RopeRule& rule);
-/// inv_freq [rotary_dim / 2] under a rule. @throws Error(Config) on an unknown type
+/// inv_freq [rotary_dim / 2] under a rule.
+/// @throws Error(Config) where longrope's factors are not one for each pair
 std::vector<double> rope_inv_freq(const RopeRule& rule);
 
 }  // namespace ls::ops

@@ -166,6 +166,14 @@ std::vector<MixerCase> mixer_cases() {
       {"attention, window 5", "{name: attention, heads: 2, window: 5, kv_heads: 1}"},
       {"attention, window 5, no positions", "{name: attention, window: 5, position: none}"},
       {"attention, window beyond the tokens", "{name: attention, heads: 2, window: 100}"},
+      {"attention, yarn",
+       "{name: attention, heads: 2, rope_scaling: {type: yarn, factor: 4, original_length: 4}}"},
+      {"attention, window 5, dynamic",
+       "{name: attention, heads: 2, window: 5, rope_scaling: {type: dynamic, factor: 4, "
+       "original_length: 4, length: 16}}"},
+      {"attention, longrope",
+       "{name: attention, heads: 4, rope_scaling: {type: longrope, factor: 4, original_length: 4, "
+       "length: 16, short_factor: [1, 1], long_factor: [1, 3]}}"},
       {"linear_attn, not normalised",
        "{name: linear_attn, heads: 2, normalize: false, feature_map: identity, scale: true}"},
       {"linear_attn, all on",

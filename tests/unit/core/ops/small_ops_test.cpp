@@ -98,8 +98,8 @@ TEST_SUITE("unit") {
   }
 
   TEST_CASE("rope: factors on cosine and sine of the published rules") {
-    const auto factor = [](const std::string& type, double mscale, double all_dim, double by = 40) {
-      return ops::rope_attention_factor({.type = type,
+    const auto factor = [](const char* type, double mscale, double all_dim, double by = 40) {
+      return ops::rope_attention_factor({.type = parse_enum<ops::RopeType>(type),
                                          .factor = by,
                                          .original_max_position = 4096,
                                          .mscale = mscale,
