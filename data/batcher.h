@@ -28,13 +28,10 @@ struct Batch {
 
   /// n batches with nearly equal numbers of rows, one after the other; some may be empty.
   std::vector<Batch> pieces(Index n) const;
-
-  /// Tokens begin .. end - 1 of every row, with none of their documents.
-  Batch stretch(Index begin, Index end) const;
-
- private:
   /// Rows begin .. end - 1 of those here.
   Batch cut(Index begin, Index end) const;
+  /// Tokens begin .. end - 1 of every row, with none of their documents.
+  Batch stretch(Index begin, Index end) const;
 };
 
 /// First row of a batch of `rows` that belongs to a rank; rank = ranks gives the end.
@@ -62,6 +59,8 @@ class Batcher {
 
   /// As Sampler::batches: 0 when training examples never end.
   Index batches() const { return sampler_.batches(); }
+  /// Which of the slices a batch is of.
+  Index slice(Index step) const { return sampler_.plan(step).slice; }
   /// Safe to call from several threads at once.
   Batch make(Index step) const;
 

@@ -12,6 +12,7 @@
 #include "core/base/log.h"
 #include "core/config/compare.h"
 #include "core/io/files.h"
+#include "experiments/evaluate.h"
 #include "experiments/figure.h"
 #include "experiments/run.h"
 #include "experiments/table.h"
@@ -83,12 +84,8 @@ const double* loss_at(const ComparedRun& run, Index step) {
 std::vector<std::pair<Index, double>> validations(const ComparedRun& run) {
   std::vector<std::pair<Index, double>> out;
   for (const Evaluation& e : run.result.history) {
-    double mean = 0;
-    for (const SliceResult& s : e.slices) {
-      mean += s.metrics.at(run.result.metrics.front()) / static_cast<double>(e.slices.size());
-    }
     if (e.split == data::Split::kValid) {
-      out.emplace_back(e.step, mean);
+      out.emplace_back(e.step, mean_metric(e, run.result.metrics.front()));
     }
   }
   return out;

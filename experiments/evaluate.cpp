@@ -9,7 +9,7 @@
 
 #include "autograd/tape.h"
 #include "core/tensor/view.h"
-#include "experiments/model_io.h"
+#include "experiments/needs.h"
 
 namespace ls::experiments {
 namespace {
@@ -159,9 +159,29 @@ struct Tally {
 
 }  // namespace
 
+namespace {
+
+/// The rows of a batch that belong to the first examples of its slice, as many as are left. Rows
+/// that go on from batch to batch do so with as many as there are.
+data::Batch first_rows(data::Batch batch, const data::Slice& slice, Index& left) {
+  const Index rows =
+      slice.carried ? batch.rows : std::clamp<Index>(left - batch.first_row, 0, batch.rows);
+  left -= batch.global_rows;
+  return rows < batch.rows ? batch.cut(0, rows) : batch;
+}
+
+SliceResult skipped(const data::Slice& slice, const std::string& why) {
+  return {.name = slice.name,
+          .length = std::max(slice.length, slice.max_length),
+          .setting = slice.setting,
+          .not_run = why};
+}
+
+}  // namespace
+
 std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task, data::Split split,
                                    const RunConfig& config, std::uint64_t seed, Communicator& comm,
-                                   const std::function<bool()>& stop) {
+                                   const std::function<bool()>& stop, Onlooker* onlooker) {
   const ag::NoGrad no_grad;
   const data::TaskInfo& info = task.info();
   const std::vector<data::Slice>& slices = task.slices(split);
@@ -170,43 +190,57 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
                                      .seed = seed,
                                      .rank = comm.rank(),
                                      .ranks = comm.size()});
+  const std::vector<SlicePlan> plans = plan_slices(model, slices, config, comm);
   std::vector<Tally> tallies(slices.size(), Tally(info.tags.size()));
+  std::vector<Index> left;
+  for (const SlicePlan& plan : plans) {
+    left.push_back(plan.not_run.empty() ? plan.examples : 0);
+  }
   layers::ModelState carried;  // of the slices that go on from batch to batch
   std::vector<Index> read;
   for (Index i = 0; i < batcher.batches(); ++i) {
     if (stop && stop()) {
       return std::nullopt;
     }
-    const data::Batch batch = batcher.make(i);
+    const auto slice = static_cast<std::size_t>(batcher.slice(i));
+    if (left[slice] <= 0) {
+      continue;
+    }
+    const data::Batch batch = first_rows(batcher.make(i), slices[slice], left[slice]);
     // Where ranks have shards, one without rows takes part in gathering blocks.
     if (batch.rows > 0 || model.parameters().keeps_shards()) {
-      const auto slice = static_cast<std::size_t>(batch.slice);
-      layers::SeqOptions options = sequence_options(config.scan, batch);
-      options.incoming = batch.continues && batch.rows > 0 ? &carried : nullptr;
-      options.keep_states = slices[slice].carried && batch.rows > 0;
       if (!batch.continues) {
         read.assign(static_cast<std::size_t>(batch.rows), 0);
+        carried = {};
       }
-      layers::SeqContext seq(batch.rows, batch.length, options);
-      Device& device = model.parameters().device();
-      const ag::Var hidden = model.hidden(model_input(batch, device), seq);
-      const layers::Model::Loss loss = model.loss(hidden, batch.labels.to(device));
+      PassOptions options{.segment = config.eval.segment, .keep = slices[slice].carried};
+      if (onlooker) {
+        options.stops = onlooker->stops(slices[slice]);
+        options.keep = true;
+        options.watch = [&](const PassSegment& s) { onlooker->segment(batch, s); };
+      }
+      const Told told = pass(model, batch, config.scan, carried, options);
       if (batch.rows > 0) {
-        tallies[slice].add(batch, info, loss.predicted, loss.per_token, read);
+        tallies[slice].add(batch, info, told.predicted, told.loss, read);
       }
-      if (options.keep_states) {
-        carried = seq.outgoing().detached();
+      if (onlooker) {
+        onlooker->batch(batch, told);
       }
     }
   }
   Evaluation out;
   out.split = split;
   for (std::size_t i = 0; i < slices.size(); ++i) {
+    if (!plans[i].not_run.empty()) {
+      out.slices.push_back(skipped(slices[i], plans[i].not_run));
+      continue;
+    }
     tallies[i].reduce(comm);
     if (tallies[i].asked[0] == 0) {
       fail_without_targets(config, task, split, slices[i]);
     }
     out.slices.push_back(tallies[i].result(slices[i], info));
+    out.slices.back().left_out = slices[i].examples - plans[i].examples;
   }
   return out;
 }
@@ -239,11 +273,14 @@ Index longest_training_example(const data::Task& task) {
 }
 
 double mean_metric(const Evaluation& e, const std::string& metric) {
-  double sum = 0;
+  double sum = 0, slices = 0;
   for (const SliceResult& s : e.slices) {
-    sum += s.metrics.at(metric) / static_cast<double>(e.slices.size());
+    if (s.not_run.empty()) {
+      sum += s.metrics.at(metric);
+      slices += 1;
+    }
   }
-  return sum;
+  return sum / slices;
 }
 
 bool is_better(const std::string& metric, double value, double than) {

@@ -108,7 +108,14 @@ static void to_json(Json& j, const SliceResult& s) {
     j["setting"][name] = value;
   }
   j["examples"] = s.examples;
+  if (s.left_out > 0) {
+    j["left_out"] = s.left_out;
+  }
+  if (!s.not_run.empty()) {
+    j["not_run"] = s.not_run;
+  }
   j["labels"] = s.labels;
+  j["metrics"] = Json::object();
   for (const auto& [name, value] : s.metrics.values) {
     j["metrics"][name] = value;
   }
@@ -129,6 +136,8 @@ static void from_json(const Json& j, SliceResult& s) {
   s = {.name = j.at("slice"),
        .length = j.at("length"),
        .examples = j.value("examples", Index{0}),
+       .left_out = j.value("left_out", Index{0}),
+       .not_run = j.value("not_run", std::string()),
        .labels = j.at("labels")};
   for (const auto& [name, value] : j.at("setting").items()) {
     s.setting.emplace_back(name, value);

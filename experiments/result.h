@@ -44,7 +44,9 @@ struct SliceResult {
   std::string name;
   Index length = 0;
   data::SliceSetting setting;
-  Index examples = 0;  ///< that have a label
+  Index examples = 0;   ///< that have a label
+  Index left_out = 0;   ///< examples that eval.max_tokens left out
+  std::string not_run;  ///< "needs 3.1 GiB of memory, ...": nothing was measured; empty: it was
   Index labels = 0;
   Metrics metrics;
   std::vector<PositionRange> positions;  ///< those that have labels

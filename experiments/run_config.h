@@ -59,6 +59,9 @@ struct EvalConfig {
   Index every = 0;
   Index batch = 64;
   bool baselines = false;
+  Index segment = 4096;
+  std::optional<Index> max_tokens, max_memory;
+  std::optional<double> max_seconds;
   template <class F>
   void fields(F& f) {
     f("every", every, {.help = "updates between evaluations; 0: only at the end", .min = 0});
@@ -67,6 +70,21 @@ struct EvalConfig {
                "brackets, for the first seed",
        .hashed = false});
     f("batch", batch, {.help = "examples per forward pass", .min = 1, .max = kMaxBatch});
+    f("segment", segment,
+      {.help = "tokens of each example per forward pass; longer ones go through in several, with "
+               "their state carried",
+       .min = 1});
+    f("max_tokens", max_tokens,
+      {.help = "most tokens of one test setting: it has fewer examples, which the results say; of "
+               "a length that is not one example of so many nothing is run",
+       .min = 1});
+    f("max_memory", max_memory,
+      {.help = "bytes: a test setting that is predicted to need more is not run, which the results "
+               "say; the machine's memory, or the GPU's, when null",
+       .min = 1,
+       .hashed = false});
+    f("max_seconds", max_seconds,
+      {.help = "the same of the time that a test setting takes", .above = 0, .hashed = false});
   }
 };
 

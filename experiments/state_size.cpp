@@ -28,7 +28,9 @@ void measure_states(layers::Model& model, Index step, RunResult& result) {
   std::set<Index> lengths;
   for (const Evaluation& e : result.history) {
     for (const SliceResult& s : e.step == step ? e.slices : std::vector<SliceResult>()) {
-      lengths.insert(s.length);
+      if (s.not_run.empty()) {
+        lengths.insert(s.length);
+      }
     }
   }
   for (const Index tokens : lengths) {

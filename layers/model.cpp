@@ -273,15 +273,24 @@ std::string model_label(const ModelConfig& config) {
 
 ModelState Model::state_after(Index tokens, SeqRunner* runner) {
   const ag::NoGrad no_grad;
-  SeqContext seq(1, tokens, {.keep_states = true, .runner = runner});
-  ModelInput input;
-  if (io_.vocab_in > 0) {
-    input.tokens = Tensor::zeros({1, tokens}, DType::kI64, parameters_.device());
-  } else {
-    input.vectors = Tensor::zeros({1, tokens, io_.vector_width}, DType::kF32, parameters_.device());
-  }
-  hidden(input, seq);
-  return std::move(seq.outgoing());
+  constexpr Index kSegment = 4096;  // so that only states grow with the tokens
+  ModelState state;
+  Index done = 0;
+  do {
+    const Index n = runner || !causal() ? tokens : std::min(kSegment, tokens - done);
+    SeqContext seq(1, n,
+                   {.taken = &state, .length = tokens, .keep_states = true, .runner = runner});
+    ModelInput input;
+    if (io_.vocab_in > 0) {
+      input.tokens = Tensor::zeros({1, n}, DType::kI64, parameters_.device());
+    } else {
+      input.vectors = Tensor::zeros({1, n, io_.vector_width}, DType::kF32, parameters_.device());
+    }
+    hidden(input, seq);
+    state = std::move(seq.outgoing());
+    done += n;
+  } while (done < tokens);
+  return state;
 }
 
 }  // namespace ls::layers

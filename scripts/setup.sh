@@ -17,6 +17,7 @@ needed=(
   "libhdf5-dev|-|checkpoints and reference results"
   "libcli11-dev|-|command line"
   "nlohmann-json3-dev|-|metrics and results"
+  "libeigen3-dev|-|singular values of states"
   "doctest-dev|-|tests"
 )
 checks=${1:-}

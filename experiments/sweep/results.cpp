@@ -174,6 +174,8 @@ class Csv {
     put("published", [&] { return number(best); });
     of_slice("examples", [&] { return std::to_string(slice->examples); });
     of_slice("labels", [&] { return std::to_string(slice->labels); });
+    of_slice("left_out", [&] { return std::to_string(slice->left_out); });
+    of_slice("not_run", [&] { return slice->not_run; });
     put_sizes(put, ended, slice);
     return out;
   }

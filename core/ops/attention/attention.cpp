@@ -238,9 +238,12 @@ struct Reference {
 };
 
 Cost cost(const Op::In<ShapeOf>& in, const Op::Attrs& a) {
-  const double pairs =
-      (a.causal ? 0.5 : 1.0) * in.q.size(0) * in.q.size(2) * in.q.size(1) * in.k.size(1);
-  return {.bytes = 2.0 * in.q.bytes() + in.k.bytes() + in.v.bytes(),
+  const double cached = in.k0.defined() ? in.k0.size(1) : 0;
+  double seen = cached + (a.causal ? 0.5 : 1.0) * in.k.size(1);  // by a query
+  seen = a.window > 0 ? std::min<double>(seen, a.window) : seen;
+  const double pairs = seen * in.q.size(0) * in.q.size(2) * in.q.size(1);
+  const double cache = in.k0.defined() ? in.k0.bytes() + in.v0.bytes() : 0;
+  return {.bytes = 2.0 * in.q.bytes() + in.k.bytes() + in.v.bytes() + cache,
           .flops = 2 * pairs * (in.q.size(3) + in.v.size(3))};
 }
 
