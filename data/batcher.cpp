@@ -166,7 +166,8 @@ Batch Batcher::make(Index step) const {
                          .index = plan.index[static_cast<std::size_t>(row)],
                          .step = step,
                          .row = row,
-                         .rows = b.global_rows};
+                         .rows = b.global_rows,
+                         .before = plan.before};
     task_.sample(key, out);
     check_example(info, key, out);
     any_start |= !out.document_starts->empty();

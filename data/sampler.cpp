@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <tuple>
 
 #include "core/base/error.h"
 
@@ -34,6 +35,19 @@ Sampler::Sampler(const Task& task, Split split, Index batch, std::uint64_t seed)
 Index Sampler::batches_of(const Slice& slice) const {
   const Index rows = std::min(batch_, slice.examples);
   return (slice.examples + rows - 1) / rows;
+}
+
+/// Length of batch `step` by a schedule, and the tokens of a row before it.
+static std::pair<Index, Index> grown(const std::vector<LengthFrom>& grows, Index step) {
+  Index before = 0;
+  for (std::size_t i = 0;; ++i) {
+    const bool last = i + 1 == grows.size() || step < grows[i + 1].step;
+    const Index until = last ? step : grows[i + 1].step;
+    before += (until - grows[i].step) * grows[i].length;
+    if (last) {
+      return {grows[i].length, before};
+    }
+  }
 }
 
 BatchPlan Sampler::plan(Index step) const {
@@ -83,7 +97,10 @@ BatchPlan Sampler::plan(Index step) const {
     }
   }
   plan.length = slice.length;
-  if (slice.max_length > slice.length) {
+  plan.before = step * slice.length;
+  if (!slice.grows.empty()) {
+    std::tie(plan.length, plan.before) = grown(slice.grows, step);
+  } else if (slice.max_length > slice.length) {
     plan.length += rng.below(slice.max_length - slice.length + 1);
   }
   plan.continues = order_ == Order::kStream && step > 0;

@@ -10,6 +10,7 @@ namespace ls::data {
 struct BatchPlan {
   Index slice = 0;
   Index length = 0;
+  Index before = 0;  ///< tokens of each row in earlier batches, of a stream
   /// Example number of each row of the global batch; -1 for a row that has come to its end.
   std::vector<Index> index;
   bool continues = false;  ///< rows go on from the batch before

@@ -40,14 +40,22 @@ inline constexpr int kNumSplits = 3;
 /// Names and values, in the order in which tables show them: {{"pairs", 4}, {"updates", 2}}.
 using SliceSetting = std::vector<std::pair<std::string, Index>>;
 
+/// From batch `step` on rows have `length` tokens.
+struct LengthFrom {
+  Index step = 0, length = 0;
+};
+
 /// One setting of a task: a length, a difficulty, a number of examples.
 struct Slice {
   std::string name;      ///< unique within its split: "T64.K4"
   SliceSetting setting;  ///< what its examples are besides their length
   Index length = 0;      ///< tokens per example; with max_length the smallest
   Index max_length = 0;  ///< > length: each batch draws its length from length .. max_length
-  Index examples = 0;    ///< 0: endless (training only)
-  double weight = 1;     ///< share of the fresh training batches
+  /// Ascending, the first from batch 0 on: lengths by a schedule in place of drawn ones, all within
+  /// length .. max_length. Empty: there is none.
+  std::vector<LengthFrom> grows;
+  Index examples = 0;  ///< 0: endless (training only)
+  double weight = 1;   ///< share of the fresh training batches
   /// Validation and test: examples follow one another, and rows go on from batch to batch with
   /// their states (Sampler says which example is whose).
   bool carried = false;
@@ -92,6 +100,7 @@ struct ExampleKey {
   Index index = 0;   ///< number of the example in its stream
   /// Place in the global batch, for tasks whose rows continue (Order::kStream).
   Index step = 0, row = 0, rows = 1;
+  Index before = 0;  ///< tokens that each row has had in earlier batches of the split
 };
 
 /// Where an example is written.

@@ -25,7 +25,7 @@ constexpr std::size_t kMostRows = 12;  // of the table of curves
 
 /// The config of the run alone: its model, its seed.
 RunConfig config_of(const ComparedRun& run) {
-  RunConfig config = read_config_text<RunConfig>(run.result.config, run.path + " (stored config)");
+  RunConfig config = stored_config(run.result.config, run.path + " (stored config)");
   const std::vector<std::string> labels = model_labels(config);
   const auto at = std::ranges::find(labels, run.result.model);
   LS_CHECK(at != labels.end(), kIo, "{}: its config has no model '{}'", run.path, run.result.model);

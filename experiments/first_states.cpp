@@ -82,8 +82,11 @@ std::vector<PieceStarts> FirstStates::plan(const data::Batch& batch,
           goes_on ? state.carried.position[static_cast<std::size_t>(
                         row.source - data::first_row(before, part_.comm.rank(), part_.comm.size()))]
                   : 0);
-      place.begun.push_back(row.mode == Start::kTbptt ? place.seen.back() > 0
-                                                      : row.mode != Start::kLearned);
+      // Zeros in place of what the model says where states are learned.
+      const bool given = row.mode == Start::kGaussian || row.mode == Start::kFitted ||
+                         row.mode == Start::kPassed ||
+                         (row.mode == Start::kZero && config_.learned > 0);
+      place.begun.push_back(given || place.seen.back() > 0);
       // The front of a row is no border between documents, unless what came before is known.
       const bool fixed = row.mode == Start::kTbptt || row.mode == Start::kLearned;
       if (!fixed && !place.documents.empty() && !place.documents[r].empty() &&

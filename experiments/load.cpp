@@ -31,7 +31,7 @@ bool is_set(const std::string& field, const std::vector<std::string>& overrides)
 LoadedModel load_model(const std::string& path, const std::vector<std::string>& overrides) {
   const LoadedCheckpoint c = load_checkpoint(path);
   const std::string stored = path + " (stored config)";
-  RunConfig trained = read_config_text<RunConfig>(c.data.config, stored);
+  RunConfig trained = stored_config(c.data.config, stored);
   make_paths_absolute(trained, c.data.directory);
   LoadedModel out;
   out.config = read_config_text<RunConfig>(dump_yaml(trained), stored, overrides);

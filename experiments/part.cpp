@@ -107,8 +107,7 @@ void check_same_numbers(const EarlierSitting& before, const RunConfig& config,
   if (before.part_hash == part_hash(config, model)) {
     return;
   }
-  const RunConfig old =
-      read_config_text<RunConfig>(before.config, before.path + " (stored config)");
+  const RunConfig old = stored_config(before.config, before.path + " (stored config)");
   const RunModel& old_model = model_of(old, before);
   const auto changes = changed_fields(without_rates(old, old_model), without_rates(config, model));
   LS_CHECK(changes.empty(), kConfig, "{}: was trained with other settings: {}; {}", before.path,

@@ -108,9 +108,9 @@ std::vector<std::vector<data::DataIdentity>> rehearse(const RunConfig& config, c
   const ag::NoGrad no_grad;
   std::vector<std::vector<data::DataIdentity>> data;
   for (std::size_t m = 0; m < config.models.size(); ++m) {
-    located(where, "models." + std::to_string(m), [&] {
+    const auto model = located(where, "models." + std::to_string(m), [&] {
       check_memory(config, config.models[m], *task, comm.size());
-      const auto made = make_model(config, config.models[m], io, seed);
+      auto made = make_model(config, config.models[m], io, seed);
       layers::Model& model = *made;
       const std::string& from = config.models[m].init.from;
       // A part that goes on needs its file no longer.
@@ -128,7 +128,9 @@ std::vector<std::vector<data::DataIdentity>> rehearse(const RunConfig& config, c
       model.hidden(token, seq);
       data.push_back(comm.rank() == 0 ? part_data(*task, config.models[m])
                                       : std::vector<data::DataIdentity>());
+      return made;
     });
+    located(where, "state", [&] { check_states(config, *model, *task, comm.size()); });
   }
   return data;
 }

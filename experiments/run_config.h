@@ -227,6 +227,16 @@ struct RunConfig {
   }
 };
 
+/// A config that a run has left behind, of this program or an earlier one.
+inline RunConfig stored_config(const std::string& text, const std::string& name) {
+  const ReadsStored stored;
+  return read_config_text<RunConfig>(text, name);
+}
+inline RunConfig stored_config_file(const std::string& path) {
+  const ReadsStored stored;
+  return read_config_file<RunConfig>(path);
+}
+
 /// Where the models of a run are; from now on products are made as it says.
 inline Device& device_of(const RunConfig& config) {
   cuda::tf32_products = config.tf32;

@@ -189,6 +189,58 @@ bool all_finite(const Tensor& t) {
   return !t.defined() || std::isfinite(optim::gradient_norm({&t, 1}));
 }
 
+/// Gradients go through the states of this model.
+static void check_segments(layers::Model& model) {
+  for (const auto& [path, slot] : model.state_after(1).slots) {
+    LS_CHECK(
+        !slot.grows, kConfig,
+        "segments: {} of model {} keeps something of every token, so no state is of one size at "
+        "each border; give attention a window, or set segments: 1 or back: 1",
+        path, model.label());
+  }
+  LS_CHECK(!model.config().recompute, kConfig,
+           "segments: no gradients go through states with recompute: true, of model {}; segments "
+           "are computed again anyway, leave recompute out",
+           model.label());
+}
+
+void check_states(const RunConfig& config, layers::Model& model, const data::Task& task,
+                  int ranks) {
+  const StateConfig& state = config.state;
+  const std::vector<data::Slice>& slices = task.slices(data::Split::kTrain);
+  const auto divides = [&](const data::LengthFrom& l) { return l.length % state.segments == 0; };
+  for (const data::Slice& slice : slices) {
+    const bool one = state.segments == 1 || slice.max_length <= slice.length;
+    LS_CHECK(
+        slice.length % state.segments == 0 &&
+            (one || (!slice.grows.empty() && std::ranges::all_of(slice.grows, divides))),
+        kConfig,
+        "segments: the training setting '{}' has rows of {}{} tokens, which are not cut into {} "
+        "segments of equal length; give lengths that {} divides",
+        slice.name, slice.length,
+        slice.max_length > slice.length ? fmt::format(" to {}", slice.max_length) : "",
+        state.segments, state.segments);
+  }
+  if (state.reach() > 1) {
+    check_segments(model);
+  }
+  if (!state.by_row()) {
+    return;
+  }
+  LS_CHECK(
+      config.batch >= ranks, kConfig,
+      "tbptt, passed, gaussian or fitted needs a row of the batch for every rank: batch is {}, "
+      "there are {} ranks",
+      config.batch, ranks);
+  LS_CHECK(state.passed == 0 || config.batch > 1, kConfig,
+           "passed needs a batch of at least 2 rows, a row is not given its own states");
+  LS_CHECK(!state.streams() || state.passed == 0 || ranks == 1 || model.measure_state(1).kv == 0,
+           kUnsupported,
+           "passed beside tbptt keeps keys and values on one rank only, model {} has some; there "
+           "are {} ranks",
+           model.label(), ranks);
+}
+
 RunPart::RunPart(const RunConfig& run, std::size_t number, std::uint64_t part_seed,
                  std::string folder, Communicator& ranks, Device& device, PartOptions asked)
     : config(run),
@@ -211,62 +263,15 @@ RunPart::RunPart(const RunConfig& run, std::size_t number, std::uint64_t part_se
   if (writes()) {
     data = part_data(*task, model_config);
   }
-  check_states();
-}
-
-void RunPart::check_states() {
-  const StateConfig& state = config.state;
-  const std::vector<data::Slice>& slices = task->slices(data::Split::kTrain);
-  for (const data::Slice& slice : slices) {
-    LS_CHECK(slice.length % state.segments == 0 &&
-                 (state.segments == 1 || slice.max_length <= slice.length),
-             kConfig,
-             "state.segments: the training setting '{}' has rows of {}{} tokens, which are not cut "
-             "into {} segments of equal length; give one length that {} divides",
-             slice.name, slice.length,
-             slice.max_length > slice.length ? fmt::format(" to {}", slice.max_length) : "",
-             state.segments, state.segments);
-  }
-  if (state.reach() > 1) {
-    check_segments();
-  }
-  if (!state.by_row()) {
-    return;
-  }
-  LS_CHECK(
-      config.batch >= comm.size(), kConfig,
-      "state: tbptt, passed, gaussian or fitted needs a row of the batch for every rank: batch "
-      "is {}, there are {} ranks",
-      config.batch, comm.size());
-  LS_CHECK(state.passed == 0 || config.batch > 1, kConfig,
-           "state: passed needs a batch of at least 2 rows, a row is not given its own states");
-  if (!state.streams()) {
-    return;
-  }
-  const Index length = slices.front().length;
-  LS_CHECK(!shares_states() || model->measure_state(1).kv == 0, kUnsupported,
-           "state: passed beside tbptt keeps keys and values on one rank only, model {} has some; "
-           "there are {} ranks",
-           model->label(), comm.size());
-  if (model->measure_state(2 * length).kv > model->measure_state(length).kv) {
+  check_states(config, *model, *task, comm.size());
+  const Index length = task->slices(data::Split::kTrain).front().length;
+  if (config.state.streams() &&
+      model->measure_state(2 * length).kv > model->measure_state(length).kv) {
     log_warn(
         "carried keys and values grow with every update, up to the window of attention if it has "
         "one: so do memory and time",
         {{"model", model->label()}});
   }
-}
-
-void RunPart::check_segments() {
-  for (const auto& [path, slot] : model->state_after(1).slots) {
-    LS_CHECK(!slot.grows, kConfig,
-             "state.segments: {} of model {} keeps something of every token, so no state is of one "
-             "size at each border; give attention a window, or set segments: 1 or back: 1",
-             path, model->label());
-  }
-  LS_CHECK(!model_config.recompute, kConfig,
-           "state.segments: no gradients go through states with recompute: true, of model {}; "
-           "segments are computed again anyway, leave recompute out",
-           model->label());
 }
 
 void RunPart::shard() {

@@ -15,6 +15,9 @@
 
 namespace ls::experiments {
 
+/// @throws Error(Config, Unsupported) where the config's states do not fit task, model or ranks
+void check_states(const RunConfig& config, layers::Model& model, const data::Task& task, int ranks);
+
 /// What whoever trains a part may ask of it besides its config; nothing here changes a number.
 struct PartOptions {
   bool quiet = false;           ///< shows no progress
@@ -31,9 +34,6 @@ struct RunPart {
   RunPart(const RunConfig& config, std::size_t model, std::uint64_t seed, std::string directory,
           Communicator& comm, Device& device = cpu(), PartOptions options = {});
 
-  /// @throws Error(Config, Unsupported) where the config's states do not fit task, model or ranks
-  void check_states();
-  void check_segments();
   /// From now on ranks have shards, as mesh.shard says. @throws Error(Config, Unsupported)
   void shard();
   /// Rows start from last states of other ranks' rows.

@@ -2,15 +2,32 @@
 // `state:` of a run: what the states of training rows are at the start of an update.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "core/config/fields.h"
 
 namespace ls::experiments {
+
+/// While alive, this thread reads a config that an earlier program may have written: what that
+/// called reset and carry is zero and tbptt.
+class ReadsStored {
+ public:
+  ReadsStored() : before_(std::exchange(on_, true)) {}
+  ~ReadsStored() { on_ = before_; }
+  ReadsStored(const ReadsStored&) = delete;
+  ReadsStored& operator=(const ReadsStored&) = delete;
+  static bool on() { return on_; }
+
+ private:
+  static inline thread_local bool on_ = false;
+  bool before_;
+};
 
 /// `state: passed` gives one mode to all rows, a map shares them out: {zero: 0.5, passed: 0.5}.
 /// Which row has which follows from seed, update and its number in the batch. experiments/STATES.md
@@ -39,14 +56,14 @@ struct StateConfig {
   /// The section that a mode's name stands for; what is wrong with another word, else "".
   std::string set_word(std::string_view word) {
     *this = {};
-    if (word == "zero") {
+    if (word == "zero" || (word == "reset" && ReadsStored::on())) {
       return "";
     }
-    const std::array<std::pair<std::string_view, double*>, 5> modes = {{{"gaussian", &gaussian},
-                                                                        {"fitted", &fitted},
-                                                                        {"passed", &passed},
-                                                                        {"tbptt", &tbptt},
-                                                                        {"learned", &learned}}};
+    if (word == "carry" && ReadsStored::on()) {
+      word = "tbptt";
+    }
+    const std::array<std::pair<std::string_view, double*>, 4> modes = {
+        {{"fitted", &fitted}, {"passed", &passed}, {"tbptt", &tbptt}, {"learned", &learned}}};
     for (const auto& [name, share] : modes) {
       if (word == name) {
         *share = 1;
@@ -59,8 +76,11 @@ struct StateConfig {
     if (word == "carry") {
       return "'carry' is tbptt of one segment: write state: tbptt";
     }
+    if (word == "gaussian") {
+      return "gaussian needs its standard deviation: write state: {gaussian: 1, std: 0.1}";
+    }
     return fmt::format(
-        "one of zero, gaussian, fitted, passed, tbptt, learned, or their probabilities as in "
+        "one of zero, fitted, passed, tbptt, learned, or their probabilities as in "
         "{{zero: 0.5, passed: 0.5}}, is expected, got '{}'",
         word);
   }

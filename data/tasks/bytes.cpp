@@ -56,10 +56,11 @@ class Bytes final : public Task {
     }
 
     const Index longest = config.lengths.longest();
-    LS_CHECK(!args.stream || longest == config.lengths.length, kConfig,
-             "bytes: rows that continue from step to step need one length, not {} to {}; leave out "
-             "max_length",
-             config.lengths.length, longest);
+    LS_CHECK(
+        !args.stream || longest == config.lengths.length || config.lengths.grow, kConfig,
+        "bytes: rows that continue from step to step need one length, not one drawn from {} to "
+        "{}; leave out max_length, or let it grow by a schedule",
+        config.lengths.length, longest);
     if (args.training) {
       fits(config, Split::kTrain, longest);
     }
@@ -176,7 +177,7 @@ class Bytes final : public Task {
     }
     if (info_.order == Order::kStream) {
       const Index turn = Rng(args().seed, "bytes/stream").below(bytes);
-      return {(turn + bytes * key.row / key.rows + key.step * length) % bytes, length};
+      return {(turn + bytes * key.row / key.rows + key.before) % bytes, length};
     }
     if (slices(Split::kTrain)[0].max_length > slices(Split::kTrain)[0].length) {
       return {rng(key).below(bytes), length};

@@ -27,7 +27,7 @@ std::string identity_in(const fs::path& folder) {
     return "";
   }
   try {
-    return run_identity(read_config_file<RunConfig>(path));
+    return run_identity(stored_config_file(path));
   } catch (const Error& e) {
     log_warn("a run of the sweep has a config that is not read any more, and does not count: " +
              e.message());

@@ -103,9 +103,10 @@ TEST_SUITE("unit") {
     };
     says(fault("{zero: 0.5, passed: 0.4}"), "the probabilities add up to 0.9, 1 is expected");
     says(fault("{passed: 0.7, tbptt: 0.4}"), "add up to 1.1");
-    says(fault("gaussian"), "state.std: this key is required");
+    says(fault("gaussian"), "write state: {gaussian: 1, std: 0.1}");
+    says(fault("{gaussian: 1}"), "state.std: this key is required");
     says(fault("carry"), "write state: tbptt");
-    says(fault("past"), "one of zero, gaussian, fitted, passed, tbptt, learned");
+    says(fault("past"), "one of zero, fitted, passed, tbptt, learned");
     says(fault("{tbptt: 1, segments: 2, back: 3}"), "back is 3, there are 2 segments");
     says(fault("{tbptt: 1, segments: 5}"), "'T24' has rows of 24 tokens");
     RunConfig alone = config_of(s, "passed");
@@ -123,6 +124,23 @@ TEST_SUITE("unit") {
     CHECK(fault("{tbptt: 1, segments: 2, back: 1}", "", full) == "nothing thrown");
     says(fault("{zero: 1, segments: 2}", "", std::string(kHybrid) + ", recompute: true"),
          "leave recompute out");
+  }
+
+  TEST_CASE("state: configs that runs have left behind say reset and carry") {
+    const Scratch s;
+    const std::string text = dump_yaml(config_of(s, "zero"));
+    const auto old = [&](const std::string& word) {
+      const std::size_t at = text.find("\nstate:") + 1;
+      std::size_t end = text.find('\n', at);
+      while (text[end + 1] == ' ') {
+        end = text.find('\n', end + 1);
+      }
+      return text.substr(0, at) + "state: " + word + text.substr(end);
+    };
+    CHECK(stored_config(old("reset"), "old").state.zero_share() == 1);
+    CHECK(stored_config(old("carry"), "old").state.tbptt == 1);
+    CHECK(test::says(test::message([&] { read_config_text<RunConfig>(old("carry"), "new"); }),
+                     "write state: tbptt"));
   }
 
   TEST_CASE("state: a device, with recorded steps or without, has the processor's bits") {
@@ -286,6 +304,36 @@ TEST_SUITE("unit") {
         CHECK(loss == doctest::Approx(zero).epsilon(1e-6));
       }
       t.steps(2);
+      CHECK(std::isfinite(t.step()));
+    }
+  }
+
+  TEST_CASE("state: rows that grow have the processor's bits on a device, and after a resume") {
+    const Scratch s;
+    const auto solo = solo_communicator();
+    for (const char* const mode : {"zero", "passed", "{tbptt: 1, segments: 4}", "learned"}) {
+      CAPTURE(mode);
+      const RunConfig config = read_config_text<RunConfig>(
+          dump_yaml(config_of(s, mode)), "text",
+          {"task.length=12", "task.max_length=48", "task.grow={at: [4, 8]}"});
+      Trainer whole(config, 0, 3, "", *solo);
+      const std::vector<double> losses = losses_of(whole, 12);
+      CHECK(whole.tokens_done() == 6 * (4 * 12 + 4 * 24 + 4 * 48));
+      StandIn device(600);
+      Trainer there(config, 0, 3, "", *solo, device);
+      CHECK(there.steps(12) == losses.back());
+      CHECK(there.train_step().replays() > 2);
+      CHECK(values_of(there) == values_of(whole));
+      std::filesystem::remove_all(s.path + "/run");
+      {
+        Trainer first(config, 0, 3, s.path + "/run", *solo);
+        losses_of(first, 7);
+        first.save();
+      }
+      Trainer then(config, 0, 3, s.path + "/run", *solo);
+      then.resume({}, std::nullopt);
+      CHECK(losses_of(then, 5) == std::vector<double>(losses.begin() + 7, losses.end()));
+      CHECK(values_of(then) == values_of(whole));
     }
   }
 }

@@ -118,6 +118,52 @@ TEST_SUITE("unit") {
     CHECK(loss == doctest::Approx(expected / static_cast<double>(second.labelled)).epsilon(1e-6));
   }
 
+  TEST_CASE("state: keys and values are not passed, and none leak beside rows that go on") {
+    const Scratch s;
+    const auto solo = solo_communicator();
+    const std::string windows =
+        "layers: [{repeat: 2, of: {name: attention, heads: 2, head_dim: 8, window: 6}}]";
+    // Alone, passed states of attention are none.
+    const RunConfig zero = still(config_of(s, "zero", "", windows));
+    const RunConfig passed = still(config_of(s, "passed", "", windows));
+    Trainer a(zero, 0, 3, "", *solo), b(passed, 0, 3, "", *solo);
+    for (int i = 0; i < 4; ++i) {
+      CHECK(b.step() == doctest::Approx(a.step()).epsilon(1e-6));
+    }
+    // Two layers of a window see 10 tokens back, of the row's own text.
+    Parts p(still(config_of(s, "{tbptt: 0.5, passed: 0.5}", "", windows)), *solo);
+    data::Batch before = p.batcher.make(0);
+    p.run();
+    for (Index step = 1; step < 4; ++step) {
+      const data::Batch now = p.batcher.make(step);
+      const auto rows = row_starts(p.part.config.state, 3, step, 6, 6);
+      double expected = 0;
+      for (Index r = 0; r < 6; ++r) {
+        const auto at = static_cast<std::size_t>(r);
+        const auto both = [&](const Tensor& x, const Tensor& y) {
+          return ag::concat({ag::Var(x.slice(0, r, r + 1)), ag::Var(y.slice(0, r, r + 1))}, 1)
+              .value();
+        };
+        const auto starts = [&](const data::Batch& batch) {
+          return batch.documents.empty() ? std::vector<Index>() : batch.documents[at];
+        };
+        layers::DocumentStarts documents = {starts(before)};
+        const std::vector<Index> later = starts(now);
+        if (rows[at].mode != Start::kTbptt && (later.empty() || later[0] > 0)) {
+          documents[0].push_back(24);
+        }
+        for (const Index start : later) {
+          documents[0].push_back(24 + start);
+        }
+        const Tensor all = losses(*p.part.model, both(before.tokens, now.tokens),
+                                  both(before.labels, now.labels), {.documents = &documents});
+        expected += sum_of(all.slice(1, 24, 48));
+      }
+      CHECK(p.run() == doctest::Approx(expected / static_cast<double>(now.labelled)).epsilon(1e-6));
+      before = now;
+    }
+  }
+
   TEST_CASE("state: the front of a row is where its state counts, a border inside is zero") {
     // Rows of one document each, which begins at their front.
     Scratch s;
