@@ -10,6 +10,7 @@
 #include <csignal>
 
 #include "core/io/files.h"
+#include "experiments/columns.h"
 #include "experiments/csv.h"
 
 namespace ls::experiments {
@@ -101,41 +102,28 @@ class Script {
   explicit Script(std::string path) : path_(std::move(path)) {}
 
   void begin(const std::vector<Panel>& panels, const FigureOptions& options) {
-    std::size_t most = 0;
     for (const Panel& p : panels) {
-      most = std::max(most, static_cast<std::size_t>(std::ranges::count_if(
-                                p.series, [](const Series& s) { return !s.label.empty(); })));
+      note_labels(p);
     }
-    const std::size_t legend = (most + 1) / 2;  // lines: it has two columns
-    const auto layout = [&](std::size_t columns) {
-      return std::pair(std::min(panels.size(), columns), (panels.size() + columns - 1) / columns);
-    };
-    const auto [columns, rows] = layout(options.most_columns);
-    const std::string title =
-        options.note.empty() ? "" : "title " + quoted(options.note) + " noenhanced ";
-    const auto format = [&](const char* name, const std::string& terminal, std::size_t across,
-                            std::size_t down, double size) {
-      script_ += fmt::format(
-          "if (format eq '{0}') {{\n  set terminal {1}\n  set output {2}\n  set pointsize {3}\n"
-          "  set multiplot {4}layout {5},{6}\n}}\n",
-          name, terminal, quoted(path_ + "." + name), size, title, down, across);
-    };
-    const std::size_t height = (390 + 22 * legend) * rows + (options.note.empty() ? 0 : 30);
     script_ +=
         "# gnuplot -e \"format='pdf'\" draws another format\n"
         "if (!exists('format')) format = 'svg'\n";
-    const std::string pixels = fmt::format("size {},{}", kPanelWidth * columns, height);
-    format("svg", "svg " + pixels + " font 'sans,13' background '#ffffff'", columns, rows, 1);
-    format("png", "pngcairo " + pixels + " font 'sans,10'", columns, rows, 1);
-    const auto [across, down] = layout(2);
-    format("pdf",
-           fmt::format("pdfcairo size {}in,{:.2f}in font 'sans,8' fontscale 1 linewidth 0.6",
-                       across > 1 ? kWide : kNarrow,
-                       (2.5 + 0.15 * static_cast<double>(legend)) * static_cast<double>(down)),
-           across, down, 0.6);
-    script_ +=
-        "set border 3\nset tics nomirror out\nset grid back lc '#dddddd'\n"
-        "set key outside bottom center horizontal maxcols 2 samplen 2\n";
+    const std::size_t columns = std::min(panels.size(), options.most_columns);
+    format("svg", panels.size(), columns, options.note,
+           {.width = static_cast<double>(kPanelWidth * columns),
+            .panel = 390,
+            .line = 22,
+            .character = 8});
+    format("png", panels.size(), columns, options.note,
+           {.width = static_cast<double>(kPanelWidth * columns),
+            .panel = 390,
+            .line = 22,
+            .character = 8});
+    const std::size_t across = std::min<std::size_t>(panels.size(), 2);
+    format("pdf", panels.size(), across, options.note,
+           {.width = across > 1 ? kWide : kNarrow, .panel = 2.1, .line = 0.15, .character = 0.07});
+    script_ += "set multiplot" + title_ + "\n";
+    script_ += "set border 3\nset tics nomirror out\nset grid back lc '#dddddd'\nunset key\n";
   }
 
   void add(const Panel& p) {
@@ -145,18 +133,35 @@ class Script {
     axis("x", x, p.x_log, p.x_unit, range_text(x));
     axis("y", y, p.y_log, p.y_unit,
          p.y_max > p.y_min ? fmt::format("[{}:{}]", p.y_min, p.y_max) : range_text(y));
-    script_ += "unset arrow\n";
+    script_ += fmt::format(
+        "unset arrow\nset origin ({0}%across)/real(across), foot+(down-1-{0}/across)*(1-top-foot)/"
+        "down\nset size 1.0/across, (1-top-foot)/down\n",
+        number_++);
     // Of a panel without a point only the axes are drawn; the constant lies outside of them.
     plots_ = x ? "" : "plot 2 notitle";
     if (p.x_mark > 0 && x && x->first <= p.x_mark && p.x_mark <= x->second) {
       script_ += fmt::format("set arrow from {0},graph 0 to {0},graph 1 nohead dt 2 lc '#888888'\n",
                              p.x_mark);
-      plot("keyentry with lines dt 2 lc '#888888' title " + quoted("trained up to here"));
     }
     for (std::size_t s = 0; s < p.series.size(); ++s) {
       add(p.series[s], p.series[s].style.value_or(style_number(s)));
     }
     script_ += plots_ + "\n";
+  }
+
+  /// The legend below all panels.
+  void end() {
+    if (labels_.empty()) {
+      return;
+    }
+    script_ +=
+        "set origin 0,0\nset size 1,foot\nunset title\nunset xlabel\nunset ylabel\nunset border\n"
+        "unset tics\nunset grid\nunset arrow\nunset logscale\nset xrange [0:1]\nset yrange [0:1]\n"
+        "set key center center horizontal Left reverse maxcols legend samplen 2\nplot 2 notitle";
+    for (const auto& [label, entry] : labels_) {
+      script_ += ", " + entry;
+    }
+    script_ += "\n";
   }
 
   void write() {
@@ -165,6 +170,75 @@ class Script {
   }
 
  private:
+  /// In pixels or inches.
+  struct Sizes {
+    double width, panel, line, character;
+  };
+
+  /// A terminal with the layout of panels and legend in it.
+  void format(const std::string& name, std::size_t panels, std::size_t across,
+              const std::string& note, const Sizes& size) {
+    constexpr std::size_t kSample = 7;  // characters that a line of the legend takes besides text
+    std::size_t longest = 1;
+    for (const auto& [label, entry] : labels_) {
+      longest = std::max(longest, columns_of(label));
+    }
+    const auto fit = static_cast<std::size_t>(
+        size.width / (size.character * static_cast<double>(longest + kSample)));
+    const std::size_t legend = std::clamp<std::size_t>(fit, 1, 6);
+    const std::size_t lines = (labels_.size() + legend - 1) / legend;
+    const std::size_t down = (panels + across - 1) / std::max<std::size_t>(1, across);
+    const double foot = labels_.empty() ? 0 : size.line * (static_cast<double>(lines) + 0.6);
+    const double top = note.empty() ? 0 : 1.5 * size.line;
+    const double height = size.panel * static_cast<double>(down) + foot + top;
+    const bool pdf = name == "pdf";
+    const std::string terminal =
+        name == "svg" ? fmt::format("svg size {:.0f},{:.0f} font 'sans,13' background '#ffffff'",
+                                    size.width, height)
+        : pdf ? fmt::format("pdfcairo size {}in,{:.2f}in font 'sans,8' fontscale 1 linewidth 0.6",
+                            size.width, height)
+              : fmt::format("pngcairo size {:.0f},{:.0f} font 'sans,10'", size.width, height);
+    script_ += fmt::format(
+        "if (format eq '{}') {{\n  set terminal {}\n  set output {}\n  set pointsize {}\n"
+        "  across = {}; down = {}; foot = {:.4f}; top = {:.4f}; legend = {}\n}}\n",
+        name, terminal, quoted(path_ + "." + name), pdf ? 0.6 : 1.0, across, down, foot / height,
+        top / height, legend);
+    title_ = note.empty() ? "" : " title " + quoted(note) + " noenhanced";
+  }
+
+  /// Each label once, as the first series that has a value shows it.
+  void note_labels(const Panel& p) {
+    if (p.x_mark > 0) {
+      name("trained up to here", "keyentry with lines dt 2 lc '#888888'", false);
+    }
+    for (std::size_t s = 0; s < p.series.size(); ++s) {
+      const Series& line = p.series[s];
+      const Style style = line.style.value_or(style_number(s));
+      const bool any = std::ranges::any_of(line.y, [](double v) { return std::isfinite(v); });
+      const std::string color = fmt::format("lc '{}' dt {}", style.color, 1 + style.dash);
+      const std::string mark = fmt::format("pt {} ", mark_of(style.marker, line.hollow));
+      if (!line.label.empty()) {
+        name(line.label,
+             !any                          ? "keyentry with lines " + color
+             : line.drawn == Drawn::kSteps ? "keyentry with lines lw 1.5 " + color
+             : line.drawn == Drawn::kMarks ? "keyentry with points lw 1.5 " + mark + color
+                                           : "keyentry with linespoints lw 2 " + mark + color,
+             !any);
+      }
+    }
+  }
+
+  void name(const std::string& label, const std::string& entry, bool without) {
+    const auto at = std::ranges::find(labels_, label, [](const auto& l) { return l.first; });
+    const std::string whole =
+        entry + " title " + quoted(label + (without ? ": no value" : "")) + " noenhanced";
+    if (at == labels_.end()) {
+      labels_.emplace_back(label, whole);
+    } else if (!without && at->second.find(": no value") != std::string::npos) {
+      at->second = whole;
+    }
+  }
+
   void plot(const std::string& what) { plots_ += (plots_.empty() ? "plot " : ", ") + what; }
 
   void axis(const std::string& name, const std::optional<std::pair<double, double>>& range,
@@ -186,14 +260,8 @@ class Script {
   void add(const Series& line, const Style& style) {
     const std::string color = fmt::format("lc '{}'", style.color);
     const std::string dashes = fmt::format("dt {}", 1 + style.dash);
-    const std::string title =
-        line.label.empty() ? " notitle" : " title " + quoted(line.label) + " noenhanced";
     const bool any = std::ranges::any_of(line.y, [](double v) { return std::isfinite(v); });
     if (!any) {
-      if (!line.label.empty()) {
-        plot("keyentry with lines " + color + " title " + quoted(line.label + ": no value") +
-             " noenhanced");
-      }
       return;
     }
     const bool interval = !line.low.empty();
@@ -208,11 +276,11 @@ class Script {
     const std::string mark = fmt::format("pt {}", mark_of(style.marker, line.hollow));
     if (line.drawn == Drawn::kMarks) {
       plot(from + (interval ? " using 1:2:3:4 with yerrorbars" : " using 1:2 with points") +
-           " lw 1.5 " + mark + " ps 0.7 " + color + title);
+           " lw 1.5 " + mark + " ps 0.7 " + color + " notitle");
       return;
     }
     if (line.drawn == Drawn::kSteps) {
-      plot(from + " using 1:2 with steps lw 1.5 " + dashes + " " + color + title);
+      plot(from + " using 1:2 with steps lw 1.5 " + dashes + " " + color + " notitle");
       return;
     }
     if (interval) {
@@ -221,11 +289,12 @@ class Script {
     }
     plot(from + " using 1:2 with " +
          (line.x.size() < 40 ? "linespoints " + mark + " ps 0.6 " : std::string("lines ")) +
-         "lw 2 " + dashes + " " + color + title);
+         "lw 2 " + dashes + " " + color + " notitle");
   }
 
-  std::string path_, data_, script_, plots_;
-  int index_ = 0;
+  std::string path_, data_, script_, plots_, title_;
+  std::vector<std::pair<std::string, std::string>> labels_;  // with their entries in the legend
+  int index_ = 0, number_ = 0;                               // of series and panels
 };
 
 }  // namespace
@@ -264,6 +333,7 @@ std::string draw_figure(const std::string& path, const std::vector<Panel>& panel
   for (const Panel& p : panels) {
     script.add(p);
   }
+  script.end();
   script.write();
   for (const auto& [format, wanted] :
        {std::pair{"svg", true}, {"png", options.png}, {"pdf", options.pdf}}) {

@@ -164,7 +164,7 @@ TEST_SUITE("unit") {
     const std::string data = read_file(folder.path + "/figure.dat");
     INFO(script << data);
     CHECK(count(script, "set title ") == 5);
-    CHECK(count(script, "set key outside") == 1);
+    CHECK(count(script, "set key center") == 1);
     CHECK(count(script, "set xlabel 'length in tokens'") == 1);
     CHECK(count(script, "lines: validation, marks: test") == 4);
     // The first series: the final metric of model a by length, in order.
