@@ -85,8 +85,9 @@ class Shares {
   std::vector<int> in_, out_;
 };
 
-/// What other ranks must know of a stretch: by row tokens seen and left, whether there are documents
-/// at all, whether the row has begun, then the starts of its documents, -1 where there are no more.
+/// What other ranks must know of a stretch: by row tokens seen and left, whether there are
+/// documents at all, whether the row has begun, then the starts of its documents, -1
+/// where there are no more.
 Tensor told(const layers::Stretch& stretch) {
   std::size_t most = 0;
   for (Index r = 0; r < stretch.rows(); ++r) {
