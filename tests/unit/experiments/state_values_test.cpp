@@ -41,10 +41,13 @@ RunConfig still(RunConfig config) {
   return config;
 }
 
-/// All but those that break laws on purpose.
+/// All that go on from a state, but those that break laws on purpose.
 std::vector<std::string> mixers() {
-  std::vector<std::string> names = layers::TokenMixer::registry().names();
-  std::erase_if(names, [](const std::string& name) { return name.starts_with("wrong_"); });
+  const auto& registry = layers::TokenMixer::registry();
+  std::vector<std::string> names = registry.names();
+  std::erase_if(names, [&](const std::string& name) {
+    return name.starts_with("wrong_") || !registry.traits(name).causal;
+  });
   return names;
 }
 
