@@ -129,7 +129,7 @@ int check(const ScanInfo& scan, const layers::Tensors& in, const std::shared_ptr
 
 }  // namespace
 
-TEST_SUITE("unit") {
+TEST_SUITE("conformance") {
   TEST_CASE("strategies send what they say") {
     std::map<std::string, int> compared;
     for (const std::string& name : layers::scan_registry().names()) {
