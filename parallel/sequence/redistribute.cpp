@@ -86,22 +86,25 @@ class Shares {
 };
 
 /// What other ranks must know of a stretch: by row tokens seen and left, whether there are
-/// documents at all, whether the row has begun, then the starts of its documents, -1
+/// documents at all, whether the row has begun, the tokens, then the starts of its documents, -1
 /// where there are no more.
+constexpr Index kTold = 5;
 Tensor told(const layers::Stretch& stretch) {
   std::size_t most = 0;
   for (Index r = 0; r < stretch.rows(); ++r) {
     most = std::max(most, stretch.starts(r).size());
   }
-  const Index wide = 4 + static_cast<Index>(most);
-  Tensor out = Tensor::full({stretch.rows(), wide}, DType::kI64, -1);
+  const Index wide = kTold + static_cast<Index>(most);
+  Tensor out = Tensor::full({std::max<Index>(stretch.rows(), 1), wide}, DType::kI64, -1);
   auto* at = out.data<std::int64_t>();
+  at[4] = stretch.tokens();
   for (Index r = 0; r < stretch.rows(); ++r, at += wide) {
     at[0] = stretch.seen(r);
     at[1] = stretch.left(r);
     at[2] = stretch.has_documents() ? 1 : 0;
     at[3] = stretch.begun(r) ? 1 : 0;
-    std::ranges::copy(stretch.starts(r), at + 4);
+    at[4] = stretch.tokens();
+    std::ranges::copy(stretch.starts(r), at + kTold);
   }
   return out;
 }
@@ -125,7 +128,7 @@ layers::Stretch whole_of(const layers::Stretch& own, const Tensors& told,
         place.left.push_back(at[1]);
       }
       documents = documents || at[2] > 0;
-      for (Index i = 4; i < wide && at[i] >= 0; ++i) {
+      for (Index i = kTold; i < wide && at[i] >= 0; ++i) {
         starts.push_back(before + at[i]);
       }
       before += tokens[s];
@@ -227,9 +230,12 @@ class Redistributed {
     Tensors said;
     for (const Tensors& list : came) {
       said.push_back(list[0].to(cpu()));
+      tokens_.push_back(said.back().data<std::int64_t>()[4]);
       const auto given =
           std::find_if(list.begin() + 1, list.end(), [](const Tensor& t) { return t.defined(); });
-      tokens_.push_back(given->size(1) / updates_);
+      if (tokens_.back() > 0) {  // a rank without tokens cannot tell
+        updates_ = given->size(1) / tokens_.back();
+      }
     }
     if (shares_.none(comm_->rank())) {
       return;
@@ -250,6 +256,7 @@ class Redistributed {
       mine.push_back(call.inputs[i].requires_grad() ? Var::leaf(x) : Var(x));
     }
     layers::ScanCall own = call.call;
+    own.updates = updates_;
     for (std::size_t p = 0; p < own.fresh.size(); ++p) {
       const Var& f = own.fresh[p];
       const Tensor x = shares_.of_input(value_of(f), call.inputs.size() + p, comm_->rank());

@@ -169,7 +169,8 @@ class SplitCase {
                    : op_.in[i].differentiable ? ag::Var::leaf(x)
                                               : ag::Var(x));
     }
-    ScanCall how{.slot = "scan", .updates = updates_, .fresh = {}};
+    // Where there are no tokens, a context cannot tell how many updates one has.
+    ScanCall how{.slot = "scan", .updates = b > a ? updates_ : 1, .fresh = {}};
     for (const Tensor& f : fresh) {
       how.fresh.push_back(f.defined() ? ag::Var::leaf(f) : ag::Var());
     }
