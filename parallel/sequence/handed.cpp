@@ -7,6 +7,7 @@
 #include "core/comm/lists.h"
 #include "parallel/sequence/heads.h"
 #include "parallel/sequence/part.h"
+#include "parallel/sequence/pieces.h"
 #include "parallel/sequence/strategy.h"
 
 namespace ls::parallel {
@@ -35,82 +36,12 @@ Tensor padded(const Tensor& t, const Tensor& like) {
   return out;
 }
 
-/// States cut along rows, or along heads where there are more of these.
-class StatePieces {
- public:
-  explicit StatePieces(const Part& part) {
-    const ScanInfo& scan = part.scan();
-    for (const ArgSpec& s : scan.summary) {
-      heads_.push_back(axis_of(s, scan.heads));
-    }
-    states_ = scan.states.size();
-    if (scan.summary.empty()) {  // a relay, whose states nobody joins or acts on
-      return;
-    }
-    const std::vector<Shape> shapes = part.state_shapes();
-    const Index rows = shapes[0][0];
-    Index heads = kMostPieces;
-    for (std::size_t i = 0; i < heads_.size() && heads > 0; ++i) {
-      heads = heads_[i] == 0 ? 0 : heads;
-    }
-    for (std::size_t p = 0; p < states_ && heads > 0; ++p) {
-      heads = std::min(heads, shapes[p][shapes[p].rank() + heads_[p]]);
-    }
-    by_heads_ = heads > rows;
-    count_ = static_cast<int>(std::clamp<Index>(by_heads_ ? heads : rows, 1, kMostPieces));
-  }
-  int count() const { return count_; }
-  Tensors piece(const Tensors& list, int which) const {
-    Tensors some;
-    for (std::size_t i = 0; i < list.size(); ++i) {
-      if (!list[i].defined()) {
-        some.emplace_back();
-        continue;
-      }
-      const int axis = axis_at(i, list.size());
-      const Index n = list[i].size(axis);
-      some.push_back(
-          list[i].slice(axis, n * which / count_, n * (which + 1) / count_).contiguous());
-    }
-    return some;
-  }
-  Tensors joined(const std::vector<Tensors>& all) const {
-    Tensors out;
-    for (std::size_t p = 0; p < all.front().size(); ++p) {
-      Vars parts;
-      for (const Tensors& list : all) {
-        if (list[p].defined()) {
-          parts.emplace_back(list[p]);
-        }
-      }
-      const ag::NoGrad no_grad;
-      out.push_back(parts.empty() ? Tensor()
-                                  : ag::concat(parts, axis_at(p, all.front().size())).value());
-    }
-    return out;
-  }
-
- private:
-  /// Lists are states, a summary, or that and more states.
-  int axis_at(std::size_t i, std::size_t size) const {
-    if (!by_heads_) {
-      return 0;
-    }
-    const bool state = size == states_ || i >= heads_.size();
-    return heads_[state ? (size == states_ ? i : (i - heads_.size()) % states_) : i];
-  }
-  std::vector<int> heads_;  ///< axis of each tensor of a summary, from the end
-  std::size_t states_ = 0;
-  bool by_heads_ = false;
-  int count_ = 1;
-};
-
 /// Made when first asked for.
 class Pieces {
  public:
   const StatePieces& of(const Part& part) {
     if (!cut_) {
-      cut_.emplace(part);
+      cut_.emplace(part.scan(), part.like_summary());
     }
     return *cut_;
   }
@@ -145,6 +76,7 @@ class Forward final : public RankScan {
     return states;
   }
   Tensors summary() override { return part_.summary(); }
+  std::size_t summary_size() const override { return part_.scan().summary.size(); }
   Tensors act(const Tensors& summary, const Tensors& states) override {
     return part_.scan().act(summary, states, part_.attrs());
   }
@@ -189,6 +121,10 @@ class Backward final : public RankScan {
       list.push_back(std::move(g));
     }
     return list;
+  }
+  std::size_t summary_size() const override {
+    const ScanInfo& scan = part_.scan();
+    return scan.summary.size() + (scan.affine ? 1 : 2) * states();
   }
   Tensors act(const Tensors& list, const Tensors& dstates) override {
     const auto own_from = list.end() - static_cast<std::ptrdiff_t>(states());

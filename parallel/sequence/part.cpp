@@ -79,13 +79,8 @@ Tensors Part::empty_states() const {
                                {.slot = call_.slot, .fresh = {}}));
 }
 
-std::vector<Shape> Part::state_shapes() const {
-  const Tensors none = scan_.identity(values(), attrs());
-  std::vector<Shape> shapes;
-  for (std::size_t p = 0; p < states(); ++p) {
-    shapes.push_back(none[p].shape());
-  }
-  return shapes;
+Tensors Part::like_summary() const {
+  return scan_.identity ? scan_.identity(values(), attrs()) : Tensors();
 }
 
 Tensors Part::incoming() const {

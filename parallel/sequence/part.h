@@ -39,8 +39,8 @@ class Part {
   /// Those that the last run began with.
   Tensors incoming() const;
   const Tensors& summary();
-  /// Of the states, where there are summaries.
-  std::vector<Shape> state_shapes() const;
+  /// A summary, for its shapes; none where the scan has none.
+  Tensors like_summary() const;
   /// Runs the tokens, once; `states` null: from those that this rank was given. The outgoing ones.
   Tensors run(const Tensors* states);
 

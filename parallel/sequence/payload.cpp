@@ -4,6 +4,7 @@
 
 #include "core/op/run.h"
 #include "parallel/sequence/heads.h"
+#include "parallel/sequence/pieces.h"
 #include "parallel/sequence/strategy.h"
 
 namespace ls::parallel {
@@ -81,22 +82,20 @@ SplitSizes split_sizes(const ScanInfo& scan, const Tensors& inputs, const void* 
     s.state += cache ? rows * row_bytes(t) : t.bytes();
     s.handed += cache ? before * row_bytes(t) : t.bytes();
   }
-  if (scan.summarize) {
-    // Heads are worked on in parts, each with a transition of its own.
-    const std::vector<ag::Var> vars(none.begin(), none.end());
-    const HeadParts parts(scan, vars, ranks > 1 ? kHeadParts : 1);
-    for (int g = 0; g < parts.count(); ++g) {
-      Tensors part;
-      for (std::size_t i = 0; i < none.size(); ++i) {
-        part.push_back(parts.of_input(none[i], i, g));
-      }
-      const Tensors summary = scan.identity(part, attrs);
-      for (std::size_t i = scan.states.size(); i < summary.size(); ++i) {
-        s.transition += summary[i].bytes();
-      }
-      s.pieces = std::clamp<Index>(std::max(summary[0].size(0), s.head_units / parts.count()), 1,
-                                   kMostPieces);
+  // Heads are worked on in parts, each with a transition of its own.
+  const std::vector<ag::Var> vars(none.begin(), none.end());
+  const HeadParts parts(scan, vars, ranks > 1 ? kHeadParts : 1);
+  s.parts = parts.count();
+  for (int g = 0; g < parts.count() && scan.summarize; ++g) {
+    Tensors part;
+    for (std::size_t i = 0; i < none.size(); ++i) {
+      part.push_back(parts.of_input(none[i], i, g));
     }
+    const Tensors summary = scan.identity(part, attrs);
+    for (std::size_t i = scan.states.size(); i < summary.size(); ++i) {
+      s.transition += summary[i].bytes();
+    }
+    s.pieces = StatePieces(scan, summary).count();
   }
   return s;
 }

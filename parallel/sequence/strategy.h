@@ -36,7 +36,8 @@ struct SplitSizes {
   /// Of a summary of the rank's tokens: the states, and its transition. 0 where there is none.
   Index state = 0, transition = 0;
   Index handed = 0;  ///< of states as the last rank gets them: rows of keys add up
-  Index pieces = 1;  ///< that states fall into
+  Index parts = 1;   ///< of heads or rows, worked on in turns
+  Index pieces = 1;  ///< that the states of a part fall into (StatePieces)
   /// Of a token's inputs and outputs: with an axis of heads, of columns of values, and of all.
   struct OfToken {
     Index heads = 0, columns = 0, all = 0;
@@ -52,8 +53,8 @@ SplitSizes split_sizes(const layers::ScanInfo& scan, const Tensors& inputs, cons
 /// Of the sequence inputs, of all rows.
 Index token_bytes(const layers::ScanInfo& scan, const Tensors& inputs);
 
-/// Parts of the heads that are worked on in turns, and pieces that states are sent in at most.
-inline constexpr int kHeadParts = 2, kMostPieces = 8;
+/// Parts of the heads that are worked on in turns.
+inline constexpr int kHeadParts = 2;
 
 /// What a strategy sends in a forward pass, headers and what is told of documents not counted.
 struct Payload {
@@ -87,6 +88,8 @@ class RankScan {
   virtual Tensors initial() = 0;
   /// What this rank's tokens do to any incoming state.
   virtual Tensors summary() = 0;
+  /// Number of its tensors.
+  virtual std::size_t summary_size() const = 0;
   virtual Tensors act(const Tensors& summary, const Tensors& states) = 0;
   /// The summary of two neighbours.
   virtual Tensors compose(const Tensors& earlier, const Tensors& later) = 0;

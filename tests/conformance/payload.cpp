@@ -10,6 +10,9 @@
 #include "core/ops/attention/attention.h"
 #include "core/ops/decayed_linear/decayed_linear.h"
 #include "core/ops/delta_rule/delta_rule.h"
+#include "core/ops/gated_scan/gated_scan.h"
+#include "core/ops/mlstm/mlstm.h"
+#include "core/ops/token_shift/token_shift.h"
 #include "parallel/sequence/runner.h"
 #include "tests/support/draw.h"
 #include "tests/support/scan_laws.h"
@@ -19,8 +22,8 @@ namespace {
 
 using layers::ScanInfo;
 
-/// Counts the bytes of tensors, which travel as bytes, that this rank sends to others; numbers,
-/// which are headers, are not counted.
+/// Counts the messages of tensors, which travel as bytes, that this rank sends to others, and their
+/// bytes; numbers, which are headers, are not counted.
 class Counting final : public Communicator {
  public:
   explicit Counting(Communicator& base) : base_(base) {}
@@ -28,9 +31,15 @@ class Counting final : public Communicator {
   int size() const override { return base_.size(); }
   std::string name() const override { return base_.name() + "/counted"; }
   Index sent() const { return sent_; }
+  Index messages() const { return messages_; }
 
  private:
-  void count(const CommCall& call, Index bytes) { sent_ += call.dtype == DType::kU8 ? bytes : 0; }
+  void count(const CommCall& call, Index bytes) {
+    if (call.dtype == DType::kU8) {
+      sent_ += bytes;
+      ++messages_;
+    }
+  }
   void do_all_reduce(const CommCall& c, void* data) override {
     base_.all_reduce(data, c.n, c.dtype, c.op);
   }
@@ -47,29 +56,37 @@ class Counting final : public Communicator {
   }
   void do_all_to_all(const CommCall& c, const void* in, std::span<const Index> in_bytes, void* out,
                      std::span<const Index> out_bytes) override {
+    Index others = 0;
     for (int r = 0; r < size(); ++r) {
-      count(c, r == rank() ? 0 : in_bytes[static_cast<std::size_t>(r)]);
+      others += r == rank() ? 0 : in_bytes[static_cast<std::size_t>(r)];
     }
+    count(c, others);
     base_.all_to_all(in, in_bytes, out, out_bytes, DType::kU8);
   }
   void do_send_recv(const CommCall& c, const void* out, Index out_bytes, void* in,
                     Index in_bytes) override {
-    count(c, out_bytes);
+    if (c.to != kNoRank) {
+      count(c, out_bytes);
+    }
     base_.send_recv(out, out_bytes, c.to, in, in_bytes, c.from, DType::kU8, c.tag);
   }
   void do_barrier(const CommCall&) override { base_.barrier(); }
   std::unique_ptr<Communicator> do_split(std::span<const int>) override { return nullptr; }
 
   Communicator& base_;
-  Index sent_ = 0;
+  Index sent_ = 0, messages_ = 0;
 };
 
 constexpr int kRanks = 4;
 
+struct Sent {
+  Index bytes = 0, messages = 0;
+};
+
 /// The most that a rank sends where each has as many tokens.
-Index sent(const ScanInfo& scan, const layers::Tensors& in, std::shared_ptr<const void> attrs,
-           const std::string& strategy, Index tokens, Index rows) {
-  Index most = 0;
+Sent sent(const ScanInfo& scan, const layers::Tensors& in, std::shared_ptr<const void> attrs,
+          const std::string& strategy, Index tokens, Index rows) {
+  Sent most;
   std::mutex mutex;
   run_ranks(kRanks, [&](Communicator& comm) {
     Counting counted(comm);
@@ -88,7 +105,8 @@ Index sent(const ScanInfo& scan, const layers::Tensors& in, std::shared_ptr<cons
                    .piece(comm.rank() * tokens, (comm.rank() + 1) * tokens),
                {.slot = "scan", .keep = false, .fresh = {}});
     const std::lock_guard lock(mutex);
-    most = std::max(most, counted.sent());
+    most.bytes = std::max(most.bytes, counted.sent());
+    most.messages = std::max(most.messages, counted.messages());
   });
   return most;
 }
@@ -120,8 +138,12 @@ int check(const ScanInfo& scan, const layers::Tensors& in, const std::shared_ptr
     CAPTURE(name);
     CAPTURE(s);
     const Index told = redistributes ? rows * 5 * 8 * (kRanks - 1) : 0;
-    CHECK(sent(scan, in, attrs, s, tokens, rows) - told ==
-          static_cast<Index>(strategy.payload(sizes).sent));
+    const Sent most = sent(scan, in, attrs, s, tokens, rows);
+    const Payload payload = strategy.payload(sizes);
+    CHECK(most.bytes - told == static_cast<Index>(payload.sent));
+    // Through a pipe goes what a rank sends, and then a message from each further rank.
+    const bool pipe = s == "ring" || s == "relay" || s == "all_scan";
+    CHECK(most.messages + (pipe ? kRanks - 2 : 0) == static_cast<Index>(payload.steps));
     ++compared;
   }
   return compared;
@@ -158,6 +180,41 @@ TEST_SUITE("conformance") {
     check_op.operator()<ops::DecayedLinear>({.q = q, .k = k, .v = v}, 7);
     check_op.operator()<ops::DeltaRule>(
         {.q = q, .k = k, .v = v, .beta = draw.uniform({2, 12, 4}, 0, 1)}, 7);
+  }
+
+  TEST_CASE("strategies send as many messages as they say, of one row and of several") {
+    test::Draw draw("payload and rows");
+    for (const Index rows : {1, 3}) {
+      const auto check_op = [&]<class Op>(const typename Op::template In<Tensor>& in,
+                                          Index pieces) {
+        const auto attrs = std::make_shared<const typename Op::Attrs>();
+        const ScanInfo& scan = layers::scan_of(op_info<Op>(), attrs.get());
+        const layers::Tensors list = ls::detail::spread_members<Tensor>(in);
+        CHECK(check(scan, list, attrs, scan.op->name) >= 4);
+        const SplitSizes sizes = split_sizes(scan, list, attrs.get(), kRanks, 2, 2 * kRanks);
+        CHECK(sizes.parts == 2);
+        CHECK(sizes.pieces == pieces);
+      };
+      const auto normal = [&](Index heads, Index channels) {
+        return draw.normal({rows, 2 * kRanks, heads, channels});
+      };
+      const auto numbers = [&](Index n) { return draw.uniform({rows, 2 * kRanks, n}, -1, 0); };
+      check_op.operator()<ops::DecayedLinear>({.q = normal(8, 4),
+                                               .k = normal(8, 4),
+                                               .v = normal(8, 4),
+                                               .gk = draw.uniform({rows, 2 * kRanks, 8, 4}, -1, 0)},
+                                              4);
+      check_op.operator()<ops::DeltaRule>(
+          {.q = normal(16, 4), .k = normal(16, 4), .v = normal(16, 4), .beta = numbers(16)}, 8);
+      check_op.operator()<ops::Mlstm>({.q = normal(8, 4),
+                                       .k = normal(8, 4),
+                                       .v = normal(8, 4),
+                                       .i = numbers(8),
+                                       .f = numbers(8)},
+                                      4);
+      check_op.operator()<ops::GatedScan>({.u = numbers(32), .g = numbers(32)}, 8);
+      check_op.operator()<ops::TokenShift>({.x = numbers(12)}, 6);
+    }
   }
 
   TEST_CASE("payloads of fixed states do not grow with the tokens") {

@@ -1,6 +1,6 @@
 // ZeCO (2507.01004): as a ring, the state in pieces: a rank hands one on while it receives the
-// next. After R + n steps all of R ranks have their n pieces, and each has sent and received one
-// state.
+// next. Behind R - 2 + n messages the last of R ranks has its n pieces, and each has sent and
+// received one state.
 #include "parallel/sequence/strategy.h"
 
 namespace ls::parallel {
@@ -8,7 +8,11 @@ namespace {
 
 class Pipe final : public Exchange {
  public:
-  Pipe(RankScan& scan, Communicator& comm) : scan_(scan), comm_(comm), summary_(scan.summary()) {}
+  Pipe(RankScan& scan, Communicator& comm) : scan_(scan), comm_(comm) {
+    if (comm.rank() + 1 < comm.size()) {
+      summary_ = scan.summary();
+    }
+  }
   Tensors finish() override {
     const int r = comm_.rank(), n = scan_.pieces();
     const bool first = r == 0, last = r + 1 == comm_.size();
@@ -56,7 +60,7 @@ class AllScan final : public HandingStrategy {
     return has_fixed_states(scan);
   }
   Payload payload(const SplitSizes& s) const override {
-    const auto state = static_cast<double>(s.state), n = static_cast<double>(s.pieces),
+    const auto state = static_cast<double>(s.state), n = static_cast<double>(s.parts * s.pieces),
                steps = static_cast<double>(s.ranks) - 2 + n;
     return {.sent = state, .path = steps * state / n, .steps = steps};
   }

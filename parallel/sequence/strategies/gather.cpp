@@ -31,7 +31,7 @@ class Gather final : public HandingStrategy {
   }
   Payload payload(const SplitSizes& s) const override {
     const double all = static_cast<double>((s.ranks - 1) * (s.state + s.transition));
-    return {.sent = all, .path = all};
+    return {.sent = all, .path = all, .steps = static_cast<double>(s.parts)};
   }
   std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
     return std::make_unique<Summaries>(scan, comm);

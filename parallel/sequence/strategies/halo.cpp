@@ -30,7 +30,7 @@ class Halo final : public HandingStrategy {
   }
   Payload payload(const SplitSizes& s) const override {
     const auto one = static_cast<double>(s.state + s.transition);
-    return {.sent = one, .path = one};
+    return {.sent = one, .path = one, .steps = static_cast<double>(s.parts)};
   }
   std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
     return std::make_unique<Neighbour>(scan, comm);

@@ -39,8 +39,9 @@ class Relay final : public HandingStrategy {
   bool serves(const layers::ScanInfo&, Index, const RankExtents&) const override { return true; }
   /// Beside what it sends all ranks wait for all tokens before theirs, so it is the last resort.
   Payload payload(const SplitSizes& s) const override {
-    const auto steps = static_cast<double>(s.ranks - 1), state = static_cast<double>(s.handed);
-    return {.sent = state, .path = steps * state, .steps = steps};
+    const auto parts = static_cast<double>(s.parts), state = static_cast<double>(s.handed),
+               steps = static_cast<double>(s.ranks) - 2 + parts;
+    return {.sent = state, .path = steps * state / parts, .steps = steps};
   }
   std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
     return std::make_unique<Turn>(scan, comm);

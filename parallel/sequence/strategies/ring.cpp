@@ -45,8 +45,9 @@ class Ring final : public HandingStrategy {
     return scan.kind == layers::FamilyKind::kFixed;
   }
   Payload payload(const SplitSizes& s) const override {
-    const auto steps = static_cast<double>(s.ranks - 1), state = static_cast<double>(s.handed);
-    return {.sent = state, .path = steps * state, .steps = steps};
+    const auto parts = static_cast<double>(s.parts), state = static_cast<double>(s.handed),
+               steps = static_cast<double>(s.ranks) - 2 + parts;
+    return {.sent = state, .path = steps * state / parts, .steps = steps};
   }
   std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
     return std::make_unique<Link>(scan, comm);

@@ -8,29 +8,37 @@ namespace {
 
 class Steps final : public Exchange {
  public:
-  Steps(RankScan& scan, Communicator& comm) : scan_(scan), comm_(comm), all_(scan.summary()) {}
+  Steps(RankScan& scan, Communicator& comm) : scan_(scan), comm_(comm) {
+    if (sends(1)) {
+      all_ = scan.summary();
+    }
+  }
   Tensors finish() override {
     const int r = comm_.rank(), n = comm_.size();
     Tensors before;  // of all ranks before this one that were heard of
     for (int d = 1; d < n; d *= 2) {
-      const int to = r + d < n ? r + d : kNoRank, from = r >= d ? r - d : kNoRank;
+      const int to = sends(d) ? r + d : kNoRank, from = r >= d ? r - d : kNoRank;
       if (to == kNoRank && from == kNoRank) {
         continue;
       }
-      PendingLists message = begin_exchange(comm_, all_, to, from, all_.size(), scan_.device());
+      PendingLists message = begin_exchange(comm_, sends(d) ? all_ : Tensors(), to, from,
+                                            scan_.summary_size(), scan_.device());
       if (from == kNoRank) {
         message.wait();
         continue;
       }
       const Tensors earlier = message.wait_one();
       before = before.empty() ? earlier : scan_.compose(earlier, before);
-      all_ = scan_.compose(earlier, all_);
+      if (sends(2 * d)) {
+        all_ = scan_.compose(earlier, all_);
+      }
     }
     const Tensors initial = scan_.initial();
     return scan_.run(before.empty() ? initial : scan_.act(before, initial));
   }
 
  private:
+  bool sends(int d) const { return comm_.rank() + d < comm_.size(); }
   RankScan& scan_;
   Communicator& comm_;
   Tensors all_;
@@ -47,7 +55,7 @@ class Tree final : public HandingStrategy {
       ++steps;
     }
     const double all = steps * static_cast<double>(s.state + s.transition);
-    return {.sent = all, .path = all, .steps = steps};
+    return {.sent = all, .path = all, .steps = steps * static_cast<double>(s.parts)};
   }
   std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
     return std::make_unique<Steps>(scan, comm);
