@@ -124,6 +124,10 @@ Model::Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t 
   } else {
     input_ = Linear(root.child("input"), io.vector_width, d, normal);
   }
+  const auto kinds = std::make_shared<std::vector<std::set<std::string>>>();
+  for (const Component<TokenMixer>& mixer : config.layers) {
+    kinds->push_back(kinds_of(mixer));
+  }
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
     auto block = std::make_shared<BlockParts>();
     block->path = "blocks." + std::to_string(i);
@@ -136,19 +140,15 @@ Model::Model(const ModelConfig& config, const ModelInterface& io, std::uint64_t 
     const ErrorContext context("building " + block->path + " (" + config.layers[i].name() + ")");
     const Scope scope = root.child(block->path);
     block->mixer_norm = Norm(scope.child("mixer_norm"), config.norm, d, config.norm_eps);
-    const std::string& kind = config.layers[i].name();
-    const auto same = [&](const Component<TokenMixer>& layer) { return layer.name() == kind; };
-    const auto first = config.layers.begin(), here = first + static_cast<std::ptrdiff_t>(i);
-    block->mixer =
-        config.layers[i].make(MixerArgs{.scope = scope.child("mixer"),
-                                        .width = d,
-                                        .layer = static_cast<Index>(i),
-                                        .depth = static_cast<Index>(config.layers.size()),
-                                        .of_kind = std::count_if(first, here, same),
-                                        .kinds = std::count_if(first, config.layers.end(), same),
-                                        .kind = kind,
-                                        .init_std = config.init_std,
-                                        .norm_eps = config.norm_eps});
+    MixerArgs args{.scope = scope.child("mixer"),
+                   .width = d,
+                   .layer = static_cast<Index>(i),
+                   .depth = static_cast<Index>(config.layers.size()),
+                   .blocks = kinds,
+                   .init_std = config.init_std,
+                   .norm_eps = config.norm_eps};
+    args.set_kind(config.layers[i].name());
+    block->mixer = config.layers[i].make(args);
     block->channel =
         config.channel.make(ChannelArgs{.scope = scope.child("channel"),
                                         .width = d,

@@ -189,17 +189,13 @@ ag::Var SeqContext::turned(const ag::Var& x) const {
       ag::call<ops::GatherRows>({.x = flat, .index = ag::Var(stretch_.turn())}, {}).y, shape);
 }
 
-std::string SeqContext::between_name(const std::string& name) const {
-  return (stretch_.direction() == Direction::kBackward ? "backward." : "") + name;
-}
-
 void SeqContext::hand_on(const std::string& name, const ag::Var& value) {
-  const bool fresh = handed_.emplace(between_name(name), value).second;
-  LS_CHECK(fresh, kInternal, "two layers hand on a value named '{}'", name);
+  const bool fresh = handed_.emplace(within_ + name, value).second;
+  LS_CHECK(fresh, kInternal, "two layers hand on a value named '{}'", within_ + name);
 }
 
 ag::Var SeqContext::handed(const std::string& name) const {
-  const auto it = handed_.find(between_name(name));
+  const auto it = handed_.find(within_ + name);
   return it == handed_.end() ? ag::Var() : it->second;
 }
 
@@ -219,6 +215,14 @@ SeqContext::Layer::Layer(SeqContext& seq, const std::string& name)
 }
 SeqContext::Layer::~Layer() {
   seq_.path_.resize(length_);
+}
+
+SeqContext::Within::Within(SeqContext& seq, const std::string& place)
+    : layer_(seq, place), seq_(seq), length_(seq.within_.size()) {
+  seq_.within_ += place + ".";
+}
+SeqContext::Within::~Within() {
+  seq_.within_.resize(length_);
 }
 
 }  // namespace ls::layers

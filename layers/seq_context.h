@@ -103,8 +103,8 @@ class SeqContext {
   /// x [B,T,...] with the last token of each row first; twice is x.
   ag::Var turned(const ag::Var& x) const;
 
-  // What layers of one pass tell each other besides the residual stream. Those that read backward
-  // tell each other alone.
+  // What layers of one pass tell each other besides the residual stream. Mixers within others tell
+  // those at the same place alone.
 
   /// Hands a value on to later layers (the first layer's values, for value residuals).
   /// @throws Error(Internal) where one of this name was handed on already
@@ -151,6 +151,19 @@ class SeqContext {
     std::size_t length_;
     ErrorContext context_;
   };
+  /// A layer that runs within a mixer, at a place of this name.
+  class Within {
+   public:
+    Within(SeqContext& seq, const std::string& place);
+    ~Within();
+    Within(const Within&) = delete;
+    Within& operator=(const Within&) = delete;
+
+   private:
+    Layer layer_;
+    SeqContext& seq_;
+    std::size_t length_;
+  };
 
  private:
   /// Undefined where there is none; of a state that is used up, the second time too.
@@ -160,13 +173,11 @@ class SeqContext {
   /// Tokens of the scan for each of the context.
   Index updates_of(const OpInfo& op, const std::vector<ag::Var>& in) const;
   void keep(const std::string& path, StateSlot slot);
-  std::string between_name(const std::string& name) const;
-
   SeqOptions options_;
   Stretch stretch_;
   std::optional<Stretch> turned_;  // read the other way, once that was asked for
   LocalRunner local_;
-  std::string path_;
+  std::string path_, within_;
   std::map<std::string, ag::Var> handed_;
   ag::Var added_loss_;
   ModelState outgoing_;

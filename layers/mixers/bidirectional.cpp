@@ -25,18 +25,18 @@ class Bidirectional final : public TokenMixer {
   }
   ag::Var forward(const ag::Var& x, SeqContext& seq) override {
     const ag::Var before = [&] {
-      const SeqContext::Layer layer(seq, "forward");
+      const SeqContext::Within place(seq, "forward");
       return forward_->forward(x, seq);
     }();
-    const SeqContext::Layer layer(seq, "backward");
+    const SeqContext::Within place(seq, "backward");
     const SeqContext::Backward scope(seq);
     return ag::add(before, seq.turned(backward_->forward(seq.turned(x), seq)));
   }
 
  private:
-  static std::shared_ptr<TokenMixer> make(const Config& c, MixerArgs args, const char* name) {
-    args.scope = args.scope.child(name);
-    return c.of.make(args);
+  static std::shared_ptr<TokenMixer> make(const Config& c, const MixerArgs& args,
+                                          const char* name) {
+    return c.of.make(args.within("of", c.of, name));
   }
   std::shared_ptr<TokenMixer> forward_, backward_;
 };

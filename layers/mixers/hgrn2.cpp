@@ -31,8 +31,8 @@ namespace {
 /// a layer norm of all channels (Qin 2404.07904). Rows of S are averages of past i. Wiring of the
 /// authors' layer (Doraemonzzz/hgru2-pytorch) without its biases; `head_dim` is their expand ratio.
 /// Bounds that are learned rise from layer to layer, by channel: sums of the softmax, over the
-/// model's L hgrn2 layers, of one parameter [L,D], 0 at first. The first of them has it and hands
-/// on the bounds of all; its own is 0 in either way of summing.
+/// model's L hgrn2 layers of a kind, of one parameter [L,D], 0 at first. The first of them has it
+/// and hands on the bounds of all; its own is 0 in either way of summing.
 class Hgrn2 final : public TokenMixer {
  public:
   struct Config {
@@ -59,7 +59,7 @@ class Hgrn2 final : public TokenMixer {
         width_(a.width),
         layer_(a.of_kind),
         layers_(a.kinds),
-        handed_(a.kind + ".hgrn2.bounds"),
+        handed_(a.kind + ".bounds." + std::string(enum_name(c.bound))),
         norm_(a.scope.child("out_norm"), NormKind::kLayer, a.width, a.norm_eps) {
     LS_CHECK(width_ % c.head_dim == 0, kConfig,
              "hgrn2: head_dim {} does not divide width {}; change head_dim", c.head_dim, width_);
@@ -98,9 +98,9 @@ class Hgrn2 final : public TokenMixer {
     }
     const ag::Var all = seq.handed(handed_);
     LS_CHECK(all.defined() && all.size(0) == layers_, kConfig,
-             "hgrn2: the bound of layer {} of {} is learned, and the first of them learns none; "
-             "give all the same bound",
-             layer_ + 1, layers_);
+             "hgrn2: layer {} of {} has bound: {} and the first of them another; give all the same "
+             "bound",
+             layer_ + 1, layers_, enum_name(c_.bound));
     return ag::reshape(ag::slice(all, 0, layer_, layer_ + 1), {width_});
   }
   /// [L,D]: the bounds of all layers.

@@ -4,9 +4,11 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "core/config/component.h"
 #include "layers/module.h"
@@ -14,18 +16,31 @@
 
 namespace ls::layers {
 
+class TokenMixer;
+
 /// What a mixer is given besides its own Config.
 struct MixerArgs {
   Scope scope;
   Index width = 0;  ///< of the residual stream
   Index layer = 0;  ///< its block, from 0
   Index depth = 1;  ///< blocks of the model
-  /// Among blocks with a mixer of this name: which one from 0, of how many, and the name.
+  /// Among blocks with a mixer of this kind: which one from 0, and of how many. The kind is the
+  /// name; within other mixers behind theirs and the field's, "bidirectional.of.gla".
   Index of_kind = 0, kinds = 1;
   std::string kind = {};
+  /// What every block has: the kinds of its mixer and of those within.
+  std::shared_ptr<const std::vector<std::set<std::string>>> blocks = {};
   double init_std = 0.02;
   double norm_eps = 1e-5;
+
+  /// For `mixer`, which the config of this one has as `field`, with parameters below `name`.
+  MixerArgs within(const std::string& field, const Component<TokenMixer>& mixer,
+                   const std::string& name) const;
+  /// Sets `kind`, and counts it in the blocks where these are given.
+  void set_kind(std::string name);
 };
+/// The kind of a block's mixer, and of the mixers that are its settings.
+std::set<std::string> kinds_of(const Component<TokenMixer>& mixer);
 
 /// 1 / sqrt(n), the usual scale of products of n channels.
 inline double inverse_root(Index n) {
@@ -42,8 +57,6 @@ struct MixerTraits {
   std::array<std::pair<std::string_view, Index>, 2> small{{{"heads", 2}, {"head_dim", 4}}};
   Index width = 16;
 };
-
-class TokenMixer;
 
 /// Mixers by name, with their traits.
 class MixerRegistry final : public ComponentRegistry<TokenMixer, const MixerArgs&> {

@@ -6,7 +6,7 @@
 #include "autograd/tape.h"
 #include "core/config/yaml.h"
 #include "core/tensor/view.h"
-#include "layers/mixers/mixer.h"
+#include "layers/model.h"
 #include "tests/support/draw.h"
 #include "tests/support/errors.h"
 #include "tests/support/mixer_laws.h"
@@ -142,6 +142,38 @@ TEST_SUITE("unit") {
     CHECK_THROWS_WITH_AS(
         test::mixer_case("both", "layers: [{name: hgrn2, bound: learned, lower_bound: 0.5}]"),
         doctest::Contains("bound: fixed"), Error);
+  }
+
+  TEST_CASE(
+      "bounds are of layers at one place: beside other kinds, both ways, within one another") {
+    const std::string hgrn2 = "{name: hgrn2, head_dim: 4, bound: learned}",
+                      both = "{name: bidirectional, of: " + hgrn2 + "}",
+                      tied = "{name: bidirectional, tied: true, of: " + hgrn2 + "}",
+                      nested = "{name: bidirectional, of: " + both + "}",
+                      other = "{name: bidirectional, of: {name: gla, heads: 2}}";
+    const auto bounds = [](const std::string& layers) {
+      Model model(test::mixer_case("hgrn2", "{width: 8, layers: [" + layers + "]}").config,
+                  {.vocab_in = 5, .classes = 5}, 1);
+      SeqContext seq(1, 3, {});
+      const ag::NoGrad no_grad;
+      model.hidden({Tensor::from(std::vector<Index>{3, 1, 4}, {1, 3}), {}}, seq);
+      std::vector<Index> of;
+      for (const ag::Parameter& p : model.parameters().items()) {
+        if (p.name.ends_with("bounds")) {
+          of.push_back(p.var.size(0));
+        }
+      }
+      return of;
+    };
+    using List = std::vector<Index>;
+    CHECK(bounds(other + ", " + both) == List{});
+    CHECK(bounds(other + ", " + both + ", " + both) == List{2, 2});
+    CHECK(bounds(hgrn2 + ", " + both + ", " + hgrn2 + ", " + both) == List{2, 2, 2});
+    CHECK(bounds(tied + ", " + tied + ", " + tied) == List{3});
+    CHECK(bounds(nested + ", " + both + ", " + nested) == List{2, 2, 2, 2});
+    CHECK(test::says(
+        test::message([&] { bounds(hgrn2 + ", {name: hgrn2, head_dim: 4, bound: learned_fla}"); }),
+        "the same bound"));
   }
 }
 
