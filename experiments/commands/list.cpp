@@ -10,6 +10,7 @@
 #include "layers/mixers/mixer.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
+#include "parallel/sequence/strategy.h"
 
 namespace ls::experiments {
 namespace {
@@ -46,11 +47,20 @@ std::string families() {
   return table.str(terminal_columns());
 }
 
+std::string strategies() {
+  Table table({"strategy", "what"});
+  for (const std::string& name : parallel::strategy_registry().names()) {
+    table.add({name, std::string(parallel::strategy_registry().at(name)->help)});
+  }
+  return table.str(terminal_columns());
+}
+
 const std::vector<std::pair<std::string, std::function<std::string()>>>& kinds() {
   static const std::vector<std::pair<std::string, std::function<std::string()>>> list = {
       {"mixers", [] { return components(layers::TokenMixer::registry()); }},
       {"channels", [] { return components(layers::ChannelMixer::registry()); }},
       {"families", families},
+      {"strategies", strategies},
       {"ops", ops},
       {"tasks", [] { return components(data::Task::registry()); }},
       {"optimizers", [] { return components(optim::Optimizer::registry()); }},
@@ -82,7 +92,8 @@ class List final : public Command {
  private:
   std::string kind_;
 };
-LS_COMMAND(List, "list", "list mixers, ops, scan families, tasks, optimizers, schedules");
+LS_COMMAND(List, "list",
+           "list mixers, ops, scan families, strategies, tasks, optimizers, schedules");
 
 }  // namespace
 }  // namespace ls::experiments

@@ -2,6 +2,7 @@
 // How the ranks that hold the stretches of one sequence run a scan over all of it.
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/base/registry.h"
@@ -69,6 +70,7 @@ struct Payload {
 class Strategy {
  public:
   virtual ~Strategy() = default;
+  std::string_view help;  ///< one line, for lists
   /// Can it run this scan, under these attributes and extents?
   virtual bool serves(const layers::ScanInfo& scan, Index reach,
                       const RankExtents& extents) const = 0;
@@ -133,9 +135,14 @@ bool has_fixed_states(const layers::ScanInfo& scan);
 /// By name: "halo", "gather", "relay", ...
 Registry<const Strategy*>& strategy_registry();
 
+inline const Strategy* described(Strategy* strategy, std::string_view help) {
+  strategy->help = help;
+  return strategy;
+}
+
 }  // namespace ls::parallel
 
 /// In parallel/sequence/strategies/NAME.cpp.
-#define LS_STRATEGY(Type, name)                           \
+#define LS_STRATEGY(Type, name, help)                     \
   [[maybe_unused]] static const bool ls_strategy_##Type = \
-      ::ls::parallel::strategy_registry().add(name, new Type)
+      ::ls::parallel::strategy_registry().add(name, ::ls::parallel::described(new Type, help))

@@ -328,8 +328,8 @@ class Wrong : public parallel::HandingStrategy {
 };
 using WrongSkips = Wrong<WrongExchange::Fault::kSkipsNeighbor>;
 using WrongTurns = Wrong<WrongExchange::Fault::kWrongOrder>;
-LS_STRATEGY(WrongSkips, "wrong_skips_neighbor");
-LS_STRATEGY(WrongTurns, "wrong_order");
+LS_STRATEGY(WrongSkips, "wrong_skips_neighbor", "deliberately wrong");
+LS_STRATEGY(WrongTurns, "wrong_order", "deliberately wrong");
 
 /// On 1, 2 and 4 ranks, with and without silent ones; or on some of these.
 void check(SplitCase& split, const std::string& what, const std::string& strategy, bool few) {

@@ -68,7 +68,9 @@ class AllScan final : public HandingStrategy {
     return std::make_unique<Pipe>(scan, comm);
   }
 };
-LS_STRATEGY(AllScan, "all_scan");
+LS_STRATEGY(
+    AllScan, "all_scan",
+    "ZeCO: the state goes from rank to rank in pipelined pieces; each rank sends one state");
 
 }  // namespace
 }  // namespace ls::parallel

@@ -17,7 +17,7 @@ class AllToAll final : public Strategy {
     return run_redistributed(std::move(call), heads);
   }
 };
-LS_STRATEGY(AllToAll, "all_to_all");
+LS_STRATEGY(AllToAll, "all_to_all", "Ulysses: each rank runs all tokens of some heads");
 
 }  // namespace
 }  // namespace ls::parallel

@@ -18,7 +18,7 @@ class Columns final : public Strategy {
     return run_redistributed(std::move(call), columns);
   }
 };
-LS_STRATEGY(Columns, "columns");
+LS_STRATEGY(Columns, "columns", "each rank runs all tokens of some columns of the values");
 
 }  // namespace
 }  // namespace ls::parallel

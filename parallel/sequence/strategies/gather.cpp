@@ -37,7 +37,9 @@ class Gather final : public HandingStrategy {
     return std::make_unique<Summaries>(scan, comm);
   }
 };
-LS_STRATEGY(Gather, "gather");
+LS_STRATEGY(
+    Gather, "gather",
+    "LASP-2: one gather of summaries, or of keys and values; each rank folds those before its own");
 
 }  // namespace
 }  // namespace ls::parallel

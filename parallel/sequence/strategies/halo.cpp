@@ -36,7 +36,8 @@ class Halo final : public HandingStrategy {
     return std::make_unique<Neighbour>(scan, comm);
   }
 };
-LS_STRATEGY(Halo, "halo");
+LS_STRATEGY(Halo, "halo",
+            "each rank hears its neighbour only; for windows, convolutions and shifts");
 
 }  // namespace
 }  // namespace ls::parallel

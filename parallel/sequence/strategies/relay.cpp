@@ -47,7 +47,8 @@ class Relay final : public HandingStrategy {
     return std::make_unique<Turn>(scan, comm);
   }
 };
-LS_STRATEGY(Relay, "relay");
+LS_STRATEGY(Relay, "relay",
+            "ranks take turns, a part of heads or rows at a time; serves every scan");
 
 }  // namespace
 }  // namespace ls::parallel

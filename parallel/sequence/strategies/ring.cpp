@@ -53,7 +53,8 @@ class Ring final : public HandingStrategy {
     return std::make_unique<Link>(scan, comm);
   }
 };
-LS_STRATEGY(Ring, "ring");
+LS_STRATEGY(Ring, "ring",
+            "LASP: the state goes from each rank to the next, which lets it through at once");
 
 }  // namespace
 }  // namespace ls::parallel

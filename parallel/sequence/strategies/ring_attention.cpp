@@ -385,7 +385,8 @@ class RingAttention final : public Strategy {
     return ag::Tape::current()->record(std::make_unique<RingNode>(std::move(ring)), inputs, out);
   }
 };
-LS_STRATEGY(RingAttention, "ring_attention");
+LS_STRATEGY(RingAttention, "ring_attention",
+            "keys and values go round; partial attention is merged by log-sums");
 
 }  // namespace
 }  // namespace ls::parallel

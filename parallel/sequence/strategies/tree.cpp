@@ -61,7 +61,8 @@ class Tree final : public HandingStrategy {
     return std::make_unique<Steps>(scan, comm);
   }
 };
-LS_STRATEGY(Tree, "tree");
+LS_STRATEGY(Tree, "tree",
+            "summaries are joined in log2 R steps; for many ranks and small transitions");
 
 }  // namespace
 }  // namespace ls::parallel
