@@ -1,6 +1,8 @@
 #include "autograd/call.h"
 
+#include <algorithm>
 #include <cmath>
+#include <span>
 #include <utility>
 
 #include "autograd/remake.h"
@@ -9,7 +11,7 @@
 namespace ls::ag {
 namespace {
 
-thread_local int check_finite_depth = 0;
+thread_local CheckFinite* check_finite = nullptr;
 
 class OpNode final : public NodeFn {
  public:
@@ -78,11 +80,13 @@ void check_outputs(const OpInfo& op, std::span<const Tensor> out) {
       continue;
     }
     const Tensor t = out[k].to(cpu()).to(DType::kF64).contiguous();
-    const double* p = t.data<double>();
-    for (Index i = 0; i < t.numel(); ++i) {
-      LS_CHECK(std::isfinite(p[i]), kNumeric, "op {}: output {} ({}) is {} at element {}", op.name,
-               op.out[k].name, out[k].describe(), p[i], i);
-    }
+    const std::span<const double> x(t.data<double>(), static_cast<std::size_t>(t.numel()));
+    const auto at = std::ranges::find_if_not(x, [](double v) { return std::isfinite(v); });
+    CheckFinite::tell(at == x.end(), [&] {
+      return Error(ErrorKind::kNumeric,
+                   fmt::format("op {}: output {} ({}) is {} at element {}", op.name, op.out[k].name,
+                               out[k].describe(), *at, at - x.begin()));
+    });
   }
 }
 
@@ -110,7 +114,7 @@ std::vector<Var> call_with(const OpInfo& op, std::span<const Var> inputs, Attrib
     places[static_cast<std::size_t>(output)] = place.view;
   }
   std::vector<Tensor> out = run_forward(op, in, attrs, spent, recorded ? &kept : nullptr, places);
-  if (check_finite_depth > 0) {
+  if (check_finite) {
     check_outputs(op, out);
   }
   const bool done = input >= 0 && place.holds(out[static_cast<std::size_t>(output)]);
@@ -152,11 +156,25 @@ std::vector<Var> call(const OpInfo& op, std::vector<Var>&& inputs,
   return call_with(op, inputs, std::move(attrs), spent);
 }
 
-CheckFinite::CheckFinite() {
-  ++check_finite_depth;
+CheckFinite::CheckFinite(Found found) : found_(found), around_(check_finite) {
+  check_finite = this;
 }
 CheckFinite::~CheckFinite() {
-  --check_finite_depth;
+  check_finite = around_;
+}
+
+void CheckFinite::tell(bool finite, const std::function<Error()>& fault) {
+  CheckFinite* const asked = check_finite;
+  if (!finite && (!asked || asked->found_ == Found::kThrown)) {
+    throw fault();
+  }
+  if (asked && !asked->first_) {
+    if (finite) {
+      ++asked->passed_;
+    } else {
+      asked->first_ = fault();
+    }
+  }
 }
 
 }  // namespace ls::ag

@@ -1,6 +1,9 @@
 #pragma once
 // Calls a registered op and records it:
 //   auto [o, sT] = ag::call<ops::DecayedLinear>({.q = q, .k = k, .v = v}, {.scale = 0.5});
+#include <functional>
+#include <optional>
+
 #include "autograd/var.h"
 #include "core/op/run.h"
 
@@ -30,14 +33,30 @@ typename Op::template Out<Var> call(const typename Op::template In<Var>& in,
   return ls::detail::gather_members<typename Op::template Out<Var>>(std::span<const Var>(out));
 }
 
-/// While alive, every op's outputs on this thread are checked; the first non-finite one throws
+/// While alive, every op's outputs on this thread are checked; the first non-finite one is an
 /// Error(Numeric) naming op, output and the enclosing ErrorContext lines (module path).
 class CheckFinite {
  public:
-  CheckFinite();
+  /// What becomes of it, and of what a tape finds (Tape::set_check_finite): thrown, or kept while
+  /// the work goes on, which other ranks may wait for.
+  enum class Found : std::uint8_t { kThrown, kKept };
+  explicit CheckFinite(Found found = Found::kThrown);
   ~CheckFinite();
   CheckFinite(const CheckFinite&) = delete;
   CheckFinite& operator=(const CheckFinite&) = delete;
+
+  const std::optional<Error>& first() const { return first_; }
+  /// Checks that passed before it.
+  Index passed() const { return passed_; }
+
+  /// For what checks: tells the innermost one on this thread, or throws.
+  static void tell(bool finite, const std::function<Error()>& fault);
+
+ private:
+  Found found_;
+  CheckFinite* around_;
+  std::optional<Error> first_;
+  Index passed_ = 0;
 };
 
 }  // namespace ls::ag

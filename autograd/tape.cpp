@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "autograd/call.h"
 #include "autograd/remake.h"
 #include "core/base/profile.h"
 #include "core/tensor/dispatch.h"
@@ -332,9 +333,15 @@ void Tape::step_back(Node& node) {
     if (std::ranges::any_of(places, in_place_of_another)) {
       din[i] = din[i].clone();  // one tensor for two: what is added to one is not the other's
     }
-    LS_CHECK(!check_finite_ || all_finite(din[i]), kNumeric,
-             "the gradient of input {} of {} is the first that is not finite{}", i, node.fn->name(),
-             node.made_while.empty() ? "" : ", computed while " + node.made_while);
+    if (check_finite_) {
+      CheckFinite::tell(all_finite(din[i]), [&] {
+        return Error(
+            ErrorKind::kNumeric,
+            fmt::format("the gradient of input {} of {} is the first that is not finite{}", i,
+                        node.fn->name(),
+                        node.made_while.empty() ? "" : ", computed while " + node.made_while));
+      });
+    }
     const InputRef& ref = node.inputs[i];
     if (places[i].holds(din[i])) {
       places[i].written();
