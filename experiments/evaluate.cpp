@@ -180,17 +180,18 @@ SliceResult skipped(const data::Slice& slice, const std::string& why) {
 }  // namespace
 
 std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task, data::Split split,
-                                   const RunConfig& config, std::uint64_t seed, Communicator& comm,
-                                   const std::function<bool()>& stop, Onlooker* onlooker) {
+                                   const RunConfig& config, std::uint64_t seed,
+                                   const parallel::Mesh& mesh, const std::function<bool()>& stop,
+                                   Onlooker* onlooker) {
   const ag::NoGrad no_grad;
   const data::TaskInfo& info = task.info();
   const std::vector<data::Slice>& slices = task.slices(split);
   const data::Batcher batcher(task, {.split = split,
                                      .batch = config.eval.batch,
                                      .seed = seed,
-                                     .rank = comm.rank(),
-                                     .ranks = comm.size()});
-  const std::vector<SlicePlan> plans = plan_slices(model, slices, config, comm);
+                                     .rank = mesh.data().rank(),
+                                     .ranks = mesh.data().size()});
+  const std::vector<SlicePlan> plans = plan_slices(model, slices, config, mesh);
   std::vector<Tally> tallies(slices.size(), Tally(info.tags.size()));
   std::vector<Index> left;
   for (const SlicePlan& plan : plans) {
@@ -213,14 +214,16 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
         read.assign(static_cast<std::size_t>(batch.rows), 0);
         carried = {};
       }
-      PassOptions options{.segment = config.eval.segment, .keep = slices[slice].carried};
+      PassOptions options{
+          .segment = config.eval.segment, .keep = slices[slice].carried, .mesh = &mesh};
       if (onlooker) {
         options.stops = onlooker->stops(slices[slice]);
         options.keep = true;
         options.watch = [&](const PassSegment& s) { onlooker->segment(batch, s); };
       }
       const Told told = pass(model, batch, config.scan, carried, options);
-      if (batch.rows > 0) {
+      // Of the ranks of a sequence, which all hear of it, one counts.
+      if (batch.rows > 0 && mesh.sequence().rank() == 0) {
         tallies[slice].add(batch, info, told.predicted, told.loss, read);
       }
       if (onlooker) {
@@ -235,7 +238,7 @@ std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task,
       out.slices.push_back(skipped(slices[i], plans[i].not_run));
       continue;
     }
-    tallies[i].reduce(comm);
+    tallies[i].reduce(mesh.world());
     if (tallies[i].asked[0] == 0) {
       fail_without_targets(config, task, split, slices[i]);
     }

@@ -3,7 +3,6 @@
 #include <functional>
 #include <optional>
 
-#include "core/comm/comm.h"
 #include "data/batcher.h"
 #include "experiments/pass.h"
 #include "experiments/result.h"
@@ -27,7 +26,8 @@ class Onlooker {
 /// @param stop  asked before every batch, on every rank; true ends it without a result
 /// @throws Error(Config) naming the data where no example of a slice has a target
 std::optional<Evaluation> evaluate(layers::Model& model, const data::Task& task, data::Split split,
-                                   const RunConfig& config, std::uint64_t seed, Communicator& comm,
+                                   const RunConfig& config, std::uint64_t seed,
+                                   const parallel::Mesh& mesh,
                                    const std::function<bool()>& stop = {},
                                    Onlooker* onlooker = nullptr);
 /// Answers to the labels of a batch, i64 [rows,T], kIgnore where there is no label.

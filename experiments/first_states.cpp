@@ -31,7 +31,10 @@ struct Heads {
 }  // namespace
 
 FirstStates::FirstStates(const RunPart& part)
-    : part_(part), config_(part.config.state), shares_(part.shares_states()) {
+    : part_(part),
+      config_(part.config.state),
+      data_(part.mesh.data()),
+      shares_(part.shares_states()) {
   if (!config_.by_row()) {
     return;
   }
@@ -43,9 +46,9 @@ FirstStates::FirstStates(const RunPart& part)
 }
 
 Index FirstStates::entry(Index row, Index rows) const {
-  const int ranks = part_.comm.size();
+  const int ranks = data_.size();
   if (!shares_) {
-    return row - data::first_row(rows, part_.comm.rank(), ranks);
+    return row - data::first_row(rows, data_.rank(), ranks);
   }
   for (int r = 0; r < ranks; ++r) {
     if (row < data::first_row(rows, r + 1, ranks)) {
@@ -80,7 +83,7 @@ std::vector<PieceStarts> FirstStates::plan(const data::Batch& batch,
       starts.entries.push_back(at);
       place.seen.push_back(
           goes_on ? state.carried.position[static_cast<std::size_t>(
-                        row.source - data::first_row(before, part_.comm.rank(), part_.comm.size()))]
+                        row.source - data::first_row(before, data_.rank(), data_.size()))]
                   : 0);
       // Zeros in place of what the model says where states are learned.
       const bool given = row.mode == Start::kGaussian || row.mode == Start::kFitted ||
@@ -138,8 +141,8 @@ std::map<std::string, Tensor> FirstStates::noise(const data::Batch& piece,
 void FirstStates::fit(RunState& state, Index step) const {
   const Index before = state.carried_rows;
   const std::vector<RowStart> rows = row_starts(config_, part_.seed, step, before, 0);
-  const Index first = data::first_row(before, part_.comm.rank(), part_.comm.size());
-  const Index end = data::first_row(before, part_.comm.rank() + 1, part_.comm.size());
+  const Index first = data::first_row(before, data_.rank(), data_.size());
+  const Index end = data::first_row(before, data_.rank() + 1, data_.size());
   for (const auto& [path, zeros] : zeros_.slots) {
     const Heads heads(zeros.value.shape());
     std::vector<double> sums(static_cast<std::size_t>(2 * heads.count + 1), 0);
@@ -159,7 +162,7 @@ void FirstStates::fit(RunState& state, Index step) const {
       }
       sums.back() += static_cast<double>(heads.each);
     }
-    part_.comm.all_reduce(sums.data(), std::ssize(sums), DType::kF64);
+    data_.all_reduce(sums.data(), std::ssize(sums), DType::kF64);
     if (sums.back() == 0) {
       continue;  // no row began from zeros
     }
@@ -205,7 +208,7 @@ layers::ModelState FirstStates::kept(const std::vector<layers::ModelState>& ends
   if (!shares_) {
     return out;
   }
-  const int ranks = part_.comm.size();
+  const int ranks = data_.size();
   const Index block = block_rows(rows, ranks);
   TensorList mine, all;
   for (const auto& [path, zeros] : zeros_.slots) {
@@ -222,7 +225,7 @@ layers::ModelState FirstStates::kept(const std::vector<layers::ModelState>& ends
     all.push_back(Tensor::empty(shape, value.dtype(), value.device()));
     slot.value = ag::Var(all.back());
   }
-  begin_all_gather(part_.comm, mine, all).wait();
+  begin_all_gather(data_, mine, all).wait();
   return out;
 }
 

@@ -49,6 +49,7 @@ class FirstStates {
 
   const RunPart& part_;
   const StateConfig& config_;
+  Communicator& data_;        // ranks with other rows
   layers::ModelState zeros_;  // of one row, without keys and values
   bool shares_;               // rows start from those of other ranks
 };

@@ -10,13 +10,14 @@
 namespace ls::experiments {
 
 void check_memory(const RunConfig& config, const RunModel& model, const data::Task& task,
-                  int ranks) {
+                  const parallel::MeshExtents& mesh) {
   const Index parameters = [&] {
     const layers::ShapesOnly shapes;
     return layers::Model(model, model_interface(task), 0).parameters().count();
   }();
   const DType dtype = model.dtype;
   const Shard shard = config.mesh.shard;
+  const int ranks = mesh.data * mesh.sequence;
   const auto states = static_cast<double>(std::ssize(config.optimizer.make()->state_names()));
   const double copies = 2.0 / (shard == Shard::kParameters ? ranks : 1) +
                         states / (shard == Shard::kNone ? 1 : ranks);
@@ -27,8 +28,9 @@ void check_memory(const RunConfig& config, const RunModel& model, const data::Ta
     length = std::max({length, s.length, s.max_length});
   }
   // Of each block its input and what its mixer adds; of a whole batch tokens and labels.
-  const double tokens = static_cast<double>(config.batch) / ranks * static_cast<double>(length);
-  const double kept = tokens / static_cast<double>(config.accumulate * config.state.segments) *
+  const double tokens = static_cast<double>(config.batch) / mesh.data * static_cast<double>(length);
+  const double kept = tokens / mesh.sequence /
+                      static_cast<double>(config.accumulate * config.state.segments) *
                       static_cast<double>(model.width * std::ssize(model.layers)) *
                       static_cast<double>(dtype_size(dtype)) * (model.recompute ? 1 : 2);
   const double batch = tokens * 16;
@@ -36,7 +38,7 @@ void check_memory(const RunConfig& config, const RunModel& model, const data::Ta
   LS_CHECK(weights + kept + batch <= machine, kConfig,
            "{} parameters take {} with their gradients and optimizer states, a batch of {} "
            "sequences of {} tokens {} at least; this machine has {}; lower width, layers or batch, "
-           "raise accumulate or state.segments, or set recompute",
+           "raise accumulate, state.segments or mesh.sequence, or set recompute",
            human_count(static_cast<double>(parameters)), human_bytes(weights), config.batch, length,
            human_bytes(kept + batch), human_bytes(machine));
 }

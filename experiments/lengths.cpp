@@ -446,7 +446,8 @@ LengthStudy study_lengths(layers::Model& model, const data::Task& task, data::Sp
            comm.size());
   LengthStudy study{.model = model.label(), .split = split, .train_length = train_length};
   Gatherer gatherer(task, split, model, train_length, options);
-  const Evaluation e = *evaluate(model, task, split, config, seed, comm, {}, &gatherer);
+  const parallel::Mesh mesh(comm, {}, "auto");
+  const Evaluation e = *evaluate(model, task, split, config, seed, mesh, {}, &gatherer);
   std::map<Index, layers::StateBytes> bytes;
   for (std::size_t i = 0; i < e.slices.size(); ++i) {
     LengthRow& row = study.rows.emplace_back(LengthRow{e.slices[i], {}});

@@ -33,6 +33,7 @@ LoadedModel load_model(const std::string& path, const std::vector<std::string>& 
   const std::string stored = path + " (stored config)";
   RunConfig trained = stored_config(c.data.config, stored);
   make_paths_absolute(trained, c.data.directory);
+  trained.mesh = {};  // of the ranks of that run
   LoadedModel out;
   out.config = read_config_text<RunConfig>(dump_yaml(trained), stored, overrides);
   const std::vector<std::string> labels = model_labels(out.config);

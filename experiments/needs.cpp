@@ -139,7 +139,7 @@ Needs NeedsModel::of(Index length) const {
 }
 
 std::vector<SlicePlan> plan_slices(layers::Model& model, const std::vector<data::Slice>& slices,
-                                   const RunConfig& config, Communicator& comm) {
+                                   const RunConfig& config, const parallel::Mesh& mesh) {
   const EvalConfig& eval = config.eval;
   std::vector<SlicePlan> plans;
   for (const data::Slice& slice : slices) {
@@ -173,15 +173,15 @@ std::vector<SlicePlan> plan_slices(layers::Model& model, const std::vector<data:
       continue;
     }
     const Index global = std::min(eval.batch, plans[i].examples);
-    const Index rows = (global + comm.size() - 1) / comm.size();
+    const Index rows = (global + mesh.data().size() - 1) / mesh.data().size();
     auto at = by_rows.find(rows);
     if (at == by_rows.end()) {
       at = by_rows.emplace(rows, NeedsModel(model, config.scan, segment, rows)).first;
     }
     Needs needs = at->second.of(longest_of(slices[i]));
     needs.seconds *= static_cast<double>((plans[i].examples + global - 1) / global);
-    comm.all_reduce(&needs.bytes, 1, DType::kF64, ReduceOp::kMax);
-    comm.all_reduce(&needs.seconds, 1, DType::kF64, ReduceOp::kMax);
+    mesh.world().all_reduce(&needs.bytes, 1, DType::kF64, ReduceOp::kMax);
+    mesh.world().all_reduce(&needs.seconds, 1, DType::kF64, ReduceOp::kMax);
     if (needs.bytes > most) {
       plans[i].not_run =
           fmt::format("needs {} of memory, {} is {}", human_bytes(needs.bytes),

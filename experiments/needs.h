@@ -4,7 +4,6 @@
 #include <optional>
 #include <string>
 
-#include "core/comm/comm.h"
 #include "data/task.h"
 #include "experiments/run_config.h"
 
@@ -47,6 +46,6 @@ struct SlicePlan {
 };
 /// The same on every rank.
 std::vector<SlicePlan> plan_slices(layers::Model& model, const std::vector<data::Slice>& slices,
-                                   const RunConfig& config, Communicator& comm);
+                                   const RunConfig& config, const parallel::Mesh& mesh);
 
 }  // namespace ls::experiments

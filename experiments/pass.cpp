@@ -1,6 +1,7 @@
 #include "experiments/pass.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "autograd/tape.h"
 #include "experiments/model_io.h"
@@ -21,6 +22,50 @@ std::vector<Index> ends_of(Index length, const PassOptions& options) {
   ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
   return ends;
 }
+
+/// [rows,n] of this rank's tokens of a segment of `length` as those of all ranks, [rows,length].
+Tensor of_all_ranks(const Tensor& mine, Index length, const parallel::Mesh& mesh) {
+  const Index rows = mine.size(0);
+  Communicator& sequence = mesh.sequence();
+  std::vector<Index> bytes;
+  for (int r = 0; r < sequence.size(); ++r) {
+    const auto [begin, end] = mesh.tokens(length, r);
+    bytes.push_back(rows * (end - begin) * dtype_size(mine.dtype()));
+  }
+  const Tensor own = mine.contiguous();
+  Tensor blocks = Tensor::empty({rows * length}, mine.dtype());
+  sequence.all_gather(own.raw(), blocks.raw(), bytes, DType::kU8);
+  Tensor all = Tensor::empty({rows, length}, mine.dtype());
+  for (int r = 0; r < sequence.size(); ++r) {
+    const auto [begin, end] = mesh.tokens(length, r);
+    all.slice(1, begin, end)
+        .copy_(blocks.slice(0, rows * begin, rows * end).view({rows, end - begin}));
+  }
+  return all;
+}
+
+/// What a pass over this rank's tokens of a segment is given.
+struct OwnTokens {
+  data::Batch batch;
+  layers::StretchPlace place;
+
+  OwnTokens(const data::Batch& segment, const layers::ModelState& state,
+            const parallel::Mesh& mesh) {
+    const auto [begin, end] = mesh.tokens(segment.length);
+    batch = segment.stretch(begin, end);
+    place = layers::Stretch(segment.rows, segment.length,
+                            {.documents = segment.documents, .seen = state.position})
+                .piece(begin, end)
+                .place();
+  }
+  void tell(layers::SeqOptions& how) const {
+    how.documents = place.documents.empty() ? nullptr : &place.documents;
+    how.seen = &place.seen;
+    how.left = &place.left;
+    how.first = place.first;
+    how.after = place.after;
+  }
+};
 
 }  // namespace
 
@@ -47,6 +92,7 @@ Told pass(layers::Model& model, const data::Batch& batch, const ScanConfig& scan
   Device& device = model.parameters().device();
   const std::vector<Index> ends =
       model.causal() ? ends_of(batch.length, options) : std::vector<Index>{batch.length};
+  const bool split = options.mesh && options.mesh->runner();
   Told told;
   if (ends.size() > 1) {
     told.predicted = Tensor::empty({batch.rows, batch.length}, DType::kI64);
@@ -54,18 +100,33 @@ Told pass(layers::Model& model, const data::Batch& batch, const ScanConfig& scan
   }
   Index begin = 0;
   for (const Index end : ends) {
-    const data::Batch piece = ends.size() > 1 ? segment_of(batch, begin, end) : batch;
+    data::Batch piece = ends.size() > 1 ? segment_of(batch, begin, end) : batch;
     layers::SeqOptions how = sequence_options(scan, piece);
     how.length = batch.length;
+    std::optional<OwnTokens> own;
+    if (split) {
+      own.emplace(piece, state, *options.mesh);
+      own->tell(how);
+      how.runner = options.mesh->runner();
+      piece = own->batch;
+    }
     if (piece.rows > 0) {  // of no rows there is no state
-      how.taken = &state;
+      if (split) {
+        how.incoming = &state;
+      } else {
+        how.taken = &state;
+      }
       how.keep_states = options.keep || end < batch.length;
     }
     layers::SeqContext seq(piece.rows, piece.length, how);
     const ag::Var hidden = model.hidden(model_input(piece, device), seq);
     const layers::Model::Loss loss = model.loss(hidden, piece.labels.to(device));
-    const Tensor predicted = loss.predicted.to(cpu()).to(DType::kI64);
-    const Tensor per_token = loss.per_token.to(cpu()).to(DType::kF64);
+    Tensor predicted = loss.predicted.to(cpu()).to(DType::kI64);
+    Tensor per_token = loss.per_token.to(cpu()).to(DType::kF64);
+    if (split) {
+      predicted = of_all_ranks(predicted, end - begin, *options.mesh);
+      per_token = of_all_ranks(per_token, end - begin, *options.mesh);
+    }
     if (how.keep_states) {
       state = std::move(seq.outgoing());
     }

@@ -98,6 +98,8 @@ auto located(const Where& where, const std::string& path, F&& f) {
 std::vector<std::vector<data::DataIdentity>> rehearse(const RunConfig& config, const Where& where,
                                                       Existing existing, Communicator& comm) {
   const auto seed = static_cast<std::uint64_t>(config.seeds.front());
+  const parallel::MeshExtents mesh =
+      located(where, "mesh", [&] { return extents_of(config.mesh, comm.size()); });
   const std::unique_ptr<data::Task> task = located(where, "task", [&] {
     std::unique_ptr<data::Task> made =
         data::make_task(config.task, {.seed = seed, .stream = config.state.streams()});
@@ -109,7 +111,7 @@ std::vector<std::vector<data::DataIdentity>> rehearse(const RunConfig& config, c
   std::vector<std::vector<data::DataIdentity>> data;
   for (std::size_t m = 0; m < config.models.size(); ++m) {
     const auto model = located(where, "models." + std::to_string(m), [&] {
-      check_memory(config, config.models[m], *task, comm.size());
+      check_memory(config, config.models[m], *task, mesh);
       auto made = make_model(config, config.models[m], io, seed);
       layers::Model& model = *made;
       const std::string& from = config.models[m].init.from;
@@ -130,7 +132,7 @@ std::vector<std::vector<data::DataIdentity>> rehearse(const RunConfig& config, c
                                       : std::vector<data::DataIdentity>());
       return made;
     });
-    located(where, "state", [&] { check_states(config, *model, *task, comm.size()); });
+    located(where, "state", [&] { check_states(config, *model, *task, mesh.data); });
   }
   return data;
 }

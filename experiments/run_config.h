@@ -14,6 +14,7 @@
 #include "layers/model.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
+#include "parallel/mesh.h"
 
 namespace ls::experiments {
 
@@ -31,7 +32,7 @@ struct ls::EnumNames<ls::experiments::Shard> {
 namespace ls::experiments {
 
 /// Beyond any machine; times the longest sequence it stays within an Index.
-inline constexpr double kMaxBatch = 1 << 20;
+inline constexpr double kMaxBatch = 1 << 20, kMaxRanks = 1 << 20;
 
 struct InitConfig {
   std::string from;
@@ -114,9 +115,28 @@ struct ScanConfig {
 };
 
 struct MeshConfig {
+  std::optional<Index> data;
+  Index sequence = 1;
+  std::string strategy = "auto";
   Shard shard = Shard::kNone;
   template <class F>
   void fields(F& f) {
+    f("data", data,
+      {.help = "ranks over which the rows of a batch are spread; auto: those that `sequence` "
+               "leaves",
+       .min = 1,
+       .max = kMaxRanks,
+       .null_word = "auto"});
+    f("sequence", sequence,
+      {.help = "ranks over which the tokens of each row are spread, with the states and numbers of "
+               "one rank to rounding",
+       .min = 1,
+       .max = kMaxRanks});
+    f("strategy", strategy,
+      {.help = "how scans are split over the ranks of a sequence: auto takes for each the one that "
+               "sends least; `longscan list strategies` has them"});
+    const std::string unknown = parallel::strategy_fault(strategy);
+    f.check(unknown.empty(), "strategy", unknown);
     f("shard", shard,
       {.help = "what lies on one rank alone and not on all: none, the optimizer's states and the "
                "sums of gradients (each rank updates its share), or parameters and gradients too, "
@@ -226,6 +246,11 @@ struct RunConfig {
     }
   }
 };
+
+/// @throws Error(Config) where the axes of the mesh are not these ranks
+inline parallel::MeshExtents extents_of(const MeshConfig& mesh, int ranks) {
+  return parallel::mesh_extents(ranks, mesh.data, mesh.sequence);
+}
 
 /// A config that a run has left behind, of this program or an earlier one.
 inline RunConfig stored_config(const std::string& text, const std::string& name) {

@@ -26,12 +26,12 @@ namespace {
 
 /// First row of the batch that rank r has kept the states of.
 Index carried_row(const RunPart& part, const RunState& state, int r) {
-  return data::first_row(state.carried_rows, r, part.comm.size());
+  return data::first_row(state.carried_rows, r, part.mesh.data().size());
 }
 
 /// The states of all ranks' rows, which every rank has in blocks, in the order of the batch.
 layers::ModelState in_order(const RunPart& part, const RunState& state) {
-  const Index rows = state.carried_rows, ranks = part.comm.size();
+  const Index rows = state.carried_rows, ranks = part.mesh.data().size();
   std::vector<Index> order, bytes;
   layers::ModelState out = state.carried;
   for (int r = 0; r < ranks; ++r) {
@@ -45,13 +45,14 @@ layers::ModelState in_order(const RunPart& part, const RunState& state) {
     slot.value = ag::take_rows(ag::Var(slot.value.value().to(cpu())), order);
   }
   out.position.resize(static_cast<std::size_t>(rows));
-  part.comm.all_gather(state.carried.position.data(), out.position.data(), bytes, DType::kU8);
+  part.mesh.data().all_gather(state.carried.position.data(), out.position.data(), bytes,
+                              DType::kU8);
   return out;
 }
 
 /// The same back.
 layers::ModelState in_blocks(const RunPart& part, layers::ModelState whole) {
-  const Index rows = std::ssize(whole.position), ranks = part.comm.size();
+  const Index rows = std::ssize(whole.position), ranks = part.mesh.data().size();
   const Index block = (rows + ranks - 1) / ranks;
   std::vector<Index> order(static_cast<std::size_t>(block * ranks), -1);
   for (int r = 0; r < ranks; ++r) {
@@ -63,7 +64,7 @@ layers::ModelState in_blocks(const RunPart& part, layers::ModelState whole) {
   for (auto& [path, slot] : whole.slots) {
     slot.value = ag::take_rows(slot.value, order);
   }
-  const int rank = part.comm.rank();
+  const int rank = part.mesh.data().rank();
   whole.position = {whole.position.begin() + data::first_row(rows, rank, ranks),
                     whole.position.begin() + data::first_row(rows, rank + 1, ranks)};
   return whole;
@@ -79,7 +80,7 @@ layers::ModelState with_equal_caches(const RunPart& part, layers::ModelState min
     const Tensor& cache = slot.value.value();
     Shape shape = cache.shape();
     const Index own = shape[1];
-    shape[1] = part.comm.reduce_value(own, ReduceOp::kMax);
+    shape[1] = part.mesh.data().reduce_value(own, ReduceOp::kMax);
     Tensor all = Tensor::zeros(shape, cache.dtype());
     all.slice(1, shape[1] - own, shape[1]).copy_(cache);
     slot.value = ag::Var(all);
@@ -90,7 +91,7 @@ layers::ModelState with_equal_caches(const RunPart& part, layers::ModelState min
 /// The carried rows of all ranks as those of the whole batch.
 layers::ModelState carried_of_all_ranks(const RunPart& part, const RunState& state) {
   const layers::ModelState& mine = state.carried;
-  if (part.comm.size() == 1) {
+  if (part.mesh.data().size() == 1) {
     return mine;
   }
   if (part.shares_states()) {
@@ -100,13 +101,13 @@ layers::ModelState carried_of_all_ranks(const RunPart& part, const RunState& sta
     const Tensor t = rows.contiguous();
     Shape shape = t.shape();
     std::vector<Index> bytes;
-    for (int r = 0; r < part.comm.size(); ++r) {
+    for (int r = 0; r < part.mesh.data().size(); ++r) {
       bytes.push_back((carried_row(part, state, r + 1) - carried_row(part, state, r)) *
                       (t.bytes() / shape[0]));
     }
     shape[0] = state.carried_rows;
     Tensor all = Tensor::empty(shape, t.dtype());
-    part.comm.all_gather(t.raw(), all.raw(), bytes, DType::kU8);
+    part.mesh.data().all_gather(t.raw(), all.raw(), bytes, DType::kU8);
     return all;
   });
 }
@@ -248,6 +249,7 @@ RunPart::RunPart(const RunConfig& run, std::size_t number, std::uint64_t part_se
       seed(part_seed),
       directory(std::move(folder)),
       comm(ranks),
+      mesh(ranks, extents_of(run.mesh, ranks.size()), run.mesh.strategy),
       options(std::move(asked)),
       task(data::make_task(run.task, {.seed = seed, .stream = run.state.streams()})),
       model(make_model(config, model_config, model_interface(*task), seed)),
@@ -263,7 +265,7 @@ RunPart::RunPart(const RunConfig& run, std::size_t number, std::uint64_t part_se
   if (writes()) {
     data = part_data(*task, model_config);
   }
-  check_states(config, *model, *task, comm.size());
+  check_states(config, *model, *task, mesh.data().size());
   const Index length = task->slices(data::Split::kTrain).front().length;
   if (config.state.streams() &&
       model->measure_state(2 * length).kv > model->measure_state(length).kv) {
@@ -428,7 +430,7 @@ bool restore_state(RunPart& part, RunState& state, const ResumeOptions& options)
                                          : 0 < rows && rows <= part.config.batch,
              kIo, "{}: holds carried states of {} rows, the batch has {}", path, rows,
              part.config.batch);
-    const int rank = part.comm.rank();
+    const int rank = part.mesh.data().rank();
     state.carried_rows = rows;
     state.carried = part.shares_states() ? in_blocks(part, *d.carried)
                                          : d.carried->rows(carried_row(part, state, rank),

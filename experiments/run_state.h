@@ -12,6 +12,7 @@
 #include "experiments/result.h"
 #include "experiments/run_config.h"
 #include "experiments/training_log.h"
+#include "parallel/mesh.h"
 
 namespace ls::experiments {
 
@@ -37,7 +38,7 @@ struct RunPart {
   /// From now on ranks have shards, as mesh.shard says. @throws Error(Config, Unsupported)
   void shard();
   /// Rows start from last states of other ranks' rows.
-  bool shares_states() const { return config.state.passed > 0 && comm.size() > 1; }
+  bool shares_states() const { return config.state.passed > 0 && mesh.data().size() > 1; }
   /// Does this process write files?
   bool writes() const { return comm.rank() == 0 && !directory.empty(); }
   void about_to_write() const {
@@ -53,7 +54,8 @@ struct RunPart {
   const RunModel& model_config;
   std::uint64_t seed;
   std::string directory;  ///< empty: nothing is written
-  Communicator& comm;
+  Communicator& comm;     ///< all ranks
+  parallel::Mesh mesh;
   PartOptions options;
   std::unique_ptr<data::Task> task;
   std::unique_ptr<layers::Model> model;

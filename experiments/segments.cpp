@@ -1,6 +1,7 @@
 #include "experiments/segments.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "autograd/tape.h"
@@ -58,7 +59,14 @@ std::vector<std::unique_ptr<Segment>> segments_of(
   std::vector<std::unique_ptr<Segment>> out;
   for (Index s = 0; s < n; ++s) {
     layers::StretchPlace& place = places[static_cast<std::size_t>(s)];
-    const data::Batch part = n == 1 ? piece : piece.stretch(s * each, (s + 1) * each);
+    Index begin = 0, end = each;
+    if (plan.mesh) {
+      std::tie(begin, end) = plan.mesh->tokens(each);
+      place = layers::Stretch(piece.rows, each, std::move(place)).piece(begin, end).place();
+      options.runner = plan.mesh->runner();
+    }
+    const bool whole = n == 1 && end - begin == piece.length;
+    const data::Batch part = whole ? piece : piece.stretch(s * each + begin, s * each + end);
     const bool goes_on = s > 0 || !states.slots.empty();
     if (told && goes_on) {
       place.documents.resize(static_cast<std::size_t>(piece.rows));
@@ -66,9 +74,11 @@ std::vector<std::unique_ptr<Segment>> segments_of(
     options.documents = place.documents.empty() ? nullptr : &place.documents;
     options.seen = place.seen.empty() ? nullptr : &place.seen;
     options.begun = place.begun.empty() ? nullptr : &place.begun;
+    options.left = place.left.empty() ? nullptr : &place.left;
     options.first = place.first;
+    options.after = place.after;
     out.push_back(
-        make_segment(piece.rows, each,
+        make_segment(piece.rows, part.length,
                      {model_input(part, device), part.labels.to(device),
                       Tensor::full({}, DType::kF64, static_cast<double>(part.labelled), device)},
                      goes_on, plan.looks_ahead(s), options));

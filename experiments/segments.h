@@ -9,6 +9,7 @@
 #include "data/batcher.h"
 #include "experiments/first_states.h"
 #include "layers/model.h"
+#include "parallel/mesh.h"
 
 namespace ls::experiments {
 
@@ -32,6 +33,7 @@ struct Segment {
 /// How rows are cut: `segments` and `back` of the config.
 struct SegmentPlan {
   Index count = 1, reach = 1;
+  const parallel::Mesh* mesh = nullptr;  ///< null: each rank has whole sequences
   /// Is there a pass before that of segment s?
   bool looks_ahead(Index s) const { return (s + 1) % reach != 0 && s + 1 < count; }
 };
@@ -43,7 +45,8 @@ std::vector<layers::StretchPlace> segment_places(const layers::StretchPlace& pla
 /// which is filled in later.
 std::unique_ptr<Segment> make_segment(Index rows, Index tokens, PieceInputs inputs, bool goes_on,
                                       bool looks_ahead, layers::SeqOptions options);
-/// A piece as it comes, on the device; `starts` may be null, `states` are those of its rows.
+/// A piece as it comes, on the device; of each segment this rank's tokens. `starts` may be null,
+/// `states` are those of its rows.
 /// `told`: ops are told of documents where there are none, as a recording tells them.
 std::vector<std::unique_ptr<Segment>> segments_of(
     const data::Batch& piece, const PieceStarts* starts, layers::ModelState states,

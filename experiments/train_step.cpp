@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "autograd/tape.h"
@@ -21,6 +22,21 @@ namespace {
 constexpr int kAhead = 2;
 /// Shapes of batches with a recording; more are run as they come.
 constexpr std::size_t kMostRecorded = 32;
+
+/// What is wrong before the update is computed again, or "".
+std::string origin_before(const ag::ParameterSet& parameters) {
+  for (const ag::Parameter& p : parameters.items()) {
+    if (!all_finite(p.var.value())) {
+      return "parameter " + p.name + " holds a value that is not finite";
+    }
+  }
+  try {
+    check_error_flag(current_stream(parameters.device()));
+  } catch (const Error& e) {
+    return e.message();
+  }
+  return "";
+}
 
 layers::Stretch stretch_of(const data::Batch& batch, std::vector<Index> seen = {}) {
   return {batch.rows, batch.length, {.documents = batch.documents, .seen = std::move(seen)}};
@@ -51,9 +67,11 @@ TrainStep::TrainStep(const RunPart& part)
       schedule_(make_schedule(part.config, part.model_config)),
       most_under_way_(part.model->parameters().device().host_accessible() ? 0 : kAhead),
       first_(part),
-      plan_{part.config.state.segments, part.config.state.reach()},
+      plan_{part.config.state.segments, part.config.state.reach(),
+            part.mesh.runner() ? &part.mesh : nullptr},
       // What reads backward is laid out by the host, for each batch anew.
       recordable_(part.config.graphs && most_under_way_ > 0 && part.model->causal() &&
+                  !part.mesh.runner() &&
                   (part.comm.size() == 1 || (sums_on_stream(part) && !part.shards))) {
   if (part.comm.size() > 1) {
     grad_sync_.emplace(part.comm);
@@ -428,20 +446,24 @@ void TrainStep::update(const Tensor& rate, RunState& state) {
 void TrainStep::fail(const UnderWay& u, bool loss_is_finite, const RunState& state) {
   // The updates behind it have changed nothing.
   under_way_.clear();
-  std::string origin = origin_of_non_finite(u);
-  // The rows that show it may lie on another rank; the first rank that found it is heard.
+  Origin origin = origin_of_non_finite(u);
+  // The rows that show it may lie on another rank; the rank that found it earliest is heard, the
+  // first of those.
   Communicator& comm = part_.comm;
-  const int finder = comm.reduce_value(origin.empty() ? comm.size() : comm.rank(), ReduceOp::kMin);
-  if (finder < comm.size()) {
-    parallel::broadcast_text(comm, origin, finder);
+  const Index ranks = comm.size();
+  constexpr Index kNowhere = std::numeric_limits<Index>::max();
+  const Index found = comm.reduce_value(
+      origin.text.empty() ? kNowhere : origin.passed * ranks + comm.rank(), ReduceOp::kMin);
+  if (found != kNowhere) {
+    parallel::broadcast_text(comm, origin.text, static_cast<int>(found % ranks));
   } else {
-    origin = "it did not appear again in the same update";
+    origin.text = "it did not appear again in the same update";
   }
   LS_FAIL(kNumeric,
           "the {} of update {} of model {}, seed {}, is not finite: {}; {}; lower lr, raise the "
           "warm-up or lower clip",
           loss_is_finite ? "gradient" : "loss", state.step + 1, part_.model->label(), part_.seed,
-          origin, part_.last_good_checkpoint());
+          origin.text, part_.last_good_checkpoint());
 }
 
 StateGradients TrainStep::forward_backward(Segment& segment, const StateGradients& behind) {
@@ -499,42 +521,40 @@ std::vector<Tensor> TrainStep::gathered_gradients() {
   return grads;
 }
 
-std::string TrainStep::origin_of_non_finite(const UnderWay& u) {
+TrainStep::Origin TrainStep::origin_of_non_finite(const UnderWay& u) {
   ag::ParameterSet& parameters = part_.model->parameters();
-  // Ranks may come to different ends: nothing is exchanged from here on.
+  // Blocks are whole from here on: what is exchanged below are states of split sequences.
   const ag::Hold hold = parameters.hold_all();
   for (const std::shared_ptr<ag::HeldBlock>& block : parameters.held()) {
     block->hold_gradients();
   }
-  for (const ag::Parameter& p : parameters.items()) {
-    if (!all_finite(p.var.value())) {
-      return "parameter " + p.name + " holds a value that is not finite";
-    }
+  Origin origin{.text = origin_before(parameters)};
+  if (part_.comm.reduce_value(origin.text.empty() ? 0 : 1, ReduceOp::kMax) != 0) {
+    return origin;
   }
-  try {
-    check_error_flag(current_stream(parameters.device()));
-    const ag::CheckFinite check;
-    ag::Tape checked;  // those inside do as it does
-    checked.set_check_finite(true);
-    parameters.clear_grads();
-    run_pieces(u);
-    for (const ag::Parameter& p : parameters.items()) {
-      if (!all_finite(p.var.grad())) {
-        return "the sum of gradients of " + p.name + " overflows";
-      }
-    }
-    return "";
-  } catch (const Error& e) {
+  const ag::CheckFinite check(ag::CheckFinite::Found::kKept);
+  ag::Tape checked;  // those inside do as it does
+  checked.set_check_finite(true);
+  parameters.clear_grads();
+  run_pieces(u);
+  origin.passed = check.passed();
+  if (check.first()) {
     // The innermost context of a forward pass is the layer.
-    const std::string all = e.what(), begin = "\n  while running ";
-    const std::size_t at = all.find(begin);
-    if (at == std::string::npos) {
-      return e.message();
+    const std::string all = check.first()->what(), begin = "\n  while running ";
+    origin.text = check.first()->message();
+    if (const std::size_t at = all.find(begin); at != std::string::npos) {
+      const std::size_t from = at + begin.size();
+      origin.text += ", computed while running " + all.substr(from, all.find('\n', from) - from);
     }
-    const std::size_t from = at + begin.size();
-    return e.message() + ", computed while running " +
-           all.substr(from, all.find('\n', from) - from);
+    return origin;
   }
+  for (const ag::Parameter& p : parameters.items()) {
+    if (!all_finite(p.var.grad())) {
+      origin.text = "the sum of gradients of " + p.name + " overflows";
+      return origin;
+    }
+  }
+  return origin;
 }
 
 }  // namespace ls::experiments

@@ -93,9 +93,13 @@ class TrainStep {
   /// The same of this rank's shards; all ranks' come to lie on all where parameters are whole.
   void update_shards(RunState& state);
   [[noreturn]] void fail(const UnderWay& u, bool loss_is_finite, const RunState& state);
-  /// Where a value that is not finite appears first on this rank when the update is computed again;
-  /// "" when nowhere.
-  std::string origin_of_non_finite(const UnderWay& u);
+  struct Origin {
+    std::string text;  ///< "": nowhere
+    Index passed = 0;  ///< values that were looked at before
+  };
+  /// Where a value that is not finite appears first on this rank when the update is computed again.
+  /// Called by every rank.
+  Origin origin_of_non_finite(const UnderWay& u);
 
   const RunPart& part_;
   std::unique_ptr<optim::Schedule> schedule_;

@@ -17,8 +17,10 @@ Trainer::Trainer(const RunConfig& config, std::size_t model, std::uint64_t seed,
     : part_(config, model, seed, std::move(directory), comm, device, std::move(options)),
       state_(part_),
       step_(part_),
-      batcher_(*part_.task,
-               {.batch = config.batch, .seed = seed, .rank = comm.rank(), .ranks = comm.size()}) {}
+      batcher_(*part_.task, {.batch = config.batch,
+                             .seed = seed,
+                             .rank = part_.mesh.data().rank(),
+                             .ranks = part_.mesh.data().size()}) {}
 
 void Trainer::begin() {
   if (!prefetcher_) {
@@ -72,7 +74,7 @@ std::vector<profile::Entry> Trainer::profiled_steps(Index n) {
 
 std::optional<Evaluation> Trainer::evaluate(data::Split split) {
   std::optional<Evaluation> e =
-      experiments::evaluate(*part_.model, *part_.task, split, part_.config, part_.seed, part_.comm,
+      experiments::evaluate(*part_.model, *part_.task, split, part_.config, part_.seed, part_.mesh,
                             [this] { return stop_signal(part_.comm) != 0; });
   if (e) {
     e->step = state_.step;

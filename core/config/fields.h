@@ -75,6 +75,7 @@ struct FieldOptions {
   std::string_view help = {};
   std::optional<double> min = {}, max = {};      ///< inclusive
   std::optional<double> above = {}, below = {};  ///< exclusive
+  std::string_view null_word = {};               ///< of an optional: may be written for null
   EnumSubset allowed = {};                       ///< of an enum; all its values when empty
   bool required = false;                         ///< must be written, has no default
   std::size_t min_size = 0;                      ///< elements of a list, bytes of a text

@@ -314,7 +314,8 @@ class Reader final : public FieldVisitor {
   void read(const In& in, ItemsValue& items) {
     const ConfigNode& node = in.node;
     if (items.optional()) {
-      if (node.kind == Kind::kNull) {
+      const std::string_view word = in.options.null_word;
+      if (node.kind == Kind::kNull || (!word.empty() && plain(node) && node.text == word)) {
         return items.resize(0);
       }
       if (items.size() == 0) {

@@ -221,7 +221,9 @@ int Eval::run(parallel::RankEnv& env) {
            "--output and --remember belong to --lengths; give lengths, as in --lengths 1x..64x");
   const bool none = task->slices(split_).empty();
   const data::Split split = none ? data::Split::kValid : split_;
-  Evaluation e = *evaluate(*loaded.model, *task, split, loaded.config, loaded.seed, env.world());
+  const MeshConfig& asked = loaded.config.mesh;
+  const parallel::Mesh mesh(env.world(), extents_of(asked, env.world().size()), asked.strategy);
+  Evaluation e = *evaluate(*loaded.model, *task, split, loaded.config, loaded.seed, mesh);
   e.step = loaded.step;
   if (env.world().rank() != 0) {
     return 0;

@@ -381,7 +381,7 @@ void rehearse(const SweepPlan& plan) {
     device_of(config);
     const data::Task& task = tasks.of(config);
     check_evaluation(task, config);
-    check_memory(config, config.models.front(), task, 1);
+    check_memory(config, config.models.front(), task, {});
     layers::Model model(config.models.front(), model_interface(task), 0);
     model.measure_state(1);
   }

@@ -166,6 +166,68 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
     }
   }
 
+  TEST_CASE("tokens of rows over ranks: the losses and evaluations of one, resumed on any mesh") {
+    const Workplace w;
+    write_text(w);
+    w.write("base.yaml", kRun);
+    w.write("run.yaml", "extend: base.yaml\neval: {segment: 7}\n");
+    const auto mesh = [](int sequence) { return "mesh.sequence=" + std::to_string(sequence); };
+    const auto metrics = [&](const std::string& folder) {
+      return w.read(folder + "/run/m/seed0/metrics.jsonl");
+    };
+    const auto same = [&](const std::string& folder, const std::string& as) {
+      for (const char* key : {"loss", "grad_norm", "bpb", "tok_acc"}) {
+        CAPTURE(key);
+        check_near(numbers(metrics(as), key), numbers(metrics(folder), key), 2e-5);
+      }
+    };
+    for (const std::string state : {"zero", "tbptt"}) {
+      const auto train = [&](const std::string& folder, int ranks, int sequence,
+                             const std::string& shard) {
+        const Outcome out =
+            w.run({"train", "run.yaml", "--resume", "--set", "state=" + state, "--set",
+                   "output=" + folder, "--set", mesh(sequence), "--set", "mesh.shard=" + shard},
+                  {.ranks = ranks});
+        INFO(folder << "\n" << out.text);
+        REQUIRE(out.status == 0);
+        CHECK(count(out.text, "12/12") == 1);
+      };
+      const std::string whole = state + "_whole", moved = state + "_moved";
+      train(whole, 0, 1, "none");
+      for (const auto& [ranks, sequence] : {std::pair(4, 2), std::pair(3, 3)}) {
+        const std::string folder = fmt::format("{}_{}_{}", state, ranks, sequence);
+        CAPTURE(folder);
+        train(folder, ranks, sequence, "none");
+        same(folder, whole);
+      }
+      // As if killed just after update 4 on 2 x 2 and just after update 8 on 1 x 2.
+      const auto forget = [&](int step) {
+        const std::string part = moved + "/run/m/seed0/";
+        fs::remove(w.path(part + "result.json"));
+        for (int s = step + 4; s <= 12; s += 4) {
+          fs::remove(w.path(fmt::format("{}checkpoints/step_{:09}.h5", part, s)));
+        }
+      };
+      train(moved, 4, 2, "parameters");
+      forget(4);
+      train(moved, 2, 2, "optimizer");
+      forget(8);
+      train(moved, 0, 1, "none");
+      same(moved, whole);
+    }
+    const std::string checkpoint = "zero_4_2/run/m/seed0/checkpoints/step_000000012.h5";
+    const Outcome alone = w.run({"eval", checkpoint, "--json"});
+    const Outcome both = w.run({"eval", checkpoint, "--json", "--set", mesh(2)}, {.ranks = 2});
+    INFO(alone.text << both.text);
+    for (const char* key : {"loss", "bpb", "tok_acc", "labels"}) {
+      CAPTURE(key);
+      check_near(numbers(alone.text, key), numbers(both.text, key), 2e-6);
+    }
+    const Outcome refused = w.run({"train", "run.yaml", "--set", mesh(4)}, {.ranks = 2});
+    CHECK(refused.status != 0);
+    CHECK(count(refused.text, "mesh.sequence is 4, which does not divide 2 ranks") == 1);
+  }
+
   TEST_CASE("several ranks: numbers that are not finite end one model, not the run") {
     const Workplace w;
     write_text(w);

@@ -68,12 +68,14 @@ struct Trained {
       : config(run_config(more)),
         task(data::make_task(config.task, {.seed = 1})),
         model(config.models[0], model_interface(*task), 1),
-        comm(solo_communicator()) {}
-  Evaluation evaluation() { return *evaluate(model, *task, data::Split::kTest, config, 1, *comm); }
+        comm(solo_communicator()),
+        mesh(*comm, {}, "auto") {}
+  Evaluation evaluation() { return *evaluate(model, *task, data::Split::kTest, config, 1, mesh); }
   RunConfig config;
   std::unique_ptr<data::Task> task;
   layers::Model model;
   std::unique_ptr<Communicator> comm;
+  parallel::Mesh mesh;
 };
 
 }  // namespace
@@ -223,7 +225,7 @@ TEST_SUITE("experiments") {
             .task,
         {.seed = 1});
     const Evaluation first = *evaluate(capped.model, *task, data::Split::kTest,
-                                       run_config("eval: {batch: 5}"), 1, *capped.comm);
+                                       run_config("eval: {batch: 5}"), 1, capped.mesh);
     CHECK(capped.evaluation().slices[0].metrics.at("loss") ==
           doctest::Approx(first.slices[0].metrics.at("loss")).epsilon(1e-12));
   }
