@@ -24,13 +24,18 @@ struct Bound {
 template <class T>
 struct Kernel {
   using A = acc_t<T>;
-  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
+  /// Bounds of channels go with the columns of rows.
+  static cuda::RowShape shape_of(const Op::In<TensorView>& in) {
     const RowPattern rows = *rows_of(in.x.layout());
+    cuda::RowShape shape(rows.count, rows.cols);
+    return in.low.defined() ? shape.apart() : shape;
+  }
+  static void forward(const Op::In<TensorView>& in, Op::Out<TensorView>& out, const Op::Attrs& a) {
     const cuda::RowsIn<T> x(in.x);
     const cuda::RowsTo<A> g(out.g);
     const cuda::RowsTo<T> k(out.k);
     const Bound<A> bound(in, a);
-    const auto shape = cuda::RowShape(rows.count, rows.cols).with(x).with(g).with(k);
+    const auto shape = shape_of(in).with(x).with(g).with(k);
     cuda::for_each<A>(shape, [=] __device__(Index r, Index c, auto width) {
       constexpr int kWidth = decltype(width)::value;
       A u[kWidth], written[kWidth];
@@ -59,12 +64,11 @@ struct Kernel {
   }
   static void to_x(const Op::In<TensorView>& in, const Op::Out<TensorView>& dout,
                    TensorView& result, const Op::Attrs& a) {
-    const RowPattern rows = *rows_of(in.x.layout());
     const cuda::RowsIn<T> x(in.x), gk(dout.k);
     const cuda::RowsIn<A> gg(dout.g);
     const cuda::RowsTo<T> gx(result);
     const Bound<A> bound(in, a);
-    const auto shape = cuda::RowShape(rows.count, rows.cols).with(x).with(gk).with(gg).with(gx);
+    const auto shape = shape_of(in).with(x).with(gk).with(gg).with(gx);
     cuda::for_each<A>(shape, [=] __device__(Index r, Index c, auto width) {
       constexpr int kWidth = decltype(width)::value;
       A u[kWidth], dg[kWidth] = {}, dk[kWidth] = {};
