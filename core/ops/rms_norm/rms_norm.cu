@@ -13,6 +13,9 @@ namespace {
 
 using Op = RmsNorm;
 
+/// Gates that kernels are compiled for: what is known then is not asked at every element.
+enum class Gating { kNone, kSiluBehind, kAny };
+
 /// u = x or x act(z) is normalised in groups of `channels`; the gate may stand behind instead.
 template <class T>
 struct Call {
@@ -30,6 +33,19 @@ struct Call {
         cols(rows_of(in.x.layout())->cols),
         channels(a.group_size > 0 ? a.group_size : cols),
         groups(channels > 0 ? cols / channels : 0) {}
+  Gating gating() const {
+    return !before && !after   ? Gating::kNone
+           : after && !sigmoid ? Gating::kSiluBehind
+                               : Gating::kAny;
+  }
+  /// Says once more, to the compiler, what gating() found.
+  template <Gating kGating>
+  __device__ void settle() {
+    if constexpr (kGating != Gating::kAny) {
+      before = sigmoid = false;
+      after = kGating == Gating::kSiluBehind;
+    }
+  }
   __device__ A gate(A v) const { return sigmoid ? act::device_sigmoid(v) : act::device_silu(v); }
   __device__ A gate_slope(A v) const {
     return sigmoid ? act::device_sigmoid(v) * act::device_sigmoid(-v) : act::device_silu_slope(v);
@@ -77,12 +93,13 @@ struct Call {
   Index rows, cols, channels, groups;
 };
 
-template <class T, int kThreads, int kPacks>
+template <class T, int kThreads, int kPacks, Gating kGating>
 __global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
     held_forward(Call<T> call, cuda::RowsTo<T> y, acc_t<T>* rstd) {
   using A = acc_t<T>;
   constexpr int kWidth = cuda::kPack<T>;
   using Row = common::HeldRow<kThreads, kWidth, kPacks>;
+  call.template settle<kGating>();
   const int cols = static_cast<int>(call.cols);
   common::each_held_row<kThreads>(call.rows, [&](Index r, bool writes) {
     A u[kPacks][kWidth], behind[kPacks][kWidth], square = 0;
@@ -110,13 +127,14 @@ __global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
 }
 
 /// As Kernel::backward says; partial sums of the weight's gradient, or null.
-template <class T, int kThreads, int kPacks>
-__global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
+template <class T, int kThreads, int kPacks, Gating kGating>
+__global__ void __launch_bounds__(common::kHeldThreads<kThreads>, 2)
     held_backward(Call<T> call, const acc_t<T>* rstd, cuda::RowsIn<T> gy, cuda::RowsTo<T> gx,
                   cuda::RowsTo<T> gz, acc_t<T>* partial) {
   using A = acc_t<T>;
   constexpr int kWidth = cuda::kPack<T>;
   using Row = common::HeldRow<kThreads, kWidth, kPacks>;
+  call.template settle<kGating>();
   const int cols = static_cast<int>(call.cols);
   const bool gated = call.before || call.after;
   A sums[1][kPacks][kWidth] = {};
@@ -186,6 +204,19 @@ __global__ void __launch_bounds__(common::kHeldThreads<kThreads>)
   }
 }
 
+/// run.operator()<gating>().
+template <class T, class Run>
+void with_gating(const Call<T>& call, Run run) {
+  switch (call.gating()) {
+    case Gating::kNone:
+      return run.template operator()<Gating::kNone>();
+    case Gating::kSiluBehind:
+      return run.template operator()<Gating::kSiluBehind>();
+    case Gating::kAny:
+      return run.template operator()<Gating::kAny>();
+  }
+}
+
 template <class T>
 struct Kernel {
   using A = acc_t<T>;
@@ -195,9 +226,11 @@ struct Kernel {
     A* const rstd = out.rstd.data<A>();
     const bool held =
         call.groups == 1 && common::with_held_rows<T>(call.cols, [&]<int kThreads, int kPacks>() {
-          cuda::launch(&held_forward<T, kThreads, kPacks>,
-                       common::held_blocks<kThreads>(call.rows, false),
-                       dim3(common::kHeldThreads<kThreads>), 0, call, y, rstd);
+          with_gating(call, [&]<Gating kGating>() {
+            cuda::launch(&held_forward<T, kThreads, kPacks, kGating>,
+                         common::held_blocks<kThreads>(call.rows, false),
+                         dim3(common::kHeldThreads<kThreads>), 0, call, y, rstd);
+          });
         });
     if (held) {
       return;
@@ -284,8 +317,10 @@ struct Kernel {
       const dim3 blocks = common::held_blocks<kThreads>(call.rows, true);
       const cuda::Scratch memory(gweight ? blocks.x * call.cols * Index{sizeof(A)} : 0);
       A* const partial = gweight ? memory.as<A>() : nullptr;
-      cuda::launch(&held_backward<T, kThreads, kPacks>, blocks,
-                   dim3(common::kHeldThreads<kThreads>), 0, call, rstd, gy, gx, gz, partial);
+      with_gating(call, [&]<Gating kGating>() {
+        cuda::launch(&held_backward<T, kThreads, kPacks, kGating>, blocks,
+                     dim3(common::kHeldThreads<kThreads>), 0, call, rstd, gy, gx, gz, partial);
+      });
       if (gweight) {
         common::join_parts<1, A>(blocks.x, call.cols, partial, {{gweight}});
       }
