@@ -60,8 +60,8 @@ struct Kernel {
     } else {
       on_strips(call, [&]<int kWidth>(dim3 blocks, Index strip) {
         const bool fed = feeds<T, kWidth>(call.x);
-        cuda::launch(&forward_kernel<T, kWidth>, blocks, dim3(256),
-                     fed ? Feed<T, kWidth, 1>::kBytes : 0, call, strip, silu, fed, y);
+        cuda::launch(silu ? &forward_kernel<T, kWidth, true> : &forward_kernel<T, kWidth, false>,
+                     blocks, dim3(256), fed ? Feed<T, kWidth, 1>::kBytes : 0, call, strip, fed, y);
       });
     }
     cuda::for_each<1>(cuda::RowShape(call.seqs.batch, call.channels * call.past).apart(),
@@ -135,9 +135,11 @@ struct Kernel {
     A* const sums = all + kSums * d;
     const cuda::RowsTo<T> gx(din.x);
     on_strips(call, [&]<int kWidth>(dim3 blocks, Index strip) {
-      const bool fed = gy && feeds<T, kWidth>(call.x) && feeds<T, kWidth>(gy);
-      cuda::launch(&backward_kernel<T, kWidth>, blocks, dim3(256),
-                   fed ? Feed<T, kWidth, 2>::kBytes : 0, call, strip, silu, fed, gy, gsT, gx, sums);
+      const bool fed =
+          gy && feeds<T, kWidth>(call.x) && feeds<T, kWidth>(gy) && (!gx || gx.per_piece == 1);
+      cuda::launch(silu ? &backward_kernel<T, kWidth, true> : &backward_kernel<T, kWidth, false>,
+                   blocks, dim3(256), fed ? Feed<T, kWidth, 2>::kBytes : 0, call, strip, fed, gy,
+                   gsT, gx, sums);
     });
     A* const gweight = din.weight.defined() ? din.weight.data<A>() : nullptr;
     A* const gbias = din.bias.defined() ? din.bias.data<A>() : nullptr;

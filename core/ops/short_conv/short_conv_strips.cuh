@@ -55,7 +55,7 @@ struct Call {
 
 /// Tokens of a strip: a function of sizes alone, since sums of weights are cut by it.
 inline Index strip_of(Index rows, Index channels) {
-  constexpr Index kElements = Index{1} << 19, kShortest = 8, kLongest = 64;
+  constexpr Index kElements = Index{1} << 19, kShortest = 8, kLongest = 256;
   return std::clamp(rows * channels / kElements, kShortest, kLongest);
 }
 
@@ -198,9 +198,9 @@ __device__ bool place_of(Index rows, Index channels, Index strip, Index& c, Inde
   return first < rows;
 }
 
-template <class T, int kWidth>
+template <class T, int kWidth, bool kSilu>
 __global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 3)
-    forward_kernel(Call<T> call, Index strip, bool silu, bool fed, cuda::RowsTo<T> y) {
+    forward_kernel(Call<T> call, Index strip, bool fed, cuda::RowsTo<T> y) {
   using A = acc_t<T>;
   using Ahead = Feed<T, kWidth, 1>;
   extern __shared__ __align__(16) unsigned char shared[];
@@ -214,7 +214,7 @@ __global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 3)
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
       const A pre = window.before_activation(e, i);
-      to[i] = silu ? act::device_silu(pre) : pre;
+      to[i] = kSilu ? act::device_silu(pre) : pre;
     }
     cuda::store(to_row, to);
   };
@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 3)
 
 /// What backward has of its channels besides the window: gradients before the activation, and sums
 /// for weight and bias.
-template <class A, int kWidth>
+template <class A, int kWidth, bool kSilu>
 struct Slopes {
   static constexpr int kBefore = kTaps - 1;
   A sum[kSums][kWidth] = {};
@@ -272,11 +272,11 @@ struct Slopes {
 
   /// Token e of a batch, whose gradient is g; `there`: else it has none; `own`: it is summed.
   template <class T>
-  __device__ void take(const Window<T, kWidth>& window, int e, bool silu, bool there, bool own,
+  __device__ void take(const Window<T, kWidth>& window, int e, bool there, bool own,
                        A (&g)[kWidth]) {
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      g[i] *= silu ? act::device_silu_slope(window.before_activation(e, i)) : A(1);
+      g[i] *= kSilu ? act::device_silu_slope(window.before_activation(e, i)) : A(1);
       dpre[kBefore + e][i] = there ? g[i] : A(0);
       g[i] = own ? g[i] : A(0);
 #pragma unroll
@@ -301,11 +301,12 @@ struct Slopes {
 
 /// Gradients: those of x, and of each strip the sums [strip, tap or bias, D] for weight and bias.
 /// dx_t = sum over taps of weight_j dpre_{t + W-1-j} within the sequence, and what sT hands back.
-/// So a strip makes dpre of kTaps - 1 tokens more than its own. `fed`: x and gy are read ahead.
-template <class T, int kWidth>
+/// So a strip makes dpre of kTaps - 1 tokens more than its own. `fed`: x and gy are read ahead,
+/// and rows of gx are equally far apart.
+template <class T, int kWidth, bool kSilu>
 __global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 2)
-    backward_kernel(Call<T> call, Index strip, bool silu, bool fed, cuda::RowsIn<T> gy,
-                    const acc_t<T>* gsT, cuda::RowsTo<T> gx, acc_t<T>* sums) {
+    backward_kernel(Call<T> call, Index strip, bool fed, cuda::RowsIn<T> gy, const acc_t<T>* gsT,
+                    cuda::RowsTo<T> gx, acc_t<T>* sums) {
   using A = acc_t<T>;
   using Ahead = Feed<T, kWidth, 2>;
   extern __shared__ __align__(16) unsigned char shared[];
@@ -315,7 +316,7 @@ __global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 2)
   }
   constexpr int kBefore = kTaps - 1;
   Window<T, kWidth> window(call, first, c);
-  Slopes<A, kWidth> slopes;
+  Slopes<A, kWidth, kSilu> slopes;
   const auto emit = [&](Index at, int e, bool last) {
     if (!gx || at < first || at < window.begin || at >= end) {
       return;
@@ -348,7 +349,6 @@ __global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 2)
         const Ahead feed(shared);
         const T *x = call.x.row(t) + c, *g = gy.row(t) + c;
         T* to_row = gx ? gx.row(t - kBefore) + c : nullptr;
-        const bool dense = gx && gx.per_piece == 1;
         const auto ask = [&](int b) {
           const bool there = b < batches;
           feed.ask(b, 0, x, call.x.stride, there);
@@ -367,10 +367,10 @@ __global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 2)
             A dy[kWidth], to[kWidth] = {};
             cuda::unpack(feed.at(b, 0, e), window.x[kBefore + e]);
             cuda::unpack(feed.at(b, 1, e), dy);
-            slopes.take(window, e, silu, true, true, dy);
+            slopes.take(window, e, true, true, dy);
             slopes.through_taps(window, e, to);
             if (gx) {
-              cuda::store(dense ? to_row + e * gx.stride : gx.row(t + e - kBefore) + c, to);
+              cuda::store(to_row + e * gx.stride, to);
             }
           }
           ask(b + Ahead::kDepth);
@@ -401,7 +401,7 @@ __global__ void __launch_bounds__(256, sizeof(T) > 4 ? 1 : 2)
         if (gy) {
           cuda::unpack(packs[e], g);
         }
-        slopes.take(window, e, silu, e < count, e < count && t + e < end, g);
+        slopes.take(window, e, e < count, e < count && t + e < end, g);
         if (e < count) {
           emit(t + e - kBefore, e, false);
         }
