@@ -174,6 +174,42 @@ Tensor Decoder::run(const Tensor& tokens, const layers::SeqOptions& options) {
   return model_.logits(ag::Var(h.select(1, n - 1).contiguous())).value();
 }
 
+Tensor Decoder::feed(const Tensor& tokens, const parallel::Mesh& mesh) {
+  if (!mesh.runner()) {
+    return feed(tokens);
+  }
+  LS_CHECK(!recorded_ && tokens.size(1) > 0, kInternal, "a prompt of {} tokens is fed",
+           tokens.size(1));
+  const ag::NoGrad no_grad;
+  Device& device = model_.parameters().device();
+  const Index length = tokens.size(1);
+  const auto [begin, end] = mesh.tokens(length);
+  const layers::StretchPlace place =
+      layers::Stretch(rows_, length, {.seen = state_.position}).piece(begin, end).place();
+  layers::SeqContext seq(rows_, end - begin,
+                         {.incoming = &state_,
+                          .seen = &place.seen,
+                          .first = place.first,
+                          .after = place.after,
+                          .length = expected_,
+                          .keep_states = true,
+                          .runner = mesh.runner()});
+  const Tensor own = tokens.slice(1, begin, end).contiguous().to(device);
+  const Tensor h = model_.hidden({own, {}}, seq).value();
+  state_ = std::move(seq.outgoing());
+  fed_ += length;
+  // The last rank has the last token, however few there are.
+  Communicator& sequence = mesh.sequence();
+  const int last = sequence.size() - 1;
+  Tensor scores = Tensor::empty({rows_, model_.interface().classes}, h.dtype());
+  if (sequence.rank() == last) {
+    scores.copy_(
+        model_.logits(ag::Var(h.select(1, end - begin - 1).contiguous())).value().to(cpu()));
+  }
+  sequence.broadcast(scores.raw(), scores.numel(), scores.dtype(), last);
+  return scores.to(device);
+}
+
 Tensor Decoder::feed(const Tensor& tokens) {
   Device& device = model_.parameters().device();
   const bool single = tokens.size(1) == 1;

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "layers/model.h"
+#include "parallel/mesh.h"
 
 namespace ls::experiments {
 
@@ -30,6 +31,9 @@ class Decoder {
   /// Feeds tokens i64 [rows,T], of the host or where the model is; returns the scores of the token
   /// after the last, [rows,classes] in the model's type, to be used before the next call.
   Tensor feed(const Tensor& tokens);
+  /// The same of a first part (a prompt) whose tokens, given to every rank, are spread over the
+  /// ranks of a sequence; before steps of one token. State and scores are the same on all.
+  Tensor feed(const Tensor& tokens, const parallel::Mesh& mesh);
   const layers::ModelState& state() const { return state_; }
   /// Tokens whose step was a recorded one.
   Index replays() const { return replays_; }

@@ -10,6 +10,7 @@
 #include "experiments/load.h"
 #include "experiments/progress.h"
 #include "experiments/sampling.h"
+#include "parallel/grad_sync.h"
 
 namespace ls::experiments {
 namespace {
@@ -69,8 +70,8 @@ std::string Generate::read_prompt() const {
 }
 
 int Generate::run(parallel::RankEnv& env) {
-  LS_CHECK(env.world().size() == 1, kConfig, "generate runs on one rank, not {}",
-           env.world().size());
+  const bool speaks = env.world().rank() == 0;
+  const parallel::Mesh mesh(env.world(), {1, env.world().size()}, "auto");
   const LoadedModel loaded =
       device_.empty() ? load_model(checkpoint_) : load_model(checkpoint_, {"device=" + device_});
   const layers::ModelInterface& io = loaded.model->interface();
@@ -78,33 +79,43 @@ int Generate::run(parallel::RankEnv& env) {
            "{}: generation writes bytes, this model reads {}", checkpoint_,
            io.vocab_in > 0 ? fmt::format("{} tokens of {} classes", io.vocab_in, io.classes)
                            : std::string("vectors"));
-  const std::string asked = read_prompt();
+  std::string asked = speaks ? read_prompt() : "";
+  parallel::broadcast_text(env.world(), asked);
   const std::string prompt = asked.empty() ? "\n" : asked;
   Decoder decoder(*loaded.model, 1, loaded.config.graphs);
   decoder.reserve(std::ssize(prompt) + tokens_);
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
   std::vector<float> logits;
-  const auto feed = [&](const std::vector<std::int64_t>& bytes) {
-    logits = decoder.feed(Tensor::from(bytes, {1, std::ssize(bytes)})).to_vector<float>();
+  const auto as_row = [](const std::vector<std::int64_t>& bytes) {
+    return Tensor::from(bytes, {1, std::ssize(bytes)});
   };
-  for (std::size_t at = 0; at < prompt.size(); at += kPrefill) {
+  const std::size_t each = kPrefill * static_cast<std::size_t>(env.world().size());
+  for (std::size_t at = 0; at < prompt.size(); at += each) {
     std::vector<std::int64_t> piece;
-    for (std::size_t i = at; i < std::min(prompt.size(), at + kPrefill); ++i) {
+    for (std::size_t i = at; i < std::min(prompt.size(), at + each); ++i) {
       piece.push_back(static_cast<unsigned char>(prompt[i]));
     }
-    feed(piece);
+    logits = decoder.feed(as_row(piece), mesh).to_vector<float>();
   }
   const auto read = Clock::now();
-  std::fwrite(prompt.data(), 1, prompt.size(), stdout);
+  // Every rank has the state and writes the same; one shows it.
+  if (speaks) {
+    std::fwrite(prompt.data(), 1, prompt.size(), stdout);
+  }
   Rng rng(static_cast<std::uint64_t>(seed_), "generate");
   for (Index i = 0; i < tokens_; ++i) {
     const Index next = sample_token(logits, sampling_, rng);
-    std::fputc(static_cast<int>(next), stdout);
-    std::fflush(stdout);
-    if (i + 1 < tokens_) {
-      feed({next});
+    if (speaks) {
+      std::fputc(static_cast<int>(next), stdout);
+      std::fflush(stdout);
     }
+    if (i + 1 < tokens_) {
+      logits = decoder.feed(as_row({next})).to_vector<float>();
+    }
+  }
+  if (!speaks) {
+    return 0;
   }
   std::fputc('\n', stdout);
   if (!quiet_) {
