@@ -115,8 +115,7 @@ bool Recorder::evaluated(data::Split split) const {
 void Recorder::finish(bool complete) {
   progress_.finish();
   if (!complete) {
-    progress_.note(fmt::format("stopped by a signal after update {}; saved, go on with --resume",
-                               state_.step));
+    progress_.note(fmt::format("stopped after update {}; saved, go on with --resume", state_.step));
   }
 }
 

@@ -76,7 +76,7 @@ struct RunResult {
   std::string run, model;
   std::vector<std::string> metrics;  ///< of the task, headline first
   std::uint64_t seed = 0;
-  bool complete = false;  ///< false: stopped by a signal
+  bool complete = false;  ///< false: stopped by a signal, or before the job's end
   std::string part_hash;  ///< see part.h
   Index parameters = 0, steps = 0, tokens = 0;
   double train_seconds = 0;

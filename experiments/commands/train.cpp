@@ -31,21 +31,41 @@ class Train final : public Command {
     o("--fresh", fresh_,
       {.help = "delete what these models and seeds left in the run's folder and start over",
        .excludes = "--resume"});
+    o("--leave-before", leave_before_,
+      {.help = "save and leave so long before the job ends (90s, 5min, 1.5h), with status 75: its "
+               "end is SLURM_JOB_END_TIME or LONGSCAN_JOB_END, seconds since 1970"});
     o.footer(kSignals);
   }
   int run(parallel::RankEnv& env) override;
 
  private:
+  void leave_before_the_end() const;
+
   std::string config_;
   std::vector<std::string> overrides_;
-  std::string resume_;
+  std::string resume_, leave_before_;
   bool fresh_ = false, allow_changed_data_ = false;
 };
+
+void Train::leave_before_the_end() const {
+  using Clock = std::chrono::system_clock;
+  const auto before = std::chrono::duration_cast<Clock::duration>(parse_duration(leave_before_));
+  const Clock::time_point when = job_end() - before;
+  const std::chrono::duration<double> left = when + before - Clock::now();
+  LS_CHECK(when > Clock::now(), kConfig,
+           "--leave-before {}: the job ends in {:.0f} s, so that nothing would be trained; give it "
+           "more time",
+           leave_before_, left.count());
+  leave_at(when);
+}
 
 int Train::run(parallel::RankEnv& env) {
   RunConfig config;
   const ConfigPlaces places = read_config(ConfigTree::from_file(config_, overrides_), config);
   install_stop_signals();
+  if (!leave_before_.empty()) {
+    leave_before_the_end();
+  }
   RunOptions options;
   if (!resume_.empty()) {
     options.existing = Existing::kResume;
@@ -60,7 +80,7 @@ int Train::run(parallel::RankEnv& env) {
     fmt::print("\n{}\ntable       {}/table.txt\n", out.table, out.directory);
   }
   if (out.interrupted) {
-    return 128 + stop_signal(env.world());
+    return stop_status(stop_signal(env.world()));
   }
   LS_CHECK(out.failures.empty(), kNumeric, "{}", fmt::join(out.failures, "\n"));
   if (env.world().rank() == 0) {
