@@ -28,6 +28,10 @@ std::string cpu_model() {
   return "unknown";
 }
 
+const std::string kStarted = utc_now();  // when the program was loaded
+
+}  // namespace
+
 std::string utc_now() {
   char text[32];
   const std::time_t now = std::time(nullptr);
@@ -36,10 +40,6 @@ std::string utc_now() {
   std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
   return text;
 }
-
-const std::string kStarted = utc_now();  // when the program was loaded
-
-}  // namespace
 
 std::string_view tree_patch() {
   return

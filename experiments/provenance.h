@@ -18,6 +18,8 @@ Provenance provenance(int ranks, const Device& device = cpu());
 std::string_view tree_patch();
 /// Of this machine.
 std::string host_name();
+/// "2026-01-31T12:00:00Z", now.
+std::string utc_now();
 /// "longscan 0.1.0 (1a2b3c4, modified)".
 std::string version_line();
 

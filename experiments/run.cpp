@@ -1,5 +1,7 @@
 #include "experiments/run.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -9,6 +11,7 @@
 
 #include "autograd/tape.h"
 #include "core/base/log.h"
+#include "core/base/parallel_for.h"
 #include "core/io/files.h"
 #include "core/tensor/devices.h"
 #include "experiments/baselines.h"
@@ -19,6 +22,7 @@
 #include "experiments/model_io.h"
 #include "experiments/part.h"
 #include "experiments/progress.h"
+#include "experiments/provenance.h"
 #include "experiments/report.h"
 #include "experiments/run_lock.h"
 #include "experiments/stop.h"
@@ -273,10 +277,36 @@ std::vector<std::string> model_labels(const RunConfig& config) {
 }
 
 namespace {
+constexpr const char* kLogs = "logs";
+
+/// The path of this rank's log, which begins with what the rank is.
+std::string rank_log(const std::string& directory, Communicator& comm) {
+  const std::string folder = directory + "/" + kLogs;
+  create_directories(folder);
+  std::string path = fmt::format("{}/rank_{:04}.log", folder, comm.rank());
+  append_line(path, fmt::format("{}: rank {} of {} on {}, process {}, {} threads", utc_now(),
+                                comm.rank(), comm.size(), host_name(), getpid(), num_threads()));
+  return path;
+}
+
+/// In the run's folder, since a launcher may end the ranks before what they print is seen.
+void note_failure(const std::string& directory, Communicator& comm, const std::string& what) {
+  try {
+    append_line(directory + "/failures.log",
+                fmt::format("{}: rank {} of {} on {}: {}", utc_now(), comm.rank(), comm.size(),
+                            host_name(), what));
+  } catch (const Error& e) {
+    log_warn(e.message());  // the failure itself is the one to be told
+  }
+}
+
 /// Why a model's folder cannot have this name: besides what holds for every folder, files of the
 /// run itself lie beside it.
 std::string model_name_fault(const std::string& name) {
-  for (const std::string_view suffix : {".txt", ".svg", ".json", ".tmp"}) {
+  if (name == kLogs) {
+    return "has this name for the logs of its ranks";
+  }
+  for (const std::string_view suffix : {".txt", ".svg", ".json", ".log", ".tmp"}) {
     if (name.ends_with(suffix)) {
       return fmt::format("ends in {} like a file of the run", suffix);
     }
@@ -325,7 +355,16 @@ RunOutcome run_all(const RunConfig& config, const Where& where, const RunOptions
     }
   }
   comm.barrier();
-  sitting.run();
+  std::optional<LogFile> log_file;
+  if (comm.size() > 1) {
+    log_file.emplace(rank_log(out.directory, comm));
+  }
+  try {
+    sitting.run();
+  } catch (const std::exception& e) {
+    note_failure(out.directory, comm, e.what());
+    throw;
+  }
   return out;
 }
 

@@ -85,6 +85,7 @@ StepReport TrainStep::run(const data::Batch& batch, RunState& state) {
 }
 
 void TrainStep::begin(const data::Batch& batch, RunState& state) {
+  const ErrorContext context(fmt::format("computing update {}", state.step + under_way() + 1));
   Device& device = part_.model->parameters().device();
   if (!values_.defined()) {
     values_ = optim::step_values(device, state.updates);

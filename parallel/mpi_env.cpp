@@ -150,7 +150,9 @@ class MpiEnv final : public RankEnv {
         sleep_s(2 *
                 kUnwindSeconds);  // if all machines fail alike, the first one's message is enough
       }
-      print_error(fmt::format("rank {} of {} failed: {}", rank_, size_, why));
+      char host[256] = "an unknown host";
+      gethostname(host, sizeof host - 1);
+      print_error(fmt::format("rank {} of {} failed: {}\n  on {}", rank_, size_, why, host));
       for (double waited = 0; waited < kUnwindSeconds && !board_->others_left(); waited += 0.01) {
         sleep_s(0.01);
       }
@@ -298,6 +300,19 @@ std::optional<Launch> launched_by() {
   return std::nullopt;
 }
 
+/// Slurm started several tasks and told none of them of the others: each would run alone, in one
+/// folder.
+static std::string lone_task(const std::optional<Launch>& launch) {
+  const int tasks = integer_from_environment("SLURM_STEP_NUM_TASKS").value_or(1);
+  if (tasks == 1 || (launch && launch->size != 1)) {
+    return "";
+  }
+  return fmt::format(
+      "this is one of {} tasks of a Slurm step, and its MPI counts one rank: start it with srun "
+      "--mpi=pmix or --mpi=pmi2 (srun --mpi=list shows what this Slurm has), or with mpirun",
+      tasks);
+}
+
 std::string mpi_version() {
 #ifdef LS_HAVE_MPI
   char text[MPI_MAX_LIBRARY_VERSION_STRING + 1] = {};
@@ -312,6 +327,9 @@ std::string mpi_version() {
 
 int run_with_ranks(const std::function<int(RankEnv&)>& body, const RankOptions& options) {
   const std::optional<Launch> launch = launched_by();
+  if (const std::string fault = lone_task(launch); !fault.empty()) {
+    return fail_unconnected({integer_from_environment("SLURM_PROCID").value_or(0), 0}, fault);
+  }
   if (!launch) {
     return run_alone(body, options);
   }

@@ -1,11 +1,18 @@
 #include "core/base/log.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <iterator>
+
+#include "core/base/error.h"
 
 namespace ls {
 namespace {
@@ -20,14 +27,28 @@ std::atomic<LogLevel>& threshold() {
   static std::atomic<LogLevel> level{level_from_environment()};
   return level;
 }
+/// Of the LogFile that is alive.
+std::atomic<int> file{-1};
 }  // namespace
+
+LogFile::LogFile(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  LS_CHECK(fd >= 0, kIo, "{}: cannot be opened: {}", path, std::strerror(errno));
+  const int before = file.exchange(fd);
+  LS_CHECK(before < 0, kInternal, "two log files at a time");
+}
+LogFile::~LogFile() {
+  ::close(file.exchange(-1));
+}
 
 void set_log_level(LogLevel level) {
   threshold() = level;
 }
 
 void log(LogLevel level, std::string_view message, LogFields fields) {
-  if (level < threshold()) {
+  const bool shown = level >= threshold();
+  const int kept = level >= LogLevel::kInfo ? file.load() : -1;
+  if (!shown && kept < 0) {
     return;
   }
   char clock[16];
@@ -43,6 +64,12 @@ void log(LogLevel level, std::string_view message, LogFields fields) {
     line += "=" + value;
   }
   line += "\n";
-  std::fwrite(line.data(), 1, line.size(), stderr);  // one write: lines of threads do not mix
+  // One write each: lines of threads do not mix.
+  if (shown) {
+    std::fwrite(line.data(), 1, line.size(), stderr);
+  }
+  if (kept >= 0 && ::write(kept, line.data(), line.size()) < 0) {
+    return;  // a full disk stops no run here
+  }
 }
 }  // namespace ls

@@ -223,6 +223,11 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
       CAPTURE(key);
       check_near(numbers(alone.text, key), numbers(both.text, key), 2e-6);
     }
+    const std::vector<std::string> generate = {
+        "generate", checkpoint, "--prompt", "abcde fghij abc", "--temperature",
+        "0",        "--tokens", "40",       "--quiet"};
+    const Outcome wrote = w.run(generate);
+    CHECK(w.run(generate, {.ranks = 3}).text == wrote.text);
     const Outcome refused = w.run({"train", "run.yaml", "--set", mesh(4)}, {.ranks = 2});
     CHECK(refused.status != 0);
     CHECK(count(refused.text, "mesh.sequence is 4, which does not divide 2 ranks") == 1);
@@ -263,6 +268,80 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
     fs::create_directories(w.path("runs/run/m/seed0"));
     fs::create_symlink("/dev/full", w.path("runs/run/m/seed0/result.json.tmp"));
     refused({"train", "run.yaml"}, "the disk is full");  // rank 0 alone writes
+  }
+
+  TEST_CASE("a mesh whose ranks are killed or stopped ends soon, and goes on as if it had not") {
+    const Workplace w;
+    write_text(w);
+    w.write("base.yaml", kRun);
+    w.write(
+        "run.yaml",
+        "extend: base.yaml\nsteps: 2000\neval: {every: 0}\ncheckpoint: {every: 40, keep: 2}\nmesh: "
+        "{sequence: 2}\n");
+    REQUIRE(w.run({"train", "run.yaml", "--set", "output=whole"}, {.ranks = 4}).status == 0);
+    // A rank is killed some time after the ranks were found, at last one is stopped.
+    const Outcome out = w.shell(R"sh(
+rank() {
+  for process in /proc/[0-9]*; do
+    if [ "$(readlink $process/cwd)" = "$PWD" ] &&
+      tr '\0' '\n' <$process/environ | grep -qxE "(OMPI_COMM_WORLD|PMI)_RANK=$1"; then
+      echo ${process#/proc/}
+    fi
+  done 2>/dev/null
+}
+for n in 0 1 2 3 0 1; do
+  $mpirun -n 4 $longscan train run.yaml --resume >out 2>&1 &
+  job=$!
+  until [ -n "$found" ]; do found=$(rank $n); done
+  sleep 0.$((n * 13 + 20))
+  kill -KILL $found
+  found=
+  wait $job && echo "not killed"
+done
+export LONGSCAN_COMM_TIMEOUT=3
+$mpirun -n 4 $longscan train run.yaml --resume --set steps=1000000 >out 2>&1 &
+job=$!
+until grep -qs '"step":2000,' runs/run/m/seed0/metrics.jsonl; do sleep 0.01; done
+stopped=$(rank 3)
+kill -STOP $stopped
+sleep 12
+kill -KILL $stopped 2>/dev/null
+wait $job && echo "did not fail"
+cat out
+)sh");
+    INFO(out.text);
+    CHECK(count(out.text, "not killed") == 0);
+    CHECK(count(out.text, "did not fail") == 0);
+    CHECK(count(out.text, "longscan: rank ") == 1);
+    CHECK(count(out.text, "the time limit (LONGSCAN_COMM_TIMEOUT)") >= 1);
+    CHECK(count(w.read("runs/run/failures.log"), "the time limit") >= 1);
+    CHECK(w.read("runs/run/logs/rank_0003.log").find("rank 3 of 4 on ") != std::string::npos);
+    const auto losses = [&](const std::string& folder) {
+      std::vector<double> all = numbers(w.read(folder + "/run/m/seed0/metrics.jsonl"), "loss");
+      REQUIRE(all.size() >= 2000);
+      all.resize(2000);  // without those of evaluations
+      return all;
+    };
+    CHECK(losses("runs") == losses("whole"));
+  }
+
+  TEST_CASE("several ranks leave before their job ends, with a status to try again") {
+    const Workplace w;
+    write_text(w);
+    w.write("run.yaml", kRun);
+    const Outcome out = w.shell(
+        "export LONGSCAN_JOB_END=$(($(date +%s) + 12))\n"
+        "$mpirun -n 2 $longscan train run.yaml --set steps=100000000 --leave-before 8s\n");
+    INFO(out.text);
+    CHECK(out.status == 75);
+    const Outcome late =
+        w.shell("LONGSCAN_JOB_END=$(date +%s) $longscan train run.yaml --fresh --leave-before 8s");
+    CHECK(count(late.text, "nothing would be trained") == 1);
+    const Outcome lone = w.shell("SLURM_STEP_NUM_TASKS=2 SLURM_PROCID=0 $longscan info");
+    CHECK(lone.status == 1);
+    CHECK(count(lone.text, "one of 2 tasks of a Slurm step, and its MPI counts one rank") == 1);
+    CHECK(count(out.text, "go on with --resume") == 1);
+    CHECK(!experiments::list_checkpoints(w.path("runs/run/m/seed0/checkpoints")).empty());
   }
 
   TEST_CASE("several ranks save and stop at a signal, whoever gets it, and go on") {

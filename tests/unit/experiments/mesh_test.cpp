@@ -155,8 +155,8 @@ TEST_SUITE("unit") {
       CAPTURE(shard);
       RunConfig config = config_of(s.path, kHybrid + ", dtype: f64", "");
       const std::vector<double> want = on_ranks(1, config, 8).losses;
-      config.mesh.shard = shard == std::string("optimizer") ? Shard::kOptimizer
-                                                            : Shard::kParameters;
+      config.mesh.shard =
+          shard == std::string("optimizer") ? Shard::kOptimizer : Shard::kParameters;
       CHECK(farthest(on_ranks(4, on_mesh(config, 2), 8).losses, want) < 1e-9);
       config.batch = 1;  // rows for one sequence only
       RunConfig whole = config_of(s.path, kHybrid + ", dtype: f64", "");
