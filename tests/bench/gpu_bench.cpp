@@ -279,6 +279,9 @@ int main(int argc, char** argv) {
   b.op<Activation>("activation", {x}, {Act::kGeluTanh});
   b.op<Glu>("glu", {.x = wide});
   b.op<RmsNorm>("rms_norm", {.x = x, .weight = f32({d})});
+  b.op<RmsNorm>(
+      "rms_norm of heads, gated",
+      {.x = b.draw({2 * rows * 6, 512}), .weight = f32({512}), .z = b.draw({2 * rows * 6, 512})});
   b.op<AddRmsNorm>("add_rms_norm", {.x = x, .residual = y, .weight = f32({d})});
   b.op<LayerNorm>("layer_norm", {.x = x, .weight = f32({d}), .bias = f32({d})});
   b.op<L2Norm>("l2_norm", {b.draw({rows * heads, d / heads})});
@@ -288,11 +291,14 @@ int main(int argc, char** argv) {
   b.op<TokenShift>("token_shift", {.x = b.draw({8, rows / 8, d})});
   b.op<ShortConv>("short_conv", {.x = b.draw({8, rows / 8, d}), .weight = f32({d, 4})},
                   {.silu = true});
+  b.op<ShortConv>("short_conv of 6144", {.x = b.draw({8, 4096, 6144}), .weight = f32({6144, 4})},
+                  {.silu = true});
   b.op<Embedding>("embedding", {f32({classes, d}), ids({rows}, classes)});
   b.op<Embedding>("embedding of bytes", {f32({256, d}), ids({rows}, 256)});
   b.op<CrossEntropy>("cross_entropy",
                      {.logits = b.draw({4096, classes}), .targets = ids({4096}, classes)});
   b.op<Linear>("linear", {.x = x, .weight = b.draw({d, d})});
+  b.op<Linear>("linear 1024 to 6", {.x = b.draw({2 * rows, 1024}), .weight = b.draw({6, 1024})});
   b.op<Linear>("linear f32", {.x = f32({rows, d}), .weight = f32({d, d})});
   b.op<GluLinear>("glu_linear", {.x = wide, .weight = b.draw({d, d})});
   b.op<LinearCrossEntropy>(

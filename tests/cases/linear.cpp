@@ -20,6 +20,9 @@ LS_OP_CASES(Linear, "linear") {
   for (const Index n : {1, 2, 3, 4}) {
     add(fmt::format("{} rows, long", n), {n, 1032}, 33, n % 2 == 0);
   }
+  for (const Index o : {1, 6, 8, 9, 16}) {
+    add(fmt::format("many rows to {}", o), {o % 2 == 0 ? 515 : 1201, 8 * (o + 30)}, o, o % 3 == 0);
+  }
   add("leading axes", {2, 3, 5}, 4, true);
   add("one row", {5}, 4, true);
   add("no rows", {0, 5}, 4, true);

@@ -1,8 +1,9 @@
-// Three products by cuBLASLt, of few rows a kernel of our own; the bias is added, and its gradient
-// summed, in passes of their own.
+// Three products by cuBLASLt, of few rows or few outputs by kernels of our own; the bias of the
+// library's is added, and its gradient summed, in passes of their own.
 #include "core/ops/linear/linear.h"
 
 #include "core/op/op.h"
+#include "core/ops/common/few_outputs.cuh"
 #include "core/ops/common/few_rows.cuh"
 
 namespace ls::ops {
@@ -21,6 +22,11 @@ struct Kernel {
     const A* const bias = in.bias.defined() ? in.bias.data<A>() : nullptr;
     if (multiply_few<T>(row_matrix(in.x), row_matrix(in.weight), rows, outputs, inputs, bias,
                         out.y.data<T>())) {
+      return;
+    }
+    if (FewOutputs<T>::serves(rows, outputs, inputs)) {
+      FewOutputs<T>::values(row_matrix(in.x), row_matrix(in.weight), bias, rows, outputs, inputs,
+                            out.y.data<T>());
       return;
     }
     if (!bias) {
@@ -52,14 +58,21 @@ struct Kernel {
   static void backward(const Op::In<TensorView>& in, const Op::Out<TensorView>&,
                        const Op::Out<TensorView>& dout, Op::In<TensorView>& din, const Op::Attrs&) {
     const Index rows = row_count(dout.y), outputs = dout.y.size(-1);
-    const cuda::Matrix gy = row_matrix(dout.y);
-    if (din.x.defined()) {
-      multiply(kType, gy, row_matrix(in.weight), rows, in.weight.size(1), outputs, kType,
-               din.x.raw(), din.x.adds() ? 1 : 0);
+    const Index inputs = in.weight.size(1);
+    const cuda::Matrix gy = row_matrix(dout.y), x = row_matrix(in.x),
+                       weight = row_matrix(in.weight);
+    const bool few = FewOutputs<T>::serves(rows, outputs, inputs);
+    if (din.x.defined() && few) {
+      FewOutputs<T>::of_rows(gy, weight, rows, outputs, inputs, din.x.adds(), din.x.data<T>());
+    } else if (din.x.defined()) {
+      multiply(kType, gy, weight, rows, inputs, outputs, kType, din.x.raw(), din.x.adds() ? 1 : 0);
     }
-    if (din.weight.defined()) {
-      multiply(kType, transposed(gy), row_matrix(in.x), outputs, in.x.size(-1), rows, kAcc,
-               din.weight.raw(), din.weight.adds() ? 1 : 0);
+    if (din.weight.defined() && few) {
+      FewOutputs<T>::of_weight(gy, x, rows, outputs, inputs, din.weight.adds(),
+                               din.weight.data<A>());
+    } else if (din.weight.defined()) {
+      multiply(kType, transposed(gy), x, outputs, inputs, rows, kAcc, din.weight.raw(),
+               din.weight.adds() ? 1 : 0);
     }
     if (din.bias.defined()) {
       const cuda::RowsIn<T> from(dout.y);
