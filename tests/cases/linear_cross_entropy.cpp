@@ -51,6 +51,12 @@ LS_OP_CASES(LinearCrossEntropy, "linear_cross_entropy") {
   cases.add("a sure class", sure(9));
   cases.add("many classes, a sure one", sure(1090));
   // Blocks of 64 tokens and a last one of 6.
+  cases.add("very many classes, a sure one", sure(16500));
+  auto last = inputs(20, 4, 16388, 0.5);
+  last.targets.slice(0, 2, 6).fill_(-100);
+  last.targets.slice(0, 6, 9).fill_(16387);
+  cases.add("very many classes, some ignored", last);
+  cases.add("very many classes, no gradients", last, {.gradients = false}).forward_only();
   cases.add("several blocks", inputs(70, 4, 16500, 0.5));
 }
 
