@@ -18,8 +18,8 @@ constexpr Index kUpdates = 4;
 
 RunConfig run_of(const MixerCase& c, const std::string& task) {
   RunConfig run = read_config_text<RunConfig>(
-      "name: run\nbatch: 4\nlr: 1e-2\nsteps: 4\nmodels: [{layers: [gla], width: 8}]\ntask: " + task +
-      "\n");
+      "name: run\nbatch: 4\nlr: 1e-2\nsteps: 4\nmodels: [{layers: [gla], width: 8}]\ntask: " +
+      task + "\n");
   static_cast<layers::ModelConfig&>(run.models[0]) = c.config;
   run.models[0].dtype = DType::kF64;
   return run;
@@ -61,7 +61,8 @@ TEST_SUITE("conformance") {
     const std::string bytes =
         "{name: bytes, path: " + texts.path + "/text, length: 19, test_windows: 2}";
     const std::string recall =
-        "{name: mqar, vocab: 32, train: [{length: 22, pairs: 3, examples: 64}], test: [{length: 22, "
+        "{name: mqar, vocab: 32, train: [{length: 22, pairs: 3, examples: 64}], test: [{length: "
+        "22, "
         "pairs: 3, examples: 4}]}";
     for (const MixerCase& c : mixer_cases()) {
       SUBCASE(c.name.c_str()) {

@@ -8,6 +8,7 @@
 #include "core/comm/thread_comm.h"
 #include "experiments/trainer.h"
 #include "tests/support/errors.h"
+#include "tests/support/stand_in.h"
 #include "tests/support/text_folder.h"
 
 using namespace ls;
@@ -43,8 +44,9 @@ struct Run {
   std::vector<PositionRange> positions;
 };
 
-Run train(const RunConfig& config, Communicator& comm, Index updates, bool evaluates = false) {
-  Trainer t(config, 0, 3, "", comm);
+Run train(const RunConfig& config, Communicator& comm, Index updates, bool evaluates = false,
+          Device& device = cpu()) {
+  Trainer t(config, 0, 3, "", comm, device);
   Run out;
   for (Index i = 0; i < updates; ++i) {
     out.losses.push_back(t.step());
@@ -179,6 +181,27 @@ TEST_SUITE("unit") {
         const Run got = on_ranks(sequence, on_mesh(config, sequence), 6, true);
         CHECK(farthest(got.losses, want.losses) < 1e-9);
         CHECK(std::abs(got.metrics.at("loss") - want.metrics.at("loss")) < 1e-9);
+      }
+    }
+  }
+
+  TEST_CASE("mesh: ranks whose models lie on devices") {
+    const Scratch s;
+    for (const std::string& model : {kHybrid, kRecurrent}) {
+      for (const char* const more : {"", "state: tbptt\n"}) {
+        CAPTURE(more);
+        const RunConfig config = config_of(s.path, model, more);
+        const Run want = on_ranks(1, config, 8, true);
+        for (const auto& [data, sequence] : {std::pair(1, 3), std::pair(2, 2)}) {
+          const RunConfig spread = on_mesh(config, sequence);
+          run_ranks(data * sequence, [&](Communicator& comm) {
+            StandIn device(300 + static_cast<std::uint64_t>(comm.rank()));
+            device.run_by_itself();
+            const Run got = train(spread, comm, 8, true, device);
+            CHECK(farthest(got.losses, want.losses) < 1e-5);
+            CHECK(std::abs(got.metrics.at("loss") - want.metrics.at("loss")) < 1e-5);
+          });
+        }
       }
     }
   }
