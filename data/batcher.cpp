@@ -52,6 +52,13 @@ void check_example(const TaskInfo& info, const ExampleKey& key, const ExampleVie
     LS_CHECK(e.labels[t] == kIgnore || (e.legal[t] >> e.labels[t] & 1) == 1, kInternal,
              "{}: label {} is not in its legal set {:x}", here(t), e.labels[t], e.legal[t]);
   }
+  LS_CHECK(0 <= *e.used && *e.used <= key.length, kInternal,
+           "the task, example {} of {} setting {}: {} of {} tokens are used", key.index,
+           enum_name(key.split), key.slice, *e.used, key.length);
+  for (std::size_t t = static_cast<std::size_t>(*e.used); t < e.labels.size(); ++t) {
+    LS_CHECK(e.labels[t] == kIgnore, kInternal, "{}: label {} behind the {} tokens in use", here(t),
+             e.labels[t], *e.used);
+  }
   Index before = -1;
   for (const Index start : *e.document_starts) {
     LS_CHECK(before < start && start < key.length, kInternal,
@@ -72,6 +79,9 @@ Batch Batch::cut(Index begin, Index end) const {
   if (!documents.empty()) {
     out.documents.assign(documents.begin() + begin, documents.begin() + end);
   }
+  if (!used.empty()) {
+    out.used.assign(used.begin() + begin, used.begin() + end);
+  }
   out.first_row += begin;
   out.rows = end - begin;
   out.labelled = count_labels(out.labels);
@@ -86,6 +96,9 @@ Batch Batch::stretch(Index begin, Index end) const {
     }
   }
   out.documents.clear();
+  for (Index& n : out.used) {
+    n = std::clamp<Index>(n - begin, 0, end - begin);
+  }
   out.length = end - begin;
   out.labelled = count_labels(out.labels);
   return out;
@@ -133,6 +146,7 @@ Batch Batcher::make(Index step) const {
   }
   std::vector<std::uint8_t> undeclared;  // what a task without tags must not write to
   b.documents.resize(static_cast<std::size_t>(b.rows));
+  b.used.assign(static_cast<std::size_t>(b.rows), t);
   bool any_start = false;
   for (Index r = 0; r < b.rows; ++r) {
     const auto piece = [&](auto* data, Index width) {
@@ -156,8 +170,10 @@ Batch Batcher::make(Index step) const {
       out.legal = {reinterpret_cast<std::uint64_t*>(bits.data()), bits.size()};
     }
     out.document_starts = &b.documents[static_cast<std::size_t>(r)];
+    out.used = &b.used[static_cast<std::size_t>(r)];
     const Index row = b.first_row + r;
     if (plan.index[static_cast<std::size_t>(row)] < 0) {
+      *out.used = 0;
       continue;
     }
     const ExampleKey key{.split = options_.split,
@@ -174,6 +190,9 @@ Batch Batcher::make(Index step) const {
   }
   if (!any_start) {
     b.documents.clear();
+  }
+  if (std::ranges::all_of(b.used, [&](Index n) { return n == t; })) {
+    b.used.clear();
   }
   b.labelled = count_labels(b.labels);
   return b;

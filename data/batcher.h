@@ -23,9 +23,15 @@ struct Batch {
   /// Per row the ascending positions at which a document begins (layers::DocumentStarts); empty
   /// when no row has any.
   std::vector<std::vector<Index>> documents;
+  /// Per row the tokens that are its example's, from the front on; what is behind them is read and
+  /// means nothing. Empty: all tokens of all rows.
+  std::vector<Index> used;
   bool continues = false;  ///< rows go on from the batch before: its final states are their first
   Index labelled = 0;      ///< labels in these rows
 
+  Index used_of(Index row) const {
+    return used.empty() ? length : used[static_cast<std::size_t>(row)];
+  }
   /// n batches with nearly equal numbers of rows, one after the other; some may be empty.
   std::vector<Batch> pieces(Index n) const;
   /// Rows begin .. end - 1 of those here.

@@ -114,6 +114,8 @@ struct ExampleView {
   /// [T] of 0, with TaskInfo::legal_sets, else empty: bit c of a label's set is class c, and the
   /// label is in it.
   std::span<std::uint64_t> legal;
+  /// Tokens that are the example's, from the front on; T as it comes. The rest of the row is empty.
+  Index* used = nullptr;
 };
 
 /// A reader of inputs that answers without a model: an algorithm that solves the task, or a

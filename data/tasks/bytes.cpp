@@ -89,6 +89,7 @@ class Bytes final : public Task {
     std::vector<Index>& starts = *out.document_starts;
     corpus(key.split).read(key.split, window.begin, text, starts);
     std::ranges::fill(out.tokens, 0);
+    *out.used = window.labels;
     for (std::size_t t = 0; t + 1 < text.size(); ++t) {
       out.tokens[t] = text[t];
       out.labels[t] = text[t + 1];

@@ -130,12 +130,15 @@ void check_task(const fs::path& root, Rng& rng) {
     const auto t = static_cast<std::size_t>(slice.length);
     std::vector<std::int64_t> tokens(t, -1), labels(t, data::kIgnore);
     std::vector<Index> starts;
+    Index used = slice.length;
     data::ExampleKey key{.split = split, .length = slice.length};
     key.index = rng.below(slice.examples > 0 ? slice.examples : 1000000);
     key.rows = 1 + rng.below(5);
     key.row = rng.below(key.rows);
     key.step = rng.below(1000000);
-    task->sample(key, {.tokens = tokens, .labels = labels, .document_starts = &starts});
+    task->sample(key,
+                 {.tokens = tokens, .labels = labels, .document_starts = &starts, .used = &used});
+    LS_PROMISE(0 <= used && used <= slice.length);
     LS_PROMISE(std::ranges::all_of(tokens, [](std::int64_t x) { return x >= 0 && x < 256; }));
     LS_PROMISE(std::ranges::all_of(
         labels, [](std::int64_t x) { return x == data::kIgnore || (x >= 0 && x < 256); }));

@@ -31,6 +31,7 @@ struct Example {
   std::vector<std::uint8_t> tags;
   std::vector<Index> starts;
   std::vector<std::uint64_t> legal;
+  Index used = 0;
   friend bool operator==(const Example&, const Example&) = default;
 };
 
@@ -46,7 +47,8 @@ inline Example example(const Task& task, ExampleKey key) {
   e.labels.assign(t, kIgnore);
   e.tags.resize(t);
   e.legal.resize(task.info().legal_sets ? t : 0);
-  const ExampleView view{e.tokens, e.vectors, e.labels, e.tags, &e.starts, e.legal};
+  e.used = key.length;
+  const ExampleView view{e.tokens, e.vectors, e.labels, e.tags, &e.starts, e.legal, &e.used};
   task.sample(key, view);
   check_example(task.info(), key, view);
   return e;
