@@ -102,7 +102,7 @@ Told pass(layers::Model& model, const data::Batch& batch, const ScanConfig& scan
   for (const Index end : ends) {
     data::Batch piece = ends.size() > 1 ? segment_of(batch, begin, end) : batch;
     layers::SeqOptions how = sequence_options(scan, piece);
-    how.length = batch.length;
+    how.length = batch.continues ? 0 : batch.length;  // not known of rows that go on
     std::optional<OwnTokens> own;
     if (split) {
       own.emplace(piece, state, *options.mesh);

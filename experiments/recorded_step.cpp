@@ -53,7 +53,7 @@ void RecordedStep::add_piece(const StepLayout& layout, const data::Batch& like,
     at.count = inputs_.add({}, DType::kF64);
     const bool goes_on = s > 0 || places.entries != kNone;
     layers::SeqOptions options = layout.options;
-    options.length = like.length;
+    options.length = plan_.length_of(like.length);
     if (layout.documents > 0 || goes_on) {
       // Cut rows may go on in every segment beside the documents that begin there.
       at.stretch = std::make_unique<layers::StretchInputs>(

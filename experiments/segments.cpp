@@ -52,7 +52,7 @@ std::vector<std::unique_ptr<Segment>> segments_of(
     const data::Batch& piece, const PieceStarts* starts, layers::ModelState states,
     const SegmentPlan& plan, layers::SeqOptions options, bool told, Device& device) {
   const Index n = plan.count, each = piece.length / n;
-  options.length = piece.length;
+  options.length = plan.length_of(piece.length);
   std::vector<layers::StretchPlace> places =
       segment_places(starts ? starts->place : layers::StretchPlace{.documents = piece.documents},
                      piece.rows, piece.length, n);

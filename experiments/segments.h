@@ -34,6 +34,9 @@ struct Segment {
 struct SegmentPlan {
   Index count = 1, reach = 1;
   const parallel::Mesh* mesh = nullptr;  ///< null: each rank has whole sequences
+  /// Rows go on in later updates, so that nobody knows how many tokens they have in the end.
+  bool streams = false;
+  Index length_of(Index tokens) const { return streams ? 0 : tokens; }
   /// Is there a pass before that of segment s?
   bool looks_ahead(Index s) const { return (s + 1) % reach != 0 && s + 1 < count; }
 };

@@ -68,7 +68,7 @@ TrainStep::TrainStep(const RunPart& part)
       most_under_way_(part.model->parameters().device().host_accessible() ? 0 : kAhead),
       first_(part),
       plan_{part.config.state.segments, part.config.state.reach(),
-            part.mesh.runner() ? &part.mesh : nullptr},
+            part.mesh.runner() ? &part.mesh : nullptr, part.config.state.streams()},
       // What reads backward is laid out by the host, for each batch anew.
       recordable_(part.config.graphs && most_under_way_ > 0 && part.model->causal() &&
                   !part.mesh.runner() &&
