@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 
@@ -109,17 +110,44 @@ Index resident_bytes() {
   return pages * sysconf(_SC_PAGESIZE);
 }
 
-Index peak_resident_bytes() {
+namespace {
+
+std::atomic<Index> earlier_peak = 0;
+
+Index peak_of_system() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<Index>(usage.ru_maxrss) * 1024;
 }
 
-void reset_peak_memory() {
+void reset_peak_of_system() {
   if (std::FILE* f = std::fopen("/proc/self/clear_refs", "w")) {
     std::fputs("5", f);
     std::fclose(f);
   }
+}
+
+}  // namespace
+
+Index peak_resident_bytes() {
+  return std::max(earlier_peak.load(), peak_of_system());
+}
+
+void reset_peak_memory() {
+  earlier_peak = 0;
+  reset_peak_of_system();
+}
+
+PeakWatch::PeakWatch() : before_(peak_resident_bytes()) {
+  reset_peak_of_system();
+}
+
+PeakWatch::~PeakWatch() {
+  earlier_peak = before_;
+}
+
+Index PeakWatch::bytes() const {
+  return peak_of_system();
 }
 
 Progress::Progress(std::string title, Index total_steps, Index from, bool quiet)

@@ -55,4 +55,18 @@ Index peak_resident_bytes();
 /// From now on the peak is that of what follows, where the system allows it.
 void reset_peak_memory();
 
+/// The peak of what happens while it lives; afterwards that of the process is what it was, or that.
+/// Where the system allows no reset it is that of the process.
+class PeakWatch {
+ public:
+  PeakWatch();
+  ~PeakWatch();
+  PeakWatch(const PeakWatch&) = delete;
+  PeakWatch& operator=(const PeakWatch&) = delete;
+  Index bytes() const;
+
+ private:
+  Index before_;
+};
+
 }  // namespace ls::experiments
