@@ -1,6 +1,7 @@
 #include "experiments/lengths.h"
 
 #include <algorithm>
+#include <bit>
 #include <charconv>
 #include <cmath>
 #include <map>
@@ -8,6 +9,7 @@
 
 #include "autograd/tape.h"
 #include "core/tensor/view.h"
+#include "experiments/needs.h"
 #include "experiments/state_metrics.h"
 
 namespace ls::experiments {
@@ -21,6 +23,12 @@ constexpr Index kMostVectors = 20000;  ///< of one range
 
 Index longest_of(const data::Slice& s) {
   return std::max(s.length, s.max_length);
+}
+
+/// Tokens that a state has read at most: rows that go on do so through all of their examples.
+Index most_read(const data::Slice& s, Index batch) {
+  const Index rows = std::min(batch, s.examples);
+  return longest_of(s) * (s.carried && rows > 0 ? (s.examples + rows - 1) / rows : 1);
 }
 
 constexpr double kLeast = 0.01;  ///< nats that are more than noise about a loss of nearly zero
@@ -62,13 +70,14 @@ std::size_t range_at(const std::vector<PositionRange>& ranges, Index position) {
 /// Gathers what an evaluation passes by.
 class Gatherer final : public Onlooker {
  public:
-  Gatherer(const data::Task& task, data::Split split, const layers::Model& model,
+  Gatherer(const data::Task& task, data::Split split, const layers::Model& model, Index batch,
            Index train_length, const LengthOptions& options)
       : slices_(task.slices(split)), options_(options) {
     Index longest = 1;
     shortest_ = slices_.empty() ? 1 : longest_of(slices_[0]);
     for (const data::Slice& s : slices_) {
-      longest = std::max(longest, longest_of(s));
+      most_.push_back(most_read(s, batch));
+      longest = std::max(longest, most_.back());
       shortest_ = std::min(shortest_, longest_of(s));
     }
     ranges_ = position_ranges(train_length, longest);
@@ -93,7 +102,10 @@ class Gatherer final : public Onlooker {
 
   void segment(const data::Batch& batch, const PassSegment& s) override {
     if (s.begin == 0) {
-      read_.assign(static_cast<std::size_t>(batch.rows), 0);
+      if (!batch.continues) {
+        read_.assign(static_cast<std::size_t>(batch.rows), 0);
+        before_ = 0;
+      }
       places_.assign(static_cast<std::size_t>(batch.rows * batch.length), 0);
     }
     count_reads(batch, s);
@@ -101,12 +113,19 @@ class Gatherer final : public Onlooker {
       add_spread(batch, s);
     }
     const std::vector<Index> wanted = stops(slices_[static_cast<std::size_t>(batch.slice)]);
-    if (s.state != nullptr &&
-        (s.end == batch.length || std::ranges::find(wanted, s.end) != wanted.end())) {
+    const bool ends = s.end == batch.length;
+    // Of rows that go on, at doublings of their length.
+    const bool looks = before_ == 0 ? ends || std::ranges::find(wanted, s.end) != wanted.end()
+                                    : ends && std::has_single_bit(static_cast<std::uint64_t>(
+                                                  (before_ + s.end) / batch.length));
+    if (s.state != nullptr && looks) {
       add_states(batch, s);
     }
-    if (s.end == batch.length) {
-      rows_[static_cast<std::size_t>(batch.slice)] += batch.rows;
+    if (ends) {
+      before_ += batch.length;
+      if (!batch.continues) {
+        rows_[static_cast<std::size_t>(batch.slice)] += batch.rows;
+      }
     }
   }
 
@@ -138,7 +157,7 @@ class Gatherer final : public Onlooker {
       const RangeTally& t = tallies_[slice][i];
       if (t.labels > 0) {
         PositionRange r = ranges_[i];
-        r.to = std::min(r.to, longest_of(slices_[slice]));
+        r.to = std::min(r.to, most_[slice]);
         r.labels = std::llround(t.labels);
         r.loss = t.loss / t.labels;
         r.accuracy = t.correct / t.labels;
@@ -237,7 +256,7 @@ class Gatherer final : public Onlooker {
     }
   }
   void add_states(const data::Batch& batch, const PassSegment& s) {
-    const Index seen = rows_[static_cast<std::size_t>(batch.slice)];
+    const Index seen = batch.continues ? 0 : rows_[static_cast<std::size_t>(batch.slice)];
     const Index rows = std::clamp<Index>(options_.rows - seen, 0, batch.rows);
     for (const auto& [path, slot] : s.state->slots) {
       if (slot.part != layers::StatePart::kMatrix && slot.part != layers::StatePart::kVector) {
@@ -245,9 +264,10 @@ class Gatherer final : public Onlooker {
       }
       const Tensor values = slot.value.value().to(cpu()).to(DType::kF64).contiguous();
       for (Index r = 0; r < rows; ++r) {
-        // One whose document began later has read less.
-        if (s.state->position[static_cast<std::size_t>(r)] == s.end) {
-          add_state(states_[{s.end, path}], slot.part, values.select(0, r));
+        // One whose document began later has read less, one whose example has ended nothing.
+        const Index tokens = before_ + s.end;
+        if (s.state->position[static_cast<std::size_t>(r)] == tokens && s.end <= batch.used_of(r)) {
+          add_state(states_[{tokens, path}], slot.part, values.select(0, r));
         }
       }
     }
@@ -287,7 +307,9 @@ class Gatherer final : public Onlooker {
   std::vector<ClassSpread> spread_;
   std::vector<RangeTally> spread_tally_;
   std::map<std::size_t, Index> vectors_;
+  std::vector<Index> most_;  ///< tokens that a row of each slice reads at most
   std::vector<Index> read_, places_;
+  Index before_ = 0;  ///< tokens of the rows in the batches that this one goes on from
 };
 
 /// Four times the training length where that was run, else the longest that was.
@@ -398,15 +420,19 @@ std::optional<Horizon> find_horizon(const std::vector<SpreadRecord>& spread, Ind
   return out;
 }
 
+std::vector<Index> remembrance_drops(Index length) {
+  std::set<Index> out;
+  for (Index t = 1; t < length; t *= 2) {
+    out.insert(t);
+    out.insert(length - t);
+  }
+  return {out.begin(), out.end()};
+}
+
 std::vector<RemembranceRecord> effective_remembrance(layers::Model& model, const data::Batch& batch,
                                                      const RunConfig& config) {
   const ag::NoGrad no_grad;
   const Index length = batch.length;
-  std::set<Index> dropped;
-  for (Index t = 1; t < length; t *= 2) {
-    dropped.insert(t);
-    dropped.insert(length - t);
-  }
   const auto predictions = [&](Index from) {
     Tensor scores;
     layers::ModelState state;
@@ -425,7 +451,7 @@ std::vector<RemembranceRecord> effective_remembrance(layers::Model& model, const
   };
   const auto whole = predictions(0);
   std::vector<RemembranceRecord> out;
-  for (const Index t : dropped) {
+  for (const Index t : remembrance_drops(length)) {
     const auto without = predictions(t);
     double sum = 0;
     for (std::size_t r = 0; r < whole.size(); ++r) {
@@ -439,13 +465,98 @@ std::vector<RemembranceRecord> effective_remembrance(layers::Model& model, const
   return out;
 }
 
+namespace {
+
+/// Rows that are full and one document: of others the state has not read, or has forgotten, what
+/// lies before.
+std::vector<bool> whole_rows(const data::Batch& batch) {
+  std::vector<bool> out;
+  for (Index r = 0; r < batch.rows; ++r) {
+    const bool one =
+        batch.documents.empty() || std::ranges::all_of(batch.documents[static_cast<std::size_t>(r)],
+                                                       [](Index start) { return start == 0; });
+    out.push_back(one && batch.used_of(r) == batch.length);
+  }
+  return out;
+}
+
+/// Means over the examples of both.
+void join(std::vector<RemembranceRecord>& all, const std::vector<RemembranceRecord>& more) {
+  if (all.empty()) {
+    all = more;
+    return;
+  }
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const auto a = static_cast<double>(all[i].examples), b = static_cast<double>(more[i].examples);
+    all[i].total_variation = (a * all[i].total_variation + b * more[i].total_variation) / (a + b);
+    all[i].examples += more[i].examples;
+  }
+}
+
+/// Of as many rows as the options and the limits of the evaluation allow; else why not.
+void measure_remembrance(layers::Model& model, const data::Task& task, const RunConfig& config,
+                         std::uint64_t seed, Communicator& comm, const LengthOptions& options,
+                         LengthStudy& study) {
+  const Index length = remembered_length(study, options.remember);
+  if (length < 2) {
+    return;
+  }
+  Index left = options.rows;
+  if (config.eval.max_tokens) {
+    left = std::min(left, *config.eval.max_tokens / length);
+  }
+  const data::Batcher batcher(task, {.split = study.split, .batch = left, .seed = seed});
+  std::vector<Index> batches;
+  Index rows = 0;
+  for (Index i = 0; i < batcher.batches(); ++i) {
+    const data::Slice& s = task.slices(study.split)[static_cast<std::size_t>(batcher.slice(i))];
+    if (!s.carried && longest_of(s) == length) {
+      batches.push_back(i);
+      rows = std::max(rows, std::min(left, s.examples));
+    }
+  }
+  std::vector<Index> lengths = {length};
+  for (const Index t : remembrance_drops(length)) {
+    lengths.push_back(length - t);
+  }
+  study.remembrance_not_run = above_limits(model, lengths, rows, config, comm);
+  if (!study.remembrance_not_run.empty()) {
+    return;
+  }
+  for (const Index i : batches) {
+    const data::Batch batch = batcher.make(i);
+    const std::vector<bool> whole = whole_rows(batch);
+    for (Index begin = 0; begin < batch.rows && left > 0;) {
+      Index end = begin;
+      while (end < batch.rows && end - begin < left && whole[static_cast<std::size_t>(end)]) {
+        ++end;
+      }
+      if (end > begin) {
+        join(study.remembrance, effective_remembrance(model, batch.cut(begin, end), config));
+        left -= end - begin;
+      }
+      begin = std::max(begin + 1, end);
+    }
+  }
+  if (study.remembrance.empty()) {
+    study.remembrance_not_run = fmt::format("no example of {} tokens is one document", length);
+  }
+}
+
+}  // namespace
+
+void check_one_rank(const Communicator& comm) {
+  LS_CHECK(comm.size() == 1, kConfig,
+           "--lengths: states are looked at on one rank, here are {}; start it without mpirun",
+           comm.size());
+}
+
 LengthStudy study_lengths(layers::Model& model, const data::Task& task, data::Split split,
                           const RunConfig& config, std::uint64_t seed, Communicator& comm,
                           Index train_length, const LengthOptions& options) {
-  LS_CHECK(comm.size() == 1, kConfig, "--lengths: states are looked at on one rank, not on {}",
-           comm.size());
+  check_one_rank(comm);
   LengthStudy study{.model = model.label(), .split = split, .train_length = train_length};
-  Gatherer gatherer(task, split, model, train_length, options);
+  Gatherer gatherer(task, split, model, config.eval.batch, train_length, options);
   const parallel::Mesh mesh(comm, {}, "auto");
   const Evaluation e = *evaluate(model, task, split, config, seed, mesh, {}, &gatherer);
   std::map<Index, layers::StateBytes> bytes;
@@ -466,13 +577,7 @@ LengthStudy study_lengths(layers::Model& model, const data::Task& task, data::Sp
   study.spread = gatherer.spread();
   study.collapse = find_collapse(gatherer.all_ranges(), train_length);
   study.horizon = find_horizon(study.spread, train_length, options.level);
-  const Index length = remembered_length(study, options.remember);
-  const data::Batcher batcher(task, {.split = split, .batch = options.rows, .seed = seed});
-  for (Index i = 0; length > 1 && i < batcher.batches() && study.remembrance.empty(); ++i) {
-    if (longest_of(task.slices(split)[static_cast<std::size_t>(batcher.slice(i))]) == length) {
-      study.remembrance = effective_remembrance(model, batcher.make(i), config);
-    }
-  }
+  measure_remembrance(model, task, config, seed, comm, options, study);
   return study;
 }
 

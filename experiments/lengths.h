@@ -39,7 +39,7 @@ struct StateRecord {
   double effective_rank = 0;  ///< NaN of vectors
 };
 /// EffRem_T(t) = TV(q(. | x[0:T]), q(. | x[t:T])): how much the prediction after T tokens changes
-/// when the model has not read the first t, mean over examples.
+/// when the model has not read the first t, mean over examples of T tokens that are one document.
 /// @source Buitrago Ruiz and Gu 2507.02782
 struct RemembranceRecord {
   Index read = 0, dropped = 0;  ///< T, t
@@ -81,17 +81,22 @@ struct LengthStudy {
   std::vector<PositionRecord> positions;
   std::vector<StateRecord> states;
   std::vector<RemembranceRecord> remembrance;
+  std::string remembrance_not_run;  ///< why there is none; empty: there is, or one token is too few
   std::vector<SpreadRecord> spread;
   std::optional<Collapse> collapse;  ///< nothing was measured past the training length
   std::optional<Horizon> horizon;    ///< of tasks with few classes
 };
 
+/// @throws Error(Config) on several ranks
+void check_one_rank(const Communicator& comm);
 /// Evaluates the slices of a split, whose lengths the task was made with. One rank.
 LengthStudy study_lengths(layers::Model& model, const data::Task& task, data::Split split,
                           const RunConfig& config, std::uint64_t seed, Communicator& comm,
                           Index train_length, const LengthOptions& options);
 
-/// Effective remembrance over the rows of a batch, of t = 1, 2, 4, ... and T - t likewise.
+/// t = 1, 2, 4, ... and T - t likewise, ascending.
+std::vector<Index> remembrance_drops(Index length);
+/// Effective remembrance over the rows of a batch, each of which is one document, of those t.
 std::vector<RemembranceRecord> effective_remembrance(layers::Model& model, const data::Batch& batch,
                                                      const RunConfig& config);
 /// From what was measured.

@@ -407,6 +407,9 @@ std::string lengths_text(const LengthStudy& study, int width) {
                               at_text(static_cast<double>(c.rises_at), study.train_length))
                 : "it stays within 5 % of the smallest within\n";
   }
+  if (!study.remembrance_not_run.empty()) {
+    text += fmt::format("effective remembrance not run: {}\n", study.remembrance_not_run);
+  }
   if (!study.remembrance.empty()) {
     const Index read = study.remembrance.front().read;
     const auto half = std::ranges::find(study.remembrance, read / 2, &RemembranceRecord::dropped);
@@ -438,6 +441,7 @@ void to_json(Json& j, const LengthStudy& s) {
        {"positions", positions_json(s)},
        {"states", states_json(s)},
        {"remembrance", remembrance_json(s)},
+       {"remembrance_not_run", s.remembrance_not_run},
        {"spread", spread_json(s)}};
   j["collapse"] =
       s.collapse

@@ -97,10 +97,10 @@ ClassSpread::Spread ClassSpread::spread() const {
     return {kNone, kNone, n};
   }
   Matrix means(n, width_), within = Eigen::Map<const Matrix>(outer_.data(), width_, width_);
-  double vectors = 0;
+  double vectors = 0, each = 0;
   Index row = 0;
-  for (Index c = 0; c < classes_;
-       ++c) {  // the one vector of a class is its mean and leaves nothing
+  // The one vector of a class is its mean and leaves nothing.
+  for (Index c = 0; c < classes_; ++c) {
     const auto count = static_cast<double>(count_[static_cast<std::size_t>(c)]);
     if (count == 0) {
       continue;
@@ -111,6 +111,7 @@ ClassSpread::Spread ClassSpread::spread() const {
     if (count >= 2) {
       means.row(row++) = mean;
       vectors += count;
+      each += 1 / count;
     }
   }
   const Matrix whole = within.selfadjointView<Eigen::Upper>();
@@ -126,8 +127,13 @@ ClassSpread::Spread ClassSpread::spread() const {
       in_span += v.dot(whole * v);
     }
   }
-  return {std::sqrt(std::max(0.0, in_span) / vectors),
-          std::sqrt(apart.squaredNorm() / static_cast<double>(n)), n};
+  // Means of vectors that are spread lie apart by chance too: by 1/count of the spread, less what
+  // their own mean takes away.
+  const auto means_of = static_cast<double>(n);
+  const double variance = std::max(0.0, in_span) / (vectors - means_of);
+  const double chance = variance * (1 - 1 / means_of) * each / means_of;
+  return {std::sqrt(variance), std::sqrt(std::max(0.0, apart.squaredNorm() / means_of - chance)),
+          n};
 }
 
 double readable_ratio(Index classes, double accuracy) {

@@ -21,16 +21,18 @@ std::vector<double> softmax(std::span<const double> scores);
 /// Vectors of known classes, by their sums: how widely those of one class are spread, and how far
 /// the classes lie from one another. Both are looked at within the space that the differences of
 /// the classes' means span, where a linear read-out tells them apart.
-/// @source Chung et al. 2605.07755: tracking fails where the first has grown to a share of the
-///   second that the decoder no longer reads
+/// @source Chung et al. 2605.07755, after whom tracking fails where the first has grown to a share
+///   of the second, as it was at first, that the trained decoder no longer reads
 class ClassSpread {
  public:
   ClassSpread(Index classes, Index width);
   void add(Index label, std::span<const double> x);
 
+  /// Squares are estimated without bias: over the vectors less the classes, and without what the
+  /// means differ by chance.
   struct Spread {
     double within = 0;   ///< root mean square distance of a vector from the mean of its class
-    double between = 0;  ///< the same of the classes' means from their mean
+    double between = 0;  ///< the same of the classes' means from their mean; 0: no more than chance
     Index classes = 0;   ///< that have at least two vectors, which alone count
     double ratio() const { return within / between; }
   };
@@ -46,7 +48,7 @@ class ClassSpread {
 
 /// The ratio above which a decoder that takes the nearest mean is right less often than `accuracy`:
 /// classes at the corners of a regular simplex, spread alike in all its directions, errors of the
-/// pairs added up.
+/// pairs added up. Ours, in place of a threshold that is measured of each trained decoder.
 double readable_ratio(Index classes, double accuracy);
 
 /// A power law through the points, by least squares of the logarithms; the x at which it comes to

@@ -209,6 +209,9 @@ int Eval::run_lengths(const LoadedModel& loaded, const data::Task& trained,
 }
 
 int Eval::run(parallel::RankEnv& env) {
+  if (!lengths_.empty()) {
+    check_one_rank(env.world());
+  }
   if (!device_.empty()) {
     overrides_.push_back("device=" + device_);
   }

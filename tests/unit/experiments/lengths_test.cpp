@@ -2,7 +2,9 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <random>
 #include <set>
 
@@ -12,10 +14,12 @@
 #include "experiments/lengths_report.h"
 #include "experiments/model_io.h"
 #include "experiments/needs.h"
+#include "experiments/progress.h"
 #include "experiments/state_metrics.h"
 #include "tests/support/errors.h"
 #include "tests/support/mixer_laws.h"
 #include "tests/support/stand_in.h"
+#include "tests/support/state_runs.h"
 
 namespace ls::experiments {
 namespace {
@@ -24,6 +28,7 @@ using test::message;
 using test::says;
 
 constexpr Index kVocab = 11;
+constexpr Needs kEndless{INFINITY, INFINITY};
 
 data::Batch batch_of(Index rows, Index length, bool documents = false) {
   data::Batch b;
@@ -76,6 +81,44 @@ struct Trained {
   layers::Model model;
   std::unique_ptr<Communicator> comm;
   parallel::Mesh mesh;
+};
+
+/// Texts to validate on.
+struct Documents : test::TextFolder {
+  Documents() : TextFolder(1000) {}
+  /// A folder of documents of so many bytes.
+  std::string text(const std::string& name, const std::vector<std::size_t>& bytes) const {
+    const std::string folder = path + "/" + name;
+    std::filesystem::create_directories(folder);
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      std::string words;
+      for (std::size_t k = 0; k < bytes[i]; ++k) {
+        words += static_cast<char>('a' + (k * k + 3 * k + 7 * i) % 23);
+      }
+      replace_file(folder + "/" + std::to_string(100 + i), words);
+    }
+    return folder;
+  }
+};
+
+struct Bytes {
+  Bytes(const std::string& text, const std::string& fields,
+        const std::string& more = "eval: {batch: 4}")
+      : config(read_config_text<RunConfig>(
+            "name: run\nmodels: [{layers: [{name: gla, heads: 2}], width: 16, name: m}]\ntask: "
+            "{name: bytes, path: " +
+            text + ", valid_path: " + text + ", length: 16, " + fields + "}\n" + more)),
+        task(data::make_task(config.task,
+                             {.seed = 1, .stream = config.state.streams(), .training = false})),
+        model(config.models[0], model_interface(*task), 1),
+        comm(solo_communicator()) {}
+  LengthStudy study(const LengthOptions& options) {
+    return study_lengths(model, *task, data::Split::kValid, config, 1, *comm, 16, options);
+  }
+  RunConfig config;
+  std::unique_ptr<data::Task> task;
+  layers::Model model;
+  std::unique_ptr<Communicator> comm;
 };
 
 }  // namespace
@@ -152,12 +195,16 @@ TEST_SUITE("experiments") {
     }
   }
 
-  TEST_CASE("needs: operations of any length follow from three segments") {
+  TEST_CASE("needs: operations of any length follow from a few segments") {
+    const auto solo = solo_communicator();
     for (const char* yaml : {"layers: [{name: attention, heads: 2}, {name: gla, heads: 2}]",
                              "layers: [{name: attention, heads: 2, window: 5}]",
+                             "layers: [{name: attention, heads: 2, window: 50}]",
+                             "layers: [{name: attention, heads: 2}, {name: attention, heads: 2, "
+                             "window: 50}]",
                              "layers: [{name: mamba2, head_dim: 4, state_dim: 6}]"}) {
       layers::Model model = model_of(yaml);
-      const NeedsModel needs(model, {}, 16, 2);
+      const NeedsModel needs(model, {}, 16, 2, 160, kEndless, *solo);
       layers::ModelState state;
       profile::start();
       pass(model, batch_of(2, 160), {}, state, {.segment = 16});
@@ -170,14 +217,61 @@ TEST_SUITE("experiments") {
     }
     layers::Model growing = model_of("layers: [{name: attention, heads: 2}]");
     layers::Model fixed = model_of("layers: [{name: gla, heads: 2}]");
-    const NeedsModel grows(growing, {}, 16, 2), stays(fixed, {}, 16, 2);
-    // Keys and values of width 16 in f32, of two rows; of a fixed state the tokens themselves.
+    const NeedsModel grows(growing, {}, 16, 2, 1024, kEndless, *solo);
+    const NeedsModel stays(fixed, {}, 16, 2, 1024, kEndless, *solo);
+    // Keys and values of width 16 in f32, of two rows, with room for as much again and half;
+    // of a fixed state the tokens themselves.
     constexpr double kMore = 1 << 20;
     const auto by_token = [&](const NeedsModel& n) {
       return (n.of(2 << 20).bytes - n.of(1 << 20).bytes) / kMore;
     };
-    CHECK(by_token(grows) - by_token(stays) >= 2 * 2 * 16 * 4);
-    CHECK(by_token(stays) < 100);
+    CHECK(by_token(grows) - by_token(stays) == doctest::Approx(2.5 * 2 * 2 * 16 * 4).epsilon(1e-6));
+    CHECK(by_token(stays) == doctest::Approx(2 * 40).epsilon(1e-6));
+  }
+
+  TEST_CASE("needs: bytes are those of an evaluation, not of what was before") {
+    const auto solo = solo_communicator();
+    layers::Model model = model_of("layers: [{name: gla, heads: 2}]");
+    constexpr std::size_t kBefore = std::size_t{512} << 20;
+    {
+      std::vector<char> before(kBefore, 1);
+      CHECK(std::ranges::count(before, 1) == std::ssize(before));
+    }
+    const Index now = resident_bytes();
+    const Index peak = peak_resident_bytes();
+    REQUIRE(peak > now + (Index{256} << 20));
+    const NeedsModel needs(model, {}, 64, 2, 64, kEndless, *solo);
+    CHECK(needs.of(64).bytes < static_cast<double>(now + (Index{64} << 20)));
+    CHECK(peak_resident_bytes() >= peak);  // of the run
+  }
+
+  TEST_CASE("needs: a short length is not charged a whole segment") {
+    // On a device, whose pool says what was taken.
+    const auto solo = solo_communicator();
+    test::StandIn device(3);
+    layers::Model model = model_of("layers: [{name: attention, heads: 2}]");
+    model.parameters().to(device);
+    const double before = static_cast<double>(device.reserved_bytes());
+    const NeedsModel needs(model, {}, 2048, 4, 2048, kEndless, *solo);
+    const double whole = needs.of(2048).bytes - before, part = needs.of(16).bytes - before;
+    CHECK(part < whole / 64);
+  }
+
+  TEST_CASE("needs: the trial keeps to the limits itself") {
+    const auto solo = solo_communicator();
+    test::StandIn device(5), probed(6);
+    layers::Model model = model_of("layers: [{name: attention, heads: 2}]");
+    layers::Model again = model_of("layers: [{name: attention, heads: 2}]");
+    model.parameters().to(device);
+    const NeedsModel whole(model, {}, 1024, 64, 4096, kEndless, *solo);
+    again.parameters().to(probed);
+    const double limit = whole.of(1024).bytes / 2;
+    const NeedsModel kept(again, {}, 1024, 64, 4096, {limit, INFINITY}, *solo);
+    CHECK(static_cast<double>(probed.reserved_bytes()) < limit);
+    CHECK(kept.of(1024).bytes > limit);
+    CHECK(kept.of(4096).bytes > limit);
+    const NeedsModel brief(again, {}, 1024, 64, 4096, {INFINITY, 1e-9}, *solo);
+    CHECK(brief.of(16).seconds > 1e-9);
   }
 
   TEST_CASE("limits: a setting above them is a row that says what it needs") {
@@ -263,6 +357,157 @@ TEST_SUITE("experiments") {
       }
       CHECK(r.read == 13);
       CHECK(r.total_variation == doctest::Approx(want).epsilon(1e-9));
+    }
+  }
+
+  TEST_CASE("effective remembrance: examples of one document, and within the limits") {
+    // Of 16 windows of 32 bytes every second has a border inside.
+    const Documents s;
+    const std::string text = s.text("many", std::vector<std::size_t>(16, 48));
+    Bytes t(text, "test_lengths: [32]");
+    LengthOptions options;
+    options.rows = 6;
+    const LengthStudy study = t.study(options);
+    REQUIRE(!study.remembrance.empty());
+    const data::Batcher batcher(*t.task, {.split = data::Split::kValid, .batch = 1});
+    std::vector<RemembranceRecord> want;
+    double rows = 0;
+    for (Index i = 0; i < batcher.batches() && rows < 6; ++i) {
+      const data::Batch b = batcher.make(i);
+      const bool one = b.documents.empty() || b.documents[0] == std::vector<Index>{0};
+      if (b.length == 32 && one && b.used_of(0) == 32) {
+        const auto more = effective_remembrance(t.model, b, t.config);
+        want.resize(more.size());
+        for (std::size_t k = 0; k < more.size(); ++k) {
+          want[k].total_variation += more[k].total_variation / 6;
+        }
+        rows += 1;
+      }
+    }
+    CHECK(rows == 6);
+    for (std::size_t k = 0; k < want.size(); ++k) {
+      CHECK(study.remembrance[k].examples == 6);
+      CHECK(study.remembrance[k].total_variation ==
+            doctest::Approx(want[k].total_variation).epsilon(1e-5));
+    }
+    Bytes short_documents(s.text("short", {20, 40}), "test_lengths: [32]");
+    const LengthStudy none = short_documents.study({});
+    CHECK(none.remembrance.empty());
+    CHECK(none.remembrance_not_run == "no example of 32 tokens is one document");
+    CHECK(says(lengths_text(none, 0), "effective remembrance not run: no example of 32"));
+    Bytes few(text, "test_lengths: [32]", "eval: {batch: 4, max_tokens: 70}");
+    CHECK(few.study(options).remembrance.front().examples <= 2);
+    Bytes memory(text, "test_lengths: [32]");
+    memory.config.eval.max_seconds = 1e-9;
+    CHECK(says(above_limits(memory.model, {32}, 4, memory.config, *memory.comm),
+               "eval.max_seconds is"));
+    memory.config.eval = {.max_memory = 1000};
+    CHECK(says(above_limits(memory.model, {32}, 4, memory.config, *memory.comm),
+               "eval.max_memory is 1000 B"));
+  }
+
+  TEST_CASE("a study of rows that go on: positions are those of their documents") {
+    const Documents s;
+    Bytes t(s.text("one", {1000}), "test_lengths: [16]", "eval: {batch: 3}\nstate: tbptt");
+    const LengthStudy study = t.study({});
+    REQUIRE(study.rows.size() == 2);
+    // Row r goes through every third of the windows; label t of the whole is at position t + 1.
+    const auto& slice = t.task->slices(data::Split::kValid)[1];
+    REQUIRE(slice.carried);
+    const auto ranges = position_ranges(16, 16 * ((slice.examples + 2) / 3));
+    std::vector<Index> labels(ranges.size());
+    const data::Batcher batcher(*t.task, {.split = data::Split::kValid, .batch = 3});
+    std::vector<Index> read(3);
+    for (Index i = 0; i < batcher.batches(); ++i) {
+      const data::Batch b = batcher.make(i);
+      if (b.slice != 1) {
+        continue;
+      }
+      for (Index r = 0; r < 3; ++r) {
+        for (Index k = 0; k < 16; ++k) {
+          const Index position = ++read[static_cast<std::size_t>(r)];
+          const auto at = std::ranges::find_if(
+              ranges, [&](const auto& x) { return x.from <= position && position <= x.to; });
+          labels[static_cast<std::size_t>(at - ranges.begin())] +=
+              b.labels.slow_at(r * 16 + k) != static_cast<double>(data::kIgnore);
+        }
+      }
+    }
+    std::size_t at = 0;
+    for (const PositionRecord& p : study.positions) {
+      if (p.slice == slice.name) {
+        while (labels[at] == 0) {
+          ++at;
+        }
+        CHECK(p.range.from == ranges[at].from);
+        CHECK(p.range.labels == labels[at++]);
+      }
+    }
+    CHECK(std::accumulate(labels.begin() + static_cast<std::ptrdiff_t>(at), labels.end(),
+                          Index{0}) == 0);
+    // States at doublings, over all three rows.
+    std::set<Index> places;
+    for (const StateRecord& r : study.states) {
+      places.insert(r.tokens);
+    }
+    CHECK(places.contains(64));
+    CHECK(places.contains(128));
+  }
+
+  TEST_CASE("a study of windows that are not full: what is behind them is not looked at") {
+    const Documents s;
+    // Two windows of 32; of the second 20 bytes are text.
+    Bytes t(s.text("one", {32 + 21}), "test_lengths: [32]");
+    const LengthStudy study = t.study({});
+    const data::Batcher batcher(*t.task, {.split = data::Split::kValid, .batch = 2});
+    const data::Batch last = batcher.make(0);
+    REQUIRE(last.used == std::vector<Index>{32, 20});
+    for (const StateRecord& r : study.states) {
+      if (r.tokens == 32) {
+        layers::ModelState state;
+        pass(t.model, last.cut(0, 1), {}, state, {.keep = true});
+        const Tensor one = state.slots.at(r.slot).value.value().select(0, 0).select(0, r.head);
+        double square = 0;
+        for (Index i = 0; i < one.numel(); ++i) {
+          square += one.slow_at(i) * one.slow_at(i);
+        }
+        CHECK(r.norm == doctest::Approx(std::sqrt(square)).epsilon(1e-5));
+      }
+    }
+    for (const RemembranceRecord& r : study.remembrance) {
+      CHECK(r.examples == 1);
+    }
+  }
+
+  TEST_CASE("rotary positions by length: rows that go on past the original length are refused") {
+    const test::states::Scratch s;
+    for (const std::string scaling : {"{type: dynamic, factor: 2, original_length: 64}",
+                                      "{type: longrope, factor: 2, original_length: 64, "
+                                      "short_factor: [1, 1, 1, 1], long_factor: [2, 2, 2, "
+                                      "2]}"}) {
+      const std::string model =
+          "layers: [{name: attention, heads: 2, head_dim: 8, rope_scaling: " + scaling + "}]";
+      const RunConfig config = test::states::config_of(s, "tbptt", "", model);
+      const auto solo = solo_communicator();
+      Trainer here(config, 0, 3, "", *solo);
+      const std::string refused = message([&] { here.steps(12); });
+      CHECK_MESSAGE(says(refused, "beyond original_length 64"), refused);
+      CHECK(says(refused, "set rope_scaling.length"));
+      test::StandIn device(41);
+      Trainer there(config, 0, 3, "", *solo, device);
+      CHECK(says(message([&] { there.steps(12); }), "set rope_scaling.length"));
+      // Rows that all end where they end are not.
+      const RunConfig passed = test::states::config_of(s, "passed", "", model);
+      Trainer other(passed, 0, 3, "", *solo);
+      CHECK(std::isfinite(other.steps(12)));
+      // Evaluation of rows that go on.
+      layers::Model trained(config.models[0], {.vocab_in = 256, .classes = 256}, 3);
+      data::Batch batch = batch_of(2, 40);
+      layers::ModelState state;
+      pass(trained, batch, {}, state, {.keep = true});
+      batch.continues = true;
+      CHECK(says(message([&] { pass(trained, batch, {}, state, {.keep = true}); }),
+                 "beyond original_length 64"));
     }
   }
 

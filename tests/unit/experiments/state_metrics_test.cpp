@@ -126,12 +126,18 @@ ClassSpread::Spread spread_by_definition(const Labelled& all, Index classes) {
   for (std::size_t i = 0; i < all.x.size(); ++i) {
     const auto d = minus(all.x[i], mean[static_cast<std::size_t>(all.label[i])]);
     for (const auto& b : basis) {
-      out.within += dot(d, b) * dot(d, b) / static_cast<double>(all.x.size());
+      out.within += dot(d, b) * dot(d, b) /
+                    (static_cast<double>(all.x.size()) - static_cast<double>(classes));
     }
   }
   for (const auto& m : mean) {
     const auto d = minus(m, middle);
     out.between += dot(d, d) / static_cast<double>(classes);
+  }
+  // What the means of so many vectors differ by chance.
+  const auto n = static_cast<double>(classes);
+  for (const double c : count) {
+    out.between -= out.within / c * (1 - 1 / n) / n;
   }
   out.within = std::sqrt(out.within);
   out.between = std::sqrt(out.between);
@@ -200,6 +206,28 @@ TEST_SUITE("experiments") {
     CHECK(spread.within == doctest::Approx(0).epsilon(1e-9));
     CHECK(spread.between == doctest::Approx(2).epsilon(1e-12));
     CHECK(std::isnan(spread_of({{{1.0}}, {0}}, 1).within));
+  }
+
+  TEST_CASE("spread of classes: squares are those of many vectors, on average over few") {
+    // Three classes at the corners of a triangle, deviation .8 in both directions of its plane.
+    std::mt19937_64 bits(9);
+    std::normal_distribution<double> normal(0, 0.8);
+    double within = 0, between = 0;
+    constexpr int kDraws = 4000;
+    for (int i = 0; i < kDraws; ++i) {
+      ClassSpread spread(3, 3);
+      for (Index v = 0; v < 9; ++v) {
+        std::vector<double> x = {normal(bits), normal(bits), 0};
+        x[0] += std::cos(2.0944 * static_cast<double>(v % 3)) * 2;
+        x[1] += std::sin(2.0944 * static_cast<double>(v % 3)) * 2;
+        spread.add(v % 3, x);
+      }
+      const auto s = spread.spread();
+      within += s.within * s.within / kDraws;
+      between += s.between * s.between / kDraws;
+    }
+    CHECK(within == doctest::Approx(2 * 0.64).epsilon(0.03));
+    CHECK(between == doctest::Approx(4).epsilon(0.03));
   }
 
   TEST_CASE("readable ratio: there the nearest mean is right as often as it says") {
