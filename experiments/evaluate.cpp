@@ -31,6 +31,7 @@ struct Tally {
   double loss = 0, examples = 0, example_share = 0, whole = 0;
   double legal = 0, square_error = 0, square = 0;
   std::vector<double> correct, asked, tag_loss;
+  std::vector<double> tag_square_error = tag_loss, tag_square = tag_loss;
   std::vector<double> at_labels = std::vector<double>(kRanges), at_loss = at_labels,
                       at_correct = at_labels;
 
@@ -38,7 +39,8 @@ struct Tally {
     for (double* sum : {&loss, &examples, &example_share, &whole, &legal, &square_error, &square}) {
       comm.all_reduce(sum, 1, DType::kF64);
     }
-    for (auto* sums : {&correct, &asked, &tag_loss, &at_labels, &at_loss, &at_correct}) {
+    for (auto* sums : {&correct, &asked, &tag_loss, &tag_square_error, &tag_square, &at_labels,
+                       &at_loss, &at_correct}) {
       comm.all_reduce(sums->data(), std::ssize(*sums), DType::kF64);
     }
   }
@@ -82,13 +84,16 @@ struct Tally {
         if (legal_sets) {
           legal += static_cast<double>(legal_sets(r, t) >> predicted(r, t) & 1);
         }
+        double value = 0, error = 0;
         if (!info.class_values.empty()) {
-          const double value = info.class_values.at(static_cast<std::size_t>(labels(r, t)));
-          const double told = info.class_values.at(static_cast<std::size_t>(predicted(r, t)));
+          value = info.class_values.at(static_cast<std::size_t>(labels(r, t)));
+          error = info.class_values.at(static_cast<std::size_t>(predicted(r, t))) - value;
           square += value * value;
-          square_error += (told - value) * (told - value);
+          square_error += error * error;
         }
         if (tags && tags(r, t) > 0) {
+          tag_square.at(tags(r, t)) += value * value;
+          tag_square_error.at(tags(r, t)) += error * error;
           asked.at(tags(r, t)) += 1;
           correct.at(tags(r, t)) += right;
           tag_loss.at(tags(r, t)) += losses(r, t);
@@ -128,6 +133,10 @@ struct Tally {
     for (std::size_t t = 1; t < asked.size(); ++t) {
       if (asked[t] > 0) {
         out.metrics.values.emplace_back("tok_acc/" + info.tags[t - 1], correct[t] / asked[t]);
+        if (!info.class_values.empty()) {
+          out.metrics.values.emplace_back("nmse/" + info.tags[t - 1],
+                                          tag_square_error[t] / tag_square[t]);
+        }
         if (info.tag_losses && has_loss) {
           out.metrics.values.emplace_back("loss/" + info.tags[t - 1], tag_loss[t] / asked[t]);
         }
@@ -275,19 +284,35 @@ Index longest_training_example(const data::Task& task) {
   return longest;
 }
 
-double mean_metric(const Evaluation& e, const std::string& metric) {
-  double sum = 0, slices = 0;
+std::set<std::string> slices_run(const Evaluation& e) {
+  std::set<std::string> names;
   for (const SliceResult& s : e.slices) {
     if (s.not_run.empty()) {
-      sum += s.metrics.at(metric);
-      slices += 1;
+      names.insert(s.name);
     }
   }
-  return sum / slices;
+  return names;
+}
+
+double mean_metric(const Evaluation& e, const std::string& metric) {
+  return mean_metric(e, metric, slices_run(e));
+}
+
+double mean_metric(const Evaluation& e, const std::string& metric,
+                   const std::set<std::string>& slices) {
+  double sum = 0, n = 0;
+  for (const SliceResult& s : e.slices) {
+    if (slices.contains(s.name)) {
+      sum += s.metrics.at(metric);
+      n += 1;
+    }
+  }
+  return sum / n;
 }
 
 bool is_better(const std::string& metric, double value, double than) {
-  return metric == "loss" || metric == "bpb" || metric == "nmse" ? value < than : value > than;
+  const std::string kind = metric.substr(0, metric.find('/'));
+  return kind == "loss" || kind == "bpb" || kind == "nmse" ? value < than : value > than;
 }
 
 void check_evaluation(const data::Task& task, const RunConfig& config) {

@@ -2,6 +2,8 @@
 // Evaluation of a model on the slices of a task.
 #include <functional>
 #include <optional>
+#include <set>
+#include <string>
 
 #include "data/batcher.h"
 #include "experiments/pass.h"
@@ -42,8 +44,13 @@ Index longest_training_example(const data::Task& task);
 /// checkpoint.best.
 void check_evaluation(const data::Task& task, const RunConfig& config);
 
+/// Names of the slices that were run.
+std::set<std::string> slices_run(const Evaluation& e);
 /// Mean of a metric over the slices that were run; NaN where none was.
 double mean_metric(const Evaluation& e, const std::string& metric);
+/// The same over some of them, where several evaluations are compared.
+double mean_metric(const Evaluation& e, const std::string& metric,
+                   const std::set<std::string>& slices);
 /// Is the first value of a metric better than the second? Less, for "loss", "bpb" and "nmse".
 bool is_better(const std::string& metric, double value, double than);
 

@@ -22,7 +22,7 @@ void from_json(const nlohmann::ordered_json& j, DataIdentity& d);
 namespace ls::experiments {
 
 /// Metrics by name, in the order of tables: those of data::TaskInfo::metrics, "loss" (nats per
-/// label), and "tok_acc/TAG" (and "loss/TAG") of the tags that there are.
+/// label), and "tok_acc/TAG" (and "nmse/TAG", "loss/TAG") of the tags that there are.
 struct Metrics {
   std::vector<std::pair<std::string, double>> values;
   /// nullptr where there is none of that name.

@@ -219,6 +219,9 @@ struct RunConfig {
     f("checkpoint", checkpoint, {.help = "when checkpoints are written, and how many stay"});
     f.check(checkpoint.best.empty() || eval.every > 0, "checkpoint",
             "best needs evaluations to choose from: set eval.every");
+    f.check(checkpoint.best.empty() || !eval.max_seconds || ReadsStored::on(), "checkpoint",
+            "best compares evaluations, and which settings eval.max_seconds leaves out follows "
+            "from the clock; limit them by eval.max_tokens or eval.max_memory");
     f("scan", scan, {.help = "how scans are computed; changes no result beyond rounding"});
     f("mesh", mesh, {.help = "what the ranks of a run share", .hashed = false});
     f("graphs", graphs,

@@ -1,5 +1,6 @@
 #include "experiments/trainer.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/base/log.h"
@@ -119,6 +120,14 @@ void Trainer::resume(const ResumeOptions& options, const std::optional<RunResult
   rebuild_metrics(part_, state_);
 }
 
+/// Did it run what the validation after that update did?
+bool Trainer::same_slices(const Evaluation& e, Index step) const {
+  const auto at = std::ranges::find_if(state_.history, [&](const Evaluation& other) {
+    return other.step == step && other.split == e.split;
+  });
+  return at == state_.history.end() || slices_run(*at) == slices_run(e);
+}
+
 bool Trainer::record_evaluation(Recorder& recorder, data::Split split) {
   if (recorder.evaluated(split)) {
     return true;
@@ -130,10 +139,16 @@ bool Trainer::record_evaluation(Recorder& recorder, data::Split split) {
   const std::string& metric = part_.config.checkpoint.best;
   const bool chooses = split == data::Split::kValid && !metric.empty() && !part_.directory.empty();
   const double value = chooses ? mean_metric(*e, metric) : 0;
-  recorder.evaluation(std::move(*e));
   std::optional<TrainingLog::Best>& best = state_.log.best;
-  if (chooses && std::isfinite(value) &&
-      (!best || best->metric != metric || is_better(metric, value, best->value))) {
+  const bool alike = !chooses || !best || same_slices(*e, best->step);
+  recorder.evaluation(std::move(*e));
+  if (!alike) {
+    log_warn(
+        fmt::format("validation after update {} ran other settings than that of best.h5, "
+                    "after update {}: they are not compared",
+                    state_.step, best->step));
+  } else if (chooses && std::isfinite(value) &&
+             (!best || best->metric != metric || is_better(metric, value, best->value))) {
     best = {metric, value, state_.step};
     take_time();
     save_best(part_, state_);

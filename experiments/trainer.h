@@ -60,6 +60,7 @@ class Trainer {
   bool train(Recorder& recorder);
   /// Unless it was done after this update already; false when a stop was requested.
   bool record_evaluation(Recorder& recorder, data::Split split);
+  bool same_slices(const Evaluation& e, Index step) const;
   bool has_test() const {
     return part_.options.test && !part_.task->slices(data::Split::kTest).empty();
   }

@@ -28,8 +28,29 @@ const Evaluation* last_validation(const RunResult& result) {
   return at == result.history.rend() ? nullptr : &*at;
 }
 
+/// What the last validations of all runs that have finished have in common.
+std::set<std::string> common_slices(const SweepCell& cell, const SweepFolder& folder) {
+  std::optional<std::set<std::string>> common;
+  for (const std::vector<SweepRun>& runs : cell.choice) {
+    for (const SweepRun& run : runs) {
+      const EndedRun* ended = folder.ended(run);
+      const Evaluation* e =
+          ended != nullptr && ended->result ? last_validation(*ended->result) : nullptr;
+      if (e != nullptr) {
+        std::set<std::string> names = slices_run(*e);
+        if (common) {
+          std::erase_if(names, [&](const std::string& name) { return !common->contains(name); });
+        }
+        common = std::move(names);
+      }
+    }
+  }
+  return common.value_or(std::set<std::string>());
+}
+
 /// Sum over the choice seeds, nullopt where one of them did not finish or is no number.
-std::optional<Score> score_of(const std::vector<SweepRun>& runs, const SweepFolder& folder) {
+std::optional<Score> score_of(const std::vector<SweepRun>& runs, const SweepFolder& folder,
+                              const std::set<std::string>& slices) {
   Score sum;
   for (const SweepRun& run : runs) {
     const EndedRun* ended = folder.ended(run);
@@ -39,9 +60,9 @@ std::optional<Score> score_of(const std::vector<SweepRun>& runs, const SweepFold
       return std::nullopt;
     }
     const std::string& metric = ended->result->metrics.front();
-    const double value = mean_metric(*e, metric);
+    const double value = mean_metric(*e, metric, slices);
     sum.metric += is_better(metric, 0, 1) ? -value : value;
-    sum.loss -= mean_metric(*e, "loss");
+    sum.loss -= mean_metric(*e, "loss", slices);
   }
   if (std::isnan(sum.metric)) {
     return std::nullopt;  // as good as failed
@@ -59,11 +80,12 @@ RateChoice choose_rate(const SweepPlan& plan, const SweepCell& cell, const Sweep
     return choice;
   }
   const auto& values = plan.rate_values;
+  const std::set<std::string> slices = common_slices(cell, folder);
   std::optional<Score> best;
   for (std::size_t r = 0; r < cell.choice.size(); ++r) {
     choice.known &= std::ranges::all_of(
         cell.choice[r], [&](const SweepRun& run) { return folder.ended(run) != nullptr; });
-    const std::optional<Score> score = score_of(cell.choice[r], folder);
+    const std::optional<Score> score = score_of(cell.choice[r], folder, slices);
     const bool lower =
         choice.rate >= 0 && values[r] < values[static_cast<std::size_t>(choice.rate)];
     if (score && (!best || *score > *best || (!(*best > *score) && lower))) {

@@ -211,6 +211,11 @@ class Planner {
                  "{}: rates: model '{}' has an lr of its own, models.{}.lr, which they do not "
                  "change; remove it",
                  varied_.axes()[static_cast<std::size_t>(rate_axis_)].where, cell.model, m);
+        LS_CHECK(rate_axis_ < 0 || !plan_.chooses() || !all.eval.max_seconds, kConfig,
+                 "{}: rates are compared by evaluations, and which settings eval.max_seconds "
+                 "leaves out follows from the clock; limit them by eval.max_tokens or "
+                 "eval.max_memory",
+                 varied_.axes()[static_cast<std::size_t>(rate_axis_)].where);
         RunConfig& config = cell.configs.emplace_back(all);
         config.models = {all.models[m]};
         config.models.front().name = cell.model;

@@ -50,6 +50,17 @@ TEST_SUITE("unit") {
     CHECK(regression.size() == 4);
     CHECK(regression["(least_squares)"] < regression["(averaging)"]);
 
+    // The error by tag: with fewer points than dimensions averaging is the better of the two.
+    const auto config = read_config_text<RunConfig>(
+        "{name: x, models: [{layers: [gla]}], task: {name: regression, test_examples: 100}}");
+    std::map<std::string, Metrics> metrics;
+    for (const RunResult& r : baseline_results(config, 1)) {
+      metrics[r.model] = r.history.at(0).slices.at(0).metrics;
+    }
+    const Metrics& exact = metrics.at("(least_squares)");
+    CHECK(exact.at("nmse/n_points") < exact.at("nmse"));
+    CHECK(exact.at("nmse") < exact.at("nmse/few_points"));
+
     auto language = baselines("{name: in_context_language, examples: 20}");
     CHECK(language["(3-gram in context)"] > 0.8);
     CHECK(language["(3-gram)"] < language["(3-gram in context)"]);
