@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "experiments/checkpoint.h"
+#include "layers/shapes_only.h"
 
 namespace ls::experiments {
 
@@ -13,6 +14,16 @@ std::unique_ptr<layers::Model> make_model(const RunConfig& config, const layers:
     out->learn_first_states();
   }
   return out;
+}
+
+Index count_parameters(const layers::ModelConfig& model, const layers::ModelInterface& io,
+                       bool learned_states) {
+  const layers::ShapesOnly shapes;
+  layers::Model out(model, io, 0);
+  if (learned_states) {
+    out.learn_first_states();
+  }
+  return out.parameters().count();
 }
 
 void begin_from(const std::string& checkpoint, layers::Model& model) {

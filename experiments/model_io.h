@@ -10,6 +10,10 @@ namespace ls::experiments {
 /// The model of a run, with what `state` adds to it.
 std::unique_ptr<layers::Model> make_model(const RunConfig& config, const layers::ModelConfig& model,
                                           const layers::ModelInterface& io, std::uint64_t seed);
+/// Of such a model, made without memory for them. Where states are learned too, a token is run with
+/// one weight at a time in memory.
+Index count_parameters(const layers::ModelConfig& model, const layers::ModelInterface& io,
+                       bool learned_states);
 /// Its first weights, of a checkpoint of another run; learned states that it lacks are zeros.
 /// @throws as load_parameters, restore_parameters
 void begin_from(const std::string& checkpoint, layers::Model& model);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/comm/comm.h"
 #include "data/task.h"
 #include "experiments/run_config.h"
 

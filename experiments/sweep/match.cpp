@@ -9,7 +9,6 @@
 
 #include "experiments/evaluate.h"
 #include "experiments/model_io.h"
-#include "layers/shapes_only.h"
 
 namespace ls::experiments {
 namespace {
@@ -113,11 +112,14 @@ class Solver {
     std::optional<double> out;
     try {
       const RunConfig config = with(value);
-      const Index parameters = [&] {
-        const layers::ShapesOnly shapes;
-        return layers::Model(config.models.front(), model_interface(task_), 0).parameters().count();
-      }();
+      const auto count = [&](bool learned_states) {
+        return count_parameters(config.models.front(), model_interface(task_), learned_states);
+      };
+      Index parameters = count(false);
       LS_CHECK(parameters <= kMostParameters, kConfig, "{} parameters with {}", parameters, value);
+      if (match_.parameters && config.state.learned > 0) {
+        parameters = count(true);
+      }
       out = static_cast<double>(parameters);
       if (match_.state_bytes) {
         layers::Model model(config.models.front(), model_interface(task_), 0);

@@ -10,6 +10,7 @@
 
 #include "autograd/tape.h"
 #include "core/base/profile.h"
+#include "core/comm/thread_comm.h"
 #include "core/config/yaml.h"
 #include "experiments/lengths_report.h"
 #include "experiments/model_io.h"
@@ -509,6 +510,14 @@ TEST_SUITE("experiments") {
       CHECK(says(message([&] { pass(trained, batch, {}, state, {.keep = true}); }),
                  "beyond original_length 64"));
     }
+  }
+
+  TEST_CASE("a study is of one rank") {
+    run_ranks(2, [](Communicator& comm) {
+      CHECK(says(message([&] { check_one_rank(comm); }),
+                 "looked at on one rank, here are 2; start it without mpirun"));
+    });
+    check_one_rank(*solo_communicator());
   }
 
   TEST_CASE("collapse: twice the largest loss within the training length") {

@@ -51,8 +51,8 @@ std::vector<std::string> names(const SweepPlan& p) {
   return out;
 }
 
-/// Writes what a worker would, with this accuracy and loss.
-void finish(const SweepPlan& p, const SweepRun& run, double accuracy, double loss) {
+/// Writes what a worker would.
+void finish(const SweepPlan& p, const SweepRun& run, const std::vector<SliceResult>& slices) {
   const std::string folder = p.directory() + "/" + run.name;
   create_directories(folder);
   replace_file(folder + "/config.yaml", dump_yaml(run.config));
@@ -62,12 +62,17 @@ void finish(const SweepPlan& p, const SweepRun& run, double accuracy, double los
   r.config = dump_json(run.config);
   r.state_sizes = {{8, {.matrix = 512, .conv = 128}}};
   r.provenance = {{"commit", "abc"}};
+  r.history = {{.step = 2, .split = data::Split::kValid, .slices = slices},
+               {.step = r.steps, .split = data::Split::kValid, .slices = slices}};
+  r.history[0].slices[0].metrics.values[0].second += 0.1;
+  replace_file(folder + "/result.json", r.json());
+}
+
+/// The same with this accuracy and loss.
+void finish(const SweepPlan& p, const SweepRun& run, double accuracy, double loss) {
   SliceResult slice{.name = "all", .length = 8};
   slice.metrics.values = {{"tok_acc", accuracy}, {"loss", loss}};
-  r.history = {{.step = 2, .split = data::Split::kValid, .slices = {slice}},
-               {.step = r.steps, .split = data::Split::kValid, .slices = {slice}}};
-  r.history[0].slices[0].metrics.values[0].second = accuracy + 0.1;
-  replace_file(folder + "/result.json", r.json());
+  finish(p, run, std::vector<SliceResult>{slice});
 }
 
 }  // namespace
@@ -180,6 +185,27 @@ TEST_SUITE("unit") {
     CHECK(csv.find("report,yes,no,finished,4,valid,all,0.8,0.5,1,") != std::string::npos);
   }
 
+  TEST_CASE("sweeps: rates are compared over settings that all of them ran") {
+    const test::TextFolder folder(1);
+    const SweepPlan p = plan("rates: [1e-3, 1e-2]\nseeds: [0, 1]\n",
+                             {"output=" + folder.path, "base.eval.every=2"});
+    const SweepCell& cell = p.cells[0];
+    const auto slice = [](const char* name, double accuracy) {
+      SliceResult s{.name = name, .length = 8};
+      s.metrics.values = {{"tok_acc", accuracy}, {"loss", 1}};
+      return s;
+    };
+    SliceResult skipped{.name = "long", .length = 64, .not_run = "needs 9 GiB of memory"};
+    finish(p, cell.choice[0][0], {slice("short", 0.8), slice("long", 0.1)});
+    finish(p, cell.choice[1][0], {slice("short", 0.7), skipped});
+    SweepFolder found(p.directory());
+    found.refresh();
+    CHECK(choose_rate(p, cell, found).rate == 0);
+    CHECK(test::says(
+        test::message([] { plan("rates: [1, 2]\nseeds: [0, 1]\n", {"base.eval.max_seconds=3"}); }),
+        "follows from the clock"));
+  }
+
   TEST_CASE("sweeps: a rate whose validation is no number is not chosen") {
     const double nan = std::numeric_limits<double>::quiet_NaN();
     for (const std::size_t good : {0, 1, 2}) {
@@ -256,6 +282,18 @@ TEST_SUITE("unit") {
                      "neither the model 'm' nor its mixers have a number 'nothing'"));
     CHECK(test::says(said("{state_bytes: 3, parameters: 4, by: width}"), "one of them"));
     // In a plan, every model by itself.
+    // Learned states are parameters too.
+    const SweepPlan with = plan("match: {parameters: 30000, by: width}\n", {"base.state=learned"});
+    for (const SweepCell& cell : with.cells) {
+      const RunConfig& config = cell.configs.front();
+      const auto task = data::make_task(config.task, {});
+      const auto model = make_model(config, config.models[0], model_interface(*task), 0);
+      const Index count = model->parameters().count();
+      CHECK(count_parameters(config.models[0], model_interface(*task), true) == count);
+      const Index without = count_parameters(config.models[0], model_interface(*task), false);
+      CHECK((without < count) == (cell.model != "att"));  // whose keys and values are not learned
+      CHECK(std::abs(count - 30000) < 1500);
+    }
     const SweepPlan p = plan("match: {parameters: 30000, by: width}\n");
     CHECK(p.cells[0].configs[0].models[0].width != 8);
   }
