@@ -13,6 +13,7 @@
 #include "core/io/files.h"
 #include "core/io/h5.h"
 #include "experiments/result.h"
+#include "experiments/run_file.h"
 
 using Json = nlohmann::ordered_json;
 
@@ -276,6 +277,7 @@ void save_checkpoint(const std::string& path, const ag::ParameterSet& parameters
     write_facts(file, data);
     write_tensors(file, parameters, data, next_block);
     write_fit(file, data.fit);
+    write_log(file, data.lines);
     file.close();
     LS_CHECK(std::rename(temporary.c_str(), path.c_str()) == 0, kIo, "{} cannot be renamed: {}",
              temporary, write_failure(errno));
@@ -299,6 +301,7 @@ LoadedCheckpoint load_checkpoint(const std::string& path) {
   }
   out.data.carried = read_carried(file);
   out.data.fit = read_fit(file);
+  out.data.lines = read_log(file);
   return out;
 }
 

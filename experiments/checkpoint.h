@@ -10,6 +10,7 @@
 #include "autograd/parameter.h"
 #include "data/identity.h"
 #include "experiments/provenance.h"
+#include "experiments/training_log.h"
 #include "layers/model.h"
 
 namespace ls::experiments {
@@ -34,6 +35,7 @@ struct CheckpointData {
   std::string directory;                       ///< relative paths of the config start here
   std::vector<data::DataIdentity> data;        ///< trained on
   std::string log;                             ///< TrainingLog, as JSON
+  std::vector<LogLine> lines;                  ///< of the training log; none in older files
   std::string history;                         ///< lines of metrics.jsonl that are evaluations
   std::vector<std::string> optimizer_states;   ///< names, as Optimizer::state_names
   std::vector<std::vector<Tensor>> optimizer;  ///< per parameter, per state

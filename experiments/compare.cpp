@@ -15,6 +15,7 @@
 #include "experiments/evaluate.h"
 #include "experiments/figure.h"
 #include "experiments/run.h"
+#include "experiments/run_file.h"
 #include "experiments/table.h"
 
 namespace ls::experiments {
@@ -126,29 +127,26 @@ std::string curves(const ComparedRun& a, const ComparedRun& b, int width) {
 ComparedRun load_compared(const std::string& path) {
   ComparedRun run{.path = path};
   fs::path folder = path;
-  if (folder.filename() == "result.json") {
+  if (folder.filename() == "run.h5" || folder.filename() == "result.json") {
     folder = folder.parent_path();
   }
-  const std::string result = (folder / "result.json").string();
   std::error_code error;
-  if (!fs::exists(result, error)) {
+  if (!has_run_record(folder.string())) {
     std::vector<std::string> below;
     for (const auto& entry : fs::recursive_directory_iterator(folder, error)) {
-      if (entry.path().filename() == "result.json" && below.size() < 8) {
-        below.push_back(entry.path().parent_path().string());
+      if (entry.is_directory(error) && has_run_record(entry.path().string()) && below.size() < 8) {
+        below.push_back(entry.path().string());
       }
     }
     std::ranges::sort(below);
-    LS_FAIL(kIo, "{}: is not the folder of a run that has ended (it has no result.json){}", path,
-            below.empty() ? "" : fmt::format("; below it are {}", fmt::join(below, ", ")));
+    LS_FAIL(kIo, "{}: is not the folder of a run that has saved anything (it has no run.h5){}",
+            path, below.empty() ? "" : fmt::format("; below it are {}", fmt::join(below, ", ")));
   }
-  run.result = RunResult::from_json(read_file(result), result);
-  const std::string metrics = (folder / "metrics.jsonl").string();
-  std::istringstream in(fs::exists(metrics, error) ? read_file(metrics) : std::string());
-  for (std::string line; std::getline(in, line);) {
-    const auto j = nlohmann::ordered_json::parse(line, nullptr, false);
-    if (j.is_object() && j.contains("loss") && j["loss"].is_number()) {
-      run.losses.emplace_back(j.value("step", Index{0}), j["loss"].get<double>());
+  RunRecord record = read_run_record(folder.string());
+  run.result = std::move(record.result);
+  for (const LogLine& line : record.log) {
+    if (std::isfinite(line.loss)) {
+      run.losses.emplace_back(static_cast<Index>(line.step), line.loss);
     }
   }
   return run;

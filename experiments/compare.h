@@ -15,7 +15,7 @@ struct ComparedRun {
   std::vector<std::pair<Index, double>>
       losses;  ///< of training, by update, as metrics.jsonl has them
 };
-/// `path`: a folder with result.json, or that file.
+/// `path`: a folder with run.h5, or that file.
 /// @throws Error(Io) where there is none, with the folders below that have one
 ComparedRun load_compared(const std::string& path);
 

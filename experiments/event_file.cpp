@@ -4,8 +4,9 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <nlohmann/json.hpp>
-#include <sstream>
+#include <limits>
+
+#include "core/base/error.h"
 
 namespace ls::experiments {
 namespace {
@@ -88,36 +89,39 @@ std::string event_file(const std::vector<EventScalars>& events) {
   return out;
 }
 
-std::vector<EventScalars> events_of(const std::string& metrics_jsonl, double begin) {
+std::vector<EventScalars> events_of(const RunRecord& record, double begin) {
   std::vector<EventScalars> events;
-  std::istringstream in(metrics_jsonl);
-  for (std::string line; std::getline(in, line);) {
-    const auto j = nlohmann::ordered_json::parse(line, nullptr, false);
-    if (!j.is_object() || !j.contains("step")) {
-      continue;
+  const auto add = [&](const std::string& tag, double value) {
+    if (std::isfinite(value)) {
+      events.back().values.emplace_back(tag, value);
     }
-    EventScalars& e = events.emplace_back();
-    e.step = j.value("step", Index{0});
-    e.wall_time = begin + j.value("seconds", 0.0);
-    const auto add = [&](const std::string& tag, const auto& value) {
-      if (value.is_number()) {
-        e.values.emplace_back(tag, value.template get<double>());
-      }
-    };
-    if (!j.contains("eval")) {
-      for (const auto& [name, value] : j.items()) {
-        if (name != "step" && name != "seconds") {
-          add("train/" + name, value);
+  };
+  std::size_t next = 0;  // evaluation
+  const auto add_evaluations = [&](double before) {
+    const std::vector<Evaluation>& history = record.result.history;
+    for (; next < history.size() && static_cast<double>(history[next].step) < before; ++next) {
+      const Evaluation& e = history[next];
+      events.push_back({.wall_time = begin + e.seconds, .step = e.step, .values = {}});
+      for (const SliceResult& s : e.slices) {
+        for (const auto& [name, value] : s.metrics.values) {
+          add(fmt::format("{}/{}/{}", enum_name(e.split), s.name, name), value);
         }
       }
-      continue;
     }
-    for (const auto& slice : j["eval"]) {
-      for (const auto& [name, value] : slice.at("metrics").items()) {
-        add(j.value("split", "valid") + "/" + slice.value("slice", "") + "/" + name, value);
+  };
+  for (LogLine line : record.log) {
+    add_evaluations(line.step);
+    events.push_back(
+        {.wall_time = begin + line.seconds, .step = static_cast<Index>(line.step), .values = {}});
+    line.for_each_column([&](const std::string& name, double value) {
+      const bool shown =
+          name != "step" && name != "seconds" && (name != "without_targets" || value > 0);
+      if (shown) {
+        add("train/" + name, value);
       }
-    }
+    });
   }
+  add_evaluations(std::numeric_limits<double>::infinity());
   return events;
 }
 

@@ -1,10 +1,11 @@
 #pragma once
-// TensorBoard's event files, made from metrics.jsonl.
+// TensorBoard's event files, made from the record of a run.
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "core/base/types.h"
+#include "experiments/run_file.h"
 
 namespace ls::experiments {
 
@@ -20,9 +21,8 @@ struct EventScalars {
 /// @source tensorflow/tensorflow, core/lib/io/record_writer.cc and core/util/event.proto
 std::string event_file(const std::vector<EventScalars>& events);
 
-/// What the lines of a metrics.jsonl say: train/loss, train/lr, ..., valid/SLICE/METRIC. Times
-/// begin at `begin` and go on as training did. Lines that are no JSON are left out, as one that was
-/// cut off.
-std::vector<EventScalars> events_of(const std::string& metrics_jsonl, double begin);
+/// What a run has told: train/loss, train/lr, ..., valid/SLICE/METRIC. Times begin at `begin` and
+/// go on as training did. Unknown numbers are left out.
+std::vector<EventScalars> events_of(const RunRecord& record, double begin);
 
 }  // namespace ls::experiments

@@ -18,7 +18,7 @@ using Json = nlohmann::ordered_json;
 std::vector<fs::path> files_of(const fs::path& part) {
   std::vector<fs::path> found;
   std::error_code error;
-  for (const char* name : {"config.yaml", "metrics.jsonl", "result.json", "tree.patch",
+  for (const char* name : {"config.yaml", "metrics.jsonl", "run.h5", "result.json", "tree.patch",
                            "events.out.tfevents.0.longscan"}) {
     for (const std::string& file : {std::string(name), std::string(name) + ".tmp"}) {
       if (fs::symlink_status(part / file, error).type() != fs::file_type::not_found) {

@@ -76,28 +76,27 @@ void Recorder::update(const StepReport& report, double seconds, data::Prefetcher
 }
 
 void Recorder::write_line(const StepReport& report) {
-  if (!part_.writes()) {
-    return;
-  }
-  part_.about_to_write();
   const TrainingLog::Window& window = state_.log.window;
-  const auto known = [](bool is, double value) { return is ? Json(value) : Json(); };
-  Json line{{"step", state_.step},
-            {"loss", known(window.updates > 0, window.loss / static_cast<double>(window.updates))},
-            {"lr", report.lr},
-            {"grad_norm", known(report.updated, report.gradient_norm)},
-            {"tokens", state_.tokens},
-            {"tokens_per_s", static_cast<double>(window.tokens) / window.seconds},
-            {"seconds", state_.train_seconds},
-            {"data_wait_share", state_.log.data_wait_share},
-            {"memory_bytes", resident_bytes()}};
-  if (window.without_targets > 0) {
-    line["without_targets"] = window.without_targets;
+  const LogLine line{
+      .step = static_cast<double>(state_.step),
+      .loss = window.updates > 0 ? window.loss / static_cast<double>(window.updates) : NAN,
+      .lr = report.lr,
+      .grad_norm = report.updated ? report.gradient_norm : NAN,
+      .tokens = static_cast<double>(state_.tokens),
+      .tokens_per_s = static_cast<double>(window.tokens) / window.seconds,
+      .seconds = state_.train_seconds,
+      .data_wait_share = state_.log.data_wait_share,
+      .memory_bytes = static_cast<double>(resident_bytes()),
+      .without_targets = static_cast<double>(window.without_targets)};
+  state_.lines.push_back(line);
+  if (part_.writes()) {
+    part_.about_to_write();
+    append_line(metrics_path(part_), line.json());
   }
-  append_line(metrics_path(part_), line.dump());
 }
 
 void Recorder::evaluation(Evaluation e) {
+  e.seconds = state_.train_seconds;
   state_.history_lines.push_back(evaluation_line(e, state_.train_seconds));
   state_.history.push_back(std::move(e));
   if (part_.writes()) {
@@ -134,7 +133,7 @@ std::string evaluation_line(const Evaluation& e, double train_seconds) {
   return line.dump();
 }
 
-void rebuild_metrics(const RunPart& part, const RunState& state) {
+void rebuild_metrics(const RunPart& part, RunState& state) {
   if (!part.writes()) {
     return;
   }
@@ -146,14 +145,24 @@ void rebuild_metrics(const RunPart& part, const RunState& state) {
       text += state.history_lines[next] + "\n";
     }
   };
-  std::istringstream old(std::filesystem::exists(path) ? read_file(path) : std::string());
-  for (std::string line; std::getline(old, line);) {
-    const Json j = Json::parse(line, nullptr, false);  // the last may have been cut off
-    if (!j.is_object() || j.contains("eval") || j.value("step", Index{0}) > state.step) {
-      continue;
+  const auto add = [&](const LogLine& line) {
+    if (line.step <= static_cast<double>(state.step)) {
+      add_evaluations(static_cast<Index>(line.step));
+      text += line.json() + "\n";
     }
-    add_evaluations(j.value("step", Index{0}));
-    text += line + "\n";
+  };
+  if (!state.lines.empty()) {
+    std::ranges::for_each(state.lines, add);
+  } else {  // a checkpoint of an earlier program, or before the first line
+    std::istringstream old(std::filesystem::exists(path) ? read_file(path) : std::string());
+    for (std::string line; std::getline(old, line);) {
+      if (const std::optional<LogLine> l = LogLine::from_json(line)) {
+        add(*l);
+        state.lines.push_back(*l);
+      }
+    }
+    std::erase_if(state.lines,
+                  [&](const LogLine& line) { return line.step > static_cast<double>(state.step); });
   }
   add_evaluations(state.step + 1);
   replace_file(path, text);

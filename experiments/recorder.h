@@ -36,9 +36,8 @@ class Recorder {
 /// The line of metrics.jsonl that tells of an evaluation.
 std::string evaluation_line(const Evaluation& e, double train_seconds);
 
-/// Writes metrics.jsonl anew for a run that goes on from `state`: of the lines of updates those up
-/// to its step, of those of evaluations the ones in its history, whether or not the old file has
-/// them. Called by the process that writes.
-void rebuild_metrics(const RunPart& part, const RunState& state);
+/// Writes metrics.jsonl anew for a run that goes on from `state`: the lines that it has told, and
+/// its history. Called by the process that writes.
+void rebuild_metrics(const RunPart& part, RunState& state);
 
 }  // namespace ls::experiments

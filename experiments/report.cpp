@@ -319,7 +319,7 @@ std::string results_table(const std::vector<RunResult>& results, int width) {
     others += (others.empty() ? "" : ", ") + name;
   }
   return table.str(width) +
-         (others.empty() ? "" : "also in result.json, and by position: " + others + "\n");
+         (others.empty() ? "" : "also in run.h5, and by position: " + others + "\n");
 }
 
 std::vector<Panel> results_panels(const std::vector<RunResult>& results) {

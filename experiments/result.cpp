@@ -50,7 +50,7 @@ double number(const Json& j) {
   return j.is_number() ? j.get<double>() : NAN;
 }
 
-/// Calls f(name, member) for what result.json holds, in its order.
+/// Calls f(name, member) for the facts of a result, in their order.
 template <class Result, class F>
 void for_each_field(Result& r, F&& f) {
   f("run", r.run);
@@ -74,7 +74,6 @@ void for_each_field(Result& r, F&& f) {
   f("zoology_state_bytes", r.zoology_state);
   f("memory_bytes", r.memory_bytes);
   f("scan_forms", r.forms);
-  f("history", r.history);
   f("data", r.data);
 }
 
@@ -160,7 +159,10 @@ void to_json(Json& j, const Evaluation& e) {
 }
 
 void from_json(const Json& j, Evaluation& e) {
-  e = {j.at("step"), parse_enum<data::Split>(j.at("split").get<std::string>()), {}};
+  e = {j.at("step"),
+       parse_enum<data::Split>(j.at("split").get<std::string>()),
+       {},
+       j.value("seconds", 0.0)};
   j.at("eval").get_to(e.slices);
 }
 
@@ -186,45 +188,52 @@ std::string RunResult::mixers() const {
   return model;
 }
 
-std::string RunResult::json() const {
+Json RunResult::facts() const {
   Json j;
   for_each_field(*this, [&](const char* name, const auto& value) { j[name] = value; });
   j["best"] = best ? Json(*best) : Json();
+  j["provenance"] = Json::object();
   for (const auto& [name, value] : provenance) {
     j["provenance"][name] = value;
   }
   j["config"] = Json::parse(config);
-  return j.dump(2) + "\n";
+  return j;
+}
+
+RunResult RunResult::from_facts(const Json& j) {
+  RunResult r;
+  for_each_field(r, [&]<class T>(const char* name, T& value) {
+    if (!j.contains(name) && added_later(name)) {
+      return;
+    }
+    if constexpr (std::is_same_v<T, double>) {
+      value = number(j.at(name));
+    } else {
+      j.at(name).get_to(value);
+    }
+  });
+  if (!j.at("best").is_null()) {
+    r.best = j.at("best").get<TrainingLog::Best>();
+  }
+  for (const auto& [name, value] : j.at("provenance").items()) {
+    r.provenance.emplace_back(name, value);
+  }
+  r.config = j.at("config").dump();
+  return r;
 }
 
 RunResult RunResult::from_json(const std::string& text, const std::string& path) {
-  RunResult r;
   try {
     const Json j = Json::parse(text);
-    for_each_field(r, [&]<class T>(const char* name, T& value) {
-      if (!j.contains(name) && added_later(name)) {
-        return;
-      }
-      if constexpr (std::is_same_v<T, double>) {
-        value = number(j.at(name));
-      } else {
-        j.at(name).get_to(value);
-      }
-    });
-    if (!j.at("best").is_null()) {
-      r.best = j.at("best").get<TrainingLog::Best>();
-    }
-    for (const auto& [name, value] : j.at("provenance").items()) {
-      r.provenance.emplace_back(name, value);
-    }
-    r.config = j.at("config").dump();
+    RunResult r = from_facts(j);
+    j.at("history").get_to(r.history);
+    return r;
   } catch (const std::exception& e) {
     LS_FAIL(kIo,
             "{}: is not a result of this program ({}); move it away and use --resume, which "
             "makes it again from the checkpoint",
             path, e.what());
   }
-  return r;
 }
 
 }  // namespace ls::experiments

@@ -1,5 +1,5 @@
 #pragma once
-// What a run measured, and how it is written: result.json, and the evaluations in metrics.jsonl.
+// What a run measured, and how its evaluations are written as JSON.
 #include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -56,6 +56,7 @@ struct Evaluation {
   Index step = 0;
   data::Split split = data::Split::kValid;
   std::vector<SliceResult> slices;  ///< in the task's order
+  double seconds = 0;               ///< of training before it
   /// nullptr where there is none of that name.
   const SliceResult* find(const std::string& slice) const;
 };
@@ -97,9 +98,12 @@ struct RunResult {
 
   /// Of the model, each named once with plus signs between; the model's name of a baseline.
   std::string mixers() const;
-  /// The text of result.json.
-  std::string json() const;
-  /// The inverse. @throws Error(Io) naming `path` when the text is something else
+  /// All of it but the history, by name.
+  nlohmann::ordered_json facts() const;
+  /// The inverse. @throws std::exception where one is missing or of another kind
+  static RunResult from_facts(const nlohmann::ordered_json& facts);
+  /// From the result.json that earlier programs wrote: facts and history. @throws Error(Io) naming
+  /// `path` when the text is something else
   static RunResult from_json(const std::string& text, const std::string& path);
 };
 

@@ -24,6 +24,7 @@
 #include "experiments/progress.h"
 #include "experiments/provenance.h"
 #include "experiments/report.h"
+#include "experiments/run_file.h"
 #include "experiments/run_lock.h"
 #include "experiments/stop.h"
 #include "experiments/trainer.h"
@@ -62,16 +63,13 @@ std::vector<Part> parts_of(const RunConfig& config) {
 std::optional<RunResult> finished_part(const RunConfig& config, const Part& part,
                                        const std::vector<data::DataIdentity>& data,
                                        const ResumeOptions& options, Communicator& comm) {
-  const std::string path = part.directory + "/result.json";
-  std::string text;
-  if (comm.rank() == 0 && fs::exists(path)) {
-    text = read_file(path);
-  }
-  parallel::broadcast_text(comm, text);
-  if (text.empty()) {
+  const std::string path = run_file(part.directory);
+  // Every rank reads what rank 0 has seen.
+  const Index there = comm.rank() == 0 && has_run_record(part.directory);
+  if (comm.reduce_value(there, ReduceOp::kMax) == 0) {
     return std::nullopt;
   }
-  RunResult r = RunResult::from_json(text, path);
+  RunResult r = read_run_record(part.directory).result;
   if (!r.complete) {
     return std::nullopt;
   }
@@ -147,7 +145,7 @@ void prepare(const Part& part, Existing existing, Manifest& manifest) {
     manifest.remove(part.folder);
   }
   const bool there = fs::exists(part.directory + "/metrics.jsonl") ||
-                     fs::exists(part.directory + "/result.json") ||
+                     has_run_record(part.directory) ||
                      !list_checkpoints(part.directory + "/checkpoints").empty();
   LS_CHECK(
       existing == Existing::kResume || !there, kConfig,

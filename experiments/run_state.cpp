@@ -333,6 +333,7 @@ static void write_as(const RunPart& part, const RunState& state, SavedBlocks& bl
   d.tokens = state.tokens;
   d.updates = state.updates;
   d.log = state.log.json();
+  d.lines = state.lines;
   d.config = dump_yaml(part.config);
   d.part_hash = part_hash(part.config, part.model_config);
   d.model = part.model->label();
@@ -422,6 +423,7 @@ bool restore_state(RunPart& part, RunState& state, const ResumeOptions& options)
   state.tokens = d.tokens;
   state.updates = d.updates;
   state.log = TrainingLog::from_json(d.log, path);
+  state.lines = d.lines;
   state.train_seconds = d.seconds;
   state.wall_seconds = d.wall_seconds;
   if (part.config.state.keeps() && state.step > 0) {

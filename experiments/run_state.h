@@ -82,6 +82,7 @@ struct RunState {
   Index carried_rows = 0;               ///< of the whole batch that these are of
   std::map<std::string, StateFit> fit;  ///< by slot, of fitted states
   TrainingLog log;
+  std::vector<LogLine> lines;  ///< of the training log
   std::vector<Evaluation> history;
   std::vector<std::string> history_lines;  ///< of metrics.jsonl, one for each in `history`
 };

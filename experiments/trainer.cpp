@@ -8,6 +8,7 @@
 #include "core/tensor/queue_clock.h"
 #include "experiments/evaluate.h"
 #include "experiments/part.h"
+#include "experiments/run_file.h"
 #include "experiments/state_size.h"
 #include "experiments/stop.h"
 
@@ -98,6 +99,13 @@ void Trainer::save() {
   save_state(part_, state_);
 }
 
+void Trainer::write_record(const RunResult& result) {
+  if (part_.writes()) {
+    part_.about_to_write();
+    write_run_record(part_.directory, result, state_.lines);
+  }
+}
+
 void Trainer::resume(const ResumeOptions& options, const std::optional<RunResult>& earlier) {
   const bool restored = restore_state(part_, state_, options);
   LS_CHECK(
@@ -175,6 +183,7 @@ bool Trainer::train(Recorder& recorder) {
     }
     if (due(config.checkpoint.every)) {
       save();
+      write_record(result(recorder, false));
     }
     if (last || stop) {
       return last;
@@ -198,10 +207,7 @@ RunResult Trainer::run() {
                         (!has_test() || record_evaluation(recorder, data::Split::kTest));
   recorder.finish(complete);
   const RunResult r = result(recorder, complete);
-  if (part_.writes()) {
-    part_.about_to_write();
-    replace_file(part_.directory + "/result.json", r.json());
-  }
+  write_record(r);
   return r;
 }
 
@@ -232,14 +238,19 @@ RunResult Trainer::result(const Recorder& recorder, bool complete) {
   r.train_length = longest_training_example(*part_.task);
   r.state_tokens = part_.task->slices(data::Split::kTrain).front().length;
   r.history = state_.history;
-  r.state = part_.model->measure_state(r.state_tokens);
+  if (!state_bytes_) {
+    state_bytes_ = part_.model->measure_state(r.state_tokens);
+  }
+  r.state = *state_bytes_;
   r.memory_bytes = peak_resident_bytes();
-  measure_states(*part_.model, state_.step, r);
+  if (complete) {
+    measure_states(*part_.model, state_.step, r);
+  }
   r.data = part_.data;
   r.provenance = provenance(part_.comm.size(), part_.model->parameters().device());
   r.config = dump_json(part_.config);
   recorder.fill(r);
-  if (part_.shards) {
+  if (part_.shards && complete) {
     const ag::HeldBytes bytes = part_.model->parameters().held_bytes();
     log(LogLevel::kInfo, "memory of this rank's shards",
         {{"parameters and gradients", std::to_string(bytes.shards)},

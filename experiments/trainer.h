@@ -15,7 +15,7 @@ namespace ls::experiments {
 
 class Trainer {
  public:
-  /// `directory` gets metrics.jsonl, config.yaml, result.json, checkpoints/ and, of a build of a
+  /// `directory` gets metrics.jsonl, config.yaml, run.h5, checkpoints/ and, of a build of a
   /// modified checkout, tree.patch; "" for none.
   /// `config` outlives it.
   /// @throws Error(Config) when config and task do not fit
@@ -60,6 +60,7 @@ class Trainer {
   bool train(Recorder& recorder);
   /// Unless it was done after this update already; false when a stop was requested.
   bool record_evaluation(Recorder& recorder, data::Split split);
+  void write_record(const RunResult& result);
   bool same_slices(const Evaluation& e, Index step) const;
   bool has_test() const {
     return part_.options.test && !part_.task->slices(data::Split::kTest).empty();
@@ -76,7 +77,8 @@ class Trainer {
   data::Batcher batcher_;
   std::unique_ptr<data::Prefetcher> prefetcher_;  // made at the first step, so that it starts there
   Index saved_step_ = -1;
-  Clock::time_point since_ = Clock::now();  // what the state's wall time does not count yet
+  std::optional<layers::StateBytes> state_bytes_;  ///< see RunResult::state
+  Clock::time_point since_ = Clock::now();         // what the state's wall time does not count yet
   Clock::time_point lap_ = since_;  // what its training time does not count yet, while training
 };
 

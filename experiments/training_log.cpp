@@ -1,5 +1,6 @@
 #include "experiments/training_log.h"
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
@@ -14,6 +15,34 @@ void to_json(Json& j, const TrainingLog::Best& b) {
 
 void from_json(const Json& j, TrainingLog::Best& b) {
   b = {j.at("metric"), j.at("value"), j.at("step")};
+}
+
+std::string LogLine::json() const {
+  Json j;
+  LogLine line = *this;
+  line.for_each_column([&](const std::string& name, double value) {
+    const bool count = name == "step" || name == "tokens" || name == "memory_bytes";
+    if (name == "without_targets" && value == 0) {
+      return;
+    }
+    j[name] = count || name == "without_targets" ? Json(static_cast<Index>(value))
+              : std::isfinite(value)             ? Json(value)
+                                                 : Json();
+  });
+  return j.dump();
+}
+
+std::optional<LogLine> LogLine::from_json(const std::string& line) {
+  const Json j = Json::parse(line, nullptr, false);
+  if (!j.is_object() || !j.contains("step") || j.contains("eval")) {
+    return std::nullopt;
+  }
+  LogLine out;
+  out.for_each_column([&](const char* name, double& value) {
+    const auto at = j.find(name);
+    value = at == j.end() ? 0 : at->is_number() ? at->get<double>() : NAN;
+  });
+  return out;
 }
 
 std::string TrainingLog::json() const {

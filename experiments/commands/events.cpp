@@ -7,6 +7,7 @@
 #include "core/io/files.h"
 #include "experiments/commands/command.h"
 #include "experiments/event_file.h"
+#include "experiments/run_file.h"
 
 namespace ls::experiments {
 namespace {
@@ -25,12 +26,11 @@ class Events final : public Command {
   std::vector<std::string> folders_;
 };
 
-/// Beside the metrics, in place of the one that was made before.
-void write_events(const fs::path& metrics) {
+/// Beside the record, in place of the one that was made before.
+void write_events(const std::string& folder) {
   const auto begin = static_cast<double>(std::time(nullptr));
-  const auto events = events_of(read_file(metrics.string()), begin);
-  replace_file((metrics.parent_path() / "events.out.tfevents.0.longscan").string(),
-               event_file(events));
+  replace_file(folder + "/events.out.tfevents.0.longscan",
+               event_file(events_of(read_run_record(folder), begin)));
 }
 
 int Events::run(parallel::RankEnv& env) {
@@ -40,14 +40,17 @@ int Events::run(parallel::RankEnv& env) {
   Index written = 0;
   for (const std::string& folder : folders_) {
     std::error_code error;
-    std::vector<fs::path> found;
+    std::vector<std::string> found;
+    if (has_run_record(folder)) {
+      found.push_back(folder);
+    }
     for (const auto& entry : fs::recursive_directory_iterator(folder, error)) {
-      if (entry.path().filename() == "metrics.jsonl") {
-        found.push_back(entry.path());
+      if (entry.is_directory(error) && has_run_record(entry.path().string())) {
+        found.push_back(entry.path().string());
       }
     }
-    LS_CHECK(!found.empty(), kIo,
-             "{}: neither it nor a folder below it has the metrics.jsonl of a run", folder);
+    LS_CHECK(!found.empty(), kIo, "{}: neither it nor a folder below it has the run.h5 of a run",
+             folder);
     std::ranges::for_each(found, write_events);
     written += std::ssize(found);
   }
@@ -55,7 +58,7 @@ int Events::run(parallel::RankEnv& env) {
   return 0;
 }
 
-LS_COMMAND(Events, "events", "write TensorBoard's event files beside the metrics of runs");
+LS_COMMAND(Events, "events", "write TensorBoard's event files beside the records of runs");
 
 }  // namespace
 }  // namespace ls::experiments

@@ -10,6 +10,7 @@
 #include "core/io/files.h"
 #include "experiments/compare.h"
 #include "experiments/csv.h"
+#include "experiments/run_file.h"
 #include "experiments/sweep/plan.h"
 #include "experiments/sweep/results.h"
 
@@ -27,8 +28,7 @@ ReportedRun load_run(const fs::path& folder, const std::string& name) {
 }
 
 bool has_result(const fs::path& folder) {
-  std::error_code error;
-  return fs::exists(folder / "result.json", error);
+  return has_run_record(folder.string());
 }
 
 bool is_sweep(const fs::path& folder) {

@@ -12,6 +12,7 @@
 #include "core/io/files.h"
 #include "experiments/part.h"
 #include "experiments/provenance.h"
+#include "experiments/run_file.h"
 
 namespace ls::experiments {
 namespace {
@@ -89,18 +90,17 @@ void SweepFolder::refresh() {
       continue;
     }
     EndedRun run{.name = name};
-    const std::string result = (entry.path() / "result.json").string(),
-                      failed = (entry.path() / "failed.json").string();
-    if (fs::exists(result, error)) {
-      run.result = RunResult::from_json(read_file(result), result);
-      run.provenance = run.result->provenance;
-    } else if (fs::exists(failed, error)) {
+    const std::string failed = (entry.path() / "failed.json").string();
+    if (fs::exists(failed, error)) {
       const Json j = Json::parse(read_file(failed), nullptr, false);
       run.error = j.is_object() ? j.value("error", "") : "";
       const Json facts = j.is_object() ? j.value("provenance", Json::object()) : Json::object();
       for (const auto& [key, value] : facts.items()) {
         run.provenance.emplace_back(key, value);
       }
+    } else if (has_run_record(entry.path().string())) {
+      run.result = read_run_record(entry.path().string()).result;
+      run.provenance = run.result->provenance;
     } else {
       continue;
     }

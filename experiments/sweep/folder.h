@@ -1,7 +1,7 @@
 #pragma once
 // The folder of a sweep, which any number of workers share:
 //
-//   RUN/             a run that has ended: config.yaml, metrics.jsonl, and result.json or, where it
+//   RUN/             a run that has ended: config.yaml, metrics.jsonl, and run.h5 or, where it
 //                    failed, failed.json; it appears whole, by a rename, and is never written again
 //   .work/RUN.G/     a run under way, under generation G of its lease, or what is left of one
 //   .leases/         who works on what, see lease.h

@@ -64,9 +64,10 @@ class Worker {
     const std::string work = folder_.work_of(lease.name(), lease.generation());
     try {
       const bool goes_on = make_folder(run, lease, work);
-      const std::string error = train(run, lease, work, goes_on);
-      if (stopped() && !fs::exists(work + "/result.json") && error.empty()) {
-        return;
+      bool complete = false;
+      const std::string error = train(run, lease, work, goes_on, complete);
+      if (!complete && error.empty()) {
+        return;  // stopped by a signal
       }
       lease.renew();
       if (!error.empty()) {
@@ -107,7 +108,8 @@ class Worker {
   }
 
   /// Why it failed, or "".
-  std::string train(const SweepRun& run, Lease& lease, const std::string& work, bool goes_on) {
+  std::string train(const SweepRun& run, Lease& lease, const std::string& work, bool goes_on,
+                    bool& complete) {
     step_ = 0;
     PartOptions part{.quiet = options_.quiet,
                      .test = !run.choice,
@@ -125,10 +127,9 @@ class Worker {
       if (goes_on) {
         trainer.resume({}, std::nullopt);
       }
-      if (trainer.run().complete) {
+      complete = trainer.run().complete;
+      if (complete) {
         keep_checkpoints(run, work);
-      } else {
-        fs::remove(work + "/result.json");  // of a run that was stopped
       }
       return "";
     } catch (const LeaseLost&) {

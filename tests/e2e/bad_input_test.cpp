@@ -366,7 +366,7 @@ TEST_SUITE("e2e") {
     check_refused("a folder", w.run({"eval", folder}), {"is a directory"});
 
     // The newest is damaged: resuming strictly says so and leaves both alone.
-    fs::remove(w.path("runs/run/deltanet/seed0/result.json"));
+    fs::remove(w.path("runs/run/deltanet/seed0/run.h5"));
     fs::resize_file(good, bytes.size() / 3);
     check_refused("resume from a damaged file", w.run({"train", "run.yaml", "--resume=strict"}),
                   {"step_000000002.h5", "goes on from", "step_000000001.h5"});
@@ -377,13 +377,19 @@ TEST_SUITE("e2e") {
     // Another model, another config.
     w.write("other.yaml", with(kBase, "width: 8", "width: 16"));
     check_refused("another config, finished", w.run({"train", "other.yaml", "--resume"}),
-                  {"result.json", "other settings", "models.0.width: 8 -> 16"});
-    fs::remove(w.path("runs/run/deltanet/seed0/result.json"));
+                  {"run.h5", "other settings", "models.0.width: 8 -> 16"});
+    fs::remove(w.path("runs/run/deltanet/seed0/run.h5"));
     check_refused("another config", w.run({"train", "other.yaml", "--resume"}),
                   {"step_000000002.h5", "other settings", "models.0.width: 8 -> 16"});
     w.write("runs/run/deltanet/seed0/result.json", "{\"model\": 3}");
-    check_refused("a result that is none", w.run({"train", "run.yaml", "--resume"}),
+    check_refused("an old result that is none", w.run({"train", "run.yaml", "--resume"}),
                   {"result.json", "is not a result", "move it away"});
+    fs::copy_file(good, w.path("runs/run/deltanet/seed0/run.h5"));
+    check_refused("a record that is none", w.run({"train", "run.yaml", "--resume"}),
+                  {"run.h5", "is no record of a run", "move it away"});
+    fs::resize_file(w.path("runs/run/deltanet/seed0/run.h5"), 1000);
+    check_refused("a record that was cut off", w.run({"train", "run.yaml", "--resume"}),
+                  {"run.h5", "move it away"});
     check_refused("results in the way", w.run({"train", "run.yaml"}), {"--resume", "--fresh"});
     check_refused("a model of vectors or small vocabularies cannot write bytes",
                   w.run({"generate", folder + "step_000000002.h5"}), {"generation writes bytes"});
@@ -400,14 +406,16 @@ TEST_SUITE("e2e") {
     const std::vector<std::string> saved = experiments::list_checkpoints(w.path(folder));
     REQUIRE(saved.size() >= 1);
     const std::string last = folder + fs::path(saved.back()).filename().string();
-    const std::string before = w.read(last);
+    const std::string before = w.read(last), record = w.read("runs/run/deltanet/seed0/run.h5");
     REQUIRE(before.size() > 20000);
     const auto go_on = [&](const Workplace::Options& options) {
       return w.run({"train", "run.yaml", "--resume"}, options);
     };
     check_refused("file size limit", go_on({.file_limit = 20000}),
                   {"checkpoint", "File too large", "ulimit -f"});
+    CHECK(experiments::list_checkpoints(w.path(folder)) == saved);
     CHECK(w.read(last) == before);
+    CHECK(w.read("runs/run/deltanet/seed0/run.h5") == record);
     CHECK(w.run({"info", last}).status == 0);
     const std::string next = fmt::format(
         "{}step_{:09}.h5", folder, (std::stol(last.substr(last.size() - 12, 9)) / 1000 + 1) * 1000);
@@ -441,9 +449,9 @@ TEST_SUITE("e2e") {
     w.write("run.yaml", kBase);
     const std::string folder = w.path("runs/run/deltanet/seed0");
     fs::create_directories(folder);
-    fs::create_symlink("/dev/full", folder + "/result.json.tmp");
+    fs::create_symlink("/dev/full", folder + "/run.h5.tmp");
     check_refused("no space", w.run({"train", "run.yaml"}),
-                  {"result.json", "No space left", "the disk is full; free some space"});
+                  {"run.h5", "No space left", "the disk is full; free some space"});
     CHECK(experiments::list_checkpoints(folder + "/checkpoints").size() == 1);
     CHECK(w.run({"train", "run.yaml", "--resume"}).status == 0);
     const Outcome silent = w.run({"list"}, {.full_output = true});

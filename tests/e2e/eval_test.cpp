@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "core/base/types.h"
+#include "experiments/run_file.h"
 #include "tests/e2e/program.h"
 
 using namespace ls;
@@ -169,8 +170,10 @@ TEST_SUITE("e2e") {
     INFO(train.text);
     REQUIRE(train.status == 0);
     CHECK(train.text.find("best        runs/run/m/seed0/checkpoints/best.h5") != std::string::npos);
-    const auto result = nlohmann::ordered_json::parse(w.read("runs/run/m/seed0/result.json"));
-    CHECK(result.at("best").at("metric") == "loss");
+    const experiments::RunResult result =
+        experiments::read_run_record(w.path("runs/run/m/seed0")).result;
+    REQUIRE(result.best);
+    CHECK(result.best->metric == "loss");
     const auto j = nlohmann::ordered_json::parse(w.run({"eval", kLast, "--json"}).text);
     REQUIRE(j.at("eval").size() == 2);
     CHECK(j.at("eval")[1].at("slice") == "T16.carried");

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "experiments/checkpoint.h"
+#include "experiments/run_file.h"
 #include "tests/e2e/program.h"
 
 using namespace ls;
@@ -92,14 +93,14 @@ TEST_SUITE("e2e") {
           testing::numbers(w.read("whole/run/m/seed0/metrics.jsonl"), "grad_norm"));
     CHECK(log.starts_with(first));  // the last evaluation of the first sitting among it
     CHECK(testing::numbers(log, "tok_acc").size() == 2 + 1 + 2 + 1 + 2 + 1);
-    CHECK(w.read(kPart + "result.json").find("\"steps\": 45") != std::string::npos);
+    CHECK(experiments::read_run_record(w.path(kPart)).result.steps == 45);
     // Asked again, nothing is done again.
-    const std::string result = w.read(kPart + "result.json");
+    const std::string result = w.read(kPart + "run.h5");
     succeeds(train(w, {"steps=45"}));
-    CHECK(w.read(kPart + "result.json") == result);
+    CHECK(w.read(kPart + "run.h5") == result);
 
     refused(train(w, {"steps=30"}), {"45 updates are finished", "steps: 30"});
-    fs::remove(w.path(kPart + "result.json"));
+    fs::remove(w.path(kPart + "run.h5"));
     refused(train(w, {"steps=30"}), {"45 updates are finished", "steps: 30"});
   }
 
@@ -138,7 +139,7 @@ TEST_SUITE("e2e") {
     const Workplace w;
     w.write("run.yaml", kConfig);
     succeeds(train(w, {"seeds=[1]"}, false));
-    const std::string result = w.read("runs/run/m/seed1/result.json");
+    const std::string result = w.read("runs/run/m/seed1/run.h5");
     w.write("more.yaml",
             "extend: run.yaml\nmodels:\n"
             "  - {layers: [lstm], width: 8, name: new}\n"
@@ -146,8 +147,8 @@ TEST_SUITE("e2e") {
             "seeds: [0, 1]\neval: {every: 3, batch: 5}\ncheckpoint: {every: 2, keep: 1}\n");
     const Outcome out = w.run({"train", "more.yaml", "--resume"});
     succeeds(out);
-    CHECK(w.read("runs/run/m/seed1/result.json") == result);
-    CHECK(fs::exists(w.path("runs/run/new/seed1/result.json")));
+    CHECK(w.read("runs/run/m/seed1/run.h5") == result);
+    CHECK(fs::exists(w.path("runs/run/new/seed1/run.h5")));
     const std::string table = w.read("runs/run/table.txt");
     INFO(table);
     CHECK(table.find("partial") == std::string::npos);
@@ -167,7 +168,7 @@ TEST_SUITE("e2e") {
     succeeds(train(w, {}, false));
     for (const bool finished : {true, false}) {
       if (!finished) {
-        fs::remove(w.path(kPart + "result.json"));
+        fs::remove(w.path(kPart + "run.h5"));
       }
       refused(train(w, {"models.0.width=32", "batch=8"}),
               {"models.0.width: 16 -> 32", "batch: 4 -> 8", "another name"});
@@ -194,7 +195,7 @@ TEST_SUITE("e2e") {
     CHECK(table.starts_with("partial: 1 of 3 results; m seed 1: stopped after update "));
     CHECK(table.find(" of 3000; m seed 2: not started\n") != std::string::npos);
     CHECK(table.find("tok_acc") != std::string::npos);
-    CHECK(fs::exists(w.path("runs/run/m/seed0/result.json")));
+    CHECK(fs::exists(w.path("runs/run/m/seed0/run.h5")));
     // Killed at once, the table of what was finished is there too.
     const Outcome killed =
         w.run({"train", "run.yaml", "--set", "output=killed", "--set", "steps=3000", "--set",
@@ -204,7 +205,7 @@ TEST_SUITE("e2e") {
     CHECK(w.read("killed/run/table.txt").starts_with("partial: "));
     // Neither does an error lose it.
     fs::create_directories(w.path("full/run/m/seed2"));
-    fs::create_symlink("/dev/full", w.path("full/run/m/seed2/result.json.tmp"));
+    fs::create_symlink("/dev/full", w.path("full/run/m/seed2/run.h5.tmp"));
     const Outcome full = w.run({"train", "run.yaml", "--set", "output=full"});
     INFO(full.text);
     CHECK(full.status == 1);
@@ -232,7 +233,7 @@ TEST_SUITE("e2e") {
       INFO(text);
       CHECK(out.text.find(text) != std::string::npos);
     }
-    CHECK(fs::exists(w.path("runs/run/good/seed1/result.json")));
+    CHECK(fs::exists(w.path("runs/run/good/seed1/run.h5")));
     CHECK(w.read("runs/run/table.txt").starts_with("partial: 2 of 4 results"));
   }
 
@@ -249,7 +250,7 @@ TEST_SUITE("e2e") {
             "models: [{layers: [gated_deltanet], width: 16, channel: none, name: m}]\n"
             "steps: 6\nbatch: 2\nseeds: [0, 1]\n");
     succeeds(train(w, {}, false));
-    CHECK(w.read(kPart + "result.json").find("\"field\": \"task.path\"") != std::string::npos);
+    CHECK(experiments::read_run_record(w.path(kPart)).result.data.at(0).field == "task.path");
     const auto data = experiments::load_checkpoint(w.path(checkpoint_of(6))).data.data;
     REQUIRE(data.size() == 1);
     CHECK(data[0].files == 2);
@@ -259,16 +260,16 @@ TEST_SUITE("e2e") {
     const auto changed = [&](const std::string& what, const std::vector<std::string>& more) {
       INFO(what);
       for (const bool finished : {true, false}) {
-        const std::string kept = w.read(kPart + "result.json");
+        const std::string kept = w.read(kPart + "run.h5");
         if (!finished) {
-          fs::remove(w.path(kPart + "result.json"));
+          fs::remove(w.path(kPart + "run.h5"));
         }
         std::vector<std::string> wanted = {
             "was trained on other data", "then  task.path: ", "now   task.path: ", data[0].content,
             "--allow-changed-data"};
         wanted.insert(wanted.end(), more.begin(), more.end());
         refused(train(w, {"steps=12"}), wanted);
-        w.write(kPart + "result.json", kept);
+        w.write(kPart + "run.h5", kept);
       }
       // Evaluation goes on, and says so.
       const Outcome out = w.run({"eval", checkpoint_of(6)});
@@ -361,7 +362,7 @@ TEST_SUITE("e2e") {
       w.write(path, bytes);
     };
     for (const int how : {0, 1, 2}) {
-      fs::remove(w.path(kPart + "result.json"));
+      fs::remove(w.path(kPart + "run.h5"));
       damage(20, how);
       const Outcome strict = w.run({"train", "run.yaml", "--resume=strict"});
       refused(strict, {"step_000000020.h5", "is damaged", "goes on from", "step_000000015.h5"});
@@ -375,11 +376,11 @@ TEST_SUITE("e2e") {
       CHECK(told(w.read(kPart + "metrics.jsonl")) ==
             told(w.read("whole/run/m/seed0/metrics.jsonl")));
     }
-    fs::remove(w.path(kPart + "result.json"));
+    fs::remove(w.path(kPart + "run.h5"));
     damage(20, 0);
     damage(15, 1);
     succeeds(train(w, {"checkpoint.keep=3"}));  // two back
-    fs::remove(w.path(kPart + "result.json"));
+    fs::remove(w.path(kPart + "run.h5"));
     for (const std::string& path : experiments::list_checkpoints(w.path(kPart + "checkpoints"))) {
       fs::resize_file(path, 100);
     }
@@ -445,11 +446,11 @@ TEST_SUITE("e2e") {
     succeeds(train(w, {}, false));
     w.write(kPart + "notes.txt", "mine");
     w.write(kPart + "checkpoints/mine.h5", "mine");
-    w.write("runs/run/m/seed7/result.json", "another's");
+    w.write("runs/run/m/seed7/run.h5", "another's");
     succeeds(w.run({"train", "run.yaml", "--fresh", "--set", "steps=3"}));
     CHECK(w.read(kPart + "notes.txt") == "mine");
     CHECK(w.read(kPart + "checkpoints/mine.h5") == "mine");
-    CHECK(w.read("runs/run/m/seed7/result.json") == "another's");
+    CHECK(w.read("runs/run/m/seed7/run.h5") == "another's");
     CHECK_FALSE(fs::exists(w.path(checkpoint_of(20))));
     const Outcome out =
         w.run({"train", "run.yaml", "--fresh", "--set", "seeds=[0, 7]", "--set", "steps=3"});
@@ -458,7 +459,7 @@ TEST_SUITE("e2e") {
     CHECK(
         out.text.find("m/seed7: holds files of a run that runs/run/manifest.json does not list") !=
         std::string::npos);
-    CHECK(w.read("runs/run/m/seed7/result.json") == "another's");
+    CHECK(w.read("runs/run/m/seed7/run.h5") == "another's");
     w.write("runs/run/manifest.json", "[]");
     CHECK(w.run({"train", "run.yaml", "--fresh"}).text.find("does not list the parts of a run") !=
           std::string::npos);

@@ -150,7 +150,7 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
       // As if killed just after update 4 by three ranks and just after update 8 by two.
       REQUIRE(go_on(3, "parameters").status == 0);
       const auto forget = [&](int step) {
-        fs::remove(w.path(part + "result.json"));
+        fs::remove(w.path(part + "run.h5"));
         for (int s = step + 4; s <= 12; s += 4) {
           fs::remove(w.path(fmt::format("{}checkpoints/step_{:09}.h5", part, s)));
         }
@@ -247,7 +247,7 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
     CHECK(out.status != 124);
     CHECK(count(out.text, "longscan: ") == 1);
     CHECK(count(out.text, "partial: 1 of 2 results; bad seed 0: the ") == 1);
-    CHECK(fs::exists(w.path("runs/run/good/seed0/result.json")));
+    CHECK(fs::exists(w.path("runs/run/good/seed0/run.h5")));
   }
 
   TEST_CASE("an error of all ranks or of one is one message, soon") {
@@ -266,7 +266,7 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
     refused({"trian"}, "unknown command 'trian'");
     refused({"train", "none.yaml"}, "cannot open config 'none.yaml'");
     fs::create_directories(w.path("runs/run/m/seed0"));
-    fs::create_symlink("/dev/full", w.path("runs/run/m/seed0/result.json.tmp"));
+    fs::create_symlink("/dev/full", w.path("runs/run/m/seed0/run.h5.tmp"));
     refused({"train", "run.yaml"}, "the disk is full");  // rank 0 alone writes
   }
 

@@ -1,11 +1,13 @@
 // Whole runs: resuming, stopping, ranks.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <filesystem>
 
 #include "experiments/checkpoint.h"
+#include "experiments/run_file.h"
 #include "tests/e2e/program.h"
 #include "tests/support/skip.h"
 
@@ -104,9 +106,8 @@ TEST_SUITE("e2e") {
     CHECK(out.text.find("after update 3; saved, go on with --resume") != std::string::npos);
     CHECK(testing::numbers(w.read(a + "metrics.jsonl"), "tok_acc").empty());
 
-    std::filesystem::remove(w.path(a + "result.json"));
-    out = w.run({"train", "run.yaml", "--resume"},
-                {.signal = SIGINT, .signal_when = a + "result.json"});
+    std::filesystem::remove(w.path(a + "run.h5"));
+    out = w.run({"train", "run.yaml", "--resume"}, {.signal = SIGINT, .signal_when = a + "run.h5"});
     INFO(out.text);
     CHECK(out.status == 128 + SIGINT);
     CHECK(testing::numbers(w.read(a + "metrics.jsonl"), "tok_acc").size() == 1);
@@ -151,14 +152,20 @@ TEST_SUITE("e2e") {
       test::skipped("gnuplot is not installed, no figure is looked at");
     }
 
-    const std::string record = w.read("runs/run/m/seed1/result.json");
-    for (const char* key :
-         {"\"commit\"", "\"compiler\"", "\"flags\"", "\"hdf5\"", "\"yaml-cpp\"",
-          "\"matrix products\"", "\"cpu\"", "\"threads\"", "\"seed\": 1", "\"wall_seconds\"",
-          "\"train_seconds\"", "\"started\"", "\"scan_forms\"", "\"delta_rule\": \"chunk of",
-          "\"attention\": \"blocks\"", "\"state_bytes\""}) {
+    const experiments::RunResult record =
+        experiments::read_run_record(w.path("runs/run/m/seed1")).result;
+    CHECK(record.seed == 1);
+    CHECK(record.complete);
+    CHECK(record.wall_seconds > record.train_seconds);
+    CHECK(record.train_seconds > 0);
+    CHECK(record.state.total() > 0);
+    CHECK(record.forms.at("delta_rule").starts_with("chunk of"));
+    CHECK(record.forms.at("attention") == "blocks");
+    for (const char* key : {"commit", "compiler", "flags", "hdf5", "yaml-cpp", "matrix products",
+                            "cpu", "threads", "started"}) {
       CAPTURE(key);
-      CHECK(record.find(key) != std::string::npos);
+      CHECK(std::ranges::count(record.provenance, key,
+                               &experiments::Provenance::value_type::first) == 1);
     }
     const experiments::LoadedCheckpoint saved =
         experiments::load_checkpoint(w.path("runs/run/m/seed1/checkpoints/step_000000006.h5"));
@@ -167,7 +174,7 @@ TEST_SUITE("e2e") {
     // The resolved config, read back, is the same config.
     const Outcome again = w.run({"config", "runs/run/m/seed1/config.yaml"});
     CHECK(again.text.find("hash " + saved.data.part_hash + " of m") != std::string::npos);
-    CHECK(record.find("\"part_hash\": \"" + saved.data.part_hash) != std::string::npos);
+    CHECK(record.part_hash == saved.data.part_hash);
     // Without gnuplot the run succeeds and says so.
     const Outcome plain = w.shell("PATH=/nowhere $longscan train two.yaml --set steps=5 --fresh");
     INFO(plain.text);

@@ -1,12 +1,14 @@
 // Sweeps: kills, stopped workers, failures, growth, and what is wrong with a file.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <map>
 #include <sstream>
 
+#include "experiments/run_file.h"
 #include "tests/e2e/program.h"
 #include "tests/support/skip.h"
 
@@ -81,7 +83,7 @@ std::map<std::string, std::string> finished(const Workplace& w,
   std::map<std::string, std::string> out;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(w.path(folder), error)) {
-    const fs::path result = entry.path() / "result.json";
+    const fs::path result = entry.path() / "run.h5";
     if (fs::exists(result, error)) {
       out[entry.path().filename().string()] =
           std::to_string(fs::last_write_time(result).time_since_epoch().count());
@@ -219,18 +221,32 @@ TEST_SUITE("e2e") {
     const std::string one = "att,lr=1e-3,seed=0", folder = "runs/s/" + one;
     CHECK(fs::exists(w.path(folder + "/checkpoints/step_000000040.h5")));
     const auto before = finished(w);
-    std::string text = w.read(folder + "/result.json");
-    const std::size_t at = text.find("\"commit\": \"") + 11;
-    text.replace(at, text.find('"', at) - at, "0123456789ab");
-    w.write(folder + "/result.json", text);
-    const std::size_t device = text.find("\"device\": \"cpu") + 11;
-    w.write(folder + "/result.json", std::string(text).replace(device, 3, "cuda:0"));
+    const auto made_by = [&](const std::string& commit, const std::string& device,
+                             const std::string& flags = "") {
+      experiments::RunRecord record = experiments::read_run_record(w.path(folder));
+      for (auto& [name, value] : record.result.provenance) {
+        value = name == "commit" ? commit : name == "device" ? device : value;
+        value = name == "flags" && !flags.empty() ? flags : value;
+      }
+      experiments::write_run_record(w.path(folder), record.result, record.log);
+    };
+    made_by("0123456789ab", "cuda:0");
     out = w.run({"sweep", "s.yaml"});
     INFO(out.text);
     CHECK(out.status == 1);
     CHECK(out.text.find(one + " was run on cuda:0, this would go on on cpu") != std::string::npos);
     CHECK(w.run({"sweep", "s.yaml", "--mixed-devices"}).status == 0);
-    w.write(folder + "/result.json", text);
+    const auto flags = [&] {
+      const auto& facts = experiments::read_run_record(w.path(folder)).result.provenance;
+      return std::ranges::find(facts, "flags", &experiments::Provenance::value_type::first)->second;
+    }();
+    made_by("0123456789ab", "cpu", "-O0");
+    out = w.run({"sweep", "s.yaml"});
+    INFO(out.text);
+    CHECK(out.status == 1);
+    CHECK(out.text.find(one + " was made by a build with flags '-O0'") != std::string::npos);
+    CHECK(w.run({"sweep", "s.yaml", "--mixed-builds"}).status == 0);
+    made_by("0123456789ab", "cpu", flags);
     out = w.run({"sweep", "s.yaml"});
     INFO(out.text);
     CHECK(out.text.find("MIXED COMMITS: 0123456789ab, ") != std::string::npos);

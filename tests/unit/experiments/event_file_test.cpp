@@ -4,6 +4,9 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+
 using namespace ls;
 using namespace ls::experiments;
 
@@ -23,15 +26,25 @@ TEST_SUITE("unit") {
   }
 
   TEST_CASE("event files: lines of training and of evaluations, without what is no number") {
-    const std::vector<EventScalars> events = events_of(
-        "{\"step\": 10, \"loss\": null, \"lr\": 0.1, \"seconds\": 2.5}\n"
-        "{\"step\": 10, \"split\": \"valid\", \"seconds\": 3, \"eval\": [{\"slice\": \"T8\", "
-        "\"metrics\": {\"tok_acc\": 0.5}}]}\n"
-        "{\"step\": 20, \"lo",
-        100);
-    REQUIRE(events.size() == 2);
+    RunRecord record;
+    record.log = {{.step = 10, .loss = NAN, .lr = 0.1, .grad_norm = NAN, .seconds = 2.5},
+                  {.step = 20, .seconds = 5, .without_targets = 3}};
+    SliceResult slice{.name = "T8"};
+    slice.metrics.values = {{"tok_acc", 0.5}, {"loss", NAN}};
+    record.result.history = {
+        {.step = 10, .split = data::Split::kValid, .slices = {slice}, .seconds = 3}};
+    const std::vector<EventScalars> events = events_of(record, 100);
+    REQUIRE(events.size() == 3);
     CHECK(events[0].wall_time == 102.5);
-    CHECK(events[0].values == std::vector<std::pair<std::string, double>>{{"train/lr", 0.1}});
+    CHECK(events[0].values.front() == std::pair<std::string, double>("train/lr", 0.1));
+    const auto has = [](const EventScalars& e, const std::string& tag) {
+      return std::ranges::count(e.values, tag, &std::pair<std::string, double>::first) == 1;
+    };
+    CHECK(!has(events[0], "train/loss"));
+    CHECK(!has(events[0], "train/without_targets"));
+    CHECK(!has(events[0], "train/step"));
+    CHECK(has(events[2], "train/without_targets"));
+    CHECK(events[1].wall_time == 103);
     CHECK(events[1].step == 10);
     CHECK(events[1].values ==
           std::vector<std::pair<std::string, double>>{{"valid/T8/tok_acc", 0.5}});

@@ -121,7 +121,7 @@ TEST_SUITE("unit") {
       CHECK(here > at);
       at = here;
     }
-    CHECK(table.find("also in result.json, and by position: loss\n") != std::string::npos);
+    CHECK(table.find("also in run.h5, and by position: loss\n") != std::string::npos);
     const auto row = words(lines_of(table)[2]);
     CHECK(std::vector<std::string>(row.begin() + 3, row.begin() + 7) ==
           std::vector<std::string>{"0.800", "0.400", "0.200", "0.100"});

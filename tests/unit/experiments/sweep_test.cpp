@@ -10,6 +10,7 @@
 #include "experiments/columns.h"
 #include "experiments/model_io.h"
 #include "experiments/report/panels.h"
+#include "experiments/run_file.h"
 #include "experiments/sweep/choice.h"
 #include "experiments/sweep/match.h"
 #include "experiments/sweep/monitor.h"
@@ -65,7 +66,7 @@ void finish(const SweepPlan& p, const SweepRun& run, const std::vector<SliceResu
   r.history = {{.step = 2, .split = data::Split::kValid, .slices = slices},
                {.step = r.steps, .split = data::Split::kValid, .slices = slices}};
   r.history[0].slices[0].metrics.values[0].second += 0.1;
-  replace_file(folder + "/result.json", r.json());
+  write_run_record(folder, r, {});
 }
 
 /// The same with this accuracy and loss.

@@ -12,6 +12,7 @@
 #include "core/comm/thread_comm.h"
 #include "experiments/checkpoint.h"
 #include "experiments/evaluate.h"
+#include "experiments/run_file.h"
 #include "experiments/train_step.h"
 #include "experiments/trainer.h"
 #include "tests/support/text_folder.h"
@@ -413,7 +414,7 @@ TEST_SUITE("unit") {
       CAPTURE(step);
       const std::string folder = "part" + std::to_string(step);
       fs::copy(s.path + "/whole", s.path + "/" + folder, fs::copy_options::recursive);
-      fs::remove(s.path + "/" + folder + "/result.json");
+      fs::remove(s.path + "/" + folder + "/run.h5");
       for (Index later = step + 1; later <= 23; ++later) {
         fs::remove(checkpoint_path(s.path + "/" + folder + "/checkpoints", later));
       }
@@ -426,7 +427,7 @@ TEST_SUITE("unit") {
       CHECK(!r.forms.empty());
       CHECK(r.history.size() == wanted.history.size());
       CHECK(r.tokens_per_s > 0);
-      CHECK(fs::exists(s.path + "/" + folder + "/result.json"));
+      CHECK(fs::exists(s.path + "/" + folder + "/run.h5"));
     }
   }
 
@@ -487,12 +488,12 @@ TEST_SUITE("unit") {
     CHECK(r.best->value == least);
     const std::string path = best_checkpoint_path(s.path + "/whole/checkpoints");
     CHECK(load_checkpoint(path).data.step == best);
-    CHECK(RunResult::from_json(r.json(), "text").best->step == best);
+    CHECK(read_run_record(s.path + "/whole").result.best->step == best);
     CHECK(list_checkpoints(s.path + "/whole/checkpoints").size() == 4);
     for (const Index step : {3, 6, 12}) {
       const std::string folder = s.path + "/part" + std::to_string(step);
       fs::copy(s.path + "/whole", folder, fs::copy_options::recursive);
-      fs::remove(folder + "/result.json");
+      fs::remove(folder + "/run.h5");
       for (Index later = step + 1; later <= 12; ++later) {
         fs::remove(checkpoint_path(folder + "/checkpoints", later));
       }
@@ -521,7 +522,7 @@ TEST_SUITE("unit") {
       const RunConfig shorter = config("4"), longer = config("6");
       const std::string folder = s.path + "/run";
       const RunResult first = Trainer(shorter, 0, 1, folder, *solo).run();
-      fs::remove(folder + "/result.json");
+      fs::remove(folder + "/run.h5");
       Trainer more(longer, 0, 1, folder, *solo);
       more.resume({}, first);
       const RunResult second = more.run();
