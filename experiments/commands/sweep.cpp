@@ -3,11 +3,14 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
+#include <nlohmann/json.hpp>
 
 #include "core/base/log.h"
 #include "core/base/parallel_for.h"
 #include "core/io/files.h"
 #include "experiments/commands/command.h"
+#include "experiments/part.h"
 #include "experiments/progress.h"
 #include "experiments/report/panels.h"
 #include "experiments/stop.h"
@@ -25,6 +28,27 @@ constexpr const char* kNotes =
     "time, from several machines, under mpirun or as an array of jobs. A kill loses the running\n"
     "runs; started again, a sweep repeats none that has ended, and of a file with more values or\n"
     "seeds trains what is new.";
+
+std::string fact_of(const Provenance& facts, const std::string& name) {
+  const auto at = std::ranges::find(facts, name, &Provenance::value_type::first);
+  return at == facts.end() ? std::string() : at->second;
+}
+
+/// Those that have ended, of every cell.
+template <class F>
+void for_each_ended(const SweepPlan& plan, const SweepFolder& folder, F&& f) {
+  const auto look = [&](const std::vector<SweepRun>& runs) {
+    for (const SweepRun& run : runs) {
+      if (const EndedRun* ended = folder.ended(run)) {
+        f(run, *ended);
+      }
+    }
+  };
+  for (const SweepCell& cell : plan.cells) {
+    std::ranges::for_each(cell.choice, look);
+    std::ranges::for_each(cell.report, look);
+  }
+}
 
 class Sweep final : public Command {
  public:
@@ -45,6 +69,10 @@ class Sweep final : public Command {
        .choices = {"changed", "failed", "all"}});
     o("--mixed-devices", mixed_devices_,
       {.help = "go on although earlier runs of the sweep were on another kind of device"});
+    o("--mixed-builds", mixed_builds_,
+      {.help = "the same where they were made by another compiler or with other flags"});
+    o("--allow-changed-data", changed_data_,
+      {.help = "go on although files that runs were trained on have changed since"});
     o("--lease", lease_seconds_,
       {.help = "seconds after which a worker that stands still is replaced",
        .min = 0.5,
@@ -60,7 +88,8 @@ class Sweep final : public Command {
   std::string file_, redo_;
   std::vector<std::string> overrides_;
   Index workers_ = 0;
-  bool dry_run_ = false, resume_ = false, mixed_devices_ = false;
+  bool dry_run_ = false, resume_ = false, mixed_devices_ = false, mixed_builds_ = false,
+       changed_data_ = false;
   double lease_seconds_ = 60;
 };
 
@@ -82,16 +111,15 @@ std::vector<std::string> Sweep::worker_command(int workers) const {
 }
 
 void Sweep::redo(const SweepPlan& plan, SweepFolder& folder) const {
-  const auto commit = [](const Provenance& p) {
-    const auto at = std::ranges::find(p, "commit", &Provenance::value_type::first);
-    return at == p.end() ? std::string() : at->second;
+  const auto build = [](const Provenance& p) {
+    return std::vector{fact_of(p, "commit"), fact_of(p, "compiler"), fact_of(p, "flags")};
   };
-  const std::string now = commit(provenance(1));
+  const std::vector<std::string> now = build(provenance(1));
   const auto look = [&](const std::vector<SweepRun>& runs) {
     for (const SweepRun& run : runs) {
       const EndedRun* ended = folder.ended(run);
       if (ended != nullptr && (redo_ == "all" || (redo_ == "failed" && !ended->result) ||
-                               (redo_ == "changed" && commit(ended->provenance) != now))) {
+                               (redo_ == "changed" && build(ended->provenance) != now))) {
         folder.remove(run);
       }
     }
@@ -104,28 +132,53 @@ void Sweep::redo(const SweepPlan& plan, SweepFolder& folder) const {
 
 /// @throws Error(Config) where a run that has ended was on another kind of device than now
 void check_devices(const SweepPlan& plan, const SweepFolder& folder) {
-  const auto look = [&](const std::vector<SweepRun>& runs) {
-    for (const SweepRun& run : runs) {
-      const EndedRun* ended = folder.ended(run);
-      if (ended == nullptr) {
-        continue;
-      }
-      const Provenance& facts = ended->provenance;
-      const auto at = std::ranges::find(facts, "device", &Provenance::value_type::first);
-      const auto kind = [](const std::string& text) {
-        return text.substr(0, text.find_first_of(": "));
-      };
-      const std::string now = device_of(run.config).describe();
-      LS_CHECK(at == facts.end() || kind(at->second) == kind(now), kConfig,
-               "{}: {} was run on {}, this would go on on {}; results of a sweep are compared, so "
-               "keep to one kind, or go on with --mixed-devices",
-               folder.path(), ended->name, at->second, now);
+  for_each_ended(plan, folder, [&](const SweepRun& run, const EndedRun& ended) {
+    const std::string before = fact_of(ended.provenance, "device");
+    const auto kind = [](const std::string& text) {
+      return text.substr(0, text.find_first_of(": "));
+    };
+    const std::string now = device_of(run.config).describe();
+    LS_CHECK(before.empty() || kind(before) == kind(now), kConfig,
+             "{}: {} was run on {}, this would go on on {}; results of a sweep are compared, so "
+             "keep to one kind, or go on with --mixed-devices",
+             folder.path(), ended.name, before, now);
+  });
+}
+
+/// @throws Error(Config) where one was made by another compiler, or with other flags: commits are
+///   marked in the table instead
+void check_builds(const SweepPlan& plan, const SweepFolder& folder) {
+  const Provenance mine = provenance(1);
+  for_each_ended(plan, folder, [&](const SweepRun&, const EndedRun& ended) {
+    for (const char* name : {"compiler", "flags"}) {
+      const std::string before = fact_of(ended.provenance, name), now = fact_of(mine, name);
+      LS_CHECK(before.empty() || before == now, kConfig,
+               "{}: {} was made by a build with {} '{}', this one has '{}'; results of a sweep are "
+               "compared, so keep to one build, repeat those of others with --redo changed, or go "
+               "on with --mixed-builds",
+               folder.path(), ended.name, name, before, now);
     }
-  };
-  for (const SweepCell& cell : plan.cells) {
-    std::ranges::for_each(cell.choice, look);
-    std::ranges::for_each(cell.report, look);
-  }
+  });
+}
+
+/// @throws Error(Config) where one was trained on other data than lie there now
+void check_data(const SweepPlan& plan, const SweepFolder& folder) {
+  std::map<std::string, std::vector<data::DataIdentity>> known;  // by task and first weights
+  for_each_ended(plan, folder, [&](const SweepRun& run, const EndedRun& ended) {
+    if (!ended.result || ended.result->data.empty()) {
+      return;
+    }
+    const RunModel& model = run.config.models.front();
+    const auto config = nlohmann::ordered_json::parse(dump_json(run.config));
+    const std::string key = config.at("task").dump() + model.init.from;
+    if (!known.contains(key)) {
+      const auto task = data::make_task(
+          run.config.task,
+          {.seed = static_cast<std::uint64_t>(run.seed()), .stream = run.config.state.streams()});
+      known[key] = part_data(*task, model);
+    }
+    check_same_data(folder.path() + "/" + ended.name, ended.result->data, known[key]);
+  });
 }
 
 /// @throws Error(Config) where a run that is reported has read no test data: it was made to choose
@@ -214,6 +267,12 @@ int Sweep::run(parallel::RankEnv& env) {
     redo(plan, folder);
     if (!mixed_devices_) {
       check_devices(plan, folder);
+    }
+    if (!mixed_builds_) {
+      check_builds(plan, folder);
+    }
+    if (!changed_data_) {
+      check_data(plan, folder);
     }
     check_tests(plan, folder);
   }
