@@ -33,6 +33,9 @@ optional=(
 )
 if [ "$checks" = --checks ]; then
   optional+=("python3|python3|drives the browser that reads a report"
+    "python3-h5py|-|reads the records of runs in a notebook"
+    "python3-pandas|-|the same"
+    "python3-matplotlib|-|draws its figure"
     "chromium|chromium|opens a report's page"
     "fonts-dejavu-core|-|text of figures")
 fi
