@@ -310,6 +310,28 @@ double mean_metric(const Evaluation& e, const std::string& metric,
   return sum / n;
 }
 
+bool stops_early(const std::vector<Evaluation>& history, const StopConfig& stop) {
+  const Evaluation* best = nullptr;
+  double value = 0;
+  Index since = 0;
+  for (const Evaluation& e : history) {
+    if (stop.patience == 0 || e.split != data::Split::kValid ||
+        (best != nullptr && slices_run(e) != slices_run(*best))) {
+      continue;
+    }
+    const double now = mean_metric(e, stop.metric);
+    const double least = is_better(stop.metric, 0, 1) ? value - stop.by : value + stop.by;
+    if (best == nullptr || is_better(stop.metric, now, least)) {
+      best = &e;
+      value = now;
+      since = 0;
+    } else {
+      ++since;
+    }
+  }
+  return stop.patience > 0 && since >= stop.patience;
+}
+
 bool is_better(const std::string& metric, double value, double than) {
   const std::string kind = metric.substr(0, metric.find('/'));
   return kind == "loss" || kind == "bpb" || kind == "nmse" ? value < than : value > than;
@@ -321,6 +343,11 @@ void check_evaluation(const data::Task& task, const RunConfig& config) {
   LS_CHECK(best.empty() || best == "loss" || std::ranges::find(metrics, best) != metrics.end(),
            kConfig, "checkpoint.best: task '{}' has no metric '{}'; expected {} or loss",
            config.task.name(), best, fmt::join(metrics, ", "));
+  const std::string& stop = config.stop.metric;
+  LS_CHECK(config.stop.patience == 0 || stop == "loss" ||
+               std::ranges::find(metrics, stop) != metrics.end(),
+           kConfig, "stop.metric: task '{}' has no metric '{}'; expected {} or loss",
+           config.task.name(), stop, fmt::join(metrics, ", "));
   for (const data::Split split : {data::Split::kValid, data::Split::kTest}) {
     const std::vector<data::Slice>& slices = task.slices(split);
     if (slices.empty()) {

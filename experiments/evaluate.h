@@ -41,7 +41,7 @@ Evaluation evaluate_answers(const Answers& answers, const data::Task& task, data
 /// Tokens.
 Index longest_training_example(const data::Task& task);
 /// Before anything is trained: the same error, and one where the task has no metric of the name of
-/// checkpoint.best.
+/// checkpoint.best or stop.metric.
 void check_evaluation(const data::Task& task, const RunConfig& config);
 
 /// Names of the slices that were run.
@@ -51,6 +51,9 @@ double mean_metric(const Evaluation& e, const std::string& metric);
 /// The same over some of them, where several evaluations are compared.
 double mean_metric(const Evaluation& e, const std::string& metric,
                    const std::set<std::string>& slices);
+/// Has a run ended early (`stop` of the config)? Follows from its validations alone; of those that
+/// ran other settings than the best before them nothing is said.
+bool stops_early(const std::vector<Evaluation>& history, const StopConfig& stop);
 /// Is the first value of a metric better than the second? Less, for "loss", "bpb" and "nmse".
 bool is_better(const std::string& metric, double value, double than);
 

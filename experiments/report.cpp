@@ -314,11 +314,18 @@ std::string results_table(const std::vector<RunResult>& results, int width) {
     row.push_back(if_model(human_seconds(seconds.mean())));
     table.add(std::move(row));
   }
+  std::string early;
+  for (const RunResult& r : results) {
+    if (r.stopped_early) {
+      early +=
+          fmt::format("{} seed {} stopped early, after {} updates\n", r.model, r.seed, r.steps);
+    }
+  }
   std::string others;
   for (const std::string& name : columns.others) {
     others += (others.empty() ? "" : ", ") + name;
   }
-  return table.str(width) +
+  return table.str(width) + early +
          (others.empty() ? "" : "also in run.h5, and by position: " + others + "\n");
 }
 

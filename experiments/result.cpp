@@ -58,6 +58,7 @@ void for_each_field(Result& r, F&& f) {
   f("metrics", r.metrics);
   f("seed", r.seed);
   f("complete", r.complete);
+  f("stopped_early", r.stopped_early);
   f("part_hash", r.part_hash);
   f("parameters", r.parameters);
   f("steps", r.steps);
@@ -79,7 +80,8 @@ void for_each_field(Result& r, F&& f) {
 
 /// Results without these are read all the same.
 bool added_later(std::string_view name) {
-  return name == "state_sizes" || name == "zoology_state_bytes" || name == "memory_bytes";
+  return name == "state_sizes" || name == "zoology_state_bytes" || name == "memory_bytes" ||
+         name == "stopped_early";
 }
 
 }  // namespace

@@ -77,8 +77,9 @@ struct RunResult {
   std::string run, model;
   std::vector<std::string> metrics;  ///< of the task, headline first
   std::uint64_t seed = 0;
-  bool complete = false;  ///< false: stopped by a signal, or before the job's end
-  std::string part_hash;  ///< see part.h
+  bool complete = false;       ///< false: stopped by a signal, or before the job's end
+  bool stopped_early = false;  ///< complete all the same
+  std::string part_hash;       ///< see part.h
   Index parameters = 0, steps = 0, tokens = 0;
   double train_seconds = 0;
   double wall_seconds = 0;  ///< from start to end, evaluation and earlier sittings included

@@ -89,6 +89,22 @@ struct EvalConfig {
   }
 };
 
+/// When training ends before `steps`.
+struct StopConfig {
+  Index patience = 0;
+  std::string metric = "loss";
+  double by = 0;
+  template <class F>
+  void fields(F& f) {
+    f("patience", patience,
+      {.help = "training ends after so many validations in a row that were no better than the best "
+               "before them, which the results mark; 0: after `steps` alone",
+       .min = 0});
+    f("metric", metric, {.help = "what is compared: loss or one of the task's, mean over slices"});
+    f("by", by, {.help = "how much better counts", .min = 0});
+  }
+};
+
 struct CheckpointConfig {
   Index every = 0;
   Index keep = 2;
@@ -162,6 +178,7 @@ struct RunConfig {
   double clip = 1.0;
   StateConfig state;
   EvalConfig eval;
+  StopConfig stop;
   CheckpointConfig checkpoint;
   ScanConfig scan;
   MeshConfig mesh;
@@ -216,6 +233,12 @@ struct RunConfig {
     const std::string state_fault = state.fault();
     f.check(state_fault.empty(), "state", state_fault);
     f("eval", eval, {.help = "when and how the models are evaluated"});
+    f("stop", stop, {.help = "early stop, by the run's own validations"});
+    f.check(stop.patience == 0 || eval.every > 0, "stop",
+            "patience counts validations: set eval.every");
+    f.check(stop.patience == 0 || !eval.max_seconds || ReadsStored::on(), "stop",
+            "validations are compared, and which settings eval.max_seconds leaves out follows from "
+            "the clock; limit them by eval.max_tokens or eval.max_memory");
     f("checkpoint", checkpoint, {.help = "when checkpoints are written, and how many stay"});
     f.check(checkpoint.best.empty() || eval.every > 0, "checkpoint",
             "best needs evaluations to choose from: set eval.every");

@@ -278,7 +278,9 @@ Json read_facts(const h5::File& file) {
     provenance[fact] = file.text("/", "provenance." + fact);
   }
   facts["provenance"] = provenance;
-  facts["complete"] = file.integer("/", "complete") != 0;
+  for (const char* flag : {"complete", "stopped_early"}) {
+    facts[flag] = file.integer("/", flag) != 0;
+  }
   for (const std::string& name : file.children("text")) {
     const std::string key = name.substr(name.rfind('/') + 1);
     facts[key] = Json::parse(read_text(file, "text/" + key));

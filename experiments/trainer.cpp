@@ -185,8 +185,9 @@ bool Trainer::train(Recorder& recorder) {
       save();
       write_record(result(recorder, false));
     }
-    if (last || stop) {
-      return last;
+    const bool early = stops_early(state_.history, config.stop);
+    if (last || stop || early) {
+      return last || early;
     }
     if (step_.under_way() == 0) {
       lap_ = Clock::now();
@@ -229,6 +230,7 @@ RunResult Trainer::result(const Recorder& recorder, bool complete) {
   r.metrics = part_.task->info().metrics;
   r.seed = part_.seed;
   r.complete = complete;
+  r.stopped_early = complete && state_.step < part_.config.steps;
   r.part_hash = part_hash(part_.config, part_.model_config);
   r.parameters = part_.model->parameters().count();
   r.steps = state_.step;

@@ -205,6 +205,7 @@ class Csv {
     for (const char* name : {"host", "device", "commit"}) {
       put(name, [&] { return fact(ended->provenance, name); });
     }
+    of_result("early", [](const RunResult& x) { return x.stopped_early ? "yes" : "no"; });
     put("error", [&] {
       std::string line = ended->error;  // of several lines
       std::ranges::replace(line, '\n', ' ');
@@ -353,6 +354,11 @@ std::string sweep_table(const SweepPlan& plan, const SweepFolder& folder, int wi
   std::string notes =
       "state bytes: at the longest length; published: best validation over rates, evaluations and "
       "seeds\n";
+  Index early = 0;
+  for_each_ended(plan, folder, [&](const auto&, const auto&, const EndedRun& ended, const auto&) {
+    early += ended.result && ended.result->stopped_early;
+  });
+  notes += early > 0 ? fmt::format("{} runs stopped early, by stop.patience\n", early) : "";
   notes += edges ? "*: the lowest or highest rate of the grid: a better one may lie beyond\n" : "";
   return fitted(remarks(plan, folder), width) + table.str(width) + fitted(notes, width);
 }

@@ -10,9 +10,10 @@ namespace ls::experiments {
 ///   run, each axis by its path, model, task, T (tokens of the slice), K (its pairs), setting,
 ///   seed, rate, role (choice or report), chosen, edge, status (finished or failed), step, split,
 ///   slice, each metric by name, published (the best of the task's first metric over rates,
-///   evaluations and seeds of the cell, on validation data), examples, labels, parameters,
-///   state_matrix, state_vector, state_conv, state_kv, state_total (bytes after T tokens),
-///   zoology_state, tokens, seconds, memory, host, device, commit, error.
+///   evaluations and seeds of the cell, on validation data), examples, labels, left_out (examples
+///   that eval.max_tokens left out), not_run (why nothing was measured), parameters, state_matrix,
+///   state_vector, state_conv, state_kv, state_total (bytes after T tokens), zoology_state, tokens,
+///   seconds, memory, host, device, commit, early (did it stop before `steps`?), error.
 std::string results_csv(const SweepPlan& plan, const SweepFolder& folder);
 
 /// What is reported of a run: its test after the last update where there is one, else validation;

@@ -12,9 +12,11 @@
 #include "core/comm/thread_comm.h"
 #include "experiments/checkpoint.h"
 #include "experiments/evaluate.h"
+#include "experiments/report.h"
 #include "experiments/run_file.h"
 #include "experiments/train_step.h"
 #include "experiments/trainer.h"
+#include "tests/support/errors.h"
 #include "tests/support/text_folder.h"
 
 using namespace ls;
@@ -429,6 +431,77 @@ TEST_SUITE("unit") {
       CHECK(r.tokens_per_s > 0);
       CHECK(fs::exists(s.path + "/" + folder + "/run.h5"));
     }
+  }
+
+  TEST_CASE("stop: ends after so many validations that were no better, and by nothing else") {
+    const auto history = [](const std::vector<double>& losses) {
+      std::vector<Evaluation> out;
+      for (const double loss : losses) {
+        SliceResult s{.name = "T8"};
+        s.metrics.values = {{"tok_acc", -loss}, {"loss", loss}};
+        out.push_back({.step = std::ssize(out) + 1, .split = data::Split::kValid, .slices = {s}});
+        out.push_back({.step = std::ssize(out), .split = data::Split::kTest, .slices = {s}});
+      }
+      return out;
+    };
+    for (const char* metric : {"loss", "tok_acc"}) {
+      const StopConfig two{.patience = 2, .metric = metric};
+      CHECK_FALSE(stops_early(history({}), two));
+      CHECK_FALSE(stops_early(history({3, 4}), two));
+      CHECK(stops_early(history({3, 4, 3}), two));
+      CHECK_FALSE(stops_early(history({3, 4, 2, 2.5}), two));
+      CHECK(stops_early(history({3, NAN, NAN}), two));
+      CHECK_FALSE(stops_early(history({3, 4, 5, 6}), {.metric = metric}));
+      CHECK(stops_early(history({3, 2.5, 2.2}), {.patience = 2, .metric = metric, .by = 1}));
+      CHECK_FALSE(stops_early(history({3, 1.9, 1.5}), {.patience = 2, .metric = metric, .by = 1}));
+    }
+    // Another set of settings is not compared.
+    std::vector<Evaluation> other = history({3, 4, 5});
+    other[4].slices[0].not_run = "needs 9 GiB";
+    CHECK_FALSE(stops_early(other, {.patience = 2}));
+  }
+
+  TEST_CASE("stop: a run that stops early is complete, marked, and the same after a resume") {
+    const Scratch s;
+    const auto solo = solo_communicator();
+    const auto config = [](const std::string& stop) {
+      return read_config_text<RunConfig>(
+          "name: run\nsteps: 40\nbatch: 2\ntask: {name: parity, length: 8, test_lengths: [8], "
+          "test_examples: 8}\nmodels: [{layers: [deltanet], width: 8, name: m}]\neval: {every: 4}\n"
+          "checkpoint: {every: 4, keep: 9}\n" +
+          stop);
+    };
+    const RunConfig early = config("stop: {patience: 2, by: 100}\n");
+    const std::string folder = s.path + "/early";
+    const RunResult r = Trainer(early, 0, 1, folder, *solo).run();
+    CHECK(r.complete);
+    CHECK(r.stopped_early);
+    CHECK(r.steps == 12);  // the first is the best, two are no better
+    CHECK(read_run_record(folder).result.stopped_early);
+    CHECK(results_table({r}).find("m seed 1 stopped early, after 12 updates") != std::string::npos);
+    for (const Index step : {4, 8, 12}) {
+      const std::string again = s.path + "/from" + std::to_string(step);
+      fs::copy(folder, again, fs::copy_options::recursive);
+      for (Index later = step + 4; later <= 12; later += 4) {
+        fs::remove(checkpoint_path(again + "/checkpoints", later));
+      }
+      fs::remove(run_file(again));
+      Trainer rest(early, 0, 1, again, *solo);
+      rest.resume({}, std::nullopt);
+      const RunResult same = rest.run();
+      CHECK(same.steps == 12);
+      CHECK(same.stopped_early);
+      CHECK(mean_metric(same.history.back(), "loss") == mean_metric(r.history.back(), "loss"));
+    }
+    const RunConfig whole = config("");
+    const RunResult all = Trainer(whole, 0, 1, s.path + "/whole", *solo).run();
+    CHECK(all.steps == 40);
+    CHECK_FALSE(all.stopped_early);
+    CHECK(test::says(test::message([&] {
+                       const RunConfig wrong = config("stop: {patience: 2, metric: speed}\n");
+                       check_evaluation(*data::make_task(wrong.task, {}), wrong);
+                     }),
+                     "has no metric 'speed'"));
   }
 
   TEST_CASE("trainer: a carried run is evaluated carried, as one long sequence") {
