@@ -203,7 +203,7 @@ TEST_SUITE("e2e" * doctest::skip(!testing::have_ranks())) {
       // As if killed just after update 4 on 2 x 2 and just after update 8 on 1 x 2.
       const auto forget = [&](int step) {
         const std::string part = moved + "/run/m/seed0/";
-        fs::remove(w.path(part + "result.json"));
+        fs::remove(w.path(part + "run.h5"));
         for (int s = step + 4; s <= 12; s += 4) {
           fs::remove(w.path(fmt::format("{}checkpoints/step_{:09}.h5", part, s)));
         }

@@ -282,7 +282,7 @@ TEST_SUITE("e2e") {
     const Outcome wrong = w.run({"compare", a, "runs/s"});
     INFO(wrong.text);
     CHECK(wrong.status == 1);
-    CHECK(wrong.text.find("runs/s: is not the folder of a run that has ended") !=
+    CHECK(wrong.text.find("runs/s: is not the folder of a run that has saved anything") !=
           std::string::npos);
     CHECK(wrong.text.find("below it are runs/s/att,lr=1e-2,seed=0") != std::string::npos);
   }

@@ -13,7 +13,7 @@ for cell in cells:
 
 folder = Path(os.environ["LONGSCAN_RUN"])
 assert (folder / "remade.svg").read_text().count("<svg") == 1
-told = {}  # (model, slice, from): losses of the seeds
+told = {}  # (model, split, slice, from): losses of the seeds
 logged = 0
 for metrics in sorted(folder.rglob("metrics.jsonl")):
     model = metrics.parent.parent.name
@@ -23,8 +23,8 @@ for metrics in sorted(folder.rglob("metrics.jsonl")):
         if line.get("eval") and line["step"] == 20:
             for s in line["eval"]:
                 for at, loss in zip(s["positions"]["from"], s["positions"]["loss"]):
-                    told.setdefault((model, s["slice"], at), []).append(loss)
-made = scope["curves"].set_index(["model", "slice", "from"]).loss
+                    told.setdefault((model, line["split"], s["slice"], at), []).append(loss)
+made = scope["curves"].set_index(["model", "split", "slice", "from"]).loss
 assert len(made) == len(told) > 8, (len(made), len(told))
 for key, losses in told.items():
     assert abs(made[key] - sum(losses) / len(losses)) < 1e-12, key
