@@ -16,12 +16,13 @@ Tensors newest(const Op::In<Tensor>& in, const Op::Attrs& attrs) {
   return {in.k.slice(1, from, rows).clone(), in.v.slice(1, from, rows).clone()};
 }
 
+/// What every key sees alike can be looked at part by part.
+bool merges(const Op::In<Tensor>& in, const Op::Attrs& attrs) {
+  return !in.bias.defined() && attrs.prefix == 0 && attrs.causal;
+}
 /// The queries of a stretch and other keys.
 Op::Attrs look_at(Op::In<Tensor>& in, const Tensors& keys, Index ahead, bool own,
                   const Op::Attrs& attrs) {
-  LS_CHECK(!in.bias.defined() && attrs.prefix == 0 && attrs.causal, kUnsupported,
-           "attention with a bias, a prefix or without a causal mask does not see its keys part by "
-           "part; use another strategy");
   in.k = keys[0];
   in.v = keys[1];
   in.k0 = in.v0 = Tensor();
@@ -41,7 +42,7 @@ LS_SCAN(Op, "attention", "keys and values of all tokens so far")
     .boundary(Boundary::kStart)
     .heads({"H", "HQ"})
     .columns({"Dv"})
-    .merged_by("lse", look_at)
+    .merged_by("lse", merges, look_at)
     .chunked()
     .transition(transitions::kConcatenation, none)
     .writes(newest);
@@ -54,7 +55,7 @@ LS_SCAN(Op, "sliding_window", "keys and values of the last W-1 tokens: attention
     .boundary(Boundary::kStart)
     .heads({"H", "HQ"})
     .columns({"Dv"})
-    .merged_by("lse", look_at)
+    .merged_by("lse", merges, look_at)
     .reach([](const Op::In<Tensor>&, const Op::Attrs& a) -> Index { return a.window - 1; })
     .chunked()
     .transition(transitions::kConcatenation, none)

@@ -115,6 +115,8 @@ struct ScanInfo {
   /// op's backward pass takes outputs that are merged in place of its own: it then gives the part's
   /// share of all gradients.
   std::string merged_by;
+  /// Under these inputs and attributes; null: always.
+  std::function<bool(std::span<const Tensor> in, const void* attrs)> merges;
   /// Of scans that merge: makes of the inputs of a stretch those of a run in which it sees the rows
   /// `keys` (in the order of `states`) alone, `ahead` tokens before it, counted from the first row
   /// to its first token; `own` where these are those of the stretch itself. Returns the attributes.
@@ -249,9 +251,11 @@ class ScanBuilder {
     info_.columns = std::move(axes);
     return *this;
   }
-  ScanBuilder& merged_by(std::string output, Attrs (*look_at)(In&, const Tensors& keys, Index ahead,
-                                                              bool own, const Attrs&)) {
+  ScanBuilder& merged_by(std::string output, bool (*merges)(const In&, const Attrs&),
+                         Attrs (*look_at)(In&, const Tensors& keys, Index ahead, bool own,
+                                          const Attrs&)) {
     info_.merged_by = std::move(output);
+    info_.merges = erased(merges);
     info_.look_at = [look_at](std::span<Tensor> in, const Tensors& keys, Index ahead, bool own,
                               const void* attrs) -> std::shared_ptr<ScanAttrs> {
       In members = ls::detail::gather_members<In>(std::span<const Tensor>(in));

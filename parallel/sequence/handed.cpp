@@ -77,6 +77,11 @@ class Forward final : public RankScan {
   }
   Tensors summary() override { return part_.summary(); }
   std::size_t summary_size() const override { return part_.scan().summary.size(); }
+  void begin_tokens() override {
+    if (!first_ && part_.runs_locally()) {
+      part_.summary();
+    }
+  }
   Tensors act(const Tensors& summary, const Tensors& states) override {
     return part_.scan().act(summary, states, part_.attrs());
   }

@@ -151,6 +151,7 @@ PendingLists begin_all_to_all(Communicator& comm, const std::vector<Tensors>& li
 
 PendingLists begin_exchange(Communicator& comm, const Tensors& list, int to, int from,
                             std::size_t count, Device& device) {
+  LS_ASSERT(list.size() <= count);  // else more fields of headers go than are waited for
   return ListMessage::begin(comm, list, count, 1, device, [&comm, to, from](ListMessage::State& s) {
     const Index fields = std::ssize(s.own);
     if (from == kNoRank) {
@@ -164,6 +165,7 @@ PendingLists begin_exchange(Communicator& comm, const Tensors& list, int to, int
 
 PendingLists begin_broadcast(Communicator& comm, const Tensors& list, int root, std::size_t count,
                              Device& device) {
+  LS_ASSERT(list.size() <= count);
   return ListMessage::begin(comm, list, count, 1, device, [&comm, root](ListMessage::State& s) {
     s.headers = s.own;
     comm.broadcast(s.headers.data(), std::ssize(s.headers), DType::kI64, root);

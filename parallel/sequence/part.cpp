@@ -108,7 +108,7 @@ Tensors Part::values() const {
   return in;
 }
 
-/// Its derivative needs nothing that a run of the op would have kept.
+/// The op's derivative needs nothing that a run would have kept.
 bool Part::runs_locally() const {
   const OpInfo& op = *scan_.op;
   const DeviceType kernels =

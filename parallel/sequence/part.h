@@ -39,6 +39,8 @@ class Part {
   /// Those that the last run began with.
   Tensors incoming() const;
   const Tensors& summary();
+  /// Its summary and its outputs without a state come of one run of the op.
+  bool runs_locally() const;
   /// A summary, for its shapes; none where the scan has none.
   Tensors like_summary() const;
   /// Runs the tokens, once; `states` null: from those that this rank was given. The outgoing ones.
@@ -61,7 +63,6 @@ class Part {
   Tensors states_of(const Vars& out) const;
   /// The inputs without states.
   Tensors values() const;
-  bool runs_locally() const;
   Tensors finish(const Tensors* states);
   Tensors seeds(std::span<const Tensor> dout, const Tensors& dstates) const;
   Tensors walk(std::span<const Tensor> seeds, bool again);

@@ -31,6 +31,19 @@ Tensor end_to_end(const Tensors& parts, int axis) {
   return defined.empty() ? Tensor() : ag::concat(defined, axis).value();
 }
 
+/// Made in the acc type; undefined without any.
+Tensor sum_of(const Tensors& parts) {
+  Tensor sum;
+  DType type = DType::kF32;
+  for (const Tensor& t : parts) {
+    if (t.defined()) {
+      type = t.dtype();
+      sum = sum.defined() ? sum.add_(t.to(sum.dtype())) : t.to(acc_dtype(type));
+    }
+  }
+  return sum.defined() ? sum.to(type) : sum;
+}
+
 /// The share of a rank: units [u r / R, u (r + 1) / R) of u, where an axis of n has n / u in each.
 class Shares {
  public:
@@ -295,11 +308,7 @@ class Redistributed {
         out[i] = end_to_end(parts, axis_of(i));
         continue;
       }
-      for (const Tensor& t : parts) {
-        if (t.defined()) {
-          out[i] = out[i].defined() ? out[i].add_(t) : t.clone();
-        }
-      }
+      out[i] = sum_of(parts);
     }
     return out;
   }
@@ -422,7 +431,12 @@ Payload redistribution(const SplitSizes& s, Index cut_in, Index cut_out, Index u
   // The largest share, where they are not equal.
   const Index all = std::max<Index>(1, units), most = (all + s.ranks - 1) / s.ranks;
   const double uneven = ranks * static_cast<double>(most) / static_cast<double>(all);
-  return {.sent = sent, .path = sent * uneven, .steps = 2};
+  const auto cut = static_cast<double>(cut_in + cut_out),
+             whole = static_cast<double>(s.in.all + s.out.all) - cut;
+  return {.sent = sent,
+          .path = sent * uneven,
+          .steps = 2,
+          .held = others * (cut * uneven / ranks + whole)};
 }
 
 Vars run_redistributed(SplitCall call, const std::vector<std::string>& axes) {

@@ -42,69 +42,97 @@ RankExtents SplitRunner::extents_of(const ScanInfo& scan, Index reach, Index tok
 }
 
 const Strategy& SplitRunner::choose(const ScanInfo& scan, const Vars& inputs, const void* attrs,
-                                    const layers::Stretch& stretch, Index updates) {
+                                    const layers::Stretch& stretch, const layers::ScanCall& call) {
   Tensors in;
   for (const Var& v : inputs) {
     in.push_back(value_of(v));
   }
   const Index reach = scan.reach ? scan.reach(in, attrs) : 0;
-  const RankExtents extents = extents_of(scan, reach, stretch.tokens() * updates);
-  if (strategy_ == "auto") {
-    return cheapest(scan, in, attrs, reach, extents);
+  const bool fresh =
+      std::ranges::any_of(call.fresh, [](const Var& state) { return state.defined(); });
+  const AskedScan asked{
+      .scan = scan,
+      .reach = reach,
+      .extents = extents_of(scan, reach, stretch.tokens() * call.updates),
+      .merges = !scan.merged_by.empty() && !fresh && (!scan.merges || scan.merges(in, attrs))};
+  const bool named = strategy_ != "auto" && strategy_registry().at(strategy_)->serves(asked);
+  served_ = served_ || named;
+  const std::string& name = named ? strategy_ : cheapest(asked, in, attrs);
+  if (taken_.contains(call.slot)) {  // a whole pass has been seen
+    check_taken();
   }
-  const Strategy& s = *strategy_registry().at(strategy_);
-  LS_CHECK(s.serves(scan, reach, extents), kUnsupported,
-           "strategy '{}' does not serve op {} over {} ranks (family {}, {}; fewest tokens of a "
-           "rank {}, reach {}); use auto or relay",
-           strategy_, scan.op->name, comm_.size(), scan.family, enum_name(scan.kind),
-           extents.fewest, reach);
-  return s;
+  if (std::string& before = taken_[call.slot]; before != name) {
+    before = name;
+    if (comm_.rank() == 0 && comm_.size() > 1) {
+      log(LogLevel::kDebug, "a scan is split over ranks",
+          {{"slot", call.slot},
+           {"scan", scan.op->name},
+           {"ranks", std::to_string(comm_.size())},
+           {"strategy", name}});
+    }
+  }
+  return *strategy_registry().at(name);
 }
 
-const Strategy& SplitRunner::cheapest(const ScanInfo& scan, const Tensors& in, const void* attrs,
-                                      Index reach, const RankExtents& extents) {
+void SplitRunner::check_taken() const {
+  std::string all;
+  for (const auto& [slot, name] : taken_) {
+    all += (all.empty() ? "" : ", ") + slot + ": " + name;
+  }
+  LS_CHECK(strategy_ == "auto" || served_ || taken_.empty(), kUnsupported,
+           "strategy '{}' serves none of the scans over {} ranks; they took {}. Use auto, or one "
+           "that serves",
+           strategy_, comm_.size(), all);
+}
+
+const std::string& SplitRunner::cheapest(const AskedScan& asked, const Tensors& in,
+                                         const void* attrs) {
+  const ScanInfo& scan = asked.scan;
+  const RankExtents& extents = asked.extents;
   // In this order where they cost the same. What sends tokens is for states that grow with them.
   const bool grows = scan.kind == layers::FamilyKind::kGrowing;
   const std::vector<std::string> names =
-      grows ? std::vector<std::string>{"gather", "all_to_all"}
-            : std::vector<std::string>{"halo", "gather", "tree", "all_scan", "ring"};
-  const auto key = std::tuple(&scan, token_bytes(scan, in), reach, extents.fewest >= reach,
-                              grows ? extents.most : 0, grows ? extents.total : 0);
+      grows ? std::vector<std::string>{"gather", "all_to_all", "ring_attention"}
+            : std::vector<std::string>{"halo",     "gather", "tree",
+                                       "all_scan", "ring",   "ring_attention"};
+  const auto key = std::tuple(&scan, token_bytes(scan, in), asked.merges, asked.reach,
+                              extents.fewest >= asked.reach, grows ? extents.most : 0,
+                              grows ? extents.total : 0);
   if (const auto known = chosen_.find(key); known != chosen_.end()) {
-    return *known->second;
+    return known->second;
   }
-  const Strategy* best = nullptr;
+  std::string best = "relay";
   Payload least;
-  std::string name = "relay";
+  bool some = false;
   if (scan.kind != layers::FamilyKind::kRelay) {
     const SplitSizes sizes =
         split_sizes(scan, in, attrs, comm_.size(), extents.most, extents.total);
-    for (const std::string& n : names) {
-      const Strategy& s = *strategy_registry().at(n);
-      if (!s.serves(scan, reach, extents)) {
+    const double most = static_cast<double>(Payload::kMostHeld * (sizes.state + sizes.transition));
+    for (const std::string& name : names) {
+      const Strategy& s = *strategy_registry().at(name);
+      if (!s.serves(asked)) {
         continue;
       }
       const Payload p = s.payload(sizes);
-      if (!best || p.cost() < least.cost()) {
-        best = &s;
+      const bool holds_less =
+          least.held > most && p.held<least.held, holds_more = p.held> most && p.held > least.held;
+      if (!some || holds_less || (!holds_more && p.cost() < least.cost())) {
+        best = name;
         least = p;
-        name = n;
+        some = true;
       }
     }
   }
-  if (!best) {
-    best = strategy_registry().at(name);
-  }
   if (comm_.rank() == 0 && comm_.size() > 1) {
-    log(LogLevel::kDebug, "a scan is split over ranks",
+    log(LogLevel::kDebug, "a strategy was chosen",
         {{"scan", scan.op->name},
          {"ranks", std::to_string(comm_.size())},
-         {"strategy", name},
+         {"strategy", best},
          {"bytes sent", fmt::format("{:.0f}", least.sent)},
+         {"bytes held", fmt::format("{:.0f}", least.held)},
          {"steps", fmt::format("{:.0f}", least.steps)}});
   }
-  chosen_.emplace(key, best);
-  return *best;
+  return chosen_.emplace(key, best).first->second;
 }
 
 std::shared_ptr<Communicator> SplitRunner::in_order(const layers::Stretch& stretch) {
@@ -116,7 +144,7 @@ std::shared_ptr<Communicator> SplitRunner::in_order(const layers::Stretch& stret
 
 Vars SplitRunner::run(const ScanInfo& scan, Vars inputs, std::shared_ptr<const void> attrs,
                       const layers::Stretch& stretch, const layers::ScanCall& call) {
-  const Strategy& strategy = choose(scan, inputs, attrs.get(), stretch, call.updates);
+  const Strategy& strategy = choose(scan, inputs, attrs.get(), stretch, call);
   return strategy.run({.scan = scan,
                        .inputs = std::move(inputs),
                        .attrs = std::move(attrs),

@@ -18,23 +18,29 @@ namespace ls::parallel {
 /// that is read backward all this holds with the ranks numbered from the last.
 class SplitRunner final : public layers::SeqRunner {
  public:
-  /// `strategy`: a name in strategy_registry(), or "auto": by what they would send (Payload::cost),
-  /// relay where nothing else serves; LONGSCAN_LOG=debug says what it chose. `local` runs each
-  /// rank's tokens; both must outlive the runner.
+  /// `strategy`: a name in strategy_registry(), for the scans that it serves; for others, or with
+  /// "auto", by what strategies would send (Payload::cost) and hold, relay where nothing else
+  /// serves. LONGSCAN_LOG=debug says what each scan takes. `local` runs each rank's tokens; both
+  /// must outlive the runner.
   /// @throws Error(Config) for an unknown name
   SplitRunner(Communicator& comm, layers::SeqRunner& local, const std::string& strategy = "auto");
-  /// @throws Error(Unsupported) where the strategy does not serve the scan
+  /// @throws what check_taken does, from the second pass on
   std::vector<ag::Var> run(const layers::ScanInfo& scan, std::vector<ag::Var> inputs,
                            std::shared_ptr<const void> attrs, const layers::Stretch& stretch,
                            const layers::ScanCall& call) override;
+  /// By slot, the strategy that each scan took when it last ran.
+  const std::map<std::string, std::string>& taken() const { return taken_; }
+  /// @throws Error(Unsupported) where a strategy was named that served none of the scans so far
+  void check_taken() const;
   /// The last rank's, on all.
   std::vector<Index> seen_after(const layers::Stretch& stretch) override;
 
  private:
   const Strategy& choose(const layers::ScanInfo& scan, const std::vector<ag::Var>& inputs,
-                         const void* attrs, const layers::Stretch& stretch, Index updates);
-  const Strategy& cheapest(const layers::ScanInfo& scan, const Tensors& in, const void* attrs,
-                           Index reach, const RankExtents& extents);
+                         const void* attrs, const layers::Stretch& stretch,
+                         const layers::ScanCall& call);
+  /// Its name.
+  const std::string& cheapest(const AskedScan& asked, const Tensors& in, const void* attrs);
   /// Of the tokens of all ranks, where that matters for the scan: else of this rank's alone.
   RankExtents extents_of(const layers::ScanInfo& scan, Index reach, Index tokens);
   /// With the ranks numbered as the stretch is read.
@@ -43,9 +49,12 @@ class SplitRunner final : public layers::SeqRunner {
   Communicator& comm_;
   layers::SeqRunner& local_;
   std::string strategy_;
-  /// What `auto` chose: by scan, bytes of a token, reach and, where they matter, tokens.
-  std::map<std::tuple<const layers::ScanInfo*, Index, Index, bool, Index, Index>, const Strategy*>
+  /// What `auto` chose: by scan, bytes of a token, whether outputs merge, reach and, where they
+  /// matter, tokens.
+  std::map<std::tuple<const layers::ScanInfo*, Index, bool, Index, bool, Index, Index>, std::string>
       chosen_;
+  std::map<std::string, std::string> taken_;
+  bool served_ = false;  ///< the named strategy has run a scan
 };
 
 }  // namespace ls::parallel

@@ -30,6 +30,14 @@ struct RankExtents {
   Index most = 0, total = 0;  ///< on the rank that has the most, and on all
 };
 
+/// A scan as strategies are asked whether they serve it: the same on every rank.
+struct AskedScan {
+  const layers::ScanInfo& scan;
+  Index reach = 0;  ///< tokens that the outgoing state reaches back; 0: all
+  RankExtents extents = {};
+  bool merges = false;  ///< outputs over parts of the keys can be merged (ScanInfo::merged_by)
+};
+
 /// Bytes of one scan that go over ranks, or may.
 struct SplitSizes {
   Index ranks = 1;
@@ -61,19 +69,22 @@ inline constexpr int kHeadParts = 2;
 struct Payload {
   double sent = 0;   ///< bytes by the rank that sends the most
   double path = 0;   ///< bytes one after the other until the last rank can run its tokens
-  double steps = 1;  ///< messages one after the other
+  double steps = 1;  ///< messages of which each waits for the one before
+  double held = 0;   ///< bytes of other ranks that a rank has at once, at most
   /// A message counts as so many bytes on the way.
   static constexpr double kMessage = 64 * 1024;
   double cost() const { return path + steps * kMessage; }
+  /// `auto` lets a rank hold what so many others have, where another strategy does with less: what
+  /// is held does not grow with the ranks beyond.
+  static constexpr Index kMostHeld = 32;
 };
 
 class Strategy {
  public:
   virtual ~Strategy() = default;
   std::string_view help;  ///< one line, for lists
-  /// Can it run this scan, under these attributes and extents?
-  virtual bool serves(const layers::ScanInfo& scan, Index reach,
-                      const RankExtents& extents) const = 0;
+  /// Can it run this scan?
+  virtual bool serves(const AskedScan& asked) const = 0;
   virtual Payload payload(const SplitSizes& sizes) const = 0;
   /// The op's outputs, as SplitRunner::run says. Where a tape records, one node that runs on every
   /// rank in both directions (NodeFn::must_run).
@@ -92,6 +103,9 @@ class RankScan {
   virtual Tensors summary() = 0;
   /// Number of its tensors.
   virtual std::size_t summary_size() const = 0;
+  /// Does what needs no incoming state, where that is work of its own: of a rank whose summary
+  /// nobody hears of, before it waits.
+  virtual void begin_tokens() {}
   virtual Tensors act(const Tensors& summary, const Tensors& states) = 0;
   /// The summary of two neighbours.
   virtual Tensors compose(const Tensors& earlier, const Tensors& later) = 0;

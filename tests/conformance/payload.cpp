@@ -2,6 +2,7 @@
 // `auto` makes of it.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 
@@ -13,7 +14,9 @@
 #include "core/ops/gated_scan/gated_scan.h"
 #include "core/ops/mlstm/mlstm.h"
 #include "core/ops/token_shift/token_shift.h"
+#include "parallel/sequence/fragments.h"
 #include "parallel/sequence/runner.h"
+#include "tests/support/counting.h"
 #include "tests/support/draw.h"
 #include "tests/support/scan_laws.h"
 
@@ -22,60 +25,7 @@ namespace {
 
 using layers::ScanInfo;
 
-/// Counts the messages of tensors, which travel as bytes, that this rank sends to others, and their
-/// bytes; numbers, which are headers, are not counted.
-class Counting final : public Communicator {
- public:
-  explicit Counting(Communicator& base) : base_(base) {}
-  int rank() const override { return base_.rank(); }
-  int size() const override { return base_.size(); }
-  std::string name() const override { return base_.name() + "/counted"; }
-  Index sent() const { return sent_; }
-  Index messages() const { return messages_; }
-
- private:
-  void count(const CommCall& call, Index bytes) {
-    if (call.dtype == DType::kU8) {
-      sent_ += bytes;
-      ++messages_;
-    }
-  }
-  void do_all_reduce(const CommCall& c, void* data) override {
-    base_.all_reduce(data, c.n, c.dtype, c.op);
-  }
-  void do_reduce_scatter(const CommCall& c, const void* in, void* out) override {
-    base_.reduce_scatter(in, out, c.n, c.dtype, c.op);
-  }
-  void do_broadcast(const CommCall& c, void* data) override {
-    base_.broadcast(data, c.n, c.dtype, c.from);
-  }
-  void do_all_gather(const CommCall& c, const void* in, void* out,
-                     std::span<const Index> bytes) override {
-    count(c, bytes[static_cast<std::size_t>(rank())] * (size() - 1));
-    base_.all_gather(in, out, bytes, DType::kU8);
-  }
-  void do_all_to_all(const CommCall& c, const void* in, std::span<const Index> in_bytes, void* out,
-                     std::span<const Index> out_bytes) override {
-    Index others = 0;
-    for (int r = 0; r < size(); ++r) {
-      others += r == rank() ? 0 : in_bytes[static_cast<std::size_t>(r)];
-    }
-    count(c, others);
-    base_.all_to_all(in, in_bytes, out, out_bytes, DType::kU8);
-  }
-  void do_send_recv(const CommCall& c, const void* out, Index out_bytes, void* in,
-                    Index in_bytes) override {
-    if (c.to != kNoRank) {
-      count(c, out_bytes);
-    }
-    base_.send_recv(out, out_bytes, c.to, in, in_bytes, c.from, DType::kU8, c.tag);
-  }
-  void do_barrier(const CommCall&) override { base_.barrier(); }
-  std::unique_ptr<Communicator> do_split(std::span<const int>) override { return nullptr; }
-
-  Communicator& base_;
-  Index sent_ = 0, messages_ = 0;
-};
+using test::Counting;
 
 constexpr int kRanks = 4;
 
@@ -128,22 +78,34 @@ int check(const ScanInfo& scan, const layers::Tensors& in, const std::shared_ptr
     const Strategy& strategy = *strategy_registry().at(s);
     const bool redistributes = s == "all_to_all" || s == "columns";
     const Index units = s == "all_to_all" ? sizes.head_units : sizes.column_units;
-    // A window that ends within the next rank makes a ring shorter, shares that are not equal more.
+    // A window that ends within the next rank makes a ring shorter, shares and fragments that are
+    // not equal more.
     if (tokens == 0 || s.starts_with("wrong_") ||
-        !strategy.serves(scan, reach, {.fewest = tokens, .most = tokens, .total = tokens}) ||
+        !strategy.serves({.scan = scan,
+                          .reach = reach,
+                          .extents = {.fewest = tokens, .most = tokens, .total = tokens},
+                          .merges = scan.merges && scan.merges(in, attrs.get())}) ||
         (redistributes && (units == 0 || units % kRanks > 0)) ||
-        (s == "ring_attention" && scan.reach)) {
+        ((s == "ring_attention" || s == "zig_zag") && scan.reach) ||
+        (s == "zig_zag" && tokens % 2 > 0)) {
       continue;
     }
     CAPTURE(name);
     CAPTURE(s);
-    const Index told = redistributes ? rows * 5 * 8 * (kRanks - 1) : 0;
+    const std::vector<Index> leave = tokens_sent(contiguous(std::vector<Index>(kRanks, tokens)),
+                                                 zig_zag(kRanks * tokens, kRanks));
+    const Index told = redistributes    ? rows * 5 * 8 * (kRanks - 1)
+                       : s == "zig_zag" ? rows * 8 * *std::ranges::max_element(leave)
+                                        : 0;
     const Sent most = sent(scan, in, attrs, s, tokens, rows);
     const Payload payload = strategy.payload(sizes);
     CHECK(most.bytes - told == static_cast<Index>(payload.sent));
-    // Through a pipe goes what a rank sends, and then a message from each further rank.
-    const bool pipe = s == "ring" || s == "relay" || s == "all_scan";
-    CHECK(most.messages + (pipe ? kRanks - 2 : 0) == static_cast<Index>(payload.steps));
+    // Through a pipe goes what a rank sends, and then a message from each further rank. What the
+    // parts of the heads wait for is under way at once where no message waits for another.
+    const bool pipe = s == "ring" || s == "relay" || s == "all_scan",
+               at_once = s == "gather" || s == "halo";
+    CHECK(most.messages + (pipe ? kRanks - 2 : 0) ==
+          static_cast<Index>(payload.steps) * (at_once ? sizes.parts : 1));
     ++compared;
   }
   return compared;
@@ -169,17 +131,17 @@ TEST_SUITE("conformance") {
 
   TEST_CASE("strategies send what they say: heads and columns of four shares") {
     test::Draw draw("payload");
-    const Shape shape{2, 12, 4, 8};
+    const Shape shape{2, 16, 4, 8};
     const auto check_op = [&]<class Op>(const typename Op::template In<Tensor>& in, int least) {
       const auto attrs = std::make_shared<const typename Op::Attrs>();
       const ScanInfo& scan = layers::scan_of(op_info<Op>(), attrs.get());
       CHECK(check(scan, ls::detail::spread_members<Tensor>(in), attrs, scan.op->name) >= least);
     };
     const Tensor q = draw.normal(shape), k = draw.normal(shape), v = draw.normal(shape);
-    check_op.operator()<ops::Attention>({.q = q, .k = k, .v = v}, 5);
+    check_op.operator()<ops::Attention>({.q = q, .k = k, .v = v}, 6);
     check_op.operator()<ops::DecayedLinear>({.q = q, .k = k, .v = v}, 7);
     check_op.operator()<ops::DeltaRule>(
-        {.q = q, .k = k, .v = v, .beta = draw.uniform({2, 12, 4}, 0, 1)}, 7);
+        {.q = q, .k = k, .v = v, .beta = draw.uniform({2, 16, 4}, 0, 1)}, 7);
   }
 
   TEST_CASE("strategies send as many messages as they say, of one row and of several") {
@@ -236,6 +198,42 @@ TEST_SUITE("conformance") {
       CHECK(sent[s].front() == sent[s].back());
     }
     CHECK(sent["all_to_all"].back() == 256 * sent["all_to_all"].front());
+  }
+
+  TEST_CASE("what a rank holds of others does not grow beyond 32 ranks") {
+    test::Draw draw("payload and ranks");
+    const auto attrs = std::make_shared<const ops::DecayedLinear::Attrs>();
+    const ScanInfo& scan = layers::scan_of(op_info<ops::DecayedLinear>(), attrs.get());
+    const ops::DecayedLinear::In<Tensor> in{.q = draw.normal({1, 1, 2, 2}),
+                                            .k = draw.normal({1, 1, 2, 2}),
+                                            .v = draw.normal({1, 1, 2, 2})};
+    const layers::Tensors list = ls::detail::spread_members<Tensor>(in);
+    // States as small as these are gathered as long as that may be.
+    std::map<int, std::string> took;
+    for (const int ranks : {2, 8, 33, 34, 48}) {
+      run_ranks(ranks, [&](Communicator& comm) {
+        layers::LocalRunner local;
+        SplitRunner runner(comm, local);
+        const ag::NoGrad no_grad;
+        runner.run(scan, std::vector<ag::Var>(list.begin(), list.end()), attrs,
+                   layers::Stretch(1, ranks).piece(comm.rank(), comm.rank() + 1),
+                   {.slot = "scan", .fresh = {}});
+        if (comm.rank() == 0) {
+          took[ranks] = runner.taken().at("scan");
+        }
+      });
+    }
+    CHECK(took == std::map<int, std::string>{
+                      {2, "gather"}, {8, "gather"}, {33, "gather"}, {34, "tree"}, {48, "tree"}});
+    double least = 0;
+    for (const Index ranks : {64, 4096}) {
+      const SplitSizes sizes = split_sizes(scan, list, attrs.get(), ranks, 1, ranks);
+      const double held = strategy_registry().at("tree")->payload(sizes).held;
+      CHECK((least == 0 || held == least));
+      least = held;
+      CHECK(strategy_registry().at("gather")->payload(sizes).held ==
+            static_cast<double>((ranks - 1) * (sizes.state + sizes.transition)));
+    }
   }
 
   TEST_CASE("auto: few messages for small states, pieces for large ones on many ranks") {

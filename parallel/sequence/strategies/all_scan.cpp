@@ -11,6 +11,8 @@ class Pipe final : public Exchange {
   Pipe(RankScan& scan, Communicator& comm) : scan_(scan), comm_(comm) {
     if (comm.rank() + 1 < comm.size()) {
       summary_ = scan.summary();
+    } else {
+      scan.begin_tokens();
     }
   }
   Tensors finish() override {
@@ -56,13 +58,11 @@ class Pipe final : public Exchange {
 
 class AllScan final : public HandingStrategy {
  public:
-  bool serves(const layers::ScanInfo& scan, Index, const RankExtents&) const override {
-    return has_fixed_states(scan);
-  }
+  bool serves(const AskedScan& asked) const override { return has_fixed_states(asked.scan); }
   Payload payload(const SplitSizes& s) const override {
     const auto state = static_cast<double>(s.state), n = static_cast<double>(s.parts * s.pieces),
                steps = static_cast<double>(s.ranks) - 2 + n;
-    return {.sent = state, .path = steps * state / n, .steps = steps};
+    return {.sent = state, .path = steps * state / n, .steps = steps, .held = state};
   }
   std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
     return std::make_unique<Pipe>(scan, comm);

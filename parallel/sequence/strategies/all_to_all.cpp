@@ -6,8 +6,8 @@ namespace {
 
 class AllToAll final : public Strategy {
  public:
-  bool serves(const layers::ScanInfo& scan, Index, const RankExtents&) const override {
-    return falls_apart(scan, scan.heads);
+  bool serves(const AskedScan& asked) const override {
+    return falls_apart(asked.scan, asked.scan.heads);
   }
   Payload payload(const SplitSizes& s) const override {
     return redistribution(s, s.in.heads, s.out.heads, s.head_units);

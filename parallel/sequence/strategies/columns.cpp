@@ -7,8 +7,8 @@ namespace {
 
 class Columns final : public Strategy {
  public:
-  bool serves(const layers::ScanInfo& scan, Index, const RankExtents&) const override {
-    return falls_apart(scan, scan.columns);
+  bool serves(const AskedScan& asked) const override {
+    return falls_apart(asked.scan, asked.scan.columns);
   }
   Payload payload(const SplitSizes& s) const override {
     return redistribution(s, s.in.columns, s.out.columns, s.column_units);

@@ -26,12 +26,12 @@ class Summaries final : public Exchange {
 
 class Gather final : public HandingStrategy {
  public:
-  bool serves(const layers::ScanInfo& scan, Index, const RankExtents&) const override {
-    return scan.kind != layers::FamilyKind::kRelay;
+  bool serves(const AskedScan& asked) const override {
+    return asked.scan.kind != layers::FamilyKind::kRelay;
   }
   Payload payload(const SplitSizes& s) const override {
     const double all = static_cast<double>((s.ranks - 1) * (s.state + s.transition));
-    return {.sent = all, .path = all, .steps = static_cast<double>(s.parts)};
+    return {.sent = all, .path = all, .held = all};
   }
   std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
     return std::make_unique<Summaries>(scan, comm);

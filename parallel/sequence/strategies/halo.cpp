@@ -25,12 +25,13 @@ class Neighbour final : public Exchange {
 
 class Halo final : public HandingStrategy {
  public:
-  bool serves(const layers::ScanInfo& scan, Index reach, const RankExtents& e) const override {
-    return scan.kind != layers::FamilyKind::kRelay && reach > 0 && e.fewest >= reach;
+  bool serves(const AskedScan& asked) const override {
+    return asked.scan.kind != layers::FamilyKind::kRelay && asked.reach > 0 &&
+           asked.extents.fewest >= asked.reach;
   }
   Payload payload(const SplitSizes& s) const override {
     const auto one = static_cast<double>(s.state + s.transition);
-    return {.sent = one, .path = one, .steps = static_cast<double>(s.parts)};
+    return {.sent = one, .path = one, .held = one};
   }
   std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
     return std::make_unique<Neighbour>(scan, comm);

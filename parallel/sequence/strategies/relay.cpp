@@ -36,12 +36,12 @@ class Turn final : public Exchange {
 
 class Relay final : public HandingStrategy {
  public:
-  bool serves(const layers::ScanInfo&, Index, const RankExtents&) const override { return true; }
+  bool serves(const AskedScan&) const override { return true; }
   /// Beside what it sends all ranks wait for all tokens before theirs, so it is the last resort.
   Payload payload(const SplitSizes& s) const override {
     const auto parts = static_cast<double>(s.parts), state = static_cast<double>(s.handed),
                steps = static_cast<double>(s.ranks) - 2 + parts;
-    return {.sent = state, .path = steps * state / parts, .steps = steps};
+    return {.sent = state, .path = steps * state / parts, .steps = steps, .held = state};
   }
   std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
     return std::make_unique<Turn>(scan, comm);

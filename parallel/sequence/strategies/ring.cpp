@@ -10,6 +10,8 @@ class Link final : public Exchange {
   Link(RankScan& scan, Communicator& comm) : scan_(scan), comm_(comm), last_(is_last(comm)) {
     if (!last_) {
       summary_ = scan.summary();
+    } else {
+      scan.begin_tokens();
     }
   }
   Tensors finish() override {
@@ -41,13 +43,13 @@ class Link final : public Exchange {
 
 class Ring final : public HandingStrategy {
  public:
-  bool serves(const layers::ScanInfo& scan, Index, const RankExtents&) const override {
-    return scan.kind == layers::FamilyKind::kFixed;
+  bool serves(const AskedScan& asked) const override {
+    return asked.scan.kind == layers::FamilyKind::kFixed;
   }
   Payload payload(const SplitSizes& s) const override {
     const auto parts = static_cast<double>(s.parts), state = static_cast<double>(s.handed),
                steps = static_cast<double>(s.ranks) - 2 + parts;
-    return {.sent = state, .path = steps * state / parts, .steps = steps};
+    return {.sent = state, .path = steps * state / parts, .steps = steps, .held = state};
   }
   std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
     return std::make_unique<Link>(scan, comm);

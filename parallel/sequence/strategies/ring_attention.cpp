@@ -1,11 +1,17 @@
 // Ring attention (2310.01889) for keys and values: they go from each rank to the next, and what a
-// rank's queries make of each part is merged by log-sums. No rank holds more than two others' rows.
+// rank's queries make of each part is merged by log-sums. A rank holds its own part and one other,
+// the next while it comes, and no more of any number of ranks; outputs so far and their merge are
+// in the acc type.
 //
-//   P_r  tokens before rank r      T_r  its tokens     n_s  rows of part s that others may see
-//   part s  the last n_s of the keys that came in (of rank 0) and its own
-//   At step k rank r works on part r - k, while part r - k - 1 comes from rank r - 1. A part goes
-// as
-//   far as a query sees it. Backward, gradients of a part go along with it, and home from there.
+//   F    fragments of tokens a rank has: one, or two in a zig-zag
+//   part s  of each fragment of rank s the last rows, as many as others may see; those that came
+//           in lie before the first
+// At step k rank r works on part r - k (modulo R), while part r - k - 1 comes from rank r - 1. A
+// part goes as far as a query sees it. Backward, gradients of a part go along with it, in the acc
+// type, and home from there.
+//
+// In a zig-zag each rank has an early and a late fragment, so that all have as much to do under a
+// causal mask. Tokens change hands before and after, and the model around knows nothing of it.
 #include <algorithm>
 #include <numeric>
 
@@ -14,6 +20,7 @@
 #include "core/comm/lists.h"
 #include "core/ops/scale_add/scale_add.h"
 #include "core/ops/softmax/softmax.h"
+#include "parallel/sequence/fragments.h"
 #include "parallel/sequence/part.h"
 #include "parallel/sequence/strategy.h"
 
@@ -22,6 +29,7 @@ namespace {
 
 using ag::Var;
 using layers::input_of;
+using layers::is_sequence;
 using layers::output_of;
 using layers::ScanInfo;
 using Vars = std::vector<Var>;
@@ -61,55 +69,78 @@ struct Merged {
   }
 };
 
+/// `sum` in the acc type.
+void add_to(Tensor& sum, const Tensor& x) {
+  if (!sum.defined()) {
+    sum = x.to(acc_dtype(x.dtype()));
+    sum = sum.dtype() == x.dtype() ? sum.clone() : sum;
+  } else {
+    sum.add_(x.to(sum.dtype()));
+  }
+}
+
 class Ring {
  public:
-  explicit Ring(SplitCall call)
+  Ring(SplitCall call, bool zig_zags)
       : scan_(call.scan),
         op_(*scan_.op),
         attrs_(std::move(call.attrs)),
         stretch_(call.stretch),
         comm_(std::move(call.comm)),
         keep_(call.call.keep),
-        rank_(comm_->rank()),
-        tokens_(static_cast<std::size_t>(comm_->size())) {
+        zig_zags_(zig_zags),
+        rank_(comm_->rank()) {
     for (const Var& v : call.inputs) {
       in_.push_back(value_of(v));
       wanted_.push_back(v.requires_grad());
     }
-    for (const Var& fresh : call.call.fresh) {
-      LS_CHECK(!fresh.defined(), kUnsupported,
-               "ring_attention: documents of op {} start from a state of their own; use gather",
-               op_.name);
-    }
+    std::vector<Index> tokens(static_cast<std::size_t>(comm_->size()));
     const Index own = stretch_.tokens();
-    comm_->all_gather(&own, tokens_.data(), 1, DType::kI64);
+    comm_->all_gather(&own, tokens.data(), 1, DType::kI64);
+    home_ = contiguous(tokens);
+    const Index total = std::accumulate(tokens.begin(), tokens.end(), Index{0});
+    owned_ = zig_zags_ ? zig_zag(total, comm_->size()) : home_;
     for (const layers::StatePort& port : scan_.states) {
       Tensor& given = input_of(op_, in_, port.input);
       initial_.push_back(std::exchange(given, Tensor()));
     }
     cached_ = initial_[0].defined() ? initial_[0].size(1) : 0;
     reach_ = scan_.reach ? scan_.reach(in_, attrs_.get()) : -1;
-    part_ = scan_.summarize(in_, attrs_.get());
-    if (rank_ == 0 && cached_ > 0) {
-      part_ = scan_.act(part_, initial_, attrs_.get());
+    take_tokens();
+    for (std::size_t f = 0; f < fragments().size(); ++f) {
+      Tensors rows = scan_.summarize(in_of_[f], attrs_.get());
+      if (has_cache(f)) {
+        rows = scan_.act(rows, initial_, attrs_.get());
+      }
+      part_.insert(part_.end(), rows.begin(), rows.end());
     }
   }
   std::string name() const { return op_.name + " in a ring"; }
 
   Tensors run() {
-    Merged merged;
+    std::vector<Merged> merged(fragments().size());
     Tensors held = part_;
-    for (int step = 0; step <= rank_; ++step) {
+    for (int step = 0; step < comm_->size(); ++step) {
       PendingLists next = begin_step(step, held);
-      if (looks(step)) {
-        const Tensors out = look(step, held);
-        merged.add(output_of(op_, out, values_name()), output_of(op_, out, scan_.merged_by));
+      for (const Pair& pair : pairs(step)) {
+        Tensors in;
+        const auto attrs = look_at(step, pair, held, in);
+        const Tensors out = run_forward(op_, in, attrs);
+        merged[pair.query].add(output_of(op_, out, values_name()),
+                               output_of(op_, out, scan_.merged_by));
       }
-      held = gets(step) ? next.wait_one() : wait(next, sends(step));
+      held = finish_step(step, next);
     }
+    std::vector<Tensors> made;
+    for (const Merged& m : merged) {
+      o_.push_back(m.o.to(type_of_op()));
+      lse_.push_back(m.lse);
+      made.push_back({o_.back(), m.lse});
+    }
+    const Tensors own = to_home(made);
     Tensors out(op_.out.size());
-    output_of(op_, out, values_name()) = o_ = merged.o.to(op_dtype(op_, in_));
-    output_of(op_, out, scan_.merged_by) = lse_ = merged.lse;
+    output_of(op_, out, values_name()) = own[0];
+    output_of(op_, out, scan_.merged_by) = own[1];
     if (keep_) {
       keep_states(out);
     }
@@ -118,181 +149,311 @@ class Ring {
 
   /// Gradients of the inputs for those of the outputs.
   Tensors derive(std::span<const Tensor> dout) {
-    Tensors din(in_.size()), held = part_, carried, home;
+    const Tensors all(dout.begin(), dout.end());
+    const std::vector<Tensors> seeds =
+        to_fragments({output_of(op_, all, values_name()), output_of(op_, all, scan_.merged_by)});
+    din_.assign(fragments().size(), Tensors(in_.size()));
+    Tensors held = part_, carried, home;
+    for (const Tensor& t : part_) {
+      carried.push_back(Tensor::zeros(t.shape(), acc_dtype(t.dtype()), t.device()));
+    }
     for (int step = 0; step < comm_->size(); ++step) {
-      const bool travels = goes_on(rank_ - step);
       PendingLists next = begin_step(step, held);
-      Tensors d = looks(step) ? derive_part(step, held, dout, din) : Tensors();
-      for (std::size_t p = 0; step > 0 && p < carried.size(); ++p) {
-        carried[p] = d.empty() ? carried[p] : carried[p].add_(d[p].to(carried[p].dtype()));
+      for (const Pair& pair : pairs(step)) {
+        derive_pair(step, pair, held, seeds[pair.query], carried);
       }
-      if (step == 0 && travels) {
-        for (const Tensor& t : part_) {
-          carried.push_back(Tensor::zeros(t.shape(), acc_dtype(t.dtype()), t.device()));
-        }
-      }
-      held = gets(step) ? next.wait_one() : wait(next, sends(step));
+      held = finish_step(step, next);
       carried = pass(step, carried, home);
     }
-    add_home(home, din);
-    add_outgoing(dout, din);
-    din = split_states(std::move(din));
-    for (std::size_t i = 0; i < din.size(); ++i) {  // where no gradient came
-      if (wanted_[i] && !din[i].defined() && layers::is_sequence(op_.in[i])) {
-        din[i] = Tensor::zeros(in_[i].shape(), in_[i].dtype(), device());
-      }
-    }
-    return din;
+    add_home(home);
+    return gradients(dout);
   }
 
  private:
+  /// A fragment of the rank's own queries and one of the part that it works on.
+  struct Pair {
+    std::size_t query, keys;
+    bool own;  ///< one fragment: its own rows
+  };
   const std::string& values_name() const { return op_.out.front().name; }
-  Index before(int rank) const {
-    return std::accumulate(tokens_.begin(), tokens_.begin() + rank, Index{0});
+  const std::vector<Fragment>& fragments() const { return of(rank_); }
+  const std::vector<Fragment>& of(int rank) const { return owned_[static_cast<std::size_t>(rank)]; }
+  DType type_of_op() const { return op_dtype(op_, in_); }
+  Device& device() const { return in_.front().device(); }
+  bool has_cache(std::size_t f) const { return rank_ == 0 && f == 0 && cached_ > 0; }
+  std::size_t ports() const { return scan_.states.size(); }
+  /// Of state p, the rows that the stretch itself has: the input of its name.
+  std::size_t key(std::size_t p) const {
+    return static_cast<std::size_t>(op_.input_index(scan_.states[p].name));
   }
-  Index tokens(int rank) const { return tokens_[static_cast<std::size_t>(rank)]; }
-  /// The last rank whose queries may see part s, s itself where no other does.
-  int last(int s) const {
-    int to = s;
-    for (int r = s + 1; r < comm_->size(); ++r) {
-      const bool near = reach_ < 0 || before(r) - before(s) - tokens(s) < reach_;
-      to = tokens(r) > 0 && near ? r : to;
-    }
-    return tokens(s) + (s == 0 ? cached_ : 0) > 0 ? to : s;
-  }
-  // At a step, of part rank - step:
-  bool has(int step) const { return rank_ >= step && last(rank_ - step) >= rank_; }
-  bool goes_on(int s) const { return s >= 0 && s <= rank_ && last(s) > s; }
-  bool sends(int step) const { return has(step) && last(rank_ - step) > rank_; }
-  bool gets(int step) const { return has(step + 1); }
-  bool looks(int step) const { return has(step) && (step == 0 || tokens(rank_) > 0); }
 
-  PendingLists begin_step(int step, const Tensors& held) {
+  // ---- tokens of this rank's fragments
+
+  void take_tokens() {
+    const bool told =
+        zig_zags_ || stretch_.has_documents() ||
+        !stretch_.all_have_seen(home_[static_cast<std::size_t>(rank_)][0].from + cached_);
+    Tensors list;
+    for (std::size_t i = 0; i < in_.size(); ++i) {
+      list.push_back(is_sequence(op_.in[i]) ? in_[i] : Tensor());
+    }
+    if (told) {  // counted from the first token of the whole
+      Tensor start = stretch_.tensors().start.to(cpu()).clone();
+      for (Index i = 0; i < start.numel(); ++i) {
+        start.data<std::int64_t>()[i] += home_[static_cast<std::size_t>(rank_)][0].from;
+      }
+      list.push_back(start);
+    }
+    for (Tensors& mine : to_fragments(list)) {
+      start_.push_back(told ? mine.back().to(cpu()) : Tensor());
+      mine.resize(in_.size());
+      for (std::size_t i = 0; i < in_.size(); ++i) {
+        mine[i] = mine[i].defined() ? mine[i] : in_[i];
+      }
+      in_of_.push_back(std::move(mine));
+    }
+  }
+  /// Sequences of this rank's tokens, by fragment of those that it works on.
+  std::vector<Tensors> to_fragments(const Tensors& list) const {
+    if (!zig_zags_) {
+      return {list};
+    }
+    std::vector<Tensors> mine = exchange_tokens(*comm_, home_, owned_, {list}, device());
+    std::size_t f = 0;
+    for (Tensors& of_fragment : mine) {
+      const bool empty = fragments()[f++].tokens() == 0;
+      for (std::size_t i = 0; i < list.size() && empty; ++i) {
+        of_fragment[i] = list[i].defined() ? list[i].slice(1, 0, 0) : Tensor();
+      }
+    }
+    return mine;
+  }
+  Tensors to_home(const std::vector<Tensors>& mine) const {
+    if (!zig_zags_) {
+      return mine.front();
+    }
+    Tensors list = exchange_tokens(*comm_, owned_, home_, mine, device()).front();
+    const bool empty = home_[static_cast<std::size_t>(rank_)][0].tokens() == 0;
+    for (std::size_t i = 0; i < list.size() && empty; ++i) {
+      const Tensor& like = mine.front()[i];
+      list[i] = like.defined() ? like.slice(1, 0, 0) : Tensor();
+    }
+    return list;
+  }
+
+  // ---- who works on what, and when
+
+  bool sees(int rank, std::size_t q, int of_rank, std::size_t k) const {
+    const Fragment query = of(rank)[q], keys = of(of_rank)[k];
+    const bool rows = keys.tokens() > 0 || (of_rank == 0 && k == 0 && cached_ > 0);
+    const bool near = reach_ < 0 || query.from - keys.to < reach_;
+    const bool before = keys.to <= query.from;
+    return query.tokens() > 0 && rows && before && near;
+  }
+  int part_at(int step) const { return (rank_ - step + comm_->size()) % comm_->size(); }
+  /// After how many steps the last rank that sees part s has it; 0: no other sees it.
+  int steps(int s) const {
+    int last = 0;
+    for (int k = 1; k < comm_->size(); ++k) {
+      const int r = (s + k) % comm_->size();
+      for (std::size_t q = 0; q < of(r).size(); ++q) {
+        for (std::size_t keys = 0; keys < of(s).size(); ++keys) {
+          last = sees(r, q, s, keys) ? k : last;
+        }
+      }
+    }
+    return last;
+  }
+  bool has(int step) const { return step < comm_->size() && step <= steps(part_at(step)); }
+  bool sends(int step) const { return step < steps(part_at(step)); }
+  bool gets(int step) const { return has(step + 1); }
+  std::vector<Pair> pairs(int step) const {
+    std::vector<Pair> all;
+    for (std::size_t q = 0; q < fragments().size() && has(step); ++q) {
+      if (step == 0) {
+        all.push_back({q, q, true});
+      }
+      for (std::size_t k = 0; k < fragments().size(); ++k) {
+        if (sees(rank_, q, part_at(step), k) && !(step == 0 && q == k)) {
+          all.push_back({q, k, false});
+        }
+      }
+    }
+    return all;
+  }
+  PendingLists begin_exchange_of(int step, const Tensors& list) const {
+    const int ranks = comm_->size();
+    return begin_exchange(
+        *comm_, sends(step) ? list : Tensors(), sends(step) ? (rank_ + 1) % ranks : kNoRank,
+        gets(step) ? (rank_ + ranks - 1) % ranks : kNoRank, part_.size(), device());
+  }
+  PendingLists begin_step(int step, const Tensors& held) const {
+    return sends(step) || gets(step) ? begin_exchange_of(step, held) : PendingLists();
+  }
+  Tensors finish_step(int step, PendingLists& next) const {
     if (!sends(step) && !gets(step)) {
       return {};
     }
-    return begin_exchange(*comm_, sends(step) ? held : Tensors(), sends(step) ? rank_ + 1 : kNoRank,
-                          gets(step) ? rank_ - 1 : kNoRank, part_.size(), device());
+    Tensors list = next.wait_one();
+    return gets(step) ? std::move(list) : Tensors();
   }
-  static Tensors wait(PendingLists& sent, bool any) {
-    if (any) {
-      sent.wait();
-    }
-    return {};
-  }
-  Device& device() const { return in_.front().device(); }
 
-  /// Inputs and attributes of the op that sees these rows alone.
-  std::shared_ptr<const void> look_at(int step, const Tensors& held, Tensors& in) const {
-    Tensors keys = held;
-    Index ahead = cached_;
-    if (step == 0) {  // all of its own, and what came in
-      for (std::size_t p = 0; p < keys.size(); ++p) {
-        keys[p] = own_rows(p);
-      }
-      ahead = rank_ == 0 ? cached_ : 0;
-    } else {
-      const int s = rank_ - step;
-      ahead = before(rank_) - before(s) - tokens(s) + keys[0].size(1);
+  // ---- one pair
+
+  Tensor own_rows(std::size_t f, std::size_t p) const {
+    return behind(has_cache(f) ? initial_[p] : Tensor(), in_of_[f][key(p)]);
+  }
+  /// Inputs and attributes of the op whose queries see these rows alone.
+  std::shared_ptr<const void> look_at(int step, const Pair& pair, const Tensors& held,
+                                      Tensors& in) const {
+    Tensors keys;
+    for (std::size_t p = 0; p < ports(); ++p) {
+      keys.push_back(pair.own ? own_rows(pair.query, p) : held[pair.keys * ports() + p]);
     }
-    in = in_;
-    auto attrs = scan_.look_at(in, keys, ahead, step == 0, attrs_.get());
-    if (stretch_.has_documents() || !stretch_.all_have_seen(before(rank_) + cached_)) {
-      Tensor start = stretch_.tensors().start.to(cpu()).clone();
+    const Index rows = keys[0].size(1), first = of(part_at(step))[pair.keys].to - rows;
+    in = in_of_[pair.query];
+    auto attrs =
+        scan_.look_at(in, keys, fragments()[pair.query].from - first, pair.own, attrs_.get());
+    if (const Tensor& all = start_[pair.query]; all.defined()) {
+      Tensor start = all.clone();
       for (Index i = 0; i < start.numel(); ++i) {
         auto& at = start.data<std::int64_t>()[i];
-        at = std::min<Index>(at + ahead, keys[0].size(1));
+        at = std::min<Index>(at - first, rows);
       }
       input_of(op_, in, "start") = start.to(device());
     }
     return attrs;
   }
-  /// Of state p, the rows that the stretch itself has: the input of its name.
-  std::size_t key(std::size_t p) const {
-    return static_cast<std::size_t>(op_.input_index(scan_.states[p].name));
-  }
-  Tensor own_rows(std::size_t p) const {
-    return behind(rank_ == 0 ? initial_[p] : Tensor(), in_[key(p)]);
-  }
-  Tensors look(int step, const Tensors& held) const {
+  /// Adds this rank's gradients for what it made of a part to its own, and those of the part to
+  /// `carried`.
+  void derive_pair(int step, const Pair& pair, const Tensors& held, const Tensors& dout,
+                   Tensors& carried) {
+    Tensors& din = din_[pair.query];
     Tensors in;
-    const auto attrs = look_at(step, held, in);
-    return run_forward(op_, in, attrs);
+    const auto attrs = look_at(step, pair, held, in);
+    const std::vector<ShapeOf> shapes = shapes_of(in);
+    const bool some = std::ranges::any_of(dout, [](const Tensor& t) { return t.defined(); });
+    if (some) {
+      Tensors saved(op_.out.size()), seeds(op_.out.size());
+      output_of(op_, saved, values_name()) = o_[pair.query];
+      output_of(op_, saved, scan_.merged_by) = lse_[pair.query];
+      output_of(op_, seeds, values_name()) = dout[0];
+      output_of(op_, seeds, scan_.merged_by) = dout[1];
+      std::vector<bool> wanted = wanted_;
+      for (std::size_t p = 0; p < ports(); ++p) {
+        wanted[key(p)] = true;
+      }
+      for (std::size_t i = 0; i < in.size(); ++i) {
+        wanted[i] = wanted[i] && in[i].defined();
+        in[i] = op_.in[i].saved ? in[i] : Tensor();
+      }
+      Tensors d = run_backward(op_, in, saved, seeds, wanted, shapes, op_dtype(op_, shapes), attrs);
+      for (std::size_t p = 0; p < ports(); ++p) {
+        const Tensor of_rows = std::exchange(d[key(p)], Tensor());
+        add_to(pair.own ? din[key(p)] : carried[pair.keys * ports() + p], of_rows);
+      }
+      for (std::size_t i = 0; i < d.size(); ++i) {
+        if (d[i].defined()) {
+          add_to(din[i], d[i]);
+        }
+      }
+    }
+    for (std::size_t p = 0; p < ports() && pair.own; ++p) {
+      if (!din[key(p)].defined()) {
+        const Tensor rows = own_rows(pair.query, p);
+        din[key(p)] = Tensor::zeros(rows.shape(), acc_dtype(rows.dtype()), rows.device());
+      }
+    }
   }
 
-  /// Adds this rank's own gradients for what it made of a part to `din`; those of the part.
-  Tensors derive_part(int step, const Tensors& held, std::span<const Tensor> dout, Tensors& din) {
-    Tensors in;
-    const auto attrs = look_at(step, held, in);
-    const std::vector<ShapeOf> shapes = shapes_of(in);
-    Tensors saved(op_.out.size()), seeds(op_.out.size());
-    output_of(op_, saved, values_name()) = o_;
-    output_of(op_, saved, scan_.merged_by) = lse_;
-    for (const std::string* const name : {&values_name(), &scan_.merged_by}) {
-      const auto i = static_cast<std::size_t>(op_.output_index(*name));
-      seeds[i] = dout[i];
-    }
-    const bool some = std::ranges::any_of(seeds, [](const Tensor& t) { return t.defined(); });
-    std::vector<bool> wanted = wanted_;
-    for (std::size_t p = 0; p < part_.size(); ++p) {
-      wanted[key(p)] = true;
-    }
-    for (std::size_t i = 0; i < in.size(); ++i) {
-      wanted[i] = wanted[i] && in[i].defined();
-      in[i] = op_.in[i].saved ? in[i] : Tensor();
-    }
-    Tensors d =
-        some ? run_backward(op_, in, saved, seeds, wanted, shapes, op_dtype(op_, shapes), attrs)
-             : Tensors(in_.size());
-    Tensors of_part;
-    for (std::size_t p = 0; p < part_.size(); ++p) {
-      of_part.push_back(std::exchange(d[key(p)], Tensor()));
-    }
-    for (std::size_t i = 0; i < d.size(); ++i) {
-      if (d[i].defined()) {
-        din[i] = din[i].defined() ? din[i].add_(d[i]) : d[i];
-      }
-    }
-    if (step == 0) {
-      for (std::size_t p = 0; p < part_.size(); ++p) {
-        const Tensor rows = own_rows(p);
-        din[key(p)] = of_part[p].defined()
-                          ? of_part[p].clone()
-                          : Tensor::zeros(rows.shape(), rows.dtype(), rows.device());
-      }
-    }
-    return some ? of_part : Tensors();
-  }
+  // ---- gradients on their way
 
   /// Hands gradients of the part of this step on, or home from the last rank that sees it.
-  Tensors pass(int step, const Tensors& carried, Tensors& home) {
+  Tensors pass(int step, const Tensors& carried, Tensors& home) const {
     Tensors next;
     if (sends(step) || gets(step)) {
-      PendingLists message = begin_exchange(
-          *comm_, sends(step) ? carried : Tensors(), sends(step) ? rank_ + 1 : kNoRank,
-          gets(step) ? rank_ - 1 : kNoRank, part_.size(), device());
-      next = gets(step) ? message.wait_one() : wait(message, true);
+      PendingLists message = begin_exchange_of(step, carried);
+      next = finish_step(step, message);
     }
-    const int s = rank_ - step;
-    const bool ends = step > 0 && goes_on(s) && last(s) == rank_;
-    const bool comes = step > 0 && goes_on(rank_) && last(rank_) - rank_ == step;
-    if (ends || comes) {
-      PendingLists message = begin_exchange(*comm_, ends ? carried : Tensors(), ends ? s : kNoRank,
-                                            comes ? last(rank_) : kNoRank, part_.size(), device());
-      home = comes ? message.wait_one() : (message.wait(), std::move(home));
+    if (step == 0) {
+      home = steps(rank_) == 0 ? carried : Tensors();
+    } else {
+      const int ranks = comm_->size(), s = part_at(step);
+      const bool ends = steps(s) == step, comes = steps(rank_) == step;
+      if (ends || comes) {
+        PendingLists message =
+            begin_exchange(*comm_, ends ? carried : Tensors(), ends ? s : kNoRank,
+                           comes ? (rank_ + step) % ranks : kNoRank, part_.size(), device());
+        Tensors list = message.wait_one();
+        if (comes) {
+          home = std::move(list);
+        }
+      }
     }
-    return next;
+    return next;  // what comes along with the next part, to which this rank adds its own
   }
-  /// What later ranks made of this rank's part: its last rows.
-  void add_home(const Tensors& home, Tensors& din) const {
-    for (std::size_t p = 0; p < home.size(); ++p) {
-      Tensor& all = din[key(p)];
-      all.slice(1, all.size(1) - home[p].size(1), all.size(1)).add_(home[p].to(all.dtype()));
+  /// What was made of this rank's part: of the last rows of its fragments.
+  void add_home(const Tensors& home) {
+    for (std::size_t i = 0; i < home.size(); ++i) {
+      Tensor& all = din_[i / ports()][key(i % ports())];
+      all.slice(1, all.size(1) - home[i].size(1), all.size(1)).add_(home[i]);
     }
+  }
+  /// Of this rank's tokens as they came.
+  Tensors gradients(std::span<const Tensor> dout) {
+    Tensors first(ports());  // of what came in
+    for (std::size_t f = 0; f < din_.size(); ++f) {
+      for (std::size_t p = 0; p < ports(); ++p) {
+        Tensor& rows = din_[f][key(p)];
+        const Index came = has_cache(f) ? cached_ : 0;
+        first[p] = came > 0 ? rows.slice(1, 0, came) : first[p];
+        rows = rows.slice(1, came, rows.size(1));
+      }
+    }
+    Tensors din = sequences_home();
+    add_outgoing(dout, din, first);
+    for (std::size_t i = 0; i < in_.size(); ++i) {
+      if (!is_sequence(op_.in[i])) {
+        for (const Tensors& of_fragment : din_) {
+          if (of_fragment[i].defined()) {
+            add_to(din[i], of_fragment[i]);
+          }
+        }
+      } else if (wanted_[i] && !din[i].defined()) {  // where no gradient came
+        din[i] = Tensor::zeros(in_[i].shape(), in_[i].dtype(), device());
+      }
+    }
+    for (std::size_t p = 0; p < ports(); ++p) {
+      input_of(op_, din, scan_.states[p].input) = first[p];
+    }
+    for (std::size_t i = 0; i < din.size(); ++i) {
+      if (din[i].defined()) {
+        din[i] = din[i].to(op_.in[i].grad_dtype(type_of_op()));
+      }
+    }
+    return din;
+  }
+  Tensors sequences_home() const {
+    std::vector<Tensors> lists;
+    for (const Tensors& of_fragment : din_) {
+      Tensors list;
+      for (std::size_t i = 0; i < in_.size(); ++i) {
+        const bool goes = is_sequence(op_.in[i]) && of_fragment[i].defined();
+        list.push_back(!goes       ? Tensor()
+                       : zig_zags_ ? of_fragment[i].to(op_.in[i].grad_dtype(type_of_op()))
+                                   : of_fragment[i]);
+      }
+      lists.push_back(std::move(list));
+    }
+    return to_home(lists);
   }
 
   void keep_states(Tensors& out) {
-    const std::vector<Tensors> parts = begin_gather(*comm_, part_, device()).wait();
+    Tensors own = zig_zags_ ? scan_.summarize(in_, attrs_.get()) : part_;
+    if (zig_zags_ && rank_ == 0 && cached_ > 0) {
+      own = scan_.act(own, initial_, attrs_.get());
+    }
+    const std::vector<Tensors> parts = begin_gather(*comm_, own, device()).wait();
     Tensors states = parts[0];
     for (std::size_t s = 1; s < parts.size(); ++s) {
       states = scan_.act(parts[s], states, attrs_.get());
@@ -302,8 +463,9 @@ class Ring {
     }
     kept_ = shapes_of(states);
   }
-  /// Gradients of states out, summed over ranks, belong to the rows that they were.
-  void add_outgoing(std::span<const Tensor> dout, Tensors& din) {
+  /// Gradients of states out, summed over ranks, belong to the rows that they were: this rank's, or
+  /// on the first those that came in.
+  void add_outgoing(std::span<const Tensor> dout, Tensors& din, Tensors& first) const {
     if (!keep_) {
       return;
     }
@@ -315,25 +477,25 @@ class Ring {
     }
     Pending summed = begin_all_reduce(*comm_, all);
     summed.wait();
-    const Index total = cached_ + before(comm_->size()),
-                from = rank_ == 0 ? 0 : cached_ + before(rank_), to = cached_ + before(rank_ + 1);
+    const Fragment own = home_[static_cast<std::size_t>(rank_)][0];
+    const Index total = home_.back()[0].to;
     for (std::size_t p = 0; p < all.size(); ++p) {
-      const Index first = total - all[p].size(1), a = std::max(from, first);
-      if (a < to) {
-        din[key(p)].slice(1, a - from, to - from).add_(all[p].slice(1, a - first, to - first));
+      const Index begin = total - all[p].size(1);  // position of the first row that is kept
+      const auto add = [&](Tensor& rows, Fragment at) {
+        const Index from = std::max(at.from, begin);
+        if (rows.defined() && from < at.to) {
+          rows.slice(1, from - at.from, at.tokens())
+              .add_(all[p].slice(1, from - begin, at.to - begin).to(rows.dtype()));
+        }
+      };
+      if (Tensor& rows = din[key(p)]; rows.defined()) {
+        rows = rows.to(acc_dtype(rows.dtype()));
+        add(rows, own);
+      }
+      if (rank_ == 0) {
+        add(first[p], {-cached_, 0});
       }
     }
-  }
-  /// Of rank 0 the first rows are those of what came in.
-  Tensors split_states(Tensors din) const {
-    for (std::size_t p = 0; p < part_.size(); ++p) {
-      Tensor& all = din[key(p)];
-      const Index rows = all.size(1), came = rank_ == 0 ? cached_ : 0;
-      const auto port = static_cast<std::size_t>(op_.input_index(scan_.states[p].input));
-      din[port] = came > 0 ? all.slice(1, 0, came) : Tensor();
-      all = all.slice(1, came, rows);
-    }
-    return din;
   }
 
   const ScanInfo& scan_;
@@ -341,13 +503,17 @@ class Ring {
   std::shared_ptr<const void> attrs_;
   layers::Stretch stretch_;
   std::shared_ptr<Communicator> comm_;
-  bool keep_;
+  bool keep_, zig_zags_;
   int rank_;
-  std::vector<Index> tokens_;  ///< of each rank
-  Tensors in_, initial_, part_;
+  Ownership home_, owned_;  ///< tokens as the stretch has them, and as they are worked on
+  Tensors in_, initial_;
   std::vector<bool> wanted_;
   Index cached_ = 0, reach_ = -1;  ///< rows that came in; tokens that a query sees back, -1: all
-  Tensor o_, lse_;
+  std::vector<Tensors> in_of_;     ///< by fragment
+  Tensors start_;                  ///< first tokens that queries see, or undefined: all
+  Tensors part_;                   ///< of each fragment the states
+  Tensors o_, lse_;                ///< by fragment
+  std::vector<Tensors> din_;       ///< by fragment, acc
   std::vector<ShapeOf> kept_;
 };
 
@@ -365,28 +531,50 @@ class RingNode final : public ag::NodeFn {
   std::unique_ptr<Ring> ring_;
 };
 
+Vars run_ring(SplitCall call, bool zig_zags) {
+  const Vars inputs = call.inputs;
+  auto ring = std::make_unique<Ring>(std::move(call), zig_zags);
+  const Tensors out = ring->run();
+  if (!ag::Tape::records(inputs)) {
+    return Vars(out.begin(), out.end());
+  }
+  return ag::Tape::current()->record(std::make_unique<RingNode>(std::move(ring)), inputs, out);
+}
+
 class RingAttention final : public Strategy {
  public:
-  bool serves(const ScanInfo& scan, Index, const RankExtents&) const override {
-    return !scan.merged_by.empty();
-  }
+  bool serves(const AskedScan& asked) const override { return asked.merges; }
   /// All but the first part come while another is worked on.
   Payload payload(const SplitSizes& s) const override {
     const auto steps = static_cast<double>(s.ranks - 1), part = static_cast<double>(s.state);
-    return {.sent = steps * part, .path = steps * part, .steps = steps};
+    return {.sent = steps * part, .path = part, .steps = steps, .held = 2 * part};
   }
-  Vars run(SplitCall call) const override {
-    const Vars inputs = call.inputs;
-    auto ring = std::make_unique<Ring>(std::move(call));
-    const Tensors out = ring->run();
-    if (!ag::Tape::records(inputs)) {
-      return Vars(out.begin(), out.end());
-    }
-    return ag::Tape::current()->record(std::make_unique<RingNode>(std::move(ring)), inputs, out);
-  }
+  Vars run(SplitCall call) const override { return run_ring(std::move(call), false); }
 };
 LS_STRATEGY(RingAttention, "ring_attention",
             "keys and values go round; partial attention is merged by log-sums");
+
+class ZigZag final : public Strategy {
+ public:
+  bool serves(const AskedScan& asked) const override { return asked.merges; }
+  Payload payload(const SplitSizes& s) const override {
+    const auto ranks = static_cast<std::size_t>(s.ranks);
+    const Ownership home = contiguous(std::vector<Index>(ranks, s.total / s.ranks)),
+                    owned = zig_zag(home.back()[0].to, static_cast<int>(s.ranks));
+    const std::vector<Index> there = tokens_sent(home, owned), back = tokens_sent(owned, home);
+    const auto steps = static_cast<double>(s.ranks - 1), part = static_cast<double>(s.state);
+    Payload most{.sent = 0, .path = part, .steps = steps + 2, .held = 2 * part};
+    for (std::size_t r = 0; r < ranks; ++r) {
+      const double moved = static_cast<double>(there[r] * s.in.all + back[r] * s.out.all);
+      most.sent = std::max(most.sent, moved + steps * part);
+      most.path = std::max(most.path, moved + part);
+    }
+    return most;
+  }
+  Vars run(SplitCall call) const override { return run_ring(std::move(call), true); }
+};
+LS_STRATEGY(ZigZag, "zig_zag",
+            "ring attention where each rank has an early and a late part, for balance");
 
 }  // namespace
 }  // namespace ls::parallel

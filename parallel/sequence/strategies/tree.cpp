@@ -11,6 +11,8 @@ class Steps final : public Exchange {
   Steps(RankScan& scan, Communicator& comm) : scan_(scan), comm_(comm) {
     if (sends(1)) {
       all_ = scan.summary();
+    } else {
+      scan.begin_tokens();
     }
   }
   Tensors finish() override {
@@ -46,16 +48,18 @@ class Steps final : public Exchange {
 
 class Tree final : public HandingStrategy {
  public:
-  bool serves(const layers::ScanInfo& scan, Index, const RankExtents&) const override {
-    return has_fixed_states(scan);
-  }
+  bool serves(const AskedScan& asked) const override { return has_fixed_states(asked.scan); }
   Payload payload(const SplitSizes& s) const override {
     double steps = 0;
     for (Index d = 1; d < s.ranks; d *= 2) {
       ++steps;
     }
-    const double all = steps * static_cast<double>(s.state + s.transition);
-    return {.sent = all, .path = all, .steps = steps * static_cast<double>(s.parts)};
+    const auto one = static_cast<double>(s.state + s.transition);
+    // What came, what is known of all before, and both together.
+    return {.sent = steps * one,
+            .path = steps * one,
+            .steps = steps * static_cast<double>(s.parts),
+            .held = 3 * one};
   }
   std::unique_ptr<Exchange> begin(RankScan& scan, Communicator& comm) const override {
     return std::make_unique<Steps>(scan, comm);

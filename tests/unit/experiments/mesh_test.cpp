@@ -220,6 +220,13 @@ TEST_SUITE("unit") {
                            doctest::Contains("data 3 by sequence 2, 4 ranks were started; start 6"),
                            Error);
     });
+    run_ranks(2, [&](Communicator& comm) {
+      const RunConfig unserved = on_mesh(config_of(s.path, kRecurrent, ""), 2, "zig_zag");
+      Trainer t(unserved, 0, 3, "", comm);
+      const std::string text = message([&] { t.steps(2); });
+      CAPTURE(text);
+      CHECK(text.find("strategy 'zig_zag' serves none of the scans") != std::string::npos);
+    });
     CHECK_THROWS_WITH_AS(config_of(s.path, kHybrid, "mesh: {strategy: gahter}\n"),
                          doctest::Contains("did you mean 'gather'?"), Error);
     CHECK(config_of(s.path, kHybrid, "mesh: {data: auto}\n").mesh.data == std::nullopt);
