@@ -23,6 +23,15 @@ LS_SCAN_CASES(Attention, "attention") {
   carried.v0 = draw.normal({1, 9, 2, 4});
   cases.add("carried cache", carried, attrs);
   cases.add("one token", inputs(2, 1, 2, 1, 4, 4), attrs);
+
+  In options = inputs(2, 37, 4, 2, 5, 3);
+  options.k0 = draw.normal({2, 6, 2, 5});
+  options.v0 = draw.normal({2, 6, 2, 3});
+  options.sink = draw.normal({4});
+  options.slopes = draw.uniform({4}, 0.01, 0.1);
+  Attention::Attrs capped = attrs;
+  capped.softcap = 2;
+  cases.add("sink, slopes, capped", options, capped);
 }
 
 }  // namespace

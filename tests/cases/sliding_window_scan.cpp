@@ -31,6 +31,13 @@ LS_SCAN_CASES(Attention, "sliding_window") {
   partly.v0 = draw.normal({2, 3, 2, 4});
   cases.add("carried, fewer tokens than the window", partly, attrs);
   cases.add("one token", inputs(3, 1, 1, 1, 4, 4), attrs);
+
+  In options = inputs(2, 41, 4, 2, 5, 3);
+  options.sink = draw.normal({4});
+  options.slopes = draw.uniform({4}, 0.01, 0.1);
+  Attention::Attrs capped = attrs;
+  capped.softcap = 2;
+  cases.add("sink, slopes, capped", options, capped);
 }
 
 }  // namespace

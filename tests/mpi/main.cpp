@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/base/registration.h"
 #include "tests/mpi/env.h"
 #include "tests/support/filters.h"
 
@@ -134,6 +135,7 @@ int run_doctest(int argc, char** argv, RankEnv& env) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  check_registrations();
   RankOptions options;
   std::string_view failure;
   std::vector<char*> rest;

@@ -52,6 +52,11 @@ std::vector<std::string> right_mixers();
 ///   derivative  gradients agree with differences (f64)
 std::vector<std::string> check_mixer(const MixerCase& mixer_case, const std::string& dtype);
 
+/// What is wrong with the law `ranks` where scans are split over three ranks by `strategy`; that it
+/// serves none of them, too.
+std::vector<std::string> check_ranks(const MixerCase& mixer_case, const std::string& dtype,
+                                     const std::string& strategy);
+
 /// Trains f32 on a task that only memory solves: one token of four appears somewhere among blanks
 /// and has to be named from then on (chance .25). Returns the accuracy on fresh samples.
 double learned_accuracy(const MixerCase& mixer_case);

@@ -70,10 +70,11 @@ ModelState leaves_of(const ModelState& state) {
   return out;
 }
 
-std::vector<std::string> Checker::run() {
+/// The model, and what laws compare with; false where something is wrong already.
+bool Checker::prepare() {
   law("build", [&] { model_ = build(case_.config, dtype_); });
   if (!model_) {
-    return faults_;
+    return false;
   }
   law("history", [&] {
     if (traits_of(case_).causal) {
@@ -90,7 +91,11 @@ std::vector<std::string> Checker::run() {
       }
     }
   });
-  if (!faults_.empty()) {
+  return faults_.empty();
+}
+
+std::vector<std::string> Checker::run() {
+  if (!prepare()) {
     return faults_;
   }
   if (!traits_of(case_).causal) {
@@ -321,6 +326,12 @@ namespace ls::test {
 std::vector<std::string> check_mixer(const MixerCase& mixer_case, const std::string& dtype) {
   const mixers::OneThread one;
   return mixers::Checker(mixer_case, dtype).run();
+}
+
+std::vector<std::string> check_ranks(const MixerCase& mixer_case, const std::string& dtype,
+                                     const std::string& strategy) {
+  const mixers::OneThread one;
+  return mixers::Checker(mixer_case, dtype).run_ranks_by(strategy);
 }
 
 }  // namespace ls::test

@@ -1,6 +1,7 @@
 #pragma once
 // One model on two rows of tokens: what the laws of mixers (tests/support/mixer_laws.h) share. Each
 // group of laws is a file beside this one.
+#include <array>
 #include <functional>
 #include <map>
 #include <memory>
@@ -72,8 +73,11 @@ class Checker {
         roundings_(static_cast<double>(2 + c.config.layers.size())),
         tolerance_((dtype_ == "f64" ? 3e-12 : 2e-5) * roundings_) {}
   std::vector<std::string> run();
+  /// The law `ranks` alone, of ranks that have tokens, where scans are split by this strategy.
+  std::vector<std::string> run_ranks_by(const std::string& strategy);
 
  private:
+  bool prepare();
   void law(const std::string& name, const std::function<void()>& f);
   void fault(const std::string& law, const std::string& what);
   /// Forward and backward over the pieces that `way.cuts` ends, on one tape.
@@ -101,7 +105,12 @@ class Checker {
   void forms();
   void taken();
   void ranks();  // ranks.cpp
-  void ranks(const std::string& law, const DocumentStarts& documents, bool recompute);
+  struct Split {
+    std::array<Index, 4> cuts;
+    std::string strategy = "auto";
+  };
+  void ranks(const std::string& law, const DocumentStarts& documents, bool recompute,
+             const Split& split);
   void packed();  // rows.cpp
   void rows();
   void save();  // save.cpp
