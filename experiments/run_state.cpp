@@ -222,6 +222,10 @@ void check_states(const RunConfig& config, layers::Model& model, const data::Tas
         slice.max_length > slice.length ? fmt::format(" to {}", slice.max_length) : "",
         state.segments, state.segments);
   }
+  LS_CHECK(model.causal() || (!state.by_row() && state.segments == 1), kConfig,
+           "model {} reads from the last token too, so no state of earlier tokens can come in: its "
+           "rows start from zeros or from learned states, in one segment",
+           model.label());
   if (state.reach() > 1) {
     check_segments(model);
   }

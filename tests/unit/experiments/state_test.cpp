@@ -124,6 +124,11 @@ TEST_SUITE("unit") {
     CHECK(fault("{tbptt: 1, segments: 2, back: 1}", "", full) == "nothing thrown");
     says(fault("{zero: 1, segments: 2}", "", std::string(kHybrid) + ", recompute: true"),
          "leave recompute out");
+    const std::string both_ways = "layers: [{name: bidirectional, of: {name: gla, heads: 2}}]";
+    for (const char* const mode : {"tbptt", "passed", "{zero: 1, segments: 2}"}) {
+      says(fault(mode, "", both_ways), "reads from the last token too");
+    }
+    CHECK(fault("learned", "", both_ways) == "nothing thrown");
   }
 
   TEST_CASE("state: configs that runs have left behind say reset and carry") {
