@@ -63,6 +63,9 @@ struct ModelConfig {
       {.help = "with remake: products, the number of blocks, the first ones, whose products are "
                "made again; by default all",
        .min = 0});
+    f.check(!recompute || remake == Remake::kNone, "remake",
+            "is for blocks that are kept: with recompute: true nothing of a block is; leave one of "
+            "them out");
   }
 };
 

@@ -268,5 +268,7 @@ TEST_SUITE("conformance") {
                               "{name: gated_deltanet, heads: 4, value_heads: 6}"}) {
       CHECK_THROWS_AS(mixer_case("wrong", std::string("layers: [") + layer + "]"), Error);
     }
+    CHECK_THROWS_WITH_AS(mixer_case("wrong", "{layers: [gla], recompute: true, remake: outputs}"),
+                         doctest::Contains("leave one of them out"), Error);
   }
 }
