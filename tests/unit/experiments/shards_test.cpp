@@ -36,6 +36,31 @@ RunConfig config_of(const Scratch& s, const std::string& model, const std::strin
       "}]\nmesh: {shard: " + shard + "}\n" + more);
 }
 
+/// Gives every element of the optimizer's states a number of its own, the same for any ranks.
+void number(const RunPart& part, RunState& state) {
+  const ag::ParameterSet& parameters = part.model->parameters();
+  const auto fill = [&](std::size_t i, Index begin) {
+    for (std::size_t s = 0; s < state.optimizer[i].size(); ++s) {
+      Tensor& t = state.optimizer[i][s];
+      std::vector<double> values;
+      for (Index k = 0; k < t.numel(); ++k) {
+        values.push_back(static_cast<double>(i + 1) + 0.3 * static_cast<double>(s) +
+                         1e-5 * static_cast<double>(begin + k));
+      }
+      t.copy_(Tensor::from(values, t.shape()).to(t.dtype()));
+    }
+  };
+  for (std::size_t i = 0; i < state.optimizer.size() && !part.shards; ++i) {
+    fill(i, 0);
+  }
+  for (const auto& block : parameters.blocks()) {
+    for (const ag::ShardPart& p : part.shards ? parameters.parts_of_shard(block, part.comm.rank())
+                                              : std::vector<ag::ShardPart>()) {
+      fill(p.parameter, p.begin);
+    }
+  }
+}
+
 /// What a run ends in: losses, then parameters.
 struct Ended {
   std::vector<double> losses, values;
@@ -189,11 +214,7 @@ TEST_SUITE("unit") {
         RunPart part(config, 0, 3, folder, comm);
         RunState state(part);
         state.step = 1;
-        for (auto& of_parameter : state.optimizer) {
-          for (Tensor& t : of_parameter) {
-            t.fill_(0.25);
-          }
-        }
+        number(part, state);
         save_state(part, state);
         bytes[static_cast<std::size_t>(comm.rank())] = part.model->parameters().held_bytes();
       });
