@@ -1,6 +1,7 @@
 #include "autograd/remake.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "core/base/error.h"
 #include "core/base/profile.h"
@@ -9,6 +10,7 @@ namespace ls::ag {
 namespace {
 
 thread_local Remaking* innermost = nullptr;
+std::atomic<Index> all_given_back = 0;
 
 /// Of that shape, without memory for more than a row: negative, so that -0 stays what it is.
 Tensor negative_zeros(const Tensor& like) {
@@ -91,10 +93,15 @@ std::shared_ptr<Remade> Remaking::find(const Tensor& t) const {
   return it == all_.end() ? nullptr : *it;
 }
 
+Index Remaking::given_back() {
+  return all_given_back;
+}
+
 void Remaking::done() {
   for (const std::shared_ptr<Remade>& r : all_) {
     // Each that saved it holds the value and how it is made.
     if (r.use_count() > 1 && r->as_made() && r->tensor().storage_use_count() == r.use_count()) {
+      all_given_back += r->tensor().bytes();
       r->give_back();
     }
   }

@@ -41,6 +41,8 @@ class Remaking {
   Remaking& operator=(const Remaking&) = delete;
 
   void done();
+  /// Bytes that `done` has given back, since the program began, on all threads.
+  static Index given_back();
 
   /// Of this thread, or null.
   static Remaking* current();

@@ -49,6 +49,7 @@ std::vector<std::string> right_mixers();
 ///   rows        rows of a state in another order go on as the same rows
 ///   save        a state written to a checkpoint and read back goes on with the same bits
 ///   recompute   blocks that run again give the same bits, states kept or not
+///   remake      so do outputs, or products too, that are made again, and memory is given back
 ///   derivative  gradients agree with differences (f64)
 std::vector<std::string> check_mixer(const MixerCase& mixer_case, const std::string& dtype);
 
