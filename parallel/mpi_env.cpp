@@ -152,7 +152,7 @@ class MpiEnv final : public RankEnv {
       }
       char host[256] = "an unknown host";
       gethostname(host, sizeof host - 1);
-      print_error(fmt::format("rank {} of {} failed: {}\n  on {}", rank_, size_, why, host));
+      print_error(fmt::format("on {}, rank {} of {} failed: {}", host, rank_, size_, why));
       for (double waited = 0; waited < kUnwindSeconds && !board_->others_left(); waited += 0.01) {
         sleep_s(0.01);
       }

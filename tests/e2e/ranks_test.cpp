@@ -312,7 +312,8 @@ cat out
     INFO(out.text);
     CHECK(count(out.text, "not killed") == 0);
     CHECK(count(out.text, "did not fail") == 0);
-    CHECK(count(out.text, "longscan: rank ") == 1);
+    CHECK(count(out.text, "longscan: on ") == 1);
+    CHECK(count(out.text, " of 4 failed: ") == 1);
     CHECK(count(out.text, "the time limit (LONGSCAN_COMM_TIMEOUT)") >= 1);
     CHECK(count(w.read("runs/run/failures.log"), "the time limit") >= 1);
     CHECK(w.read("runs/run/logs/rank_0003.log").find("rank 3 of 4 on ") != std::string::npos);
@@ -351,19 +352,22 @@ cat out
     const auto saved = [&] {
       return experiments::list_checkpoints(w.path("runs/run/m/seed0/checkpoints"));
     };
-    std::string before;  // the newest, since old ones are deleted
+    Index before = 0;  // the newest, since old ones are deleted
     for (const int sig : {SIGTERM, SIGINT, SIGUSR1, SIGUSR2}) {
-      fs::remove(w.path("runs/run/m/seed0/metrics.jsonl"));
-      const Outcome out = w.run(
-          {"train", "run.yaml", "--resume", "--set", "steps=100000000", "--set", "eval.every=0"},
-          {.signal = sig, .signal_when = "runs/run/m/seed0/metrics.jsonl", .ranks = 2});
+      // When an update more is done: metrics.jsonl is there from the start.
+      const std::string next =
+          fmt::format("runs/run/m/seed0/checkpoints/step_{:09}.h5", before + 1);
+      const Outcome out = w.run({"train", "run.yaml", "--resume", "--set", "steps=100000000",
+                                 "--set", "eval.every=0", "--set", "checkpoint.every=1"},
+                                {.signal = sig, .signal_when = next, .ranks = 2});
       INFO(out.text);
       CHECK(out.status == 128 + sig);
       CHECK(count(out.text, "go on with --resume") == 1);
       CHECK(count(out.text, "mpirun") == 0);
       REQUIRE(!saved().empty());
-      CHECK(saved().back() > before);
-      before = saved().back();
+      const Index now = std::stoll(fs::path(saved().back()).stem().string().substr(5));
+      CHECK(now > before);
+      before = now;
     }
     const struct {
       std::string what, kill;
