@@ -4,7 +4,14 @@
 set -euo pipefail
 longscan=$1 notebook=$2
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-if ! python3 -c "import h5py, matplotlib, pandas" 2>/dev/null; then
+python=
+for candidate in python3 /usr/bin/python3; do  # the system's has what apt installs
+  if "$candidate" -c "import h5py, matplotlib, pandas" 2>/dev/null; then
+    python=$candidate
+    break
+  fi
+done
+if [ -z "$python" ]; then
   echo "skipped: python3 has no h5py, pandas and matplotlib"
   exit 77
 fi
@@ -24,4 +31,4 @@ log_every: 5
 eval: {every: 10}
 YAML
 "$longscan" train run.yaml >/dev/null
-LONGSCAN_RUN=runs/small python3 "$here/check_notebook.py" "$notebook"
+LONGSCAN_RUN=runs/small "$python" "$here/check_notebook.py" "$notebook"
