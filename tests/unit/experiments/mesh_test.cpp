@@ -102,13 +102,7 @@ TEST_SUITE("unit") {
       const RunConfig exact = config_of(s.path, model + ", dtype: f64", "");
       const RunConfig single = config_of(s.path, model, "");
       const std::vector<double> want = on_ranks(1, exact, 50).losses;
-      // One rank's distance, in several orders of its sums: a single one is a matter of luck.
-      double rounding = 0;
-      for (const Index pieces : {1, 2, 3, 6}) {
-        RunConfig ordered = single;
-        ordered.accumulate = pieces;
-        rounding = std::max(rounding, farthest(on_ranks(1, ordered, 50).losses, want));
-      }
+      const double rounding = farthest(on_ranks(1, single, 50).losses, want);
       for (const auto& [data, sequence] : kMeshes) {
         CAPTURE(data);
         CAPTURE(sequence);
@@ -116,8 +110,8 @@ TEST_SUITE("unit") {
               1e-9);
         const double distance =
             farthest(on_ranks(data * sequence, on_mesh(single, sequence), 50).losses, want);
-        // Of the recurrent model up to 8 times was seen in builds without wide vectors: a warning
-        // until it is known which of its scans loses more in f32 when it is split.
+        // TODO: the bound does not hold of the recurrent model in the build under the sanitizers,
+        // where 4.0 to 7.6 times were seen on five meshes; a CHECK again when the cause is mended.
         if (model == kHybrid) {
           CHECK(distance < 4 * rounding);
         } else {
